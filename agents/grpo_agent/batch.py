@@ -1,0 +1,59 @@
+"""Groups as tensors: right-padded prompt + completion rows with explicit masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from grpo_envs.types import Completion, Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """B rows. L is prompt + completion + padding, T the completion's part of it."""
+
+    input_ids_BL: Tensor
+    """Prompt, completion, padding. Padding comes last, so causal attention needs no mask for it
+    and positions count from 0."""
+    prompt_lengths_B: Tensor
+    token_ids_BT: Tensor
+    """The completion's tokens, the end-of-turn token included."""
+    mask_BT: Tensor
+    """True on tokens that the policy chose. Made from lengths, never from `ids != pad`."""
+    sampled_logps_BT: Tensor
+    """Log-probabilities at sampling time, 0 outside the mask."""
+
+    def rows(self, index: slice | Tensor) -> Batch:
+        """Return some rows, cut to the longest of them."""
+        part = {f.name: getattr(self, f.name)[index] for f in fields(self)}
+        tokens = int(part["mask_BT"].sum(dim=1).max())
+        length = int((part["prompt_lengths_B"] + part["mask_BT"].sum(dim=1)).max())
+        for name in ("token_ids_BT", "mask_BT", "sampled_logps_BT"):
+            part[name] = part[name][:, :tokens]
+        part["input_ids_BL"] = part["input_ids_BL"][:, :length]
+        return Batch(**part)
+
+
+def collate(groups: Sequence[Group], pad_id: int, device: torch.device) -> Batch:
+    """Put the completions of `groups` into one batch, in order."""
+    rows = [(group.prompt_ids, c) for group in groups for c in group.completions]
+    return Batch(
+        input_ids_BL=_pad([(*prompt, *c.token_ids) for prompt, c in rows], pad_id).to(device),
+        prompt_lengths_B=torch.tensor([len(prompt) for prompt, _ in rows], device=device),
+        token_ids_BT=_pad([c.token_ids for _, c in rows], pad_id).to(device),
+        mask_BT=_mask([c for _, c in rows]).to(device),
+        sampled_logps_BT=_pad([c.logprobs for _, c in rows], 0.0).to(device),
+    )
+
+
+def _pad(rows: Sequence[Sequence[float]], value: float) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
+
+
+def _mask(completions: Sequence[Completion]) -> Tensor:
+    lengths_B = torch.tensor([len(c.token_ids) for c in completions])
+    return torch.arange(int(lengths_B.max()))[None, :] < lengths_B[:, None]

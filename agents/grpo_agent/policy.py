@@ -1,0 +1,128 @@
+"""A causal language model with its tokenizer: renders prompts and scores tokens."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo_agent.batch import Batch
+from grpo_envs.errors import ConfigError
+
+_CHUNK_ELEMENTS = 1 << 25
+"""Logits held at once while scoring: 128 MiB in float32."""
+
+
+class Policy(nn.Module):
+    """The model that is trained. `forward` scores tokens, so DDP and autocast wrap it as usual."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.model = model.eval()  # no dropout, neither while sampling nor while scoring
+        self.tokenizer = tokenizer
+        self.eos_ids = _eos_ids(model, tokenizer)
+        self.pad_id = int(_first(tokenizer.pad_token_id, self.eos_ids[0]))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return cast("torch.device", self.model.device)
+
+    def render(self, prompt: str, system_prompt: str = "") -> tuple[int, ...]:
+        """Return the tokens of a prompt, through the chat template where the model has one."""
+        if self.tokenizer.chat_template is None:
+            text = f"{system_prompt}\n\n{prompt}\n" if system_prompt else prompt
+            return tuple(self.tokenizer(text)["input_ids"])
+        messages = [{"role": "user", "content": prompt}]
+        if system_prompt:
+            messages.insert(0, {"role": "system", "content": system_prompt})
+        rendered = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+        return tuple(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+    def decode(self, token_ids: tuple[int, ...]) -> str:
+        """Return the text of a completion, without the tokens that only end a turn."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+        """Score the completion tokens of `batch` at `temperature`.
+
+        Logits exist for completion positions only, a chunk at a time, and are computed again in
+        the backward pass: [B, T, V] is never held.
+
+        Returns:
+            logps_BT: log-probability of each completion token, 0 outside the mask.
+            entropy_BT: entropy in nats of the full distribution it was drawn from, no gradient.
+        """
+        decoder = self.model.get_decoder()
+        hidden_BLD = decoder(input_ids=batch.input_ids_BL, use_cache=False).last_hidden_state
+        # The token at position t is predicted from position t - 1.
+        rows_N, columns_N = batch.mask_BT.nonzero(as_tuple=True)
+        positions_N = batch.prompt_lengths_B[rows_N] + columns_N - 1
+        hidden_ND = hidden_BLD[rows_N, positions_N]
+        targets_N = batch.token_ids_BT[rows_N, columns_N]
+        logps_N, entropy_N = score_tokens(
+            hidden_ND, targets_N, self.model.get_output_embeddings(), temperature
+        )
+        zeros_BT = logps_N.new_zeros(batch.mask_BT.shape)
+        index = (rows_N, columns_N)
+        return zeros_BT.index_put(index, logps_N), zeros_BT.index_put(index, entropy_N)
+
+
+def score_tokens(
+    hidden_ND: Tensor, targets_N: Tensor, head: nn.Module, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities (N) and detached entropies (N) of the target tokens."""
+    vocabulary = int(head.weight.shape[0])  # type: ignore[index]
+    size = max(1, _CHUNK_ELEMENTS // vocabulary)
+    scores = [
+        checkpoint(_score_chunk, hidden, targets, head, temperature, use_reentrant=False)
+        for hidden, targets in zip(hidden_ND.split(size), targets_N.split(size), strict=True)
+    ]
+    logps, entropies = zip(*scores, strict=True)
+    return torch.cat(logps), torch.cat(entropies)
+
+
+def _score_chunk(
+    hidden_ND: Tensor, targets_N: Tensor, head: nn.Module, temperature: float
+) -> tuple[Tensor, Tensor]:
+    logits_NV = head(hidden_ND).float() / temperature
+    norm_N = logits_NV.logsumexp(dim=-1)
+    logps_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - norm_N
+    with torch.no_grad():
+        probs_NV = (logits_NV - norm_N[:, None]).exp()
+        entropy_N = norm_N - (probs_NV * logits_NV).sum(dim=-1)
+    return logps_N, entropy_N
+
+
+@torch.no_grad()
+def require_plain_head(model: PreTrainedModel) -> None:
+    """Refuse a model whose logits are more than its head applied to its last hidden state.
+
+    Raises:
+        ConfigError: the model scales or caps its logits; scoring would silently be wrong.
+    """
+    ids = torch.arange(4, device=model.device)[None]
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    plain = model.get_output_embeddings()(hidden)
+    if not torch.allclose(plain, model(input_ids=ids).logits, rtol=1e-2, atol=1e-2):
+        name = type(model).__name__
+        raise ConfigError(f"model.path: {name} scales or caps its logits, not supported so far.")
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return every token that ends a turn: the tokenizer's and those of the generation config."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    found = [i for i in (tokenizer.eos_token_id, *ids) if isinstance(i, int)]
+    if not found:
+        raise ConfigError("model.path: neither the tokenizer nor the model names an end token.")
+    return tuple(dict.fromkeys(found))
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)

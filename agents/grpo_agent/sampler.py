@@ -1,0 +1,154 @@
+"""Sampling groups: prefill each prompt once, share its cache among the group, decode together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from grpo_agent.policy import Policy
+from grpo_envs.types import Completion
+
+_GREEDY = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How to decode."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    """0 takes the most likely token."""
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The rows that still run."""
+
+    index_R: Tensor
+    """Their places in the output."""
+    logits_RV: Tensor
+    mask_RL: Tensor
+    """Attention mask of everything in the cache: 0 on left padding."""
+    cache: DynamicCache
+
+    def keep(self, kept_R: Tensor) -> None:
+        self.cache.batch_select_indices(kept_R)
+        self.index_R, self.mask_RL = self.index_R[kept_R], self.mask_RL[kept_R]
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], how: Decoding
+) -> list[Completion]:
+    """Sample `len(seeds) / len(prompts)` completions of each prompt, those of one prompt in a row.
+
+    Args:
+        policy: Model and tokenizer.
+        prompts: P prompts as tokens.
+        seeds: B seeds, one a completion: what is sampled depends on the seed, the prompt and the
+            model, not on the batch around it. Unused when greedy.
+        how: Temperature and length.
+
+    Returns:
+        B completions with the log-probability of each token at sampling time.
+    """
+    noise_BT = _noise(seeds, how.max_new_tokens).to(policy.device)
+    tokens_BT = torch.full(noise_BT.shape, policy.pad_id, device=policy.device)
+    logps_BT = torch.zeros(noise_BT.shape, device=policy.device)
+    lengths_B = torch.full((len(seeds),), how.max_new_tokens, device=policy.device)
+    ended_B = torch.zeros(len(seeds), dtype=torch.bool, device=policy.device)
+    eos = torch.tensor(policy.eos_ids, device=policy.device)
+    rows = _prefill(policy, prompts, len(seeds) // len(prompts))
+    for t in range(how.max_new_tokens):
+        i = rows.index_R
+        tokens_R, logps_R = _choose(rows.logits_RV, noise_BT[i, t], how.temperature)
+        tokens_BT[i, t], logps_BT[i, t] = tokens_R, logps_R
+        ending_R = torch.isin(tokens_R, eos) & ~ended_B[i]
+        lengths_B[i[ending_R]] = t + 1
+        ended_B[i[ending_R]] = True
+        running_R = (~ended_B[i]).nonzero()[:, 0]
+        if len(running_R) == 0:
+            break
+        if len(running_R) <= len(i) // 2:  # ended rows leave in halves: a copy of the cache each
+            rows.keep(running_R)
+            tokens_R = tokens_R[running_R]
+        _advance(policy, rows, tokens_R)
+    ended = ended_B.tolist()
+    return [
+        _completion(policy, tokens[:n], logps[:n], stopped)
+        for tokens, logps, n, stopped in zip(
+            tokens_BT.tolist(), logps_BT.tolist(), lengths_B.tolist(), ended, strict=True
+        )
+    ]
+
+
+def _prefill(policy: Policy, prompts: Sequence[tuple[int, ...]], copies: int) -> _Rows:
+    longest = max(map(len, prompts))
+    pads = [longest - len(prompt) for prompt in prompts]
+    ids_PL = [[policy.pad_id] * pad + list(ids) for pad, ids in zip(pads, prompts, strict=True)]
+    pads_P = torch.tensor(pads, device=policy.device)
+    mask_PL = (torch.arange(longest, device=policy.device) >= pads_P[:, None]).long()
+    cache = DynamicCache(config=policy.model.config)
+    logits_PV = policy.model(
+        input_ids=torch.tensor(ids_PL, device=policy.device),
+        attention_mask=mask_PL,
+        position_ids=(mask_PL.cumsum(dim=1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    cache.batch_repeat_interleave(copies)
+    return _Rows(
+        index_R=torch.arange(len(prompts) * copies, device=policy.device),
+        logits_RV=logits_PV.repeat_interleave(copies, dim=0),
+        mask_RL=mask_PL.repeat_interleave(copies, dim=0),
+        cache=cache,
+    )
+
+
+def _advance(policy: Policy, rows: _Rows, tokens_R: Tensor) -> None:
+    """Feed each row its token; its next logits replace the old ones."""
+    positions_R = rows.mask_RL.sum(dim=1)
+    rows.mask_RL = torch.cat([rows.mask_RL, rows.mask_RL.new_ones(len(tokens_R), 1)], dim=1)
+    rows.logits_RV = policy.model(
+        input_ids=tokens_R[:, None],
+        attention_mask=rows.mask_RL,
+        position_ids=positions_R[:, None],
+        past_key_values=rows.cache,
+        use_cache=True,
+    ).logits[:, -1]
+
+
+def _choose(logits_RV: Tensor, noise_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return a token and its log-probability for each row, by inverting the cumulative sum."""
+    if temperature == _GREEDY:
+        logps_RV = logits_RV.float().log_softmax(dim=-1)
+        tokens_R = logps_RV.argmax(dim=-1)
+    else:
+        logps_RV = (logits_RV.float() / temperature).log_softmax(dim=-1)
+        sums_RV = logps_RV.exp().cumsum(dim=-1)
+        point_R1 = (noise_R * sums_RV[:, -1])[:, None]  # the last sum is 1 up to rounding
+        tokens_R = torch.searchsorted(sums_RV, point_R1, right=True)[:, 0]
+        tokens_R = tokens_R.clamp(max=logits_RV.shape[1] - 1)
+    return tokens_R, logps_RV.gather(1, tokens_R[:, None])[:, 0]
+
+
+def _noise(seeds: Sequence[int], length: int) -> Tensor:
+    """Return one uniform number in [0, 1) for each row and token, from a generator of its own."""
+    generator = torch.Generator()
+    return torch.stack(
+        [torch.rand(length, generator=generator.manual_seed(seed)) for seed in seeds]
+    )
+
+
+def _completion(policy: Policy, tokens: list[int], logps: list[float], stopped: bool) -> Completion:
+    return Completion(
+        text=policy.decode(tuple(tokens)),
+        token_ids=tuple(tokens),
+        logprobs=tuple(logps),
+        finish_reason="stop" if stopped else "length",
+    )

@@ -1,0 +1,31 @@
+"""Text environments with scalar rewards, and the agents that learn from them.
+
+>>> import grpo_envs
+>>> env = grpo_envs.make("math")
+>>> question, _ = env.reset(seed=7)
+>>> _, reward, _, _, info = env.step("<answer>0</answer>")
+"""
+
+from grpo_envs.conformance import check_env
+from grpo_envs.env import TextEnv
+from grpo_envs.plugins import make, register_envs
+from grpo_envs.spaces import UnicodeText
+from grpo_envs.types import Completion, Group, Problem, Reply, Reward, Turn
+from grpo_envs.vector import GroupVectorEnv
+
+__version__ = "0.1.0"
+__all__ = [
+    "Completion",
+    "Group",
+    "GroupVectorEnv",
+    "Problem",
+    "Reply",
+    "Reward",
+    "TextEnv",
+    "Turn",
+    "UnicodeText",
+    "check_env",
+    "make",
+]
+
+register_envs()

@@ -1,0 +1,75 @@
+"""Checkpoints: a Transformers folder plus what the trainer needs to go on, written atomically."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grpo_envs.errors import ConfigError
+from grpo_envs.files import fsync, write_atomically
+
+_STATE = "trainer.pt"
+_META = "trainer.json"
+
+
+class Checkpoints:
+    """`checkpoints/step_000100/` and the link `checkpoints/last` in a run's folder."""
+
+    def __init__(self, run: Path) -> None:
+        self.folder = run / "checkpoints"
+
+    def save(self, step: int, policy: Any, state: Mapping[str, Any], config: Any) -> Path:
+        """Write a checkpoint: model and tokenizer, `state` and the run's configuration.
+
+        Args:
+            step: Optimiser steps done.
+            policy: With `model` and `tokenizer` as Transformers has them.
+            state: Tensors, numbers and containers of them.
+            config: The decisive keys, compared on resume; must be JSON.
+        """
+        final = self.folder / f"step_{step:06d}"
+        temporary = self.folder / f".{final.name}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        policy.model.save_pretrained(temporary)
+        policy.tokenizer.save_pretrained(temporary)
+        torch.save(dict(state), temporary / _STATE)
+        write_atomically(temporary / _META, json.dumps({"step": step, "config": config}, indent=1))
+        for file in temporary.iterdir():
+            fsync(file)
+        if final.exists():  # the same step again, after a resume
+            shutil.rmtree(final)
+        temporary.rename(final)
+        self._point_last_to(final)
+        fsync(self.folder)
+        return final
+
+    def load(self, config: Mapping[str, Any]) -> tuple[int, Path, dict[str, Any]]:
+        """Return step, folder and state of the last checkpoint.
+
+        Raises:
+            ConfigError: there is none, or it comes from another configuration; the message names
+                the keys that differ.
+        """
+        last = self.folder / "last"
+        if not (last / _META).is_file():
+            raise ConfigError(f"resume={self.folder.parent}: no checkpoint in it.")
+        meta = json.loads((last / _META).read_text(encoding="utf-8"))
+        saved = meta["config"]
+        keys = sorted(k for k in {*saved, *config} if saved.get(k) != config.get(k))
+        if keys:
+            told = ", ".join(f"{k}={saved.get(k)} then, {config.get(k)} now" for k in keys)
+            raise ConfigError(f"resume={self.folder.parent}: another configuration: {told}.")
+        state = torch.load(last / _STATE, weights_only=True, map_location="cpu")
+        return int(meta["step"]), last.resolve(), state
+
+    def _point_last_to(self, final: Path) -> None:
+        link = self.folder / ".last.tmp"
+        link.unlink(missing_ok=True)
+        link.symlink_to(final.name)
+        link.replace(self.folder / "last")

@@ -1,0 +1,255 @@
+"""From YAML and command-line overrides to one validated `RunConfig`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from dataclasses import asdict, dataclass, field, fields
+from importlib.util import find_spec
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from grpo_agent.config import GrpoConfig, ModelConfig, SamplerConfig
+from grpo_envs.errors import ConfigError, nearest, require, require_one_of
+from grpo_envs.loggers import LOGGERS
+from grpo_envs.plugins import AGENTS, ENVS, available, conf_dir
+
+CONF = "grpo_envs.conf"
+_GROUPS = {"env": ENVS, "agent": AGENTS}
+_DEVICES = ("auto", "cpu", "cuda")
+_PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainerConfig:
+    """The loop around the agent."""
+
+    steps: int = 60
+    """Optimiser steps (updates of the policy)."""
+    prompts_per_step: int = 16
+    """Problems per step (P); P * agent.group_size completions are sampled."""
+    eval_every: int = 0
+    """Steps between evaluations; 0 evaluates before the first step and after the last only."""
+    eval_problems: int = 200
+    """Held-out problems of an evaluation, answered greedily; 0 evaluates never."""
+    save_every: int = 50
+    """Steps between checkpoints; one is always written at the end and on Ctrl-C."""
+    max_invalid_fraction: float = 0.5
+    """Stops the run when a larger share of a step's rewards is invalid (the grader failed)."""
+    device: str = "auto"
+    """auto takes a CUDA GPU where there is one; or cpu, or cuda."""
+    precision: str = "auto"
+    """auto computes in bf16 on a GPU that has it, else in fp32; weights are always fp32."""
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        least = {"steps": 1, "prompts_per_step": 1, "save_every": 1}
+        for name in ("steps", "prompts_per_step", "eval_every", "eval_problems", "save_every"):
+            value, low = getattr(self, name), least.get(name, 0)
+            require(value >= low, f"trainer.{name}", value, f"{low} or more")
+        share = self.max_invalid_fraction
+        require(0 <= share <= 1, "trainer.max_invalid_fraction", share, "0 to 1")
+        require_one_of("trainer.device", self.device, _DEVICES)
+        require_one_of("trainer.precision", self.precision, _PRECISIONS)
+
+
+@dataclass(kw_only=True, slots=True)
+class LoggerConfig:
+    """Where metrics go."""
+
+    names: list[str] = field(default_factory=lambda: list(LOGGERS))
+    """Some of console, jsonl, tensorboard."""
+
+    def __post_init__(self) -> None:
+        """Check names."""
+        for name in self.names:
+            require_one_of("logger.names", name, LOGGERS)
+
+
+@dataclass(kw_only=True, slots=True)
+class RunConfig:
+    """One run. Composed by Hydra, converted once; no DictConfig travels further."""
+
+    env: Any = MISSING
+    """`name` picks the environment; the other keys are its constructor's keywords."""
+    model: ModelConfig = MISSING
+    agent: Any = MISSING
+    sampler: SamplerConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    logger: LoggerConfig = MISSING
+    seed: int = 0
+    """Of the problems' order and the sampling noise."""
+    resume: str | None = None
+    """A run's folder, to continue it."""
+
+    @property
+    def env_keywords(self) -> dict[str, Any]:
+        """What the environment's constructor gets."""
+        return {key: value for key, value in self.env.items() if key != "name"}
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that decides the result of a run."""
+        return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the keys that a resumed run must share with the run it resumes, flat."""
+        tree = asdict(self)
+        for key in ("resume", "logger"):
+            del tree[key]
+        for key in ("steps", "eval_every", "save_every", "device"):
+            del tree["trainer"][key]
+        return _flat(tree)
+
+
+def register() -> None:
+    """Tell Hydra our schemas, resolvers and what plugins bring. Call before `@hydra.main` runs."""
+    store = ConfigStore.instance().store
+    run = OmegaConf.structured(RunConfig)
+    run.env = {}
+    OmegaConf.set_struct(run.env, False)  # an environment's keys are checked by its constructor
+    store(group="schema", name="run", node=run, package="_global_")
+    store(group="schema/agent", name="grpo", node=GrpoConfig)
+    for name, node in {
+        "model": ModelConfig,
+        "sampler": SamplerConfig,
+        "trainer": TrainerConfig,
+        "logger": LoggerConfig,
+    }.items():
+        store(group="schema", name=name, node=node)
+    OmegaConf.register_new_resolver("grpo_key", run_key, replace=True)
+    OmegaConf.register_new_resolver("grpo_run_dir", lambda old, new: old or new, replace=True)
+    Plugins.instance().register(PluginConf)
+    _store_environments_without_yaml()
+
+
+def run_key(overrides: list[str]) -> str:
+    """Return a short, stable, filesystem-safe name for a sweep's job."""
+    text = ",".join(sorted(map(str, overrides))) or "default"
+    slug = "".join(c if c.isalnum() or c in "=.-" else "_" for c in text)[:60]
+    return f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def convert(cfg: DictConfig) -> RunConfig:
+    """Check a composed configuration and turn it into dataclasses.
+
+    Raises:
+        ConfigError: one line that names the key, the value and what is allowed.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError("missing: " + " ".join(f"{key}=..." for key in missing))
+    try:
+        run = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
+    except AttributeError as error:  # `+key=value`, which Hydra adds and our dataclasses lack
+        raise ConfigError(f"an added (+) key is none of ours: {error}.") from error
+    assert isinstance(run, RunConfig)
+    return run
+
+
+def compose_run(overrides: list[str]) -> RunConfig:
+    """Compose a run outside of `@hydra.main`: for commands that only look.
+
+    Raises:
+        ConfigError: one line, as in `convert`.
+    """
+    register()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return convert(compose("config", overrides=overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from error
+
+
+def explain(error: Exception) -> ConfigError:
+    """Turn what Hydra and OmegaConf raise about a configuration into one line."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(cause, ConfigError):
+        return cause
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        allowed = ", ".join(error.options)
+        return ConfigError(f"{group}={option}. Allowed: {allowed}.{nearest(option, error.options)}")
+    if isinstance(error, OverrideParseException):
+        return ConfigError(f"{error.override}: not of the form key=value ({_first(error)})")
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError | ValidationError):
+        return _explain_key(error, cause)
+    if unknown_key := re.match(r"Could not override '([^']+)'", str(error)):
+        return _no_key(unknown_key[1], [f.name for f in fields(RunConfig)], "")
+    return ConfigError(_first(error))
+
+
+def _explain_key(error: Exception, cause: OmegaConfBaseException) -> ConfigError:
+    key = str(cause.full_key)
+    given = re.search(rf"{re.escape(key)}=(\S*)", str(error))
+    said = f"{key}={given[1]}" if given else key
+    if isinstance(cause, ValidationError):
+        return ConfigError(f"{said}: {_first(cause)}.")
+    node = cause.parent_node
+    keys = [str(name) for name in node if name != "hydra"] if isinstance(node, DictConfig) else []
+    return _no_key(said, keys, key.rpartition(".")[0])
+
+
+def _no_key(said: str, keys: list[str], parent: str) -> ConfigError:
+    prefix = f"{parent}." if parent else ""
+    name = said.removeprefix(prefix).partition("=")[0]
+    allowed = ", ".join(prefix + key for key in keys)
+    close = nearest(name, keys).replace("'", f"'{prefix}", 1)
+    return ConfigError(f"no {said}. Allowed: {allowed}.{close}")
+
+
+class PluginConf(SearchPathPlugin):
+    """Adds the YAML of plugins: `pkg://<package>` for each entry point of `grpo_envs.conf`."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append what can be found; warn of what cannot."""
+        for name, ep in available(CONF).items():
+            try:
+                found = find_spec(ep.value) is not None
+            except ImportError:
+                found = False
+            if found:
+                search_path.append(provider=name, path=f"pkg://{ep.value}")
+            else:
+                text = f"plugin {name!r}: no package {ep.value!r}; its options are left out"
+                warnings.warn(text, stacklevel=2)
+
+
+def _store_environments_without_yaml() -> None:
+    """Give `env=<name>` to a package that has an entry point and no YAML of its own."""
+    shipped = set(available(CONF))
+    for group, entry_points in _GROUPS.items():
+        for name in available(entry_points):
+            if name not in shipped and not (conf_dir() / group / f"{name}.yaml").is_file():
+                ConfigStore.instance().store(group=group, name=name, node={"name": name})
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,221 @@
+"""check_env: the promises every environment keeps, as one function that any test can call."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from gymnasium.utils import env_checker
+
+from grpo_envs.env import TextEnv
+from grpo_envs.errors import ContractBroken
+from grpo_envs.types import Problem, Reward, Turn
+from grpo_envs.vector import GroupVectorEnv
+
+_EVERY_NUMBER = " ".join(str(n) for n in range(300))
+_HOSTILE = (
+    " ",
+    "\x00",
+    "\ud83d",
+    "\U0001f600 \u4f60\u597d \u0645\u0631\u062d\u0628\u0627",
+    "9" * 5000,
+    "9**9**9",
+    "1e999999",
+    "nan",
+    "inf",
+    "None",
+    "True",
+    "\\frac{1}{0}",
+    "<answer>",
+    "<answer></answer>",
+    "</answer>" * 50,
+    "</think>",
+    "<think>" * 50,
+    "\\boxed{",
+    "\\boxed{}",
+    "{" * 10_000,
+    "%s%n{0}{x}",
+    "I do not know.",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One promise and whether it held."""
+
+    promise: str
+    evidence: str = ""
+    """What broke it; '' where it held."""
+
+
+def check_env(env: TextEnv, problems: int = 50) -> None:
+    """Check every promise of the contract on `problems` problems of each split.
+
+    Raises:
+        ContractBroken: one line for each promise that `env` breaks, with the input that breaks it.
+    """
+    broken = [f for f in findings(env, problems) if f.evidence]
+    if broken:
+        lines = "\n".join(f"broken promise: {f.promise}: {f.evidence}" for f in broken)
+        raise ContractBroken(f"{type(env).__name__} breaks its contract.\n{lines}")
+
+
+def findings(env: TextEnv, problems: int = 50) -> list[Finding]:
+    """Try every promise; return them all, in order."""
+    return [_try(promise, check, env, problems) for promise, check in _PROMISES.items()]
+
+
+def _try(promise: str, check: _Check, env: TextEnv, problems: int) -> Finding:
+    try:
+        evidence = next(iter(check(env, problems)), "")
+    except Exception as error:  # noqa: BLE001  raising breaks the promise that was tried
+        evidence = f"{type(error).__name__}: {error}".replace("\n", " ")
+    return Finding(promise=promise, evidence=evidence[:300])
+
+
+_Check = Callable[[TextEnv, int], Iterable[str]]
+
+
+def _gymnasium(env: TextEnv, problems: int) -> Iterator[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env_checker.check_env(env, skip_render_check=env.spec is None)
+    return iter(())
+
+
+def _same_key_same_problem(env: TextEnv, problems: int) -> Iterator[str]:
+    for split in ("train", "eval"):
+        first = _draw(env, problems, split)
+        again = [env.problem(seed, split) for seed in reversed(range(problems))][::-1]
+        for seed, (one, other) in enumerate(zip(first, again, strict=True)):
+            if one != other:
+                yield f"seed {seed} of {split} gave {one.prompt!r}, then {other.prompt!r}"
+
+
+def _different_keys(env: TextEnv, problems: int) -> Iterator[str]:
+    for split in ("train", "eval"):
+        prompts = {p.prompt for p in _draw(env, problems, split)}
+        if len(prompts) < 2:
+            yield f"{problems} seeds of {split} all gave {prompts.pop()!r}"
+
+
+def _disjoint(env: TextEnv, problems: int) -> Iterator[str]:
+    wide = problems * 10  # shared problems of a large space show only in many draws
+    train = {p.prompt for p in _draw(env, wide, "train")}
+    for problem in _draw(env, wide, "eval"):
+        if problem.prompt in train:
+            yield (
+                f"{problem.prompt!r} is in both; draw until grpo_envs.seeding.split_of(question) "
+                "is the split"
+            )
+
+
+def _solution_is_best(env: TextEnv, problems: int) -> Iterator[str]:
+    for problem in _both(env, problems):
+        reward = _reward(env, problem, problem.solution)
+        if not math.isclose(reward.total, env.reward_range[1]):
+            parts = dict(reward.parts) or reward.error
+            yield f"{problem.solution!r} earns {reward.total} of {env.reward_range[1]} ({parts})"
+
+
+def _no_leak(env: TextEnv, problems: int) -> Iterator[str]:
+    for problem in _both(env, problems):
+        if problem.solution in problem.prompt or problem.solution in env.system_prompt:
+            yield f"{problem.solution!r} stands in {problem.prompt!r}"
+
+
+def _empty_earns_nothing(env: TextEnv, problems: int) -> Iterator[str]:
+    for problem in _both(env, problems):
+        reward = _reward(env, problem, "")
+        if not reward.valid or reward.total > 0:
+            yield f"'' earns {reward.total} {reward.error}"
+
+
+def _hostile_earns_less(env: TextEnv, problems: int) -> Iterator[str]:
+    for problem in _both(env, problems):
+        for answer in (*_HOSTILE, *_made_of(problem)):
+            reward = _reward(env, problem, answer)
+            if not reward.valid:
+                yield f"{answer[:40]!r} raises {reward.error}"
+            elif not reward.total < env.reward_range[1]:
+                yield f"{answer[:40]!r} earns {reward.total} on {problem.prompt[:80]!r}"
+
+
+def _made_of(problem: Problem) -> Iterator[str]:
+    """Yield the echo of the prompt, and every answer at once, bare and in the solution's shape."""
+    yield problem.prompt
+    gold = str(problem.gold)
+    shotgun = f"{_EVERY_NUMBER} {gold} -1"
+    yield shotgun
+    head, found, tail = problem.solution.rpartition(gold)
+    if gold and found:
+        yield head + shotgun + tail
+
+
+def _in_range(env: TextEnv, problems: int) -> Iterator[str]:
+    low, high = env.reward_range
+    for problem in _both(env, problems):
+        for answer in ("", problem.solution, problem.prompt, *_HOSTILE):
+            reward = _reward(env, problem, answer)
+            if not low <= reward.total <= high:
+                yield f"{answer[:40]!r} earns {reward.total}, outside {low} to {high}"
+            if reward != _reward(env, problem, answer):
+                yield f"{answer[:40]!r} earns {reward.total}, then something else"
+
+
+def _others_solutions(env: TextEnv, problems: int) -> Iterator[str]:
+    drawn = _draw(env, problems, "train")
+    foreign = [(a, b) for a, b in pairwise(drawn) if a.gold != b.gold]
+    best = [b for a, b in foreign if _reward(env, a, b.solution).total >= env.reward_range[1]]
+    if foreign and len(best) > len(foreign) / 2:
+        yield f"{len(best)} of {len(foreign)} such answers do, {best[0].solution!r} for one"
+
+
+def _group_shares(env: TextEnv, problems: int) -> Iterator[str]:
+    groups = GroupVectorEnv(env, num_envs=6, group_size=3)
+    prompts, _ = groups.reset(seed=[1, 2])
+    expected = [env.problem(seed).prompt for seed in (1, 1, 1, 2, 2, 2)]
+    if list(prompts) != expected:
+        yield f"{list(prompts)}"
+
+
+def _info_floats(env: TextEnv, problems: int) -> Iterator[str]:
+    for answer in ("", "\U0001f600 \u4f60\u597d", env.problem(0).solution):
+        env.reset(seed=0)
+        _, reward, _, _, info = env.step(answer)
+        if type(reward) is not float:
+            yield f"the reward {reward!r} is a {type(reward).__name__}, not a float"
+        for key, value in info.items():
+            if key != "detail" and type(value) is not float:
+                yield f"info[{key!r}] is {value!r}, not a float"
+
+
+_PROMISES: dict[str, _Check] = {
+    "Gymnasium's own check_env passes without a warning": _gymnasium,
+    "the same key draws the same problem": _same_key_same_problem,
+    "different keys draw different problems": _different_keys,
+    "train and eval share no problem": _disjoint,
+    "the solution earns the maximum": _solution_is_best,
+    "the prompt does not leak the solution": _no_leak,
+    "an empty answer earns nothing": _empty_earns_nothing,
+    "hostile answers never raise and earn less than the maximum": _hostile_earns_less,
+    "rewards are repeatable and in range": _in_range,
+    "another problem's solution does not earn the maximum": _others_solutions,
+    "a group shares its problem": _group_shares,
+    "rewards and info are floats": _info_floats,
+}
+
+
+def _draw(env: TextEnv, problems: int, split: str) -> list[Problem]:
+    return [env.problem(seed, split) for seed in range(problems)]
+
+
+def _both(env: TextEnv, problems: int) -> list[Problem]:
+    return [*_draw(env, problems, "train"), *_draw(env, problems, "eval")]
+
+
+def _reward(env: TextEnv, problem: Problem, answer: str) -> Reward:
+    return env.reply_batch([problem], [[Turn(action=answer)]])[0].reward

@@ -1,0 +1,168 @@
+"""TextEnv: a Gymnasium environment whose observations and actions are text."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gymnasium
+
+from grpo_envs.errors import ResetNeeded, require_one_of
+from grpo_envs.rewards import respond_safely, score_safely, settle, weights_from
+from grpo_envs.seeding import rng_for
+from grpo_envs.spaces import UnicodeText
+from grpo_envs.types import Problem, Reply, Reward, Turn
+
+if TYPE_CHECKING:
+    from grpo_envs.data import Row, Rows
+
+SPLITS = ("train", "eval")
+
+
+class TextEnv(gymnasium.Env[str, str]):
+    """A question, an answer in free text, a reward.
+
+    An environment is two pure functions; this class adds the Gymnasium protocol around them:
+
+    - `draw(rng, split)` -> Problem: the same key always gives the same problem.
+    - `score(problem, answer)` -> Reward: no state, no randomness, no exception for any string.
+
+    Optional: `from_row` (problems from a dataset), `score_batch` (a faster grader), and `respond`
+    with `max_turns` above 1 (a conversation).
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
+    parts: ClassVar[Mapping[str, float]] = {"correct": 1.0}
+    """The reward parts that `score` returns, each in [0, 1], with their default weights."""
+    system_prompt: str = ""
+    """What a chat model is told before the prompt; '' for nothing."""
+    max_turns: int = 1
+    """Answers per episode. Above 1, `respond` is called in place of `score_batch`."""
+    concurrency: ClassVar[str] = "none"
+    """How a vector env may score members at once: none, threads or processes."""
+    rows: Rows | None = None
+    """Set by an environment whose problems come from a dataset; see `from_row`."""
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        rewards: Mapping[str, float] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Make an environment on `split` (train or eval).
+
+        Args:
+            split: Where problems come from; the two splits share none.
+            rewards: Weights of reward parts, in place of the defaults in `parts`.
+            render_mode: None, or `ansi` for a transcript as text.
+
+        Raises:
+            ConfigError: the split, a reward part or the render mode is unknown.
+        """
+        require_one_of("env.split", split, SPLITS)
+        require_one_of("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        self.split = split
+        self.weights = weights_from(self.parts, rewards)
+        self.render_mode = render_mode
+        self.observation_space = UnicodeText()
+        self.action_space = UnicodeText()
+        self._problem: Problem | None = None
+        self._turns: list[Turn] = []
+        self._over = True
+
+    # What the author writes.
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        """Return the problem that `rng` (keyed by split and seed) decides."""
+        raise NotImplementedError(f"{type(self).__name__} has no draw(rng, split).")
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        """Grade `answer`."""
+        raise NotImplementedError(f"{type(self).__name__} has no score(problem, answer).")
+
+    def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
+        """Grade many answers; override it where a batch is faster than a loop."""
+        return [
+            self.score(problem, answer) for problem, answer in zip(problems, answers, strict=True)
+        ]
+
+    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+        """Answer the last of `turns`; multi-turn environments override it and set `max_turns`."""
+        return Reply(reward=self.score(problem, turns[-1].action))
+
+    def from_row(self, row: Row) -> Problem:
+        """Turn a row of `self.rows` into a problem; replaces `draw` where there are rows."""
+        raise NotImplementedError(f"{type(self).__name__} has rows and no from_row(row).")
+
+    # What the framework calls.
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """The least and the most that an answer can earn."""
+        weights = self.weights.values()
+        return sum(w for w in weights if w < 0), sum(w for w in weights if w > 0)
+
+    def problem(self, seed: int, split: str | None = None) -> Problem:
+        """Return problem number `seed` of `split` (this environment's own when None)."""
+        split = split or self.split
+        if self.rows is not None:
+            return self.from_row(self.rows.pick(seed, split))
+        return self.draw(rng_for(type(self).__name__, split, seed), split)
+
+    def reply_batch(
+        self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
+    ) -> list[Reply]:
+        """Answer the last turn of each episode, rewards weighted, grader failures made invalid."""
+        if self.max_turns == 1:
+            answers = [turns[-1].action for turns in episodes]
+            rewards = score_safely(self.score_batch, problems, answers)
+            replies = [Reply(reward=reward) for reward in rewards]
+        else:
+            pairs = zip(problems, episodes, strict=True)
+            replies = [respond_safely(self.respond, problem, turns) for problem, turns in pairs]
+        return [dataclasses.replace(r, reward=settle(r.reward, self.weights)) for r in replies]
+
+    def info_for(self, reward: Reward) -> dict[str, Any]:
+        """Return a step's `info`: every declared part, floats only, and `detail` for people."""
+        parts = {f"reward/{name}": float(reward.parts.get(name, 0.0)) for name in self.parts}
+        return {**parts, "reward_valid": float(reward.valid), "detail": reward.error}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start an episode on problem number `seed` (a random one when None)."""
+        super().reset(seed=seed)
+        number = seed if seed is not None else int(self.np_random.integers(2**31))
+        self._problem = self.problem(number)
+        self._turns, self._over = [], False
+        return self._problem.prompt, {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Grade the answer; the episode ends unless the environment replies with another turn.
+
+        Raises:
+            ResetNeeded: there is no episode, or it is over.
+        """
+        if self._problem is None or self._over:
+            raise ResetNeeded(f"{type(self).__name__}.step() needs reset(): the episode is over.")
+        turns = [*self._turns, Turn(action=action)]
+        reply = self.reply_batch([self._problem], [turns])[0]
+        self._turns = [*self._turns, Turn(action=action, observation=reply.observation)]
+        truncated = not reply.done and len(self._turns) >= self.max_turns
+        self._over = reply.done or truncated
+        total = reply.reward.total
+        return reply.observation, total, reply.done, truncated, self.info_for(reply.reward)
+
+    def render(self) -> str | None:
+        """Return the transcript so far in render mode `ansi`, else None."""
+        if self.render_mode is None:
+            return None
+        lines = [f"prompt: {self._problem.prompt}" if self._problem else "no episode yet"]
+        for turn in self._turns:
+            lines.append(f"policy: {turn.action}")
+            if turn.observation:
+                lines.append(f"env:    {turn.observation}")
+        return "\n".join(lines)

@@ -1,0 +1,73 @@
+"""Every exception this package raises on purpose. One base class, so callers can catch one name.
+
+Every message is one line that says what was given, what is allowed and what comes nearest.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class GrpoEnvsError(Exception):
+    """Base class of all errors raised by grpo-envs."""
+
+
+class ConfigError(GrpoEnvsError, ValueError):
+    """A mistake in the configuration or in an argument."""
+
+
+class UnknownName(ConfigError, LookupError):
+    """A name (environment, agent, reward part, option, ...) is not in its table."""
+
+
+class DatasetError(ConfigError):
+    """A dataset is missing, empty, or lacks what the environment needs of it."""
+
+
+class PluginError(GrpoEnvsError):
+    """An installed plugin cannot be loaded, or two of them claim one name."""
+
+
+class ResetNeeded(GrpoEnvsError, RuntimeError):
+    """`step` was called before `reset`, or after the episode ended."""
+
+
+class ContractBroken(GrpoEnvsError, AssertionError):
+    """An environment breaks a promise that `check_env` verifies."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the closest known spelling, or ''.
+
+    >>> nearest("maths", ["code", "math"])
+    " Did you mean 'math'?"
+    >>> nearest("zebra", ["code", "math"])
+    ''
+    """
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
+    """Build an UnknownName that lists what is known and names the closest spelling.
+
+    >>> print(unknown("environment", "maths", ["math"]))
+    no environment 'maths'. Allowed: math. Did you mean 'math'?
+    """
+    names = sorted(known)
+    return UnknownName(
+        f"no {kind} {name!r}. Allowed: {', '.join(names) or 'none'}.{nearest(name, names)}"
+    )
+
+
+def require(holds: bool, key: str, value: object, allowed: str) -> None:
+    """Raise a ConfigError that says what `key` was given and what is allowed, unless it holds."""
+    if not holds:
+        raise ConfigError(f"{key}={value}. Allowed: {allowed}.")
+
+
+def require_one_of(key: str, value: object, allowed: Iterable[object]) -> None:
+    """Raise a ConfigError with the nearest spelling unless `value` is one of `allowed`."""
+    names = [str(name) for name in allowed]
+    if str(value) not in names:
+        close = nearest(str(value), names)
+        raise ConfigError(f"{key}={value}. Allowed: {', '.join(names)}.{close}")

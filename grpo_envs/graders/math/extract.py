@@ -1,0 +1,81 @@
+r"""Take the final answer out of a completion, in one pass over the text.
+
+Anchors, the last one wins: `\boxed{...}`, `<answer>...</answer>`, `#### ...`, "final answer is".
+"""
+
+import re
+
+_TAIL = 1 << 15  # characters that are looked at; an answer stands at the end
+_LONGEST = 2000
+_FINAL = re.compile(r"final answer(?: is)?[ \t]*:?[ \t]*([^\n]{1,200})", re.IGNORECASE)
+
+
+def extract(completion: str) -> str | None:
+    r"""Return the text of the final answer, or None where there is none.
+
+    Only what follows the last `</think>` counts; a `<think>` that is never closed has no answer
+    after it. A last box or answer tag that is not closed is no answer.
+
+    >>> extract(r"<think>\boxed{1}</think> so \boxed{\frac{1}{2}}.")
+    '\\frac{1}{2}'
+    >>> extract("<think>3+4=7</think><answer>7</answer>")
+    '7'
+    >>> extract("it could be 7") is None
+    True
+    """
+    text = after_think(completion)
+    if text is None:
+        return None
+    text = text[-_TAIL:]
+    found = max((_boxed(text), _tagged(text), _hashed(text), _final(text)), key=lambda f: f[0])
+    start, answer = found
+    if start < 0 or answer is None or len(answer) > _LONGEST:
+        return None
+    return answer.strip() or None
+
+
+def after_think(completion: str) -> str | None:
+    """Return what follows the reasoning block, all of it where there is no block."""
+    _, closed, rest = completion.rpartition("</think>")
+    return None if "<think>" in rest else rest if closed else completion
+
+
+def balanced(text: str, start: int) -> int:
+    """Return the index of the brace that closes the one at `start`, or -1."""
+    depth, i = 0, start
+    while i < len(text):
+        if text[i] == "\\":
+            i += 1  # an escaped brace closes nothing
+        elif text[i] == "{":
+            depth += 1
+        elif text[i] == "}":
+            depth -= 1
+            if depth == 0:
+                return i
+        i += 1
+    return -1
+
+
+def _boxed(text: str) -> tuple[int, str | None]:
+    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
+    if start < 0:
+        return -1, None
+    brace = text.index("{", start)
+    end = balanced(text, brace)
+    return start, text[brace + 1 : end] if end > 0 else None
+
+
+def _tagged(text: str) -> tuple[int, str | None]:
+    start = text.rfind("<answer>")
+    end = text.find("</answer>", start)
+    return start, text[start + len("<answer>") : end] if end > start >= 0 else None
+
+
+def _hashed(text: str) -> tuple[int, str | None]:
+    start = text.rfind("####")
+    return start, text[start + 4 :].split("\n", 1)[0] if start >= 0 else None
+
+
+def _final(text: str) -> tuple[int, str | None]:
+    found = list(_FINAL.finditer(text))
+    return (found[-1].start(), found[-1][1]) if found else (-1, None)

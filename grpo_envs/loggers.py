@@ -1,0 +1,231 @@
+"""Where metrics go: the console, JSON lines, TensorBoard. One class and one table entry each."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import rich
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from grpo_envs.files import write_atomically
+from grpo_envs.metrics import rounded
+from grpo_envs.types import Group
+
+log = logging.getLogger(__name__)
+_PLAIN_LINES = 20
+
+
+class Logger(Protocol):
+    """What a logger does with a run."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take the metrics of a training step (1 is the first)."""
+
+    def log_completions(
+        self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
+    ) -> None:
+        """Take what was sampled in a step, with the advantage of each member."""
+
+    def log_eval(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take an evaluation after `step` updates; 0 is before the first."""
+
+    def close(self) -> None:
+        """Write what is still held."""
+
+
+class ConsoleHandler(logging.Handler):
+    """Log messages on rich's console: above the progress display, unwrapped, unstyled."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message; warnings in yellow where there are colours."""
+        style = "yellow" if record.levelno >= logging.WARNING else None
+        rich.get_console().print(
+            self.format(record), style=style, markup=False, highlight=False, soft_wrap=True
+        )
+
+
+class ConsoleLogger:
+    """A live progress display on a terminal, about twenty plain lines elsewhere."""
+
+    def __init__(self, run: Path, steps: int, done: int) -> None:
+        self.steps, self.done = steps, done
+        self._every = max(1, steps // _PLAIN_LINES)
+        self._evals: list[Mapping[str, float]] = []
+        self._live: Progress | None = None
+        self._task = TaskID(0)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show the step."""
+        text = (
+            f"reward {metrics['reward/mean']:.3f}  kl {metrics.get('loss/kl', 0.0):.4f}  "
+            f"length {metrics['completion/length']:.1f}  "
+            f"tokens/s {metrics['tokens/per_second']:.0f}"
+        )
+        if rich.get_console().is_terminal:
+            self._show(step, text)
+        elif step % self._every == 0 or step in (1, self.steps):
+            left = metrics["time/step"] * (self.steps - step)
+            log.info(
+                "step %*d/%d  %s  left %s",
+                len(str(self.steps)),
+                step,
+                self.steps,
+                text,
+                _clock(left),
+            )
+
+    def log_completions(
+        self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
+    ) -> None:
+        """Completions are in completions.jsonl."""
+
+    def log_eval(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Say the accuracy now; `close` shows first and last side by side."""
+        self._evals.append(metrics)
+        log.info(
+            "held-out accuracy after %d steps: %.3f +- %.3f",
+            step,
+            metrics["eval/accuracy"],
+            metrics["eval/ci95"],
+        )
+
+    def close(self) -> None:
+        """End the display; compare the first evaluation with the last."""
+        if self._live is not None:
+            self._live.stop()
+        if len(self._evals) > 1:
+            rich.get_console().print(_side_by_side(self._evals[0], self._evals[-1]))
+
+    def _show(self, step: int, text: str) -> None:
+        if self._live is None:
+            self._live = Progress(
+                TextColumn("step {task.completed}/{task.total}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.description}"),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=rich.get_console(),
+            )
+            self._task = self._live.add_task("", total=self.steps, completed=self.done)
+            self._live.start()
+        self._live.update(self._task, completed=step, description=text)
+
+
+class JsonlLogger:
+    """metrics.jsonl, completions.jsonl and eval.jsonl: one JSON object a line."""
+
+    def __init__(self, run: Path, steps: int, done: int) -> None:
+        self._files = {name: _open_until(run / f"{name}.jsonl", done) for name in _JSONL}
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append to metrics.jsonl."""
+        self._write("metrics", [{"step": step, **rounded(metrics)}])
+
+    def log_completions(
+        self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
+    ) -> None:
+        """Append to completions.jsonl."""
+        self._write("completions", _completion_rows(step, groups, advantages))
+
+    def log_eval(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append to eval.jsonl."""
+        self._write("eval", [{"step": step, **rounded(metrics)}])
+
+    def close(self) -> None:
+        """Write to the disk and close."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
+            file.close()
+
+    def _write(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        file = self._files[name]
+        for row in rows:
+            # A lone surrogate of a wild completion is escaped, like all that is not ASCII.
+            file.write(json.dumps(row) + "\n")
+        file.flush()
+
+
+class TensorBoardLogger:
+    """TensorBoard event files."""
+
+    def __init__(self, run: Path, steps: int, done: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, only where it is used
+
+        self._writer = SummaryWriter(
+            str(run / "tensorboard"), purge_step=done + 1 if done else None
+        )
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write scalars."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def log_completions(
+        self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
+    ) -> None:
+        """Completions are in completions.jsonl."""
+
+    def log_eval(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write scalars."""
+        self.log(step, metrics)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+
+LOGGERS: dict[str, type[ConsoleLogger] | type[JsonlLogger] | type[TensorBoardLogger]] = {
+    "console": ConsoleLogger,
+    "jsonl": JsonlLogger,
+    "tensorboard": TensorBoardLogger,
+}
+_JSONL = ("metrics", "completions", "eval")
+
+
+def _completion_rows(
+    step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
+) -> Iterable[dict[str, Any]]:
+    for group, group_advantages in zip(groups, advantages, strict=True):
+        members = zip(group.completions, group.rewards, group_advantages, strict=True)
+        for completion, reward, advantage in members:
+            yield {
+                "step": step,
+                "problem": group.key,
+                "prompt": group.prompt,
+                "text": completion.text,
+                "reward": reward.total,
+                "parts": dict(reward.parts),
+                "valid": reward.valid,
+                "error": reward.error,
+                "advantage": round(advantage, 6),
+                "finish_reason": completion.finish_reason,
+                "tokens": len(completion.token_ids),
+            }
+
+
+def _open_until(path: Path, step: int) -> IO[str]:
+    """Open for appending; rows after `step` (of an interrupted run that resumes) are taken out."""
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        write_atomically(path, "".join(x for x in whole if json.loads(x)["step"] <= step))
+    return path.open("a", encoding="utf-8")
+
+
+def _side_by_side(first: Mapping[str, float], last: Mapping[str, float]) -> Table:
+    table = Table("held-out, greedy", "before", "after", title=None)
+    for name in last:
+        if name != "eval/ci95":
+            table.add_row(name.removeprefix("eval/"), f"{first[name]:.3f}", f"{last[name]:.3f}")
+    return table
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,66 @@
+"""What a step's groups say about themselves, as numbers by `area/name`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, pstdev
+
+from grpo_envs.types import Group
+
+
+def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Return reward, group and completion metrics of one step.
+
+    `reward/mean`, `reward/std` and the parts are over valid members; `group/zero_std` is the share
+    of groups whose valid rewards are all equal, which teach nothing.
+    """
+    rewards = [reward for group in groups for reward in group.rewards]
+    valid = [reward for reward in rewards if reward.valid]
+    totals = [reward.total for reward in valid] or [0.0]
+    completions = [c for group in groups for c in group.completions]
+    flat = [len({r.total for r in group.rewards if r.valid}) < 2 for group in groups]
+    parts = {name for reward in valid for name in reward.parts}
+    return {
+        "reward/mean": fmean(totals),
+        "reward/std": pstdev(totals),
+        **{f"reward/{name}": fmean(r.parts[name] for r in valid) for name in sorted(parts)},
+        "reward/invalid": 1 - len(valid) / len(rewards),
+        "group/zero_std": fmean(flat),
+        "completion/length": fmean(len(c.token_ids) for c in completions),
+        "completion/truncated": fmean(c.finish_reason == "length" for c in completions),
+    }
+
+
+def eval_metrics(groups: Sequence[Group], maximum: float) -> dict[str, float]:
+    """Return metrics of a greedy evaluation, one completion a group.
+
+    `eval/accuracy` is the share of answers that earn `maximum`; `eval/ci95` is half the width of
+    its 95 % interval (Wilson, 1927). An invalid reward counts as not earned.
+    """
+    rewards = [reward for group in groups for reward in group.rewards]
+    accuracy = fmean(r.valid and math.isclose(r.total, maximum) for r in rewards)
+    parts = {name for reward in rewards for name in reward.parts}
+    return {
+        "eval/accuracy": accuracy,
+        "eval/ci95": wilson_half_width(accuracy, len(rewards)),
+        "eval/reward": fmean(r.total for r in rewards),
+        **{
+            f"eval/reward/{name}": fmean(r.parts.get(name, 0.0) for r in rewards)
+            for name in sorted(parts)
+        },
+        "eval/length": fmean(len(c.token_ids) for g in groups for c in g.completions),
+    }
+
+
+def wilson_half_width(share: float, n: int, z: float = 1.96) -> float:
+    """Return half the width of Wilson's score interval for a share seen in `n` trials.
+
+    >>> round(wilson_half_width(0.5, 100), 4)
+    0.0962
+    """
+    inside = share * (1 - share) / n + z * z / (4 * n * n)
+    return z / (1 + z * z / n) * math.sqrt(inside)
+
+
+def rounded(metrics: Mapping[str, float], digits: int = 6) -> dict[str, float]:
+    """Return the metrics with `digits` significant digits, for files that people read."""
+    return {name: float(f"{value:.{digits}g}") for name, value in metrics.items()}

@@ -1,0 +1,82 @@
+"""Curves of one or several runs as a picture: `python -m grpo_envs.plot RUN... --out curve.png`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from grpo_envs.errors import ConfigError, GrpoEnvsError
+
+_PANELS = {
+    "reward/mean": "reward of sampled answers",
+    "completion/length": "completion length [tokens]",
+    "loss/kl": "KL to the reference [nats/token]",
+}
+_SMOOTH = 5
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's file.
+
+    Raises:
+        ConfigError: there is no such file; it says which folder was looked in.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path.parent}: no {path.name}. Give the folder of a run.")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def plot(runs: list[Path], out: Path) -> None:
+    """Draw reward, length and KL of each run over its steps, and held-out accuracy."""
+    import matplotlib as mpl  # the extra `plot`; loaded only here
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 1 + len(_PANELS), figsize=(15, 3.6), layout="constrained")
+    for run in runs:
+        metrics, evals = read_jsonl(run / "metrics.jsonl"), read_jsonl(run / "eval.jsonl")
+        accuracy = [row["eval/accuracy"] for row in evals]
+        bars = [row["eval/ci95"] for row in evals]
+        axes[0].errorbar([e["step"] for e in evals], accuracy, bars, marker="o", label=run.name)
+        for axis, name in zip(axes[1:], _PANELS, strict=True):
+            rows = [row for row in metrics if name in row]
+            steps, values = [row["step"] for row in rows], [row[name] for row in rows]
+            line = axis.plot(steps, _smooth(values), label=run.name)[0]
+            axis.plot(steps, values, color=line.get_color(), alpha=0.25)
+    axes[0].set_ylim(0, 1)
+    for axis, title in zip(axes, ("held-out accuracy, greedy", *_PANELS.values()), strict=True):
+        axis.set_title(title)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    if len(runs) > 1:
+        axes[0].legend(fontsize="small", loc="lower right")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+def _smooth(values: list[float]) -> list[float]:
+    """Return running means over the last `_SMOOTH` values."""
+    windows = [values[max(0, i - _SMOOTH + 1) : i + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+def main() -> None:
+    """Read the options and draw."""
+    parser = argparse.ArgumentParser(prog="python -m grpo_envs.plot", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
+    parser.add_argument("--out", type=Path, default=Path("curve.png"), help="picture (%(default)s)")
+    options = parser.parse_args()
+    try:
+        plot(options.runs, options.out)
+    except GrpoEnvsError as error:
+        sys.exit(f"grpo_envs: {error}")
+    except ModuleNotFoundError:
+        sys.exit('grpo_envs: pictures need matplotlib: pip install "grpo-envs[plot]"')
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()

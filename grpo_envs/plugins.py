@@ -1,0 +1,103 @@
+"""What installed packages bring: found through entry points, loaded on use.
+
+The built-in environments and agents register exactly as a third-party package does.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from grpo_envs.env import TextEnv
+from grpo_envs.errors import PluginError, UnknownName, nearest, unknown
+from grpo_envs.vector import GroupVectorEnv
+
+ENVS = "grpo_envs.envs"
+AGENTS = "grpo_envs.agents"
+
+
+@cache
+def conf_dir() -> Path:
+    """Return conf/: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / "config.yaml").is_file():
+            return candidate
+    raise PluginError(f"no conf/config.yaml in or beside {package}: reinstall grpo-envs.")
+
+
+def available(group: str) -> dict[str, EntryPoint]:
+    """Return the entry points of a group by name. Reads metadata only; imports nothing."""
+    return {ep.name: ep for ep in sorted(entry_points(group=group), key=lambda ep: ep.name)}
+
+
+def load(group: str, name: str) -> Any:
+    """Import what is registered under `name`.
+
+    Raises:
+        UnknownName: nothing is; the message lists what there is.
+        PluginError: two packages claim the name, or the import fails.
+    """
+    known = available(group)
+    if name not in known:
+        raise unknown(group.removeprefix("grpo_envs.").removesuffix("s"), name, known)
+    claims = sorted({ep.value for ep in entry_points(group=group, name=name)})
+    if len(claims) > 1:
+        raise PluginError(f"{group}: several packages claim {name!r}: {', '.join(claims)}.")
+    try:
+        return known[name].load()
+    except Exception as error:  # anything can go wrong in somebody else's import
+        cause = f"{type(error).__name__}: {error}"
+        raise PluginError(f"{group}: {name!r} ({claims[0]}) cannot be loaded: {cause}") from error
+
+
+def check_keywords(target: Callable[..., Any], given: Mapping[str, Any], prefix: str) -> None:
+    """Refuse keywords that `target` does not take.
+
+    Raises:
+        UnknownName: naming the keyword with `prefix`, what is allowed and the nearest spelling.
+    """
+    parameters = inspect.signature(target).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
+    for key in given:
+        if key not in names:
+            allowed = ", ".join(prefix + name for name in names if name != "render_mode")
+            raise UnknownName(f"no {prefix}{key}. Allowed: {allowed}.{nearest(key, names)}")
+
+
+def register_envs() -> None:
+    """Register `grpo_envs/<name>-v0` with Gymnasium for every installed environment."""
+    for name, ep in available(ENVS).items():
+        gymnasium.register(
+            id=f"grpo_envs/{name}-v0",
+            entry_point=f"{ep.module}:{ep.attr}",
+            vector_entry_point=f"grpo_envs.vector_entry:{name}",
+            disable_env_checker=True,  # `grpo_envs.check_env` checks more, when asked
+        )
+
+
+def make(name: str, **kwargs: Any) -> TextEnv:
+    """Make the environment registered under `name`: `make("math", split="eval", level=2)`.
+
+    Raises:
+        UnknownName: no such environment, or it has no such keyword.
+        PluginError: its package cannot be loaded.
+    """
+    check_keywords(load(ENVS, name), kwargs, "env.")
+    env = gymnasium.make(f"grpo_envs/{name}-v0", **kwargs).unwrapped
+    if not isinstance(env, TextEnv):
+        raise PluginError(f"{ENVS}: {name!r} is a {type(env).__name__}, which is no TextEnv.")
+    return env
+
+
+def make_groups(name: str, num_envs: int, group_size: int = 1, **kwargs: Any) -> GroupVectorEnv:
+    """Make `num_envs` members of the environment `name`, `group_size` on each problem."""
+    return GroupVectorEnv(make(name, **kwargs), num_envs, group_size)

@@ -1,0 +1,164 @@
+"""The loop: evaluate, then sample, score, update and record, step by step, then evaluate."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from grpo_envs.checkpoint import Checkpoints
+from grpo_envs.config import TrainerConfig
+from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.loggers import Logger
+from grpo_envs.metrics import eval_metrics, group_metrics
+from grpo_envs.seeding import seed_for
+from grpo_envs.timing import Timer
+from grpo_envs.types import Group
+from grpo_envs.watch import Watch
+
+log = logging.getLogger(__name__)
+
+
+class RunStopped(GrpoEnvsError):
+    """The run cannot go on; the last checkpoint is kept."""
+
+
+class Agent(Protocol):
+    """What the loop asks of an agent."""
+
+    policy: Any
+
+    def update(self, groups: Sequence[Group]) -> tuple[dict[str, float], list[list[float]]]:
+        """Improve the policy; return metrics and each member's advantage."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs beside the model."""
+
+
+class Sampler(Protocol):
+    """Samples and scores a group for each problem seed."""
+
+    def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
+        """Return the groups, in order."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Trainer:
+    """Runs `cfg.steps` steps from wherever `done` says that the run stands."""
+
+    cfg: TrainerConfig
+    seed: int
+    agent: Agent
+    rollout: Sampler
+    eval_rollout: Sampler
+    max_reward: float
+    """The most that an answer can earn; an answer that earns it counts as accurate."""
+    eval_problems: int
+    loggers: Sequence[Logger]
+    checkpoints: Checkpoints
+    decisive: Mapping[str, Any]
+    """The configuration that a resumed run must share."""
+    done: int = 0
+    """Steps already done."""
+    interrupted: bool = False
+    _watch: Watch = field(default_factory=Watch)
+    _saved: int = -1
+
+    def run(self) -> float | None:
+        """Train; return the last held-out accuracy, None without an evaluation.
+
+        Raises:
+            RunStopped: too many rewards are invalid.
+        """
+        accuracy = None
+        try:
+            with self._ctrl_c_ends_after_the_step():
+                if self.done == 0:
+                    accuracy = self._evaluate()
+                while self.done < self.cfg.steps and not self.interrupted:
+                    self._step()
+                    due = self.cfg.eval_every and self.done % self.cfg.eval_every == 0
+                    if due and self.done < self.cfg.steps:
+                        accuracy = self._evaluate()
+                    if self.done % self.cfg.save_every == 0:
+                        self._save()
+                self._save()
+                if not self.interrupted:
+                    accuracy = self._evaluate()
+        finally:
+            for logger in self.loggers:
+                logger.close()
+        return accuracy
+
+    def _step(self) -> None:
+        timer = Timer()
+        with timer("step"):
+            groups = self.rollout(self._problem_seeds(), timer)
+            metrics = group_metrics(groups)
+            self._require_valid(groups, metrics["reward/invalid"])
+            with timer("update"):
+                updates, advantages = self.agent.update(groups)
+        self.done += 1
+        tokens = sum(len(c.token_ids) for group in groups for c in group.completions)
+        metrics |= updates
+        metrics |= {f"time/{name}": seconds for name, seconds in timer.seconds.items()}
+        metrics["tokens/per_second"] = tokens / timer.seconds["step"]
+        for logger in self.loggers:
+            logger.log(self.done, metrics)
+            logger.log_completions(self.done, groups, advantages)
+        for warning in self._watch.look(metrics):
+            log.warning("step %d: %s", self.done, warning)
+
+    def _problem_seeds(self) -> list[int]:
+        """Count on from a place that the run's seed decides: a dataset's rows come in epochs."""
+        first = seed_for("problems", self.seed) % 2**40 + self.done * self.cfg.prompts_per_step
+        return list(range(first, first + self.cfg.prompts_per_step))
+
+    def _require_valid(self, groups: Sequence[Group], invalid: float) -> None:
+        errors = [r.error for group in groups for r in group.rewards if not r.valid]
+        if errors:
+            log.warning(
+                "step %d: %d rewards are invalid: %s", self.done + 1, len(errors), errors[0]
+            )
+        if invalid > self.cfg.max_invalid_fraction:
+            raise RunStopped(
+                f"{invalid:.0%} of the rewards of step {self.done + 1} are invalid, more than "
+                f"trainer.max_invalid_fraction={self.cfg.max_invalid_fraction}: {errors[0]}"
+            )
+
+    def _evaluate(self) -> float | None:
+        if not self.eval_problems:
+            return None
+        groups = self.eval_rollout(range(self.eval_problems), Timer())
+        metrics = eval_metrics(groups, self.max_reward)
+        for logger in self.loggers:
+            logger.log_eval(self.done, metrics)
+        return metrics["eval/accuracy"]
+
+    def _save(self) -> None:
+        if self._saved != self.done:
+            state = {"agent": self.agent.state_dict()}
+            self.checkpoints.save(self.done, self.agent.policy, state, dict(self.decisive))
+            self._saved = self.done
+
+    @contextmanager
+    def _ctrl_c_ends_after_the_step(self) -> Iterator[None]:
+        """Let the first Ctrl-C finish the step, so that a checkpoint is whole; the second kills."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may handle signals
+            return
+
+        def stop(number: int, frame: object) -> None:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, before)
+            log.warning("Ctrl-C: finishing this step, then saving. Again: stop at once.")
+
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,93 @@
+"""The nouns that travel through the system, in the order they appear.
+
+Problem -> (policy) -> Completion -> (env) -> Reward -> Group -> (agent) -> update
+
+Axis letters used in names everywhere: P problems, G completions per problem, B = P*G, T tokens.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One question with what is needed to grade an answer to it."""
+
+    prompt: str
+    """Text shown to the policy."""
+    gold: Any
+    """Whatever the environment's `score` compares against. Never shown to the policy."""
+    solution: str
+    """A completion that must earn the maximum; `check_env` plays it back."""
+    meta: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    """Anything else worth logging: level, source row, topic."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One sampled answer."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    """What was sampled, the end-of-turn token included. Never re-tokenised from `text`."""
+    logprobs: tuple[float, ...] = ()
+    """Natural-log probability of each token at sampling time, at the sampling temperature."""
+    finish_reason: str = "stop"
+    """`stop`: the policy ended its turn; `length`: it ran out of tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """A score as named parts, and whether the grader's machinery worked."""
+
+    parts: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
+    """Raw value of each part, each in [0, 1] unless the environment says otherwise."""
+    weights: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
+    """Weight of each part in `total`; a part that is not named weighs 1."""
+    valid: bool = True
+    """False when the grader failed (sandbox down, plugin raised), which is not a wrong answer."""
+    error: str = ""
+    """Why it is not valid."""
+
+    @property
+    def total(self) -> float:
+        """The weighted sum of the parts: the number the learner sees. 0 when not valid."""
+        if not self.valid:
+            return 0.0
+        return math.fsum(self.weights.get(name, 1.0) * x for name, x in self.parts.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One answer of the policy in an episode, and what the environment said to it."""
+
+    action: str
+    observation: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What an environment answers to a turn."""
+
+    reward: Reward
+    observation: str = ""
+    """Shown to the policy before its next turn."""
+    done: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All completions of one problem, with their rewards: what GRPO compares."""
+
+    key: int
+    """The problem's seed. Two groups with equal prompts and different keys are two groups."""
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    """The prompt rendered with the model's chat template, as tokens."""
+    completions: tuple[Completion, ...]
+    rewards: tuple[Reward, ...]

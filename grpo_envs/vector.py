@@ -1,0 +1,203 @@
+"""GroupVectorEnv: P problems x G members in one Gymnasium vector environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from os import cpu_count
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from grpo_envs.env import TextEnv
+from grpo_envs.errors import ConfigError, ResetNeeded
+from grpo_envs.seeding import seed_for
+from grpo_envs.types import Problem, Reply, Reward, Turn
+
+Array = NDArray[Any]
+CONCURRENCY = ("none", "threads", "processes")
+
+
+class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
+    """Members of a group share their problem; rewards come back in the order of the actions.
+
+    Autoreset is disabled: Gymnasium's default would throw every second generation away. A member
+    whose episode is over is masked: its action is ignored, its reward is 0.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.DISABLED}  # type: ignore[misc]
+
+    def __init__(self, env: TextEnv, num_envs: int, group_size: int = 1) -> None:
+        """Make `num_envs` members, `group_size` of them on each problem.
+
+        Args:
+            env: Draws the problems and grades the answers.
+            num_envs: P * G.
+            group_size: G.
+
+        Raises:
+            ConfigError: `num_envs` is not a multiple of `group_size`.
+        """
+        if group_size < 1 or num_envs < 1 or num_envs % group_size:
+            raise ConfigError(
+                f"num_envs={num_envs}, group_size={group_size}. Allowed: whole groups, 1 or more."
+            )
+        if env.concurrency not in CONCURRENCY:
+            name = type(env).__name__
+            raise ConfigError(
+                f"{name}.concurrency={env.concurrency!r}. Allowed: {', '.join(CONCURRENCY)}."
+            )
+        self.env = env
+        self.num_envs = num_envs
+        self.group_size = group_size
+        self.single_observation_space = env.observation_space
+        self.single_action_space = env.action_space
+        self.observation_space = batch_space(env.observation_space, num_envs)
+        self.action_space = batch_space(env.action_space, num_envs)
+        self.render_mode = env.render_mode
+        self._problems: list[Problem | None] = [None] * num_envs
+        self._turns: list[list[Turn]] = [[] for _ in range(num_envs)]
+        self._over: NDArray[np.bool_] = np.ones(num_envs, dtype=np.bool_)
+        self._executor: Executor | None = None
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each reward part."""
+        return self.env.weights
+
+    @property
+    def system_prompt(self) -> str:
+        """What a chat model is told before each prompt."""
+        return self.env.system_prompt
+
+    @property
+    def max_turns(self) -> int:
+        """Answers per episode."""
+        return self.env.max_turns
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """Put each group on a problem.
+
+        Args:
+            seed: One problem seed a group; or one a member, the same within each group; or one
+                number, from which the groups' seeds are hashed; or None for random problems.
+            options: {"reset_mask": bools (num_envs,)} resets the whole groups it marks.
+
+        Raises:
+            ConfigError: the seeds or the mask do not fit the groups.
+        """
+        seeds = self._group_seeds(seed)
+        for group in self._marked(options):
+            problem = self.env.problem(seeds[group])
+            for member in range(group * self.group_size, (group + 1) * self.group_size):
+                self._problems[member], self._turns[member] = problem, []
+                self._over[member] = False
+        return tuple(p.prompt if p else "" for p in self._problems), {}
+
+    def step(
+        self, actions: Sequence[str]
+    ) -> tuple[tuple[str, ...], Array, Array, Array, dict[str, Any]]:
+        """Grade one answer of each member.
+
+        Returns:
+            Observations, rewards, terminated, truncated and `info`: for each key an array
+            (num_envs,) of floats, `detail` of strings, with Gymnasium's `_key` masks.
+
+        Raises:
+            ResetNeeded: every episode is over.
+            ConfigError: there is not one action for each member.
+        """
+        if len(actions) != self.num_envs:
+            raise ConfigError(f"{len(actions)} actions for {self.num_envs} members.")
+        active = [i for i in range(self.num_envs) if not self._over[i]]
+        if not active:
+            raise ResetNeeded("GroupVectorEnv.step() needs reset(): every episode is over.")
+        replies = dict(zip(active, self._replies(active, actions), strict=True))
+        terminated = self._over.copy()
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        for i, reply in replies.items():
+            self._turns[i].append(Turn(action=actions[i], observation=reply.observation))
+            terminated[i] = reply.done
+            truncated[i] = not reply.done and len(self._turns[i]) >= self.max_turns
+        self._over = terminated | truncated
+        idle = Reply(reward=Reward())
+        rows = [replies.get(i, idle) for i in range(self.num_envs)]
+        rewards = np.array([row.reward.total for row in rows], dtype=np.float64)
+        infos = self._infos([row.reward for row in rows], active)
+        return tuple(row.observation for row in rows), rewards, terminated, truncated, infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the scoring workers and close the environment."""
+        if self._executor is not None:
+            self._executor.shutdown()
+            self._executor = None
+        self.env.close()
+
+    def _group_seeds(self, seed: int | Sequence[int | None] | None) -> list[int]:
+        groups = self.num_envs // self.group_size
+        if seed is None or isinstance(seed, int):
+            super().reset(seed=seed)
+            base = seed if seed is not None else int(self.np_random.integers(2**31))
+            return [seed_for("group", base, group) for group in range(groups)]
+        given = [int(s) for s in seed if s is not None]
+        if len(given) == self.num_envs != groups:
+            given_groups = [given[i :: self.group_size] for i in range(self.group_size)]
+            if any(other != given_groups[0] for other in given_groups):
+                raise ConfigError("seed: members of one group have different seeds.")
+            given = given_groups[0]
+        if len(given) != groups:
+            raise ConfigError(f"seed: {len(seed)} seeds. Allowed: {groups}, one for each group.")
+        return given
+
+    def _marked(self, options: dict[str, Any] | None) -> list[int]:
+        """Return the groups that `reset` is to reset."""
+        everyone = np.ones(self.num_envs, dtype=np.bool_)
+        mask = np.asarray((options or {}).get("reset_mask", everyone), dtype=np.bool_)
+        if mask.shape != (self.num_envs,):
+            raise ConfigError(f"reset_mask: shape {mask.shape}. Allowed: ({self.num_envs},).")
+        by_group = mask.reshape(-1, self.group_size)
+        if (by_group.any(axis=1) != by_group.all(axis=1)).any():
+            raise ConfigError("reset_mask: it marks a part of a group. Allowed: whole groups.")
+        return [int(group) for group in np.flatnonzero(by_group.any(axis=1))]
+
+    def _replies(self, active: Sequence[int], actions: Sequence[str]) -> list[Reply]:
+        problems = [problem for i in active if (problem := self._problems[i]) is not None]
+        episodes = [[*self._turns[i], Turn(action=actions[i])] for i in active]
+        if self.env.concurrency == "none":
+            return self.env.reply_batch(problems, episodes)
+        workers = min(cpu_count() or 1, len(active))
+        size = -(-len(active) // workers)
+        starts = range(0, len(active), size)
+        executor = self._executor = self._executor or _executor(self.env.concurrency)
+        chunks = executor.map(
+            self.env.reply_batch,
+            [problems[i : i + size] for i in starts],
+            [episodes[i : i + size] for i in starts],
+        )
+        return [reply for chunk in chunks for reply in chunk]
+
+    def _infos(self, rewards: Sequence[Reward], active: Sequence[int]) -> dict[str, Any]:
+        rows = [self.env.info_for(reward) for reward in rewards]
+        acted = np.zeros(self.num_envs, dtype=np.bool_)
+        acted[list(active)] = True
+        infos: dict[str, Any] = {}
+        for key in rows[0]:
+            dtype = object if key == "detail" else np.float64
+            infos[key] = np.array([row[key] for row in rows], dtype=dtype)
+            infos[f"_{key}"] = acted.copy()
+        return infos
+
+
+def _executor(kind: str) -> Executor:
+    if kind == "threads":
+        return ThreadPoolExecutor(cpu_count())
+    return ProcessPoolExecutor(cpu_count(), mp_context=get_context("spawn"))

@@ -1,0 +1,16 @@
+"""Gymnasium's `vector_entry_point` of each environment: `grpo_envs.vector_entry:<name>`.
+
+A string, so that environment specs stay JSON; the name decides which environment is made.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from grpo_envs.plugins import ENVS, available, make_groups
+from grpo_envs.vector import GroupVectorEnv
+
+
+def __getattr__(name: str) -> Callable[..., GroupVectorEnv]:
+    if name not in available(ENVS):
+        raise AttributeError(name)
+    return partial(make_groups, name)

@@ -1,0 +1,73 @@
+"""Why is it not learning? Looks at each step's metrics and says so, once, when it sees a reason."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from statistics import fmean
+
+_WINDOW = 10
+
+
+class Watch:
+    """Remembers the last steps; `look` returns the warnings that they give rise to."""
+
+    def __init__(self) -> None:
+        self._steps: deque[Mapping[str, float]] = deque(maxlen=_WINDOW)
+        self._best = 0.0
+        self._said: set[str] = set()
+
+    def look(self, metrics: Mapping[str, float]) -> list[str]:
+        """Take a step's metrics; return one line for each reason that is seen the first time."""
+        self._steps.append(metrics)
+        if len(self._steps) < _WINDOW:
+            return []
+        found = {**self._flat(), **self._truncated(), **self._constant(), **self._collapse()}
+        new = [text for name, text in found.items() if name not in self._said]
+        self._said |= set(found)
+        return new
+
+    def _column(self, name: str) -> list[float]:
+        return [step[name] for step in self._steps if name in step]
+
+    def _flat(self) -> dict[str, str]:
+        if min(self._column("group/zero_std")) < 1:
+            return {}
+        return {
+            "flat": f"Nothing to learn from: for {_WINDOW} steps every group's rewards were all "
+            "equal, usually because the problems are too hard or too easy for the model. Turn "
+            "env.* (an easier or harder level), agent.group_size or sampler.temperature."
+        }
+
+    def _truncated(self) -> dict[str, str]:
+        if min(self._column("completion/truncated")) < 1:
+            return {}
+        return {
+            "truncated": f"Every completion of the last {_WINDOW} steps ran out of tokens, usually "
+            "because the model thinks longer than it may. Turn sampler.max_new_tokens."
+        }
+
+    def _constant(self) -> dict[str, str]:
+        names = [n for n in self._steps[-1] if n.startswith("reward/") and n not in _NOT_PARTS]
+        values = {name: self._column(name) for name in names}
+        return {
+            f"constant {name}": f"{name} was {column[0]:g} in every one of the last {_WINDOW} "
+            "steps: it teaches nothing. At 0 the model never earns it, at 1 it always does. Turn "
+            "env.rewards or the environment's difficulty."
+            for name, column in values.items()
+            if min(column) == max(column)
+        }
+
+    def _collapse(self) -> dict[str, str]:
+        now = fmean(self._column("reward/mean"))
+        self._best = max(self._best, now)
+        if now >= 0.6 * self._best:
+            return {}
+        return {
+            "collapse": f"The reward fell from {self._best:.3f} to {now:.3f} (means of {_WINDOW} "
+            "steps), usually because the learning rate is too high for this model. Turn agent.lr "
+            "down, or agent.loss.beta up."
+        }
+
+
+_NOT_PARTS = ("reward/mean", "reward/std", "reward/invalid")
