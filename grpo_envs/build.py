@@ -18,6 +18,7 @@ from grpo_agent.sampler import Decoding
 from grpo_envs import plugins
 from grpo_envs.checkpoint import Checkpoints
 from grpo_envs.config import RunConfig, TrainerConfig
+from grpo_envs.environments import Envs
 from grpo_envs.errors import ConfigError
 from grpo_envs.loggers import LOGGERS
 from grpo_envs.trainer import Trainer
@@ -26,63 +27,47 @@ from grpo_envs.vector import GroupVectorEnv
 log = logging.getLogger(__name__)
 
 
-def build(cfg: RunConfig, out: Path) -> Trainer:
-    """Make everything that a run needs, the environment (which may refuse) before the model.
+def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
+    """Make everything that a run needs.
 
     Args:
         cfg: A validated configuration.
         out: The run's folder.
+        envs: What `make_envs` makes of the configuration.
 
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
-    train_env, eval_env, eval_problems = make_envs(cfg)
     agent_class = plugins.load(plugins.AGENTS, cfg.agent.name)
     accelerator = make_accelerator(cfg.trainer)
     path, why = resolve(cfg.model, accelerator.device)
     log.info(why)
     transformers_logging.disable_progress_bar()
     policy = load_policy(path)
-    advice = hints(policy)
-    lr = advice.lr if cfg.agent.lr is None else cfg.agent.lr
-    tokens = cfg.sampler.max_new_tokens or advice.max_new_tokens
+    filled = _fill(cfg, policy)
     # The agent first: it moves the policy to the device and copies the reference before a resume
     # puts trained weights into the policy.
-    agent = agent_class(
-        policy, replace(cfg.agent, lr=lr), accelerator, temperature=cfg.sampler.temperature
-    )
+    agent = agent_class(policy, filled.agent, accelerator, temperature=filled.sampler.temperature)
     done = _resume(agent, policy, cfg, out) if cfg.resume else 0
-    log.info("%s", _summary(cfg, policy, accelerator, lr, tokens))
-    log.info("first prompt, as the model sees it: %r", _first_prompt(train_env, policy))
-    sampling = Decoding(max_new_tokens=tokens, temperature=cfg.sampler.temperature)
+    log.info("%s", _summary(filled, policy, accelerator))
+    log.info("first prompt, as the model sees it: %r", _first_prompt(envs.train, policy))
+    tokens = filled.sampler.max_new_tokens
+    assert tokens is not None  # filled
+    sampling = Decoding(max_new_tokens=tokens, temperature=filled.sampler.temperature)
     greedy = Decoding(max_new_tokens=tokens, temperature=0.0)
     return Trainer(
         cfg=cfg.trainer,
         seed=cfg.seed,
         agent=agent,
-        rollout=Rollout(train_env, policy, sampling, cfg.seed, accelerator.autocast),
-        eval_rollout=Rollout(eval_env, policy, greedy, cfg.seed, accelerator.autocast),
-        max_reward=train_env.env.reward_range[1],
-        eval_problems=eval_problems,
+        rollout=Rollout(envs.train, policy, sampling, cfg.seed, accelerator.autocast),
+        eval_rollout=Rollout(envs.held_out, policy, greedy, cfg.seed, accelerator.autocast),
+        max_reward=envs.train.env.reward_range[1],
+        eval_problems=envs.problems,
         loggers=[LOGGERS[name](out, cfg.trainer.steps, done) for name in cfg.logger.names],
         checkpoints=Checkpoints(out),
         decisive=cfg.decisive(),
         done=done,
     )
-
-
-def make_envs(cfg: RunConfig) -> tuple[GroupVectorEnv, GroupVectorEnv, int]:
-    """Return the training and evaluation environments and how many problems to evaluate on."""
-    name, keywords = cfg.env["name"], cfg.env_keywords
-    if "split" in keywords:
-        raise ConfigError("env.split is set by the run: train to train on, eval to evaluate on.")
-    size = cfg.agent.group_size
-    train = plugins.make_groups(name, cfg.trainer.prompts_per_step * size, size, **keywords)
-    held_out = plugins.make(name, split="eval", **keywords)
-    problems = cfg.trainer.eval_problems
-    if held_out.rows is not None:
-        problems = min(problems, held_out.rows.count("eval"))
-    return train, GroupVectorEnv(held_out, max(1, problems)), problems
 
 
 def make_accelerator(cfg: TrainerConfig) -> Accelerator:
@@ -107,16 +92,23 @@ def _resume(agent: object, policy: Policy, cfg: RunConfig, out: Path) -> int:
     return step
 
 
-def _summary(
-    cfg: RunConfig, policy: Policy, accelerator: Accelerator, lr: float, tokens: int
-) -> str:
+def _fill(cfg: RunConfig, policy: Policy) -> RunConfig:
+    """Put what the model wants in the place of nulls."""
+    advice = hints(policy)
+    lr = advice.lr if cfg.agent.lr is None else cfg.agent.lr
+    tokens = cfg.sampler.max_new_tokens or advice.max_new_tokens
+    return replace(
+        cfg, agent=replace(cfg.agent, lr=lr), sampler=replace(cfg.sampler, max_new_tokens=tokens)
+    )
+
+
+def _summary(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> str:
     millions = sum(p.numel() for p in policy.model.parameters()) / 1e6
-    trainer, agent = cfg.trainer, cfg.agent
     return (
         f"{millions:.1f} M parameters on {accelerator.device.type}, "
-        f"{accelerator.mixed_precision.replace('no', 'fp32')}; {trainer.steps} steps of "
-        f"{trainer.prompts_per_step} prompts x {agent.group_size} completions of at most {tokens} "
-        f"tokens; lr {lr:g}, beta {agent.loss.beta:g}"
+        f"{accelerator.mixed_precision.replace('no', 'fp32')}; {cfg.trainer.steps} steps of "
+        f"{cfg.trainer.prompts_per_step} prompts x {cfg.agent.group_size} completions of at most "
+        f"{cfg.sampler.max_new_tokens} tokens; lr {cfg.agent.lr:g}, beta {cfg.agent.loss.beta:g}"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from grpo_envs.errors import ConfigError
-from grpo_envs.files import fsync, write_atomically
+from grpo_envs.files import fsync, shown, write_atomically
 
 _STATE = "trainer.pt"
 _META = "trainer.json"
@@ -58,13 +58,13 @@ class Checkpoints:
         """
         last = self.folder / "last"
         if not (last / _META).is_file():
-            raise ConfigError(f"resume={self.folder.parent}: no checkpoint in it.")
+            raise ConfigError(f"resume={shown(self.folder.parent)}: no checkpoint in it.")
         meta = json.loads((last / _META).read_text(encoding="utf-8"))
         saved = meta["config"]
         keys = sorted(k for k in {*saved, *config} if saved.get(k) != config.get(k))
         if keys:
             told = ", ".join(f"{k}={saved.get(k)} then, {config.get(k)} now" for k in keys)
-            raise ConfigError(f"resume={self.folder.parent}: another configuration: {told}.")
+            raise ConfigError(f"resume={shown(self.folder.parent)}: another configuration: {told}.")
         state = torch.load(last / _STATE, weights_only=True, map_location="cpu")
         return int(meta["step"]), last.resolve(), state
 

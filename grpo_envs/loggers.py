@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import rich
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from grpo_envs.files import write_atomically
+from grpo_envs.files import fsync, write_atomically
 from grpo_envs.metrics import rounded
 from grpo_envs.types import Group
 
@@ -121,7 +120,9 @@ class JsonlLogger:
     """metrics.jsonl, completions.jsonl and eval.jsonl: one JSON object a line."""
 
     def __init__(self, run: Path, steps: int, done: int) -> None:
-        self._files = {name: _open_until(run / f"{name}.jsonl", done) for name in _JSONL}
+        self._run = run
+        for name in _JSONL:
+            _keep_until(run / f"{name}.jsonl", done)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append to metrics.jsonl."""
@@ -138,17 +139,14 @@ class JsonlLogger:
         self._write("eval", [{"step": step, **rounded(metrics)}])
 
     def close(self) -> None:
-        """Write to the disk and close."""
-        for file in self._files.values():
-            os.fsync(file.fileno())
-            file.close()
+        """Make sure that every row is on the disk."""
+        for name in _JSONL:
+            fsync(self._run / f"{name}.jsonl")
 
     def _write(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        file = self._files[name]
-        for row in rows:
+        with (self._run / f"{name}.jsonl").open("a", encoding="utf-8") as file:
             # A lone surrogate of a wild completion is escaped, like all that is not ASCII.
-            file.write(json.dumps(row) + "\n")
-        file.flush()
+            file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 class TensorBoardLogger:
@@ -209,13 +207,12 @@ def _completion_rows(
             }
 
 
-def _open_until(path: Path, step: int) -> IO[str]:
-    """Open for appending; rows after `step` (of an interrupted run that resumes) are taken out."""
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        write_atomically(path, "".join(x for x in whole if json.loads(x)["step"] <= step))
-    return path.open("a", encoding="utf-8")
+def _keep_until(path: Path, step: int) -> None:
+    """Make the file, or take out its rows after `step`, where an interrupted run resumes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    write_atomically(path, "".join(x for x in whole if json.loads(x)["step"] <= step))
 
 
 def _side_by_side(first: Mapping[str, float], last: Mapping[str, float]) -> Table:

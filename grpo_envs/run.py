@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from grpo_envs import config, plugins
+from grpo_envs.environments import make_envs
 from grpo_envs.errors import ConfigError, GrpoEnvsError
-from grpo_envs.files import write_atomically
+from grpo_envs.files import shown, write_atomically
 
 log = logging.getLogger("grpo_envs.run")  # not __main__, which no logging configuration names
 INTERRUPTED = 130
@@ -34,16 +35,17 @@ def train(cfg: DictConfig) -> float | None:
     finished = _finished(run, out)
     if finished is not None:
         return finished
-    from grpo_envs.build import build  # torch and transformers: not for --help
+    envs = make_envs(run)
+    from grpo_envs.build import build  # torch and transformers: not for --help, nor for a mistake
 
-    trainer = build(run, out)
+    trainer = build(run, out, envs)
     accuracy = trainer.run()
     if trainer.interrupted:
         log.warning("stopped after step %d, saved. To go on:\n  %s", trainer.done, _command(out))
         raise KeyboardInterrupt
     done = {"accuracy": accuracy, "steps": trainer.done, "config": run.fingerprint()}
     write_atomically(out / "done.json", json.dumps(done))
-    log.info("checkpoint: %s", _relative(out / "checkpoints" / "last"))
+    log.info("checkpoint: %s", shown(out / "checkpoints" / "last"))
     return accuracy
 
 
@@ -53,11 +55,11 @@ def _finished(run: config.RunConfig, out: Path) -> float | None:
     if run.resume is None and done.is_file():
         before = json.loads(done.read_text(encoding="utf-8"))
         if before["config"] != run.fingerprint():
-            raise ConfigError(f"{_relative(out)} holds a run of another configuration.")
-        log.info("already done: %s", _relative(out))
+            raise ConfigError(f"{shown(out)} holds a run of another configuration.")
+        log.info("already done: %s", shown(out))
         return float(before["accuracy"] or 0.0)
     if run.resume is None and (out / "checkpoints").exists():
-        raise ConfigError(f"{_relative(out)} holds a run. Add resume={_relative(out)} to go on.")
+        raise ConfigError(f"{shown(out)} holds a run. Add resume={shown(out)} to go on.")
     if run.resume is not None and not out.is_dir():
         raise ConfigError(f"resume={run.resume}: no such folder.")
     return None
@@ -66,11 +68,7 @@ def _finished(run: config.RunConfig, out: Path) -> float | None:
 def _command(out: Path) -> str:
     """Return the command that continues this run."""
     overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
-    return shlex.join(["python", "-m", "grpo_envs.run", *overrides, f"resume={_relative(out)}"])
-
-
-def _relative(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    return shlex.join(["python", "-m", "grpo_envs.run", *overrides, f"resume={shown(out)}"])
 
 
 @hydra.main(version_base="1.3", config_path=str(plugins.conf_dir()), config_name="config")

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class RunStopped(GrpoEnvsError):
-    """The run cannot go on; the last checkpoint is kept."""
+    """The run cannot go on; a checkpoint of the steps before is kept."""
 
 
 class Agent(Protocol):
@@ -89,6 +89,9 @@ class Trainer:
                 self._save()
                 if not self.interrupted:
                     accuracy = self._evaluate()
+        except RunStopped:
+            self._save()  # the steps before are good: nothing of them is lost
+            raise
         finally:
             for logger in self.loggers:
                 logger.close()

@@ -72,7 +72,8 @@ class GrpoAgent:
                 skipped += 1
             self.optimizer.zero_grad()
         lr = float(self.schedule.get_last_lr()[0])
-        self.schedule.step()
+        if skipped < self.cfg.epochs:
+            self.schedule.step()
         metrics = {name: value.item() for name, value in sums.items()}
         metrics |= {"optim/grad_norm": norm.item(), "optim/lr": lr}
         metrics["optim/skipped"] = float(skipped)

@@ -90,7 +90,9 @@ def score_tokens(
 def _score_chunk(
     hidden_ND: Tensor, targets_N: Tensor, head: nn.Module, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    logits_NV = head(hidden_ND).float() / temperature
+    logits_NV = head(hidden_ND)
+    precise = torch.promote_types(logits_NV.dtype, torch.float32)  # never in bf16
+    logits_NV = logits_NV.to(precise) / temperature
     norm_N = logits_NV.logsumexp(dim=-1)
     logps_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - norm_N
     with torch.no_grad():

@@ -1,20 +1,21 @@
 """The recipe of the bundled tiny Qwen3: `python -m grpo_agent.pretrain`.
 
 Supervised on demonstrations that the built-in environments give of themselves
-(`Problem.solution`), with one deliberate habit: most of them answer at once, the rest think
-first. Answering at once is often wrong for a model of this size and thinking seldom is, so that
-GRPO has something to find out. Wrong labels and short training leave no such room (measured).
+(`Problem.solution`), in two phases. First every demonstration thinks before it answers, and the
+model learns to calculate. Then most of them answer at once, and the model takes up that habit
+without the time to become good at it. Greedily it now answers at once and is often wrong; when it
+thinks it seldom is: GRPO finds that out, and completions grow longer as it does.
 
+What leaves no such room (measured): wrong labels in the demonstrations, and short training alone.
 Run it again when a built-in environment is added or changes its prompts.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -23,14 +24,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 import grpo_envs
-from grpo_agent.models import TINY
+from grpo_agent.models import HINTS, TINY, Hints
 from grpo_agent.policy import Policy
 from grpo_envs.env import TextEnv
 from grpo_envs.seeding import rng_for
 
 ENVIRONMENTS = ("math",)
 DIRECT_SHARE = 0.65
-"""Demonstrations that answer at once."""
+"""Demonstrations of the second phase that answer at once."""
+BATCH_SIZE = 64
+LR = 3e-3
 VOCABULARY = 448
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -52,24 +55,16 @@ class Demonstration:
     answer: str
 
 
-def demonstrations(
-    envs: Sequence[TextEnv], seed: int, habit_after: int = 0
-) -> Iterator[Demonstration]:
-    """Yield demonstrations for ever, the environments in turn."""
-    number = 0
-    while True:
-        for env in envs:
-            problem = env.problem(number, "train")
-            direct = (
-                rng_for("pretrain", seed, number).random() < DIRECT_SHARE and number >= habit_after
-            )
-            answer = problem.solution
-            if direct:
-                answer = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
-            yield Demonstration(
-                system_prompt=env.system_prompt, prompt=problem.prompt, answer=answer
-            )
-        number += 1
+def demonstration(
+    envs: Sequence[TextEnv], number: int, seed: int, direct_share: float
+) -> Demonstration:
+    """Return demonstration `number`; the environments take turns."""
+    env = envs[number % len(envs)]
+    problem = env.problem(number, "train")
+    answer = problem.solution
+    if rng_for("pretrain", seed, number).random() < direct_share:
+        answer = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
+    return Demonstration(system_prompt=env.system_prompt, prompt=problem.prompt, answer=answer)
 
 
 def make_tokenizer(demos: Sequence[Demonstration]) -> PreTrainedTokenizerFast:
@@ -102,12 +97,12 @@ def make_tokenizer(demos: Sequence[Demonstration]) -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast, width: int) -> Qwen3ForCausalLM:
+def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     """Return an untrained Qwen3 of about 0.8 M parameters."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=3 * width,
+        hidden_size=128,
+        intermediate_size=384,
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -117,6 +112,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, width: int) -> Qwen3ForCausal
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    setattr(config, HINTS, asdict(Hints(lr=1e-4, max_new_tokens=64)))
     return Qwen3ForCausalLM(config)
 
 
@@ -134,62 +130,62 @@ def _collate(policy: Policy, batch: Sequence[Demonstration]) -> tuple[Tensor, Te
     return ids_BL, labels_BL
 
 
-def train(
-    out: Path, *, width: int = 128, habit: int, steps: int, batch_size: int, lr: float, seed: int
-) -> None:
+def loss_of(policy: Policy, demos: Sequence[Demonstration], tokens: int) -> Tensor:
+    """Return the cross-entropy of the answers' tokens in nats, summed and divided by `tokens`."""
+    ids_BL, labels_BL = _collate(policy, demos)
+    logits_BLV = policy.model(input_ids=ids_BL, use_cache=False).logits[:, :-1]
+    summed = torch.nn.functional.cross_entropy(
+        logits_BLV.flatten(0, 1), labels_BL[:, 1:].flatten(), reduction="sum"
+    )
+    return summed / tokens
+
+
+def train(out: Path, *, thinking_steps: int, habit_steps: int, seed: int) -> None:
     """Make the tokenizer and the model, train it and save both in Transformers format to `out`."""
     torch.manual_seed(seed)
     envs = [grpo_envs.make(name) for name in ENVIRONMENTS]
-    stream = demonstrations(envs, seed, 2000 + habit * batch_size)
-    tokenizer = make_tokenizer([next(stream) for _ in range(2000)])
-    model = make_model(tokenizer, width)
-    policy = Policy(model, tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    tokenizer = make_tokenizer([demonstration(envs, i, seed, 0.0) for i in range(2000)])
+    policy = Policy(make_model(tokenizer), tokenizer)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=LR, weight_decay=0.01, betas=(0.9, 0.98))
+    steps = thinking_steps + habit_steps
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=lr, total_steps=steps, pct_start=0.1
+        optimizer, max_lr=LR, total_steps=steps, pct_start=0.1
     )
-    for step in range(1, steps + 1):
-        loss = 0.0
-        batch = sorted((next(stream) for _ in range(batch_size)), key=lambda demo: len(demo.answer))
-        for part in (batch[: batch_size // 2], batch[batch_size // 2 :]):  # less padding
-            ids_BL, labels_BL = _collate(policy, part)
-            logits_BLV = model(input_ids=ids_BL, use_cache=False).logits[:, :-1]
-            part_loss = torch.nn.functional.cross_entropy(
-                logits_BLV.flatten(0, 1), labels_BL[:, 1:].flatten(), reduction="sum"
-            ) / sum(len(demo.answer) for demo in batch)
-            part_loss.backward()
-            loss += part_loss.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for step in range(steps):
+        share = 0.0 if step < thinking_steps else DIRECT_SHARE
+        numbers = range(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)
+        demos = [demonstration(envs, number, seed, share) for number in numbers]
+        demos.sort(key=lambda demo: len(demo.answer))
+        tokens = sum(len(demo.answer) for demo in demos)
+        halves = demos[: BATCH_SIZE // 2], demos[BATCH_SIZE // 2 :]  # less padding than at once
+        losses = [loss_of(policy, half, tokens) for half in halves]
+        sum(losses, torch.tensor(0.0)).backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step % 50 == 0 or step == steps:
-            print(f"step {step}/{steps}  loss {loss:.4f}", flush=True)
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            loss = sum(part.item() for part in losses)
+            print(f"step {step + 1}/{steps}  nats per character {loss:.4f}", flush=True)
     out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(out)
+    policy.model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters -> {out}")
+    (out / "model.safetensors").chmod(0o644)
+    print(f"{sum(p.numel() for p in policy.parameters()):,} parameters -> {out}")
 
 
 def main() -> None:
     """Read the options and train."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=TINY, help="folder to write (%(default)s)")
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--habit", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=900, help="optimiser steps (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=128, help="rows a step (%(default)s)")
-    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
+    parser.add_argument("--thinking-steps", type=int, default=1000, help="(%(default)s)")
+    parser.add_argument("--habit-steps", type=int, default=1000, help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and data (%(default)s)")
     options = parser.parse_args()
-    random.seed(options.seed)
     train(
         options.out,
-        width=options.width,
-        habit=options.habit,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        lr=options.lr,
+        thinking_steps=options.thinking_steps,
+        habit_steps=options.habit_steps,
         seed=options.seed,
     )
 
