@@ -1,0 +1,105 @@
+"""Composition, conversion, and one clear line for each mistake."""
+
+from pathlib import Path
+
+import pytest
+
+from grpo_envs.config import RunConfig, compose_run, run_key
+from grpo_envs.errors import ConfigError
+from grpo_envs.plugins import conf_dir
+
+OPTIONS = sorted(
+    f"{path.parent.name}={path.stem}"
+    for path in conf_dir().glob("*/*.yaml")
+    if path.parent.name not in ("hydra", "experiment")
+)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_converts(option: str) -> None:
+    extra = ["model.path=somewhere"] if option == "model=hf" else []
+    assert isinstance(compose_run([option, *extra]), RunConfig)
+
+
+@pytest.mark.parametrize("path", sorted(conf_dir().rglob("*.yaml")), ids=lambda p: p.name)
+def test_every_yaml_says_what_it_is(path: Path) -> None:
+    comments = [x for x in path.read_text(encoding="utf-8").splitlines() if x.startswith("# ")]
+    assert [c for c in comments if "@package" not in c]
+
+
+@pytest.mark.parametrize("path", sorted(conf_dir().glob("experiment/*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_composes(path: Path) -> None:
+    assert compose_run([f"experiment={path.stem}"]).trainer.steps > 0
+
+
+def test_the_default_is_the_source_objective() -> None:
+    """grpo.md: beta 0.04, eps 0.2, mu 1, standardised with the unbiased std + 1e-4."""
+    cfg = compose_run([])
+    loss, advantage = cfg.agent.loss, cfg.agent.advantage
+    assert (loss.beta, loss.clip_low, loss.clip_high, cfg.agent.epochs) == (0.04, 0.2, 0.2, 1)
+    assert (advantage.name, advantage.ddof, advantage.eps) == ("standardized", 1, 1e-4)
+    assert cfg.env == {"name": "math"}
+
+
+def test_environment_keys_need_no_plus() -> None:
+    cfg = compose_run(["env.level=3", "env.rewards={format: 0.5}", "env.terms=[2,3]"])
+    assert cfg.env_keywords == {"level": 3, "rewards": {"format": 0.5}, "terms": [2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("env=maths", "env=maths. Allowed: math. Did you mean 'math'?"),
+        ("agent.group_sise=8", "no agent.group_sise=8. Allowed: *Did you mean 'agent.group_size'?"),
+        ("agent.group_size=eight", "agent.group_size=eight: *'eight'*Integer"),
+        (
+            "agent.group_size=1",
+            "agent.group_size=1 with agent.advantage.name=standardized: *2 or more",
+        ),
+        ("agent.loss.ratio=tokn", "agent.loss.ratio=tokn. Allowed: token. Did you mean 'token'?"),
+        ("agent.loss.clip_high=-1", "agent.loss.clip_high=-1.0. Allowed: 0 or more"),
+        ("agent.lr=-1", "agent.lr=-1.0. Allowed: 0 or more, or null"),
+        ("sampler.temperature=0", "sampler.temperature=0.0. Allowed: above 0"),
+        ("model=hf", "missing: model.path=..."),
+        ("model.size=0.7b", "model.size=0.7b. Allowed: *0.6b*Did you mean"),
+        ("model=gpt", "model=gpt. Allowed: hf, qwen."),
+        ("trainer.device=cudo", "trainer.device=cudo. Allowed: *Did you mean 'cuda'?"),
+        ("trainer.steps=0", "trainer.steps=0. Allowed: 1 or more"),
+        ("logger.names=[consol]", "logger.names=consol. Allowed: *Did you mean 'console'?"),
+        ("enw=math", "no enw=math. Allowed: env, *Did you mean 'env'?"),
+        ("agent", "agent: not of the form key=value"),
+        ("+agent.foo=2", "an added (+) key is none of ours: *foo"),
+        ("seed=x", "seed=x: *Integer"),
+    ],
+)
+def test_a_mistake_ends_with_one_line(override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_run([override])
+    line = str(caught.value)
+    assert "\n" not in line
+    position = 0
+    for part in said.split("*"):
+        assert part in line[position:], line
+        position = line.index(part, position) + len(part)
+
+
+def test_decisive_keys_leave_out_what_a_resume_may_change() -> None:
+    one = compose_run([])
+    other = compose_run(["trainer.steps=999", "trainer.save_every=3", "logger=files", "resume=x"])
+    assert one.fingerprint() == other.fingerprint()
+    assert one.fingerprint() != compose_run(["agent.loss.beta=0"]).fingerprint()
+    assert one.fingerprint() != compose_run(["env.level=2"]).fingerprint()
+
+
+def test_sweep_folders_are_stable_and_readable() -> None:
+    assert run_key(["seed=1", "agent.lr=3e-5"]) == run_key(["agent.lr=3e-5", "seed=1"])
+    assert run_key(["seed=1"]).startswith("seed=1-")
+    assert run_key(["seed=1"]) != run_key(["seed=2"])
+
+
+_INDECISIVE = ("resume", "logger", "steps", "eval_every", "save_every", "device")
+
+
+def test_under_sixty_keys() -> None:
+    """The contract's limit: a newcomer can read them all."""
+    assert len(compose_run([]).decisive()) + len(_INDECISIVE) < 60

@@ -1,0 +1,70 @@
+"""Sampling: greedy equals Transformers' own `generate`; a sample depends on its seed alone."""
+
+import pytest
+import torch
+
+from grpo_agent.policy import Policy
+from grpo_agent.sampler import Decoding, sample
+
+PROMPTS = ["What is 1+2?", "What is 48+12+44+7?", "Why?"]
+
+
+def prompts(policy: Policy) -> list[tuple[int, ...]]:
+    return [policy.render(text) for text in PROMPTS]
+
+
+def test_greedy_equals_generate(tiny: Policy) -> None:
+    """Ragged, hence left-padded, prompts in one batch; each generated alone by Transformers."""
+    got = sample(tiny, prompts(tiny), [0, 0, 0], Decoding(max_new_tokens=40, temperature=0.0))
+    for ids, completion in zip(prompts(tiny), got, strict=True):
+        expected = tiny.model.generate(
+            torch.tensor([ids]), max_new_tokens=40, do_sample=False, pad_token_id=tiny.pad_id
+        )
+        assert list(completion.token_ids) == expected[0, len(ids) :].tolist()
+
+
+def test_a_group_shares_its_prefill_and_differs_in_its_noise(tiny: Policy) -> None:
+    how = Decoding(max_new_tokens=30)
+    grouped = sample(tiny, prompts(tiny), list(range(12)), how)
+    for i, completion in enumerate(grouped):
+        alone = sample(tiny, [prompts(tiny)[i // 4]], [i], how)[0]
+        assert completion.token_ids == alone.token_ids
+        torch.testing.assert_close(completion.logprobs, alone.logprobs, rtol=1e-4, atol=1e-4)
+    assert len({c.token_ids for c in grouped[4:8]}) > 1
+
+
+def test_order_of_the_batch_changes_nothing(tiny: Policy) -> None:
+    how = Decoding(max_new_tokens=30)
+    forth = sample(tiny, prompts(tiny), [7, 8, 9], how)
+    back = sample(tiny, prompts(tiny)[::-1], [9, 8, 7], how)
+    assert [c.token_ids for c in forth] == [c.token_ids for c in back[::-1]]
+
+
+def test_frequencies_follow_the_distribution(random_policy: Policy) -> None:
+    """First tokens of 4,000 samples against the model's own probabilities, at temperature 0.8."""
+    prompt = random_policy.render("What is 1+2?")
+    draws = sample(
+        random_policy, [prompt], list(range(4000)), Decoding(max_new_tokens=1, temperature=0.8)
+    )
+    counts = torch.bincount(torch.tensor([c.token_ids[0] for c in draws]), minlength=1)
+    probs = (random_policy.model(torch.tensor([prompt])).logits[0, -1] / 0.8).softmax(dim=-1)
+    likely = probs.topk(5).indices
+    for token in likely.tolist():
+        p, n = probs[token].item(), 4000
+        assert counts[token].item() == pytest.approx(n * p, abs=4 * (n * p * (1 - p)) ** 0.5)
+        logp = next(c.logprobs[0] for c in draws if c.token_ids[0] == token)
+        assert logp == pytest.approx(probs[token].log().item(), abs=1e-4)
+
+
+def test_the_end_token_is_part_of_the_completion(tiny: Policy) -> None:
+    how = Decoding(max_new_tokens=40, temperature=0.0)
+    done = sample(tiny, [tiny.render(PROMPTS[0])], [0], how)[0]
+    assert done.finish_reason == "stop"
+    assert done.token_ids[-1] in tiny.eos_ids
+    assert len(done.token_ids) == len(done.logprobs)
+    short = len(done.token_ids) - 1
+    cut = sample(
+        tiny, [tiny.render(PROMPTS[0])], [0], Decoding(max_new_tokens=short, temperature=0.0)
+    )[0]
+    assert cut.finish_reason == "length"
+    assert cut.token_ids == done.token_ids[:-1]
