@@ -145,7 +145,7 @@ def _hostile_earns_less(env: TextEnv, problems: int) -> Iterator[str]:
 
 
 def _made_of(problem: Problem) -> Iterator[str]:
-    """Yield the echo of the prompt, and every answer at once, bare and in the solution's shape."""
+    """Yield the prompt, every answer at once, and near misses in the solution's shape."""
     yield problem.prompt
     gold = str(problem.gold)
     shotgun = f"{_EVERY_NUMBER} {gold} -1"
@@ -153,6 +153,10 @@ def _made_of(problem: Problem) -> Iterator[str]:
     head, found, tail = problem.solution.rpartition(gold)
     if gold and found:
         yield head + shotgun + tail
+        yield "".join(f"{head}{n}{tail}" for n in shotgun.split())
+        near = [str(int(gold) + 1)] if gold.isdecimal() else []
+        for wrong in ("nan", "inf", f"{gold}1", f"1{gold}", *near):
+            yield head + wrong + tail
 
 
 def _in_range(env: TextEnv, problems: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -134,7 +135,8 @@ def _shuffle(split: str, epoch: int, size: int) -> list[int]:
 
 
 def _load(dataset: str) -> Mapping[str, datasets.Dataset]:
-    import datasets  # heavy (pyarrow, pandas): kept off the import path of grpo_envs
+    import datasets  # heavy, like pandas: kept off the import path of grpo_envs
+    import pandas
 
     path = Path(dataset).expanduser()
     reader = _READERS.get(path.suffix.lower())
@@ -150,8 +152,12 @@ def _load(dataset: str) -> Mapping[str, datasets.Dataset]:
     bars_were_on = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
+        if reader == "csv":  # as text: guessing types would turn 007 into 7 and NA into nothing
+            frame = pandas.read_csv(path, dtype=str, keep_default_na=False)
+            return {"train": datasets.Dataset.from_pandas(frame)}
         if reader:
-            return {"train": datasets.load_dataset(reader, data_files=str(path), split="train")}
+            exact = glob.escape(str(path))  # else a name with [ or * is a pattern
+            return {"train": datasets.load_dataset(reader, data_files=exact, split="train")}
         loaded = datasets.load_dataset(str(path) if path.is_dir() else dataset)
     except Exception as error:  # of many libraries below; promised: one line with the remedy
         first = str(error).strip().splitlines() or [type(error).__name__]

@@ -108,6 +108,7 @@ class TextEnv(gymnasium.Env[str, str]):
     def problem(self, seed: int, split: str | None = None) -> Problem:
         """Return problem number `seed` of `split` (this environment's own when None)."""
         split = split or self.split
+        require_one_of("split", split, SPLITS)
         if self.rows is not None:
             return self.from_row(self.rows.pick(seed, split))
         return self.draw(rng_for(type(self).__name__, split, seed), split)

@@ -67,7 +67,8 @@ def require(holds: bool, key: str, value: object, allowed: str) -> None:
 
 def require_one_of(key: str, value: object, allowed: Iterable[object]) -> None:
     """Raise a ConfigError with the nearest spelling unless `value` is one of `allowed`."""
-    names = [str(name) for name in allowed]
-    if str(value) not in names:
+    options = list(allowed)
+    if not any(type(value) is type(option) and value == option for option in options):
+        names = [str(option) for option in options]
         close = nearest(str(value), names)
         raise ConfigError(f"{key}={value}. Allowed: {', '.join(names)}.{close}")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 
-from grpo_envs.types import Group
+from grpo_envs.types import Group, Reward
 
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -22,7 +22,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return {
         "reward/mean": fmean(totals),
         "reward/std": pstdev(totals),
-        **{f"reward/{name}": fmean(r.parts[name] for r in valid) for name in sorted(parts)},
+        **{f"reward/{name}": _part_mean(valid, name) for name in sorted(parts)},
         "reward/invalid": 1 - len(valid) / len(rewards),
         "group/zero_std": fmean(flat),
         "completion/length": fmean(len(c.token_ids) for c in completions),
@@ -38,17 +38,23 @@ def eval_metrics(groups: Sequence[Group], maximum: float) -> dict[str, float]:
     """
     rewards = [reward for group in groups for reward in group.rewards]
     accuracy = fmean(r.valid and math.isclose(r.total, maximum) for r in rewards)
-    parts = {name for reward in rewards for name in reward.parts}
+    valid = [reward for reward in rewards if reward.valid]
+    parts = {name for reward in valid for name in reward.parts}
     return {
         "eval/accuracy": accuracy,
         "eval/ci95": wilson_half_width(accuracy, len(rewards)),
         "eval/reward": fmean(r.total for r in rewards),
         **{
-            f"eval/reward/{name}": fmean(r.parts.get(name, 0.0) for r in rewards)
+            f"eval/reward/{name}": _part_mean(valid, name) * len(valid) / len(rewards)
             for name in sorted(parts)
         },
         "eval/length": fmean(len(c.token_ids) for g in groups for c in g.completions),
     }
+
+
+def _part_mean(rewards: Sequence[Reward], name: str) -> float:
+    """Return the mean of a part; a reward that leaves it out has 0 there."""
+    return fmean(reward.parts.get(name, 0.0) for reward in rewards)
 
 
 def wilson_half_width(share: float, n: int, z: float = 1.96) -> float:

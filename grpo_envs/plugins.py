@@ -6,11 +6,12 @@ The built-in environments and agents register exactly as a third-party package d
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 
@@ -57,16 +58,18 @@ def load(group: str, name: str) -> Any:
         raise PluginError(f"{group}: {name!r} ({claims[0]}) cannot be loaded: {cause}") from error
 
 
-def check_keywords(target: Callable[..., Any], given: Mapping[str, Any], prefix: str) -> None:
+def check_keywords(
+    target: Callable[..., Any], given: Mapping[str, Any], prefix: str, also: tuple[str, ...] = ()
+) -> None:
     """Refuse keywords that `target` does not take.
 
     Raises:
-        UnknownName: naming the keyword with `prefix`, what is allowed and the nearest spelling.
+        UnknownName: naming the keyword with `prefix`, what is allowed (`also` is) and the nearest.
     """
     parameters = inspect.signature(target).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
-    names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
+    names = [*(p.name for p in parameters if p.kind is not p.VAR_POSITIONAL), *also]
     for key in given:
         if key not in names:
             allowed = ", ".join(prefix + name for name in names if name != "render_mode")
@@ -76,12 +79,16 @@ def check_keywords(target: Callable[..., Any], given: Mapping[str, Any], prefix:
 def register_envs() -> None:
     """Register `grpo_envs/<name>-v0` with Gymnasium for every installed environment."""
     for name, ep in available(ENVS).items():
-        gymnasium.register(
-            id=f"grpo_envs/{name}-v0",
-            entry_point=f"{ep.module}:{ep.attr}",
-            vector_entry_point=f"grpo_envs.vector_entry:{name}",
-            disable_env_checker=True,  # `grpo_envs.check_env` checks more, when asked
-        )
+        try:
+            gymnasium.register(
+                id=f"grpo_envs/{name}-v0",
+                entry_point=f"{ep.module}:{ep.attr}",
+                vector_entry_point=f"grpo_envs.vector_entry:{name}",
+                disable_env_checker=True,  # `grpo_envs.check_env` checks more, when asked
+            )
+        except gymnasium.error.Error as error:  # a name that is no Gymnasium id
+            text = f"{ENVS}: {name!r} ({ep.value}) cannot be registered: {error}"
+            warnings.warn(text, stacklevel=2)
 
 
 def make(name: str, **kwargs: Any) -> TextEnv:
@@ -91,13 +98,14 @@ def make(name: str, **kwargs: Any) -> TextEnv:
         UnknownName: no such environment, or it has no such keyword.
         PluginError: its package cannot be loaded.
     """
-    check_keywords(load(ENVS, name), kwargs, "env.")
-    env = gymnasium.make(f"grpo_envs/{name}-v0", **kwargs).unwrapped
-    if not isinstance(env, TextEnv):
-        raise PluginError(f"{ENVS}: {name!r} is a {type(env).__name__}, which is no TextEnv.")
-    return env
+    target = load(ENVS, name)
+    if not (isinstance(target, type) and issubclass(target, TextEnv)):
+        raise PluginError(f"{ENVS}: {name!r} is {target!r}, which is no TextEnv.")
+    check_keywords(target, kwargs, "env.")
+    return cast("TextEnv", gymnasium.make(f"grpo_envs/{name}-v0", **kwargs).unwrapped)
 
 
 def make_groups(name: str, num_envs: int, group_size: int = 1, **kwargs: Any) -> GroupVectorEnv:
     """Make `num_envs` members of the environment `name`, `group_size` on each problem."""
+    check_keywords(load(ENVS, name), kwargs, "env.", also=("group_size",))
     return GroupVectorEnv(make(name, **kwargs), num_envs, group_size)

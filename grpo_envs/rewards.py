@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from grpo_envs.errors import ContractBroken, unknown
+from grpo_envs.errors import ContractBroken, require, unknown
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
 ScoreBatch = Callable[[Sequence[Problem], Sequence[str]], list[Reward]]
@@ -22,9 +22,11 @@ def weights_from(
     Raises:
         UnknownName: a given part is not declared; the message lists the parts.
     """
-    for name in given or {}:
+    for name, weight in (given or {}).items():
         if name not in declared:
             raise unknown("reward part", name, declared)
+        finite = isinstance(weight, int | float) and math.isfinite(weight)
+        require(finite, f"env.rewards.{name}", weight, "a finite number")
     return {**declared, **{name: float(weight) for name, weight in (given or {}).items()}}
 
 
@@ -53,10 +55,15 @@ def score_safely(
     exception as its cause, and the batch is halved until the culprit stands alone.
     """
     try:
-        return score_batch(problems, answers)
+        rewards = score_batch(problems, answers)
     except Exception as error:  # noqa: BLE001  the one place where a grader's failure becomes data
         if len(answers) == 1:
             return [Reward(valid=False, error=f"{type(error).__name__}: {error}")]
+    else:
+        if len(rewards) != len(answers):
+            counts = f"{len(rewards)} rewards for {len(answers)} answers"
+            raise ContractBroken(f"score_batch returned {counts}.")
+        return rewards
     middle = len(answers) // 2
     return score_safely(score_batch, problems[:middle], answers[:middle]) + score_safely(
         score_batch, problems[middle:], answers[middle:]

@@ -60,8 +60,6 @@ def _finished(run: config.RunConfig, out: Path) -> float | None:
         return float(before["accuracy"] or 0.0)
     if run.resume is None and (out / "checkpoints").exists():
         raise ConfigError(f"{shown(out)} holds a run. Add resume={shown(out)} to go on.")
-    if run.resume is not None and not out.is_dir():
-        raise ConfigError(f"resume={run.resume}: no such folder.")
     return None
 
 

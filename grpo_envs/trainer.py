@@ -68,6 +68,11 @@ class Trainer:
     _watch: Watch = field(default_factory=Watch)
     _saved: int = -1
 
+    def __post_init__(self) -> None:
+        """A resumed run starts from a step that is already saved."""
+        if self.done:
+            self._saved = self.done
+
     def run(self) -> float | None:
         """Train; return the last held-out accuracy, None without an evaluation.
 

@@ -8,10 +8,7 @@ Axis letters used in names everywhere: P problems, G completions per problem, B 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
-
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +21,7 @@ class Problem:
     """Whatever the environment's `score` compares against. Never shown to the policy."""
     solution: str
     """A completion that must earn the maximum; `check_env` plays it back."""
-    meta: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    meta: Mapping[str, Any] = field(default_factory=dict)
     """Anything else worth logging: level, source row, topic."""
 
 
@@ -45,9 +42,9 @@ class Completion:
 class Reward:
     """A score as named parts, and whether the grader's machinery worked."""
 
-    parts: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
+    parts: Mapping[str, float] = field(default_factory=dict)
     """Raw value of each part, each in [0, 1] unless the environment says otherwise."""
-    weights: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
+    weights: Mapping[str, float] = field(default_factory=dict)
     """Weight of each part in `total`; a part that is not named weighs 1."""
     valid: bool = True
     """False when the grader failed (sandbox down, plugin raised), which is not a wrong answer."""

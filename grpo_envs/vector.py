@@ -62,6 +62,8 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         self._problems: list[Problem | None] = [None] * num_envs
         self._turns: list[list[Turn]] = [[] for _ in range(num_envs)]
         self._over: NDArray[np.bool_] = np.ones(num_envs, dtype=np.bool_)
+        self._cut: NDArray[np.bool_] = np.zeros(num_envs, dtype=np.bool_)
+        """Those of the members whose episode is over that were truncated."""
         self._executor: Executor | None = None
 
     @property
@@ -100,8 +102,8 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             problem = self.env.problem(seeds[group])
             for member in range(group * self.group_size, (group + 1) * self.group_size):
                 self._problems[member], self._turns[member] = problem, []
-                self._over[member] = False
-        return tuple(p.prompt if p else "" for p in self._problems), {}
+                self._over[member] = self._cut[member] = False
+        return tuple(map(self._observation, range(self.num_envs))), {}
 
     def step(
         self, actions: Sequence[str]
@@ -122,13 +124,13 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         if not active:
             raise ResetNeeded("GroupVectorEnv.step() needs reset(): every episode is over.")
         replies = dict(zip(active, self._replies(active, actions), strict=True))
-        terminated = self._over.copy()
-        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        terminated = self._over & ~self._cut
+        truncated = self._cut.copy()
         for i, reply in replies.items():
             self._turns[i].append(Turn(action=actions[i], observation=reply.observation))
             terminated[i] = reply.done
             truncated[i] = not reply.done and len(self._turns[i]) >= self.max_turns
-        self._over = terminated | truncated
+        self._over, self._cut = terminated | truncated, truncated.copy()
         idle = Reply(reward=Reward())
         rows = [replies.get(i, idle) for i in range(self.num_envs)]
         rewards = np.array([row.reward.total for row in rows], dtype=np.float64)
@@ -142,13 +144,20 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             self._executor = None
         self.env.close()
 
+    def _observation(self, member: int) -> str:
+        """Return what the member was told last: the prompt, or the reply to its last turn."""
+        problem, turns = self._problems[member], self._turns[member]
+        if turns:
+            return turns[-1].observation
+        return problem.prompt if problem else ""
+
     def _group_seeds(self, seed: int | Sequence[int | None] | None) -> list[int]:
         groups = self.num_envs // self.group_size
-        if seed is None or isinstance(seed, int):
-            super().reset(seed=seed)
-            base = seed if seed is not None else int(self.np_random.integers(2**31))
+        if seed is None or isinstance(seed, int | np.integer):
+            super().reset(seed=None if seed is None else int(seed))
+            base = int(self.np_random.integers(2**31)) if seed is None else int(seed)
             return [seed_for("group", base, group) for group in range(groups)]
-        given = [int(s) for s in seed if s is not None]
+        given = list(seed)
         if len(given) == self.num_envs != groups:
             given_groups = [given[i :: self.group_size] for i in range(self.group_size)]
             if any(other != given_groups[0] for other in given_groups):
@@ -156,7 +165,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             given = given_groups[0]
         if len(given) != groups:
             raise ConfigError(f"seed: {len(seed)} seeds. Allowed: {groups}, one for each group.")
-        return given
+        return [int(self.np_random.integers(2**31)) if s is None else int(s) for s in given]
 
     def _marked(self, options: dict[str, Any] | None) -> list[int]:
         """Return the groups that `reset` is to reset."""

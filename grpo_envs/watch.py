@@ -52,16 +52,15 @@ class Watch:
         values = {name: self._column(name) for name in names}
         return {
             f"constant {name}": f"{name} was {column[0]:g} in every one of the last {_WINDOW} "
-            "steps: it teaches nothing. At 0 the model never earns it, at 1 it always does. Turn "
-            "env.rewards or the environment's difficulty."
+            f"steps: it teaches nothing. {_WHY.get(column[0], _OTHERWISE)}"
             for name, column in values.items()
-            if min(column) == max(column)
+            if len(column) == _WINDOW and min(column) == max(column)
         }
 
     def _collapse(self) -> dict[str, str]:
         now = fmean(self._column("reward/mean"))
         self._best = max(self._best, now)
-        if now >= 0.6 * self._best:
+        if self._best <= 0 or now >= 0.6 * self._best:
             return {}
         return {
             "collapse": f"The reward fell from {self._best:.3f} to {now:.3f} (means of {_WINDOW} "
@@ -71,3 +70,8 @@ class Watch:
 
 
 _NOT_PARTS = ("reward/mean", "reward/std", "reward/invalid")
+_WHY = {
+    0.0: "The model never earns it: turn env.* (an easier level), env.rewards or agent.group_size.",
+    1.0: "The model has learnt it and always earns it: fine, unless env.* should be harder.",
+}
+_OTHERWISE = "Every answer earns the same: turn env.rewards or the environment's difficulty."

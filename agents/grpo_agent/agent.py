@@ -36,7 +36,7 @@ class GrpoAgent:
         if cfg.lr is None:
             raise ValueError("GrpoAgent needs a learning rate.")
         self.cfg = cfg
-        self.policy = policy
+        self.policy = policy.to(accelerator.device)  # before the reference is copied from it
         self.accelerator = accelerator
         self.temperature = temperature
         self.reference = _frozen_copy(policy) if cfg.loss.beta > 0 else None

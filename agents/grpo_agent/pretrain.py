@@ -1,10 +1,10 @@
 """The recipe of the bundled tiny Qwen3: `python -m grpo_agent.pretrain`.
 
 Supervised on demonstrations that the built-in environments give of themselves
-(`Problem.solution`), in two phases. First every demonstration thinks before it answers, and the
-model learns to calculate. Then most of them answer at once, and the model takes up that habit
-without the time to become good at it. Greedily it now answers at once and is often wrong; when it
-thinks it seldom is: GRPO finds that out, and completions grow longer as it does.
+(`Problem.solution`). At first every demonstration thinks before it answers, and the model learns
+to calculate. Then most of them answer at once, and the model takes up that habit without the time
+to become good at it. Greedily it now answers at once and is often wrong; when it thinks it seldom
+is: GRPO finds that out, and completions grow longer as it does.
 
 What leaves no such room (measured): wrong labels in the demonstrations, and short training alone.
 Run it again when a built-in environment is added or changes its prompts.
@@ -22,6 +22,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging as transformers_logging
 
 import grpo_envs
 from grpo_agent.models import HINTS, TINY, Hints
@@ -31,9 +32,8 @@ from grpo_envs.seeding import rng_for
 
 ENVIRONMENTS = ("math",)
 DIRECT_SHARE = 0.65
-"""Demonstrations of the second phase that answer at once."""
+"""Demonstrations that answer at once, where a cycle mixes."""
 BATCH_SIZE = 64
-LR = 3e-3
 VOCABULARY = 448
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -53,6 +53,20 @@ class Demonstration:
     system_prompt: str
     prompt: str
     answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cycle:
+    """A stretch of training over which the learning rate rises and falls once."""
+
+    steps: int
+    lr: float
+    """Peak learning rate."""
+    thinking_steps: int = 0
+    """So many steps of it show thinking only; the others mix, see DIRECT_SHARE."""
+
+
+CYCLES = (Cycle(steps=1800, lr=3e-3, thinking_steps=1000), Cycle(steps=600, lr=2e-3))
 
 
 def demonstration(
@@ -130,43 +144,54 @@ def _collate(policy: Policy, batch: Sequence[Demonstration]) -> tuple[Tensor, Te
     return ids_BL, labels_BL
 
 
-def loss_of(policy: Policy, demos: Sequence[Demonstration], tokens: int) -> Tensor:
-    """Return the cross-entropy of the answers' tokens in nats, summed and divided by `tokens`."""
+def loss_of(policy: Policy, demos: Sequence[Demonstration], characters: int) -> Tensor:
+    """Return the cross-entropy of the answers in nats, summed and divided by `characters`."""
     ids_BL, labels_BL = _collate(policy, demos)
     logits_BLV = policy.model(input_ids=ids_BL, use_cache=False).logits[:, :-1]
     summed = torch.nn.functional.cross_entropy(
         logits_BLV.flatten(0, 1), labels_BL[:, 1:].flatten(), reduction="sum"
     )
-    return summed / tokens
+    return summed / characters
 
 
-def train(out: Path, *, thinking_steps: int, habit_steps: int, seed: int) -> None:
-    """Make the tokenizer and the model, train it and save both in Transformers format to `out`."""
-    torch.manual_seed(seed)
-    envs = [grpo_envs.make(name) for name in ENVIRONMENTS]
-    tokenizer = make_tokenizer([demonstration(envs, i, seed, 0.0) for i in range(2000)])
-    policy = Policy(make_model(tokenizer), tokenizer)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=LR, weight_decay=0.01, betas=(0.9, 0.98))
-    steps = thinking_steps + habit_steps
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=LR, total_steps=steps, pct_start=0.1
+def fit(policy: Policy, envs: Sequence[TextEnv], cycle: Cycle, start: int, seed: int) -> None:
+    """Train through one cycle, on demonstrations number `start` and after."""
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=cycle.lr, weight_decay=0.01, betas=(0.9, 0.98)
     )
-    for step in range(steps):
-        share = 0.0 if step < thinking_steps else DIRECT_SHARE
-        numbers = range(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=cycle.lr, total_steps=cycle.steps, pct_start=0.1
+    )
+    for step in range(cycle.steps):
+        share = 0.0 if step < cycle.thinking_steps else DIRECT_SHARE
+        numbers = range(start + step * BATCH_SIZE, start + (step + 1) * BATCH_SIZE)
         demos = [demonstration(envs, number, seed, share) for number in numbers]
         demos.sort(key=lambda demo: len(demo.answer))
-        tokens = sum(len(demo.answer) for demo in demos)
+        characters = sum(len(demo.answer) for demo in demos)
         halves = demos[: BATCH_SIZE // 2], demos[BATCH_SIZE // 2 :]  # less padding than at once
-        losses = [loss_of(policy, half, tokens) for half in halves]
+        losses = [loss_of(policy, half, characters) for half in halves]
         sum(losses, torch.tensor(0.0)).backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if (step + 1) % 100 == 0 or step + 1 == steps:
+        if (step + 1) % 100 == 0 or step + 1 == cycle.steps:
             loss = sum(part.item() for part in losses)
-            print(f"step {step + 1}/{steps}  nats per character {loss:.4f}", flush=True)
+            told = f"step {step + 1}/{cycle.steps}  nats per character {loss:.4f}"
+            print(told, flush=True)
+
+
+def train(out: Path, cycles: Sequence[Cycle], seed: int) -> None:
+    """Make the tokenizer and the model, train it and save both in Transformers format to `out`."""
+    torch.manual_seed(seed)
+    transformers_logging.disable_progress_bar()
+    envs = [grpo_envs.make(name) for name in ENVIRONMENTS]
+    tokenizer = make_tokenizer([demonstration(envs, i, seed, 0.0) for i in range(2000)])
+    policy = Policy(make_model(tokenizer), tokenizer)
+    start = 0
+    for cycle in cycles:
+        fit(policy, envs, cycle, start, seed)
+        start += cycle.steps * BATCH_SIZE
     out.mkdir(parents=True, exist_ok=True)
     policy.model.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -178,16 +203,9 @@ def main() -> None:
     """Read the options and train."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=TINY, help="folder to write (%(default)s)")
-    parser.add_argument("--thinking-steps", type=int, default=1000, help="(%(default)s)")
-    parser.add_argument("--habit-steps", type=int, default=1000, help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and data (%(default)s)")
     options = parser.parse_args()
-    train(
-        options.out,
-        thinking_steps=options.thinking_steps,
-        habit_steps=options.habit_steps,
-        seed=options.seed,
-    )
+    train(options.out, CYCLES, options.seed)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import ClassVar
 from grpo_env_math.generate import LEVELS, Recipe, generate
 from grpo_envs.data import Row, Rows
 from grpo_envs.env import TextEnv
-from grpo_envs.errors import DatasetError, require_one_of
+from grpo_envs.errors import ConfigError, DatasetError, require_one_of
 from grpo_envs.graders.math import extract, grade, parse_number
 from grpo_envs.graders.math.extract import after_think, balanced
 from grpo_envs.seeding import split_of
@@ -62,6 +62,8 @@ class MathEnv(TextEnv):
         require_one_of("env.level", level, LEVELS)
         require_one_of("env.answer", answer, ANSWERS)
         base = LEVELS[level]
+        if terms is not None and not set(operators or base.operators) & set("+-"):
+            raise ConfigError(f"env.terms={terms}: without + or - a question has one term.")
         self.recipe = Recipe(
             terms=base.terms if terms is None else terms,
             digits=base.digits if digits is None else digits,
@@ -111,11 +113,14 @@ def well_formed(text: str) -> bool:
     rest = after_think(text)
     if rest is None or text.count("<think>") > 1 or text.count("</think>") > 1:
         return False
-    if "</think>" in text and text.find("<think>") > text.find("</think>"):
+    before = text.partition("<think>")[0] if "<think>" in text else ""
+    if "<answer>" in before or "\\boxed{" in before:
         return False
     rest = rest.rstrip(" \n.$")
     tags, closed, boxes = rest.count("<answer>"), rest.count("</answer>"), rest.count("\\boxed{")
     if (tags, closed) == (1, 1) and boxes <= 1:
+        if boxes and rest.index("\\boxed{") < rest.index("<answer>"):
+            return False
         return rest.endswith("</answer>") and bool(extract(rest))
     if (tags, closed, boxes) != (0, 0, 1):
         return False

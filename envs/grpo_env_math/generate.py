@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, require
 
 OPERATORS = "+-*/="
 
@@ -26,12 +26,13 @@ class Recipe:
             raise ConfigError(f"env.operators={self.operators!r}. Allowed: some of {OPERATORS}")
         if "=" in self.operators and self.operators != "=":
             raise ConfigError(f"env.operators={self.operators!r}: '=' stands alone.")
-        if len(self.terms) != 2 or not 1 <= self.terms[0] <= self.terms[1] <= 20:
-            raise ConfigError(f"env.terms={self.terms}. Allowed: [least, most] within 1 to 20.")
+        pair = isinstance(self.terms, list | tuple) and [type(t) for t in self.terms] == [int, int]
+        in_range = pair and 1 <= self.terms[0] <= self.terms[1] <= 20
+        require(in_range, "env.terms", self.terms, "[least, most] within 1 to 20")
         if self.terms[0] < 2 and set(self.operators) <= set("+-"):
             raise ConfigError(f"env.terms={self.terms}: a sum needs at least 2 terms.")
-        if not 1 <= self.digits <= 15:
-            raise ConfigError(f"env.digits={self.digits}. Allowed: 1 to 15.")
+        whole = type(self.digits) is int and 1 <= self.digits <= 15
+        require(whole, "env.digits", self.digits, "1 to 15")
 
 
 LEVELS = {

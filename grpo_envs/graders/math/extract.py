@@ -1,6 +1,7 @@
 r"""Take the final answer out of a completion, in one pass over the text.
 
-Anchors, the last one wins: `\boxed{...}`, `<answer>...</answer>`, `#### ...`, "final answer is".
+Anchors, the last one wins: `\boxed{...}` and `<answer>...</answer>`; where there is neither,
+`#### ...` and "final answer is".
 """
 
 import re
@@ -27,8 +28,9 @@ def extract(completion: str) -> str | None:
     if text is None:
         return None
     text = text[-_TAIL:]
-    found = max((_boxed(text), _tagged(text), _hashed(text), _final(text)), key=lambda f: f[0])
-    start, answer = found
+    start, answer = max(_boxed(text), _tagged(text), key=lambda found: found[0])
+    if start < 0:
+        start, answer = max(_hashed(text), _final(text), key=lambda found: found[0])
     if start < 0 or answer is None or len(answer) > _LONGEST:
         return None
     return answer.strip() or None
@@ -77,5 +79,6 @@ def _hashed(text: str) -> tuple[int, str | None]:
 
 
 def _final(text: str) -> tuple[int, str | None]:
-    found = list(_FINAL.finditer(text))
-    return (found[-1].start(), found[-1][1]) if found else (-1, None)
+    start = text.lower().rfind("final answer")
+    found = _FINAL.match(text, start) if start >= 0 else None
+    return (start, found[1]) if found else (-1, None)

@@ -14,20 +14,25 @@ _FRACTION = re.compile(
     rf"{_SIGN}(?:(?P<whole>\d+) )?(?P<top>{_DIGITS}) ?/ ?(?P<bottom>{_DIGITS})", re.ASCII
 )
 _SCIENTIFIC = re.compile(
-    rf"{_SIGN}(?P<body>\d+(?:\.\d*)?)(?: ?\* ?10\^\{{?|e)(?P<exponent>[+-]?\d{{1,4}})\}}?",
+    rf"{_SIGN}(?P<body>\d+(?:\.\d*)?)(?: ?\* ?10\^|e)(?P<exponent>[+-]?\d{{1,4}})",
     re.ASCII | re.IGNORECASE,
 )
-_FRAC = re.compile(r"\\[dtc]?frac ?(?:\{ ?(-?\d+) ?\}|(\d)) ?(?:\{ ?(-?\d+) ?\}|(\d))", re.ASCII)
+_PART = r"(?:\{ ?(-?\d{1,400}) ?\}|(\d))"
+_FRAC = re.compile(rf"\\[dtc]?frac ?{_PART} ?{_PART}", re.ASCII)
+_THIN_SPACE = re.compile(r"(?<=\d)\\,(?=\d{3}(?!\d))", re.ASCII)  # 1\,000 is 1000
+_BRACED_POWER = re.compile(r"\^\{ ?([+-]?\d{1,4}) ?\}", re.ASCII)
 _REPLACE = (
     ("\u2212", "-"),
+    ("\\left.", ""),
+    ("\\right.", ""),
     ("\\left", ""),
     ("\\right", ""),
-    ("\\,", ""),
+    ("\\,", " "),
     ("\\!", ""),
-    ("\\;", ""),
+    ("\\;", " "),
     ("\\%", "%"),
     ("\\$", ""),
-    ("$", ""),
+    ("$", " "),
     ("{,}", ","),
     ("\\times", "*"),
     ("\\cdot", "*"),
@@ -41,11 +46,12 @@ def clean(text: str) -> str:
     >>> clean(r"$\\frac{1}{2}$.")
     '1/2'
     """
+    text = _BRACED_POWER.sub(r"^\1", _THIN_SPACE.sub("", text))
     for old, new in _REPLACE:
         text = text.replace(old, new)
     text = " ".join(text.split()).rstrip(". ").strip()
     if "frac" in text:
-        text = _FRAC.sub(_plain_fraction, text)
+        text = _FRAC.sub(_plain_fraction, text).removeprefix("--")
     return text.strip()
 
 
@@ -91,4 +97,5 @@ def _plain_fraction(match: re.Match[str]) -> str:
     top, bottom = int(match[1] or match[2]), int(match[3] or match[4])
     sign = "-" if (top < 0) != (bottom < 0) else ""
     space = " " if match.start() and match.string[match.start() - 1].isdigit() else ""
-    return f"{space}{sign}{abs(top)}/{abs(bottom)}"
+    after = " " if match.string[match.end() : match.end() + 1].isdigit() else ""
+    return f"{space}{sign}{abs(top)}/{abs(bottom)}{after}"

@@ -1,0 +1,502 @@
+"""check_env: every installed environment keeps every promise; every planted fault is caught."""
+
+import itertools
+import math
+import random
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import gymnasium
+import pytest
+from gymnasium.utils import env_checker
+
+import grpo_envs
+from grpo_envs import Problem, Reply, Reward, TextEnv, Turn, UnicodeText, check_env
+from grpo_envs.conformance import findings
+from grpo_envs.errors import ContractBroken
+from grpo_envs.plugins import ENVS, available
+from grpo_envs.seeding import split_of
+
+NAMES = sorted(available(ENVS))
+
+
+# Every environment that is installed
+
+
+def test_there_are_environments() -> None:
+    assert "math" in NAMES
+
+
+@pytest.mark.parametrize("render_mode", [None, "ansi"])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_installed_environment_keeps_our_promises(name: str, render_mode: str | None) -> None:
+    check_env(grpo_envs.make(name, render_mode=render_mode))
+
+
+@pytest.mark.parametrize("render_mode", [None, "ansi"])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_installed_environment_keeps_gymnasiums_promises(
+    name: str, render_mode: str | None
+) -> None:
+    env = gymnasium.make(f"grpo_envs/{name}-v0", render_mode=render_mode)
+    assert env.spec is not None  # so the checker makes one of its own in each render mode
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env_checker.check_env(env.unwrapped)
+    env.close()
+
+
+# Planted faults
+
+
+class Sound(TextEnv):
+    """A sum, answered in a tag. Every fault below is one change to it."""
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        while True:
+            a, b = rng.randrange(100), rng.randrange(100)
+            prompt = f"What is {a} + {b}?"
+            if split_of(prompt) == split:
+                gold = str(a + b)
+                return Problem(prompt=prompt, gold=gold, solution=f"<answer>{gold}</answer>")
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float(answer == problem.solution)})
+
+
+class IgnoresSplit(Sound):
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        a, b = rng.randrange(100), rng.randrange(100)
+        gold = str(a + b)
+        return Problem(prompt=f"What is {a} + {b}?", gold=gold, solution=f"<answer>{gold}</answer>")
+
+
+class EvalIsTheNextSeed(IgnoresSplit):
+    """What one popular library does: validation is training, shifted by one."""
+
+    def problem(self, seed: int, split: str | None = None) -> Problem:
+        return self.draw(random.Random(seed + ((split or self.split) == "eval")), "any")
+
+
+class GlobalDraw(Sound):
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        return super().draw(random.Random(random.random()), split)
+
+
+class CountingDraw(Sound):
+    count = itertools.count()
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        return super().draw(random.Random(next(self.count)), split)
+
+
+class OneProblem(Sound):
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        return super().draw(random.Random(0), split)
+
+
+class Substring(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float(problem.gold in answer)})
+
+
+class AnyListedNumber(Sound):
+    """Strict about the tag, but takes a list of every number in it."""
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        inside = re.fullmatch(r"<answer>(.*)</answer>", answer, re.DOTALL)
+        return Reward(parts={"correct": float(bool(inside and problem.gold in inside[1].split()))})
+
+
+class PaysForNothing(Sound):
+    parts: ClassVar[Mapping[str, float]] = {"correct": 0.9, "present": 0.1}
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={**super().score(problem, answer).parts, "present": 1.0})
+
+
+class LengthPays(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": min(1.0, len(answer) / len(problem.solution))})
+
+
+class RaisesOnOddInput(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        number = answer.removeprefix("<answer>").removesuffix("</answer>") or "0"
+        return Reward(parts={"correct": float(int(number) == int(problem.gold) > 0)})
+
+
+class RaisesOnEmpty(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float(answer[0] == "<" and answer == problem.solution)})
+
+
+class RaisesOnSurrogates(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float(answer.encode() == problem.solution.encode())})
+
+
+class NoAnswerPays(Sound):
+    """A defect that was found in the wild: full reward where there is no tag."""
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float("<answer>" not in answer or problem.gold in answer)})
+
+
+class EchoPays(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float(answer in (problem.solution, problem.prompt))})
+
+
+class AnyTaggedAnswer(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float(bool(re.fullmatch(r"<answer>\d+</answer>", answer)))})
+
+
+class LeaksInThePrompt(Sound):
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        problem = super().draw(rng, split)
+        return Problem(
+            prompt=f"{problem.prompt} Answer {problem.solution}.",
+            gold=problem.gold,
+            solution=problem.solution,
+        )
+
+
+class LeaksInTheSystemPrompt(Sound):
+    system_prompt = " ".join(f"<answer>{n}</answer>" for n in range(200))
+
+
+class SolutionIsWrong(Sound):
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        problem = super().draw(rng, split)
+        return Problem(prompt=problem.prompt, gold=problem.gold, solution=problem.gold)
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float(answer == f"<answer>{problem.gold}</answer>")})
+
+
+class SolutionMissesAPart(Sound):
+    parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "thinks": 0.1}
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        thinks = float("<think>" in answer and answer.endswith(problem.solution))
+        return Reward(parts={**super().score(problem, answer).parts, "thinks": thinks})
+
+
+class AboveTheMaximum(Sound):
+    """The right answer to a hard problem is worth two."""
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        worth = 2.0 if "9" in problem.prompt else 1.0
+        return Reward(parts={"correct": worth * float(answer == problem.solution)})
+
+
+class BelowTheMinimum(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": 1.0 if answer == problem.solution else -1.0})
+
+
+class NotANumber(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": 1.0 if answer == problem.solution else math.nan})
+
+
+class PaysOnce(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.paid: set[str] = set()
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        first = answer not in self.paid
+        self.paid.add(answer)
+        return Reward(parts={"correct": float(first and answer == problem.solution)})
+
+
+class RandomReward(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        right = answer == problem.solution
+        return Reward(parts={"correct": 1.0 if right else random.random() * bool(answer) / 2})
+
+
+class UndeclaredPart(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={**super().score(problem, answer).parts, "style": 0.0})
+
+
+class IntInInfo(Sound):
+    def info_for(self, reward: Reward) -> dict[str, Any]:
+        return {**super().info_for(reward), "length": 3}
+
+
+class BoolInInfo(Sound):
+    def info_for(self, reward: Reward) -> dict[str, Any]:
+        return {**super().info_for(reward), "right": reward.total == 1.0}
+
+
+class IntReward(Sound):
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, int(reward), terminated, truncated, info
+
+
+class NoUnicode(Sound):
+    """Observations outside its own space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = UnicodeText(max_length=5)
+
+
+class SurrogatePrompt(Sound):
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        problem = super().draw(rng, split)
+        return Problem(
+            prompt=problem.prompt + "\ud83d", gold=problem.gold, solution=problem.solution
+        )
+
+
+class EveryMemberItsOwn(Sound):
+    """Counts the problems it gave out: right in pairs, wrong within a group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given = 0
+
+    def problem(self, seed: int, split: str | None = None) -> Problem:
+        self.given += 1
+        return super().problem(seed + self.given, split)
+
+
+class OwnSplitOnly(Sound):
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        return super().draw(rng, self.split)
+
+
+class AlwaysTruncated(Sound):
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, True, info
+
+
+class NeverEnds(Sound):
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, False, False, info
+
+
+class SolutionAnywhere(Sound):
+    """One of many tagged answers will do."""
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float(problem.solution in answer)})
+
+
+def tagged(answer: str) -> str:
+    inside = re.fullmatch(r"<answer>(.*)</answer>", answer, re.DOTALL)
+    return inside[1] if inside else ""
+
+
+class NanIsNear(Sound):
+    """A comparison that is false for NaN, the wrong way round."""
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        try:
+            far = abs(float(tagged(answer)) - float(problem.gold)) > 1e-6
+        except ValueError:
+            far = True
+        return Reward(parts={"correct": float(not far)})
+
+
+class PrefixIsEnough(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float(tagged(answer).startswith(problem.gold))})
+
+
+class SuffixIsEnough(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float(tagged(answer).endswith(problem.gold))})
+
+
+class NearIsEnough(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        number = re.fullmatch(r"<answer>(\d{1,4})</answer>", answer, re.ASCII)
+        near = number is not None and abs(int(number[1]) - int(problem.gold)) <= 1
+        return Reward(parts={"correct": float(near)})
+
+
+GYMNASIUM = "Gymnasium's own check_env passes without a warning"
+SAME = "the same key draws the same problem"
+DIFFERENT = "different keys draw different problems"
+DISJOINT = "train and eval share no problem"
+SOLUTION = "the solution earns the maximum"
+LEAK = "the prompt does not leak the solution"
+EMPTY = "an empty answer earns nothing"
+HOSTILE = "hostile answers never raise and earn less than the maximum"
+RANGE = "rewards are repeatable and in range"
+FOREIGN = "another problem's solution does not earn the maximum"
+GROUP = "a group shares its problem"
+FLOATS = "rewards and info are floats"
+
+FAULTS: list[tuple[type[Sound], str]] = [
+    (IgnoresSplit, DISJOINT),
+    (EvalIsTheNextSeed, DISJOINT),
+    (GlobalDraw, SAME),
+    (CountingDraw, SAME),
+    (OneProblem, DIFFERENT),
+    (Substring, HOSTILE),
+    (AnyListedNumber, HOSTILE),
+    (PaysForNothing, EMPTY),
+    (LengthPays, HOSTILE),
+    (RaisesOnOddInput, HOSTILE),
+    (RaisesOnEmpty, EMPTY),
+    (RaisesOnSurrogates, HOSTILE),
+    (NoAnswerPays, EMPTY),
+    (EchoPays, HOSTILE),
+    (AnyTaggedAnswer, FOREIGN),
+    (LeaksInThePrompt, LEAK),
+    (LeaksInTheSystemPrompt, LEAK),
+    (SolutionIsWrong, SOLUTION),
+    (SolutionMissesAPart, SOLUTION),
+    (AboveTheMaximum, RANGE),
+    (BelowTheMinimum, RANGE),
+    (NotANumber, EMPTY),
+    (NotANumber, HOSTILE),
+    (PaysOnce, RANGE),
+    (RandomReward, RANGE),
+    (UndeclaredPart, SOLUTION),
+    (IntInInfo, FLOATS),
+    (BoolInInfo, FLOATS),
+    (IntReward, FLOATS),
+    (NoUnicode, GYMNASIUM),
+    (SurrogatePrompt, GYMNASIUM),
+    (EveryMemberItsOwn, GROUP),
+    (OwnSplitOnly, DISJOINT),
+    (AlwaysTruncated, GYMNASIUM),
+    (NeverEnds, GYMNASIUM),
+]
+# Reward hacks: each looks into the shape of the solution and is content with too little.
+GREEDY = [SolutionAnywhere, NanIsNear, PrefixIsEnough, SuffixIsEnough, NearIsEnough]
+
+
+def test_the_sound_environment_keeps_every_promise() -> None:
+    check_env(Sound())
+    assert [finding.evidence for finding in findings(Sound())] == [""] * len(findings(Sound()))
+
+
+@pytest.mark.parametrize(
+    ("fault", "promise"),
+    [
+        *(pytest.param(*row, id=f"{row[0].__name__}: {row[1]}") for row in FAULTS),
+        *(pytest.param(fault, HOSTILE, id=f"{fault.__name__}: {HOSTILE}") for fault in GREEDY),
+    ],
+)
+def test_a_planted_fault_is_caught(fault: type[Sound], promise: str) -> None:
+    with pytest.raises(ContractBroken) as caught:
+        check_env(fault())
+    title, *lines = str(caught.value).split("\n")
+    assert title == f"{fault.__name__} breaks its contract."
+    assert all(line.startswith("broken promise: ") for line in lines)
+    broken = {line.removeprefix("broken promise: ").split(": ")[0] for line in lines}
+    assert promise in broken
+    assert all(len(line) < 500 for line in lines)
+
+
+class RendersANumber(Sound):
+    def render(self) -> str | None:
+        return None if self.render_mode is None else 7  # type: ignore[return-value]
+
+
+def test_rendering_is_checked_where_the_environment_was_made_by_gymnasium() -> None:
+    # Only then is there a spec, out of which Gymnasium makes one more for each render mode.
+    def make_one(**keywords: Any) -> RendersANumber:
+        return RendersANumber(**keywords)
+
+    name = "grpo_envs_tests/RendersANumber-v0"
+    gymnasium.register(name, entry_point=make_one, disable_env_checker=True)
+    try:
+        env = gymnasium.make(name).unwrapped
+        assert isinstance(env, RendersANumber)
+        with pytest.raises(ContractBroken, match=GYMNASIUM):
+            check_env(env)
+    finally:
+        del gymnasium.registry[name]
+
+
+def test_every_promise_has_a_fault_that_breaks_it() -> None:
+    # A promise that no planted fault breaks may check nothing at all.
+    assert {finding.promise for finding in findings(Sound(), problems=2)} == {
+        promise for _, promise in FAULTS
+    }
+
+
+@pytest.mark.parametrize(
+    ("fault", "promise", "evidence"),
+    [
+        pytest.param(OneProblem, DIFFERENT, "50 seeds of train all gave 'What is", id="question"),
+        pytest.param(
+            RaisesOnOddInput, HOSTILE, "ValueError: invalid literal for int()", id="exception"
+        ),
+        pytest.param(UndeclaredPart, SOLUTION, "no reward part 'style'", id="name of the part"),
+        pytest.param(IntInInfo, FLOATS, "info['length'] is 3, not a float", id="info value"),
+        pytest.param(IgnoresSplit, DISJOINT, "grpo_envs.seeding.split_of", id="the remedy"),
+        pytest.param(PaysForNothing, EMPTY, "'' earns 0.1", id="the unearned reward"),
+    ],
+)
+def test_the_evidence_names_what_broke_the_promise(
+    fault: type[Sound], promise: str, evidence: str
+) -> None:
+    found = {finding.promise: finding.evidence for finding in findings(fault())}
+    assert evidence in found[promise]
+
+
+def test_a_fault_that_shows_in_one_split_only_is_found() -> None:
+    class WrongInEval(Sound):
+        def score(self, problem: Problem, answer: str) -> Reward:
+            right = answer == problem.solution and split_of(problem.prompt) == "train"
+            return Reward(parts={"correct": float(right)})
+
+    with pytest.raises(ContractBroken, match=SOLUTION):
+        check_env(WrongInEval())
+
+
+class Guessing(TextEnv):
+    """Three turns to guess the number of a box."""
+
+    max_turns = 3
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        while True:
+            prompt = f"Which number is in box {rng.randrange(100_000)}?"
+            if split_of(prompt) == split:
+                gold = rng.randrange(1, 1000)
+                solution = f"<answer>{gold}</answer>"
+                return Problem(prompt=prompt, gold=gold, solution=solution)
+
+    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+        right = turns[-1].action == problem.solution
+        hint = "" if right else "No."
+        return Reply(reward=Reward(parts={"correct": float(right)}), observation=hint, done=right)
+
+
+def test_a_sound_conversation_keeps_every_promise() -> None:
+    check_env(Guessing())
+
+
+def test_a_conversation_that_pays_for_anything_is_caught() -> None:
+    class Polite(Guessing):
+        def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+            return Reply(reward=Reward(parts={"correct": 1.0}))
+
+    with pytest.raises(ContractBroken, match=EMPTY):
+        check_env(Polite())
+
+
+def test_weights_count_for_the_maximum() -> None:
+    class Weighted(Sound):
+        parts: ClassVar[Mapping[str, float]] = {"correct": 3.0}
+
+    check_env(Weighted())
+    check_env(Weighted(rewards={"correct": 0.5}))

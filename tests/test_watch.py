@@ -1,0 +1,174 @@
+"""Watch: each warning once, under its condition, and silence while a run is healthy."""
+
+import itertools
+from collections.abc import Iterable
+
+import pytest
+
+from grpo_envs.watch import Watch
+
+Step = dict[str, float]
+
+
+def step(number: int = 0, **changes: float) -> Step:
+    """A step of a healthy run: the reward rises, the parts move."""
+    wave = 0.02 * (number % 3)
+    healthy = {
+        "reward/mean": 0.3 + 0.005 * number + wave,
+        "reward/std": 0.4,
+        "reward/correct": 0.25 + 0.005 * number + wave,
+        "reward/format": 0.8 - wave,
+        "reward/invalid": 0.0,
+        "group/zero_std": 0.5,
+        "completion/length": 40.0 + number,
+        "completion/truncated": 0.1,
+    }
+    return {**healthy, **{key.replace("__", "/"): value for key, value in changes.items()}}
+
+
+def warnings_of(steps: Iterable[Step]) -> list[tuple[int, str]]:
+    """(step number, warning) of a whole run."""
+    watch = Watch()
+    return [(i, text) for i, metrics in enumerate(steps) for text in watch.look(metrics)]
+
+
+def test_a_healthy_run_is_silent() -> None:
+    assert warnings_of(step(i) for i in range(120)) == []
+
+
+CONDITIONS = [
+    pytest.param(
+        {"group__zero_std": 1.0},
+        ["Nothing to learn from", "env.*", "agent.group_size", "sampler.temperature"],
+        id="every group flat",
+    ),
+    pytest.param(
+        {"completion__truncated": 1.0},
+        ["ran out of tokens", "sampler.max_new_tokens"],
+        id="every completion truncated",
+    ),
+    pytest.param(
+        {"reward__correct": 0.0},
+        ["reward/correct was 0 ", "never earns it", "env.rewards"],
+        id="a part that is never earned",
+    ),
+    pytest.param(
+        {"reward__format": 1.0},
+        ["reward/format was 1 ", "always does", "env.rewards"],
+        id="a part that is always earned",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), CONDITIONS)
+def test_a_condition_that_lasts_is_told_once(changes: dict[str, float], words: list[str]) -> None:
+    told = warnings_of(step(i, **changes) for i in range(60))
+    assert [number for number, _ in told] == [9]  # at the tenth step, and never again
+    for word in words:
+        assert word in told[0][1]
+    assert "\n" not in told[0][1]
+    assert "last 10 steps" in told[0][1] or "for 10 steps" in told[0][1]
+
+
+@pytest.mark.parametrize(("changes", "words"), CONDITIONS)
+def test_nine_steps_are_not_enough(changes: dict[str, float], words: list[str]) -> None:
+    bad = [step(i, **changes) for i in range(9)]
+    assert warnings_of([*bad, *(step(i) for i in range(9, 40))]) == [], words
+    # Nine bad, one good, nine bad: never ten in a row.
+    assert warnings_of([*bad, step(9), *bad]) == []
+
+
+@pytest.mark.parametrize(("changes", "words"), CONDITIONS)
+def test_a_condition_that_comes_later_is_told_then(
+    changes: dict[str, float], words: list[str]
+) -> None:
+    run = [*(step(i) for i in range(25)), *(step(i, **changes) for i in range(25, 60))]
+    told = warnings_of(run)
+    assert [number for number, _ in told] == [34]
+    assert words[0] in told[0][1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"group__zero_std": 0.99}, id="nearly every group flat"),
+        pytest.param({"completion__truncated": 0.99}, id="nearly every completion truncated"),
+        pytest.param({"reward__std": 0.4}, id="a constant spread"),
+        pytest.param({"reward__invalid": 0.0}, id="no invalid reward, ever"),
+        pytest.param({"completion__length": 40.0}, id="a constant length"),
+    ],
+)
+def test_what_is_no_reason(changes: dict[str, float]) -> None:
+    assert warnings_of(step(i, **changes) for i in range(40)) == []
+
+
+def test_each_part_is_told_for_itself() -> None:
+    told = warnings_of(step(i, reward__correct=0.0, reward__format=0.0) for i in range(40))
+    assert sorted(text.split(" ")[0] for _, text in told) == ["reward/correct", "reward/format"]
+
+
+def test_several_reasons_at_once_are_several_lines() -> None:
+    everything = {
+        "group__zero_std": 1.0,
+        "completion__truncated": 1.0,
+        "reward__correct": 0.0,
+        "reward__format": 0.0,
+        "reward__mean": 0.0,
+    }
+    assert [number for number, _ in warnings_of(step(i, **everything) for i in range(30))] == [
+        9
+    ] * 4
+
+
+def run_of(means: Iterable[float]) -> list[Step]:
+    return [step(i, reward__mean=mean) for i, mean in enumerate(means)]
+
+
+@pytest.mark.parametrize(
+    ("means", "told_at"),
+    [
+        # A window of ten with k zeros has the mean (10 - k) / 10: below 0.6 from k = 5 on.
+        pytest.param([1.0] * 20 + [0.0] * 20, [24], id="from one to nothing"),
+        pytest.param([1.0] * 20 + [0.5] * 40, [28], id="by half, at 0.55"),
+        pytest.param([1.0] * 20 + [0.61] * 40, [], id="by less than four tenths"),
+        pytest.param([0.2] * 20 + [0.1] * 20, [28], id="by half of little"),
+        pytest.param([1.0] * 20 + [0.0] * 4 + [1.0] * 20, [], id="for four steps only"),
+        pytest.param([1.0, 0.0] * 20, [], id="up and down all the time"),
+        pytest.param([0.0] * 40, [], id="never anything to fall from"),
+        pytest.param([i / 40 for i in range(40)], [], id="rising"),
+        pytest.param(
+            [1.0] * 20 + [0.0] * 20 + [1.0] * 20 + [0.0] * 20, [24], id="told once, not twice"
+        ),
+    ],
+)
+def test_a_collapse_is_told_against_the_best_window(means: list[float], told_at: list[int]) -> None:
+    told = warnings_of(run_of(means))
+    assert [number for number, _ in told] == told_at
+    for _, text in told:
+        assert "The reward fell from" in text
+        assert "agent.lr" in text
+
+
+def test_a_collapse_names_both_means() -> None:
+    # Best window 1; at step 24 five of ten are 0, and 0.5 is below 0.6.
+    ((_, text),) = warnings_of(run_of([1.0] * 20 + [0.0] * 20))
+    assert "fell from 1.000 to 0.500 (means of 10 steps)" in text
+
+
+@pytest.mark.parametrize(
+    "means",
+    [
+        pytest.param([-0.5] * 40, id="steady"),
+        pytest.param([-1 + i / 50 for i in range(40)], id="rising"),
+    ],
+)
+def test_a_reward_below_zero_has_not_fallen(means: list[float]) -> None:
+    assert warnings_of(run_of(means)) == []
+
+
+def test_a_part_that_was_seen_once_is_not_constant() -> None:
+    # A step without one valid reward has no parts: group_metrics leaves them out.
+    nothing = {key: value for key, value in step().items() if key != "reward/correct"}
+    varied = itertools.cycle([0.1, 0.2, 0.3])
+    run = [{**nothing, "reward/format": next(varied)} for _ in range(9)]
+    assert warnings_of([*run, step(9)]) == []
