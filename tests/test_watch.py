@@ -54,7 +54,7 @@ CONDITIONS = [
     ),
     pytest.param(
         {"reward__format": 1.0},
-        ["reward/format was 1 ", "always does", "env.rewards"],
+        ["reward/format was 1 ", "always earns it", "env.rewards"],
         id="a part that is always earned",
     ),
 ]
