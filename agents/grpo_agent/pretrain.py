@@ -154,7 +154,7 @@ def loss_of(policy: Policy, demos: Sequence[Demonstration], characters: int) -> 
     return summed / characters
 
 
-def fit(policy: Policy, envs: Sequence[TextEnv], cycle: Cycle, start: int, seed: int) -> None:
+def fit(policy: Policy, envs: Sequence[TextEnv], cycle: Cycle, *, start: int, seed: int) -> None:
     """Train through one cycle, on demonstrations number `start` and after."""
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=cycle.lr, weight_decay=0.01, betas=(0.9, 0.98)
@@ -190,7 +190,7 @@ def train(out: Path, cycles: Sequence[Cycle], seed: int) -> None:
     policy = Policy(make_model(tokenizer), tokenizer)
     start = 0
     for cycle in cycles:
-        fit(policy, envs, cycle, start, seed)
+        fit(policy, envs, cycle, start=start, seed=seed)
         start += cycle.steps * BATCH_SIZE
     out.mkdir(parents=True, exist_ok=True)
     policy.model.save_pretrained(out)

@@ -43,7 +43,7 @@ _REPLACE = (
 def clean(text: str) -> str:
     r"""Take away what does not change a value: spaces around, `$`, a full stop, `\left`, `\,`.
 
-    >>> clean(r"$\\frac{1}{2}$.")
+    >>> clean(r"$\frac{1}{2}$.")
     '1/2'
     """
     text = _BRACED_POWER.sub(r"^\1", _THIN_SPACE.sub("", text))
