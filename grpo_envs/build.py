@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers.utils import logging as transformers_logging
 
-from grpo_agent.models import hints, load_policy, resolve
+from grpo_agent.models import adapt, hints, load_policy, resolve, restore
 from grpo_agent.policy import Policy
 from grpo_agent.rollout import Rollout
 from grpo_agent.sampler import Decoding
@@ -45,10 +46,14 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
     transformers_logging.disable_progress_bar()
     policy = load_policy(path)
     filled = _fill(cfg, policy)
+    if cfg.model.gradient_checkpointing:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if cfg.model.lora.rank:
+        adapt(policy, cfg.model.lora, compute_dtype(accelerator))
     # The agent first: it moves the policy to the device and copies the reference before a resume
     # puts trained weights into the policy.
-    agent = agent_class(policy, filled.agent, accelerator, temperature=filled.sampler.temperature)
-    done = _resume(agent, policy, cfg, out) if cfg.resume else 0
+    agent = agent_class(policy, filled.agent, accelerator, filled.sampler)
+    done, drawn = _resume(agent, policy, cfg, out) if cfg.resume else (0, 0)
     log.info("%s", _summary(filled, policy, accelerator))
     log.info("first prompt, as the model sees it: %r", _first_prompt(envs.train, policy))
     tokens = filled.sampler.max_new_tokens
@@ -66,7 +71,10 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
         loggers=[LOGGERS[name](out, cfg.trainer.steps, done) for name in cfg.logger.names],
         checkpoints=Checkpoints(out),
         decisive=cfg.decisive(),
+        group_size=cfg.agent.group_size,
+        resamplings=cfg.agent.dynamic_sampling,
         done=done,
+        drawn=drawn,
     )
 
 
@@ -83,13 +91,18 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
 
 
-def _resume(agent: object, policy: Policy, cfg: RunConfig, out: Path) -> int:
+def compute_dtype(accelerator: Accelerator) -> torch.dtype:
+    """Return what matrix products are computed in."""
+    return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+
+
+def _resume(agent: Any, policy: Policy, cfg: RunConfig, out: Path) -> tuple[int, int]:
+    """Return the steps done and the problems drawn so far."""
     step, folder, state = Checkpoints(out).load(cfg.decisive())
-    trained = load_policy(str(folder))
-    policy.model.load_state_dict(trained.model.state_dict())
-    agent.load_state_dict(state["agent"])  # type: ignore[attr-defined]
+    restore(policy, folder)
+    agent.load_state_dict(state["agent"])
     log.info("resuming %s after step %d", out, step)
-    return step
+    return step, int(state["drawn"])
 
 
 def _fill(cfg: RunConfig, policy: Policy) -> RunConfig:
@@ -104,8 +117,10 @@ def _fill(cfg: RunConfig, policy: Policy) -> RunConfig:
 
 def _summary(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> str:
     millions = sum(p.numel() for p in policy.model.parameters()) / 1e6
+    adapters = sum(p.numel() for p in policy.trained_parameters()) / 1e6
+    trained = f", {adapters:.2f} M of them trained (LoRA)," if policy.has_adapters else ""
     return (
-        f"{millions:.1f} M parameters on {accelerator.device.type}, "
+        f"{millions:.1f} M parameters{trained} on {accelerator.device.type}, "
         f"{accelerator.mixed_precision.replace('no', 'fp32')}; {cfg.trainer.steps} steps of "
         f"{cfg.trainer.prompts_per_step} prompts x {cfg.agent.group_size} completions of at most "
         f"{cfg.sampler.max_new_tokens} tokens; lr {cfg.agent.lr:g}, beta {cfg.agent.loss.beta:g}"

@@ -23,6 +23,11 @@ class Checkpoints:
     def __init__(self, run: Path) -> None:
         self.folder = run / "checkpoints"
 
+    @property
+    def last(self) -> Path:
+        """The link to the newest whole checkpoint."""
+        return self.folder / "last"
+
     def save(self, step: int, policy: Any, state: Mapping[str, Any], config: Any) -> Path:
         """Write a checkpoint: model and tokenizer, `state` and the run's configuration.
 
@@ -56,7 +61,7 @@ class Checkpoints:
             ConfigError: there is none, or it comes from another configuration; the message names
                 the keys that differ.
         """
-        last = self.folder / "last"
+        last = self.last
         if not (last / _META).is_file():
             raise ConfigError(f"resume={shown(self.folder.parent)}: no checkpoint in it.")
         meta = json.loads((last / _META).read_text(encoding="utf-8"))
@@ -72,4 +77,4 @@ class Checkpoints:
         link = self.folder / ".last.tmp"
         link.unlink(missing_ok=True)
         link.symlink_to(final.name)
-        link.replace(self.folder / "last")
+        link.replace(self.last)

@@ -43,6 +43,8 @@ class TrainerConfig:
     """Optimiser steps (updates of the policy)."""
     prompts_per_step: int = 16
     """Problems per step (P); P * agent.group_size completions are sampled."""
+    max_samples: int = 0
+    """Ends the run, before `steps`, once so many completions were sampled; 0: `steps` decide."""
     eval_every: int = 0
     """Steps between evaluations; 0 evaluates before the first step and after the last only."""
     eval_problems: int = 200
@@ -51,6 +53,8 @@ class TrainerConfig:
     """Steps between checkpoints; one is always written at the end and on Ctrl-C."""
     max_invalid_fraction: float = 0.5
     """Stops the run when a larger share of a step's rewards is invalid (the grader failed)."""
+    max_skipped_steps: int = 5
+    """Stops the run when so many steps in a row had gradients that are not finite."""
     device: str = "auto"
     """auto takes a CUDA GPU where there is one; or cpu, or cuda."""
     precision: str = "auto"
@@ -58,10 +62,12 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
-        least = {"steps": 1, "prompts_per_step": 1, "save_every": 1}
-        for name in ("steps", "prompts_per_step", "eval_every", "eval_problems", "save_every"):
-            value, low = getattr(self, name), least.get(name, 0)
-            require(value >= low, f"trainer.{name}", value, f"{low} or more")
+        least = {"steps": 1, "prompts_per_step": 1, "save_every": 1, "max_skipped_steps": 1}
+        least |= {"max_samples": 0, "eval_every": 0, "eval_problems": 0}
+        for name, low in least.items():
+            require(
+                getattr(self, name) >= low, f"trainer.{name}", getattr(self, name), f"{low} or more"
+            )
         share = self.max_invalid_fraction
         require(0 <= share <= 1, "trainer.max_invalid_fraction", share, "0 to 1")
         require_one_of("trainer.device", self.device, _DEVICES)
@@ -111,7 +117,7 @@ class RunConfig:
         tree = asdict(self)
         for key in ("resume", "logger"):
             del tree[key]
-        for key in ("steps", "eval_every", "save_every", "device"):
+        for key in ("steps", "max_samples", "eval_every", "save_every", "device"):
             del tree["trainer"][key]
         return _flat(tree)
 

@@ -17,14 +17,13 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     valid = [reward for reward in rewards if reward.valid]
     totals = [reward.total for reward in valid] or [0.0]
     completions = [c for group in groups for c in group.completions]
-    flat = [len({r.total for r in group.rewards if r.valid}) < 2 for group in groups]
     parts = {name for reward in valid for name in reward.parts}
     return {
         "reward/mean": fmean(totals),
         "reward/std": pstdev(totals),
         **{f"reward/{name}": _part_mean(valid, name) for name in sorted(parts)},
         "reward/invalid": 1 - len(valid) / len(rewards),
-        "group/zero_std": fmean(flat),
+        "group/zero_std": fmean(group.flat for group in groups),
         "completion/length": fmean(len(c.token_ids) for c in completions),
         "completion/truncated": fmean(c.finish_reason == "length" for c in completions),
     }

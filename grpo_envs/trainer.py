@@ -62,11 +62,19 @@ class Trainer:
     checkpoints: Checkpoints
     decisive: Mapping[str, Any]
     """The configuration that a resumed run must share."""
+    group_size: int
+    """Completions per problem."""
+    resamplings: int = 0
+    """Rounds of sampling, at most, that replace groups which teach nothing."""
     done: int = 0
     """Steps already done."""
+    drawn: int = 0
+    """Problems already drawn."""
     interrupted: bool = False
     _watch: Watch = field(default_factory=Watch)
     _saved: int = -1
+    _skipped: int = 0
+    """Steps in a row that made no update."""
 
     def __post_init__(self) -> None:
         """A resumed run starts from a step that is already saved."""
@@ -77,17 +85,17 @@ class Trainer:
         """Train; return the last held-out accuracy, None without an evaluation.
 
         Raises:
-            RunStopped: too many rewards are invalid.
+            RunStopped: too many rewards are invalid, or gradients stay not finite.
         """
         accuracy = None
         try:
             with self._ctrl_c_ends_after_the_step():
                 if self.done == 0:
                     accuracy = self._evaluate()
-                while self.done < self.cfg.steps and not self.interrupted:
+                while not self._finished() and not self.interrupted:
                     self._step()
                     due = self.cfg.eval_every and self.done % self.cfg.eval_every == 0
-                    if due and self.done < self.cfg.steps:
+                    if due and not self._finished():
                         accuracy = self._evaluate()
                     if self.done % self.cfg.save_every == 0:
                         self._save()
@@ -102,32 +110,63 @@ class Trainer:
                 logger.close()
         return accuracy
 
+    def _finished(self) -> bool:
+        samples = self.drawn * self.group_size
+        return self.done >= self.cfg.steps or 0 < self.cfg.max_samples <= samples
+
     def _step(self) -> None:
         timer = Timer()
         with timer("step"):
-            groups = self.rollout(self._problem_seeds(), timer)
-            metrics = group_metrics(groups)
-            self._require_valid(groups, metrics["reward/invalid"])
+            chosen, dropped = self._collect(timer)
+            metrics = group_metrics([*chosen, *dropped])
             with timer("update"):
-                updates, advantages = self.agent.update(groups)
+                updates, advantages = self.agent.update(chosen)
         self.done += 1
+        groups = [*chosen, *dropped]
         tokens = sum(len(c.token_ids) for group in groups for c in group.completions)
         metrics |= updates
+        metrics["group/sampled"] = float(len(groups))
+        metrics["group/used"] = float(len(chosen))
         metrics |= {f"time/{name}": seconds for name, seconds in timer.seconds.items()}
         metrics["tokens/per_second"] = tokens / timer.seconds["step"]
+        advantages = [*advantages, *([0.0] * self.group_size for _ in dropped)]
         for logger in self.loggers:
             logger.log(self.done, metrics)
             logger.log_completions(self.done, groups, advantages)
         for warning in self._watch.look(metrics):
             log.warning("step %d: %s", self.done, warning)
+        self._require_updates(metrics.get("optim/skipped", 0.0), metrics.get("optim/updates", 1.0))
+
+    def _collect(self, timer: Timer) -> tuple[list[Group], list[Group]]:
+        """Sample the groups of a step; return those to learn from, and the others.
+
+        With `resamplings` flat groups are replaced by new ones (DAPO's dynamic sampling, arXiv
+        2503.14476), until the step is full or the rounds are used up: then it is smaller, and flat
+        only if nothing else came.
+        """
+        wanted = self.cfg.prompts_per_step
+        sampled: list[Group] = []
+        for _ in range(1 + self.resamplings):
+            groups = self.rollout(self._problem_seeds(), timer)
+            self._require_valid(groups)
+            sampled += groups
+            if self.resamplings == 0 or sum(not group.flat for group in sampled) >= wanted:
+                break
+        if self.resamplings == 0:
+            return sampled, []
+        chosen = [group for group in sampled if not group.flat][:wanted] or sampled[:wanted]
+        keys = {group.key for group in chosen}
+        return chosen, [group for group in sampled if group.key not in keys]
 
     def _problem_seeds(self) -> list[int]:
         """Count on from a place that the run's seed decides: a dataset's rows come in epochs."""
-        first = seed_for("problems", self.seed) % 2**40 + self.done * self.cfg.prompts_per_step
+        first = seed_for("problems", self.seed) % 2**40 + self.drawn
+        self.drawn += self.cfg.prompts_per_step
         return list(range(first, first + self.cfg.prompts_per_step))
 
-    def _require_valid(self, groups: Sequence[Group], invalid: float) -> None:
+    def _require_valid(self, groups: Sequence[Group]) -> None:
         errors = [r.error for group in groups for r in group.rewards if not r.valid]
+        invalid = len(errors) / sum(len(group.rewards) for group in groups)
         if errors:
             log.warning(
                 "step %d: %d rewards are invalid: %s", self.done + 1, len(errors), errors[0]
@@ -136,6 +175,15 @@ class Trainer:
             raise RunStopped(
                 f"{invalid:.0%} of the rewards of step {self.done + 1} are invalid, more than "
                 f"trainer.max_invalid_fraction={self.cfg.max_invalid_fraction}: {errors[0]}"
+            )
+
+    def _require_updates(self, skipped: float, updates: float) -> None:
+        self._skipped = self._skipped + 1 if skipped == updates else 0
+        if self._skipped >= self.cfg.max_skipped_steps:
+            raise RunStopped(
+                f"the gradients of {self._skipped} steps in a row were not finite: nothing was "
+                "learnt in them (trainer.max_skipped_steps). Turn agent.lr down, or "
+                f"trainer.precision=fp32; the last good weights are in {self.checkpoints.last}."
             )
 
     def _evaluate(self) -> float | None:
@@ -148,8 +196,8 @@ class Trainer:
         return metrics["eval/accuracy"]
 
     def _save(self) -> None:
-        if self._saved != self.done:
-            state = {"agent": self.agent.state_dict()}
+        if self._saved != self.done and self.agent.policy.finite():  # never over good weights
+            state = {"agent": self.agent.state_dict(), "drawn": self.drawn}
             self.checkpoints.save(self.done, self.agent.policy, state, dict(self.decisive))
             self._saved = self.done
 

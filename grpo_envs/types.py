@@ -88,3 +88,8 @@ class Group:
     """The prompt rendered with the model's chat template, as tokens."""
     completions: tuple[Completion, ...]
     rewards: tuple[Reward, ...]
+
+    @property
+    def flat(self) -> bool:
+        """Whether all valid rewards are equal, or fewer than two: there is nothing to compare."""
+        return len({reward.total for reward in self.rewards if reward.valid}) < 2

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from statistics import fmean
 
 _WINDOW = 10
+_KL_LIMIT = 1.0
+"""Nats per token; useful runs stay far below it."""
+_GAP_LIMIT = 0.1
+"""Nats per token; about 1e-6 in float32 and 0.02 in bf16."""
 
 
 class Watch:
@@ -20,9 +24,10 @@ class Watch:
     def look(self, metrics: Mapping[str, float]) -> list[str]:
         """Take a step's metrics; return one line for each reason that is seen the first time."""
         self._steps.append(metrics)
-        if len(self._steps) < _WINDOW:
-            return []
-        found = {**self._flat(), **self._truncated(), **self._constant(), **self._collapse()}
+        found = self._not_finite()
+        if len(self._steps) == _WINDOW:
+            found |= self._flat() | self._truncated() | self._constant() | self._collapse()
+            found |= self._kl() | self._gap()
         new = [text for name, text in found.items() if name not in self._said]
         self._said |= set(found)
         return new
@@ -30,9 +35,23 @@ class Watch:
     def _column(self, name: str) -> list[float]:
         return [step[name] for step in self._steps if name in step]
 
+    def _not_finite(self) -> dict[str, str]:
+        if not self._steps[-1].get("optim/skipped"):
+            return {}
+        return {
+            "not finite": "The gradient was not finite (inf or nan): that update was left out, and "
+            "is counted in optim/skipped. Usually the learning rate is too high, or bf16 "
+            "overflows. Turn agent.lr down, or trainer.precision=fp32."
+        }
+
     def _flat(self) -> dict[str, str]:
         if min(self._column("group/zero_std")) < 1:
             return {}
+        if min(self._column("reward/invalid")) == 1:
+            return {
+                "invalid": f"Nothing to learn from: for {_WINDOW} steps no reward was valid. The "
+                "grader fails, see the errors in completions.jsonl."
+            }
         return {
             "flat": f"Nothing to learn from: for {_WINDOW} steps every group's rewards were all "
             "equal, usually because the problems are too hard or too easy for the model. Turn "
@@ -66,6 +85,27 @@ class Watch:
             "collapse": f"The reward fell from {self._best:.3f} to {now:.3f} (means of {_WINDOW} "
             "steps), usually because the learning rate is too high for this model. Turn agent.lr "
             "down, or agent.loss.beta up."
+        }
+
+    def _kl(self) -> dict[str, str]:
+        kl = self._column("loss/kl")
+        if not kl or fmean(kl) < _KL_LIMIT:
+            return {}
+        return {
+            "kl": f"The policy runs away from its reference: KL {fmean(kl):.2f} nats per token "
+            f"(mean of {_WINDOW} steps), usually because the learning rate is too high or the "
+            "penalty too weak. Turn agent.lr down, or agent.loss.beta up."
+        }
+
+    def _gap(self) -> dict[str, str]:
+        gap = self._column("policy/sample_gap")
+        if not gap or fmean(gap) < _GAP_LIMIT:
+            return {}
+        return {
+            "gap": "Sampling and training disagree: the log-probabilities of the same tokens "
+            f"differ by {fmean(gap):.3f} (mean of {_WINDOW} steps), usually because low precision "
+            "adds up over long completions. Turn trainer.precision=fp32, or "
+            "sampler.max_new_tokens down."
         }
 
 

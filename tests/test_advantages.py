@@ -3,12 +3,25 @@
 import pytest
 import torch
 
-from grpo_agent.advantages import ADVANTAGES, advantages, flat
+from grpo_agent import advantages as module
+from grpo_agent.advantages import ADVANTAGES, Scores
 from grpo_agent.config import AdvantageConfig
 
 
 def rewards(*rows: list[float]) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def scores(rewards_PG: torch.Tensor, valid_PG: torch.Tensor) -> Scores:
+    return Scores(
+        rewards_PG=rewards_PG, valid_PG=valid_PG, tokens_PG=torch.ones_like(rewards_PG).long()
+    )
+
+
+def advantages(
+    rewards_PG: torch.Tensor, valid_PG: torch.Tensor, cfg: AdvantageConfig
+) -> torch.Tensor:
+    return module.advantages(scores(rewards_PG, valid_PG), cfg)
 
 
 def everyone(rewards_PG: torch.Tensor) -> torch.Tensor:
@@ -66,7 +79,7 @@ def test_fewer_than_two_valid_members_teach_nothing() -> None:
     r = rewards([1, 0, 0], [1, 0, 0])
     valid = torch.tensor([[True, False, False], [False, False, False]])
     assert torch.equal(advantages(r, valid, AdvantageConfig()), torch.zeros(2, 3).double())
-    assert flat(r, valid).tolist() == [True, True]
+    assert module.flat(scores(r, valid)).tolist() == [True, True]
 
 
 def test_groups_do_not_touch_each_other() -> None:

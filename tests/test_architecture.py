@@ -23,6 +23,7 @@ HEAVY = {
     "torch": {"grpo_agent", "checkpoint", "loggers", "build"},
     "transformers": {"grpo_agent", "build"},
     "accelerate": {"grpo_agent", "build"},
+    "peft": {"grpo_agent"},
     "hydra": {"config", "run"},
     "omegaconf": {"config", "run"},
     "datasets": {"data"},

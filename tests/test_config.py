@@ -56,7 +56,7 @@ def test_environment_keys_need_no_plus() -> None:
             "agent.group_size=1",
             "agent.group_size=1 with agent.advantage.name=standardized: *2 or more",
         ),
-        ("agent.loss.ratio=tokn", "agent.loss.ratio=tokn. Allowed: token. Did you mean 'token'?"),
+        ("agent.loss.ratio=tokn", "agent.loss.ratio=tokn. Allowed: token, sequence, sequence_product. Did you mean 'token'?"),
         ("agent.loss.clip_high=-1", "agent.loss.clip_high=-1.0. Allowed: 0 or more"),
         ("agent.lr=-1", "agent.lr=-1.0. Allowed: 0 or more, or null"),
         ("sampler.temperature=0", "sampler.temperature=0.0. Allowed: above 0"),

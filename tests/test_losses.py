@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grpo_agent.config import LossConfig
-from grpo_agent.losses import LossInputs, policy_loss, token_weights
+from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
 
 
 def inputs(
@@ -23,13 +23,16 @@ def inputs(
 ) -> LossInputs:
     logps_BT = torch.tensor(logps, dtype=torch.float64, requires_grad=True)
     mask_BT = torch.tensor(mask or [[1] * len(row) for row in logps], dtype=torch.bool)
+    rows = len(logps)
+    size = StepSize(completions=rows, tokens=float(mask_BT.sum()), max_tokens=8)
     return LossInputs(
         logps_BT=logps_BT,
+        entropy_BT=torch.zeros_like(logps_BT),
         old_logps_BT=torch.tensor(old, dtype=torch.float64),
         ref_logps_BT=None if ref is None else torch.tensor(ref, dtype=torch.float64),
         advantages_B=torch.tensor(advantages, dtype=torch.float64),
         mask_BT=mask_BT,
-        weights_BT=token_weights(mask_BT.double(), cfg or LossConfig()),
+        weights_BT=token_weights(mask_BT.double(), size, cfg or LossConfig()),
     )
 
 
@@ -52,7 +55,7 @@ def test_clipping(ratio: float, advantage: float, expected: float) -> None:
     loss, metrics = policy_loss(x, LossConfig())
     close(loss, expected)
     clipped = abs(expected) != abs(ratio * advantage)
-    close(metrics["loss/clipped"].double(), float(clipped))
+    close(metrics["loss/clipped"].mean().double(), float(clipped))
 
 
 def test_clip_bounds_are_separate() -> None:
@@ -66,7 +69,7 @@ def test_kl_is_k3_and_weighted_by_beta() -> None:
     # x = ref - lp = ln 2: k3 = 2 - ln 2 - 1
     x = inputs([[-math.log(2)]], [[-math.log(2)]], [0.0], ref=[[0.0]])
     loss, metrics = policy_loss(x, LossConfig(beta=0.5))
-    close(metrics["loss/kl"], 1 - math.log(2))
+    close(metrics["loss/kl"].mean(), 1 - math.log(2))
     close(loss, 0.5 * (1 - math.log(2)))
 
 

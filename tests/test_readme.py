@@ -56,7 +56,7 @@ def test_every_default_in_the_table_is_the_default() -> None:
         "agent.group_size": cfg.agent.group_size,
         "agent.loss.beta": cfg.agent.loss.beta,
         "agent.loss.clip_low": cfg.agent.loss.clip_low,
-        "agent.micro_batch_size": cfg.agent.micro_batch_size,
+        "agent.micro_batch_tokens": cfg.agent.micro_batch_tokens,
         "sampler.temperature": cfg.sampler.temperature,
         "trainer.steps": cfg.trainer.steps,
         "trainer.prompts_per_step": cfg.trainer.prompts_per_step,

@@ -3,45 +3,51 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from grpo_agent.advantages import advantages
-from grpo_agent.batch import Batch, collate
-from grpo_agent.config import GrpoConfig
-from grpo_agent.losses import LossInputs, policy_loss, token_weights
+from grpo_agent.advantages import Scores, advantages
+from grpo_agent.batch import Batch, collate, micro_batches
+from grpo_agent.config import GrpoConfig, SamplerConfig
+from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
 from grpo_agent.policy import Policy
+from grpo_agent.shaping import kl_penalty, overlong_penalty
 from grpo_envs.types import Group
 
 
 class GrpoAgent:
-    """Group Relative Policy Optimization (DeepSeekMath, arXiv 2402.03300)."""
+    """Group Relative Policy Optimization (DeepSeekMath, arXiv 2402.03300) and its relatives."""
 
     def __init__(
-        self, policy: Policy, cfg: GrpoConfig, accelerator: Accelerator, *, temperature: float
+        self, policy: Policy, cfg: GrpoConfig, accelerator: Accelerator, sampler: SamplerConfig
     ) -> None:
         """Take charge of `policy`.
 
         Args:
-            policy: Trained in place; a frozen copy of it is the reference when beta is above 0.
+            policy: Trained in place. Where beta is above 0 the reference is the model without its
+                adapters, or a frozen copy of a model that has none.
             cfg: With the learning rate filled in.
             accelerator: Places the model, sets the precision, runs backward.
-            temperature: Of the sampler: what was sampled is what is scored.
+            sampler: With the length filled in: what was sampled is what is scored.
         """
-        if cfg.lr is None:
-            raise ValueError("GrpoAgent needs a learning rate.")
+        if cfg.lr is None or sampler.max_new_tokens is None:
+            raise ValueError("GrpoAgent needs a learning rate and the sampler's max_new_tokens.")
         self.cfg = cfg
         self.policy = policy.to(accelerator.device)  # before the reference is copied from it
         self.accelerator = accelerator
-        self.temperature = temperature
-        self.reference = _frozen_copy(policy) if cfg.loss.beta > 0 else None
+        self.temperature = sampler.temperature
+        self.max_tokens = sampler.max_new_tokens
+        self.steps = 0
+        copied = cfg.loss.beta > 0 and not policy.has_adapters
+        self.reference = _frozen_copy(policy) if copied else None
         self.optimizer = torch.optim.AdamW(
-            policy.model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay
+            policy.trained_parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: min(1.0, (step + 1) / (cfg.warmup_steps + 1))
@@ -51,109 +57,215 @@ class GrpoAgent:
     def update(self, groups: Sequence[Group]) -> tuple[dict[str, float], list[list[float]]]:
         """Improve the policy on `groups`, all of one size.
 
+        With several processes each gives groups of its own, as many as the others.
+
         Returns:
-            Metrics by `area/name`, and the advantage of each member of each group.
+            Metrics by `area/name`, means over the updates of this step, and the advantage of each
+            member of each group.
         """
-        device = self.policy.device
+        step = self._step_of(groups)
+        updates: list[dict[str, Tensor]] = []
+        for _ in range(self.cfg.epochs):
+            for rows in _minibatches(step, len(groups), self.cfg.minibatches):
+                updates.append(self._optimise(step.rows(rows), on_policy=not updates))
+        skipped = sum(update.pop("optim/skipped") for update in updates)
+        metrics = {
+            name: torch.stack([u[name] for u in updates if name in u]).mean().item()
+            for name in updates[0]
+        }
+        metrics["optim/lr"] = float(self.schedule.get_last_lr()[0])
+        metrics["optim/skipped"] = float(skipped)
+        metrics["optim/updates"] = float(len(updates))
+        if skipped < len(updates):
+            self.schedule.step()
+        self.steps += 1
+        if self._reference_is_due():
+            assert self.reference is not None
+            self.reference.load_state_dict(self.policy.state_dict())
+        return metrics, step.advantages_B.view(len(groups), -1).tolist()
+
+    def _step_of(self, groups: Sequence[Group]) -> _Step:
+        """Put together what every update of this step needs."""
+        batch = collate(groups, self.policy.pad_id, self.policy.device)
+        truncated_B = torch.tensor(
+            [c.finish_reason == "length" for group in groups for c in group.completions],
+            device=batch.mask_BT.device,
+        )
+        masked_B = truncated_B & (self.cfg.overlong.truncated == "mask")
+        ref_logps_BT = self._reference_logps(batch)
+        counted_BT = batch.mask_BT & ~masked_B[:, None]
+        scores = self._scores(groups, batch, truncated_B, ref_logps_BT)
+        return _Step(
+            batch=batch,
+            counted_BT=counted_BT,
+            ref_logps_BT=ref_logps_BT,
+            advantages_B=self._advantages(scores, counted_BT).flatten(),
+        )
+
+    def _scores(
+        self,
+        groups: Sequence[Group],
+        batch: Batch,
+        truncated_B: Tensor,
+        ref_logps_BT: Tensor | None,
+    ) -> Scores:
+        """Return rewards less the penalties of length and KL."""
+        device, cfg = batch.mask_BT.device, self.cfg
         rewards_PG = torch.tensor([[r.total for r in g.rewards] for g in groups], device=device)
         valid_PG = torch.tensor([[r.valid for r in g.rewards] for g in groups], device=device)
-        advantages_PG = advantages(rewards_PG, valid_PG, self.cfg.advantage)
-        inputs = _StepInputs(groups, advantages_PG.flatten(), self)
-        sums: dict[str, Tensor] = {}
-        skipped = 0
-        for _ in range(self.cfg.epochs):
-            sums = self._accumulate(inputs)
-            norm = self.accelerator.clip_grad_norm_(
-                self.policy.model.parameters(), self.cfg.max_grad_norm
-            )
-            if torch.isfinite(norm):
-                self.optimizer.step()
-            else:
-                skipped += 1
-            self.optimizer.zero_grad()
-        lr = float(self.schedule.get_last_lr()[0])
-        if skipped < self.cfg.epochs:
-            self.schedule.step()
-        metrics = {name: value.item() for name, value in sums.items()}
-        metrics |= {"optim/grad_norm": norm.item(), "optim/lr": lr}
-        metrics["optim/skipped"] = float(skipped)
-        return metrics, advantages_PG.tolist()
+        tokens_PG = batch.mask_BT.sum(dim=1).view_as(rewards_PG)
+        truncated_PG = truncated_B.view_as(rewards_PG)
+        rewards_PG = rewards_PG - overlong_penalty(
+            tokens_PG, truncated_PG, self.max_tokens, cfg.overlong
+        )
+        if ref_logps_BT is not None and cfg.loss.kl_in == "reward":
+            penalty_B = kl_penalty(batch.sampled_logps_BT, ref_logps_BT, batch.mask_BT, cfg.loss)
+            rewards_PG = rewards_PG - penalty_B.view_as(rewards_PG)
+        if not cfg.overlong.in_baseline:
+            valid_PG = valid_PG & ~truncated_PG
+        return Scores(rewards_PG=rewards_PG, valid_PG=valid_PG, tokens_PG=tokens_PG)
 
-    def _accumulate(self, inputs: _StepInputs) -> dict[str, Tensor]:
-        """Backward through every micro-batch; return the step's metrics."""
+    def _advantages(self, own: Scores, counted_BT: Tensor) -> Tensor:
+        """Return this process's advantages (P, G); the statistics are of all processes."""
+        tokens_PG = counted_BT.sum(dim=1).view_as(own.rewards_PG)
+        everyone = Scores(
+            rewards_PG=self._gather(own.rewards_PG),
+            valid_PG=self._gather(own.valid_PG),
+            tokens_PG=self._gather(tokens_PG),
+        )
+        count = len(own.rewards_PG)
+        start = self.accelerator.process_index * count
+        return advantages(everyone, self.cfg.advantage)[start : start + count]
+
+    def _optimise(self, step: _Step, *, on_policy: bool) -> dict[str, Tensor]:
+        """Make one update from all rows of `step`, a micro-batch at a time."""
+        tokens, counted, completions = self._sum(
+            step.batch.mask_BT.sum(), step.counted_BT.sum(), len(step.counted_BT)
+        )
+        size = StepSize(completions=completions, tokens=counted, max_tokens=self.max_tokens)
+        weights_BT = token_weights(step.counted_BT, size, self.cfg.loss)
+        parts = micro_batches(step.batch, self.cfg.micro_batch_tokens)
         sums: dict[str, Tensor] = {}
-        for batch, loss_inputs, share_BT in inputs.micro_batches():
-            logps_BT, entropy_BT = self._scorer(batch, self.temperature)
-            # Exactly on-policy, the ratio is 1 by definition; see policy/sample_gap for how far
-            # the sampler's own log-probabilities are from these.
-            on_policy = self.cfg.epochs == 1
-            old_BT = logps_BT.detach() if on_policy else batch.sampled_logps_BT
-            loss, metrics = policy_loss(
-                replace(loss_inputs, logps_BT=logps_BT, old_logps_BT=old_BT), self.cfg.loss
-            )
-            self.accelerator.backward(loss)
-            gap_BT = (logps_BT.detach() - batch.sampled_logps_BT).abs()
-            metrics["policy/sample_gap"] = (gap_BT * share_BT).sum()
-            metrics["policy/entropy"] = (entropy_BT * share_BT).sum()
-            for name, value in metrics.items():
+        for i, rows in enumerate(parts):
+            last = i == len(parts) - 1  # processes exchange gradients once an update
+            with nullcontext() if last else self.accelerator.no_sync(self._scorer):
+                values = self._backward(step.rows(rows), weights_BT[rows], on_policy=on_policy)
+            for name, value in values.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
-        return sums
+        metrics = {name: self.accelerator.reduce(value, "sum") for name, value in sums.items()}
+        for name in metrics.keys() - {"loss/total"}:
+            metrics[name] = metrics[name] / max(tokens, 1.0)
+        return metrics | self._apply()
+
+    def _backward(self, step: _Step, weights_BT: Tensor, *, on_policy: bool) -> dict[str, Tensor]:
+        """Add the gradient of these rows; return their loss and sums of values over tokens."""
+        batch, cfg = step.batch, self.cfg.loss
+        logps_BT, entropy_BT = self._scorer(batch, self.temperature, entropy_grad=cfg.entropy > 0)
+        # Exactly on-policy the ratio is 1 by definition; see policy/sample_gap for how far the
+        # sampler's own log-probabilities are from these.
+        old_BT = logps_BT.detach() if on_policy else batch.sampled_logps_BT
+        inputs = LossInputs(
+            logps_BT=logps_BT,
+            entropy_BT=entropy_BT,
+            old_logps_BT=old_BT,
+            ref_logps_BT=step.ref_logps_BT,
+            advantages_B=step.advantages_B,
+            mask_BT=batch.mask_BT,
+            weights_BT=weights_BT[:, : batch.mask_BT.shape[1]],
+        )
+        loss, values = policy_loss(inputs, cfg)
+        # DistributedDataParallel takes the mean of the processes' gradients; theirs add up.
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+        values["policy/entropy"] = entropy_BT.detach()
+        if on_policy:
+            values["policy/sample_gap"] = (logps_BT.detach() - batch.sampled_logps_BT).abs()
+        sums = {name: (value * batch.mask_BT).sum() for name, value in values.items()}
+        return {"loss/total": loss.detach(), **sums}
+
+    def _apply(self) -> dict[str, Tensor]:
+        """Take the optimiser's step, unless the gradient is not finite."""
+        parameters = self.policy.trained_parameters()
+        norm = self.accelerator.clip_grad_norm_(parameters, self.cfg.max_grad_norm)
+        finite = torch.isfinite(norm)
+        if finite:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {"optim/grad_norm": norm, "optim/skipped": (~finite).float()}
 
     @torch.no_grad()
-    def reference_logps(self, batch: Batch) -> Tensor | None:
+    def _reference_logps(self, batch: Batch) -> Tensor | None:
         """Return log-probabilities (B, T) under the reference, None where there is none."""
-        if self.reference is None:
+        if self.cfg.loss.beta == 0:
             return None
-        with self.accelerator.autocast():
-            logps_BT, _ = self.reference(batch, self.temperature)
-        return cast("Tensor", logps_BT)
+        reference = self.policy if self.reference is None else self.reference
+        logps_BT = torch.zeros_like(batch.sampled_logps_BT)
+        switched = nullcontext() if self.reference else self.policy.adapters_off()
+        with switched, self.accelerator.autocast():
+            for rows in micro_batches(batch, self.cfg.micro_batch_tokens):
+                part_BT, _ = reference(batch.rows(rows), self.temperature)
+                logps_BT[rows, : part_BT.shape[1]] = part_BT.to(logps_BT.dtype)
+        return logps_BT
+
+    def _reference_is_due(self) -> bool:
+        every = self.cfg.sync_reference_every
+        return every > 0 and self.reference is not None and self.steps % every == 0
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        gathered: Tensor = self.accelerator.gather(tensor)
+        return gathered
+
+    def _sum(self, *counts: Tensor | int) -> list[float]:
+        """Return each count, summed over all processes."""
+        own = torch.stack([torch.as_tensor(c, device=self.policy.device) for c in counts])
+        total: list[float] = self.accelerator.reduce(own.to(torch.float32), "sum").tolist()
+        return total
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs beside the model's weights."""
-        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+        synced = self.reference is not None and self.cfg.sync_reference_every
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "steps": self.steps,
+            "reference": self.reference.state_dict() if self.reference and synced else None,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the optimiser's moments and the schedule's place."""
+        """Take over the optimiser's moments, the schedule's place and a synced reference."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.steps = state["steps"]
+        if self.reference is not None and state["reference"] is not None:
+            self.reference.load_state_dict(state["reference"])
 
 
-class _StepInputs:
-    """The tensors of one step, cut into micro-batches of rows of similar length."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """The rows of one step, or some of them."""
 
-    def __init__(self, groups: Sequence[Group], advantages_B: Tensor, agent: GrpoAgent) -> None:
-        batch = collate(groups, agent.policy.pad_id, agent.policy.device)
-        lengths_B = batch.prompt_lengths_B + batch.mask_BT.sum(dim=1)
-        order_B = lengths_B.argsort(stable=True)  # rows of one length together: less padding
-        self.batch = batch.rows(order_B)
-        self.advantages_B = advantages_B[order_B]
-        self.weights_BT = token_weights(self.batch.mask_BT, agent.cfg.loss)
-        self.share_BT = self.batch.mask_BT / self.batch.mask_BT.sum().clamp(min=1)
-        self.size = agent.cfg.micro_batch_size
-        self.reference: list[Tensor | None] = [
-            agent.reference_logps(self.batch.rows(rows)) for rows in self._slices()
-        ]
+    batch: Batch
+    counted_BT: Tensor
+    """True on the tokens that count in the loss: not those of a masked completion."""
+    ref_logps_BT: Tensor | None
+    advantages_B: Tensor
 
-    def micro_batches(self) -> Iterator[tuple[Batch, LossInputs, Tensor]]:
-        """Yield rows, their loss inputs, and each token's share in a mean over the step's tokens.
+    def rows(self, index: Tensor) -> _Step:
+        """Return some rows, cut to the longest of them."""
+        batch = self.batch.rows(index)
+        tokens = batch.mask_BT.shape[1]
+        ref = self.ref_logps_BT
+        return _Step(
+            batch=batch,
+            counted_BT=self.counted_BT[index, :tokens],
+            ref_logps_BT=None if ref is None else ref[index, :tokens],
+            advantages_B=self.advantages_B[index],
+        )
 
-        The policy's own log-probabilities, made while training, are still to be put in.
-        """
-        for rows, ref_BT in zip(self._slices(), self.reference, strict=True):
-            batch = self.batch.rows(rows)
-            tokens = batch.mask_BT.shape[1]
-            loss_inputs = LossInputs(
-                logps_BT=batch.sampled_logps_BT,
-                old_logps_BT=batch.sampled_logps_BT,
-                ref_logps_BT=ref_BT,
-                advantages_B=self.advantages_B[rows],
-                mask_BT=batch.mask_BT,
-                weights_BT=self.weights_BT[rows, :tokens],
-            )
-            yield batch, loss_inputs, self.share_BT[rows, :tokens]
 
-    def _slices(self) -> list[slice]:
-        return [slice(i, i + self.size) for i in range(0, len(self.advantages_B), self.size)]
+def _minibatches(step: _Step, groups: int, parts: int) -> list[Tensor]:
+    """Return the rows of each minibatch: whole groups, in the order they were sampled."""
+    rows_B = torch.arange(len(step.advantages_B), device=step.advantages_B.device)
+    return [part.flatten() for part in rows_B.view(groups, -1).tensor_split(min(parts, groups))]
 
 
 def _frozen_copy(policy: Policy) -> Policy:

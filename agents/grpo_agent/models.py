@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from grpo_agent.config import ModelConfig
+from grpo_agent.config import LoraConfig, ModelConfig
 from grpo_agent.policy import Policy, require_plain_head
 from grpo_envs.errors import ConfigError
 from grpo_envs.hub import missing_on_hub
@@ -62,7 +62,50 @@ def load_policy(path: str) -> Policy:
     return Policy(model, tokenizer)
 
 
+def adapt(policy: Policy, cfg: LoraConfig, compute: torch.dtype) -> None:
+    """Give the model low-rank adapters, the only weights that are trained from then on.
+
+    The model itself is never updated and is kept in the dtype it computes in; the adapters are in
+    float32.
+
+    Raises:
+        ConfigError: PEFT is not installed, or no layer has a name that `cfg` gives.
+    """
+    try:
+        import peft  # the extra `peft`; loaded only here
+    except ImportError as error:
+        text = f'model.lora.rank={cfg.rank} needs PEFT: pip install "grpo-envs[peft]"'
+        raise ConfigError(text) from error
+    policy.model.to(compute)
+    targets = "all-linear" if cfg.targets == ["all-linear"] else cfg.targets
+    try:
+        policy.model.add_adapter(
+            peft.LoraConfig(r=cfg.rank, lora_alpha=cfg.alpha, target_modules=targets)
+        )
+    except ValueError as error:  # what PEFT raises where no layer fits
+        names = {name.rpartition(".")[2] for name, m in policy.model.named_modules() if _linear(m)}
+        allowed = ", ".join(["all-linear", *sorted(names)])
+        raise ConfigError(f"model.lora.targets={cfg.targets}. Allowed: {allowed}.") from error
+    for parameter in policy.trained_parameters():
+        parameter.data = parameter.data.float()
+
+
+def restore(policy: Policy, folder: Path) -> None:
+    """Put the weights of a checkpoint into the policy: its adapters where it has any."""
+    if policy.has_adapters:
+        import peft  # the extra `peft`; loaded only here
+
+        weights = peft.load_peft_weights(str(folder), device="cpu")
+        peft.set_peft_model_state_dict(policy.model, weights)
+    else:
+        policy.model.load_state_dict(load_policy(str(folder)).model.state_dict())
+
+
 def hints(policy: Policy) -> Hints:
     """Return the training defaults that the model's config.json carries, else the general ones."""
     carried: dict[str, Any] = getattr(policy.model.config, HINTS, None) or {}
     return Hints(**carried)
+
+
+def _linear(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Linear)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo_agent.batch import Batch
 from grpo_envs.errors import ConfigError
@@ -31,6 +34,28 @@ class Policy(nn.Module):
         """Where the weights are."""
         return cast("torch.device", self.model.device)
 
+    @property
+    def has_adapters(self) -> bool:
+        """Whether adapters (LoRA) are trained and the model itself is not."""
+        return bool(getattr(self.model, "_hf_peft_config_loaded", False))
+
+    @contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """Be the model without its adapters for a while: the reference, at no memory."""
+        self.model.disable_adapters()
+        try:
+            yield
+        finally:
+            self.model.enable_adapters()
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Return what the optimiser changes: adapters where there are any, else all."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def finite(self) -> bool:
+        """Return whether every trained weight is a finite number."""
+        return all(bool(p.isfinite().all()) for p in self.trained_parameters())
+
     def render(self, prompt: str, system_prompt: str = "") -> tuple[int, ...]:
         """Return the tokens of a prompt, through the chat template where the model has one."""
         if self.tokenizer.chat_template is None:
@@ -48,7 +73,9 @@ class Policy(nn.Module):
         """Return the text of a completion, without the tokens that only end a turn."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
-    def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: Batch, temperature: float, *, entropy_grad: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Score the completion tokens of `batch` at `temperature`.
 
         Logits exist for completion positions only, a chunk at a time, and are computed again in
@@ -56,17 +83,20 @@ class Policy(nn.Module):
 
         Returns:
             logps_BT: log-probability of each completion token, 0 outside the mask.
-            entropy_BT: entropy in nats of the full distribution it was drawn from, no gradient.
+            entropy_BT: entropy in nats of the full distribution it was drawn from; it carries
+                gradient only where `entropy_grad` asks for that.
         """
         decoder = self.model.get_decoder()
-        hidden_BLD = decoder(input_ids=batch.input_ids_BL, use_cache=False).last_hidden_state
+        with _layers_checkpointed(self.model):
+            hidden_BLD = decoder(input_ids=batch.input_ids_BL, use_cache=False).last_hidden_state
         # The token at position t is predicted from position t - 1.
         rows_N, columns_N = batch.mask_BT.nonzero(as_tuple=True)
         positions_N = batch.prompt_lengths_B[rows_N] + columns_N - 1
         hidden_ND = hidden_BLD[rows_N, positions_N]
         targets_N = batch.token_ids_BT[rows_N, columns_N]
+        head = self.model.get_output_embeddings()
         logps_N, entropy_N = score_tokens(
-            hidden_ND, targets_N, self.model.get_output_embeddings(), temperature
+            hidden_ND, targets_N, head, temperature, entropy_grad=entropy_grad
         )
         zeros_BT = logps_N.new_zeros(batch.mask_BT.shape)
         index = (rows_N, columns_N)
@@ -74,13 +104,20 @@ class Policy(nn.Module):
 
 
 def score_tokens(
-    hidden_ND: Tensor, targets_N: Tensor, head: nn.Module, temperature: float
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    head: nn.Module,
+    temperature: float,
+    *,
+    entropy_grad: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return log-probabilities (N) and detached entropies (N) of the target tokens."""
+    """Return log-probabilities (N) and entropies (N) of the target tokens."""
     vocabulary = int(head.weight.shape[0])  # type: ignore[index]
     size = max(1, _CHUNK_ELEMENTS // vocabulary)
     scores = [
-        checkpoint(_score_chunk, hidden, targets, head, temperature, use_reentrant=False)
+        checkpoint(
+            _score_chunk, hidden, targets, head, temperature, entropy_grad=entropy_grad, use_reentrant=False
+        )
         for hidden, targets in zip(hidden_ND.split(size), targets_N.split(size), strict=True)
     ]
     logps, entropies = zip(*scores, strict=True)
@@ -88,17 +125,45 @@ def score_tokens(
 
 
 def _score_chunk(
-    hidden_ND: Tensor, targets_N: Tensor, head: nn.Module, temperature: float
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    head: nn.Module,
+    temperature: float,
+    *,
+    entropy_grad: bool,
 ) -> tuple[Tensor, Tensor]:
     logits_NV = head(hidden_ND)
     precise = torch.promote_types(logits_NV.dtype, torch.float32)  # never in bf16
     logits_NV = logits_NV.to(precise) / temperature
     norm_N = logits_NV.logsumexp(dim=-1)
     logps_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - norm_N
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
         probs_NV = (logits_NV - norm_N[:, None]).exp()
         entropy_N = norm_N - (probs_NV * logits_NV).sum(dim=-1)
     return logps_N, entropy_N
+
+
+@contextmanager
+def _layers_checkpointed(model: nn.Module) -> Iterator[None]:
+    """Let gradient checkpointing act, where it is switched on, on a model that is in eval mode.
+
+    Transformers checkpoints a layer only while the layer itself is in training mode. What is
+    inside it stays in eval mode: no dropout.
+    """
+    layers = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, GradientCheckpointingLayer)
+        and layer.gradient_checkpointing
+        and torch.is_grad_enabled()
+    ]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
 
 
 @torch.no_grad()

@@ -1,0 +1,46 @@
+"""What the agent takes off a reward before it becomes an advantage: length and KL penalties.
+
+Shapes: P groups of G members, B = P*G completions, T tokens.
+"""
+
+import torch
+from torch import Tensor
+
+from grpo_agent.config import LossConfig, OverlongConfig
+from grpo_agent.losses import KLS, reference_gap
+
+
+def overlong_penalty(
+    lengths_PG: Tensor, truncated_PG: Tensor, max_tokens: int, cfg: OverlongConfig
+) -> Tensor:
+    """Return what is subtracted from each reward for its length, 0 or more.
+
+    With a buffer it is DAPO's soft punishment (arXiv 2503.14476, eq. 13): 0 up to
+    L_max - L_buffer tokens, then linear, `penalty` at L_max.
+
+    Args:
+        lengths_PG: Tokens of each completion.
+        truncated_PG: True where a completion ran out of tokens.
+        max_tokens: L_max.
+        cfg: Which penalty, and how much.
+    """
+    if cfg.truncated == "penalise":
+        return truncated_PG * cfg.penalty
+    buffer = cfg.buffer * max_tokens
+    if buffer == 0:
+        return torch.zeros_like(truncated_PG, dtype=torch.float32)
+    over_PG = (lengths_PG - (max_tokens - buffer)) / buffer
+    return over_PG.clamp(0, 1) * cfg.penalty
+
+
+def kl_penalty(logps_BT: Tensor, ref_logps_BT: Tensor, mask_BT: Tensor, cfg: LossConfig) -> Tensor:
+    """Return beta * KL, summed over each completion (B), for `kl_in=reward` (RLOO, PPO).
+
+    Args:
+        logps_BT: Log-probabilities under the policy that sampled.
+        ref_logps_BT: Under the reference.
+        mask_BT: True on the completion's tokens.
+        cfg: The estimator and its weight.
+    """
+    gap_BT = reference_gap(logps_BT, ref_logps_BT)
+    return cfg.beta * (KLS[cfg.kl](gap_BT, torch.ones_like(gap_BT)) * mask_BT).sum(dim=1)
