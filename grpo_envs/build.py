@@ -88,7 +88,13 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
     bf16 = cfg.precision == "bf16" or (
         cfg.precision == "auto" and not cpu and torch.cuda.is_bf16_supported()
     )
-    return Accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
+    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
+    if accelerator.num_processes > 1:
+        raise ConfigError(
+            f"{accelerator.num_processes} processes: a run has one so far. GrpoAgent.update "
+            "itself works on several, each with groups of its own."
+        )
+    return accelerator
 
 
 def compute_dtype(accelerator: Accelerator) -> torch.dtype:

@@ -166,7 +166,24 @@ def convert(cfg: DictConfig) -> RunConfig:
     except AttributeError as error:  # `+key=value`, which Hydra adds and our dataclasses lack
         raise ConfigError(f"an added (+) key is none of ours: {error}.") from error
     assert isinstance(run, RunConfig)
+    _check_together(run)
     return run
+
+
+def _check_together(run: RunConfig) -> None:
+    """Refuse values that are fine alone and mean nothing beside each other."""
+    agent, prompts = run.agent, run.trainer.prompts_per_step
+    if agent.minibatches > prompts:
+        raise ConfigError(
+            f"agent.minibatches={agent.minibatches} with trainer.prompts_per_step={prompts}: a "
+            f"minibatch has at least one group. Allowed: 1 to {prompts}."
+        )
+    every = f"agent.sync_reference_every={agent.sync_reference_every}"
+    if agent.sync_reference_every and run.model.lora.rank:
+        rank = f"model.lora.rank={run.model.lora.rank}"
+        raise ConfigError(f"{every} with {rank}: the reference is the model itself. Allowed: 0.")
+    if agent.sync_reference_every and agent.loss.beta == 0:
+        raise ConfigError(f"{every} with agent.loss.beta=0: there is no reference. Allowed: 0.")
 
 
 def compose_run(overrides: list[str]) -> RunConfig:

@@ -121,8 +121,9 @@ class Trainer:
             metrics = group_metrics([*chosen, *dropped])
             with timer("update"):
                 updates, advantages = self.agent.update(chosen)
-        self.done += 1
         groups = [*chosen, *dropped]
+        self.done += 1
+        self.drawn += len(groups)  # now: a step that fails is made again from the same problems
         tokens = sum(len(c.token_ids) for group in groups for c in group.completions)
         metrics |= updates
         metrics["group/sampled"] = float(len(groups))
@@ -147,21 +148,20 @@ class Trainer:
         wanted = self.cfg.prompts_per_step
         sampled: list[Group] = []
         for _ in range(1 + self.resamplings):
-            groups = self.rollout(self._problem_seeds(), timer)
+            groups = self.rollout(self._problem_seeds(ahead=len(sampled)), timer)
             self._require_valid(groups)
             sampled += groups
-            if self.resamplings == 0 or sum(not group.flat for group in sampled) >= wanted:
+            if sum(not group.flat for group in sampled) >= wanted:
                 break
-        if self.resamplings == 0:
-            return sampled, []
-        chosen = [group for group in sampled if not group.flat][:wanted] or sampled[:wanted]
+        chosen = sampled[:wanted]
+        if self.resamplings:
+            chosen = [group for group in sampled if not group.flat][:wanted] or chosen
         keys = {group.key for group in chosen}
         return chosen, [group for group in sampled if group.key not in keys]
 
-    def _problem_seeds(self) -> list[int]:
+    def _problem_seeds(self, ahead: int = 0) -> list[int]:
         """Count on from a place that the run's seed decides: a dataset's rows come in epochs."""
-        first = seed_for("problems", self.seed) % 2**40 + self.drawn
-        self.drawn += self.cfg.prompts_per_step
+        first = seed_for("problems", self.seed) % 2**40 + self.drawn + ahead
         return list(range(first, first + self.cfg.prompts_per_step))
 
     def _require_valid(self, groups: Sequence[Group]) -> None:

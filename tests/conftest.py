@@ -17,6 +17,11 @@ def tiny() -> Policy:
 @pytest.fixture
 def random_policy() -> Policy:
     """An untrained float64 Qwen3 with the bundled tokenizer: exact comparisons."""
+    return make_random_policy()
+
+
+def make_random_policy() -> Policy:
+    """The same one in every process."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     config = Qwen3Config(

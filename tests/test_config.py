@@ -56,13 +56,37 @@ def test_environment_keys_need_no_plus() -> None:
             "agent.group_size=1",
             "agent.group_size=1 with agent.advantage.name=standardized: *2 or more",
         ),
-        ("agent.loss.ratio=tokn", "agent.loss.ratio=tokn. Allowed: token, sequence, sequence_product. Did you mean 'token'?"),
+        (
+            "agent.loss.ratio=tokn",
+            "agent.loss.ratio=tokn. Allowed: token, *sequence_product. Did you mean 'token'?",
+        ),
+        ("agent.loss.kl=k1", "agent.loss.kl=k1 with agent.loss.kl_in=loss: *gradient*kl_in=reward"),
+        ("agent.loss.cispo_cap=0.3", "agent.loss.cispo_cap=0.3. Allowed: 1 or more"),
+        ("agent.minibatches=17", "agent.minibatches=17 with trainer.prompts_per_step=16: *1 to 16"),
+        (
+            "agent.sync_reference_every=2 model.lora.rank=4",
+            "agent.sync_reference_every=2 with model.lora.rank=4: *Allowed: 0",
+        ),
+        (
+            "agent.sync_reference_every=2 agent.loss.beta=0",
+            "agent.sync_reference_every=2 with agent.loss.beta=0: there is no reference",
+        ),
+        ("agent.overlong.truncated=masc", "agent.overlong.truncated=masc. *Did you mean 'mask'?"),
+        (
+            "agent.overlong.in_baseline=false",
+            "in_baseline=false with *truncated=score*truncated=mask",
+        ),
+        (
+            "agent.overlong.truncated=penalise agent.overlong.buffer=0.2",
+            "truncated=penalise with agent.overlong.buffer=0.2: *pay twice",
+        ),
+        ("agent=dapp", "agent=dapp. Allowed: cispo, dapo, *Did you mean 'dapo'?"),
         ("agent.loss.clip_high=-1", "agent.loss.clip_high=-1.0. Allowed: 0 or more"),
         ("agent.lr=-1", "agent.lr=-1.0. Allowed: 0 or more, or null"),
         ("sampler.temperature=0", "sampler.temperature=0.0. Allowed: above 0"),
         ("model=hf", "missing: model.path=..."),
         ("model.size=0.7b", "model.size=0.7b. Allowed: *0.6b*Did you mean"),
-        ("model=gpt", "model=gpt. Allowed: hf, qwen."),
+        ("model=gpt", "model=gpt. Allowed: hf, qwen"),
         ("trainer.device=cudo", "trainer.device=cudo. Allowed: *Did you mean 'cuda'?"),
         ("trainer.steps=0", "trainer.steps=0. Allowed: 1 or more"),
         ("logger.names=[consol]", "logger.names=consol. Allowed: *Did you mean 'console'?"),
@@ -74,7 +98,7 @@ def test_environment_keys_need_no_plus() -> None:
 )
 def test_a_mistake_ends_with_one_line(override: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        compose_run([override])
+        compose_run(override.split())
     line = str(caught.value)
     assert "\n" not in line
     position = 0

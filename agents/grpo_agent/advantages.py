@@ -62,7 +62,9 @@ def whitened(s: Scores, cfg: AdvantageConfig) -> Tensor:
     centered_PG = centered(s, cfg)
     weights_PG = s.valid_PG * s.tokens_PG
     shifted_PG = centered_PG - _mean(centered_PG, weights_PG)
-    return shifted_PG / (_std(centered_PG, weights_PG, cfg.ddof) + cfg.eps)
+    std = _std(centered_PG, weights_PG, cfg.ddof)
+    varies = std > 0  # not so where all tokens that count are of one completion
+    return torch.where(varies, shifted_PG / (torch.where(varies, std, 1.0) + cfg.eps), 0.0)
 
 
 def max_rl(s: Scores, cfg: AdvantageConfig) -> Tensor:

@@ -43,6 +43,7 @@ class GrpoAgent:
         self.accelerator = accelerator
         self.temperature = sampler.temperature
         self.max_tokens = sampler.max_new_tokens
+        self.dtype = torch.promote_types(policy.trained_parameters()[0].dtype, torch.float32)
         self.steps = 0
         copied = cfg.loss.beta > 0 and not policy.has_adapters
         self.reference = _frozen_copy(policy) if copied else None
@@ -111,7 +112,8 @@ class GrpoAgent:
     ) -> Scores:
         """Return rewards less the penalties of length and KL."""
         device, cfg = batch.mask_BT.device, self.cfg
-        rewards_PG = torch.tensor([[r.total for r in g.rewards] for g in groups], device=device)
+        totals = [[r.total for r in g.rewards] for g in groups]
+        rewards_PG = torch.tensor(totals, device=device, dtype=self.dtype)
         valid_PG = torch.tensor([[r.valid for r in g.rewards] for g in groups], device=device)
         tokens_PG = batch.mask_BT.sum(dim=1).view_as(rewards_PG)
         truncated_PG = truncated_B.view_as(rewards_PG)
@@ -143,7 +145,7 @@ class GrpoAgent:
             step.batch.mask_BT.sum(), step.counted_BT.sum(), len(step.counted_BT)
         )
         size = StepSize(completions=completions, tokens=counted, max_tokens=self.max_tokens)
-        weights_BT = token_weights(step.counted_BT, size, self.cfg.loss)
+        weights_BT = token_weights(step.counted_BT.to(self.dtype), size, self.cfg.loss)
         parts = micro_batches(step.batch, self.cfg.micro_batch_tokens)
         sums: dict[str, Tensor] = {}
         for i, rows in enumerate(parts):

@@ -189,7 +189,7 @@ class GrpoConfig:
     """Passes over the completions of a step (mu in the paper)."""
     minibatches: int = 1
     """Updates a pass: so many parts of whole groups, one update each."""
-    micro_batch_tokens: int = 8192
+    micro_batch_tokens: int = 4096
     """Tokens, padding included, per forward and backward: memory and speed, never the result."""
     dynamic_sampling: int = 0
     """Rounds of sampling, at most, that replace groups whose rewards are all equal (DAPO)."""

@@ -83,7 +83,7 @@ def cispo(ratio_BT: Tensor, x: LossInputs, cfg: LossConfig) -> Tensor:
 def sapo(ratio_BT: Tensor, x: LossInputs, cfg: LossConfig) -> Tensor:
     """-(4/tau) sigmoid(tau (rho - 1)) A: a soft gate in place of the clip (arXiv 2511.20347)."""
     advantages_B1 = x.advantages_B[:, None]
-    tau_B1 = torch.where(advantages_B1 > 0, cfg.sapo_tau_positive, cfg.sapo_tau_negative)
+    tau_B1 = _choose(advantages_B1 > 0, cfg.sapo_tau_positive, cfg.sapo_tau_negative, ratio_BT)
     return -(4 / tau_B1) * torch.sigmoid(tau_B1 * (ratio_BT - 1)) * advantages_B1
 
 
@@ -201,10 +201,16 @@ def bounded(ratio_BT: Tensor, x: LossInputs, cfg: LossConfig) -> Tensor:
     elif cfg.objective == "sapo":
         active_BT = torch.zeros_like(ratio_BT, dtype=torch.bool)
     else:
-        high = torch.where(advantages_B1 > 0, 1 + cfg.clip_high, cfg.dual_clip or torch.inf)
-        low = torch.where(advantages_B1 < 0, 1 - cfg.clip_low, -torch.inf)
-        active_BT = ((ratio_BT > high) | (ratio_BT < low)) & (advantages_B1 != 0)
+        ceiling = cfg.dual_clip or torch.inf
+        high_B1 = _choose(advantages_B1 > 0, 1 + cfg.clip_high, ceiling, ratio_BT)
+        low_B1 = _choose(advantages_B1 < 0, 1 - cfg.clip_low, -torch.inf, ratio_BT)
+        active_BT = ((ratio_BT > high_B1) | (ratio_BT < low_B1)) & (advantages_B1 != 0)
     return active_BT.to(ratio_BT.dtype)
+
+
+def _choose(condition: Tensor, yes: float, no: float, like: Tensor) -> Tensor:
+    """`torch.where` of two numbers in the dtype of `like`, not in the default one."""
+    return torch.full_like(condition, no, dtype=like.dtype).masked_fill(condition, yes)
 
 
 def _log_ratio_sum(x: LossInputs) -> Tensor:
