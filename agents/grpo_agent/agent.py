@@ -88,52 +88,50 @@ class GrpoAgent:
     def _step_of(self, groups: Sequence[Group]) -> _Step:
         """Put together what every update of this step needs."""
         batch = collate(groups, self.policy.pad_id, self.policy.device)
+        ref_logps_BT = self._reference_logps(batch)
         truncated_B = torch.tensor(
             [c.finish_reason == "length" for group in groups for c in group.completions],
             device=batch.mask_BT.device,
         )
         masked_B = truncated_B & (self.cfg.overlong.truncated == "mask")
-        ref_logps_BT = self._reference_logps(batch)
         counted_BT = batch.mask_BT & ~masked_B[:, None]
-        scores = self._scores(groups, batch, truncated_B, ref_logps_BT)
+        rewards_B, valid_B = self._rewards(groups, batch, truncated_B, ref_logps_BT)
+        scores = Scores(
+            rewards_PG=rewards_B.view(len(groups), -1),
+            valid_PG=valid_B.view(len(groups), -1),
+            tokens_PG=counted_BT.sum(dim=1).view(len(groups), -1),
+        )
         return _Step(
             batch=batch,
             counted_BT=counted_BT,
             ref_logps_BT=ref_logps_BT,
-            advantages_B=self._advantages(scores, counted_BT).flatten(),
+            advantages_B=self._advantages(scores).flatten(),
         )
 
-    def _scores(
+    def _rewards(
         self,
         groups: Sequence[Group],
         batch: Batch,
         truncated_B: Tensor,
         ref_logps_BT: Tensor | None,
-    ) -> Scores:
-        """Return rewards less the penalties of length and KL."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return rewards (B) less the penalties of length and KL, and which of them count (B)."""
         device, cfg = batch.mask_BT.device, self.cfg
-        totals = [[r.total for r in g.rewards] for g in groups]
-        rewards_PG = torch.tensor(totals, device=device, dtype=self.dtype)
-        valid_PG = torch.tensor([[r.valid for r in g.rewards] for g in groups], device=device)
-        tokens_PG = batch.mask_BT.sum(dim=1).view_as(rewards_PG)
-        truncated_PG = truncated_B.view_as(rewards_PG)
-        rewards_PG = rewards_PG - overlong_penalty(
-            tokens_PG, truncated_PG, self.max_tokens, cfg.overlong
-        )
+        rewards = [reward for group in groups for reward in group.rewards]
+        totals_B = torch.tensor([r.total for r in rewards], device=device, dtype=self.dtype)
+        valid_B = torch.tensor([r.valid for r in rewards], device=device)
+        lengths_B = batch.mask_BT.sum(dim=1)
+        totals_B -= overlong_penalty(lengths_B, truncated_B, self.max_tokens, cfg.overlong)
         if ref_logps_BT is not None and cfg.loss.kl_in == "reward":
-            penalty_B = kl_penalty(batch.sampled_logps_BT, ref_logps_BT, batch.mask_BT, cfg.loss)
-            rewards_PG = rewards_PG - penalty_B.view_as(rewards_PG)
-        if not cfg.overlong.in_baseline:
-            valid_PG = valid_PG & ~truncated_PG
-        return Scores(rewards_PG=rewards_PG, valid_PG=valid_PG, tokens_PG=tokens_PG)
+            totals_B -= kl_penalty(batch.sampled_logps_BT, ref_logps_BT, batch.mask_BT, cfg.loss)
+        return totals_B, valid_B if cfg.overlong.in_baseline else valid_B & ~truncated_B
 
-    def _advantages(self, own: Scores, counted_BT: Tensor) -> Tensor:
+    def _advantages(self, own: Scores) -> Tensor:
         """Return this process's advantages (P, G); the statistics are of all processes."""
-        tokens_PG = counted_BT.sum(dim=1).view_as(own.rewards_PG)
         everyone = Scores(
             rewards_PG=self._gather(own.rewards_PG),
             valid_PG=self._gather(own.valid_PG),
-            tokens_PG=self._gather(tokens_PG),
+            tokens_PG=self._gather(own.tokens_PG),
         )
         count = len(own.rewards_PG)
         start = self.accelerator.process_index * count

@@ -1,6 +1,6 @@
 """What the agent takes off a reward before it becomes an advantage: length and KL penalties.
 
-Shapes: P groups of G members, B = P*G completions, T tokens.
+Shapes: B completions, T tokens.
 """
 
 import torch
@@ -11,7 +11,7 @@ from grpo_agent.losses import KLS, reference_gap
 
 
 def overlong_penalty(
-    lengths_PG: Tensor, truncated_PG: Tensor, max_tokens: int, cfg: OverlongConfig
+    lengths_B: Tensor, truncated_B: Tensor, max_tokens: int, cfg: OverlongConfig
 ) -> Tensor:
     """Return what is subtracted from each reward for its length, 0 or more.
 
@@ -19,18 +19,18 @@ def overlong_penalty(
     L_max - L_buffer tokens, then linear, `penalty` at L_max.
 
     Args:
-        lengths_PG: Tokens of each completion.
-        truncated_PG: True where a completion ran out of tokens.
+        lengths_B: Tokens of each completion.
+        truncated_B: True where a completion ran out of tokens.
         max_tokens: L_max.
         cfg: Which penalty, and how much.
     """
     if cfg.truncated == "penalise":
-        return truncated_PG * cfg.penalty
+        return truncated_B * cfg.penalty
     buffer = cfg.buffer * max_tokens
     if buffer == 0:
-        return torch.zeros_like(truncated_PG, dtype=torch.float32)
-    over_PG = (lengths_PG - (max_tokens - buffer)) / buffer
-    return over_PG.clamp(0, 1) * cfg.penalty
+        return torch.zeros_like(truncated_B, dtype=torch.float32)
+    over_B = (lengths_B - (max_tokens - buffer)) / buffer
+    return over_B.clamp(0, 1) * cfg.penalty
 
 
 def kl_penalty(logps_BT: Tensor, ref_logps_BT: Tensor, mask_BT: Tensor, cfg: LossConfig) -> Tensor:
