@@ -47,9 +47,9 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
     policy = load_policy(path)
     filled = _fill(cfg, policy)
     if cfg.model.gradient_checkpointing:
-        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        policy.checkpoint_layers()
     if cfg.model.lora.rank:
-        adapt(policy, cfg.model.lora, compute_dtype(accelerator))
+        adapt(policy, cfg.model.lora, compute_dtype(accelerator), seed=cfg.seed)
     # The agent first: it moves the policy to the device and copies the reference before a resume
     # puts trained weights into the policy.
     agent = agent_class(policy, filled.agent, accelerator, filled.sampler)

@@ -1,30 +1,53 @@
 """The update: what must not change it, what must, and what it says about itself."""
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
+from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from grpo_agent import agent as agent_module
 from grpo_agent.agent import GrpoAgent
-from grpo_agent.config import AdvantageConfig, GrpoConfig, LossConfig, SamplerConfig
+from grpo_agent.batch import Batch, collate
+from grpo_agent.config import (
+    AdvantageConfig,
+    GrpoConfig,
+    LossConfig,
+    OverlongConfig,
+    SamplerConfig,
+)
+from grpo_agent.losses import LossInputs
 from grpo_agent.policy import Policy
 from grpo_agent.sampler import Decoding, sample
-from grpo_envs.types import Group, Reward
+from grpo_envs.config import compose_run
+from grpo_envs.plugins import conf_dir
+from grpo_envs.types import Completion, Group, Reward
+from tests.oracle import OracleLoss, oracle_advantages, oracle_loss
 
 SCORES = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.0, 0.0], [1.0, 1.0, 0.0, 0.5]]
+MAX_TOKENS = 12
+PRESETS = sorted(path.stem for path in (conf_dir() / "agent").glob("*.yaml"))
+EVERY_PRESET = pytest.mark.parametrize("name", PRESETS)
 
 
-def groups(policy: Policy, scores: Sequence[Sequence[float]] = SCORES) -> list[Group]:
+def groups(
+    policy: Policy, scores: Sequence[Sequence[float]] = SCORES, temperature: float = 1.0
+) -> list[Group]:
     """Real samples of the policy, of different lengths, with the given rewards."""
     found = []
     for p, row in enumerate(scores):
         prompt = policy.render("What is 1+2?" + "+3" * p)
         seeds = [100 * p + i for i in range(len(row))]
-        completions = sample(policy, [prompt], seeds, Decoding(max_new_tokens=6 + 3 * p))
+        how = Decoding(max_new_tokens=6 + 3 * p, temperature=temperature)
+        completions = sample(policy, [prompt], seeds, how)
         rewards = tuple(Reward(parts={"correct": score}) for score in row)
         found.append(
             Group(
@@ -38,69 +61,523 @@ def groups(policy: Policy, scores: Sequence[Sequence[float]] = SCORES) -> list[G
     return found
 
 
-def agent_of(policy: Policy, **changes: object) -> GrpoAgent:
-    cfg = replace(GrpoConfig(lr=1e-3, group_size=4, warmup_steps=0), **changes)  # type: ignore[arg-type]
-    return GrpoAgent(policy, cfg, Accelerator(cpu=True), SamplerConfig(max_new_tokens=12))
+def made(
+    lengths: Sequence[int], rewards: Sequence[float], truncated: Sequence[int] = (), *, key: int = 0
+) -> Group:
+    """A group by hand: its lengths, rewards, and which members ran out of tokens."""
+    return Group(
+        key=key,
+        prompt="",
+        prompt_ids=(5, 6, 7 + key),
+        completions=tuple(
+            Completion(
+                text="",
+                token_ids=tuple(20 + (7 * i + t) % 60 for t in range(n)),
+                logprobs=(-1.0,) * n,
+                finish_reason="length" if i in truncated else "stop",
+            )
+            for i, n in enumerate(lengths)
+        ),
+        rewards=tuple(Reward(parts={"correct": r}) for r in rewards),
+    )
+
+
+def with_rewards(group: Group, rewards: Sequence[float]) -> Group:
+    return replace(group, rewards=tuple(Reward(parts={"correct": r}) for r in rewards))
+
+
+@cache
+def preset(name: str) -> GrpoConfig:
+    """A preset as it is shipped; only what has no influence on one gradient is fixed."""
+    cfg: GrpoConfig = compose_run([f"agent={name}"]).agent
+    return replace(cfg, lr=1e-4, group_size=4, warmup_steps=0, minibatches=1)
+
+
+def agent_of(
+    policy: Policy,
+    cfg: GrpoConfig | None = None,
+    *,
+    temperature: float = 1.0,
+    max_tokens: int = MAX_TOKENS,
+    **changes: Any,
+) -> GrpoAgent:
+    cfg = replace(cfg or GrpoConfig(lr=1e-3, group_size=4, warmup_steps=0), **changes)
+    sampler = SamplerConfig(max_new_tokens=max_tokens, temperature=temperature)
+    return GrpoAgent(policy, cfg, Accelerator(cpu=True), sampler)
 
 
 def weights(policy: Policy) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in policy.model.named_parameters()}
 
 
-def gradient(policy: Policy, given: Sequence[Group], **changes: object) -> dict[str, Tensor]:
-    """The gradient of one update, caught on its way into the optimiser."""
-    agent = agent_of(policy, max_grad_norm=1e9, **changes)
-    caught: dict[str, Tensor] = {}
+@torch.no_grad()
+def move(policy: Policy, seed: int, far: float = 0.03) -> None:
+    """Change every weight a little, so that probabilities differ from what they were."""
+    noise = torch.Generator().manual_seed(seed)
+    for value in policy.model.parameters():
+        value.add_(far * torch.randn(value.shape, generator=noise, dtype=value.dtype))
 
-    def catch(*_: object) -> None:
-        for name, value in policy.model.named_parameters():
-            assert value.grad is not None
-            caught[name] = value.grad.clone()
 
-    agent.optimizer.register_step_pre_hook(catch)
+def catch(agent: GrpoAgent) -> list[dict[str, Tensor]]:
+    """A list that each update's gradient goes into, on its way into the optimiser."""
+    caught: list[dict[str, Tensor]] = []
+
+    def keep(*_: object) -> None:
+        named = agent.policy.model.named_parameters()
+        caught.append({n: p.grad.clone() for n, p in named if p.grad is not None})
+
+    agent.optimizer.register_step_pre_hook(keep)
+    return caught
+
+
+def gradients(
+    policy: Policy, given: Sequence[Group], cfg: GrpoConfig | None = None, **changes: Any
+) -> list[dict[str, Tensor]]:
+    """The gradients of one call of `update`, unclipped; the policy is as before afterwards.
+
+    The reference and the policy are moved away from what sampled: ratios are not 1 (but where the
+    update is on-policy by definition) and the KL is not 0.
+    """
+    agent = agent_of(policy, cfg, max_grad_norm=1e9, **changes)
     before = weights(policy)
+    if agent.reference is not None:
+        move(agent.reference, 1)
+    move(policy, 2)
+    caught = catch(agent)
     agent.update(given)
     policy.model.load_state_dict(before, strict=False)
     return caught
 
 
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+def gradient(
+    policy: Policy, given: Sequence[Group], cfg: GrpoConfig | None = None, **changes: Any
+) -> dict[str, Tensor]:
+    """The gradient of a call of `update` that makes one."""
+    (only,) = gradients(policy, given, cfg, **changes)
+    return only
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 1e-10) -> None:
+    """Where the arithmetic differs, 1e-6: Qwen3 computes its norms in float32 all the same."""
+    assert one.keys() == other.keys()
     for name, value in one.items():
-        torch.testing.assert_close(value, other[name], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(value, other[name], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("tokens", [1, 100, 150])
-def test_the_micro_batch_changes_nothing(random_policy: Policy, tokens: int) -> None:
+def size_of(one: dict[str, Tensor]) -> float:
+    return max(value.abs().max().item() for value in one.values())
+
+
+def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The largest difference."""
+    return max((value - other[name]).abs().max().item() for name, value in one.items())
+
+
+# --- what must not change the update
+
+
+@EVERY_PRESET
+def test_the_micro_batch_changes_nothing(random_policy: Policy, name: str) -> None:
+    """Neither the first gradient nor, after a real step, that of a second epoch."""
     given = groups(random_policy)
-    whole = gradient(random_policy, given, micro_batch_tokens=10_000)
-    assert max(value.abs().max().item() for value in whole.values()) > 1e-3
-    same(whole, gradient(random_policy, given, micro_batch_tokens=tokens))
+    cfg = replace(preset(name), epochs=2)
+    whole = gradients(random_policy, given, cfg, micro_batch_tokens=10_000)
+    assert len(whole) == 2
+    assert min(map(size_of, whole)) > 1e-3
+    for tokens in (1, 100):  # a row each, and parts of different sizes
+        parts = gradients(random_policy, given, cfg, micro_batch_tokens=tokens)
+        for one, other in zip(whole, parts, strict=True):
+            same(one, other)
 
 
-def test_the_order_of_groups_changes_nothing(random_policy: Policy) -> None:
+@EVERY_PRESET
+def test_the_order_of_groups_changes_nothing(random_policy: Policy, name: str) -> None:
     given = groups(random_policy)
-    same(gradient(random_policy, given), gradient(random_policy, given[::-1]))
+    cfg = replace(preset(name), epochs=2)
+    forth = gradients(random_policy, given, cfg)
+    for one, other in zip(forth, gradients(random_policy, given[::-1], cfg), strict=True):
+        same(one, other)
 
 
-def test_equals_a_plain_policy_gradient(random_policy: Policy) -> None:
-    """On-policy and without KL, eq. 3 is: minus the mean over rows of A times the mean lp."""
+@EVERY_PRESET
+def test_more_padding_changes_nothing(
+    random_policy: Policy, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = groups(random_policy)
-    cfg = AdvantageConfig(name="centered")
-    got = gradient(random_policy, given, advantage=cfg, loss=LossConfig(beta=0.0))
+    cfg = replace(preset(name), epochs=2)
+    lean = gradients(random_policy, given, cfg)
+
+    def padded(groups: Sequence[Group], pad_id: int, device: torch.device) -> Batch:
+        batch = collate(groups, pad_id, device)
+        grown = {
+            field: torch.nn.functional.pad(getattr(batch, field), (0, 5), value=value)
+            for field, value in {
+                "input_ids_BL": pad_id,
+                "token_ids_BT": pad_id,
+                "mask_BT": False,
+                "sampled_logps_BT": 0.0,
+            }.items()
+        }
+        return replace(batch, **grown)
+
+    monkeypatch.setattr(agent_module, "collate", padded)
+    for one, other in zip(lean, gradients(random_policy, given, cfg), strict=True):
+        same(one, other)
+
+
+def test_groups_with_one_prompt_are_two_groups(random_policy: Policy) -> None:
+    """Groups are told apart by what they are, not by their prompt: each has its own baseline."""
+    one = made([3, 4, 5, 6], [1.0, 0.0, 0.0, 0.0])
+    two = replace(one, key=9, rewards=made([1] * 4, [0.0, 1.0, 1.0, 1.0]).rewards)
+    agent = agent_of(random_policy, advantage=AdvantageConfig(name="centered"))
+    _, advantages = agent.update([one, two])
+    assert advantages == [[0.75, -0.25, -0.25, -0.25], [-0.75, 0.25, 0.25, 0.25]]
+
+
+# --- what the update is: the whole of it against plain loops over tokens, with full logits
+
+
+def logps_of(policy: Policy, group: Group, member: int, temperature: float) -> Tensor:
+    """Log-probabilities (tokens, V) of one unpadded row, from the full logits."""
+    prompt, completion = group.prompt_ids, group.completions[member].token_ids
+    logits: Tensor = policy.model(input_ids=torch.tensor([[*prompt, *completion]])).logits[0]
+    return (logits[len(prompt) - 1 : -1] / temperature).log_softmax(dim=-1)
+
+
+def chosen(policy: Policy, group: Group, member: int, temperature: float) -> Tensor:
+    """Log-probabilities (tokens,) of a completion's own tokens."""
+    tokens = torch.tensor(group.completions[member].token_ids)
+    return logps_of(policy, group, member, temperature).gather(1, tokens[:, None])[:, 0]
+
+
+def shaped(group: Group, member: int, ref: Tensor | None, cfg: GrpoConfig) -> float:
+    """A reward less what the presets take off it: DAPO's length penalty, RLOO's k1."""
+    completion, value = group.completions[member], group.rewards[member].total
+    if cfg.overlong.buffer:
+        buffer = cfg.overlong.buffer * MAX_TOKENS
+        over = max(0.0, len(completion.token_ids) - (MAX_TOKENS - buffer))
+        value -= cfg.overlong.penalty * over / buffer
+    if ref is not None and cfg.loss.kl_in == "reward":
+        gaps = [lp - r for lp, r in zip(completion.logprobs, ref.tolist(), strict=True)]
+        value -= cfg.loss.beta * math.fsum(gaps)
+    return value
+
+
+def plain_step(
+    agent: GrpoAgent, given: Sequence[Group], *, on_policy: bool
+) -> tuple[OracleLoss, list[list[float]]]:
+    """The loss of a whole step from the full logits of each row alone, and the advantages."""
+    cfg, reference, temperature = agent.cfg, agent.reference, agent.temperature
+    rows = [(group, i) for group in given for i in range(len(group.completions))]
+    lps = [chosen(agent.policy, group, i, temperature) for group, i in rows]
+    stored = [torch.tensor(g.completions[i].logprobs, dtype=torch.float64) for g, i in rows]
+    refs: list[Tensor | None] = [None for _ in rows]
+    if reference is not None:
+        refs = [chosen(reference, group, i, temperature).detach() for group, i in rows]
+    totals = [
+        [shaped(group, i, ref, cfg) for (g, i), ref in zip(rows, refs, strict=True) if g is group]
+        for group in given
+    ]
+    lengths = [[len(c.token_ids) for c in group.completions] for group in given]
+    valid = [[True] * len(row) for row in totals]
+    advantages = oracle_advantages(totals, valid, lengths, cfg.advantage)
+    logps_BT = pad_sequence(lps, batch_first=True)
+    known = [ref for ref in refs if ref is not None]
+    x = LossInputs(
+        logps_BT=logps_BT,
+        entropy_BT=torch.zeros_like(logps_BT),
+        old_logps_BT=logps_BT.detach() if on_policy else pad_sequence(stored, batch_first=True),
+        ref_logps_BT=pad_sequence(known, batch_first=True) if known else None,
+        advantages_B=torch.tensor([a for row in advantages for a in row], dtype=torch.float64),
+        mask_BT=pad_sequence([torch.ones(len(lp), dtype=torch.bool) for lp in lps], True),
+        weights_BT=torch.zeros_like(logps_BT),  # the oracle has its own
+    )
+    return oracle_loss(x, cfg.loss, MAX_TOKENS), advantages
+
+
+@EVERY_PRESET
+def test_an_update_equals_plain_loops_over_full_logits(random_policy: Policy, name: str) -> None:
+    """On-policy, then (the second epoch) against stored log-probabilities, the clip at work."""
+    given = groups(random_policy, temperature=0.7)
+    cfg = replace(preset(name), epochs=2, lr=0.0, max_grad_norm=1e9)  # weights stay: one oracle
+    if cfg.loss.beta:
+        cfg = replace(cfg, loss=replace(cfg.loss, beta=0.3))  # as heavy as the rest
+    agent = agent_of(random_policy, cfg, temperature=0.7)
+    if agent.reference is not None:
+        move(agent.reference, 1)
+    move(random_policy, 2)
+    caught = catch(agent)
+    metrics, advantages = agent.update(given)
+    steps = []
+    for got, on_policy in zip(caught, (True, False), strict=True):
+        random_policy.zero_grad()
+        step, plain_advantages = plain_step(agent, given, on_policy=on_policy)
+        step.total.backward()
+        named = random_policy.model.named_parameters()
+        plain = {name: p.grad for name, p in named if p.grad is not None}
+        # What was stored and the reference's log-probabilities are float32.
+        assert apart(got, plain) < 1e-5 * size_of(plain)
+        for row, expected in zip(advantages, plain_advantages, strict=True):
+            assert row == pytest.approx(expected, abs=1e-5)
+        steps.append(step)
+    total = fmean(step.total.item() for step in steps)
+    assert metrics["loss/total"] == pytest.approx(total, abs=1e-5)
+    shares = [fmean(step.clipped) for step in steps]
+    assert metrics["loss/clipped"] == pytest.approx(fmean(shares), abs=1e-6)
+    assert shares[0] == 0
+    assert shares[1] > 0.05 or cfg.loss.objective != "clipped"
+    if agent.reference is not None:
+        assert metrics["loss/kl"] == pytest.approx(fmean(steps[0].kl), rel=1e-4)
+        assert metrics["loss/kl"] > 0.01
+    assert apart(*caught) > 1e-3
+
+
+# --- minibatches and epochs
+
+
+def test_each_minibatch_is_whole_groups_and_each_row_comes_once_an_epoch(
+    random_policy: Policy,
+) -> None:
+    given = [made([3, 5, 2, 4], [1.0, 0.0, 0.0, 1.0], key=key) for key in range(5)]
+    agent = agent_of(random_policy, epochs=2, minibatches=3, micro_batch_tokens=20)
+    seen: list[tuple[int, ...]] = []
+    updates: list[list[tuple[int, ...]]] = []
+
+    def look(module: object, args: tuple[Batch, float]) -> None:
+        batch = args[0]
+        lengths = batch.prompt_lengths_B + batch.mask_BT.sum(dim=1)
+        for row, n in zip(batch.input_ids_BL.tolist(), lengths.tolist(), strict=True):
+            seen.append(tuple(row[:n]))
+
+    def stepped(*_: object) -> None:
+        updates.append(seen.copy())
+        seen.clear()
+
+    agent.reference = None  # scores rows as well, once a step
+    agent.cfg = replace(agent.cfg, loss=LossConfig(beta=0.0))
+    random_policy.register_forward_pre_hook(look)
+    agent.optimizer.register_step_pre_hook(stepped)
+    metrics, _ = agent.update(given)
+    assert metrics["optim/updates"] == 6
+    rows = [[(*g.prompt_ids, *c.token_ids) for c in g.completions] for g in given]
+    parts = [rows[0] + rows[1], rows[2] + rows[3], rows[4]]  # 5 groups in 3 parts: 2, 2, 1
+    assert list(map(sorted, updates)) == list(map(sorted, parts)) * 2
+
+
+def test_there_are_no_more_minibatches_than_groups(random_policy: Policy) -> None:
+    given = [made([3, 5], [1.0, 0.0], key=key) for key in range(2)]
+    metrics, _ = agent_of(random_policy, minibatches=7).update(given)
+    assert metrics["optim/updates"] == 2
+
+
+@pytest.mark.parametrize(
+    ("epochs", "minibatches"),
+    [pytest.param(3, 1, id="three epochs"), pytest.param(1, 3, id="three minibatches")],
+)
+def test_only_the_first_update_is_on_policy(
+    random_policy: Policy, epochs: int, minibatches: int
+) -> None:
+    """Stored log-probabilities that are 0.1 too low make ratios of e^0.1, inside the clip."""
+    given = [made([3, 5, 2, 4], [1.0, 0.0, 0.0, 1.0], key=key) for key in range(3)]
+    true = [
+        replace(
+            group,
+            completions=tuple(
+                replace(
+                    c,
+                    logprobs=tuple((chosen(random_policy, group, i, 1.0) - 0.1).tolist()),
+                )
+                for i, c in enumerate(group.completions)
+            ),
+        )
+        for group in given
+    ]
+
+    def run(steps: list[list[Group]], **changes: Any) -> list[dict[str, Tensor]]:
+        loss = LossConfig(beta=0.0)
+        agent = agent_of(random_policy, lr=0.0, max_grad_norm=1e9, loss=loss, **changes)
+        caught = catch(agent)
+        for step in steps:
+            agent.update(step)
+        return caught
+
+    got = run([true], epochs=epochs, minibatches=minibatches)
+    on_policy = run([true] * 3 if epochs == 3 else [[group] for group in true])
+    for k, (one, other) in enumerate(zip(got, on_policy, strict=True)):
+        ratio = 1.0 if k == 0 else math.exp(0.1)
+        same(one, {name: ratio * value for name, value in other.items()}, 1e-6)
+
+
+# --- truncated completions
+
+
+HAND = [
+    pytest.param({}, [0.5, -0.5, -0.5, 0.5], id="scored like any other"),
+    pytest.param({"truncated": "mask"}, [0.5, -0.5, -0.5, 0.5], id="masked, in the baseline"),
+    # mean of 1, 0, 1: 2/3
+    pytest.param(
+        {"truncated": "mask", "in_baseline": False},
+        [1 / 3, 0.0, -2 / 3, 1 / 3],
+        id="masked, not in the baseline",
+    ),
+    # rewards 1, -1, 0, 1: mean 1/4
+    pytest.param({"truncated": "penalise"}, [0.75, -1.25, -0.25, 0.75], id="penalised by 1"),
+    # rewards 1, -0.5, 0, 1: mean 3/8
+    pytest.param(
+        {"truncated": "penalise", "penalty": 0.5},
+        [0.625, -0.875, -0.375, 0.625],
+        id="penalised by a half",
+    ),
+    # L_max 12, buffer 6: lengths 6, 12, 9, 7 pay 0, 1, 1/2, 1/6; rewards 1, -1, -1/2, 5/6
+    pytest.param(
+        {"buffer": 0.5}, [11 / 12, -13 / 12, -7 / 12, 9 / 12], id="a soft penalty by length"
+    ),
+    pytest.param(
+        {"buffer": 0.5, "penalty": 0.0}, [0.5, -0.5, -0.5, 0.5], id="a soft penalty of nothing"
+    ),
+]
+
+
+@pytest.mark.parametrize(("overlong", "expected"), HAND)
+def test_truncated_completions_by_hand(
+    random_policy: Policy, overlong: dict[str, Any], expected: list[float]
+) -> None:
+    given = made([6, 12, 9, 7], [1.0, 0.0, 0.0, 1.0], truncated=[1])
+    agent = agent_of(
+        random_policy,
+        advantage=AdvantageConfig(name="centered"),
+        overlong=OverlongConfig(**overlong),
+    )
+    _, advantages = agent.update([given])
+    assert advantages[0] == pytest.approx(expected, abs=1e-6)
+
+
+MASK = OverlongConfig(truncated="mask")
+
+
+@EVERY_PRESET
+def test_a_masked_completion_has_no_influence(random_policy: Policy, name: str) -> None:
+    """Other tokens, and other stored log-probabilities, in its place: the gradient is the same."""
+    cfg = replace(preset(name), epochs=2, overlong=MASK)
+    cfg = replace(cfg, loss=replace(cfg.loss, entropy=0.1, kl_in="loss", kl="k3"))
+    given = [
+        made([6, 12, 9, 7], [1.0, 0.3, 0.0, 1.0], truncated=[1]),
+        made([3, 4, 5, 6], [0.0, 1.0, 0.0, 0.0], key=1),
+    ]
+    other = Completion(text="", token_ids=(9,) * 12, logprobs=(-4.0,) * 12, finish_reason="length")
+    members = given[0].completions
+    changed = [replace(given[0], completions=(members[0], other, *members[2:])), given[1]]
+    got = gradients(random_policy, given, cfg)
+    for one, two in zip(got, gradients(random_policy, changed, cfg), strict=True):
+        assert size_of(one) > 1e-3
+        same(one, two)
+    scored = replace(cfg, overlong=OverlongConfig())
+    changes = zip(
+        gradients(random_policy, given, scored),
+        gradients(random_policy, changed, scored),
+        strict=True,
+    )
+    assert all(apart(one, two) > 1e-3 for one, two in changes)
+
+
+def test_a_masked_completion_does_not_count_as_tokens_of_the_step(random_policy: Policy) -> None:
+    """token_mean: 6 + 9 + 7 tokens; what was masked is not one of them."""
+    loss = LossConfig(beta=0.0, aggregate="token_mean")
+    centered = AdvantageConfig(name="centered")
+    given = made([6, 12, 9, 7], [1.0, 0.5, 0.0, 0.5], truncated=[1])  # its own advantage is 0
+    masked = gradient(random_policy, [given], loss=loss, advantage=centered, overlong=MASK)
+    scored = gradient(random_policy, [given], loss=loss, advantage=centered)
+    same(masked, {name: value * 34 / 22 for name, value in scored.items()}, 1e-6)
+
+
+def test_a_step_of_masked_completions_only_changes_nothing(random_policy: Policy) -> None:
+    given = made([12] * 4, [1.0, 0.0, 0.0, 1.0], truncated=range(4))
+    before = weights(random_policy)
+    for aggregate in ("sequence_mean", "token_mean", "fixed_length"):
+        agent = agent_of(random_policy, overlong=MASK, loss=LossConfig(aggregate=aggregate))
+        metrics, _ = agent.update([given])
+        assert metrics["optim/skipped"] == 0
+        same(before, weights(random_policy))
+
+
+def test_one_success_in_eight_by_hand(random_policy: Policy) -> None:
+    """The numbers of the design: an unbiased std, 1e-4 added to it."""
+    given = made([3] * 8, [1.0] + [0.0] * 7)
+    _, advantages = agent_of(random_policy, group_size=8).update([given])
+    assert advantages[0] == pytest.approx([2.474] + [-0.3535] * 7, abs=2e-4)
+
+
+# --- the KL in the reward
+
+
+def test_kl_in_the_reward_is_a_reward_and_no_loss(random_policy: Policy) -> None:
+    """As if the rewards had been r - beta * sum(log pi - log pi_ref), and there were no KL."""
+    given = groups(random_policy)
+    cfg = replace(preset("rloo"), max_grad_norm=1e9)
+    cfg = replace(cfg, loss=replace(cfg.loss, beta=0.05))
+    agent = agent_of(random_policy, cfg)
+    assert agent.reference is not None
+    move(agent.reference, 1)
+    caught = catch(agent)
+    before = weights(random_policy)
+    metrics, advantages = agent.update(given)
+    random_policy.model.load_state_dict(before, strict=False)
+
+    by_hand = []
+    with torch.no_grad():
+        for group in given:
+            totals = []
+            for i, (completion, reward) in enumerate(
+                zip(group.completions, group.rewards, strict=True)
+            ):
+                ref = chosen(agent.reference, group, i, 1.0)
+                gaps = [lp - r for lp, r in zip(completion.logprobs, ref.tolist(), strict=True)]
+                totals.append(reward.total - 0.05 * math.fsum(gaps))
+            by_hand.append(with_rewards(group, totals))
+    free = replace(cfg, loss=replace(cfg.loss, beta=0.0))
+    plain = agent_of(random_policy, free)
+    expected = catch(plain)
+    _, their_advantages = plain.update(by_hand)
+    for one, two in zip(advantages, their_advantages, strict=True):
+        assert one == pytest.approx(two, abs=1e-6)
+    same(caught[0], expected[0], 1e-6)
+    _, unpunished = agent_of(random_policy, free).update(given)
+    assert max(abs(a - b) for a, b in zip(advantages[0], unpunished[0], strict=True)) > 0.01
+    assert metrics["loss/kl"] > 0.01  # logged all the same
+
+
+# --- entropy
+
+
+def test_the_entropy_bonus_is_that_of_the_whole_vocabulary(random_policy: Policy) -> None:
+    """Its gradient against autograd through the full distribution; the metric against its mean."""
+    given = groups(random_policy)
+    without = gradient(random_policy, given, loss=LossConfig(beta=0.0))
+    agent = agent_of(random_policy, loss=LossConfig(beta=0.0, entropy=0.3), max_grad_norm=1e9)
+    move(random_policy, 2)
+    before = weights(random_policy)
+    caught = catch(agent)
+    metrics, _ = agent.update(given)
+    random_policy.model.load_state_dict(before, strict=False)
     random_policy.zero_grad()
-    loss = torch.zeros((), dtype=torch.float64)
+    entropies = []
     for group in given:
-        mean = sum(r.total for r in group.rewards) / 4
-        for completion, reward in zip(group.completions, group.rewards, strict=True):
-            ids = torch.tensor([[*group.prompt_ids, *completion.token_ids]])
-            logits = random_policy.model(input_ids=ids).logits[0]
-            picked = logits.log_softmax(-1)[:-1].gather(1, ids[0, 1:, None])[:, 0]
-            lp = picked[len(group.prompt_ids) - 1 :].mean()
-            loss = loss - (reward.total - mean) * lp / 12
-    loss.backward()
-    expected = {n: p.grad for n, p in random_policy.model.named_parameters() if p.grad is not None}
-    for name, value in got.items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7)
+        for i in range(4):
+            logps = logps_of(random_policy, group, i, 1.0)
+            entropies.append(-(logps.exp() * logps).sum(dim=-1))
+    bonus = torch.stack([values.mean() for values in entropies]).mean()
+    (-0.3 * bonus).backward()
+    expected = {
+        name: without[name] + value.grad
+        for name, value in random_policy.model.named_parameters()
+        if value.grad is not None
+    }
+    assert apart(without, expected) > 1e-2
+    same(caught[0], expected, 1e-6)
+    assert metrics["policy/entropy"] == pytest.approx(torch.cat(entropies).mean().item())
+
+
+# --- one update and the next
 
 
 def test_good_answers_become_likelier_and_bad_ones_less_likely(random_policy: Policy) -> None:
@@ -223,3 +700,98 @@ def test_state_survives_a_round_trip(random_policy: Policy) -> None:
     second.load_state_dict(state)
     second.update(given)
     same(expected, weights(random_policy))
+
+
+def test_a_synced_reference_follows_every_second_step(random_policy: Policy) -> None:
+    given = groups(random_policy)
+    agent = agent_of(random_policy, lr=1e-2, sync_reference_every=2)
+    kl = [agent.update(given)[0]["loss/kl"] for _ in range(5)]
+    # Steps 1, 3 and 5 start where the reference is; 2 and 4 one update away from it.
+    assert [value > 1e-5 for value in kl] == [False, True, False, True, False]
+    assert agent.reference is not None
+    assert not any(p.requires_grad for p in agent.reference.parameters())
+
+
+def test_a_synced_reference_and_its_rhythm_survive_a_round_trip(random_policy: Policy) -> None:
+    given = groups(random_policy)
+    start = weights(random_policy)
+    first = agent_of(random_policy, lr=1e-2, sync_reference_every=2)
+    for _ in range(3):
+        first.update(given)
+    model, state = weights(random_policy), deepcopy(first.state_dict())
+    assert state["reference"] is not None
+    expected = [first.update(given)[0]["loss/kl"] for _ in range(2)]
+    random_policy.model.load_state_dict(start, strict=False)
+    second = agent_of(random_policy, lr=1e-2, sync_reference_every=2)
+    random_policy.model.load_state_dict(model, strict=False)
+    second.load_state_dict(state)
+    assert [second.update(given)[0]["loss/kl"] for _ in range(2)] == pytest.approx(
+        expected, rel=1e-6, abs=1e-12
+    )
+    assert expected[0] > 1e-5 > expected[1]
+
+
+def test_a_reference_that_never_changes_is_not_in_the_checkpoint(random_policy: Policy) -> None:
+    assert agent_of(random_policy).state_dict()["reference"] is None
+
+
+def test_some_updates_are_skipped_and_the_others_made(random_policy: Policy) -> None:
+    """The first of three is not finite; the others must not inherit any of it."""
+    given = [made([3, 5, 2, 4], [1.0, 0.0, 0.0, 1.0], key=key) for key in range(3)]
+    agent = agent_of(random_policy, minibatches=3, lr=1e-3, warmup_steps=9)
+    before = weights(random_policy)
+    spoiled = [True, False, False]
+    head = random_policy.model.get_input_embeddings()
+    updates: list[None] = []
+
+    def spoil(grad: Tensor) -> Tensor:
+        return grad * float("nan") if not updates and spoiled[0] else grad
+
+    handle = head.weight.register_hook(spoil)
+    zero_grad = agent.optimizer.zero_grad
+
+    def counted() -> None:
+        updates.append(None)
+        zero_grad()
+
+    agent.optimizer.zero_grad = counted  # type: ignore[method-assign, assignment]
+    metrics, _ = agent.update(given)
+    handle.remove()
+    assert (metrics["optim/skipped"], metrics["optim/updates"]) == (1, 3)
+    after = weights(random_policy)
+    assert apart(before, after) > 1e-5
+    assert all(bool(value.isfinite().all()) for value in after.values())
+    assert agent.schedule.last_epoch == 1
+
+
+def test_a_step_without_an_update_leaves_the_warm_up_where_it_was(random_policy: Policy) -> None:
+    given = groups(random_policy)
+    agent = agent_of(random_policy, warmup_steps=9, epochs=2)
+    head = random_policy.model.get_input_embeddings()
+    handle = head.weight.register_hook(lambda grad: grad * float("inf"))
+    metrics, _ = agent.update(given)
+    handle.remove()
+    assert (metrics["optim/skipped"], metrics["optim/updates"]) == (2, 2)
+    assert agent.schedule.last_epoch == 0
+    assert agent.update(given)[0]["optim/skipped"] == 0  # nothing of it is left in the gradient
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.5])
+def test_what_was_sampled_at_a_temperature_is_scored_at_it(
+    random_policy: Policy, temperature: float
+) -> None:
+    given = groups(random_policy, temperature=temperature)
+    agent = agent_of(random_policy, temperature=temperature)
+    assert agent.update(given)[0]["policy/sample_gap"] < 1e-5
+    other = agent_of(random_policy, temperature=1.0, lr=0.0)
+    assert other.update(given)[0]["policy/sample_gap"] > 0.05
+
+
+def test_with_one_update_the_clip_is_inert_whatever_was_stored(random_policy: Policy) -> None:
+    """The design's rule; a second epoch on the same step meets the clip at once."""
+    given = [made([3, 5, 2, 4], [1.0, 0.0, 0.0, 1.0])]  # stored: -1 each, far from the truth
+    once, _ = agent_of(random_policy, lr=0.0).update(given)
+    twice, _ = agent_of(random_policy, lr=0.0, epochs=2).update(given)
+    assert once["loss/clipped"] == 0
+    assert twice["loss/clipped"] > 0.2
+    assert twice["policy/sample_gap"] == once["policy/sample_gap"] > 0.5

@@ -1,8 +1,10 @@
 """The mathematics environment: right questions, true steps, parts that are earned."""
 
+import json
 import re
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import sympy
 
 import grpo_envs
 from grpo_env_math import MathEnv
-from grpo_env_math.env import well_formed
+from grpo_env_math.env import ANSWERS, bare_number, well_formed
 from grpo_env_math.generate import LEVELS, Recipe, generate
 from grpo_envs.errors import ConfigError
 from grpo_envs.seeding import rng_for
@@ -227,6 +229,54 @@ def test_the_parts_of_a_reward(completion: str, correct: int, form: int, answer:
 
 
 @pytest.mark.parametrize(
+    ("completion", "correct", "form"),
+    [
+        pytest.param("7", 1, 1, id="the number"),
+        pytest.param("7.", 1, 1, id="with a full stop"),
+        pytest.param(" 7\n", 1, 1, id="with space around"),
+        pytest.param("<think>3+4=7</think>7", 1, 1, id="after thinking"),
+        pytest.param("<think>3+4=7</think>\n\n7.\n", 1, 1, id="after thinking, on its own line"),
+        pytest.param("hm</think>7", 1, 1, id="thinking that the prompt opened"),
+        pytest.param("14/2", 1, 1, id="another spelling"),
+        pytest.param("3 1/2", 0, 1, id="a mixed number is one number"),
+        pytest.param("8", 0, 1, id="wrong"),
+        pytest.param("3+4=7", 1, 0, id="the sum and the number"),
+        pytest.param("The answer is 7.", 1, 0, id="a sentence"),
+        pytest.param("7 apples", 1, 0, id="a unit"),
+        pytest.param("8\n7", 1, 0, id="two numbers, right last"),
+        pytest.param("7\n8", 0, 0, id="two numbers, wrong last"),
+        pytest.param("5 6 7 8 9", 0, 0, id="a list with the right one in it"),
+        pytest.param("3+4", 0, 0, id="the question"),
+        pytest.param("seven", 0, 0, id="a word"),
+        pytest.param("", 0, 0, id="nothing"),
+        pytest.param(".", 0, 0, id="a full stop"),
+        pytest.param("8<think></think>7", 1, 0, id="a number before the thinking"),
+        pytest.param("<think>a</think><think>b</think>7", 1, 0, id="thinking twice"),
+        pytest.param("<think>3+4=7</think>", 0, 0, id="only thinking"),
+        pytest.param("<think>3+4=7", 0, 0, id="thinking that never ends"),
+        pytest.param("7<think>", 0, 0, id="thinking that never ends, behind the number"),
+        pytest.param("<answer>7</answer>", 1, 0, id="a tag, which was not asked for"),
+        pytest.param("\\boxed{7}", 1, 0, id="nor was a box"),
+        pytest.param("<answer>8</answer> 7", 0, 0, id="a tag still wins"),
+        pytest.param("9" * 10**6, 0, 0, id="a megabyte of digits"),
+    ],
+)
+def test_the_parts_of_a_reward_for_plain_text(completion: str, correct: int, form: int) -> None:
+    env, problem = asked("number")
+    assert env.score(problem, completion).parts == {"correct": correct, "format": form}
+
+
+def test_no_list_of_numbers_earns_the_maximum() -> None:
+    """Only the last number counts, and a list costs the form."""
+    env = MathEnv(answer="number", terms=[2, 2], digits=1)
+    shotgun = " ".join(map(str, range(2, 19)))
+    rewards = [env.score(problem, shotgun).parts for problem in drawn(env)]
+    assert all(parts["correct"] == 0 or parts["format"] == 0 for parts in rewards)
+    assert sum(parts["correct"] for parts in rewards) < len(rewards) / 10
+    assert not bare_number(shotgun)
+
+
+@pytest.mark.parametrize(
     "completion",
     [
         pytest.param("\\boxed{8} <answer>7</answer>", id="a box, then a tag"),
@@ -258,9 +308,10 @@ def test_weights(rewards: dict[str, float] | None, maximum: float, form_only: fl
     [
         pytest.param("tag", r"<think>.*</think><answer>-?\d+</answer>", "<answer></answer>"),
         pytest.param("boxed", r"<think>.*</think>\\boxed\{-?\d+\}", "\\boxed{}"),
+        pytest.param("number", r"<think>.*</think>-?\d+", "a single number"),
     ],
 )
-def test_both_answer_formats(answer: str, solution: str, asks_for: str) -> None:
+def test_every_answer_format(answer: str, solution: str, asks_for: str) -> None:
     env = MathEnv(answer=answer, level=2)
     assert asks_for in env.system_prompt
     for problem in drawn(env, 30):
@@ -268,10 +319,18 @@ def test_both_answer_formats(answer: str, solution: str, asks_for: str) -> None:
         assert env.score(problem, problem.solution).parts == {"correct": 1.0, "format": 1.0}
 
 
-@pytest.mark.parametrize("answer", ["tag", "boxed"])
+@pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_keeps_every_promise(level: int, answer: str) -> None:
     grpo_envs.check_env(MathEnv(level=level, answer=answer), problems=15)
+
+
+def test_a_dataset_whose_questions_hold_their_answer_keeps_every_promise(tmp_path: Path) -> None:
+    """In plain text the bare gold would stand in such a question: a false alarm of a leak."""
+    rows = [{"prompt": f"What is {i} plus 0?", "gold": str(i)} for i in range(400, 440)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    grpo_envs.check_env(MathEnv(answer="number", dataset=str(path)), problems=15)
 
 
 # Arguments
@@ -282,7 +341,7 @@ def test_every_level_keeps_every_promise(level: int, answer: str) -> None:
     [
         ({"level": 6}, "env.level=6. Allowed: 1, 2, 3, 4, 5."),
         ({"level": 0}, "env.level=0. Allowed: 1, 2, 3, 4, 5."),
-        ({"answer": "tags"}, "env.answer=tags. Allowed: tag, boxed. Did you mean 'tag'?"),
+        ({"answer": "tags"}, "env.answer=tags. Allowed: tag, boxed, number. Did you mean 'tag'?"),
         ({"split": "test"}, "env.split=test. Allowed: train, eval."),
         ({"terms": [4, 2]}, "env.terms=[4, 2]. Allowed: [least, most] within 1 to 20."),
         ({"terms": [2]}, "env.terms=[2]. Allowed: [least, most] within 1 to 20."),

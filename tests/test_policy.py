@@ -1,12 +1,109 @@
-"""Scoring tokens: against the plain way, in value and gradient."""
+"""Scoring tokens: against the plain way in value, gradient and memory, and against sampling."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from grpo_agent import policy as policy_module
 from grpo_agent.batch import Batch, collate
-from grpo_agent.policy import Policy
+from grpo_agent.config import LoraConfig
+from grpo_agent.models import TINY, adapt
+from grpo_agent.policy import Policy, require_plain_head
+from grpo_agent.sampler import Decoding, sample
+from grpo_envs.build import build
+from grpo_envs.config import compose_run
+from grpo_envs.environments import make_envs
+from grpo_envs.errors import ConfigError
 from grpo_envs.types import Completion, Group, Reward
+
+PROMPTS = ["What is 1+2?", "What is 48+12+44+7?", "Why?"]
+ROWS = [([5, 6, 7], [8, 9]), ([5, 6, 7], [10]), ([11], [12, 13, 14, 15]), ([11], [16, 17, 18])]
+VOCABULARY = 299
+
+
+def qwen3(**changes: Any) -> Qwen3ForCausalLM:
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        **{"tie_word_embeddings": True, **changes},
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def gpt2(dropout: float = 0.0) -> GPT2LMHeadModel:
+    """Positions are learnt vectors: unlike rotary ones they show where a prompt is taken to start.
+    Dropout is in modules of its own."""
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCABULARY,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            n_positions=128,
+            bos_token_id=294,
+            eos_token_id=294,
+            initializer_range=0.3,
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
+        )
+    )
+
+
+def opt(dropout: float = 0.0) -> OPTForCausalLM:
+    """The layer itself applies dropout, wherever it is in training mode."""
+    return OPTForCausalLM(
+        OPTConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            word_embed_proj_dim=32,
+            ffn_dim=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=128,
+            pad_token_id=292,
+            bos_token_id=294,
+            eos_token_id=294,
+            init_std=0.3,
+            dropout=dropout,
+        )
+    )
+
+
+def policy_of(make: Callable[..., PreTrainedModel], **changes: Any) -> Policy:
+    """A random float64 model with the bundled tokenizer."""
+    torch.manual_seed(0)
+    return Policy(make(**changes).double(), AutoTokenizer.from_pretrained(TINY))
+
+
+def checkpointed(policy: Policy) -> Policy:
+    """With gradient checkpointing on, as build.py switches it on."""
+    policy.checkpoint_layers()
+    return policy
 
 
 def group(prompt: list[int], *completions: list[int]) -> Group:
@@ -38,30 +135,303 @@ def naive(
     return torch.stack([logps[torch.arange(len(completion)), torch.tensor(completion)], entropy])
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("chunk", [1, 1 << 25], ids=["one token a chunk", "all in one chunk"])
+def gradients(policy: Policy) -> dict[str, Tensor]:
+    """The gradients of all weights, taken out."""
+    named = policy.model.named_parameters()
+    found = {n: p.grad.clone() for n, p in named if p.grad is not None}
+    policy.zero_grad()
+    return found
+
+
+def close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert one
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["", "LoRA"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied head", "head of its own"])
+@pytest.mark.parametrize("chunk", [1, 3 * VOCABULARY, 1 << 25], ids=["1 token", "3", "all"])
 def test_scores_equal_the_plain_way(
-    random_policy: Policy, monkeypatch: pytest.MonkeyPatch, temperature: float, chunk: int
+    monkeypatch: pytest.MonkeyPatch, chunk: int, tied: bool, lora: bool
 ) -> None:
+    """Log-probabilities and entropies, and the gradient of a mixture of both."""
     monkeypatch.setattr(policy_module, "_CHUNK_ELEMENTS", chunk)
-    rows = [([5, 6, 7], [8, 9]), ([5, 6, 7], [10]), ([11], [12, 13, 14, 15]), ([11], [16, 17, 18])]
-    batch = ragged(random_policy)
-    logps_BT, entropy_BT = random_policy(batch, temperature)
-    for i, (prompt, completion) in enumerate(rows):
-        expected = naive(random_policy, prompt, completion, temperature)
+    policy = policy_of(qwen3, tie_word_embeddings=tied)
+    if lora:
+        adapt(policy, LoraConfig(rank=2), torch.float64)
+        policy.model.double()
+        for name, parameter in policy.model.named_parameters():
+            if "lora_B" in name:  # zeros so far, and nothing of A would show
+                nn.init.normal_(parameter, std=0.1)
+    logps_BT, entropy_BT = policy(ragged(policy), 0.7, entropy_grad=True)
+    expected = [naive(policy, *row, 0.7) for row in ROWS]
+    for i, (_, completion) in enumerate(ROWS):
         n = len(completion)
-        torch.testing.assert_close(logps_BT[i, :n], expected[0])
-        torch.testing.assert_close(entropy_BT[i, :n], expected[1])
+        torch.testing.assert_close(logps_BT[i, :n], expected[i][0])
+        torch.testing.assert_close(entropy_BT[i, :n], expected[i][1])
         assert not logps_BT[i, n:].any()
-    loss = logps_BT.sum()
-    loss.backward()
-    weight = random_policy.model.get_input_embeddings().weight
-    got = weight.grad.clone()
-    weight.grad = None
-    torch.stack(
-        [naive(random_policy, p, c, temperature)[0].sum() for p, c in rows]
-    ).sum().backward()
-    torch.testing.assert_close(got, weight.grad)
+        assert not entropy_BT[i, n:].any()
+    (logps_BT.sum() + 3 * entropy_BT.square().sum()).backward()
+    got = gradients(policy)
+    rows = [values[0].sum() + 3 * values[1].square().sum() for values in expected]
+    torch.stack(rows).sum().backward()
+    close(got, gradients(policy))
+    assert ("lm_head.weight" in got) == (not tied and not lora)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied head", "head of its own"])
+def test_logits_are_never_held_for_a_whole_batch(
+    monkeypatch: pytest.MonkeyPatch, tied: bool
+) -> None:
+    """What the head sees at once: at most a chunk, completion positions only; when sampling, one
+    position of each prompt and then of each row."""
+    policy = policy_of(qwen3, tie_word_embeddings=tied)
+    seen: list[int] = []
+    head = policy.model.get_output_embeddings()
+    head.register_forward_hook(
+        lambda module, args, logits: seen.append(logits.numel() // VOCABULARY)
+    )
+    monkeypatch.setattr(policy_module, "_CHUNK_ELEMENTS", 3 * VOCABULARY + 1)
+    logps_BT, _ = policy(ragged(policy), 1.0)
+    assert seen == [3, 3, 3, 1]  # 2 + 1 + 4 + 3 tokens; the prompts' positions are not there
+    seen.clear()
+    logps_BT.sum().backward()
+    assert sorted(seen) == [1, 3, 3, 3]  # computed again, not held
+    seen.clear()
+    prompts = [policy.render(text) for text in PROMPTS]
+    sample(policy, prompts, range(6), Decoding(max_new_tokens=4))
+    assert seen[0] == 3
+    assert set(seen[1:]) == {6}
+
+
+def test_the_entropy_carries_gradient_only_where_it_is_asked_for(random_policy: Policy) -> None:
+    batch = ragged(random_policy)
+    detached, attached = (
+        random_policy(batch, 1.0)[1],
+        random_policy(batch, 1.0, entropy_grad=True)[1],
+    )
+    assert not detached.requires_grad
+    assert attached.requires_grad
+    torch.testing.assert_close(detached, attached)
+
+
+def test_scoring_without_gradient_builds_no_graph(random_policy: Policy) -> None:
+    with torch.no_grad():
+        logps_BT, entropy_BT = random_policy(ragged(random_policy), 1.0, entropy_grad=True)
+    assert not logps_BT.requires_grad
+    assert not entropy_BT.requires_grad
+
+
+# --- gradient checkpointing
+
+
+def count_layers(policy: Policy) -> Counter[int]:
+    """How often each layer's work is done, counted inside it: a repetition counts."""
+    counts: Counter[int] = Counter()
+    for i, layer in enumerate(policy.model.model.layers):
+        layer.mlp.register_forward_pre_hook(lambda *_, i=i: counts.update([i]))
+    return counts
+
+
+def test_gradient_checkpointing_changes_nothing_but_the_work() -> None:
+    plain, cheap = policy_of(qwen3), checkpointed(policy_of(qwen3))
+    found = []
+    for policy, times in ((plain, 1), (cheap, 2)):
+        counts = count_layers(policy)
+        logps_BT, _ = policy(ragged(policy), 1.0)
+        assert counts == dict.fromkeys(range(3), 1)
+        assert not any(module.training for module in policy.model.modules())
+        (logps_BT * torch.arange(4)).sum().backward()
+        assert counts == dict.fromkeys(range(3), times)  # in the backward pass once more
+        found.append(gradients(policy))
+    close(*found)
+
+
+def test_gradient_checkpointing_leaves_sampling_alone() -> None:
+    """A layer that is left in training mode would throw the cache away."""
+    plain, cheap = policy_of(qwen3), checkpointed(policy_of(qwen3))
+    prompts = [plain.render(text) for text in PROMPTS]
+    how = Decoding(max_new_tokens=8)
+    expected = sample(plain, prompts, range(6), how)
+    assert sample(cheap, prompts, range(6), how) == expected
+    cheap(ragged(cheap), 1.0)[0].sum().backward()
+    assert sample(cheap, prompts, range(6), how) == expected
+    counts = count_layers(cheap)
+    with torch.no_grad():
+        cheap(ragged(cheap), 1.0)
+    assert counts == dict.fromkeys(range(3), 1)
+
+
+def test_an_exception_while_scoring_leaves_no_layer_in_training_mode() -> None:
+    policy = checkpointed(policy_of(qwen3))
+    batch = ragged(policy)
+    with pytest.raises(IndexError):
+        policy(replace(batch, input_ids_BL=batch.input_ids_BL + 1000), 1.0)
+    assert not any(module.training for module in policy.model.modules())
+
+
+def test_a_run_with_gradient_checkpointing(tmp_path: Any) -> None:
+    """End to end, from the key of the configuration; warnings are errors here."""
+    small = ["trainer.steps=1", "trainer.prompts_per_step=2", "trainer.eval_problems=0"]
+    small += ["model.size=tiny", "logger=files", "agent.group_size=2", "sampler.max_new_tokens=6"]
+    cfg = compose_run([*small, "model.gradient_checkpointing=true"])
+    made = build(cfg, tmp_path, make_envs(cfg))
+    counts: Counter[int] = Counter()
+    layer = made.agent.policy.model.model.layers[1]
+    layer.mlp.register_forward_pre_hook(lambda *_: counts.update([int(torch.is_grad_enabled())]))
+    made.run()
+    assert counts[1] == 2  # scored once, and once more in the backward pass
+
+
+# --- dropout and positions: models of other kinds
+
+
+@pytest.mark.parametrize("cheap", [False, True], ids=["", "gradient checkpointing"])
+@pytest.mark.parametrize(
+    ("make", "changes"),
+    [
+        pytest.param(qwen3, {"attention_dropout": 0.5}, id="dropout in a function"),
+        pytest.param(gpt2, {"dropout": 0.5}, id="dropout in modules"),
+        pytest.param(opt, {"dropout": 0.5}, id="dropout in the layer itself"),
+    ],
+)
+def test_no_dropout_neither_in_sampling_nor_in_scoring(
+    make: Callable[..., PreTrainedModel], changes: dict[str, Any], cheap: bool
+) -> None:
+    with_dropout, without = policy_of(make, **changes), policy_of(make)
+    if cheap:
+        checkpointed(with_dropout)
+    given = [group_of(with_dropout, p) for p in range(2)]
+    assert given == [group_of(without, p) for p in range(2)]
+    batch = collate(given, with_dropout.pad_id, with_dropout.device)
+    logps_BT, _ = with_dropout(batch, 1.0)
+    torch.testing.assert_close(logps_BT, without(batch, 1.0)[0])
+    gap = (logps_BT.detach() - batch.sampled_logps_BT) * batch.mask_BT
+    assert gap.abs().max() < 1e-5
+    logps_BT.sum().backward()
+    got = gradients(with_dropout)
+    without(batch, 1.0)[0].sum().backward()
+    close(got, gradients(without))
+
+
+def group_of(policy: Policy, number: int) -> Group:
+    prompt = policy.render(PROMPTS[number])
+    completions = sample(policy, [prompt], [10 * number, 1], Decoding(max_new_tokens=7))
+    return Group(
+        key=number,
+        prompt="",
+        prompt_ids=prompt,
+        completions=tuple(completions),
+        rewards=(Reward(), Reward()),
+    )
+
+
+@pytest.mark.parametrize("make", [qwen3, gpt2, opt])
+def test_a_left_padded_prompt_is_sampled_as_if_it_were_alone(
+    make: Callable[..., PreTrainedModel],
+) -> None:
+    """Padding is masked and positions count from the first real token; then scoring agrees, which
+    has its padding on the other side."""
+    policy = policy_of(make)
+    prompts = [policy.render(text) for text in PROMPTS]
+    assert len({len(prompt) for prompt in prompts}) == 3
+    how = Decoding(max_new_tokens=9)
+    together = sample(policy, prompts, range(6), how)
+    for p, prompt in enumerate(prompts):
+        alone = sample(policy, [prompt], [2 * p, 2 * p + 1], how)
+        for one, other in zip(together[2 * p : 2 * p + 2], alone, strict=True):
+            assert one.token_ids == other.token_ids
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-6)
+            row = naive(policy, list(prompt), list(one.token_ids), 1.0)[0]
+            assert one.logprobs == pytest.approx(row.tolist(), abs=1e-5)
+
+
+# --- the end token, and padding that may be the same
+
+
+def ended(policy: Policy) -> tuple[tuple[int, ...], list[Completion]]:
+    """Samples of which some ended and others did not."""
+    prompt = policy.render("Why?")
+    completions = sample(policy, [prompt], range(24), Decoding(max_new_tokens=24))
+    assert {c.finish_reason for c in completions} == {"stop", "length"}
+    return prompt, completions
+
+
+def eager_to_end() -> Policy:
+    """A model to which ending is as likely as its favourite token."""
+    policy = policy_of(qwen3, tie_word_embeddings=False)
+    drawn = sample(policy, [policy.render("Why?")], range(24), Decoding(max_new_tokens=24))
+    ((favourite, _),) = Counter(t for c in drawn for t in c.token_ids).most_common(1)
+    with torch.no_grad():
+        weight = policy.model.lm_head.weight
+        weight[policy.eos_ids[0]] = weight[favourite]
+    return policy
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["", "padding is the end token"])
+def test_the_end_token_is_scored_and_padding_is_not(shared: bool) -> None:
+    policy = eager_to_end()
+    if shared:
+        policy.tokenizer.pad_token = policy.tokenizer.eos_token
+        policy = Policy(policy.model, policy.tokenizer)
+        assert policy.pad_id == policy.eos_ids[0]
+    prompt, completions = ended(policy)
+    assert completions == ended(eager_to_end())[1]  # whatever the padding is
+    group = Group(
+        key=0,
+        prompt="",
+        prompt_ids=prompt,
+        completions=tuple(completions),
+        rewards=(Reward(),) * len(completions),
+    )
+    batch = collate([group], policy.pad_id, policy.device)
+    logps_BT, _ = policy(batch, 1.0)
+    for i, completion in enumerate(completions):
+        n = len(completion.token_ids)
+        assert (completion.token_ids[-1] in policy.eos_ids) == (completion.finish_reason == "stop")
+        assert batch.mask_BT[i].tolist() == [t < n for t in range(batch.mask_BT.shape[1])]
+        row = naive(policy, list(prompt), list(completion.token_ids), 1.0)[0]
+        torch.testing.assert_close(logps_BT[i, :n], row)
+        assert completion.logprobs == pytest.approx(row.tolist(), abs=1e-5)
+
+
+def test_without_a_padding_token_the_end_token_pads() -> None:
+    policy = policy_of(qwen3)
+    tokenizer = policy.tokenizer
+    tokenizer.pad_token = None
+    assert Policy(policy.model, tokenizer).pad_id == tokenizer.eos_token_id
+
+
+def test_every_end_token_of_the_model_ends_a_turn() -> None:
+    policy = policy_of(qwen3)
+    own = policy.tokenizer.eos_token_id
+    policy.model.generation_config.eos_token_id = [own, 17, 23]
+    policy = Policy(policy.model, policy.tokenizer)
+    assert policy.eos_ids == (own, 17, 23)
+    completions = sample(policy, [(5, 6)], range(300), Decoding(max_new_tokens=12))
+    last = {c.token_ids[-1] for c in completions if c.finish_reason == "stop"}
+    assert {17, 23} <= last <= {own, 17, 23}
+    assert not any({own, 17, 23} & set(c.token_ids[:-1]) for c in completions)
+
+
+def test_a_model_that_scales_its_logits_is_refused() -> None:
+    torch.manual_seed(0)
+    config = GraniteConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=0.3,
+        logits_scaling=8.0,
+        pad_token_id=292,
+    )
+    with pytest.raises(ConfigError, match="GraniteForCausalLM scales or caps its logits"):
+        require_plain_head(GraniteForCausalLM(config))
+    require_plain_head(policy_of(qwen3).model)
 
 
 def test_the_mask_comes_from_lengths_not_from_the_pad_token(random_policy: Policy) -> None:

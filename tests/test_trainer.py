@@ -2,17 +2,27 @@
 
 import json
 import logging
+from collections.abc import Container, Sequence
+from copy import deepcopy
+from functools import cache, reduce
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
 
+import grpo_envs
+from grpo_agent.models import TINY, load_policy
 from grpo_envs.build import build
 from grpo_envs.checkpoint import Checkpoints
-from grpo_envs.config import compose_run
+from grpo_envs.config import RunConfig, compose_run
 from grpo_envs.environments import make_envs
 from grpo_envs.errors import ConfigError
+from grpo_envs.timing import Timer
 from grpo_envs.trainer import RunStopped, Trainer
-from grpo_envs.types import Problem, Reward
+from grpo_envs.types import Completion, Group, Problem, Reward
 
 SMALL = [
     "model.size=tiny",
@@ -24,8 +34,18 @@ SMALL = [
 ]
 
 
+@cache
+def small() -> RunConfig:
+    return compose_run(SMALL)
+
+
 def trainer(out: Path, *overrides: str) -> Trainer:
-    cfg = compose_run([*SMALL, *overrides])
+    """A small run. Overrides are as on the command line, without Hydra's half a second each."""
+    cfg = deepcopy(small())
+    for key, _, text in (override.partition("=") for override in overrides):
+        *nodes, name = key.split(".")
+        value = text if key == "resume" else json.loads(text)
+        setattr(reduce(getattr, nodes, cfg), name, value)
     return build(cfg, out, make_envs(cfg))
 
 
@@ -38,14 +58,6 @@ def test_evaluations_and_checkpoints_come_when_they_are_due(tmp_path: Path) -> N
     assert steps(tmp_path / "eval.jsonl") == [0, 2, 4, 5]
     saved = sorted(p.name for p in (tmp_path / "checkpoints").glob("step_*"))
     assert saved == ["step_000003", "step_000005"]
-
-
-def test_problems_are_new_in_every_step(tmp_path: Path) -> None:
-    made = trainer(tmp_path)
-    first = made._problem_seeds()
-    made.done = 1
-    assert not set(first) & set(made._problem_seeds())
-    assert len(first) == 2
 
 
 class Scorer:
@@ -134,3 +146,281 @@ def test_a_checkpoint_that_was_being_written_is_not_taken(tmp_path: Path) -> Non
 def test_no_checkpoint_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no checkpoint in it"):
         Checkpoints(tmp_path).load({})
+
+
+# --- groups by hand in place of sampled ones: which problems are flat is known
+
+
+class Scripted:
+    """A rollout whose n-th problem of the run has two equal rewards where n is in `flat`."""
+
+    def __init__(self, flat: Container[int] = (), *, bad: Container[int] = ()) -> None:
+        self.flat, self.bad = flat, bad
+        self.rounds: list[list[int]] = []
+        """The problem seeds of each call."""
+
+    def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
+        before = sum(map(len, self.rounds))
+        self.rounds.append(list(seeds))
+        with timer("sample"), timer("score"):
+            return [self._group(seed, before + i) for i, seed in enumerate(seeds)]
+
+    def _group(self, seed: int, number: int) -> Group:
+        second = 1.0 if number in self.flat else 0.0
+        rewards = [Reward(parts={"correct": r, "format": 0.0}) for r in (1.0, second)]
+        if number in self.bad:
+            rewards = [Reward(valid=False, error="sandbox down")] * 2
+        return Group(
+            key=seed,
+            prompt="What is 1+1?",  # of all of them: a group is not its prompt
+            prompt_ids=(5, 6, 7),
+            completions=tuple(
+                Completion(text="", token_ids=(20 + i, 30), logprobs=(-5.0, -5.0)) for i in range(2)
+            ),
+            rewards=tuple(rewards),
+        )
+
+
+def scripted(out: Path, rollout: Scripted, *overrides: str) -> Trainer:
+    made = trainer(out, "trainer.eval_problems=0", "trainer.prompts_per_step=3", *overrides)
+    made.rollout = rollout
+    return made
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def ordinals(out: Path, rollout: Scripted, step: int, *, taught: bool) -> list[int]:
+    """Which of the run's problems taught in a step: those whose rows have an advantage."""
+    order = [seed for part in rollout.rounds for seed in part]
+    mine = [row for row in rows(out / "completions.jsonl") if row["step"] == step]
+    found = [order.index(row["problem"]) for row in mine if bool(row["advantage"]) == taught]
+    assert all(found.count(n) == 2 for n in found)
+    return sorted(set(found))
+
+
+EVERYTHING = range(1000)
+
+
+@pytest.mark.parametrize(
+    ("flat", "rounds", "used", "dropped"),
+    [
+        pytest.param([], 3, [0, 1, 2], [], id="none is flat: one round"),
+        pytest.param([0, 1, 4], 3, [2, 3, 5], [0, 1, 4], id="flat ones are replaced"),
+        pytest.param([0], 3, [1, 2, 3], [0, 4, 5], id="what is too many is cut"),
+        pytest.param([0, 1, 2, 3, 4, 5, 6], 3, [7, 8, 9], [*range(7), 10, 11], id="four rounds"),
+        pytest.param([0, 1, 2, 3, 4], 1, [5], [0, 1, 2, 3, 4], id="too few within the cap"),
+    ],
+)
+def test_flat_groups_are_replaced(
+    tmp_path: Path, flat: list[int], rounds: int, used: list[int], dropped: list[int]
+) -> None:
+    rollout = Scripted(flat)
+    made = scripted(tmp_path, rollout, "trainer.steps=1", f"agent.dynamic_sampling={rounds}")
+    made.run()
+    (row,) = rows(tmp_path / "metrics.jsonl")
+    assert (row["group/used"], row["group/sampled"]) == (len(used), len(used) + len(dropped))
+    assert ordinals(tmp_path, rollout, 1, taught=True) == used
+    assert ordinals(tmp_path, rollout, 1, taught=False) == dropped
+    share = len(flat) / (len(used) + len(dropped))
+    assert row["group/zero_std"] == pytest.approx(share, rel=1e-5)  # of all that was sampled
+    assert row["reward/mean"] == pytest.approx(0.5 + share / 2, rel=1e-5)
+
+
+def test_nothing_but_flat_groups_still_makes_a_step(tmp_path: Path) -> None:
+    rollout = Scripted(EVERYTHING)
+    made = scripted(tmp_path, rollout, "trainer.steps=2", "agent.dynamic_sampling=2")
+    made.run()
+    for row in rows(tmp_path / "metrics.jsonl"):
+        assert (row["group/used"], row["group/sampled"], row["group/zero_std"]) == (3, 9, 1)
+    assert made.done == 2
+    assert len(rows(tmp_path / "completions.jsonl")) == 2 * 9 * 2
+    assert not any(row["advantage"] for row in rows(tmp_path / "completions.jsonl"))
+
+
+def test_without_dynamic_sampling_flat_groups_stay(tmp_path: Path) -> None:
+    rollout = Scripted([0, 2])
+    scripted(tmp_path, rollout, "trainer.steps=1").run()
+    (row,) = rows(tmp_path / "metrics.jsonl")
+    assert (row["group/used"], row["group/sampled"]) == (3, 3)
+    assert ordinals(tmp_path, rollout, 1, taught=False) == [0, 2]
+
+
+def test_no_problem_comes_twice_in_rounds_steps_and_runs(tmp_path: Path) -> None:
+    """In rounds within a step, from step to step, and after a resume none is left out either."""
+    args = ["agent.dynamic_sampling=2", "trainer.save_every=1"]
+    first = Scripted([0, 1, 5, 6, 7])  # rounds of 3 in steps: 2, 2, 1
+    scripted(tmp_path, first, "trainer.steps=3", *args).run()
+    assert len(first.rounds) == 5
+    second = Scripted([0])
+    made = scripted(tmp_path, second, "trainer.steps=5", *args, f"resume={tmp_path}")
+    assert (made.done, made.drawn) == (3, 15)
+    made.run()
+    drawn = [seed for part in [*first.rounds, *second.rounds] for seed in part]
+    assert drawn == list(range(drawn[0], drawn[0] + len(drawn)))
+    logged = {row["problem"] for row in rows(tmp_path / "completions.jsonl")}
+    assert logged == set(drawn)
+
+
+def test_another_seed_draws_other_problems(tmp_path: Path) -> None:
+    seeds = []
+    for seed in (0, 1):
+        rollout = Scripted()
+        made = scripted(tmp_path / str(seed), rollout, "trainer.steps=1", f"seed={seed}")
+        made.run()
+        seeds.append(rollout.rounds[0])
+    assert not set(seeds[0]) & set(seeds[1])
+
+
+@pytest.mark.parametrize("save_every", [1, 50])
+def test_the_problems_of_a_step_that_failed_come_again(tmp_path: Path, save_every: int) -> None:
+    """The grader fails in step 3; whoever resumes once it works again misses no problem."""
+    args = ["trainer.steps=4", f"trainer.save_every={save_every}"]
+    first = Scripted(bad=range(6, 1000))
+    with pytest.raises(RunStopped, match=r"100% .* of step 3 are invalid"):
+        scripted(tmp_path, first, *args).run()
+    second = Scripted()
+    made = scripted(tmp_path, second, *args, f"resume={tmp_path}")
+    assert made.done == 2
+    made.run()
+    assert second.rounds[0] == first.rounds[2]
+
+
+def test_max_samples_ends_the_run(tmp_path: Path) -> None:
+    """Six completions a step: 13 are there after the third."""
+    rollout = Scripted()
+    args = ["trainer.steps=9", "trainer.eval_problems=2", "trainer.max_samples=13"]
+    made = trainer(tmp_path, "trainer.prompts_per_step=3", *args)
+    made.rollout = rollout
+    assert made.run() is not None
+    assert [row["step"] for row in rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    assert [row["step"] for row in rows(tmp_path / "eval.jsonl")] == [0, 3]
+    assert made.checkpoints.last.resolve().name == "step_000003"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        pytest.param(["trainer.max_samples=12"], 2, id="exactly that many"),
+        pytest.param(["trainer.max_samples=0"], 4, id="0: the steps decide"),
+        pytest.param(["trainer.max_samples=1000"], 4, id="more than the steps take"),
+        pytest.param(
+            ["trainer.max_samples=13", "agent.dynamic_sampling=1"], 2, id="dropped ones count"
+        ),
+    ],
+)
+def test_samples_or_steps_end_the_run(tmp_path: Path, overrides: list[str], steps: int) -> None:
+    made = scripted(tmp_path, Scripted([0, 1, 2, 6]), "trainer.steps=4", *overrides)
+    made.run()
+    assert made.done == steps
+
+
+def spoil(made: Trainer, steps: Container[int]) -> None:
+    """Make the gradients of these steps (0 is the first) not finite."""
+
+    def hook(grad: Tensor) -> Tensor:
+        return grad * float("nan") if made.done in steps else grad
+
+    made.agent.policy.model.get_input_embeddings().weight.register_hook(hook)
+
+
+def last_weights(made: Trainer) -> dict[str, Tensor]:
+    """The weights that someone who loads the last checkpoint gets."""
+    state: dict[str, Tensor] = AutoModelForCausalLM.from_pretrained(
+        made.checkpoints.last
+    ).state_dict()
+    return state
+
+
+def test_gradients_that_stay_not_finite_stop_the_run(tmp_path: Path) -> None:
+    args = ["trainer.steps=20", "trainer.max_skipped_steps=3", "agent.lr=1e-3"]
+    made = scripted(tmp_path, Scripted(), *args)
+    spoil(made, range(2, 100))
+    with pytest.raises(RunStopped, match="3 steps in a row") as stopped:
+        made.run()
+    said = str(stopped.value)
+    assert "\n" not in said
+    for word in ("agent.lr", "trainer.max_skipped_steps", "checkpoints/last"):
+        assert word in said
+    assert made.done == 5
+    skipped = [row["optim/skipped"] for row in rows(tmp_path / "metrics.jsonl")]
+    assert skipped == [0, 0, 1, 1, 1]
+    for name, value in last_weights(made).items():
+        assert value.isfinite().all()
+        assert value.equal(made.agent.policy.model.state_dict()[name])
+    trained = load_policy(str(TINY)).model.state_dict()["model.norm.weight"]
+    assert not last_weights(made)["model.norm.weight"].equal(trained), "two steps were good"
+
+
+def test_good_steps_in_between_start_the_count_anew(tmp_path: Path) -> None:
+    made = scripted(tmp_path, Scripted(), "trainer.steps=8", "trainer.max_skipped_steps=3")
+    spoil(made, [0, 1, 3, 4, 6, 7])
+    made.run()
+    assert made.done == 8
+
+
+def test_a_step_with_some_good_updates_is_no_skipped_step(tmp_path: Path) -> None:
+    args = ["trainer.steps=3", "trainer.max_skipped_steps=1", "agent.minibatches=3"]
+    made = scripted(tmp_path, Scripted(), *args)
+    calls: list[None] = []
+
+    def hook(grad: Tensor) -> Tensor:
+        calls.append(None)
+        return grad * float("nan") if len(calls) % 3 == 1 else grad
+
+    made.agent.policy.model.model.norm.weight.register_hook(hook)
+    made.run()
+    assert [row["optim/skipped"] for row in rows(tmp_path / "metrics.jsonl")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("stops", [True, False], ids=["the run is stopped", "the run ends"])
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, stops: bool) -> None:
+    limit = 2 if stops else 99
+    args = ["trainer.steps=4", "trainer.save_every=1", f"trainer.max_skipped_steps={limit}"]
+    made = scripted(tmp_path, Scripted(), *args)
+    made._step()
+    made._save()
+    with torch.no_grad():
+        made.agent.policy.model.model.norm.weight[3] = float("inf")
+    if stops:
+        with pytest.raises(RunStopped, match="not finite"):
+            made.run()
+    else:
+        made.run()
+    assert made.done > 1
+    assert made.checkpoints.last.resolve().name == "step_000001"
+    assert all(bool(value.isfinite().all()) for value in last_weights(made).values())
+    assert not list((tmp_path / "checkpoints").glob("step_000002"))
+
+
+# --- what a run says
+
+
+def test_the_first_prompt_is_logged_as_the_model_sees_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        trainer(tmp_path, "trainer.eval_problems=0")
+    env = grpo_envs.make("math")
+    (said,) = [r.getMessage() for r in caplog.records if "first prompt" in r.getMessage()]
+    text = (
+        f"<|im_start|>system\n{env.system_prompt}<|im_end|>\n"
+        f"<|im_start|>user\n{env.problem(0).prompt}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert said.endswith(repr(text))
+
+
+def test_reasons_for_not_learning_are_warnings_of_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Loud, once, with the step: what ten steps of flat groups by hand are told of."""
+    with caplog.at_level(logging.WARNING):
+        scripted(tmp_path, Scripted(EVERYTHING), "trainer.steps=12").run()
+    said = [r.getMessage() for r in caplog.records if r.name == "grpo_envs.trainer"]
+    assert [" ".join(line.split()[:5]) for line in said] == [
+        "step 10: Nothing to learn",
+        "step 10: reward/correct was 1",
+        "step 10: reward/format was 0",
+        "step 10: Sampling and training",  # the log-probabilities are by hand as well
+    ]

@@ -22,6 +22,10 @@ def step(number: int = 0, **changes: float) -> Step:
         "group/zero_std": 0.5,
         "completion/length": 40.0 + number,
         "completion/truncated": 0.1,
+        "loss/kl": 0.02 + wave,
+        "policy/sample_gap": 1e-6,
+        "optim/skipped": 0.0,
+        "optim/updates": 1.0,
     }
     return {**healthy, **{key.replace("__", "/"): value for key, value in changes.items()}}
 
@@ -41,6 +45,16 @@ CONDITIONS = [
         {"group__zero_std": 1.0},
         ["Nothing to learn from", "env.*", "agent.group_size", "sampler.temperature"],
         id="every group flat",
+    ),
+    pytest.param(
+        {"group__zero_std": 1.0, "reward__invalid": 1.0},
+        ["no reward was valid", "The grader fails", "completions.jsonl"],
+        id="every reward invalid",
+    ),
+    pytest.param(
+        {"group__zero_std": 1.0, "reward__invalid": 0.9},
+        ["every group's rewards were all equal", "env.*", "agent.group_size"],
+        id="every group flat, most rewards invalid",
     ),
     pytest.param(
         {"completion__truncated": 1.0},
@@ -96,6 +110,9 @@ def test_a_condition_that_comes_later_is_told_then(
         pytest.param({"reward__std": 0.4}, id="a constant spread"),
         pytest.param({"reward__invalid": 0.0}, id="no invalid reward, ever"),
         pytest.param({"completion__length": 40.0}, id="a constant length"),
+        pytest.param({"reward__invalid": 0.9}, id="most rewards invalid, what is left teaches"),
+        pytest.param({"loss__kl": 0.99}, id="a large KL"),
+        pytest.param({"policy__sample_gap": 0.099}, id="a gap as bf16 has it at its worst"),
     ],
 )
 def test_what_is_no_reason(changes: dict[str, float]) -> None:
@@ -172,3 +189,99 @@ def test_a_part_that_was_seen_once_is_not_constant() -> None:
     varied = itertools.cycle([0.1, 0.2, 0.3])
     run = [{**nothing, "reward/format": next(varied)} for _ in range(9)]
     assert warnings_of([*run, step(9)]) == []
+
+
+# --- means over the window: KL and sample gap
+
+
+def column(name: str, values: Iterable[float]) -> list[Step]:
+    return [{**step(i), name: value} for i, value in enumerate(values)]
+
+
+MEANS = pytest.mark.parametrize(
+    ("name", "limit", "words"),
+    [
+        pytest.param(
+            "loss/kl",
+            1.0,
+            ["runs away from its reference", "KL 1.50 nats", "agent.lr", "agent.loss.beta"],
+            id="KL",
+        ),
+        pytest.param(
+            "policy/sample_gap",
+            0.1,
+            ["Sampling and training disagree", " 0.150 ", "trainer.precision=fp32", "max_new"],
+            id="sample gap",
+        ),
+    ],
+)
+
+
+@MEANS
+@pytest.mark.parametrize(
+    ("shares", "told_at"),
+    [
+        pytest.param([1.5] * 40, [9], id="from the start: when the window is full"),
+        pytest.param([0.0] * 20 + [2.0] * 20, [24], id="half a window of twice the limit"),
+        pytest.param([0.0] * 20 + [1.25] * 20, [27], id="four fifths of a window"),
+        pytest.param([0.0] * 20 + [9.9] + [0.0] * 20, [], id="one outlier"),
+        pytest.param([0.0, 1.9] * 20, [], id="up and down below the limit"),
+        pytest.param([0.0] * 20 + [5.0] * 20 + [0.0] * 20 + [5.0] * 20, [21], id="once, not twice"),
+    ],
+)
+def test_a_mean_is_told_when_it_reaches_the_limit(
+    name: str, limit: float, words: list[str], shares: list[float], told_at: list[int]
+) -> None:
+    told = warnings_of(column(name, [limit * share for share in shares]))
+    assert [number for number, _ in told] == told_at
+    for _, text in told:
+        assert words[0] in text
+
+
+@MEANS
+def test_a_mean_is_named_with_what_to_turn(name: str, limit: float, words: list[str]) -> None:
+    ((_, text),) = warnings_of(column(name, [1.5 * limit] * 20))
+    for word in words:
+        assert word in text
+    assert "mean of 10 steps" in text
+    assert "\n" not in text
+
+
+@MEANS
+def test_what_is_not_measured_is_not_told(name: str, limit: float, words: list[str]) -> None:
+    """beta=0 has no KL."""
+    run = [{key: x for key, x in step(i).items() if key != name} for i in range(40)]
+    assert warnings_of(run) == [], (limit, words)
+
+
+# --- at once
+
+
+@pytest.mark.parametrize(
+    ("skipped", "told_at"),
+    [
+        pytest.param([1.0] * 30, [0], id="in the first step, and then in every one"),
+        pytest.param([0.0] * 3 + [1.0] + [0.0] * 30, [3], id="once, before a window is full"),
+        pytest.param([0.0] * 30 + [2.0, 0.0, 4.0], [30], id="some of a step's updates, late"),
+        pytest.param([0.0] * 30, [], id="never"),
+    ],
+)
+def test_a_gradient_that_is_not_finite_is_told_at_once(
+    skipped: list[float], told_at: list[int]
+) -> None:
+    told = warnings_of(column("optim/skipped", skipped))
+    assert [number for number, _ in told] == told_at
+    for _, text in told:
+        for word in ("not finite", "optim/skipped", "agent.lr", "trainer.precision=fp32"):
+            assert word in text
+        assert "\n" not in text
+
+
+def test_invalid_rewards_and_then_flat_groups_are_two_reasons() -> None:
+    """The grader is mended; what it then says of every group is a reason of its own."""
+    broken = [step(i, group__zero_std=1.0, reward__invalid=1.0) for i in range(15)]
+    flat = [step(i, group__zero_std=1.0) for i in range(15, 40)]
+    told = warnings_of([*broken, *flat])
+    assert [number for number, _ in told] == [9, 15]
+    assert "no reward was valid" in told[0][1]
+    assert "all equal" in told[1][1]

