@@ -12,6 +12,8 @@ from grpo_envs.graders.math.numbers import clean
 
 # The same examples in every run; no deadline, because a busy machine is no defect.
 PROPERTY = settings(max_examples=200, deadline=None, derandomize=True)
+MARKS = ("boxed{", "<answer>", "####", "final answer", "<think>", "fbox{")
+"""With none of these in it, a text marks no answer."""
 
 
 # Where the answer stands
@@ -104,6 +106,89 @@ def test_the_last_words_of_a_line_win() -> None:
 )
 def test_prose_does_not_override_a_box_or_tag(completion: str, answers: set[str]) -> None:
     assert extract(completion) in answers
+
+
+# The last number, where nothing marks an answer
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        pytest.param("7", "7", id="a number"),
+        pytest.param(" 7\n", "7", id="a number and space"),
+        pytest.param("3.", "3.", id="a number and a full stop"),
+        pytest.param("It is 3.", "3", id="a number that ends a sentence"),
+        pytest.param("9 + 1 = 10", "10", id="an equation"),
+        pytest.param("9+1=10.", "10", id="an equation without spaces"),
+        pytest.param("10 apples and 3 pears", "3", id="two numbers: the last"),
+        pytest.param("the answer is 7 (not 8)", "8", id="two numbers: the last, even if denied"),
+        pytest.param("1 2 3 4 5 6 7", "7", id="a list: the last"),
+        pytest.param("x = -4.", "-4", id="negative"),
+        pytest.param("x=-4", "-4", id="negative without spaces"),
+        pytest.param("x = \u22124", "\u22124", id="Unicode minus"),
+        pytest.param("(-4)", "-4", id="in brackets"),
+        pytest.param("covid-19", "19", id="a hyphen is no minus"),
+        pytest.param("It is--7", "7", id="nor is a dash"),
+        pytest.param("So 1,000 in all", "1,000", id="thousands"),
+        pytest.param("So 3.5 in all", "3.5", id="decimal"),
+        pytest.param("So .5 in all", ".5", id="decimal without a zero"),
+        pytest.param("well...5", "5", id="dots are no decimal point"),
+        pytest.param("It is 1/2.", "1/2", id="fraction"),
+        pytest.param("2 1/2", "2 1/2", id="a mixed number alone"),
+        pytest.param("3 / 4", "3 / 4", id="a fraction with spaces alone"),
+        pytest.param(r"\frac{1}{2}", r"\frac{1}{2}", id="a LaTeX fraction alone"),
+        pytest.param("It is 50%.", "50%", id="percent"),
+        pytest.param("It costs $10!", "10", id="an amount"),
+        pytest.param("It is **10**", "10", id="in bold"),
+        pytest.param(r"so \(9 + 1 = 10\).", "10", id="a formula"),
+        pytest.param("It is 10km away", "10", id="a unit without a space"),
+        pytest.param("It is 10\n\nBecause I say so.", "10", id="text behind it"),
+        pytest.param("The answer is 1", "1", id="cut by the end: read as it stands"),
+        pytest.param("The answer is 1,", "1", id="cut behind a comma"),
+        pytest.param("9 + 1 =", "1", id="cut behind an equals sign with spaces"),
+        pytest.param("9+1=", None, id="cut behind an equals sign"),
+        pytest.param("no number", None, id="no number"),
+        pytest.param("ten", None, id="a number in words"),
+        pytest.param("", None, id="nothing"),
+        pytest.param("2^10", None, id="a power is not its exponent"),
+        pytest.param("It is 7, or 2^10", None, id="nor is what stands before it"),
+        pytest.param("9+1", None, id="a sum is not its last term"),
+        pytest.param("7-8", None, id="a range"),
+        pytest.param("1,2,3", None, id="a list without spaces"),
+        pytest.param(r"it is \frac{1}{2}", None, id="a LaTeX fraction is not its denominator"),
+        pytest.param("\u0661\u0662", None, id="other digits"),
+        pytest.param("<think>7</think>", None, id="only in the thinking"),
+        pytest.param("<think>8</think>7", "7", id="after the thinking"),
+        pytest.param("7<think>8", None, id="thinking that never ends"),
+        pytest.param("<think>it is 7", None, id="thinking that never ends, alone"),
+        pytest.param("<answer>7</answer> 8", "7", id="a tag wins"),
+        pytest.param(r"\boxed{7} 8", "7", id="a box wins"),
+        pytest.param("#### 7\n8", "7", id="hashes win"),
+        pytest.param("The final answer is 7\n8", "7", id="words win"),
+        pytest.param("8 <answer>7", None, id="so does a tag that is not closed"),
+        pytest.param("<answer></answer> 8", None, id="and an empty one"),
+        pytest.param("9" * 401, None, id="too long for a number"),
+        pytest.param("x" * 40_000 + " 7", "7", id="after a long text"),
+        pytest.param("1234567" + " x" * 20_000, "1234567", id="far from the end, not cut"),
+    ],
+)
+def test_the_lenient_mode_takes_the_last_number(completion: str, answer: str | None) -> None:
+    assert extract(completion, lenient=True) == answer
+
+
+@PROPERTY
+@given(st.text(st.sampled_from("0123456789 .,-+/%^=x()$*\\{}\n"), max_size=30))
+def test_what_the_lenient_mode_takes_is_a_number_that_stands_there(text: str) -> None:
+    answer = extract(text, lenient=True)
+    assert answer is None or (answer in text and parse_number(answer) is not None)
+
+
+@PROPERTY
+@given(st.text(), st.integers(-(10**12), 10**12))
+def test_a_number_at_the_end_is_the_answer(before: str, number: int) -> None:
+    assume(not any(mark in before.lower() for mark in MARKS))
+    for text in (f"{before} {number}", f"{before}\n= {number:,}."):
+        assert parse_number(extract(text, lenient=True) or "") == number
 
 
 # Which number it is
@@ -444,12 +529,16 @@ def test_no_text_makes_it_raise(gold: str, completion: str) -> None:
 @PROPERTY
 @given(ANYTHING)
 def test_a_text_without_an_answer_earns_nothing(text: str) -> None:
-    assume(not any(mark in text.lower() for mark in ("boxed{", "<answer>", "####", "final answer")))
+    assume(not any(mark in text.lower() for mark in MARKS))
     assert not grade("1", text).correct
 
 
 HOSTILE = {
     "1 MB of digits": "9" * 10**6,
+    "1 MB of numbers": "9 " * 500_000,
+    "1 MB of digits that end in none": "9" * 10**6 + "x",
+    "1 MB of points": "." * 10**6,
+    "1 MB of equations": "9=" * 500_000,
     "1 MB of braces": "{" * 10**6,
     "1 MB of boxes": "\\boxed{" * 150_000,
     "1 MB of closed boxes": "\\boxed{" * 75_000 + "}" * 75_000,
@@ -483,6 +572,7 @@ def test_hostile_text_is_a_wrong_answer(text: str) -> None:
     # A grader that is quadratic in any of these, or computes them, would not come back from here.
     for completion in (text, f"<answer>{text}</answer>", f"\\boxed{{{text}}}", f"#### {text}"):
         assert not grade("7", completion).correct
+        assert not grade("7", completion, lenient=True).correct
     assert not grade(text[:3000], "<answer>7</answer>").correct
 
 

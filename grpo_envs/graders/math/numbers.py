@@ -21,6 +21,8 @@ _PART = r"(?:\{ ?(-?\d{1,400}) ?\}|(\d))"
 _FRAC = re.compile(rf"\\[dtc]?frac ?{_PART} ?{_PART}", re.ASCII)
 _THIN_SPACE = re.compile(r"(?<=\d)\\,(?=\d{3}(?!\d))", re.ASCII)  # 1\,000 is 1000
 _BRACED_POWER = re.compile(r"\^\{ ?([+-]?\d{1,4}) ?\}", re.ASCII)
+_MARKED = re.compile(r"[\\${\u2212\u00d7]")  # where there is something to take away
+_PLAIN = re.compile(r"[+-]?\d+", re.ASCII)
 _REPLACE = (
     ("\u2212", "-"),
     ("\\left.", ""),
@@ -46,16 +48,16 @@ def clean(text: str) -> str:
     >>> clean(r"$\frac{1}{2}$.")
     '1/2'
     """
-    text = _BRACED_POWER.sub(r"^\1", _THIN_SPACE.sub("", text))
-    for old, new in _REPLACE:
-        text = text.replace(old, new)
+    if _MARKED.search(text):
+        text = _BRACED_POWER.sub(r"^\1", _THIN_SPACE.sub("", text))
+        for old, new in _REPLACE:
+            text = text.replace(old, new)
     text = " ".join(text.split()).rstrip(". ").strip()
     if "frac" in text:
         text = _FRAC.sub(_plain_fraction, text).removeprefix("--")
     return text.strip()
 
 
-@lru_cache(maxsize=4096)
 def parse_number(text: str) -> Fraction | None:
     r"""Return the number that `text` is, as an exact fraction, or None if it is not one number.
 
@@ -67,8 +69,34 @@ def parse_number(text: str) -> Fraction | None:
     >>> parse_number("12 34") is None and parse_number("1/0") is None
     True
     """
-    if len(text) > _LONGEST:
+    return _read(text) if len(text) <= _LONGEST else None
+
+
+def parse_numbers(text: str) -> tuple[str, tuple[Fraction, ...]] | None:
+    r"""Return the brackets and the numbers of a flat collection, or None if it is nothing so plain.
+
+    Within brackets a comma always separates: (1,200) is a pair.
+
+    >>> parse_numbers(r"\left(1, \frac{1}{2}\right]")
+    ('(]', (Fraction(1, 1), Fraction(1, 2)))
+    """
+    text = clean(text) if len(text) <= _LONGEST else ""
+    if text[:2] == "\\{" and text[-2:] == "\\}":
+        brackets, inner = "{}", text[2:-2]
+    elif text[:1] in ("(", "[") and text[-1:] in (")", "]"):
+        brackets, inner = text[0] + text[-1], text[1:-1]
+    else:
         return None
+    parts = [parse_number(part) for part in inner.split(",")]
+    if len(parts) < 2 or None in parts:
+        return None
+    return brackets, tuple(part for part in parts if part is not None)
+
+
+@lru_cache(maxsize=4096)
+def _read(text: str) -> Fraction | None:
+    if _PLAIN.fullmatch(text):
+        return Fraction(int(text))
     text = clean(text)
     percent = text.endswith("%")
     value = _parse(text.removesuffix("%").rstrip())

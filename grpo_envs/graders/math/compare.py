@@ -1,0 +1,222 @@
+"""Compare two trees: equal, different or unknown. The gold says which kind of thing is compared.
+
+The rules stand in a table and are asked in turn; each sees only what those before it let pass.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from grpo_envs.graders.math.finding import EQUAL, Finding, all_of, different, paired, unknown
+from grpo_envs.graders.math.identity import approximate, identical, value_of
+from grpo_envs.graders.math.judge import Judge
+from grpo_envs.graders.math.matrices import carried_out
+from grpo_envs.graders.math.nodes import INFINITY, Node, kinds, substitute, walk
+from grpo_envs.graders.math.policy import MathPolicy
+from grpo_envs.graders.math.relations import congruences, on_the_line, relations
+from grpo_envs.graders.math.rounding import rounds_to
+from grpo_envs.graders.math.units import canonical
+
+Rule = Callable[[Node, Node, Judge], Finding | None]
+
+_MOST_ITEMS = 250
+_LINES = frozenset({"union", "minus", "inter"})
+
+
+def compare(gold: Node, answer: Node, policy: MathPolicy) -> Finding:
+    """Return whether `answer` is `gold`.
+
+    >>> from grpo_envs.graders.math.parse import parse
+    >>> from grpo_envs.graders.math.policy import DEFAULT
+    >>> compare(parse("(x+1)^2"), parse("x^2 + 2x + 1"), DEFAULT).equal
+    True
+    """
+    return _Rules(policy).compare(gold, answer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    policy: MathPolicy
+
+    def compare(self, gold: Node, answer: Node) -> Finding:
+        if gold == answer:
+            return EQUAL
+        for rule in _RULES:
+            finding = rule(gold, answer, self)
+            if finding is not None:
+                return finding
+        return identical(gold, answer)
+
+
+def _units(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+    if "unit" not in (gold[0], answer[0]):
+        return None
+    if gold[0] != answer[0]:
+        quantity, plain = (gold, answer) if gold[0] == "unit" else (answer, gold)
+        letter = ("var", quantity[2])
+        if any(part == letter for part in walk(plain)):  # 5 m, where m was read as a name
+            return judge.compare(("mul", quantity[1], letter), plain)
+        if judge.policy.units and gold[0] == "unit":
+            return different("the unit is missing")
+        gold, answer = (gold[1], answer) if quantity is gold else (gold, answer[1])
+        return judge.compare(gold, answer)
+    if canonical(gold[2]) != canonical(answer[2]):
+        return different("another unit")
+    return judge.compare(gold[1], answer[1])
+
+
+def _words(gold: Node, answer: Node, _: Judge) -> Finding | None:
+    # Two equal words were seen before any rule.
+    return different("another word") if "word" in (gold[0], answer[0]) else None
+
+
+def _lines(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+    both = {gold[0], answer[0]}
+    if both & _LINES or (("const", "R") in (gold, answer) and both != {"const"}):
+        if gold[0] == answer[0] == "list":
+            return None
+        return on_the_line(gold, answer, judge) or unknown("sets that are not intervals")
+    return None
+
+
+def _tuples(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+    rows = _entries(gold), _entries(answer)
+    if "tuple" not in (gold[0], answer[0]):
+        return None
+    if gold[0] == answer[0] and gold[1:3] != answer[1:3] and len(gold) == 5:
+        return different("other brackets")
+    if rows[0] is None or rows[1] is None:
+        return different("a tuple is another kind of answer")
+    return _in_order(rows[0], rows[1], judge)
+
+
+def _entries(node: Node) -> tuple[Node, ...] | None:
+    """Return the entries of what can be a vector: a tuple, a bare list, a matrix of one column."""
+    if node[0] == "tuple":
+        return node[3:]
+    if node[0] == "list":
+        return node[1:]
+    if node[0] == "matrix" and len(node[1]) == 2:
+        return tuple(row[1] for row in node[1:])
+    return None
+
+
+def _in_order(gold: tuple[Node, ...], answer: tuple[Node, ...], judge: Judge) -> Finding:
+    if len(gold) != len(answer):
+        return different(f"{len(answer)} entries for {len(gold)}")
+    return all_of(judge.compare(one, two) for one, two in zip(gold, answer, strict=True))
+
+
+def _matrices(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+    if "matrix" not in (gold[0], answer[0]):
+        return None
+    gold, answer = carried_out(gold), carried_out(answer)
+    if gold[0] != answer[0]:
+        return unknown("a matrix and something else")
+    if len(gold) != len(answer) or len(gold[1]) != len(answer[1]):
+        return different("another shape")
+    cells = [tuple(cell for row in side[1:] for cell in row[1:]) for side in (gold, answer)]
+    return _in_order(cells[0], cells[1], judge)
+
+
+def _items(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+    found = [_alternatives(side) for side in (gold, answer)]
+    if not ({"list", "set"} & {gold[0], answer[0]}) and len(found[0]) == len(found[1]) == 1:
+        return None
+    if max(map(len, found)) > _MOST_ITEMS:
+        return unknown("too many answers")
+    if gold[0] == answer[0] == "set" or _all_tuples(found[0] + found[1]):
+        found = [list(dict.fromkeys(side)) for side in found]
+    if _labelled(found[0]) != _labelled(found[1]):  # x = 1, y = 2 and only 1, 2
+        return _in_order(tuple(found[0]), tuple(found[1]), judge)
+    if judge.policy.ordered and gold[0] == answer[0] == "list":
+        return _in_order(tuple(found[0]), tuple(found[1]), judge)
+    return paired(found[0], found[1], judge.compare)
+
+
+def _labelled(items: list[Node]) -> bool:
+    """Return whether these are values of several names."""
+    return len({item[1] for item in items if item[0] == "rel"}) > 1
+
+
+def _all_tuples(items: list[Node]) -> bool:
+    """Return whether all are tuples: a point that is named twice is one point, no double root."""
+    return all(item[0] == "tuple" for item in items)
+
+
+def _alternatives(node: Node) -> list[Node]:
+    """Return the answers that `node` lists; 1 plus-minus 2 are two."""
+    if node[0] in ("list", "set"):
+        return [item for part in node[1:] for item in _alternatives(part)]
+    if node[0] in ("tuple", "matrix", "rel", "setbuilder") or not kinds(node) & {"pm", "mp"}:
+        return [node]
+    if sum(part[0] == "pm" for part in walk(node)) > 1:  # two values or four?
+        return [node]
+    return [_signed(node, upper=upper) for upper in (True, False)]
+
+
+def _signed(node: Node, *, upper: bool) -> Node:
+    parts = tuple(_signed(p, upper=upper) if isinstance(p, tuple) else p for p in node)
+    if parts[0] not in ("pm", "mp"):
+        return parts
+    plus = upper == (parts[0] == "pm")
+    return ("add", parts[1], parts[2] if plus else ("neg", parts[2]))
+
+
+def _infinite(gold: Node, answer: Node, _: Judge) -> Finding | None:
+    sides = [INFINITY in (side, side[1] if side[0] == "neg" else side) for side in (gold, answer)]
+    if not any(sides):
+        return None
+    if all(sides):
+        return different("another sign of infinity")
+    if approximate(answer if sides[0] else gold) is not None:
+        return different("infinity is no number")
+    return unknown("infinity and an expression")
+
+
+def _signs(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+    for kind, required in (("deg", judge.policy.degree_sign), ("pct", judge.policy.percent_sign)):
+        has = [kind in kinds(side) for side in (gold, answer)]
+        if required or has[0] == has[1]:
+            continue
+        finding = identical(gold, answer)
+        if finding.equal:
+            return finding
+        return judge.compare(_bare(gold, kind), _bare(answer, kind))
+    return None
+
+
+def _bare(node: Node, kind: str) -> Node:
+    for part in walk(node):
+        if part[0] == kind:
+            return substitute(node, part, part[1])
+    return node
+
+
+def _rounded(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+    if judge.policy.rounded_digits is None:
+        return None
+    return EQUAL if rounds_to(gold, answer, judge.policy.rounded_digits) else None
+
+
+def _ratios(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+    if "ratio" not in (gold[0], answer[0]):
+        return None
+    if gold[0] == answer[0]:
+        if len(gold) != len(answer):
+            return different("another number of terms")
+        if any(value_of(part) == 0 for part in (*gold[1:], *answer[1:])):
+            return _in_order(gold[1:], answer[1:], judge)  # 12:00 is a time
+        return all_of(
+            identical(("mul", gold[1], answer[k]), ("mul", answer[1], gold[k]))
+            for k in range(2, len(gold))
+        )
+    ratio, other = (gold, answer) if gold[0] == "ratio" else (answer, gold)
+    if len(ratio) > 3:
+        return different("a ratio of three is no number")
+    return identical(("div", *ratio[1:]), other)
+
+
+_RULES: tuple[Rule, ...] = (
+    *(_units, _words, congruences, relations, _lines, _tuples, _items, _matrices, _infinite),
+    *(_ratios, _signs, _rounded),
+)

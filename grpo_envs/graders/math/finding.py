@@ -1,0 +1,84 @@
+"""What a comparison finds: equal, different, or not known; and why."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from grpo_envs.graders.math.nodes import Node
+
+_MOST_UNPAIRED = 40
+
+
+class Finding(NamedTuple):
+    """The outcome of a comparison."""
+
+    equal: bool | None
+    """None: not known."""
+    reason: str = ""
+
+
+EQUAL = Finding(equal=True)
+DIFFERENT = Finding(equal=False)
+UNKNOWN = Finding(equal=None, reason="undecided")
+
+
+Compare = Callable[[Node, Node], Finding]
+
+
+def different(reason: str) -> Finding:
+    """Return that two things differ, and why."""
+    return Finding(equal=False, reason=reason)
+
+
+def unknown(reason: str) -> Finding:
+    """Return that nothing is known, and why."""
+    return Finding(equal=None, reason=reason)
+
+
+def all_of(findings: Iterable[Finding]) -> Finding:
+    """Return whether all are equal: one difference decides, whatever is not known."""
+    result = EQUAL
+    for finding in findings:
+        if finding.equal is False:
+            return finding
+        if finding.equal is None:
+            result = finding
+    return result
+
+
+def paired(left: Sequence[Node], right: Sequence[Node], same: Compare) -> Finding:
+    """Return whether the things on both sides can be paired off, in whatever order.
+
+    Equality is transitive, so the first partner that is equal is as good as any other.
+
+    Args:
+        left: Some things.
+        right: As many others, or they differ.
+        same: Compares one of the left with one of the right.
+    """
+    if len(left) != len(right):
+        return different(f"{len(right)} answers for {len(left)}")
+    free = list(right)
+    rest = [item for item in left if not _taken(free, item)]
+    if len(rest) > _MOST_UNPAIRED:
+        return unknown("too many answers")
+    for item in rest:
+        partner = None
+        doubt: Finding | None = None
+        for place, other in enumerate(free):
+            finding = same(item, other)
+            if finding.equal:
+                partner = place
+                break
+            doubt = finding if finding.equal is None else doubt
+        if partner is None:
+            return doubt or different("an answer without its counterpart")
+        free.pop(partner)
+    return EQUAL
+
+
+def _taken(free: list[Node], item: Node) -> bool:
+    """Take `item` out of `free` if it is there as it is written."""
+    if item not in free:
+        return False
+    free.remove(item)
+    return True

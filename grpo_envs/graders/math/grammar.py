@@ -1,0 +1,149 @@
+r"""Operator precedence: a Pratt parser over the tokens.
+
+What can begin an expression (`leaves`, `commands`) and what can stand behind one (`infix`) come as
+tables. A unit of `MOST_DEPTH` costs two or three Python frames, so that limit is reached long
+before Python's own; no tree is deeper than twice as much.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from grpo_envs.graders.math.nodes import Node
+from grpo_envs.graders.math.tokens import Token, Unreadable
+
+MOST_DEPTH = 100
+
+# How strongly an operator binds. A unit belongs to all of what stands before it: 2 + 3 cm.
+CHOOSE, GROUPS, LIST, MODULO, RELATION, UNIT = range(1, 7)
+SETS, RATIO, SUM, PRODUCT, SIGN, POWER, POSTFIX = range(7, 14)
+
+_OPENING = frozenset({"(", "[", "{", "\\{", "|", "lfloor", "lceil", "norm"})
+
+UNIT_NAME: Token = ("text", "")  # in the table of what stands behind: any text
+NOTHING: Token = ("", "")  # and a factor without a sign
+
+Start = Callable[["Parser", str], Node]
+Infix = Callable[["Parser", Node], Node]
+
+
+class Parser:
+    """One pass over the tokens of one text."""
+
+    def __init__(
+        self,
+        tokens: list[Token],
+        starts: Mapping[Token, Start],
+        infixes: Mapping[Token, tuple[int, Infix]],
+    ) -> None:
+        self.tokens = tokens
+        self.starts = starts
+        self.infixes = infixes
+        self.at = 0
+        self.depth = 0
+        self.closing: tuple[str, ...] = ()  # the bars open here: the next one closes
+
+    def answer(self) -> Node:
+        """Read all the tokens as one expression."""
+        node = self.expression()
+        kind, value = self.tokens[self.at]
+        return node if kind == "end" else self.fail(value)
+
+    def expression(self, power: int = 0) -> Node:
+        """Read an expression whose operators all bind more strongly than `power`."""
+        self.deeper()
+        left = self.start()
+        wraps = 0  # 1/2/3/4 grows deep to the left
+        while True:
+            bound, read = self._infix(left)
+            if bound <= power or wraps > MOST_DEPTH:
+                break
+            node = read(self, left)
+            wraps += node[1] is left or node[-1] is left or node[-2] is left
+            left = node
+        self.depth -= 1
+        return left
+
+    def deeper(self) -> None:
+        """Count one level more; whoever calls it takes it back when the level ends."""
+        self.depth += 1
+        if self.depth > MOST_DEPTH:
+            raise Unreadable("too deep")
+
+    def start(self) -> Node:
+        """Read what can begin an expression."""
+        kind, value = self.take()
+        read = self.starts.get((kind, value)) or self.starts.get((kind, ""))
+        if read is None:
+            self.fail(value)
+        self.deeper()
+        node = read(self, value)
+        self.depth -= 1
+        return node
+
+    def take(self) -> Token:
+        """Return the next token and step over it; the end is never passed."""
+        token = self.tokens[self.at]
+        if token[0] != "end":
+            self.at += 1
+        return token
+
+    def ahead(self, *values: str) -> bool:
+        """Return whether the next token is one of these operators."""
+        kind, value = self.tokens[self.at]
+        return kind == "op" and value in values
+
+    def skip(self, *values: str) -> bool:
+        """Step over the next token if it is one of these operators."""
+        found = self.ahead(*values)
+        self.at += found
+        return found
+
+    def expect(self, *values: str) -> str:
+        """Step over one of these operators, which must stand here, and return it."""
+        value = self.tokens[self.at][1]
+        return value if self.skip(*values) else self.fail(value)
+
+    def fail(self, value: str) -> NoReturn:
+        """Give up: `value` cannot stand here."""
+        raise Unreadable(f"unexpected {value[:20]!r}")
+
+    def enclosed(self, *closing: str) -> Node:
+        """Read the inside of brackets; a bar that is open outside does not close there."""
+        outer, self.closing = self.closing, closing
+        node = self.expression()
+        self.closing = outer
+        return node
+
+    def argument(self) -> Node:
+        r"""Read what a command takes: a group, one digit (`\frac12`), or one name."""
+        kind, value = self.tokens[self.at]
+        if kind == "num" and len(value) > 1:
+            if "." in value:
+                self.fail(value)
+            self.tokens[self.at] = ("num", value[1:])
+            return ("num", value[0])
+        if kind == "num":
+            self.at += 1
+            return ("num", value)
+        return self.start() if kind != "op" or value in _OPENING else self.fail(value)
+
+    def factor_ahead(self) -> bool:
+        """Return whether a factor follows that needs no sign before it.
+
+        A number does not: two numbers side by side are one torn apart, or two answers.
+        """
+        kind, value = self.tokens[self.at]
+        if kind == "op":
+            return value in _OPENING and value not in self.closing
+        return kind in ("name", "const", "fn", "begin", "cmd")
+
+    def _infix(self, left: Node) -> tuple[int, Infix]:
+        kind, value = token = self.tokens[self.at]
+        if token in self.infixes and value not in self.closing:
+            return self.infixes[token]
+        if kind == "text":
+            return self.infixes[UNIT_NAME]
+        if token == ("name", "U") and left[0] in ("tuple", "set", "union"):
+            return self.infixes["op", "cup"]
+        bound, read = self.infixes[NOTHING]
+        return (bound if self.factor_ahead() else 0), read

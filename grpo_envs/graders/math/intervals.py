@@ -1,0 +1,151 @@
+"""Inequalities, intervals and unions as one thing: a sorted list of pieces of the real line."""
+
+from typing import NamedTuple
+
+from grpo_envs.graders.math.finding import EQUAL, Compare, Finding, all_of, different
+from grpo_envs.graders.math.identity import approximate
+from grpo_envs.graders.math.nodes import INFINITY, Node
+
+_MINUS_INFINITY: Node = ("neg", INFINITY)
+_INFINITE = (INFINITY, _MINUS_INFINITY)
+_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "!=": "!="}
+_TOUCH = 1e-12
+
+
+class Piece(NamedTuple):
+    """An interval; a single point where both ends are the same and closed."""
+
+    low: Node
+    low_closed: bool
+    high: Node
+    high_closed: bool
+
+
+def pieces(node: Node) -> list[Piece] | None:
+    """Return the pieces of the line that `node` describes, or None if it is nothing of the kind."""
+    if node[0] == "tuple":
+        return [_interval(node)] if len(node) == 5 else None
+    if node[0] == "set":
+        return [Piece(item, True, item, True) for item in node[1:]]
+    if node == ("const", "R"):
+        return [Piece(_MINUS_INFINITY, False, INFINITY, False)]
+    if node[0] in ("union", "list"):
+        parts = [pieces(part) for part in node[1:]]
+        if any(part is None for part in parts):
+            return None
+        found = [piece for part in parts for piece in part or ()]
+        # x > 0, x < 5: are both meant or either? Where the pieces do not meet it must be either.
+        return found if node[0] == "union" or len(_merged(found)) == len(found) else None
+    if node[0] == "minus":
+        return _without(node)
+    if node[0] == "rel" and node[2:3] == ("in",) and len(node) == 4:
+        return pieces(node[3])
+    return _solved(node) if node[0] == "rel" else None
+
+
+def variable(node: Node) -> Node | None:
+    """Return the variable that an inequality or a list of inequalities is solved for."""
+    if node[0] == "list":
+        names = {variable(part) for part in node[1:]}
+        return names.pop() if len(names) == 1 else None
+    if node[0] != "rel":
+        return None
+    sides = node[1::2]
+    middle = sides[1] if len(sides) == 3 else next((s for s in sides if _free(s)), None)
+    return middle if middle is not None and _free(middle) else None
+
+
+def _free(node: Node) -> bool:
+    return node[0] in ("var", "call")
+
+
+def same_pieces(left: list[Piece], right: list[Piece], same: Compare) -> Finding:
+    """Return whether two lists of pieces cover the same numbers."""
+    left, right = _merged(left), _merged(right)
+    if len(left) != len(right):
+        return different("another number of intervals")
+    pairs = zip(left, right, strict=True)
+    return all_of(_same_end(a, b, same) for pair in pairs for a, b in _ends(*pair))
+
+
+def _ends(one: Piece, two: Piece) -> tuple[tuple[tuple[Node, bool], tuple[Node, bool]], ...]:
+    low = ((one.low, one.low_closed), (two.low, two.low_closed))
+    high = ((one.high, one.high_closed), (two.high, two.high_closed))
+    return low, high
+
+
+def _same_end(one: tuple[Node, bool], two: tuple[Node, bool], same: Compare) -> Finding:
+    if one[0] in _INFINITE or two[0] in _INFINITE:
+        return EQUAL if one[0] == two[0] else different("another end of an interval")
+    if one[1] != two[1]:
+        return different("one end is open, the other closed")
+    return same(one[0], two[0])
+
+
+def _interval(node: Node) -> Piece:
+    _, opening, closing, low, high = node
+    return Piece(low, opening == "[", high, closing == "]")
+
+
+def _solved(node: Node) -> list[Piece] | None:
+    name = variable(node)
+    if name is None:
+        return None
+    if len(node) == 6:
+        _, low, first, _, second, high = node
+        if {first, second} <= {">", ">="}:
+            low, first, second, high = high, second, first, low
+        elif not {first, second} <= {"<", "<="}:
+            return None
+        return [Piece(low, "=" in first, high, "=" in second)]
+    if len(node) != 4 or node[2] not in _MIRRORED:
+        return None
+    sign, bound = (node[2], node[3]) if node[1] == name else (_MIRRORED[node[2]], node[1])
+    below = Piece(_MINUS_INFINITY, False, bound, sign == "<=")
+    above = Piece(bound, sign == ">=", INFINITY, False)
+    return {"<": [below], "<=": [below], ">": [above], ">=": [above]}.get(sign, [below, above])
+
+
+def _without(node: Node) -> list[Piece] | None:
+    """Return an interval without some points: R minus {1, 2}."""
+    found, points = pieces(node[1]), node[2]
+    if found is None or len(found) != 1 or points[0] != "set":
+        return None
+    places = [(approximate(point), point) for point in points[1:]]
+    if any(place is None for place, _ in places):
+        return None
+    result, (low, closed, high, high_closed) = [], found[0]
+    for _, point in sorted(places, key=lambda pair: pair[0] or 0.0):
+        result.append(Piece(low, closed, point, False))
+        low, closed = point, False
+    return [*result, Piece(low, closed, high, high_closed)]
+
+
+def _merged(found: list[Piece]) -> list[Piece]:
+    """Return the pieces in order, those that touch made one; as they are where ends are unknown."""
+    ends: dict[Node, float] = {}
+    for piece in found:
+        for end in (piece.low, piece.high):
+            place = approximate(end)
+            if place is None:
+                return found
+            ends[end] = place
+    result: list[Piece] = []
+    for piece in sorted(found, key=lambda piece: (ends[piece.low], not piece.low_closed)):
+        if result and _joins(result[-1], piece, ends):
+            result[-1] = _joined(result[-1], piece, ends)
+        else:
+            result.append(piece)
+    return result
+
+
+def _joins(before: Piece, piece: Piece, ends: dict[Node, float]) -> bool:
+    end, start = ends[before.high], ends[piece.low]
+    if end == start or abs(end - start) <= _TOUCH * max(abs(end), abs(start)):
+        return before.high_closed or piece.low_closed
+    return start < end
+
+
+def _joined(before: Piece, piece: Piece, ends: dict[Node, float]) -> Piece:
+    last = max(before, piece, key=lambda part: (ends[part.high], part.high_closed))
+    return Piece(before.low, before.low_closed, last.high, last.high_closed)

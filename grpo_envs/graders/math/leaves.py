@@ -1,0 +1,192 @@
+"""What can begin an expression, LaTeX commands apart: numbers, names, functions, brackets."""
+
+from collections.abc import Mapping
+
+from grpo_envs.graders.math.grammar import SIGN, SUM, Parser, Start
+from grpo_envs.graders.math.infix import joined, power, words
+from grpo_envs.graders.math.nodes import ONE, ZERO, Node
+from grpo_envs.graders.math.tokens import Token
+
+_CALLED = frozenset("fg")  # f(2) is a value of f; a(2) is a product
+_CONSTANTS = frozenset("ei")
+_ARC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"})
+_SEVERAL = frozenset({"gcd", "lcm", "max", "min"})
+_MINUS_ONE: Node = ("neg", ONE)
+
+
+def _number(parser: Parser, digits: str) -> Node:
+    number: Node = ("num", digits)
+    if "." in digits:
+        return number
+    following = parser.tokens[parser.at : parser.at + 3]
+    if following[0] == ("cmd", "frac"):  # 2\frac12 is two and a half, 2\frac x2 is a product
+        fraction = parser.start()
+        mixed = fraction[0] == "div" and fraction[1][0] == fraction[2][0] == "num"
+        return ("add", number, fraction) if mixed else joined("mul", number, fraction)
+    if [kind for kind, _ in following] == ["num", "op", "num"] and following[1][1] == "/":
+        parser.at += 3
+        return ("add", number, ("div", following[0], following[2]))
+    return number
+
+
+def _scientific(_parser: Parser, text: str) -> Node:
+    digits, _, exponent = text.partition("e")
+    size: Node = ("num", exponent.lstrip("+-"))
+    sized = ("neg", size) if exponent.startswith("-") else size
+    return ("mul", ("num", digits), ("pow", ("num", "10"), sized))
+
+
+def _repeating(_parser: Parser, text: str) -> Node:
+    before, _, period = text.partition("{")
+    return ("repeat", before, period)
+
+
+def _name(parser: Parser, name: str) -> Node:
+    if parser.skip("_"):
+        name += "_" + subscript(parser)
+    elif name in _CONSTANTS:
+        return ("const", name)
+    while parser.skip("'"):
+        name += "'"
+    if name[0] in _CALLED or name.endswith("'"):
+        inverse = [("op", "^"), ("op", "{"), ("op", "-"), ("num", "1"), ("op", "}"), ("op", "(")]
+        if parser.tokens[parser.at : parser.at + 6] == inverse:
+            parser.at += 5
+            name += "^-1"
+        if parser.ahead("("):
+            return _call(parser, name)
+    defined = parser.tokens[parser.at : parser.at + 4]  # P(x) = ... defines P
+    if [value for _, value in defined[::2]] == ["(", ")"] and defined[3] == ("op", "="):
+        return _call(parser, name)
+    return ("var", name)
+
+
+def _call(parser: Parser, name: str) -> Node:
+    inner = parser.start()
+    return ("call", name, *(inner[3:] if inner[0] == "tuple" else (inner,)))
+
+
+def subscript(parser: Parser) -> str:
+    """Read a subscript, or what stands under an accent, as the text that it is."""
+    kind, value = parser.take()
+    if (kind, value) != ("op", "{"):
+        return value if kind in ("num", "name", "text", "const") else parser.fail(value)
+    parts, depth = [], 1
+    while depth:
+        kind, value = parser.take()
+        if kind == "end":
+            parser.fail(value)
+        depth += ((kind, value) == ("op", "{")) - ((kind, value) == ("op", "}"))
+        parts.append(value)
+    return "".join(parts[:-1])
+
+
+def _function(parser: Parser, name: str) -> Node:
+    base: Node | None = None
+    exponent: Node | None = None
+    for _ in range(2):
+        if parser.skip("_"):
+            base = parser.argument()
+        if parser.ahead("^"):
+            exponent = power(parser, ZERO)[2]
+    if base is not None and name != "log":
+        parser.fail(name)
+    if exponent == _MINUS_ONE and name in _ARC:
+        name, exponent = f"arc{name}", None
+    node: Node = ("fn", name, *_arguments(parser, name), *((base,) if base else ()))
+    return node if exponent is None else ("pow", node, exponent)
+
+
+def _arguments(parser: Parser, name: str) -> tuple[Node, ...]:
+    if parser.ahead("(", "[", "{"):
+        inner = parser.start()
+        if inner[0] in ("tuple", "set"):
+            return inner[3:] if name in _SEVERAL and inner[0] == "tuple" else parser.fail(name)
+        return (inner,)
+    argument = parser.expression(SIGN)
+    # sin 2 pi x cos x: up to the next function, bracket or sign
+    while parser.factor_ahead() and parser.tokens[parser.at][0] not in ("fn", "op"):
+        argument = joined("mul", argument, parser.expression(SIGN))
+    return (argument,)
+
+
+def _word(parser: Parser, text: str) -> Node:
+    return ("word", f"{text} {words(parser)}".rstrip())
+
+
+def _bracketed(parser: Parser, opening: str) -> Node:
+    inner = parser.enclosed()
+    closing = parser.expect(")", "]")
+    if inner[0] == "list":
+        return ("tuple", opening, closing, *inner[1:])
+    return inner if opening + closing in ("()", "[]") else parser.fail(closing)
+
+
+def _group(parser: Parser, opening: str) -> Node:
+    if parser.skip("}"):
+        parser.fail(opening)
+    inner = parser.enclosed()
+    parser.expect("}")
+    return ("set", *inner[1:]) if inner[0] == "list" else inner
+
+
+def _set(parser: Parser, _: str) -> Node:
+    if parser.skip("\\}"):
+        return ("set",)
+    inner = parser.enclosed("|", ":")
+    if parser.skip("|", ":"):
+        condition = parser.enclosed()
+        parser.expect("\\}")
+        parts = condition[1:] if condition[0] == "list" else (condition,)
+        return ("setbuilder", inner, *parts)
+    parser.expect("\\}")
+    return ("set", *inner[1:]) if inner[0] == "list" else ("set", inner)
+
+
+def _between(name: str, closing: str) -> Start:
+    def read(parser: Parser, _: str) -> Node:
+        inner = parser.enclosed(closing)
+        parser.expect(closing)
+        return ("fn", "det" if inner[0] == "matrix" and name == "abs" else name, inner)
+
+    return read
+
+
+def _negative(parser: Parser, _: str) -> Node:
+    return ("neg", parser.expression(SIGN))
+
+
+def _positive(parser: Parser, _: str) -> Node:
+    return parser.expression(SIGN)
+
+
+def _plus_minus(parser: Parser, sign: str) -> Node:
+    return (sign, ZERO, parser.expression(SUM))
+
+
+def _dots(_parser: Parser, _: str) -> Node:
+    return ("dots",)
+
+
+LEAVES: Mapping[Token, Start] = {
+    ("num", ""): _number,
+    ("sci", ""): _scientific,
+    ("repeat", ""): _repeating,
+    ("name", ""): _name,
+    ("const", ""): lambda _, name: ("const", name),
+    ("fn", ""): _function,
+    ("text", ""): _word,
+    ("op", "("): _bracketed,
+    ("op", "["): _bracketed,
+    ("op", "{"): _group,
+    ("op", "\\{"): _set,
+    ("op", "|"): _between("abs", "|"),
+    ("op", "norm"): _between("norm", "norm"),
+    ("op", "lfloor"): _between("floor", "rfloor"),
+    ("op", "lceil"): _between("ceil", "rceil"),
+    ("op", "-"): _negative,
+    ("op", "+"): _positive,
+    ("op", "pm"): _plus_minus,
+    ("op", "mp"): _plus_minus,
+    ("op", "..."): _dots,
+}

@@ -1,0 +1,44 @@
+"""What an expression is made of: nested tuples, and how to walk them. The kinds: `parse`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+Node = tuple[Any, ...]
+
+ZERO: Node = ("num", "0")
+ONE: Node = ("num", "1")
+TWO: Node = ("num", "2")
+INFINITY: Node = ("const", "inf")
+# Kinds that only the sympy workers decide.
+SYMPY_KINDS = frozenset({"sum", "product", "integral", "limit", "derivative", "setbuilder"})
+
+
+def children(node: Node) -> Iterator[Node]:
+    """Yield the nodes directly under `node`."""
+    return (part for part in node[1:] if isinstance(part, tuple))
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """Yield `node` and everything under it, without recursion."""
+    stack = [node]
+    while stack:
+        here = stack.pop()
+        yield here
+        stack.extend(children(here))
+
+
+def kinds(node: Node) -> set[str]:
+    """Return the kinds that occur in `node`."""
+    return {part[0] for part in walk(node)}
+
+
+def variables(node: Node) -> set[str]:
+    """Return the names of the variables that occur in `node`."""
+    return {part[1] for part in walk(node) if part[0] == "var"}
+
+
+def substitute(node: Node, old: Node, new: Node) -> Node:
+    """Return `node` with every `old` replaced by `new`."""
+    if node == old:
+        return new
+    return tuple(substitute(p, old, new) if isinstance(p, tuple) else p for p in node)

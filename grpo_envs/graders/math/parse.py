@@ -1,0 +1,70 @@
+r"""Read LaTeX or plain mathematics into an immutable tree, within bounds: `parse(text) -> Node`.
+
+A node is a tuple: its kind, then nodes (always tuples) and leaves (always str or int), so it can
+be hashed, and written as JSON (nested lists). Whatever is a tuple at place 1 or later is a child.
+
+Numbers and names
+    ("num", "12")  ("num", "0.50")      digits as written, ASCII, at most one point, never a sign
+    ("repeat", "0.1", "6")              0.1666...: the digits before and within the period
+    ("base", "101", base)               the digits as text, the base as a node: 101_2
+    ("var", "x")                        x, x_1, x_{n+1}, x', alpha (Greek without backslash);
+                                        `\vec{x}` is "vec x"; bold, hat, bar ... alike
+    ("const", c)                        c: pi, e, i, inf; the sets R, Q, Z, N, C
+    ("word", "blue")                    text, lower case, single spaces
+    ("dots",)                           an ellipsis
+Operations
+    ("add", a, b, ...)  ("mul", a, b, ...)  ("neg", a)  ("div", a, b)  ("pow", a, b)
+    ("root", a, n)                      the n-th root; real where a is negative and n is odd
+    ("fact", a)  ("fact2", a)           a!, a!!
+    ("binom", n, k)
+    ("pct", a)  ("deg", a)              a percent, a degrees
+    ("unit", a, "cm^2")                 a quantity
+    ("fn", name, a, ...)                sin cos tan cot sec csc, arc-, -h and arc-h of them, exp ln
+                                        log (1 argument: natural; 2: the second is the base) lg abs
+                                        floor ceil sgn re im arg conj gcd lcm max min mod det norm
+    ("call", "f", a, ...)               an unknown function: f(2), f'(x), f^-1(x)
+    ("pm", a, b)  ("mp", a, b)          a plus-minus b; a is 0 where there is only a sign
+    ("ratio", a, b, ...)                a : b
+Collections
+    ("list", a, b, ...)                 a, b or c: no brackets
+    ("tuple", "(", "]", a, b, ...)      with its brackets, ( or [ and ) or ]: also the intervals
+    ("set", a, ...)                     ("set",) is the empty set
+    ("union", a, b, ...)  ("inter", a, b, ...)  ("minus", a, b)
+    ("matrix", ("row", a, b), ...)      all rows of one length
+Relations
+    ("rel", a, "<", b, "<=", c)         a chain; = != < <= > >= ~ (about) in notin subset
+    ("congruent", a, b, m)              a = b (mod m)
+For sympy only
+    ("sum", body, ("var", "k"), low, high)      ("product", body, ("var", "k"), low, high)
+    ("integral", body, ("var", "x"))            ("integral", body, ("var", "x"), low, high)
+    ("limit", body, ("var", "x"), to, side)     side: "+", "-" or "+-" (both)
+    ("derivative", body, ("var", "x"), order)   order: an int
+    ("setbuilder", element, condition, ...)     conditions: rel, congruent or word
+
+A bound variable is a `var` in its body, also where it is written i or e.
+"""
+
+from grpo_envs.graders.math.commands import COMMANDS
+from grpo_envs.graders.math.grammar import Parser
+from grpo_envs.graders.math.infix import INFIXES
+from grpo_envs.graders.math.leaves import LEAVES
+from grpo_envs.graders.math.nodes import Node
+from grpo_envs.graders.math.tokens import Unreadable, tokenize
+
+__all__ = ["Node", "Unreadable", "parse"]
+
+_STARTS = {**LEAVES, **COMMANDS}
+
+
+def parse(text: str) -> Node:
+    r"""Return the tree of `text`.
+
+    Raises:
+        Unreadable: `text` is not mathematics that we read, or is beyond a limit.
+
+    >>> parse(r"\frac{1}{2}x^2")
+    ('mul', ('div', ('num', '1'), ('num', '2')), ('pow', ('var', 'x'), ('num', '2')))
+    >>> parse("x < 5, 7")
+    ('list', ('rel', ('var', 'x'), '<', ('num', '5')), ('num', '7'))
+    """
+    return Parser(tokenize(text), _STARTS, INFIXES).answer()

@@ -1,0 +1,124 @@
+"""Compare equations, inequalities and congruences."""
+
+from grpo_envs.graders.math.finding import EQUAL, Finding, all_of, different, unknown
+from grpo_envs.graders.math.identity import proportional, value_of
+from grpo_envs.graders.math.intervals import pieces, same_pieces, variable
+from grpo_envs.graders.math.judge import Judge
+from grpo_envs.graders.math.nodes import Node, children, kinds
+
+_NO_SCALAR = frozenset({"tuple", "set", "list", "matrix", "union", "pm", "mp"})
+_INEQUALITIES = frozenset({"<", "<=", ">", ">=", "!="})
+_EQUALITIES = frozenset({"=", "~"})
+
+
+def congruences(gold: Node, answer: Node, _: Judge) -> Finding | None:
+    """Compare congruences: 3 (mod 5) is 8 (mod 5)."""
+    if "congruent" not in (gold[0], answer[0]):
+        return None
+    if gold[0] != answer[0] or gold[1] != answer[1]:
+        return different("another congruence")
+    values = [value_of(part) for part in (*gold[2:], *answer[2:])]
+    first, modulus, second, other = values
+    if first is None or second is None or not modulus or other is None:
+        return unknown("a congruence that is not numeric")
+    same = modulus == other and (first - second) % modulus == 0
+    return EQUAL if same else different("another residue")
+
+
+def relations(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+    """Compare where at least one side is an equation, an inequality or a chain of them."""
+    if "rel" not in (gold[0], answer[0]):
+        return None
+    if gold[0] == answer[0]:
+        return _two_relations(gold, answer, judge)
+    relation, other = (gold, answer) if gold[0] == "rel" else (answer, gold)
+    gold_is_relation = relation is gold
+    if not _INEQUALITIES.isdisjoint(relation[2::2]):
+        return on_the_line(gold, answer, judge) or different("an inequality is no value")
+    relation = _named_first(relation)
+    if not judge.policy.unwrap or not _names(relation[1]):
+        return different("an equation is no value")
+    value = _assigned(relation, judge)
+    if value is None:
+        return different("the chain of equations contradicts itself")
+    return judge.compare(*((value, other) if gold_is_relation else (other, value)))
+
+
+def _two_relations(gold: Node, answer: Node, judge: Judge) -> Finding:
+    signs = set(gold[2::2]), set(answer[2::2])
+    if all(sign <= _EQUALITIES for sign in signs):
+        return _two_equations(gold, answer, judge)
+    if any(sign <= _EQUALITIES for sign in signs) or "to" in signs[0] | signs[1]:
+        return different("another relation")
+    if variable(gold) == variable(answer) and (finding := on_the_line(gold, answer, judge)):
+        return finding
+    gold, answer = _ascending(gold), _ascending(answer)
+    if gold[2::2] != answer[2::2]:
+        return different("another relation")
+    pairs = zip(gold[1::2], answer[1::2], strict=True)
+    sides = all_of(judge.compare(one, two) for one, two in pairs)
+    if sides.equal or len(gold) > 4 or not _scalars(gold, answer):
+        return sides if sides.equal else unknown("a chain of inequalities")
+    differences = _difference(gold[1], gold[3]), _difference(answer[1], answer[3])
+    return proportional(*differences, positive=gold[2] != "!=")
+
+
+def _two_equations(gold: Node, answer: Node, judge: Judge) -> Finding:
+    if gold[1] == answer[1] and _names(gold[1]):
+        values = _assigned(gold, judge), _assigned(answer, judge)
+        if values[0] is None or values[1] is None:
+            return different("the chain of equations contradicts itself")
+        return judge.compare(values[0], values[1])
+    if len(gold) == len(answer) == 4 and gold[2] == answer[2] == "=":
+        if not _scalars(gold, answer):
+            return all_of(judge.compare(gold[k], answer[k]) for k in (1, 3))
+        return proportional(_difference(*gold[1::2]), _difference(*answer[1::2]), positive=False)
+    return unknown("a chain of equations")
+
+
+def _scalars(*nodes: Node) -> bool:
+    return not any(kinds(node) & _NO_SCALAR for node in nodes)
+
+
+def _difference(left: Node, right: Node) -> Node:
+    return ("add", left, ("neg", right))
+
+
+def _ascending(relation: Node) -> Node:
+    """Return a > b > c as c < b < a."""
+    if not {">", ">="}.issuperset(relation[2::2]):
+        return relation
+    turned = (part.replace(">", "<") if isinstance(part, str) else part for part in relation[:0:-1])
+    return ("rel", *turned)
+
+
+def _names(node: Node) -> bool:
+    """Return whether `node` can be given a value: x, f(x), a word, (x, y), |AB|, AB : CD."""
+    if node[0] in ("tuple", "ratio", "div") or node[:2] == ("fn", "abs"):
+        return all(part[0] == "var" for part in children(node))
+    return node[0] in ("var", "call", "word")
+
+
+def _named_first(relation: Node) -> Node:
+    """Return 5 = x as x = 5."""
+    turned = len(relation) == 4 and not _names(relation[1]) and _names(relation[3])
+    return ("rel", *relation[:0:-1]) if turned else relation
+
+
+def _assigned(relation: Node, judge: Judge) -> Node | None:
+    """Return the value that a chain x = a = b gives, or None where a is not b.
+
+    What is only about equal decides nothing where there is an exact value: x = 1/3, about 0.3.
+    """
+    values, signs = relation[3::2], relation[2::2]
+    exact = [value for value, sign in zip(values, signs, strict=True) if sign != "~"] or values[-1:]
+    consistent = all(judge.compare(value, exact[-1]).equal for value in exact[:-1])
+    return exact[-1] if consistent else None
+
+
+def on_the_line(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+    """Compare two sets of real numbers, or return None if they are none."""
+    found = pieces(gold), pieces(answer)
+    if found[0] is None or found[1] is None:
+        return None
+    return same_pieces(found[0], found[1], judge.compare)

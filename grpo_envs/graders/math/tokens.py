@@ -1,0 +1,222 @@
+r"""Cut LaTeX or plain mathematics into tokens, in one pass: `tokenize(text) -> list[Token]`.
+
+A token is (kind, value): num, sci, repeat, name, const, fn, text, cmd (without its backslash),
+begin, end or op. Spelling ends here: `\le`, `\leq`, `<=` and the Unicode sign are ("op", "<=").
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+Token = tuple[str, str]
+
+MOST_CHARACTERS = 4000
+MOST_TOKENS = 1200
+MOST_DIGITS = 1000
+
+
+class Unreadable(Exception):
+    """The text is not mathematics that we read, or is larger than we read."""
+
+
+_FUNCTIONS = """sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh
+    coth sech csch arcsinh arccosh arctanh exp ln log lg abs floor ceil sgn re im arg conj gcd lcm
+    max min det"""
+_GREEK = """alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu
+    nu xi rho varrho sigma varsigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda
+    Xi Pi Sigma Upsilon Phi Psi Omega ell hbar"""
+_SIGNS = {  # commands and characters that are operators
+    **{"le": "<=", "leq": "<=", "leqslant": "<=", "ge": ">=", "geq": ">=", "geqslant": ">="},
+    **{"lt": "<", "gt": ">", "ne": "!=", "neq": "!=", "approx": "~", "simeq": "~", "equiv": "="},
+    **{"in": "in", "notin": "notin", "subset": "subset", "subseteq": "subset", "to": "to"},
+    **{"rightarrow": "to", "times": "*", "cdot": "*", "ast": "*", "div": "/", "pm": "pm"},
+    **{"mp": "mp", "cup": "cup", "cap": "cap", "setminus": "setminus", "backslash": "setminus"},
+    **{"lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]", "lvert": "|", "rvert": "|"},
+    **{"vert": "|", "mid": "|", "langle": "(", "rangle": ")", "colon": ":", "degree": "°"},
+    **{"circ": "°", "prime": "'", "choose": "choose", "lor": ",", "vee": ",", "ldots": "..."},
+    **{"dots": "...", "cdots": "...", "lfloor": "lfloor", "rfloor": "rfloor", "lceil": "lceil"},
+    **{"rceil": "rceil", "lVert": "norm", "rVert": "norm", "Vert": "norm", "cr": "\\\\"},
+    **{"**": "^", "==": "=", "\u2212": "-", "\u2013": "-", "\u00d7": "*", "\u00b7": "*"},
+    **{"\u00f7": "/", "\u2264": "<=", "\u2265": ">=", "\u2260": "!=", "\u2248": "~"},
+    **{"\u222a": "cup", "\u2229": "cap", "\u2208": "in", "\u00b1": "pm", "\u2213": "mp"},
+    **{"\u2192": "to", "->": "to", "\u2019": "'", "\u2032": "'", "\u2026": "...", "\u00ba": "°"},
+    **{"\\%": "%", "\\&": "&", "\\|": "norm"},
+}
+_WORDS: dict[str, Token] = {  # commands, and runs of letters, that are one token
+    **{name: ("fn", name) for name in _FUNCTIONS.split()},
+    **{f"a{name}": ("fn", f"arc{name}") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
+    **{f"ar{name}": ("fn", f"arc{name}") for name in ("sinh", "cosh", "tanh")},
+    **{"tg": ("fn", "tan"), "ctg": ("fn", "cot"), "Re": ("fn", "re"), "Im": ("fn", "im")},
+    **dict.fromkeys(("pi", "Pi"), ("const", "pi")),
+    **dict.fromkeys(("oo", "inf", "infty", "infinity"), ("const", "inf")),
+    **dict.fromkeys(("and", "or", "And", "Or"), ("op", ",")),
+    **dict.fromkeys(("percent", "pct", "percentage"), ("op", "%")),
+    **dict.fromkeys(("degree", "degrees", "deg"), ("op", "°")),
+    **dict.fromkeys(("cup", "union"), ("op", "cup")),
+    **{name: ("cmd", name) for name in ("sqrt", "frac", "binom")},
+}
+_COMMANDS: dict[str, Token] = {
+    **{name: ("name", name) for name in _GREEK.split()},
+    **{name: token for name, token in _WORDS.items() if token[0] in ("fn", "const")},
+    **{name: ("op", sign) for name, sign in _SIGNS.items() if name.isalpha()},
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), ("cmd", "frac")),
+    **dict.fromkeys(("dbinom", "tbinom"), ("cmd", "binom")),
+    **dict.fromkeys(("emptyset", "varnothing"), ("cmd", "emptyset")),
+    "Pi": ("name", "Pi"),
+}
+_CHARACTERS: dict[str, Token] = {
+    **{"\u03c0": ("const", "pi"), "\u221e": ("const", "inf"), "\u221a": ("cmd", "sqrt")},
+    **{"\u20ac": ("text", "euro"), "\u00a3": ("text", "pound"), "\u2205": ("cmd", "emptyset")},
+    **{"α": ("name", "alpha"), "β": ("name", "beta"), "γ": ("name", "gamma")},
+    **{"θ": ("name", "theta"), "λ": ("name", "lambda"), "φ": ("name", "phi")},
+}
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+_SHORT_WORDS = """yes no not none odd even all any red cat dog one two six ten day sun mon tue wed
+    thu fri sat true false man men boy girl cm mm km kg mi ft hr hrs sec mph lb lbs oz sq dne"""
+_FONTS = "text|textbf|textit|textrm|textnormal|textsf|texttt|mbox|mathrm|rm|operatorname\\*?"
+_KNOWN = frozenset(_SHORT_WORDS.split())
+_TOKEN = re.compile(
+    rf"""
+    (?P<skip>\s+|[~$]|\\q?quad|\\[$,;:!>\ ()\[\]]
+      |\\(?:left|right)(?![A-Za-z])\s*\.?
+      |\\(?:middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|thinspace
+        |hspace\{{[^{{}}]*\}}|ldotp|,)(?![A-Za-z]))
+    |(?P<repeat>\d*\.\d*\\(?:overline|bar|dot)\s*\{{\d+\}})
+    |(?P<sci>(?:\d+\.?\d*|\.\d+)[eE][+-]?\d{{1,4}}(?![\w.]))
+    |(?P<num>\d+(?:(?:\{{,\}}|\\[,!]|,\\!\s*)\d{{3}}(?!\d))*(?:\.\d+)?|\.\d+)
+    |(?P<matrix>\\(?:begin|end)\s*\{{[A-Za-z]+\*?\}})
+    |(?P<text>\\(?:{_FONTS})(?![A-Za-z])\s*(?:\{{[^{{}}]*\}}|[A-Za-z]))
+    |(?P<raised>\^\s*(?:\{{\s*\\(?:circ|prime)\s*\}}|\\(?:circ|prime)(?![A-Za-z])))
+    |(?P<cmd>\\[A-Za-z]+)
+    |(?P<run>[A-Za-z]+)
+    |(?P<super>[⁰¹²³⁴⁵⁶⁷⁸⁹]+)
+    |(?P<op>\*\*|<=|>=|!=|==|->|\.\.\.|\\\\|\\[{{}}%&|]|[-+*/^_=<>()\[\]{{}}|!,;:&%'])
+    |(?P<other>.)""",
+    re.VERBOSE | re.ASCII,
+)
+_COLUMNS = re.compile(r"\s*(?:\[[a-z]\]\s*)?\{[lcr|\s]*\}")
+_THOUSANDS = re.compile(r"(?<![\d.])(?<!\d,)\d{1,3}(?:,\d{3})+(?![\d,]|\.\d*,)", re.ASCII)
+_NUMERIC = re.compile(r"[+-]?\d+(?:\.\d+)?", re.ASCII)
+
+
+def tokenize(text: str) -> list[Token]:
+    r"""Return the tokens of `text`, and at the end ("end", "").
+
+    Raises:
+        Unreadable: a character that means nothing here, or one of the limits.
+
+    >>> tokenize(r"\frac{1}{2}\le x")[0], tokenize("2 \u2264 x")[1]
+    (('cmd', 'frac'), ('op', '<='))
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise Unreadable("too long")
+    if "," in text:
+        text = _without_thousands(text)
+    tokens: list[Token] = []
+    at = 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise Unreadable("a line that ends within")
+        at = match.end()
+        group = match.lastgroup
+        if group == "skip" or group is None:
+            continue
+        tokens += _READ[group](match[0])
+        if len(tokens) > MOST_TOKENS:
+            raise Unreadable("too many tokens")
+        if group == "matrix" and "array" in match[0] and tokens[-1][0] == "begin":
+            columns = _COLUMNS.match(text, at)
+            at = columns.end() if columns else at
+    tokens.append(("end", ""))
+    return tokens
+
+
+def _without_thousands(text: str) -> str:
+    # Within brackets a comma separates: (1,200) is a pair, 1,200 is a number.
+    if not any(bracket in text for bracket in ("(", "[", "\\{", "\\lbrace")):
+        return _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
+    return text
+
+
+def _number(text: str) -> list[Token]:
+    digits = re.sub(r"[^0-9.]", "", text)
+    if len(digits) > MOST_DIGITS:
+        raise Unreadable("too many digits")
+    return [("num", digits)]
+
+
+def _repeat(text: str) -> list[Token]:
+    return [("repeat", "".join(char for char in text if char in "0123456789.{"))]
+
+
+def _text(text: str) -> Sequence[Token]:
+    content = text[text.index("{") + 1 : -1] if text.endswith("}") else text[-1]
+    return _content(" ".join(content.replace("\\", " ").split()))
+
+
+@lru_cache(maxsize=1024)
+def _content(content: str) -> Sequence[Token]:
+    stripped = content.strip(" .,;:()")
+    if not stripped or stripped.lower() in ("and", "or"):
+        return (("op", ","),) if stripped or "," in content else ()
+    if stripped in _WORDS:
+        return (_WORDS[stripped],)
+    if _NUMERIC.fullmatch(stripped):
+        sign = (("op", stripped[0]),) if stripped[0] in "+-" else ()
+        return (*sign, ("num", stripped.lstrip("+-")))
+    if len(stripped) == 1 and stripped.isalpha():
+        return (("name", stripped),)
+    if stripped == "%":
+        return (("op", "%"),)
+    return (("text", stripped.lower()),)
+
+
+@lru_cache(maxsize=1024)
+def _run(run: str) -> Sequence[Token]:
+    if len(run) == 1:
+        return (("name", run),)
+    if run in _WORDS:
+        return (_WORDS[run],)
+    if run[:-1] in ("sin", "cos", "tan", "ln", "log"):
+        return (_WORDS[run[:-1]], ("name", run[-1]))
+    if len(run) == 2 and run.isupper():  # AB is a segment; NO is one, too
+        return (("name", run),)
+    if run.lower() in _KNOWN or (len(run) > 3 and not run.isupper()) or run.istitle():
+        return (("text", run.lower()),)
+    # AB is a segment, not A times B: equal to nothing but itself.
+    return (("name", run),) if run.isupper() else tuple(("name", letter) for letter in run)
+
+
+def _command(text: str) -> list[Token]:
+    return [_COMMANDS.get(text[1:], ("cmd", text[1:]))]
+
+
+def _matrix(text: str) -> list[Token]:
+    name = text[text.index("{") + 1 : -1].rstrip("*")
+    return [("begin" if text.startswith("\\begin") else "close", name)]
+
+
+def _other(text: str) -> list[Token]:
+    if text in _SIGNS:
+        return [("op", _SIGNS[text])]
+    if text == "°":
+        return [("op", "°")]
+    if text in _CHARACTERS:
+        return [_CHARACTERS[text]]
+    raise Unreadable(f"the character {text!a}")
+
+
+_READ: dict[str, Callable[[str], Sequence[Token]]] = {
+    "repeat": _repeat,
+    "sci": lambda text: [("sci", text.lower())],
+    "num": _number,
+    "matrix": _matrix,
+    "text": _text,
+    "raised": lambda text: [("op", "°" if "circ" in text else "'")],
+    "cmd": _command,
+    "run": _run,
+    "super": lambda text: [("op", "^"), ("num", text.translate(_SUPERSCRIPTS))],
+    "op": lambda text: [("op", _SIGNS.get(text, text))],
+    "other": _other,
+}

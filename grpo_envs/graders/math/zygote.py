@@ -1,0 +1,146 @@
+"""This side of the process that forks the sympy workers; `sympy_worker` is the other side."""
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from grpo_envs.errors import GrpoEnvsError
+
+PROGRAM = Path(__file__).with_name("sympy_worker.py")
+HUNG = 60.0  # seconds without a sign of life
+NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+_COMMAND = struct.Struct("<cq")  # b"F" 0 forks a worker, b"K" pid kills one
+_PID = struct.Struct("<q")
+_KEPT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR")  # of the environment; none decides a verdict
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+@dataclass(slots=True)
+class Worker:
+    """A process that waits for one pair."""
+
+    end: socket.socket
+    pid: int
+
+
+@dataclass(slots=True)
+class Zygote:
+    """The process, and the workers that it has forked and nobody has used."""
+
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    answered: bool = False
+    """Whether it said that it is ready."""
+    asked: int = 0
+    """Workers that it was asked for and has not sent yet."""
+    ready: deque[Worker] = field(default_factory=deque)
+
+    def wait(self) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            GrpoEnvsError: it cannot be; the message says why.
+        """
+        if self.answered:
+            return
+        word = self.control.recv(400)
+        if word[:1] != b"R":
+            raise _no_start(word[1:].decode(errors="replace") or "it ended")
+        self.answered = True
+
+    def ask(self) -> None:
+        """Ask for a worker; `receive` gets it."""
+        self.control.sendall(_COMMAND.pack(b"F", 0), NO_SIGNAL)
+        self.asked += 1
+
+    def receive(self) -> None:
+        """Take a worker that is there.
+
+        Raises:
+            EOFError: the zygote is gone.
+            GrpoEnvsError: the system lets it fork no more.
+        """
+        space = socket.CMSG_SPACE(4)
+        data, ancillary, _, _ = self.control.recvmsg(_PID.size, space, _CLOSE_ON_EXEC)
+        if len(data) < _PID.size:
+            raise EOFError
+        self.asked -= 1
+        (pid,) = _PID.unpack(data)
+        if pid < 0:
+            raise _no_start(os.strerror(-pid))
+        (number,) = struct.unpack("i", ancillary[0][2])
+        self.ready.append(Worker(socket.socket(fileno=number), pid))
+
+    def kill(self, worker: Worker) -> None:
+        """Have a worker killed by its parent, which knows whether the pid is still its own."""
+        self.control.sendall(_COMMAND.pack(b"K", worker.pid), NO_SIGNAL)
+
+    def stop(self) -> None:
+        """End it, and its workers with it."""
+        self.process.kill()
+        self.drop()
+        self.process.wait()
+
+    def drop(self) -> None:
+        """Close our ends of the sockets."""
+        self.control.close()
+        for worker in self.ready:
+            worker.end.close()
+
+
+def start(memory: int, deadline: float, opening: list[socket.socket]) -> Zygote:
+    """Start a zygote by exec, without waiting for it.
+
+    Args:
+        memory: Bytes of address space of a worker.
+        deadline: Seconds that a worker may take.
+        opening: Holds the sockets while they belong to no Zygote yet, for a child that is forked
+            at this very moment by another thread.
+
+    Raises:
+        GrpoEnvsError: there is no sympy, or the system starts no process.
+    """
+    folders = _folders()
+    opening[:] = ours, theirs = socket.socketpair()
+    arguments = [str(theirs.fileno()), str(memory), str(deadline), *folders]
+    try:
+        process = subprocess.Popen(
+            # As isolated as -I, but with a fixed hash seed: sympy's steps follow hash order.
+            [sys.executable, "-S", "-s", "-P", str(PROGRAM), *arguments],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={k: os.environ[k] for k in _KEPT if k in os.environ} | {"PYTHONHASHSEED": "0"},
+            start_new_session=True,  # Ctrl-C in a terminal is for us alone
+        )
+    except OSError as error:
+        ours.close()
+        raise _no_start(str(error)) from error
+    finally:
+        theirs.close()
+        opening.clear()
+    ours.settimeout(HUNG)
+    return Zygote(process, ours)
+
+
+def _no_start(why: str) -> GrpoEnvsError:
+    return GrpoEnvsError(f"the sympy workers cannot be started: {why}.")
+
+
+def _folders() -> list[str]:
+    """Return where sympy and what it needs are, without importing them."""
+    folders = []
+    for name in ("sympy", "mpmath"):
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:
+            raise GrpoEnvsError(f"{name} is not installed: pip install sympy.")
+        folders.append(str(Path(spec.origin).parent.parent))
+    return list(dict.fromkeys(folders))
