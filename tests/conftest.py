@@ -1,11 +1,17 @@
 """Models that the tests share: the bundled one, and a random one small enough for float64."""
 
+import os
+
 import pytest
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from grpo_agent.models import TINY, load_policy
 from grpo_agent.policy import Policy
+
+# Tests run side by side, one process a core: threads of their own would only be in the way.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # in the programs that tests start
 
 
 @pytest.fixture

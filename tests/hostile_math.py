@@ -239,7 +239,6 @@ def _injections() -> Iterator[Case]:
         "newline and another answer": "8\n7",
         "equation that is false": "43=7",
         "chain that is false": "7=8=7",
-        "box in a box": r"8 \boxed{7",
     }.items():
         yield name, _SMALL, text
 

@@ -76,7 +76,7 @@ class TwoDevices(TorchFunctionMode):
         asked = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.device)]
         if asked and (func in _MOVERS or func in _MAKERS or "device" in kwargs):
             place: torch.device | None = asked[0]
-        elif func is Tensor.cpu or (func in _MAKERS and func not in _MOVERS):
+        elif func is Tensor.cpu or (func in _MAKERS and not (func in _MOVERS and given)):
             place = HOST
         else:
             places = {where(x) for x in given if x.ndim > 0 or func in _EVEN_NUMBERS} - {None}

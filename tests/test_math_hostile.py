@@ -22,6 +22,7 @@ Report = list[tuple[str, bool, float]]
 
 def verdicts(corpus: list[Case]) -> Report:
     """Name, verdict and seconds of each case."""
+    warm_up()
     report = []
     for name, gold, answer in corpus:
         started = time.perf_counter()
@@ -29,6 +30,12 @@ def verdicts(corpus: list[Case]) -> Report:
         correct |= grade(gold, f"so <answer>{answer}</answer>").correct
         report.append((name, correct, (time.perf_counter() - started) / 2))
     return report
+
+
+def warm_up() -> None:
+    """Load what is loaded once: 50 digits, and the processes of sympy."""
+    grade("x^2", rf"\boxed{{x\cdot x+{time.time_ns()}}}")
+    grade("7", rf"\boxed{{\sum_{{n=1}}^{{3}} n+{time.time_ns()}}}")
 
 
 def shifted(corpus: list[Case]) -> list[Case]:
@@ -52,8 +59,7 @@ def test_the_corpus_is_large_and_its_names_are_unique() -> None:
 
 
 def test_every_answer_gets_its_verdict_in_time_and_memory_stays() -> None:
-    grade("x^2", r"\boxed{x\cdot x}")  # what is loaded once is no growth
-    grade("7", r"\boxed{\sum_{n=1}^{3} n}")
+    warm_up()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     check(verdicts(CASES))
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
@@ -95,5 +101,5 @@ def in_a_forked_child(work: Callable[[], Report]) -> Report:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("place", [in_a_thread, in_asyncio, in_a_forked_child])
 def test_the_same_everywhere(place: Callable[[Callable[[], Report]], Report]) -> None:
-    corpus = shifted(CASES)[::4]
+    corpus = shifted(CASES)
     check(place(lambda: verdicts(corpus)))

@@ -148,6 +148,22 @@ def test_no_checkpoint_is_one_line(tmp_path: Path) -> None:
         Checkpoints(tmp_path).load({})
 
 
+def test_a_run_samples_and_scores_at_its_temperature_and_evaluates_greedily(
+    tmp_path: Path,
+) -> None:
+    made = trainer(tmp_path, "trainer.steps=1", "sampler.temperature=0.5")
+    made.run()
+    (row,) = rows(tmp_path / "metrics.jsonl")
+    assert row["policy/sample_gap"] < 1e-4
+    cool = rows(tmp_path / "completions.jsonl")
+    made = trainer(tmp_path / "hot", "trainer.steps=1", "sampler.temperature=3.0")
+    made.run()
+    assert [r["text"] for r in rows(tmp_path / "hot" / "completions.jsonl")] != [
+        r["text"] for r in cool
+    ]
+    assert rows(tmp_path / "hot" / "eval.jsonl")[0] == rows(tmp_path / "eval.jsonl")[0]
+
+
 # --- groups by hand in place of sampled ones: which problems are flat is known
 
 
@@ -372,6 +388,19 @@ def test_a_step_with_some_good_updates_is_no_skipped_step(tmp_path: Path) -> Non
     made.agent.policy.model.model.norm.weight.register_hook(hook)
     made.run()
     assert [row["optim/skipped"] for row in rows(tmp_path / "metrics.jsonl")] == [1, 1, 1]
+
+
+def test_metrics_are_json_whatever_the_gradients_are(tmp_path: Path) -> None:
+    """NaN is none: jq, pandas and browsers refuse the file from that row on."""
+    made = scripted(tmp_path, Scripted(), "trainer.steps=2", "agent.minibatches=3")
+    spoil(made, [1])
+    made.run()
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} in metrics.jsonl")
+
+    for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        json.loads(line, parse_constant=refuse)
 
 
 @pytest.mark.parametrize("stops", [True, False], ids=["the run is stopped", "the run ends"])
