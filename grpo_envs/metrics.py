@@ -67,5 +67,12 @@ def wilson_half_width(share: float, n: int, z: float = 1.96) -> float:
 
 
 def rounded(metrics: Mapping[str, float], digits: int = 6) -> dict[str, float]:
-    """Return the metrics with `digits` significant digits, for files that people read."""
-    return {name: float(f"{value:.{digits}g}") for name, value in metrics.items()}
+    """Return the metrics with `digits` significant digits, for files that people read.
+
+    What is not finite is left out: JSON has no such number.
+
+    >>> rounded({"loss/kl": 0.12345678, "optim/grad_norm": float("nan")})
+    {'loss/kl': 0.123457}
+    """
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    return {name: float(f"{value:.{digits}g}") for name, value in finite.items()}

@@ -71,7 +71,7 @@ def sample(
         lengths_B[i[ending_R]] = t + 1
         ended_B[i[ending_R]] = True
         running_R = (~ended_B[i]).nonzero()[:, 0]
-        if len(running_R) == 0:
+        if len(running_R) == 0 or t + 1 == how.max_new_tokens:
             break
         if len(running_R) <= len(i) // 2:  # ended rows leave in halves: a copy of the cache each
             rows.keep(running_R)
