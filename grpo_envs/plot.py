@@ -28,25 +28,32 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def plot(runs: list[Path], out: Path) -> None:
-    """Draw reward, length and KL of each run over its steps, and held-out accuracy."""
+    """Draw reward, length and KL of each run over its steps, and held-out accuracy.
+
+    KL has no panel where no run has a reference.
+    """
     import matplotlib as mpl  # the extra `plot`; loaded only here
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 1 + len(_PANELS), figsize=(15, 3.6), layout="constrained")
-    for run in runs:
-        metrics, evals = read_jsonl(run / "metrics.jsonl"), read_jsonl(run / "eval.jsonl")
+    logged = [(run, read_jsonl(run / "metrics.jsonl")) for run in runs]
+    measured = {name for _, metrics in logged for row in metrics for name in row}
+    panels = {name: title for name, title in _PANELS.items() if name in measured}
+    size = (3.75 * (1 + len(panels)), 3.6)
+    figure, axes = plt.subplots(1, 1 + len(panels), figsize=size, layout="constrained")
+    for run, metrics in logged:
+        evals = read_jsonl(run / "eval.jsonl")
         accuracy = [row["eval/accuracy"] for row in evals]
         bars = [row["eval/ci95"] for row in evals]
         axes[0].errorbar([e["step"] for e in evals], accuracy, bars, marker="o", label=run.name)
-        for axis, name in zip(axes[1:], _PANELS, strict=True):
+        for axis, name in zip(axes[1:], panels, strict=True):
             rows = [row for row in metrics if name in row]
             steps, values = [row["step"] for row in rows], [row[name] for row in rows]
             line = axis.plot(steps, _smooth(values), label=run.name)[0]
             axis.plot(steps, values, color=line.get_color(), alpha=0.25)
     axes[0].set_ylim(0, 1)
-    for axis, title in zip(axes, ("held-out accuracy, greedy", *_PANELS.values()), strict=True):
+    for axis, title in zip(axes, ("held-out accuracy, greedy", *panels.values()), strict=True):
         axis.set_title(title)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
