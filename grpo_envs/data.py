@@ -56,7 +56,8 @@ class Rows:
         """Load `dataset`.
 
         Args:
-            dataset: A local `.jsonl`, `.json`, `.csv` or `.parquet` file, a folder, or a hub id.
+            dataset: A local `.jsonl`, `.json`, `.csv` or `.parquet` file, a folder, or a hub id,
+                with `:subset` after it where it has subsets (`openai/gsm8k:main`).
             needs: What the environment calls its columns; the first is what rows are split by.
             columns: From the environment's names to the dataset's, e.g. {"gold": "answer"}.
 
@@ -146,7 +147,9 @@ def _load(dataset: str) -> Mapping[str, datasets.Dataset]:
         raise DatasetError(f"env.dataset={dataset}: no such file (looked in {Path.cwd()}).")
     if reader and not path.read_bytes().strip():
         raise DatasetError(f"env.dataset={dataset}: the file is empty, it has no rows.")
-    absent = "" if reader or path.is_dir() else missing_on_hub(dataset, "dataset")
+    local = bool(reader) or path.is_dir()
+    source, _, subset = (str(path), "", "") if local else dataset.partition(":")
+    absent = "" if local else missing_on_hub(source, "dataset")
     if absent:
         raise DatasetError(f"env.dataset={dataset}: {absent}. {_REMEDY}")
     bars_were_on = datasets.is_progress_bar_enabled()
@@ -158,7 +161,7 @@ def _load(dataset: str) -> Mapping[str, datasets.Dataset]:
         if reader:
             exact = glob.escape(str(path))  # else a name with [ or * is a pattern
             return {"train": datasets.load_dataset(reader, data_files=exact, split="train")}
-        loaded = datasets.load_dataset(str(path) if path.is_dir() else dataset)
+        loaded = datasets.load_dataset(source, subset or None)
     except Exception as error:  # of many libraries below; promised: one line with the remedy
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise DatasetError(

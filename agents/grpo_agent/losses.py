@@ -177,12 +177,15 @@ def token_weights(mask_BT: Tensor, size: StepSize, cfg: LossConfig) -> Tensor:
 def policy_loss(x: LossInputs, cfg: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of these rows (a sum of weighted tokens) and detached values per token.
 
-    The values are (B, T): `loss/clipped`, 1 where the objective was bounded, and `loss/kl`, the
-    k3 estimate whatever the penalty is.
+    The values are (B, T): `loss/policy`, the objective alone; `loss/clipped`, 1 where it was
+    bounded; `loss/kl`, the k3 estimate whatever the penalty is.
     """
     ratio_BT = RATIOS[cfg.ratio](x)
     loss_BT = OBJECTIVES[cfg.objective](ratio_BT, x, cfg)
-    values = {"loss/clipped": bounded(ratio_BT.detach(), x, cfg)}
+    values = {
+        "loss/policy": loss_BT.detach(),
+        "loss/clipped": bounded(ratio_BT.detach(), x, cfg),
+    }
     if x.ref_logps_BT is not None:
         gap_BT = reference_gap(x.logps_BT, x.ref_logps_BT)
         values["loss/kl"] = k3(gap_BT, ratio_BT).detach()
