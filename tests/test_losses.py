@@ -276,7 +276,10 @@ def test_a_kl_that_is_not_in_the_loss_is_logged_as_k3(cfg: LossConfig) -> None:
 
 def test_without_a_reference_there_is_no_kl() -> None:
     cfg = LossConfig(beta=0.0)
-    assert policy_loss(of_ratios([[1.0]], [2.0], cfg), cfg)[1].keys() == {"loss/clipped"}
+    assert policy_loss(of_ratios([[1.0]], [2.0], cfg), cfg)[1].keys() == {
+        "loss/policy",
+        "loss/clipped",
+    }
 
 
 def test_what_is_logged_carries_no_gradient() -> None:
