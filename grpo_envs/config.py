@@ -119,7 +119,7 @@ class RunConfig:
             del tree[key]
         for key in ("steps", "max_samples", "eval_every", "save_every", "device"):
             del tree["trainer"][key]
-        return _flat(tree)
+        return flat(tree)
 
 
 def register() -> None:
@@ -263,14 +263,19 @@ def _store_environments_without_yaml() -> None:
                 ConfigStore.instance().store(group=group, name=name, node={"name": name})
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dictionaries by dotted name.
+
+    >>> flat({"agent": {"loss": {"beta": 0.0}}, "seed": 1})
+    {'agent.loss.beta': 0.0, 'seed': 1}
+    """
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            leaves |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            leaves[prefix + key] = value
+    return leaves
 
 
 def _first(error: Exception) -> str:

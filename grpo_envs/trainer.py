@@ -118,10 +118,10 @@ class Trainer:
         timer = Timer()
         with timer("step"):
             chosen, dropped = self._collect(timer)
-            metrics = group_metrics([*chosen, *dropped])
+            groups = [*chosen, *dropped]
+            metrics = group_metrics(groups)
             with timer("update"):
                 updates, advantages = self.agent.update(chosen)
-        groups = [*chosen, *dropped]
         self.done += 1
         self.drawn += len(groups)  # now: a step that fails is made again from the same problems
         tokens = sum(len(c.token_ids) for group in groups for c in group.completions)

@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from tests.two_processes import PRESETS, gradients
+from tests.test_agent import PRESETS
+from tests.two_processes import gradients
 
 ROOT = Path(__file__).parent.parent
 Found = dict[str, dict[str, Tensor]]

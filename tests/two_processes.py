@@ -12,28 +12,11 @@ from torch import Tensor
 
 from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig, SamplerConfig
-from grpo_agent.policy import Policy
-from grpo_agent.sampler import Decoding, sample
 from grpo_envs.config import compose_run
-from grpo_envs.types import Group, Reward
 from tests.conftest import make_random_policy
+from tests.test_agent import PRESETS, groups
 
-PRESETS = ("grpo", "dr_grpo", "dapo", "gspo", "rloo", "cispo", "reinforce_pp", "sapo")
 SCORES = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.0, 0.0], [1.0, 1.0, 0.0, 0.5], [0.5, 0.5, 0.5, 0.5]]
-
-
-def make_groups(policy: Policy) -> list[Group]:
-    """Four groups of four, the later the longer: the processes have very different shares."""
-    groups = []
-    for p, row in enumerate(SCORES):
-        prompt = policy.render("What is 1+2?" + "+3" * p)
-        seeds = [100 * p + i for i in range(len(row))]
-        completions = tuple(sample(policy, [prompt], seeds, Decoding(max_new_tokens=3 + 4 * p)))
-        rewards = tuple(Reward(parts={"correct": score}) for score in row)
-        groups.append(
-            Group(key=p, prompt="", prompt_ids=prompt, completions=completions, rewards=rewards)
-        )
-    return groups
 
 
 def config_of(preset: str) -> GrpoConfig:
@@ -45,8 +28,8 @@ def config_of(preset: str) -> GrpoConfig:
 def gradients(accelerator: Accelerator, preset: str) -> dict[str, Tensor]:
     """Make an update from this process's groups; return the gradient it was made with."""
     policy = make_random_policy()
-    groups = make_groups(policy)
-    share = len(groups) // accelerator.num_processes
+    given = groups(policy, SCORES)
+    share = len(given) // accelerator.num_processes
     start = accelerator.process_index * share
     agent = GrpoAgent(policy, config_of(preset), accelerator, SamplerConfig(max_new_tokens=15))
     with torch.no_grad():  # away from the reference, or the KL would be 0
@@ -60,7 +43,7 @@ def gradients(accelerator: Accelerator, preset: str) -> dict[str, Tensor]:
             caught[name] = parameter.grad.clone()
 
     agent.optimizer.register_step_pre_hook(catch)
-    metrics, _ = agent.update(groups[start : start + share])
+    metrics, _ = agent.update(given[start : start + share])
     shared = ("loss/total", "policy/entropy", "loss/kl", "optim/grad_norm")
     return caught | {name: torch.tensor(metrics[name]) for name in shared if name in metrics}
 

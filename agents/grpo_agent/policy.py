@@ -124,15 +124,7 @@ def score_tokens(
     vocabulary = int(head.weight.shape[0])  # type: ignore[index]
     size = max(1, _CHUNK_ELEMENTS // vocabulary)
     scores = [
-        checkpoint(
-            _score_chunk,
-            hidden,
-            targets,
-            head,
-            temperature,
-            entropy_grad=entropy_grad,
-            use_reentrant=False,
-        )
+        _checkpointed(_score_chunk, hidden, targets, head, temperature, entropy_grad=entropy_grad)
         for hidden, targets in zip(hidden_ND.split(size), targets_N.split(size), strict=True)
     ]
     logps, entropies = zip(*scores, strict=True)
@@ -159,9 +151,10 @@ def _score_chunk(
 
 
 def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call `forward`, and in the backward pass once more; just call it where there is none."""
     if torch.is_grad_enabled():
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-    return forward(*args, **kwargs)  # sampling, with a cache that must not be written twice
+    return forward(*args, **kwargs)
 
 
 @torch.no_grad()

@@ -122,11 +122,8 @@ def bare_number(text: str) -> bool:
     >>> bare_number("It is 7."), bare_number("7 8")
     (False, False)
     """
-    rest = after_think(text)
-    if rest is None or text.count("<think>") > 1 or text.count("</think>") > 1:
-        return False
-    before = text.partition("<think>")[0] if "<think>" in text else ""
-    return not before.strip() and parse_number(rest) is not None
+    around = _around_think(text)
+    return around is not None and not around[0].strip() and parse_number(around[1]) is not None
 
 
 def well_formed(text: str) -> bool:
@@ -137,10 +134,10 @@ def well_formed(text: str) -> bool:
     >>> well_formed("<answer>7</answer> or <answer>8</answer>"), well_formed("<answer>7")
     (False, False)
     """
-    rest = after_think(text)
-    if rest is None or text.count("<think>") > 1 or text.count("</think>") > 1:
+    around = _around_think(text)
+    if around is None:
         return False
-    before = text.partition("<think>")[0] if "<think>" in text else ""
+    before, rest = around
     if "<answer>" in before or "\\boxed{" in before:
         return False
     rest = rest.rstrip(" \n.$")
@@ -153,3 +150,11 @@ def well_formed(text: str) -> bool:
         return False
     brace = rest.index("\\boxed{") + len("\\boxed")
     return balanced(rest, brace) == len(rest) - 1 and bool(extract(rest))
+
+
+def _around_think(text: str) -> tuple[str, str] | None:
+    """Return what stands before and after the think block, None unless there is at most one."""
+    rest = after_think(text)
+    if rest is None or text.count("<think>") > 1 or text.count("</think>") > 1:
+        return None
+    return text.partition("<think>")[0] if "<think>" in text else "", rest

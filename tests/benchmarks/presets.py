@@ -7,29 +7,17 @@ on: the folder of runs is kept.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from grpo_envs.config import compose_run
+from grpo_envs.config import compose_run, flat
+from grpo_envs.plot import read_jsonl
 
 PRESETS = ("grpo", "dr_grpo", "dapo", "gspo", "rloo", "cispo", "reinforce_pp", "sapo")
 HEADER = "| `agent=` | what it sets | updates | accuracy of each seed | mean | tokens |"
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dictionaries by dotted name."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= flat(value, f"{prefix}{key}.")
-        else:
-            leaves[prefix + key] = value
-    return leaves
 
 
 def settings(preset: str) -> str:
@@ -51,15 +39,10 @@ def train(preset: str, seed: int, samples: int, out: Path) -> Path:
     return run
 
 
-def rows(path: Path) -> list[dict[str, float]]:
-    """Read a file of JSON lines."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def line(preset: str, runs: list[Path]) -> str:
     """Return a preset's row of the table."""
-    evals = [rows(run / "eval.jsonl")[-1] for run in runs]
-    updates = fmean(sum(m["optim/updates"] for m in rows(r / "metrics.jsonl")) for r in runs)
+    evals = [read_jsonl(run / "eval.jsonl")[-1] for run in runs]
+    updates = fmean(sum(m["optim/updates"] for m in read_jsonl(r / "metrics.jsonl")) for r in runs)
     accuracies = [e["eval/accuracy"] for e in evals]
     each = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies)
     length = fmean(e["eval/length"] for e in evals)
@@ -78,7 +61,7 @@ def main() -> None:
     for seed in range(options.seeds):  # seed by seed: a first table comes early
         for preset in PRESETS:
             finished[preset].append(train(preset, seed, options.samples, options.out))
-    first = rows(finished[PRESETS[0]][0] / "eval.jsonl")[0]
+    first = read_jsonl(finished[PRESETS[0]][0] / "eval.jsonl")[0]
     print(f"\nbefore: {first['eval/accuracy']:.3f} ({first['eval/length']:.0f} tokens)\n")
     print(f"{HEADER}\n|---|---|---|---|---|---|")
     for preset in PRESETS:

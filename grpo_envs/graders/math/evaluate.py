@@ -1,6 +1,7 @@
 """The exact value of a tree, where it is rational. Nothing here grows beyond its bounds."""
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
@@ -45,24 +46,19 @@ def _whole(node: Node, env: Env) -> int | None:
     return int(value) if value is not None and value.denominator == 1 else None
 
 
-def _sum(node: Node, env: Env) -> Fraction | None:
-    total = Fraction(0)
-    for part in node[1:]:
-        value = exact(part, env)
-        if value is None or bits(total) > MOST_BITS:
-            return None
-        total += value
-    return total
+def _folded(
+    start: int, combine: Callable[[Fraction, Fraction], Fraction]
+) -> Callable[[Node, Env], Fraction | None]:
+    def read(node: Node, env: Env) -> Fraction | None:
+        total = Fraction(start)
+        for part in node[1:]:
+            value = exact(part, env)
+            if value is None or bits(total) > MOST_BITS:
+                return None
+            total = combine(total, value)
+        return total
 
-
-def _product(node: Node, env: Env) -> Fraction | None:
-    total = Fraction(1)
-    for part in node[1:]:
-        value = exact(part, env)
-        if value is None or bits(total) > MOST_BITS:
-            return None
-        total *= value
-    return total
+    return read
 
 
 def _quotient(node: Node, env: Env) -> Fraction | None:
@@ -204,8 +200,8 @@ _EXACT_FUNCTIONS: dict[str, Callable[..., Fraction | None]] = {
 _EXACT: dict[str, Callable[[Node, Env], Fraction | None]] = {
     "num": _number,
     "var": _variable,
-    "add": _sum,
-    "mul": _product,
+    "add": _folded(0, operator.add),
+    "mul": _folded(1, operator.mul),
     "neg": _negative,
     "div": _quotient,
     "pow": _power,

@@ -237,10 +237,10 @@ def _functions(lib: Any) -> dict[str, Callable[..., Any]]:
     def log(value: Any, *base: Any) -> Any:
         return lib.log(value) / lib.log(base[0]) if base else lib.log(value)
 
+    both = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
     return {
-        **{name: getattr(lib, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
-        **{f"arc{name}": getattr(lib, f"a{name}") for name in ("sin", "cos", "tan")},
-        **{f"arc{name}": getattr(lib, f"a{name}") for name in ("sinh", "cosh", "tanh")},
+        **{name: getattr(lib, name) for name in both},
+        **{f"arc{name}": getattr(lib, f"a{name}") for name in both},
         "cot": lambda x: 1 / lib.tan(x),
         "sec": lambda x: 1 / lib.cos(x),
         "csc": lambda x: 1 / lib.sin(x),
