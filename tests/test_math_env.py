@@ -12,8 +12,9 @@ import sympy
 
 import grpo_envs
 from grpo_env_math import MathEnv
-from grpo_env_math.env import ANSWERS, bare_number, well_formed
+from grpo_env_math.env import ANSWERS
 from grpo_env_math.generate import LEVELS, Recipe, generate
+from grpo_env_math.shape import bare_number, well_formed
 from grpo_envs.errors import ConfigError
 from grpo_envs.seeding import rng_for
 from grpo_envs.types import Problem
@@ -193,7 +194,13 @@ def asked(answer: str = "tag") -> tuple[MathEnv, Problem]:
         pytest.param("<think>3+4=7</think>\\boxed{7}", 1, 1, id="right in a box"),
         pytest.param("So $\\boxed{7}$.", 1, 1, id="right in a box in a sentence"),
         pytest.param("<answer>\\boxed{7}</answer>", 1, 1, id="a box in a tag"),
-        pytest.param("\\boxed{\\frac{14}{2}}", 1, 1, id="a box with braces in it"),
+        pytest.param("\\boxed{{7}}", 1, 1, id="a box with braces in it"),
+        pytest.param("<answer>3+4</answer>", 0, 1, id="the question, not carried out"),
+        pytest.param("<answer>x = 3+4</answer>", 0, 1, id="an equation that is not carried out"),
+        pytest.param("<answer>x = 3+4 = 7</answer>", 1, 1, id="a chain that is carried out"),
+        pytest.param("\\boxed{\\frac{14}{2}}", 0, 1, id="a quotient that is not carried out"),
+        pytest.param("\\boxed{\\sqrt{49}}", 0, 1, id="a root that is not carried out"),
+        pytest.param("<answer>7 cm</answer>", 1, 1, id="with a unit"),
         pytest.param("hm</think><answer>7</answer>", 1, 1, id="thinking that the prompt opened"),
         pytest.param("7", 0, 0, id="the right number alone"),
         pytest.param("3+4=7", 0, 0, id="the right sum alone"),
@@ -237,7 +244,7 @@ def test_the_parts_of_a_reward(completion: str, correct: int, form: int, answer:
         pytest.param("<think>3+4=7</think>7", 1, 1, id="after thinking"),
         pytest.param("<think>3+4=7</think>\n\n7.\n", 1, 1, id="after thinking, on its own line"),
         pytest.param("hm</think>7", 1, 1, id="thinking that the prompt opened"),
-        pytest.param("14/2", 1, 1, id="another spelling"),
+        pytest.param("14/2", 0, 1, id="not carried out"),
         pytest.param("3 1/2", 0, 1, id="a mixed number is one number"),
         pytest.param("8", 0, 1, id="wrong"),
         pytest.param("3+4=7", 1, 0, id="the sum and the number"),

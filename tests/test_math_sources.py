@@ -111,6 +111,14 @@ def test_a_file_in_the_form_of_math(write: Write) -> None:
         },
         {"problem": "Grains?", "solution": r"So $\boxed{10,\!000}$.", "level": "Level 2"},
         {"problem": "Below?", "solution": r"It is $\boxed{-\dfrac{5}{3}}$.", "level": "Level 2"},
+        {
+            "problem": "Roots?",
+            "solution": r"They are $\boxed{1 \pm \sqrt{2}}$.",
+            "level": "Level 4",
+        },
+        {"problem": "Where?", "solution": r"In $\boxed{[-2, 5) \cup (7, \infty)}$.", "level": "5"},
+        {"problem": "Who?", "solution": r"$\boxed{\text{Evelyn}}$ it is.", "level": "Level 1"},
+        {"problem": "In all?", "solution": r"It is $\boxed{\sum_{k=1}^n k}$.", "level": "Level 5"},
     ]
     path = write("math.jsonl", rows)
     env = MathEnv(dataset=path, columns={"prompt": "problem", "gold": "solution"}, answer="boxed")
@@ -122,6 +130,48 @@ def test_a_file_in_the_form_of_math(write: Write) -> None:
     assert parts(env, by_prompt(env)["Grains?"], r"\boxed{10000}")["correct"] == 1
     assert parts(env, by_prompt(env)["Below?"], r"\boxed{-5/3}")["correct"] == 1
     assert parts(env, by_prompt(env)[rows[0]["problem"]], r"\boxed{\frac{2}{4}}")["correct"] == 0
+    for prompt, answer, correct in (
+        ("Roots?", r"1+\sqrt2, 1-\sqrt2", 1),
+        ("Roots?", r"1+\sqrt2", 0),
+        ("Where?", r"-2 \le x < 5 \text{ or } x > 7", 1),
+        ("Where?", r"[-2, 5] \cup (7, \infty)", 0),
+        ("Who?", "Evelyn", 1),
+        ("Who?", "Angela", 0),
+        ("In all?", r"\frac{n(n+1)}{2}", 1),
+        ("In all?", r"\frac{n(n-1)}{2}", 0),
+    ):
+        found = parts(env, by_prompt(env)[prompt], rf"\boxed{{{answer}}}")
+        assert found == {"correct": correct, "format": 1}, (prompt, answer)
+
+
+def test_many_answers_are_graded_as_one_by_one(write: Write) -> None:
+    rows = [{"prompt": f"P{n}", "gold": rf"\sum_{{k=1}}^{{{n}}} k"} for n in range(3, 9)]
+    env = MathEnv(dataset=write("sums.jsonl", rows))
+    problems = list(by_prompt(env).values()) * 2
+    totals = [n * (n + 1) // 2 for n in map(int, (p.prompt[1:] for p in problems))]
+    answers = [f"<answer>{total + i % 2}</answer>" for i, total in enumerate(totals)]
+    together = env.score_batch(problems, answers)
+    assert together == [env.score(*pair) for pair in zip(problems, answers, strict=True)]
+    assert [reward.parts["correct"] for reward in together] == [1.0, 0.0] * len(rows)
+
+
+def test_numbers_alone_start_no_sympy(write: Write, tmp_path: Path) -> None:
+    code = (
+        "import sys; from grpo_env_math import MathEnv\n"
+        "from grpo_envs.graders.math import workers\n"
+        "MathEnv(dataset=sys.argv[1]); print(workers._POOLS['sympy_equal']._zygote is not None)"
+    )
+    for gold, started in (("1/2", "False"), ("x^2", "True")):
+        rows = [{"prompt": f"P{i}", "gold": gold} for i in range(3)]
+        done = subprocess.run(
+            [sys.executable, "-c", code, write("rows.jsonl", rows)],
+            cwd=ROOT,
+            env={"PYTHONPATH": ".:envs:agents", "HF_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == started
 
 
 def test_a_file_in_the_form_of_aime(write: Write) -> None:
@@ -146,6 +196,7 @@ def test_a_file_in_the_form_of_aime(write: Write) -> None:
     [
         pytest.param(r"So $\boxed{\frac{1}{$.", id="a box that is not closed"),
         pytest.param("It follows from the lemma.", id="no answer at all"),
+        pytest.param(r"\boxed{see below}", id="prose in a box"),
         pytest.param("#### ", id="nothing after ####"),
         pytest.param(r"\boxed{}", id="an empty box"),
     ],

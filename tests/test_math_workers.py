@@ -74,7 +74,7 @@ def judge(what, how, seconds):
         return what == how
     return True
 
-number, memory, deadline, *_ = sys.argv[1:]
+_, number, memory, deadline, *_ = sys.argv[1:]
 control = socket.socket(fileno=int(number))
 control.sendall(b"R")
 worker.Zygote(control, judge, int(memory), float(deadline)).serve()
@@ -385,7 +385,7 @@ def test_memory_beyond_the_limit_costs_its_pair_alone(judge: Path, puppet: Pool)
 
 
 def test_a_worker_writes_no_file(puppet: Pool, tmp_path: Path) -> None:
-    assert puppet.decide([("write", str(tmp_path / "file")), SAME]) == [None, True]  # type: ignore[list-item]
+    assert puppet.decide([("write", str(tmp_path / "file")), SAME]) == [None, True]
     assert not any(path.stat().st_size for path in tmp_path.glob("file"))
 
 
@@ -553,7 +553,7 @@ def test_a_zygote_that_dies_again_and_again_is_told(puppet: Pool) -> None:
     with ThreadPoolExecutor(1) as threads:
         killing = threads.submit(kill)
         try:
-            with pytest.raises(GrpoEnvsError, match=r"^the sympy workers died 3 times\.$"):
+            with pytest.raises(GrpoEnvsError, match=r"^the workers of sympy_equal died 3 times\.$"):
                 puppet.decide([sleep(0.5)])
         finally:
             stop.set()
@@ -595,7 +595,7 @@ def test_ctrl_c_in_the_middle_leaves_a_pool_that_works(puppet: Pool) -> None:
     [
         pytest.param("import sys; sys.exit(3)", "it ended", id="that ends at once"),
         pytest.param(
-            "import socket, sys; s = socket.socket(fileno=int(sys.argv[1])); s.send(b'ENo such')",
+            "import socket, sys; s = socket.socket(fileno=int(sys.argv[2])); s.send(b'ENo such')",
             "No such",
             id="that says why",
         ),
@@ -608,12 +608,14 @@ def test_a_zygote_that_cannot_start_is_one_line(
     monkeypatch.setattr(zygote, "PROGRAM", tmp_path / "program.py")
     with pytest.raises(GrpoEnvsError) as caught:
         Pool().decide([SAME])
-    assert str(caught.value) == f"the sympy workers cannot be started: {why}."
+    assert str(caught.value) == f"the math grader's workers cannot be started: {why}."
 
 
 def test_a_missing_interpreter_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(GrpoEnvsError, match=r"^the sympy workers cannot be started: .*No such"):
+    with pytest.raises(
+        GrpoEnvsError, match=r"^the math grader's workers cannot be started: .*No such"
+    ):
         Pool().decide([SAME])
 
 
@@ -671,7 +673,7 @@ if len(sys.argv) > 1:
     zygote.PROGRAM = Path(sys.argv[1])
 SAME, SPIN = (1, 1), ("spin", 0)
 def zygote_pid():
-    return workers._POOL._zygote.process.pid
+    return workers._POOLS["sympy_equal"]._zygote.process.pid
 """
 
 
@@ -728,7 +730,7 @@ workers.decide([SAME])
 mine = zygote_pid()
 child = os.fork()
 if child == 0:
-    assert workers._POOL._zygote is None
+    assert workers._POOLS["sympy_equal"]._zygote is None
     assert workers.decide([SAME, SPIN]) == [True, None]
     assert zygote_pid() != mine
     print(zygote_pid(), flush=True)

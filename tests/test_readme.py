@@ -11,7 +11,7 @@ from grpo_envs.config import compose_run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "agents" / "README.md"]
+PAGES = [ROOT / "README.md", ROOT / "agents" / "README.md", ROOT / "envs" / "README.md"]
 TEXT = "".join(page.read_text(encoding="utf-8") for page in PAGES)
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = [

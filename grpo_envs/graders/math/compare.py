@@ -19,7 +19,10 @@ from grpo_envs.graders.math.units import canonical
 Rule = Callable[[Node, Node, Judge], Finding | None]
 
 _MOST_ITEMS = 250
-_LINES = frozenset({"union", "minus", "inter"})
+_PLAIN = frozenset(
+    ("num", "repeat", "base", "var", "add", "mul", "neg", "div", "pow", "root", "fact", "binom")
+)
+_LINES = frozenset({"union", "minus", "inter", "setbuilder"})
 
 
 def compare(gold: Node, answer: Node, policy: MathPolicy) -> Finding:
@@ -40,6 +43,8 @@ class _Rules:
     def compare(self, gold: Node, answer: Node) -> Finding:
         if gold == answer:
             return EQUAL
+        if self.policy.rounded_digits is None and kinds(gold, answer) <= _PLAIN:
+            return identical(gold, answer)  # no rule is about these
         for rule in _RULES:
             finding = rule(gold, answer, self)
             if finding is not None:
@@ -53,7 +58,7 @@ def _units(gold: Node, answer: Node, judge: Judge) -> Finding | None:
     if gold[0] != answer[0]:
         quantity, plain = (gold, answer) if gold[0] == "unit" else (answer, gold)
         letter = ("var", quantity[2])
-        if any(part == letter for part in walk(plain)):  # 5 m, where m was read as a name
+        if letter in walk(plain):  # 5 m, where m was read as a name
             return judge.compare(("mul", quantity[1], letter), plain)
         if judge.policy.units and gold[0] == "unit":
             return different("the unit is missing")

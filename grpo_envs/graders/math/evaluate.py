@@ -10,7 +10,6 @@ from grpo_envs.graders.math.nodes import Node
 MOST_BITS = 40_000
 _MOST_EXPONENT = 10_000
 _LARGEST_FACTORIAL = 3_000
-_LARGEST_CHOICE = 2_000
 _ROOT_BITS = 2_000
 _LARGEST_INDEX = 1_000
 
@@ -124,9 +123,10 @@ def _factorial(node: Node, env: Env) -> Fraction | None:
 
 def _choices(node: Node, env: Env) -> Fraction | None:
     total, chosen = _whole(node[1], env), _whole(node[2], env)
-    if total is None or chosen is None or not 0 <= total <= _LARGEST_CHOICE or chosen < 0:
+    if total is None or chosen is None or total < 0 or chosen < 0:
         return None
-    return Fraction(math.comb(total, chosen))
+    few = min(chosen, max(total - chosen, 0))
+    return Fraction(math.comb(total, chosen)) if few * total.bit_length() <= MOST_BITS else None
 
 
 def _number(node: Node, _: Env) -> Fraction:

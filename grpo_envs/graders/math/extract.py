@@ -12,6 +12,7 @@ _TAIL = 1 << 15  # characters that are looked at; an answer stands at the end
 _LONGEST = 2000
 _FINAL = re.compile(r"final answer(?: is)?[ \t]*:?[ \t]*([^\n]{1,200})", re.IGNORECASE)
 _DIGIT = re.compile(r"[0-9]")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace opens and closes nothing
 # From the sign (a hyphen between two words is none) to the last digit: (-4). is -4, **10** is 10.
 _CORE = re.compile(r"(?:(?<![\w)+-])[+\-\u2212])?(?:(?<!\.)\.)?[0-9](?:\S*[0-9])?%?")
 
@@ -55,17 +56,11 @@ def after_think(completion: str) -> str | None:
 
 def balanced(text: str, start: int) -> int:
     """Return the index of the brace that closes the one at `start`, or -1."""
-    depth, i = 0, start
-    while i < len(text):
-        if text[i] == "\\":
-            i += 1  # an escaped brace closes nothing
-        elif text[i] == "{":
-            depth += 1
-        elif text[i] == "}":
-            depth -= 1
-            if depth == 0:
-                return i
-        i += 1
+    depth = 0
+    for found in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
+        if depth == 0:
+            return found.start()
     return -1
 
 

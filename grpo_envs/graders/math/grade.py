@@ -1,24 +1,27 @@
 """Compare a completion's answer with the gold: exactly, then symbolically, then with sympy."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 from grpo_envs.graders.math.cache import Cache
 from grpo_envs.graders.math.compare import compare
+from grpo_envs.graders.math.evaluated import carried_out
 from grpo_envs.graders.math.extract import extract
 from grpo_envs.graders.math.finding import Finding, different, unknown
-from grpo_envs.graders.math.nodes import Node, kinds
+from grpo_envs.graders.math.nodes import Node, kinds, walk
 from grpo_envs.graders.math.numbers import clean, parse_number, parse_numbers
 from grpo_envs.graders.math.parse import Unreadable, parse
 from grpo_envs.graders.math.policy import DEFAULT, MathPolicy
 
-_Pair = tuple[Node, Node]
+_Pair = tuple[Node, Node] | tuple[str, str]
 _SHOWN = 80  # characters of a text in a reason
 _DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)", re.ASCII)
+_OPERATION = re.compile(r"[/^*\u00d7]|frac|times|cdot")
 _BEYOND_SYMPY = frozenset({"dots", "word"})
+_STAGES = {"sympy_equal": "sympy", "math_verify_equal": "math-verify"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,15 +32,15 @@ class Verdict:
     extracted: str | None
     """The answer as it stands in the completion; None when there is none."""
     stage: str
-    """`extract`, `number`, `text`, `symbolic` or `sympy`: where the decision fell."""
+    """`extract`, `number`, `text`, `symbolic`, `sympy` or `math-verify`: where it was decided."""
     reason: str
 
 
 class _Decision(NamedTuple):
     finding: Finding
     stage: str
-    pair: _Pair | None = None
-    """What sympy is asked where nothing is known."""
+    asks: _Pair | None = None
+    """What the workers are asked where nothing is known."""
 
 
 _SAME_NUMBER = _Decision(Finding(equal=True), "number")
@@ -45,18 +48,19 @@ _OTHER_NUMBER = _Decision(Finding(equal=False), "number")
 _SAME_TEXT = _Decision(Finding(equal=True), "text")
 
 
-def grade(
-    gold: str, completion: str, policy: MathPolicy = DEFAULT, *, lenient: bool = False
-) -> Verdict:
-    r"""Decide whether `completion` answers with `gold`; never raises.
+def grade(gold: str, completion: str, policy: MathPolicy = DEFAULT) -> Verdict:
+    r"""Decide whether `completion` answers with `gold`, whatever the two strings are.
 
     What cannot be decided is not correct, and the reason says so.
 
     Args:
         gold: The right answer.
         completion: What the model wrote.
-        policy: What counts as the same answer.
-        lenient: Whether the last number is the answer where nothing marks one (`extract`).
+        policy: What counts as the same answer. The default is mathematics, where 3+4 is 7; for
+            a reward see `MathPolicy.evaluated`.
+
+    Raises:
+        GrpoEnvsError: the processes that run sympy cannot be started, which is no answer's fault.
 
     >>> grade("1/2", r"so \boxed{50\%}").correct
     True
@@ -65,46 +69,70 @@ def grade(
     >>> grade("80", "<answer>81</answer>").reason
     '81 is not 80'
     """
-    return grade_many([gold], [completion], policy, lenient=lenient)[0]
+    return grade_many([gold], [completion], policy)[0]
 
 
 def grade_many(
-    golds: Sequence[str],
-    completions: Sequence[str],
-    policy: MathPolicy = DEFAULT,
-    *,
-    lenient: bool = False,
+    golds: Sequence[str], completions: Sequence[str], policy: MathPolicy = DEFAULT
 ) -> list[Verdict]:
-    """Grade each completion against the gold at the same place; sympy is asked once, for all.
+    """Grade each completion against the gold at the same place, as `grade` does.
 
-    Args:
-        golds: The right answers.
-        completions: What the model wrote.
-        policy: What counts as the same answer.
-        lenient: Whether the last number is the answer where nothing marks one (`extract`).
+    What is left for sympy is asked at once, so that its workers decide side by side.
     """
-    lenient = lenient or policy.lenient
-    answers = [extract(completion, lenient=lenient) for completion in completions]
+    answers = [extract(completion, lenient=policy.lenient) for completion in completions]
     decisions = [
         None if answer is None else _decide(gold, answer, policy)
         for gold, answer in zip(golds, answers, strict=True)
     ]
-    open_pairs = [decision.pair for decision in decisions if decision and decision.pair]
-    asked = _ask_sympy(open_pairs) if open_pairs else {}
+    if any(decision and decision.asks for decision in decisions):
+        decisions = _ask("sympy_equal", decisions)
+    if policy.math_verify:
+        texts = zip(golds, answers, decisions, strict=True)
+        decisions = _ask("math_verify_equal", [_in_text(*each) for each in texts])
     return [
-        _verdict(gold, answer, decision, asked)
+        _verdict(gold, answer, decision)
         for gold, answer, decision in zip(golds, answers, decisions, strict=True)
     ]
 
 
-def _verdict(
-    gold: str, answer: str | None, decision: _Decision | None, asked: dict[_Pair, Finding]
-) -> Verdict:
+def readable(gold: str) -> str:
+    """Return '' where `gold` can be compared with answers, else why it cannot: one clause.
+
+    >>> readable("x^2 + 1"), readable("2^{10}"), readable("no solution")
+    ('', '', '')
+    >>> readable("{x"), readable("see below")
+    ('it ends too early', 'it is prose, not mathematics')
+    """
+    try:
+        tree = _gold_tree(gold)
+    except Unreadable as error:
+        return str(error)
+    quantities = [part[1] for part in walk(tree) if part[0] == "unit"]
+    prose = any(not any(map(_is_number, walk(quantity))) for quantity in quantities)
+    return "it is prose, not mathematics" if prose else ""
+
+
+def _is_number(node: Node) -> bool:
+    return node[0] in ("num", "repeat", "base") or node == ("const", "pi")
+
+
+def prepare(policy: MathPolicy = DEFAULT) -> None:
+    """Start in the background what `policy` may need, so that no answer waits for it.
+
+    Raises:
+        GrpoEnvsError: a package that it needs is not installed.
+    """
+    from grpo_envs.graders.math.workers import prepare as start
+
+    start("sympy_equal")
+    if policy.math_verify:
+        start("math_verify_equal")
+
+
+def _verdict(gold: str, answer: str | None, decision: _Decision | None) -> Verdict:
     if answer is None or decision is None:
         return Verdict(correct=False, extracted=None, stage="extract", reason="no answer found")
-    finding, stage = decision.finding, decision.stage
-    if decision.pair is not None:
-        finding, stage = asked[decision.pair], "sympy"
+    finding, stage, _ = decision
     correct = finding.equal is True
     reason = f"{answer[:_SHOWN]} is {'' if correct else 'not '}{gold[:_SHOWN]}"
     if finding.reason:
@@ -119,19 +147,20 @@ def _decide(gold: str, answer: str, policy: MathPolicy) -> _Decision:
         gold, answer = (_DECIMAL_COMMA.sub(".", text) for text in (gold, answer))
     wanted, given = parse_number(gold), parse_number(answer)
     exact = policy.percent_sign and policy.rounded_digits is None
+    literal = not policy.evaluated or not _OPERATION.search(answer)
     if wanted is not None:
-        if given == wanted:
+        if given == wanted and literal:
             return _SAME_NUMBER
-        if exact if given is not None else _never_a_number(answer):
+        if given != wanted and (exact if given is not None else _never_a_number(answer)):
             return _OTHER_NUMBER
     if clean(gold) == clean(answer):
         return _SAME_TEXT
-    if exact and (same := _same_numbers(gold, answer)) is not None:
+    if exact and literal and (same := _same_numbers(gold, answer)) is not None:
         return _SAME_NUMBER if same else _OTHER_NUMBER
     try:
         return _symbolic(_gold_tree(gold), parse(_bare(answer)), policy)
     except Unreadable as error:
-        return _Decision(different(f"unreadable: {error}"), "symbolic")
+        return _Decision(unknown(f"unreadable: {error}"), "symbolic")
     except RecursionError:  # little stack was left where we were called
         return _Decision(unknown("too deep"), "symbolic")
 
@@ -152,10 +181,18 @@ def _same_numbers(gold: str, answer: str) -> bool | None:
 
 
 def _symbolic(gold: Node, answer: Node, policy: MathPolicy) -> _Decision:
+    if policy.evaluated and carried_out(gold) and not carried_out(answer):
+        return _Decision(different("not carried out"), "symbolic")
     finding = compare(gold, answer, policy)
-    if finding.equal is None and not (kinds(gold) | kinds(answer)) & _BEYOND_SYMPY:
-        return _Decision(finding, "sympy", (gold, answer))
+    if finding.equal is None and not kinds(gold, answer) & _BEYOND_SYMPY:
+        pair = (_tuple(gold), _tuple(answer)) if policy.ordered else (gold, answer)
+        return _Decision(finding, "sympy", pair)
     return _Decision(finding, "symbolic")
+
+
+def _tuple(node: Node) -> Node:
+    """Return a list as a tuple, the order of which counts."""
+    return ("tuple", "(", ")", *node[1:]) if node[0] == "list" else node
 
 
 @lru_cache(maxsize=1024)
@@ -168,17 +205,30 @@ def _bare(text: str) -> str:
     return text.strip("$* \t\n").rstrip(". $*")
 
 
-_SYMPY_VERDICTS: Cache[_Pair, Finding] = Cache(4096)
+def _in_text(gold: str, answer: str | None, decision: _Decision | None) -> _Decision | None:
+    """Ask about the texts themselves where nothing is known yet."""
+    if answer is None or decision is None or decision.finding.equal is not None:
+        return decision
+    return decision._replace(asks=(gold, answer))
 
 
-def _ask_sympy(pairs: Iterable[_Pair]) -> dict[_Pair, Finding]:
-    """Ask for each pair once; timeouts are remembered, too."""
+_VERDICTS: Cache[tuple[str, _Pair], Finding] = Cache(4096)
+
+
+def _ask(equal: str, decisions: Sequence[_Decision | None]) -> list[_Decision | None]:
+    """Return the decisions with what the workers found; each pair is asked once, ever.
+
+    Timeouts are remembered, too.
+    """
     from grpo_envs.graders.math.workers import decide  # only what needs sympy starts processes
 
-    known = {pair: _SYMPY_VERDICTS.get(pair) for pair in pairs}
-    new = [pair for pair, finding in known.items() if finding is None]
-    for pair, equal in zip(new, decide(new) if new else [], strict=True):
-        finding = unknown("undecided") if equal is None else Finding(equal)
-        known[pair] = finding
-        _SYMPY_VERDICTS.put(pair, finding)
-    return {pair: finding or unknown("undecided") for pair, finding in known.items()}
+    pairs = dict.fromkeys(decision.asks for decision in decisions if decision and decision.asks)
+    known = {pair: found for pair in pairs if (found := _VERDICTS.get((equal, pair)))}
+    new = [pair for pair in pairs if pair not in known]
+    for pair, same in zip(new, decide(new, equal) if new else [], strict=True):
+        known[pair] = unknown("undecided") if same is None else Finding(same)
+        _VERDICTS.put((equal, pair), known[pair])
+    return [
+        _Decision(known[decision.asks], _STAGES[equal]) if decision and decision.asks else decision
+        for decision in decisions
+    ]

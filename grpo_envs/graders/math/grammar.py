@@ -105,7 +105,7 @@ class Parser:
 
     def fail(self, value: str) -> NoReturn:
         """Give up: `value` cannot stand here."""
-        raise Unreadable(f"unexpected {value[:20]!r}")
+        raise Unreadable(f"unexpected {value[:20]!r}" if value else "it ends too early")
 
     def enclosed(self, *closing: str) -> Node:
         """Read the inside of brackets; a bar that is open outside does not close there."""

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 from grpo_envs.graders.math.evaluate import Undefined, exact
@@ -31,18 +32,18 @@ Point = Mapping[str, Fraction]
 
 def identical(left: Node, right: Node) -> Finding:
     """Return whether two scalar expressions have the same value, wherever both have one."""
-    names = sorted(variables(left) | variables(right))
-    found = kinds(left) | kinds(right)
+    names, found = variables(left, right), kinds(left, right)
     if found & SYMPY_KINDS or len(names) > _MOST_VARIABLES:
         return unknown("beyond the symbolic stage")
     if not names:
         return _closed(left, right)
     if found & {"fact", "fact2", "binom"}:
         return _exactly(left, right, list(_whole_points(names)))
-    points = list(_points(names, *_bends(left, right)))
-    finding = _exactly(left, right, points if len(points) > len(_ROUNDS) else points[:_ENOUGH])
+    bent, largest = _bends(left, right)
+    points = _points(names, bent, largest)
+    finding = _exactly(left, right, list(points if bent else islice(points, _ENOUGH)))
     if finding.equal is None:
-        finding = _numerically(left, right, points)
+        finding = _numerically(left, right, list(_points(names, bent, largest)))
     if finding.equal is None:
         finding = _exactly(left, right, list(_whole_points(names)))
     return finding
@@ -76,7 +77,7 @@ def proportional(left: Node, right: Node, *, positive: bool) -> Finding:
         right: Another one.
         positive: Whether the constant must be positive, as for inequalities.
     """
-    names = sorted(variables(left) | variables(right))
+    names = variables(left, right)
     if not names:
         return unknown("an equation without variables")
     for point in _points(names):
@@ -103,7 +104,7 @@ def fraction(value: Fraction) -> Node:
 
 def _ratio(left: Node, right: Node, *, positive: bool) -> Finding:
     """Return whether left / right is the same at several points; coefficients may be irrational."""
-    names = sorted(variables(left) | variables(right))
+    names = variables(left, right)
     numbers = System(50, real=True)
     ratios = []
     for point in _points(names):
@@ -135,7 +136,7 @@ def _closed(left: Node, right: Node) -> Finding:
 
 def _bends(left: Node, right: Node) -> tuple[bool, float]:
     """Return whether either side may be piecewise, and how far out its pieces may meet."""
-    parts = [part for side in (left, right) for part in walk(side)]
+    parts = walk(left, right)
     bent = any(
         part[0] == "root"
         or (part[0] == "fn" and part[1] in _PIECEWISE)
@@ -185,7 +186,7 @@ def _exactly(left: Node, right: Node, points: list[Point]) -> Finding:
 
 
 def _numerically(left: Node, right: Node, points: list[Point]) -> Finding:
-    real = not any(part == ("const", "i") for side in (left, right) for part in walk(side))
+    real = ("const", "i") not in walk(left, right)
     good = []
     for point in points:
         numbers = System(15, real=real)

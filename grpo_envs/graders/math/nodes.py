@@ -18,23 +18,22 @@ def children(node: Node) -> Iterator[Node]:
     return (part for part in node[1:] if isinstance(part, tuple))
 
 
-def walk(node: Node) -> Iterator[Node]:
-    """Yield `node` and everything under it, without recursion."""
-    stack = [node]
-    while stack:
-        here = stack.pop()
-        yield here
-        stack.extend(children(here))
+def walk(*nodes: Node) -> list[Node]:
+    """Return the nodes and everything under them, without recursion."""
+    found = [*nodes]
+    for here in found:  # which grows meanwhile
+        found += [part for part in here if type(part) is tuple]
+    return found
 
 
-def kinds(node: Node) -> set[str]:
-    """Return the kinds that occur in `node`."""
-    return {part[0] for part in walk(node)}
+def kinds(*nodes: Node) -> set[str]:
+    """Return the kinds that occur in the nodes."""
+    return {part[0] for part in walk(*nodes)}
 
 
-def variables(node: Node) -> set[str]:
-    """Return the names of the variables that occur in `node`."""
-    return {part[1] for part in walk(node) if part[0] == "var"}
+def variables(*nodes: Node) -> list[str]:
+    """Return the names of the variables that occur in the nodes, in order."""
+    return sorted({part[1] for part in walk(*nodes) if part[0] == "var"})
 
 
 def substitute(node: Node, old: Node, new: Node) -> Node:

@@ -42,6 +42,7 @@ _REPLACE = (
 )
 
 
+@lru_cache(maxsize=4096)
 def clean(text: str) -> str:
     r"""Take away what does not change a value: spaces around, `$`, a full stop, `\left`, `\,`.
 

@@ -1,12 +1,18 @@
 """What counts as the same answer, chosen per dataset."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from grpo_envs.errors import ConfigError, require, unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MathPolicy:
     """How strictly an answer is compared with the gold. What is not set here is mathematics."""
 
+    evaluated: bool = False
+    """Where the gold is a number, the answer is one, too: neither 3+4 nor 14/2 is right for 7."""
     lenient: bool = False
     """Take the last number where nothing marks an answer (`extract`)."""
     percent_sign: bool = True
@@ -23,6 +29,32 @@ class MathPolicy:
     """Compare answers in a list one by one, in order; sets never have one."""
     unwrap: bool = True
     """`x = 5` and 5 are the same answer."""
+    math_verify: bool = False
+    """Ask math-verify (an extra; in a worker, too) about what is read by none of our stages, or
+    decided by none. Its verdicts depend on the ANTLR that is installed, and some are wrong."""
 
 
 DEFAULT = MathPolicy()
+
+
+def policy_from(given: Mapping[str, Any] | None, usual: MathPolicy = DEFAULT) -> MathPolicy:
+    """Return `usual` with the given fields in place of its own: `env.policy` of a configuration.
+
+    Raises:
+        ConfigError: a field is unknown, or its value is not allowed.
+
+    >>> policy_from({"units": True}).units
+    True
+    """
+    names = [field.name for field in fields(MathPolicy)]
+    for name, value in (given or {}).items():
+        if name not in names:
+            raise unknown("field of env.policy", name, names)
+        if name == "rounded_digits":
+            whole = type(value) is int and value > 0
+            require(
+                value is None or whole, f"env.policy.{name}", value, "a number above 0, or null"
+            )
+        elif type(value) is not bool:
+            raise ConfigError(f"env.policy.{name}={value}. Allowed: true, false.")
+    return replace(usual, **(given or {}))

@@ -38,10 +38,9 @@ def relations(gold: Node, answer: Node, judge: Judge) -> Finding | None:
     relation = _named_first(relation)
     if not judge.policy.unwrap or not _names(relation[1]):
         return different("an equation is no value")
-    value = _assigned(relation, judge)
-    if value is None:
-        return different("the chain of equations contradicts itself")
-    return judge.compare(*((value, other) if gold_is_relation else (other, value)))
+    value, consistent = _assigned(relation, judge)
+    pair = (value, other) if gold_is_relation else (other, value)
+    return all_of((consistent, judge.compare(*pair)))
 
 
 def _two_relations(gold: Node, answer: Node, judge: Judge) -> Finding:
@@ -65,10 +64,8 @@ def _two_relations(gold: Node, answer: Node, judge: Judge) -> Finding:
 
 def _two_equations(gold: Node, answer: Node, judge: Judge) -> Finding:
     if gold[1] == answer[1] and _names(gold[1]):
-        values = _assigned(gold, judge), _assigned(answer, judge)
-        if values[0] is None or values[1] is None:
-            return different("the chain of equations contradicts itself")
-        return judge.compare(values[0], values[1])
+        (value, consistent), (other, also) = _assigned(gold, judge), _assigned(answer, judge)
+        return all_of((consistent, also, judge.compare(value, other)))
     if len(gold) == len(answer) == 4 and gold[2] == answer[2] == "=":
         if not _scalars(gold, answer):
             return all_of(judge.compare(gold[k], answer[k]) for k in (1, 3))
@@ -77,7 +74,7 @@ def _two_equations(gold: Node, answer: Node, judge: Judge) -> Finding:
 
 
 def _scalars(*nodes: Node) -> bool:
-    return not any(kinds(node) & _NO_SCALAR for node in nodes)
+    return not kinds(*nodes) & _NO_SCALAR
 
 
 def _difference(left: Node, right: Node) -> Node:
@@ -105,15 +102,17 @@ def _named_first(relation: Node) -> Node:
     return ("rel", *relation[:0:-1]) if turned else relation
 
 
-def _assigned(relation: Node, judge: Judge) -> Node | None:
-    """Return the value that a chain x = a = b gives, or None where a is not b.
+def _assigned(relation: Node, judge: Judge) -> tuple[Node, Finding]:
+    """Return the value that a chain x = a = b gives, and whether a is b.
 
     What is only about equal decides nothing where there is an exact value: x = 1/3, about 0.3.
     """
     values, signs = relation[3::2], relation[2::2]
     exact = [value for value, sign in zip(values, signs, strict=True) if sign != "~"] or values[-1:]
-    consistent = all(judge.compare(value, exact[-1]).equal for value in exact[:-1])
-    return exact[-1] if consistent else None
+    links = all_of(judge.compare(value, exact[-1]) for value in exact[:-1])
+    if links.equal is False:
+        links = different("the chain of equations contradicts itself")
+    return exact[-1], links
 
 
 def on_the_line(gold: Node, answer: Node, judge: Judge) -> Finding | None:

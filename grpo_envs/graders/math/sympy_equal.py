@@ -16,7 +16,7 @@ from sympy import S
 
 from grpo_envs.graders.math.sympy_build import Builder, NotSympy, Tree, subtrees
 from grpo_envs.graders.math.sympy_numbers import estimate, far, near, points, value
-from grpo_envs.graders.math.sympy_sets import SetBuilder, is_set, sets_equal
+from grpo_envs.graders.math.sympy_sets import SetBuilder, elements_equal, is_set, sets_equal
 
 _OPEN = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivative)
 _MOST_SIGNS = 2  # real variables whose signs are tried one by one
@@ -93,6 +93,10 @@ class Pair:
 
     def decide(self, a: Tree, b: Tree) -> bool | None:
         """Decide by kind."""
+        if len(a) > 4 and a[0] == "rel" and b[0] != "rel":  # x = 1 + ... + 10 = 55 beside 55
+            return self._chain(a, b)
+        if len(b) > 4 and b[0] == "rel" and a[0] != "rel":
+            return self._chain(b, a)
         a, b = _bare(a, b), _bare(b, a)
         if is_set(a) or is_set(b):
             return self._sets(a, b)
@@ -138,15 +142,22 @@ class Pair:
         """Compare part by part: collections of one shape, relations also mirrored."""
         if len(a) != len(b):
             return None if a[0] in ("rel", "list") else False
+        if a[0] == "list" and _names_values(a) == _names_values(b):
+            return elements_equal(list(a[1:]), list(b[1:]), self.decide)
         verdicts = self._each(a, b)
         if all(verdicts):
             return True
-        if a[0] == "list":  # in another order it may be the same
-            return None
         if a[0] != "rel":
             return False if False in verdicts else None
         mirrored = tuple(_MIRRORED.get(p, p) if isinstance(p, str) else p for p in reversed(b[1:]))
         return True if all(self._each(a, ("rel", *mirrored))) else None
+
+    def _chain(self, chain: Tree, value: Tree) -> bool | None:
+        """Return whether each value that a chain of equations gives is `value`."""
+        if set(chain[2::2]) != {"="} or chain[1][0] not in ("var", "call"):
+            return None
+        verdicts = [self.decide(each, value) for each in chain[3::2]]
+        return False if False in verdicts else all(verdicts) or None
 
     def _each(self, a: Tree, b: Tree) -> list[bool | None]:
         return [
@@ -261,6 +272,11 @@ def _bare(tree: Tree, other: Tree) -> Tree:
     elif tree[0] == "unit" and (other[0] != "unit" or other[2] == tree[2]):
         inner = tree[1]
     return inner
+
+
+def _names_values(items: Tree) -> bool:
+    """Return whether a list says which value belongs to what: beside bare values, order counts."""
+    return any(item[0] == "rel" for item in items[1:])
 
 
 def _general_case(piecewise: Any) -> Any:

@@ -1,10 +1,10 @@
-"""Ask sympy, in processes that can be killed: `decide([(gold, answer), ...])`.
+"""Ask sympy or math-verify, in processes that can be killed: `decide([(gold, answer), ...])`.
 
 sympy may think for hours or take all memory, and nothing stops it from inside. So one process, the
 zygote, imports sympy and forks workers that are ready to start; each worker decides one pair and
 ends, so that no verdict depends on what was decided before. A worker that passes its deadline is
 killed and costs a fork (5 ms), not an import (1 s). The zygote is started by exec on first use:
-nothing is ever forked here, where there may be threads. See `sympy_worker` for the other side.
+nothing is ever forked here, where there may be threads. See `worker_main` for the other side.
 """
 
 import atexit
@@ -22,7 +22,7 @@ from weakref import WeakSet
 
 from grpo_envs.errors import GrpoEnvsError
 from grpo_envs.graders.math.nodes import Node
-from grpo_envs.graders.math.zygote import HUNG, NO_SIGNAL, Worker, Zygote, start
+from grpo_envs.graders.math.zygote import HUNG, NEEDS, NO_SIGNAL, Worker, Zygote, start
 
 DEADLINE = 1.0  # seconds of wall clock for a pair, from when a worker gets it
 MEMORY = 1 << 30  # bytes of address space of a worker
@@ -31,6 +31,9 @@ _PATIENCE = 1.4  # deadlines that a pair may take with its retry
 _STARTS = 3  # of the zygote, within one call
 _NEVER = float("inf")
 _VERDICT = {b"T": True, b"F": False}
+
+Pair = tuple[Node, Node] | tuple[str, str]
+"""Two trees for sympy, two texts for math-verify."""
 
 
 @dataclass(slots=True)
@@ -48,15 +51,22 @@ class Pool:
     """Workers of one zygote. Any thread may call it; calls take turns."""
 
     def __init__(
-        self, *, size: int | None = None, deadline: float = DEADLINE, memory: int = MEMORY
+        self,
+        equal: str = "sympy_equal",
+        *,
+        size: int | None = None,
+        deadline: float = DEADLINE,
+        memory: int = MEMORY,
     ) -> None:
         """Prepare a pool; no process is started yet.
 
         Args:
+            equal: The module beside this one that decides a pair (see `zygote.NEEDS`).
             size: Most pairs that are decided at once; None for one a core, 4 at most.
             deadline: Seconds of wall clock for a pair, from when a worker gets it.
             memory: Bytes of address space that a worker may use.
         """
+        self.equal = equal
         self.size = size or min(4, _cores())
         self.deadline = deadline
         self.memory = memory
@@ -64,9 +74,9 @@ class Pool:
         self._running: dict[int, tuple[_Job, Worker]] = {}
         self._opening: list[socket.socket] = []
         self._lock = threading.Lock()
-        _POOLS.add(self)
+        _EVERY_POOL.add(self)
 
-    def decide(self, pairs: Sequence[tuple[Node, Node]]) -> list[bool | None]:
+    def decide(self, pairs: Sequence[Pair]) -> list[bool | None]:
         """Return for each pair whether its sides are equal, None where that stays open.
 
         Raises:
@@ -114,7 +124,7 @@ class Pool:
         while waiting or self._running:
             if self._zygote is None:
                 if starts == _STARTS:
-                    raise GrpoEnvsError(f"the sympy workers died {starts} times.")
+                    raise GrpoEnvsError(f"the workers of {self.equal} died {starts} times.")
                 self._zygote = self._started()
                 starts += 1
             try:
@@ -131,7 +141,7 @@ class Pool:
                 self._stop()
 
     def _started(self) -> Zygote:
-        return start(self.memory, self.deadline, self._opening)
+        return start(self.equal, self.memory, self.deadline, self._opening)
 
     def _fill(self, zygote: Zygote, waiting: int) -> None:
         """Ask for workers until there is one for each pair that can run now, and one to spare."""
@@ -192,24 +202,28 @@ class Pool:
             zygote.stop()
 
 
-def decide(pairs: Sequence[tuple[Node, Node]]) -> list[bool | None]:
-    """Return for each pair whether sympy finds its sides equal.
+def decide(pairs: Sequence[Pair], equal: str = "sympy_equal") -> list[bool | None]:
+    """Return for each pair whether sympy (or what else `equal` names) finds its sides equal.
 
-    None stays open: out of time or memory, or nothing that sympy can decide. Safe in any thread, in
+    None stays open: out of time or memory, or nothing that can be decided. Safe in any thread, in
     coroutines (it blocks for the deadline at most, per round of workers) and in forked children.
 
     Raises:
         GrpoEnvsError: the workers cannot be started.
     """
-    return _POOL.decide(pairs)
+    return _POOLS[equal].decide(pairs)
 
 
-def prepare() -> None:
-    """Start the zygote in the background; the first pair otherwise waits for it (a second)."""
-    _POOL.prepare()
+def prepare(equal: str = "sympy_equal") -> None:
+    """Start the zygote in the background; the first pair otherwise waits for it (a second).
+
+    Raises:
+        GrpoEnvsError: what it needs is not installed.
+    """
+    _POOLS[equal].prepare()
 
 
-def _encode(pair: tuple[Node, Node]) -> bytes:
+def _encode(pair: Pair) -> bytes:
     """Return what is sent to a worker, b"" where the pair is beyond the limits."""
     try:
         data = json.dumps(pair).encode()
@@ -230,16 +244,16 @@ def _cores() -> int:
 
 
 def _forget_all() -> None:
-    for pool in list(_POOLS):
+    for pool in list(_EVERY_POOL):
         pool.forget()
 
 
 def _close_all() -> None:
-    for pool in list(_POOLS):
+    for pool in list(_EVERY_POOL):
         pool.close(patience=0.1)  # what a daemon thread uses ends with this process
 
 
-_POOLS: WeakSet[Pool] = WeakSet()
-_POOL = Pool()
+_EVERY_POOL: WeakSet[Pool] = WeakSet()
+_POOLS = {equal: Pool(equal) for equal in NEEDS}
 os.register_at_fork(after_in_child=_forget_all)
 atexit.register(_close_all)

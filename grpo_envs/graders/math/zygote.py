@@ -1,4 +1,4 @@
-"""This side of the process that forks the sympy workers; `sympy_worker` is the other side."""
+"""This side of the process that forks the workers; `worker_main` is the other side."""
 
 import os
 import socket
@@ -12,7 +12,15 @@ from pathlib import Path
 
 from grpo_envs.errors import GrpoEnvsError
 
-PROGRAM = Path(__file__).with_name("sympy_worker.py")
+PROGRAM = Path(__file__).with_name("worker_main.py")
+NEEDS = {
+    "sympy_equal": ("pip install sympy", ("sympy", "mpmath")),
+    "math_verify_equal": (
+        'pip install "grpo-envs[math-verify]"',
+        ("math_verify", "latex2sympy2_extended", "antlr4", "sympy", "mpmath"),
+    ),
+}
+"""Modules with `equal(gold, answer, seconds)`: how to install what each needs, and what that is."""
 HUNG = 60.0  # seconds without a sign of life
 NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 _COMMAND = struct.Struct("<cq")  # b"F" 0 forks a worker, b"K" pid kills one
@@ -94,21 +102,22 @@ class Zygote:
             worker.end.close()
 
 
-def start(memory: int, deadline: float, opening: list[socket.socket]) -> Zygote:
+def start(equal: str, memory: int, deadline: float, opening: list[socket.socket]) -> Zygote:
     """Start a zygote by exec, without waiting for it.
 
     Args:
+        equal: The module that decides, one of NEEDS.
         memory: Bytes of address space of a worker.
         deadline: Seconds that a worker may take.
         opening: Holds the sockets while they belong to no Zygote yet, for a child that is forked
             at this very moment by another thread.
 
     Raises:
-        GrpoEnvsError: there is no sympy, or the system starts no process.
+        GrpoEnvsError: a package is not installed, or the system starts no process.
     """
-    folders = _folders()
+    folders = _folders(equal)
     opening[:] = ours, theirs = socket.socketpair()
-    arguments = [str(theirs.fileno()), str(memory), str(deadline), *folders]
+    arguments = [equal, str(theirs.fileno()), str(memory), str(deadline), *folders]
     try:
         process = subprocess.Popen(
             # As isolated as -I, but with a fixed hash seed: sympy's steps follow hash order.
@@ -132,15 +141,16 @@ def start(memory: int, deadline: float, opening: list[socket.socket]) -> Zygote:
 
 
 def _no_start(why: str) -> GrpoEnvsError:
-    return GrpoEnvsError(f"the sympy workers cannot be started: {why}.")
+    return GrpoEnvsError(f"the math grader's workers cannot be started: {why}.")
 
 
-def _folders() -> list[str]:
-    """Return where sympy and what it needs are, without importing them."""
+def _folders(equal: str) -> list[str]:
+    """Return where the packages are that `equal` needs, without importing them."""
+    remedy, names = NEEDS[equal]
     folders = []
-    for name in ("sympy", "mpmath"):
+    for name in names:
         spec = find_spec(name)
         if spec is None or spec.origin is None:
-            raise GrpoEnvsError(f"{name} is not installed: pip install sympy.")
+            raise GrpoEnvsError(f"{name} is not installed: {remedy}.")
         folders.append(str(Path(spec.origin).parent.parent))
     return list(dict.fromkeys(folders))

@@ -1,8 +1,9 @@
-"""The program of the sympy workers: a zygote that forks them, started by `workers`.
+"""The program of the workers: a zygote that forks them, started by `workers`.
 
-It runs `python sympy_worker.py <socket> <bytes of memory> <deadline> <folder of sympy>...`, imports
-sympy once and serves a stream of commands; each worker decides one pair and ends. It must not
-import grpo_envs itself (half a second, gymnasium and numpy): see `_stand_ins`.
+It runs `python worker_main.py <module> <socket> <bytes of memory> <deadline> <folder>...`, imports
+the module that decides (and sympy) once and serves a stream of commands; each worker decides one
+pair and ends. It must not import grpo_envs itself (half a second, gymnasium and numpy): see
+`_stand_ins`.
 """
 
 import ctypes
@@ -18,6 +19,7 @@ import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,22 +33,21 @@ Equal = Callable[[Any, Any, float], bool | None]
 
 def main() -> None:
     """Import, get warm, serve until the socket closes."""
-    number, memory, deadline, *folders = sys.argv[1:]
+    module, number, memory, deadline, *folders = sys.argv[1:]
     control = socket.socket(fileno=int(number))
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     try:
         sys.path.extend(folders)
         _stand_ins()
-        from grpo_envs.graders.math.sympy_equal import equal, warm
-
-        warm()
+        decider = import_module(f"grpo_envs.graders.math.{module}")
+        decider.warm()
     except Exception as error:  # noqa: BLE001  told to the parent, which raises it in one line
         control.sendall(f"E{type(error).__name__}: {error}".encode()[:300])
         sys.exit(1)
     gc.collect()
     gc.freeze()  # a collection in a worker would copy the pages that it looks through
     control.sendall(b"R")
-    Zygote(control, equal, int(memory), float(deadline)).serve()
+    Zygote(control, decider.equal, int(memory), float(deadline)).serve()
 
 
 def _stand_ins() -> None:
