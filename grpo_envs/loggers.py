@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -203,7 +204,8 @@ def _completion_rows(
                 "error": reward.error,
                 "advantage": round(advantage, 6),
                 "finish_reason": completion.finish_reason,
-                "tokens": len(completion.token_ids),
+                "tokens": completion.length,
+                "turns": [asdict(turn) for turn in completion.turns],
             }
 
 

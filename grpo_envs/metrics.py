@@ -24,7 +24,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         **{f"reward/{name}": _part_mean(valid, name) for name in sorted(parts)},
         "reward/invalid": 1 - len(valid) / len(rewards),
         "group/zero_std": fmean(group.flat for group in groups),
-        "completion/length": fmean(len(c.token_ids) for c in completions),
+        "completion/length": fmean(c.length for c in completions),
         "completion/truncated": fmean(c.finish_reason == "length" for c in completions),
     }
 
@@ -47,7 +47,7 @@ def eval_metrics(groups: Sequence[Group], maximum: float) -> dict[str, float]:
             f"eval/reward/{name}": _part_mean(valid, name) * len(valid) / len(rewards)
             for name in sorted(parts)
         },
-        "eval/length": fmean(len(c.token_ids) for g in groups for c in g.completions),
+        "eval/length": fmean(c.length for g in groups for c in g.completions),
     }
 
 

@@ -124,7 +124,7 @@ class Trainer:
                 updates, advantages = self.agent.update(chosen)
         self.done += 1
         self.drawn += len(groups)  # now: a step that fails is made again from the same problems
-        tokens = sum(len(c.token_ids) for group in groups for c in group.completions)
+        tokens = sum(c.length for group in groups for c in group.completions)
         metrics |= updates
         metrics["group/sampled"] = float(len(groups))
         metrics["group/used"] = float(len(chosen))

@@ -26,8 +26,18 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One answer of the policy in an episode, and what the environment said to it."""
+
+    action: str
+    observation: str = ""
+    reward: float = 0.0
+    """What it earned, weighted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One sampled answer."""
+    """One sampled answer, or all of a conversation after its prompt."""
 
     text: str
     token_ids: tuple[int, ...] = ()
@@ -35,7 +45,16 @@ class Completion:
     logprobs: tuple[float, ...] = ()
     """Natural-log probability of each token at sampling time, at the sampling temperature."""
     finish_reason: str = "stop"
-    """`stop`: the policy ended its turn; `length`: it ran out of tokens."""
+    """`stop`: the policy ended its (last) turn; `length`: it ran out of tokens."""
+    mask: tuple[bool, ...] = ()
+    """False on the tokens between turns, which the policy did not choose; () where all are its."""
+    turns: tuple[Turn, ...] = ()
+    """The turns of a conversation; () for a single answer."""
+
+    @property
+    def length(self) -> int:
+        """Tokens that the policy chose."""
+        return sum(self.mask) if self.mask else len(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +68,7 @@ class Reward:
     valid: bool = True
     """False when the grader failed (sandbox down, plugin raised), which is not a wrong answer."""
     error: str = ""
-    """Why it is not valid."""
+    """Why it is not valid; of a valid one, what people may want to know of the grading."""
 
     @property
     def total(self) -> float:
@@ -57,14 +76,6 @@ class Reward:
         if not self.valid:
             return 0.0
         return math.fsum(self.weights.get(name, 1.0) * x for name, x in self.parts.items())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """One answer of the policy in an episode, and what the environment said to it."""
-
-    action: str
-    observation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,16 +1,23 @@
 """Rollouts: who gets which prompt, noise and reward."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby, pairwise
+from typing import Any, ClassVar
 
 import pytest
+import torch
 
 import grpo_envs
+from grpo_agent.batch import collate
 from grpo_agent.policy import Policy
 from grpo_agent.rollout import Rollout
-from grpo_agent.sampler import Decoding
+from grpo_agent.sampler import Decoding, sample
 from grpo_envs.errors import ConfigError
+from grpo_envs.seeding import seed_for
 from grpo_envs.timing import Timer
-from grpo_envs.types import Problem, Reply, Reward, Turn
+from grpo_envs.types import Completion, Group, Problem, Reply, Reward, Turn
 from grpo_envs.vector import GroupVectorEnv
 
 
@@ -59,24 +66,228 @@ def test_sampling_in_parts_changes_nothing(tiny: Policy) -> None:
 def test_an_invalid_reward_keeps_its_cause(tiny: Policy) -> None:
     made = rollout(tiny, 1, 2)
 
-    def broken(problem: Problem, answer: str) -> Reward:
+    def broken(problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
         raise OSError("sandbox down")
 
-    made.env.env.score = broken  # type: ignore[method-assign]
+    made.env.env.score_batch = broken  # type: ignore[method-assign]
     (group,) = made([1], Timer())
     assert not any(reward.valid for reward in group.rewards)
     assert {reward.error for reward in group.rewards} == {"OSError: sandbox down"}
 
 
-class Talk(grpo_envs.TextEnv):
-    """Two turns."""
+# Conversations
 
-    max_turns = 2
+
+class Dice(grpo_envs.TextEnv):
+    """Three turns at most; what the text hashes to says how an answer is taken."""
+
+    parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "polite": 0.5}
+    max_turns = 3
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        return Problem(prompt=f"Roll {rng.randrange(9)}", gold="", solution="")
 
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
-        return Reply(reward=Reward(parts={"correct": 0.0}), done=False)
+        roll = seed_for(turns[-1].action) % 3
+        reward = Reward(parts={"correct": float(roll == 0), "polite": 0.25})
+        return Reply(reward=reward, observation=f"you rolled {roll}", done=roll == 0)
 
 
-def test_conversations_are_refused(tiny: Policy) -> None:
-    with pytest.raises(ConfigError, match=r"2 turns per episode. Allowed: 1"):
-        Rollout(GroupVectorEnv(Talk(), 2), tiny, Decoding(max_new_tokens=4), seed=0)
+def talks(policy: Policy, *, temperature: float = 1.0, tokens: int = 12, **kwargs: Any) -> Rollout:
+    envs = GroupVectorEnv(Dice(), 24, 4)
+    how = Decoding(max_new_tokens=tokens, temperature=temperature)
+    return Rollout(envs, policy, how, seed=5, **kwargs)
+
+
+SEEDS = range(6)
+
+
+def members(groups: Sequence[Group]) -> list[tuple[Group, Completion, Reward]]:
+    return [
+        (group, completion, reward)
+        for group in groups
+        for completion, reward in zip(group.completions, group.rewards, strict=True)
+    ]
+
+
+def test_members_of_a_group_end_at_different_turns(tiny: Policy) -> None:
+    found = members(talks(tiny)(SEEDS, Timer()))
+    lengths = {max(1, len(completion.turns)) for _, completion, _ in found}
+    assert lengths == {1, 2, 3}
+    for _, completion, _ in found:
+        if not completion.turns:
+            assert not completion.mask  # a single answer is what it always was
+            continue
+        *earlier, last = completion.turns
+        assert all(seed_for(turn.action) % 3 for turn in earlier)
+        assert len(completion.turns) == 3 or seed_for(last.action) % 3 == 0
+        assert len(completion.mask) == len(completion.token_ids) == len(completion.logprobs)
+        assert completion.mask[0]
+        assert completion.mask[-1]
+        assert completion.length == sum(completion.mask) < len(completion.token_ids)
+
+
+def test_what_was_sampled_and_what_was_said_stand_in_the_tokens(tiny: Policy) -> None:
+    for _, completion, _ in members(talks(tiny)(SEEDS, Timer())):
+        runs = [
+            (chosen, tuple(token for token, _ in run))
+            for chosen, run in groupby(
+                zip(completion.token_ids, completion.mask, strict=False), key=lambda pair: pair[1]
+            )
+        ]
+        said = [tiny.decode(tokens) for chosen, tokens in runs if chosen]
+        assert said == [turn.action for turn in completion.turns]
+        told = [str(tiny.tokenizer.decode(list(tokens))) for chosen, tokens in runs if not chosen]
+        for text, turn in zip(told, completion.turns, strict=False):
+            frame = f"\n<|im_start|>user\n{turn.observation}<|im_end|>\n<|im_start|>assistant\n"
+            assert text.removeprefix("<|im_end|>") == frame
+        assert len(told) == max(0, len(completion.turns) - 1)
+
+
+def test_an_answer_that_was_cut_is_closed_for_the_policy(tiny: Policy) -> None:
+    end = tiny.eos_ids[0]
+    closed, own = 0, 0
+    for _, completion, _ in members(talks(tiny)(SEEDS, Timer())):
+        pairs = list(zip(completion.token_ids, completion.mask, strict=False))
+        for (token, chosen), (after, next_chosen) in pairwise(pairs):
+            if chosen and not next_chosen:  # where the environment begins
+                assert (token == end) != (after == end)
+                own, closed = own + (token == end), closed + (after == end)
+    assert own
+    assert closed
+
+
+def test_the_update_scores_exactly_the_tokens_that_were_sampled(tiny: Policy) -> None:
+    groups = talks(tiny)(SEEDS, Timer())
+    batch = collate(groups, tiny.pad_id, tiny.device)
+    with torch.no_grad():
+        logps_BT, entropy_BT = tiny(batch, 1.0)
+    everyone = [completion for _, completion, _ in members(groups)]
+    assert any(completion.mask for completion in everyone)
+    for row, completion in enumerate(everyone):
+        n = len(completion.token_ids)
+        chosen = torch.tensor(completion.mask or (True,) * n)
+        assert batch.mask_BT[row, :n].tolist() == chosen.tolist()
+        assert not batch.mask_BT[row, n:].any()
+        sampled = torch.tensor(completion.logprobs)
+        torch.testing.assert_close(logps_BT[row, :n][chosen], sampled[chosen], atol=1e-4, rtol=1e-4)
+        assert not logps_BT[row, :n][~chosen].any()
+        assert not entropy_BT[row, :n][~chosen].any()
+    assert batch.lengths_B.tolist() == [len(completion.token_ids) for completion in everyone]
+    half = batch.rows(torch.tensor([0, 5]))
+    assert half.lengths_B.tolist() == [len(everyone[i].token_ids) for i in (0, 5)]
+
+
+def test_the_gradient_is_that_of_the_policys_tokens_alone(tiny: Policy) -> None:
+    """The environment's words move no weight but as context: their own loss is not there."""
+    groups = talks(tiny)(SEEDS, Timer())
+    batch = collate(groups, tiny.pad_id, tiny.device)
+    logps_BT, _ = tiny(batch, 1.0)
+    (first,) = torch.autograd.grad(logps_BT.sum(), [tiny.model.get_output_embeddings().weight])
+    whole = replace(batch, mask_BT=_places(batch.lengths_B, batch.mask_BT.shape[1]))
+    logps_BT, _ = tiny(whole, 1.0)
+    weight = tiny.model.get_output_embeddings().weight
+    (other,) = torch.autograd.grad(logps_BT[batch.mask_BT].sum(), [weight])
+    torch.testing.assert_close(first, other, atol=1e-3, rtol=1e-3)
+
+
+def _places(lengths_B: torch.Tensor, longest: int) -> torch.Tensor:
+    return torch.arange(longest)[None, :] < lengths_B[:, None]
+
+
+def test_rewards_add_up_over_the_turns_and_each_is_kept(tiny: Policy) -> None:
+    for _, completion, reward in members(talks(tiny)(SEEDS, Timer())):
+        count = max(1, len(completion.turns))
+        assert reward.parts["polite"] == 0.25 * count
+        assert reward.total == pytest.approx(reward.parts["correct"] + 0.125 * count)
+        if completion.turns:
+            assert reward.total == pytest.approx(sum(turn.reward for turn in completion.turns))
+
+
+def test_a_grader_that_fails_in_mid_conversation_makes_it_invalid(tiny: Policy) -> None:
+    made = talks(tiny)
+    honest = made.env.env.respond
+
+    def broken(problem: Problem, turns: Sequence[Turn]) -> Reply:
+        if len(turns) == 2:
+            raise OSError("sandbox down")
+        return honest(problem, turns)
+
+    made.env.env.respond = broken  # type: ignore[method-assign]
+    for _, completion, reward in members(made(SEEDS, Timer())):
+        assert reward.valid is (len(completion.turns) < 2)
+        assert reward.error == ("" if reward.valid else "OSError: sandbox down")
+
+
+def test_a_conversation_does_not_depend_on_the_batch_around_it(tiny: Policy) -> None:
+    whole = talks(tiny)(SEEDS, Timer())
+    parts = talks(tiny, batch_size=5)(SEEDS, Timer())
+    for (_, one, _), (_, other, _) in zip(members(whole), members(parts), strict=True):
+        assert (one.token_ids, one.mask) == (other.token_ids, other.mask)
+
+
+def test_each_turn_has_noise_of_its_own(tiny: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+
+    def spy(
+        policy: Policy, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], how: Decoding
+    ) -> list[Completion]:
+        used.extend(seeds)
+        return sample(policy, prompts, seeds, how)
+
+    monkeypatch.setattr("grpo_agent.rollout.sample", spy)
+    found = members(talks(tiny)(SEEDS, Timer()))
+    assert len(used) == sum(max(1, len(completion.turns)) for _, completion, _ in found)
+    assert len(set(used)) == len(used) > len(found)
+
+
+def test_a_context_that_is_full_ends_the_conversation(
+    tiny: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = members(talks(tiny)(SEEDS, Timer()))
+    room = max(len(group.prompt_ids) for group, _, _ in first) + 60
+    monkeypatch.setattr(tiny.model.config, "max_position_embeddings", room)
+    cut = members(talks(tiny)(SEEDS, Timer()))
+    shorter = 0
+    for (group, before, _), (_, after, reward) in zip(first, cut, strict=True):
+        assert len(group.prompt_ids) + len(after.token_ids) <= room
+        if len(after.token_ids) < len(before.token_ids):
+            shorter += 1
+            assert after.finish_reason == "length"
+            assert len(after.turns) in (1, 2)
+            assert reward.parts["polite"] == 0.25 * len(after.turns)
+    assert shorter
+
+
+def test_thoughts_that_a_template_would_drop_stay_in_the_context(
+    tiny: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Qwen3's own does: rendered anew, an earlier turn would lose what was sampled."""
+    template = tiny.tokenizer.chat_template.replace(
+        "{{ message.content }}", "{{ message.content.split('</think>')[-1] }}"
+    )
+    plain = tiny.follow_up("wrong", ended=True)
+    monkeypatch.setattr(tiny.tokenizer, "chat_template", template)
+    assert tiny.follow_up("wrong", ended=True) == plain
+
+
+def test_a_template_that_ends_no_answer_is_refused(
+    tiny: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        tiny.tokenizer, "chat_template", "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    )
+    with pytest.raises(ConfigError) as caught:
+        talks(tiny)(SEEDS, Timer())
+    assert str(caught.value) == (
+        "model.path: its chat template ends an answer with none of the end tokens "
+        "('<|im_end|>'), so no conversation can go on after one."
+    )
+
+
+def test_without_a_template_the_reply_stands_on_a_line_of_its_own(
+    tiny: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny.tokenizer, "chat_template", None)
+    tokens = tiny.follow_up("wrong", ended=True)
+    assert tiny.tokenizer.decode(list(tokens)) == "\nwrong\n"

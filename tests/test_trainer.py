@@ -67,11 +67,11 @@ class Scorer:
         self.always = always
         self.bad: str | None = None
 
-    def __call__(self, problem: Problem, answer: str) -> Reward:
-        self.bad = answer if self.bad is None else self.bad
-        if self.always or answer == self.bad:
+    def __call__(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
+        self.bad = answers[0] if self.bad is None else self.bad
+        if self.always or self.bad in answers:
             raise OSError("sandbox down")
-        return Reward(parts={"correct": float(len(answer) % 2), "format": 0.0})
+        return [Reward(parts={"correct": float(len(x) % 2), "format": 0.0}) for x in answers]
 
 
 def test_too_many_invalid_rewards_stop_the_run_and_lose_nothing(
@@ -80,7 +80,7 @@ def test_too_many_invalid_rewards_stop_the_run_and_lose_nothing(
     made = trainer(tmp_path, "trainer.steps=4", "trainer.eval_problems=0")
     made._step()
     made._save()
-    made.rollout.env.env.score = Scorer(always=True)  # type: ignore[attr-defined]
+    made.rollout.env.env.score_batch = Scorer(always=True)  # type: ignore[attr-defined]
     with (
         caplog.at_level(logging.WARNING),
         pytest.raises(RunStopped, match=r"100% .* step 2 .*max_invalid_fraction.*sandbox down"),
@@ -92,7 +92,7 @@ def test_too_many_invalid_rewards_stop_the_run_and_lose_nothing(
 
 def test_some_invalid_rewards_are_counted_and_the_run_goes_on(tmp_path: Path) -> None:
     made = trainer(tmp_path, "trainer.steps=1", "trainer.eval_problems=0", "agent.group_size=4")
-    made.rollout.env.env.score = Scorer(always=False)  # type: ignore[attr-defined]
+    made.rollout.env.env.score_batch = Scorer(always=False)  # type: ignore[attr-defined]
     made.run()
     (row,) = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert 0 < row["reward/invalid"] <= 0.5

@@ -13,7 +13,11 @@ from grpo_envs.types import Completion, Group
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """B rows. L is prompt + completion + padding, T the completion's part of it."""
+    """B rows. L is prompt + completion + padding, T the completion's part of it.
+
+    The completion of a conversation is all that follows its prompt, the environment's words
+    between the turns included; it ends with a token of the policy.
+    """
 
     input_ids_BL: Tensor
     """Prompt, completion, padding. Padding comes last, so causal attention needs no mask for it
@@ -22,15 +26,23 @@ class Batch:
     token_ids_BT: Tensor
     """The completion's tokens, the end-of-turn token included."""
     mask_BT: Tensor
-    """True on tokens that the policy chose. Made from lengths, never from `ids != pad`."""
+    """True on tokens that the policy chose: not on padding, nor on what the environment said.
+    Made from lengths, never from `ids != pad`."""
     sampled_logps_BT: Tensor
     """Log-probabilities at sampling time, 0 outside the mask."""
+
+    @property
+    def lengths_B(self) -> Tensor:
+        """Tokens of each completion, those of the environment included."""
+        places_T = torch.arange(1, self.mask_BT.shape[1] + 1, device=self.mask_BT.device)
+        return (self.mask_BT * places_T).amax(dim=1)
 
     def rows(self, index: slice | Tensor) -> Batch:
         """Return some rows, cut to the longest of them."""
         part = {f.name: getattr(self, f.name)[index] for f in fields(self)}
-        tokens = int(part["mask_BT"].sum(dim=1).max())
-        length = int((part["prompt_lengths_B"] + part["mask_BT"].sum(dim=1)).max())
+        lengths_B = self.lengths_B[index]
+        tokens = int(lengths_B.max())
+        length = int((part["prompt_lengths_B"] + lengths_B).max())
         for name in ("token_ids_BT", "mask_BT", "sampled_logps_BT"):
             part[name] = part[name][:, :tokens]
         part["input_ids_BL"] = part["input_ids_BL"][:, :length]
@@ -47,7 +59,7 @@ def micro_batches(batch: Batch, budget: int) -> list[Tensor]:
     Returns:
         The rows of each part; every row is in exactly one.
     """
-    lengths = (batch.prompt_lengths_B + batch.mask_BT.sum(dim=1)).tolist()
+    lengths = (batch.prompt_lengths_B + batch.lengths_B).tolist()
     parts: list[list[int]] = [[]]
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):  # shortest first
         if parts[-1] and (len(parts[-1]) + 1) * lengths[row] > budget:
@@ -63,7 +75,7 @@ def collate(groups: Sequence[Group], pad_id: int, device: torch.device) -> Batch
         input_ids_BL=_pad([(*prompt, *c.token_ids) for prompt, c in rows], pad_id).to(device),
         prompt_lengths_B=torch.tensor([len(prompt) for prompt, _ in rows], device=device),
         token_ids_BT=_pad([c.token_ids for _, c in rows], pad_id).to(device),
-        mask_BT=_mask([c for _, c in rows]).to(device),
+        mask_BT=_pad([_mask(c) for _, c in rows], value=False).to(device),
         sampled_logps_BT=_pad([c.logprobs for _, c in rows], 0.0).to(device),
     )
 
@@ -73,6 +85,5 @@ def _pad(rows: Sequence[Sequence[float]], value: float) -> Tensor:
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 
 
-def _mask(completions: Sequence[Completion]) -> Tensor:
-    lengths_B = torch.tensor([len(c.token_ids) for c in completions])
-    return torch.arange(int(lengths_B.max()))[None, :] < lengths_B[:, None]
+def _mask(completion: Completion) -> Sequence[bool]:
+    return completion.mask or [True] * len(completion.token_ids)

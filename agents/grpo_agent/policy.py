@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from grpo_agent.batch import Batch
 from grpo_envs.errors import ConfigError
 
+_ANSWER = "(the answer)"  # stands for what the policy said, in a template
 _CHUNK_ELEMENTS = 1 << 25
 """Logits held at once while scoring: 128 MiB in float32."""
 
@@ -34,6 +36,11 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return cast("torch.device", self.model.device)
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that the model can attend to; without a limit where it names none."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize)
 
     @property
     def has_adapters(self) -> bool:
@@ -78,6 +85,38 @@ class Policy(nn.Module):
             messages, add_generation_prompt=True, tokenize=False
         )
         return tuple(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+    def follow_up(self, told: str, *, ended: bool) -> tuple[int, ...]:
+        """Return the tokens between an answer and the next: what the environment says, framed.
+
+        What came before is never rendered or tokenised again, so a template that would rewrite
+        earlier turns (Qwen3's drops their thoughts) changes nothing in the context.
+
+        Args:
+            told: What the environment says.
+            ended: Whether the policy ended its turn itself; else the end is put in for it.
+
+        Raises:
+            ConfigError: the chat template ends an answer with none of the model's end tokens.
+        """
+        if self.tokenizer.chat_template is None:
+            text, end = f"\n{told}\n", ""
+        else:
+            answer = {"role": "assistant", "content": _ANSWER}
+            asked, reply = ({"role": "user", "content": content} for content in ("?", told))
+            rendered = self.tokenizer.apply_chat_template(
+                [asked, answer, reply], add_generation_prompt=True, tokenize=False
+            )
+            text = str(rendered).partition(_ANSWER)[2]
+            ends = [str(self.tokenizer.decode([i])) for i in self.eos_ids]
+            end = next((end for end in ends if end and text.startswith(end)), "")
+            if not end:
+                raise ConfigError(
+                    "model.path: its chat template ends an answer with none of the end tokens "
+                    f"({', '.join(map(repr, ends))}), so no conversation can go on after one."
+                )
+        text = text.removeprefix(end) if ended else text
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, token_ids: tuple[int, ...]) -> str:
         """Return the text of a completion, without the tokens that only end a turn."""

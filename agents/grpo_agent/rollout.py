@@ -2,23 +2,92 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from grpo_agent.policy import Policy
 from grpo_agent.sampler import Decoding, sample
-from grpo_envs.errors import ConfigError
 from grpo_envs.seeding import seed_for
 from grpo_envs.timing import Timer
-from grpo_envs.types import Completion, Group, Reward
+from grpo_envs.types import Completion, Group, Reward, Turn
 from grpo_envs.vector import GroupVectorEnv
 
 
 @dataclass(slots=True)
+class Talk:
+    """A member's episode so far, as tokens: what was sampled and what was said in between."""
+
+    prompt_ids: tuple[int, ...]
+    answer: Completion
+    """The last one."""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    mask: list[bool] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    rewards: list[Reward] = field(default_factory=list)
+    cut: bool = False
+    """Whether another turn would not fit into the model's context."""
+
+    def __post_init__(self) -> None:
+        """Begin with the first answer."""
+        self.answered(self.answer)
+
+    def answered(self, answer: Completion) -> None:
+        """Take down what the policy said."""
+        self.answer = answer
+        self._add(answer.token_ids, answer.logprobs, chosen=True)
+
+    def graded(self, observation: str, reward: Reward) -> None:
+        """Take down what the environment made of it."""
+        turn = Turn(action=self.answer.text, observation=observation, reward=reward.total)
+        self.turns.append(turn)
+        self.rewards.append(reward)
+
+    def told(self, token_ids: tuple[int, ...]) -> None:
+        """Take down what the policy answers next, which it did not choose."""
+        self._add(token_ids, (0.0,) * len(token_ids), chosen=False)
+
+    def context(self) -> tuple[int, ...]:
+        """Return all tokens so far."""
+        return (*self.prompt_ids, *self.token_ids)
+
+    def completion(self, policy: Policy) -> Completion:
+        """Return the whole of it; an episode of one turn as it was sampled."""
+        if len(self.turns) == 1 and not self.cut:
+            return self.answer
+        return Completion(
+            text=policy.decode(tuple(self.token_ids)),
+            token_ids=tuple(self.token_ids),
+            logprobs=tuple(self.logprobs),
+            mask=tuple(self.mask),
+            finish_reason="length" if self.cut else self.answer.finish_reason,
+            turns=tuple(self.turns),
+        )
+
+    def reward(self) -> Reward:
+        """Return the sum over the turns, part by part; not valid where one of them is not."""
+        failed = [reward for reward in self.rewards if not reward.valid]
+        if failed or len(self.rewards) == 1:
+            return (failed or self.rewards)[0]
+        names = {name for reward in self.rewards for name in reward.parts}
+        parts = {
+            name: math.fsum(reward.parts.get(name, 0.0) for reward in self.rewards)
+            for name in sorted(names)
+        }
+        return Reward(parts=parts, weights=self.rewards[-1].weights)
+
+    def _add(self, token_ids: Sequence[int], logprobs: Sequence[float], *, chosen: bool) -> None:
+        self.token_ids += token_ids
+        self.logprobs += logprobs
+        self.mask += [chosen] * len(token_ids)
+
+
+@dataclass(slots=True)
 class Rollout:
-    """Samples one answer of the policy for each member of a vector environment."""
+    """Plays an episode with the policy in each member of a vector environment."""
 
     env: GroupVectorEnv
     policy: Policy
@@ -30,13 +99,6 @@ class Rollout:
     batch_size: int = 256
     """Completions that are sampled at once."""
 
-    def __post_init__(self) -> None:
-        """Refuse conversations, which this rollout does not hold."""
-        if self.env.max_turns > 1:
-            raise ConfigError(
-                f"env: {self.env.max_turns} turns per episode. Allowed: 1; the agent answers once."
-            )
-
     def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
         """Return one group for each problem seed; times `sample` and `score`."""
         size = self.env.group_size
@@ -44,32 +106,64 @@ class Rollout:
         prompts = [
             self.policy.render(text, self.env.system_prompt) for text in observations[::size]
         ]
+        noise = [(key, i) for key in seeds for i in range(size)]
         with timer("sample"):
-            completions = self._sample(prompts, seeds)
-        with timer("score"):
-            _, _, _, _, infos = self.env.step([c.text for c in completions])
-        rewards = [self._reward(infos, i) for i in range(len(completions))]
+            answers = self._sample(prompts, [seed_for(self.seed, *place) for place in noise])
+        talks = [Talk(prompts[i // size], answer) for i, answer in enumerate(answers)]
+        active = self._step(talks, range(len(talks)), timer)
+        while active:
+            turn = len(talks[active[0]].turns)
+            contexts = [talks[i].context() for i in active]
+            with timer("sample"):
+                more = [seed_for(self.seed, *noise[i], turn) for i in active]
+                answers = self._sample(contexts, more)
+            for i, answer in zip(active, answers, strict=True):
+                talks[i].answered(answer)
+            active = self._step(talks, active, timer)
         return [
             Group(
                 key=seed,
                 prompt=observations[p * size],
                 prompt_ids=prompts[p],
-                completions=tuple(completions[p * size : (p + 1) * size]),
-                rewards=tuple(rewards[p * size : (p + 1) * size]),
+                completions=tuple(talk.completion(self.policy) for talk in members),
+                rewards=tuple(talk.reward() for talk in members),
             )
             for p, seed in enumerate(seeds)
+            if (members := talks[p * size : (p + 1) * size])
         ]
 
-    def _sample(self, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int]) -> list[Completion]:
-        size = self.env.group_size
-        step = max(1, self.batch_size // size)
+    def _sample(self, prompts: Sequence[tuple[int, ...]], noise: Sequence[int]) -> list[Completion]:
+        """Sample as many completions of each prompt as there are seeds of noise for it."""
+        copies = len(noise) // len(prompts)
+        step = max(1, self.batch_size // copies)
         completions: list[Completion] = []
         for start in range(0, len(prompts), step):
-            part = slice(start, start + step)
-            noise = [seed_for(self.seed, key, i) for key in seeds[part] for i in range(size)]
+            part = prompts[start : start + step]
+            seeds = noise[start * copies : (start + step) * copies]
             with self.autocast():
-                completions += sample(self.policy, prompts[part], noise, self.decoding)
+                completions += sample(self.policy, part, seeds, self.decoding)
         return completions
+
+    def _step(self, talks: Sequence[Talk], active: Sequence[int], timer: Timer) -> list[int]:
+        """Give the last answers to the environment; return the members whose episodes go on."""
+        actions = [""] * len(talks)
+        for i in active:
+            actions[i] = talks[i].answer.text
+        with timer("score"):
+            told, _, terminated, truncated, infos = self.env.step(actions)
+        for i in active:
+            talks[i].graded(told[i], self._reward(infos, i))
+        over = terminated | truncated
+        return [i for i in active if not over[i] and self._goes_on(talks[i], told[i])]
+
+    def _goes_on(self, talk: Talk, told: str) -> bool:
+        """Put what was told into the context, unless another turn would not fit into it."""
+        tokens = self.policy.follow_up(told, ended=talk.answer.finish_reason == "stop")
+        needed = len(talk.context()) + len(tokens) + self.decoding.max_new_tokens
+        talk.cut = needed > self.policy.context_length
+        if not talk.cut:
+            talk.told(tokens)
+        return not talk.cut
 
     def _reward(self, infos: Mapping[str, Any], i: int) -> Reward:
         if not infos["reward_valid"][i]:
