@@ -9,6 +9,7 @@
 from grpo_envs.conformance import check_env
 from grpo_envs.env import TextEnv
 from grpo_envs.plugins import make, register_envs
+from grpo_envs.reward_functions import batched
 from grpo_envs.spaces import UnicodeText
 from grpo_envs.types import Completion, Group, Problem, Reply, Reward, Turn
 from grpo_envs.vector import GroupVectorEnv
@@ -24,6 +25,7 @@ __all__ = [
     "TextEnv",
     "Turn",
     "UnicodeText",
+    "batched",
     "check_env",
     "make",
 ]

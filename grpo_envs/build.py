@@ -16,11 +16,11 @@ from grpo_agent.models import adapt, hints, load_policy, resolve, restore
 from grpo_agent.policy import Policy
 from grpo_agent.rollout import Rollout
 from grpo_agent.sampler import Decoding
-from grpo_envs import plugins
 from grpo_envs.checkpoint import Checkpoints
 from grpo_envs.config import RunConfig, TrainerConfig
 from grpo_envs.environments import Envs
 from grpo_envs.errors import ConfigError
+from grpo_envs.installed import AGENTS, load
 from grpo_envs.loggers import LOGGERS
 from grpo_envs.trainer import Trainer
 from grpo_envs.vector import GroupVectorEnv
@@ -39,7 +39,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
-    agent_class = plugins.load(plugins.AGENTS, cfg.agent.name)
+    agent_class = load(AGENTS, cfg.agent.name)
     accelerator = make_accelerator(cfg.trainer)
     path, why = resolve(cfg.model, accelerator.device)
     log.info(why)
@@ -66,7 +66,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
         agent=agent,
         rollout=Rollout(envs.train, policy, sampling, cfg.seed, accelerator.autocast),
         eval_rollout=Rollout(envs.held_out, policy, greedy, cfg.seed, accelerator.autocast),
-        max_reward=envs.train.env.reward_range[1],
+        parts=envs.train.env.own_weights,
         eval_problems=envs.problems,
         loggers=[LOGGERS[name](out, cfg.trainer.steps, done) for name in cfg.logger.names],
         checkpoints=Checkpoints(out),

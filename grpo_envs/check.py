@@ -41,7 +41,8 @@ def _table(name: str, found: list[Finding]) -> Table:
     table = Table("promise", "held", "broken by", title=f"env={name}")
     for finding in found:
         mark = "[red]no[/red]" if finding.evidence else "[green]yes[/green]"
-        table.add_row(finding.promise, mark, finding.evidence.replace("[", "\\["))
+        told = finding.evidence or finding.note
+        table.add_row(finding.promise, mark, told.replace("[", "\\["))
     return table
 
 

@@ -26,8 +26,9 @@ from omegaconf.errors import (
 
 from grpo_agent.config import GrpoConfig, ModelConfig, SamplerConfig
 from grpo_envs.errors import ConfigError, nearest, require, require_one_of
+from grpo_envs.installed import AGENTS, ENVS, available
 from grpo_envs.loggers import LOGGERS
-from grpo_envs.plugins import AGENTS, ENVS, available, conf_dir
+from grpo_envs.plugins import conf_dir
 
 CONF = "grpo_envs.conf"
 _GROUPS = {"env": ENVS, "agent": AGENTS}

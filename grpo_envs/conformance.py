@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from grpo_envs.types import Problem, Reward, Turn
 from grpo_envs.vector import GroupVectorEnv
 
 _EVERY_NUMBER = " ".join(str(n) for n in range(300))
+_COMPUTATION = re.compile(r"\S*\d ?[-+*/^] ?\S*\d\S*")
 _HOSTILE = (
     " ",
     "\x00",
@@ -38,6 +40,9 @@ _HOSTILE = (
     "\\boxed{}",
     "{" * 10_000,
     "%s%n{0}{x}",
+    "```",
+    "```python\nimport sys\nsys.exit(0)\n```",
+    "```python\nwhile",
     "I do not know.",
 )
 
@@ -49,6 +54,8 @@ class Finding:
     promise: str
     evidence: str = ""
     """What broke it; '' where it held."""
+    note: str = ""
+    """What was left out of the trial."""
 
 
 def check_env(env: TextEnv, problems: int = 50) -> None:
@@ -71,9 +78,16 @@ def findings(env: TextEnv, problems: int = 50) -> list[Finding]:
 def _try(promise: str, check: _Check, env: TextEnv, problems: int) -> Finding:
     try:
         evidence = next(iter(check(env, problems)), "")
+        note = _left_out(env, problems) if check is _solution_is_best else ""
     except Exception as error:  # noqa: BLE001  raising breaks the promise that was tried
-        evidence = f"{type(error).__name__}: {error}".replace("\n", " ")
-    return Finding(promise=promise, evidence=evidence[:300])
+        evidence, note = f"{type(error).__name__}: {error}".replace("\n", " "), ""
+    return Finding(promise=promise, evidence=evidence[:300], note=note)
+
+
+def _left_out(env: TextEnv, problems: int) -> str:
+    drawn = _both(env, problems)
+    without = sum(not problem.solution for problem in drawn)
+    return f"{without} of {len(drawn)} problems have no solution" if without else ""
 
 
 _Check = Callable[[TextEnv, int], Iterable[str]]
@@ -115,6 +129,8 @@ def _disjoint(env: TextEnv, problems: int) -> Iterator[str]:
 
 def _solution_is_best(env: TextEnv, problems: int) -> Iterator[str]:
     for problem in _both(env, problems):
+        if not problem.solution:
+            continue  # a dataset may have none; the finding's note counts them
         reward = _reward(env, problem, problem.solution)
         if not math.isclose(reward.total, env.reward_range[1]):
             parts = dict(reward.parts) or reward.error
@@ -123,7 +139,8 @@ def _solution_is_best(env: TextEnv, problems: int) -> Iterator[str]:
 
 def _no_leak(env: TextEnv, problems: int) -> Iterator[str]:
     for problem in _both(env, problems):
-        if problem.solution in problem.prompt or problem.solution in env.system_prompt:
+        told = (problem.prompt, env.system_prompt)
+        if problem.solution and any(problem.solution in text for text in told):
             yield f"{problem.solution!r} stands in {problem.prompt!r}"
 
 
@@ -145,7 +162,10 @@ def _hostile_earns_less(env: TextEnv, problems: int) -> Iterator[str]:
 
 
 def _made_of(problem: Problem) -> Iterator[str]:
-    """Yield the prompt, every answer at once, and near misses in the solution's shape."""
+    """Yield the prompt, every answer at once, and wrong ones in the solution's shape.
+
+    Those are near misses, and what the prompt asks (3+4 in the place of 7).
+    """
     yield problem.prompt
     gold = str(problem.gold)
     shotgun = f"{_EVERY_NUMBER} {gold} -1"
@@ -155,7 +175,8 @@ def _made_of(problem: Problem) -> Iterator[str]:
         yield head + shotgun + tail
         yield "".join(f"{head}{n}{tail}" for n in shotgun.split())
         near = [str(int(gold) + 1)] if gold.isdecimal() else []
-        for wrong in ("nan", "inf", f"{gold}1", f"1{gold}", *near):
+        asked = [found[0].rstrip(".,?") for found in _COMPUTATION.finditer(problem.prompt)]
+        for wrong in ("nan", "inf", f"{gold}1", f"1{gold}", *near, *asked):
             yield head + wrong + tail
 
 

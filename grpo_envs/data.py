@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from grpo_envs.errors import ConfigError, DatasetError, nearest, unknown
 from grpo_envs.hub import missing_on_hub
@@ -43,6 +44,27 @@ class Row:
         return str(value).strip()
 
 
+@dataclass(frozen=True, slots=True)
+class Records:
+    """A table of plain records, whose columns may hold values of any type beside each other."""
+
+    records: Sequence[Mapping[str, Any]]
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names that any record has, in order of appearance."""
+        return list(dict.fromkeys(name for record in self.records for name in record))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, column: str) -> list[Any]:
+        return [record.get(column) for record in self.records]
+
+
+Table = Union["datasets.Dataset", Records]
+
+
 class Rows:
     """The rows of a dataset, split in two without overlap, in a keyed order.
 
@@ -51,7 +73,14 @@ class Rows:
     """
 
     def __init__(
-        self, dataset: str, *, needs: Sequence[str], columns: Mapping[str, str] | None = None
+        self,
+        dataset: str,
+        *,
+        needs: Sequence[str],
+        optional: Sequence[str] = (),
+        columns: Mapping[str, str] | None = None,
+        records: Records | None = None,
+        plain: bool = False,
     ) -> None:
         """Load `dataset`.
 
@@ -59,7 +88,11 @@ class Rows:
             dataset: A local `.jsonl`, `.json`, `.csv` or `.parquet` file, a folder, or a hub id,
                 with `:subset` after it where it has subsets (`openai/gsm8k:main`).
             needs: What the environment calls its columns; the first is what rows are split by.
+            optional: Columns that are None in every row where the dataset has none of the name.
             columns: From the environment's names to the dataset's, e.g. {"gold": "answer"}.
+            records: The rows themselves, read elsewhere; `dataset` then only names them.
+            plain: Read `.jsonl` and `.json` into plain Python values. Otherwise each column has
+                one type, as Arrow wants it, which lists such as [1, "a"] have not.
 
         Raises:
             DatasetError: no such dataset, no rows, a missing column, too few rows to split.
@@ -67,12 +100,16 @@ class Rows:
         """
         self.dataset = dataset
         for name in columns or {}:
-            if name not in needs:
-                raise unknown("column role in env.columns", name, needs)
-        self._names = {need: (columns or {}).get(need, need) for need in needs}
-        tables = _load(dataset)
+            if name not in (*needs, *optional):
+                raise unknown("column role in env.columns", name, (*needs, *optional))
+        self._names = {name: (columns or {}).get(name, name) for name in (*needs, *optional)}
+        self._required = {*needs, *(columns or {})}
+        if plain and records is None:
+            records = _load_plain(dataset)
+        tables: Mapping[str, Table] = _load(dataset) if records is None else {"train": records}
         for table in tables.values():
-            self._require_columns(table.column_names)
+            if len(table):  # what is empty is told below
+                self._require_columns(table.column_names)
         self._train, self._eval = self._split(tables, needs[0])
 
     def __len__(self) -> int:
@@ -94,15 +131,13 @@ class Rows:
 
     def _require_columns(self, have: Sequence[str]) -> None:
         for need, name in self._names.items():
-            if name not in have:
+            if name not in have and need in self._required:
                 key = f"Set env.columns={{{need}: ...}} to one of: {', '.join(have)}."
                 raise DatasetError(
                     f"{self.dataset}: no column {name!r}.{nearest(name, have)} {key}"
                 )
 
-    def _split(
-        self, tables: Mapping[str, datasets.Dataset], by: str
-    ) -> tuple[list[Row], list[Row]]:
+    def _split(self, tables: Mapping[str, Table], by: str) -> tuple[list[Row], list[Row]]:
         own = next((name for name in _EVAL_NAMES if name in tables), None)
         if own and "train" in tables:
             return self._rows(tables["train"], "train"), self._rows(tables[own], own)
@@ -115,11 +150,15 @@ class Rows:
             raise DatasetError(f"{self.dataset}: 1 distinct {by}; at least 2 are needed to split.")
         return train, [row for row in rows if row.text(by) in held_out]
 
-    def _rows(self, table: datasets.Dataset, split: str) -> list[Row]:
+    def _rows(self, table: Table, split: str) -> list[Row]:
         source = self.dataset if split == "train" else f"{self.dataset} ({split})"
         if not len(table):
             raise DatasetError(f"{source}: empty, it has no rows.")
-        picked = {need: table[name] for need, name in self._names.items()}
+        absent = [None] * len(table)
+        picked = {
+            need: table[name] if name in table.column_names else absent
+            for need, name in self._names.items()
+        }
         return [
             Row(
                 number=i, source=source, values={need: column[i] for need, column in picked.items()}
@@ -133,6 +172,40 @@ def _shuffle(split: str, epoch: int, size: int) -> list[int]:
     order = list(range(size))
     rng_for("rows", split, epoch).shuffle(order)
     return order
+
+
+def _load_plain(dataset: str) -> Records | None:
+    """Return the records of a local `.jsonl` or `.json` file, None for anything else."""
+    path = Path(dataset).expanduser()
+    suffix = path.suffix.lower()
+    if suffix not in (".jsonl", ".json") or not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"env.dataset={dataset}: cannot be read ({error}).") from error
+    if suffix == ".jsonl":
+        lines = [line for line in text.split("\n") if line.strip()]
+        return Records([_parsed(line, dataset, i) for i, line in enumerate(lines)])
+    try:
+        whole = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DatasetError(f"env.dataset={dataset}: cannot be read ({error}).") from error
+    rows = whole if isinstance(whole, list) else [whole]
+    return Records([_object(row, dataset, i) for i, row in enumerate(rows)])
+
+
+def _parsed(line: str, dataset: str, number: int) -> Mapping[str, Any]:
+    try:
+        return _object(json.loads(line), dataset, number)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DatasetError(f"{dataset}: row {number + 1} is no JSON ({error}).") from error
+
+
+def _object(row: Any, dataset: str, number: int) -> Mapping[str, Any]:
+    if not isinstance(row, dict):
+        raise DatasetError(f"{dataset}: row {number + 1} is no object with columns.")
+    return row
 
 
 def _load(dataset: str) -> Mapping[str, datasets.Dataset]:

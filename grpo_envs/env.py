@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import gymnasium
 
 from grpo_envs.errors import ResetNeeded, require_one_of
-from grpo_envs.rewards import respond_safely, score_safely, settle, weights_from
+from grpo_envs.reward_functions import compose
+from grpo_envs.rewards import merged, respond_safely, score_safely, settle
 from grpo_envs.seeding import rng_for
 from grpo_envs.spaces import UnicodeText
 from grpo_envs.types import Problem, Reply, Reward, Turn
@@ -40,7 +42,7 @@ class TextEnv(gymnasium.Env[str, str]):
     """What a chat model is told before the prompt; '' for nothing."""
     max_turns: int = 1
     """Answers per episode. Above 1, `respond` is called in place of `score_batch`."""
-    concurrency: ClassVar[str] = "none"
+    concurrency: str = "none"
     """How a vector env may score members at once: none, threads or processes."""
     rows: Rows | None = None
     """Set by an environment whose problems come from a dataset; see `from_row`."""
@@ -49,14 +51,15 @@ class TextEnv(gymnasium.Env[str, str]):
         self,
         split: str = "train",
         *,
-        rewards: Mapping[str, float] | None = None,
+        rewards: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
         """Make an environment on `split` (train or eval).
 
         Args:
             split: Where problems come from; the two splits share none.
-            rewards: Weights of reward parts, in place of the defaults in `parts`.
+            rewards: Weights of reward parts, in place of the defaults in `parts`, or mappings of
+                `weight`, `scale` and `clip`; also reward functions to add, by name.
             render_mode: None, or `ansi` for a transcript as text.
 
         Raises:
@@ -65,7 +68,8 @@ class TextEnv(gymnasium.Env[str, str]):
         require_one_of("env.split", split, SPLITS)
         require_one_of("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         self.split = split
-        self.weights = weights_from(self.parts, rewards)
+        self._parts, self._functions = compose(self.parts, rewards)
+        self.weights = {name: part.weight for name, part in self._parts.items()}
         self.render_mode = render_mode
         self.observation_space = UnicodeText()
         self.action_space = UnicodeText()
@@ -101,9 +105,14 @@ class TextEnv(gymnasium.Env[str, str]):
 
     @property
     def reward_range(self) -> tuple[float, float]:
-        """The least and the most that an answer can earn."""
-        weights = self.weights.values()
-        return sum(w for w in weights if w < 0), sum(w for w in weights if w > 0)
+        """The least and the most that an answer can earn, where each raw part is in [0, 1]."""
+        ranges = [part.range for part in self._parts.values()]
+        return sum(low for low, _ in ranges), sum(high for _, high in ranges)
+
+    @property
+    def own_weights(self) -> dict[str, float]:
+        """The weights of the environment's own parts, without those of added functions."""
+        return {name: self.weights[name] for name in self.parts}
 
     def problem(self, seed: int, split: str | None = None) -> Problem:
         """Return problem number `seed` of `split` (this environment's own when None)."""
@@ -117,18 +126,30 @@ class TextEnv(gymnasium.Env[str, str]):
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
     ) -> list[Reply]:
         """Answer the last turn of each episode, rewards weighted, grader failures made invalid."""
+        answers = [turns[-1].action for turns in episodes]
         if self.max_turns == 1:
-            answers = [turns[-1].action for turns in episodes]
             rewards = score_safely(self.score_batch, problems, answers)
             replies = [Reply(reward=reward) for reward in rewards]
         else:
             pairs = zip(problems, episodes, strict=True)
             replies = [respond_safely(self.respond, problem, turns) for problem, turns in pairs]
-        return [dataclasses.replace(r, reward=settle(r.reward, self.weights)) for r in replies]
+        asked = [
+            score_safely(function, problems, answers, name)
+            for name, function in self._functions.items()
+        ]
+        rewards = [merged(each) for each in zip((r.reward for r in replies), *asked, strict=True)]
+        return [
+            dataclasses.replace(reply, reward=settle(reward, self._parts))
+            for reply, reward in zip(replies, rewards, strict=True)
+        ]
 
     def info_for(self, reward: Reward) -> dict[str, Any]:
-        """Return a step's `info`: every declared part, floats only, and `detail` for people."""
-        parts = {f"reward/{name}": float(reward.parts.get(name, 0.0)) for name in self.parts}
+        """Return a step's `info`: every part, floats only, and `detail` for people.
+
+        NaN stands for an added part that does not apply to the problem.
+        """
+        absent = {name: math.nan if name in self._functions else 0.0 for name in self._parts}
+        parts = {f"reward/{name}": float(reward.parts.get(name, absent[name])) for name in absent}
         return {**parts, "reward_valid": float(reward.valid), "detail": reward.error}
 
     def reset(

@@ -31,6 +31,14 @@ class ResetNeeded(GrpoEnvsError, RuntimeError):
     """`step` was called before `reset`, or after the episode ended."""
 
 
+class SandboxError(GrpoEnvsError, RuntimeError):
+    """The sandbox itself failed: the answer is not wrong, its reward is invalid."""
+
+
+class SandboxUnavailable(SandboxError):
+    """This machine gives no isolation that a program may run in; every probe is listed."""
+
+
 class ContractBroken(GrpoEnvsError, AssertionError):
     """An environment breaks a promise that `check_env` verifies."""
 

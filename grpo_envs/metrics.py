@@ -22,6 +22,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "reward/mean": fmean(totals),
         "reward/std": pstdev(totals),
         **{f"reward/{name}": _part_mean(valid, name) for name in sorted(parts)},
+        **{f"reward_weighted/{name}": _weighted_mean(valid, name) for name in sorted(parts)},
         "reward/invalid": 1 - len(valid) / len(rewards),
         "group/zero_std": fmean(group.flat for group in groups),
         "completion/length": fmean(c.length for c in completions),
@@ -29,14 +30,20 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     }
 
 
-def eval_metrics(groups: Sequence[Group], maximum: float) -> dict[str, float]:
+def eval_metrics(groups: Sequence[Group], weights: Mapping[str, float]) -> dict[str, float]:
     """Return metrics of a greedy evaluation, one completion a group.
 
-    `eval/accuracy` is the share of answers that earn `maximum`; `eval/ci95` is half the width of
-    its 95 % interval (Wilson, 1927). An invalid reward counts as not earned.
+    `eval/accuracy` is the share of answers that earn the most that the environment's own parts can
+    give, whatever added functions say; `eval/ci95` is half the width of its 95 % interval (Wilson,
+    1927). An invalid reward counts as not earned.
+
+    Args:
+        groups: What was answered and earned.
+        weights: The weight of each of the environment's own parts.
     """
     rewards = [reward for group in groups for reward in group.rewards]
-    accuracy = fmean(r.valid and math.isclose(r.total, maximum) for r in rewards)
+    most = math.fsum(weight for weight in weights.values() if weight > 0)
+    accuracy = fmean(r.valid and math.isclose(_earned(r, weights), most) for r in rewards)
     valid = [reward for reward in rewards if reward.valid]
     parts = {name for reward in valid for name in reward.parts}
     return {
@@ -52,8 +59,17 @@ def eval_metrics(groups: Sequence[Group], maximum: float) -> dict[str, float]:
 
 
 def _part_mean(rewards: Sequence[Reward], name: str) -> float:
-    """Return the mean of a part; a reward that leaves it out has 0 there."""
-    return fmean(reward.parts.get(name, 0.0) for reward in rewards)
+    """Return the mean of a part over the rewards that have it: it may not apply to all problems."""
+    return fmean(reward.parts[name] for reward in rewards if name in reward.parts)
+
+
+def _weighted_mean(rewards: Sequence[Reward], name: str) -> float:
+    """Return what a part adds to the mean reward."""
+    return fmean(r.weights.get(name, 1.0) * r.parts.get(name, 0.0) for r in rewards)
+
+
+def _earned(reward: Reward, weights: Mapping[str, float]) -> float:
+    return math.fsum(weight * reward.parts.get(name, 0.0) for name, weight in weights.items())
 
 
 def wilson_half_width(share: float, n: int, z: float = 1.96) -> float:

@@ -1,26 +1,21 @@
-"""What installed packages bring: found through entry points, loaded on use.
+"""What installed packages bring, made for use: `make` an environment by its name.
 
 The built-in environments and agents register exactly as a third-party package does.
 """
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, cast
 
 import gymnasium
 
 from grpo_envs.env import TextEnv
-from grpo_envs.errors import PluginError, UnknownName, nearest, unknown
+from grpo_envs.errors import PluginError
+from grpo_envs.installed import ENVS, available, check_keywords, load
 from grpo_envs.vector import GroupVectorEnv
-
-ENVS = "grpo_envs.envs"
-AGENTS = "grpo_envs.agents"
 
 
 @cache
@@ -31,49 +26,6 @@ def conf_dir() -> Path:
         if (candidate / "config.yaml").is_file():
             return candidate
     raise PluginError(f"no conf/config.yaml in or beside {package}: reinstall grpo-envs.")
-
-
-def available(group: str) -> dict[str, EntryPoint]:
-    """Return the entry points of a group by name. Reads metadata only; imports nothing."""
-    return {ep.name: ep for ep in sorted(entry_points(group=group), key=lambda ep: ep.name)}
-
-
-def load(group: str, name: str) -> Any:
-    """Import what is registered under `name`.
-
-    Raises:
-        UnknownName: nothing is; the message lists what there is.
-        PluginError: two packages claim the name, or the import fails.
-    """
-    known = available(group)
-    if name not in known:
-        raise unknown(group.removeprefix("grpo_envs.").removesuffix("s"), name, known)
-    claims = sorted({ep.value for ep in entry_points(group=group, name=name)})
-    if len(claims) > 1:
-        raise PluginError(f"{group}: several packages claim {name!r}: {', '.join(claims)}.")
-    try:
-        return known[name].load()
-    except Exception as error:  # anything can go wrong in somebody else's import
-        cause = f"{type(error).__name__}: {error}"
-        raise PluginError(f"{group}: {name!r} ({claims[0]}) cannot be loaded: {cause}") from error
-
-
-def check_keywords(
-    target: Callable[..., Any], given: Mapping[str, Any], prefix: str, also: tuple[str, ...] = ()
-) -> None:
-    """Refuse keywords that `target` does not take.
-
-    Raises:
-        UnknownName: naming the keyword with `prefix`, what is allowed (`also` is) and the nearest.
-    """
-    parameters = inspect.signature(target).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    names = [*(p.name for p in parameters if p.kind is not p.VAR_POSITIONAL), *also]
-    for key in given:
-        if key not in names:
-            allowed = ", ".join(prefix + name for name in names if name != "render_mode")
-            raise UnknownName(f"no {prefix}{key}. Allowed: {allowed}.{nearest(key, names)}")
 
 
 def register_envs() -> None:

@@ -1,37 +1,81 @@
 """From an environment's `score` to rewards that a run can trust.
 
 Composition is declared: an environment names its parts with a default weight each, and
-`env.rewards={correct: 1.0, format: 0.1}` in the configuration changes the weights.
+`env.rewards` in the configuration changes them or adds reward functions of installed packages:
+
+    env.rewards={correct: 1.0, format: 0.1, repetition: -0.5, length: {weight: -0.2, most: 300}}
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from grpo_envs.errors import ContractBroken, require, unknown
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
 ScoreBatch = Callable[[Sequence[Problem], Sequence[str]], list[Reward]]
+SHAPING = ("weight", "scale", "clip")
+_BOUNDS = 2
 
 
-def weights_from(
-    declared: Mapping[str, float], given: Mapping[str, float] | None
-) -> dict[str, float]:
-    """Return the declared weights with the given ones in their place.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """How a part counts: weight * clip(scale * raw)."""
+
+    weight: float = 1.0
+    scale: float = 1.0
+    clip: tuple[float, float] = (-math.inf, math.inf)
+
+    def shaped(self, raw: float) -> float:
+        """Return the raw value scaled and clipped: what is logged under the part's name.
+
+        >>> Part(scale=0.01, clip=(0, 1)).shaped(250)
+        1
+        """
+        low, high = self.clip
+        return min(max(self.scale * raw, low), high)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the most that it adds to a reward, for raw values in [0, 1]."""
+        ends = sorted(self.weight * self.shaped(raw) for raw in (0.0, 1.0))
+        return ends[0], ends[1]
+
+
+def part_from(name: str, given: object, usual: float = 1.0) -> Part:
+    """Read what `env.rewards` says of a part: a weight, or a mapping of weight, scale and clip.
 
     Raises:
-        UnknownName: a given part is not declared; the message lists the parts.
+        ConfigError: a value is not allowed; the message names the key.
+
+    >>> part_from("length", {"weight": -0.2, "clip": [0, 1]})
+    Part(weight=-0.2, scale=1.0, clip=(0.0, 1.0))
     """
-    for name, weight in (given or {}).items():
-        if name not in declared:
-            raise unknown("reward part", name, declared)
-        finite = isinstance(weight, int | float) and math.isfinite(weight)
-        require(finite, f"env.rewards.{name}", weight, "a finite number")
-    return {**declared, **{name: float(weight) for name, weight in (given or {}).items()}}
+    key = f"env.rewards.{name}"
+    values: Mapping[str, Any] = given if isinstance(given, Mapping) else {"weight": given}
+    weight, scale = values.get("weight", usual), values.get("scale", 1.0)
+    require(_finite(weight), key if values is not given else f"{key}.weight", weight, _NUMBER)
+    require(_finite(scale), f"{key}.scale", scale, _NUMBER)
+    if "clip" not in values:
+        return Part(weight=float(weight), scale=float(scale))
+    clip = values["clip"]
+    pair = isinstance(clip, Sequence) and len(clip) == _BOUNDS and all(map(_finite, clip))
+    require(pair and clip[0] <= clip[1], f"{key}.clip", clip, "[least, most]")
+    return Part(weight=float(weight), scale=float(scale), clip=(float(clip[0]), float(clip[1])))
 
 
-def settle(reward: Reward, weights: Mapping[str, float]) -> Reward:
-    """Attach the weights; a part that is not finite makes the reward invalid.
+_NUMBER = "a finite number"
+
+
+def _finite(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def settle(reward: Reward, parts: Mapping[str, Part]) -> Reward:
+    """Shape the parts and attach their weights; one that is not finite makes the reward invalid.
 
     Raises:
         ContractBroken: `score` returned a part that the environment does not declare.
@@ -39,15 +83,27 @@ def settle(reward: Reward, weights: Mapping[str, float]) -> Reward:
     if not reward.valid:
         return reward
     for name, value in reward.parts.items():
-        if name not in weights:
-            raise ContractBroken(f"score returned {unknown('reward part', name, weights)}")
+        if name not in parts:
+            raise ContractBroken(f"score returned {unknown('reward part', name, parts)}")
         if not math.isfinite(value):
             return Reward(valid=False, error=f"reward part {name!r} is {value}")
-    return dataclasses.replace(reward, weights=weights)
+    shaped = {name: parts[name].shaped(value) for name, value in reward.parts.items()}
+    weights = {name: part.weight for name, part in parts.items()}
+    return dataclasses.replace(reward, parts=shaped, weights=weights)
+
+
+def merged(rewards: Sequence[Reward]) -> Reward:
+    """Return one reward with the parts of all; not valid where one of them is not."""
+    failed = next((reward for reward in rewards if not reward.valid), None)
+    parts = {name: value for reward in rewards for name, value in reward.parts.items()}
+    return failed or dataclasses.replace(rewards[0], parts=parts)
 
 
 def score_safely(
-    score_batch: ScoreBatch, problems: Sequence[Problem], answers: Sequence[str]
+    score_batch: ScoreBatch,
+    problems: Sequence[Problem],
+    answers: Sequence[str],
+    name: str = "score_batch",
 ) -> list[Reward]:
     """Score a batch so that an answer whose grading raises costs that answer only.
 
@@ -62,12 +118,13 @@ def score_safely(
     else:
         if len(rewards) != len(answers):
             counts = f"{len(rewards)} rewards for {len(answers)} answers"
-            raise ContractBroken(f"score_batch returned {counts}.")
+            raise ContractBroken(f"{name} returned {counts}.")
         return rewards
     middle = len(answers) // 2
-    return score_safely(score_batch, problems[:middle], answers[:middle]) + score_safely(
-        score_batch, problems[middle:], answers[middle:]
-    )
+    return [
+        *score_safely(score_batch, problems[:middle], answers[:middle], name),
+        *score_safely(score_batch, problems[middle:], answers[middle:], name),
+    ]
 
 
 def respond_safely(

@@ -55,8 +55,8 @@ class Trainer:
     agent: Agent
     rollout: Sampler
     eval_rollout: Sampler
-    max_reward: float
-    """The most that an answer can earn; an answer that earns it counts as accurate."""
+    parts: Mapping[str, float]
+    """Weights of the environment's own reward parts; who earns them all counts as accurate."""
     eval_problems: int
     loggers: Sequence[Logger]
     checkpoints: Checkpoints
@@ -190,7 +190,7 @@ class Trainer:
         if not self.eval_problems:
             return None
         groups = self.eval_rollout(range(self.eval_problems), Timer())
-        metrics = eval_metrics(groups, self.max_reward)
+        metrics = eval_metrics(groups, self.parts)
         for logger in self.loggers:
             logger.log_eval(self.done, metrics)
         return metrics["eval/accuracy"]

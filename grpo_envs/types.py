@@ -20,7 +20,8 @@ class Problem:
     gold: Any
     """Whatever the environment's `score` compares against. Never shown to the policy."""
     solution: str
-    """A completion that must earn the maximum; `check_env` plays it back."""
+    """A completion that must earn the maximum, which `check_env` plays back; '' where a dataset
+    has none."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Anything else worth logging: level, source row, topic."""
 

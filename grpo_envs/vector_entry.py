@@ -6,7 +6,8 @@ A string, so that environment specs stay JSON; the name decides which environmen
 from collections.abc import Callable
 from functools import partial
 
-from grpo_envs.plugins import ENVS, available, make_groups
+from grpo_envs.installed import ENVS, available
+from grpo_envs.plugins import make_groups
 from grpo_envs.vector import GroupVectorEnv
 
 

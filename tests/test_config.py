@@ -49,7 +49,11 @@ def test_environment_keys_need_no_plus() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("env=maths", "env=maths. Allowed: gsm8k, gsm_symbolic, math. Did you mean 'math'?"),
+        (
+            "env=maths",
+            "env=maths. Allowed: code, codeio, gsm8k, gsm_symbolic, humaneval, math, mbpp. "
+            "Did you mean 'math'?",
+        ),
         ("agent.group_sise=8", "no agent.group_sise=8. Allowed: *Did you mean 'agent.group_size'?"),
         ("agent.group_size=eight", "agent.group_size=eight: *'eight'*Integer"),
         (

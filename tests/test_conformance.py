@@ -16,7 +16,7 @@ import grpo_envs
 from grpo_envs import Problem, Reply, Reward, TextEnv, Turn, UnicodeText, check_env
 from grpo_envs.conformance import findings
 from grpo_envs.errors import ContractBroken
-from grpo_envs.plugins import ENVS, available
+from grpo_envs.installed import ENVS, available
 from grpo_envs.seeding import split_of
 
 NAMES = sorted(available(ENVS))

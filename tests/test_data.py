@@ -12,7 +12,7 @@ import pytest
 
 import grpo_envs
 from grpo_env_math import MathEnv
-from grpo_envs.data import Row, Rows
+from grpo_envs.data import Records, Row, Rows
 from grpo_envs.errors import ConfigError, DatasetError, UnknownName
 
 NEEDS = ("prompt", "gold")
@@ -216,15 +216,15 @@ def test_a_worked_answer_ends_in_its_gold(write: Write) -> None:
             jsonl([*numbered(6), {"prompt": "x?", "gold": "a dozen"}, *numbered(3, 10)]),
             None,
             DatasetError,
-            "{path}: row 7: gold 'a dozen' is not a number.",
-            id="a gold that is no number",
+            "{path}: row 7: gold 'a dozen' cannot be graded: it is prose, not mathematics.",
+            id="a gold that is no mathematics",
         ),
         pytest.param(
             "rows.jsonl",
-            jsonl([*numbered(2), {"prompt": "x?", "gold": "two\nlines"}]),
+            jsonl([*numbered(2), {"prompt": "x?", "gold": "a dozen\neggs"}]),
             None,
             DatasetError,
-            "{path}: row 3: gold 'two\\nlines' is not a number.",
+            "{path}: row 3: gold 'a dozen\\neggs' cannot be graded: it is prose, not mathematics.",
             id="a gold of two lines is told in one",
         ),
         pytest.param(
@@ -438,11 +438,14 @@ def test_a_folder_with_one_split_is_split_like_a_file(write: Write, tmp_path: Pa
 
 def test_a_mistake_in_the_test_split_says_so(write: Write, tmp_path: Path) -> None:
     write("set/train.jsonl", jsonl(numbered(30)))
-    write("set/test.jsonl", jsonl([{"prompt": "ok", "gold": "1"}, {"prompt": "x", "gold": "y"}]))
+    write("set/test.jsonl", jsonl([{"prompt": "ok", "gold": "1"}, {"prompt": "x", "gold": "x +"}]))
     folder = str(tmp_path / "set")
     with pytest.raises(DatasetError) as caught:
         MathEnv(dataset=folder)
-    assert str(caught.value) == f"{folder} (test): row 2: gold 'y' is not a number."
+    assert (
+        str(caught.value)
+        == f"{folder} (test): row 2: gold 'x +' cannot be graded: it ends too early."
+    )
 
 
 def test_a_folder_without_data_is_one_line(tmp_path: Path) -> None:
@@ -464,3 +467,116 @@ def test_a_cell_of_csv_is_the_text_that_stands_there(column: str, cell: str, wri
     path = write("rows.csv", f"prompt,gold\n{row['prompt']},{row['gold']}\nother,2\n")
     rows = sorted(Rows(path, needs=NEEDS).all(), key=lambda row: row.number)
     assert rows[0].text(column) == cell
+
+
+# Plain values
+
+
+MIXED: list[dict[str, Any]] = [
+    {"prompt": "a", "gold": [1, "x", None, {"k": [1.5]}], "more": 7},
+    {"prompt": "b", "gold": {"kind": "call", "args": [[1], "y"]}},
+    {"prompt": "c", "gold": 10**30, "more": None},
+    {"prompt": "d", "gold": "text", "more": "8"},
+]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_plain_cells_keep_their_values_and_types(suffix: str, write: Write) -> None:
+    text = jsonl(MIXED) if suffix == ".jsonl" else json.dumps(MIXED)
+    path = write(f"rows{suffix}", text)
+    rows = Rows(path, needs=NEEDS, optional=("more",), plain=True)
+    cells = {row.text("prompt"): row.values for row in rows.all()}
+    assert {name: cell["gold"] for name, cell in cells.items()} == {
+        str(row["prompt"]): row["gold"] for row in MIXED
+    }
+    assert [cells[name]["more"] for name in "abcd"] == [7, None, None, "8"]
+    with pytest.raises(DatasetError):
+        Rows(path, needs=NEEDS)  # Arrow has one type a column
+
+
+def test_a_plain_file_is_split_and_shuffled_like_any_other(write: Write) -> None:
+    path = write("rows.jsonl", jsonl(numbered(40)))
+    plain, other = Rows(path, needs=NEEDS, plain=True), Rows(path, needs=NEEDS)
+    for split in ("train", "eval"):
+        assert prompts(plain, split) == prompts(other, split)
+
+
+def test_plain_is_as_usual_for_other_formats(write: Write) -> None:
+    path = write("rows.csv", "prompt,gold\na,007\nb,8\n")
+    rows = Rows(path, needs=NEEDS, plain=True).all()
+    assert sorted(row.text("gold") for row in rows) == ["007", "8"]
+
+
+def test_an_optional_column_is_none_where_there_is_none(write: Write) -> None:
+    path = write("rows.jsonl", jsonl(numbered(9)))
+    rows = Rows(path, needs=NEEDS, optional=("hint",))
+    assert {row.values["hint"] for row in rows.all()} == {None}
+
+
+def test_an_optional_column_that_is_named_must_be_there(write: Write) -> None:
+    path = write("rows.jsonl", jsonl(numbered(9)))
+    with pytest.raises(DatasetError) as caught:
+        Rows(path, needs=NEEDS, optional=("hint",), columns={"hint": "golt"})
+    assert str(caught.value) == (
+        f"{path}: no column 'golt'. Did you mean 'gold'? "
+        "Set env.columns={hint: ...} to one of: prompt, gold."
+    )
+    with pytest.raises(UnknownName, match="Allowed: gold, hint, prompt"):
+        Rows(path, needs=NEEDS, optional=("hint",), columns={"hunt": "gold"})
+
+
+def test_records_may_be_read_elsewhere() -> None:
+    rows = Rows("mine", needs=NEEDS, records=Records([*numbered(20)]))
+    assert (rows.count("train"), rows.count("eval")) == (18, 2)
+    assert {row.source for row in rows.all()} == {"mine"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "rows.jsonl",
+            '{"prompt": "a", "gold": 1}\n\n{"prompt": \n',
+            "{path}: row 2 is no JSON (Expecting value: line 1 column 12 (char 11)).",
+        ),
+        ("rows.jsonl", '{"prompt": "a"}\n[1]\n', "{path}: row 2 is no object with columns."),
+        ("rows.json", '[{"prompt": "a"}, 3]', "{path}: row 2 is no object with columns."),
+        (
+            "rows.json",
+            '[{"prompt": ]',
+            "env.dataset={path}: cannot be read (Expecting value: line 1 column 13 (char 12)).",
+        ),
+        (
+            "rows.jsonl",
+            "[" * 100_000,
+            "{path}: row 1 is no JSON (maximum recursion depth exceeded while decoding a JSON "
+            "array from a unicode string).",
+        ),
+        ("rows.jsonl", " \n", "{path}: empty, it has no rows."),
+        ("rows.json", "[]", "{path}: empty, it has no rows."),
+        (
+            "rows.jsonl",
+            '{"prompt": "a"}\n',
+            "{path}: no column 'gold'. Set env.columns={{gold: ...}} to one of: prompt.",
+        ),
+    ],
+)
+def test_a_mistake_in_a_plain_file_is_one_line(
+    name: str, text: str, message: str, write: Write
+) -> None:
+    path = write(name, text)
+    with pytest.raises(DatasetError) as caught:
+        Rows(path, needs=NEEDS, plain=True)
+    assert str(caught.value) == message.format(path=path)
+
+
+def test_a_plain_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"prompt": "\xff"}')
+    with pytest.raises(DatasetError, match=r"cannot be read \('utf-8' codec"):
+        Rows(str(path), needs=NEEDS, plain=True)
+
+
+def test_a_plain_file_that_is_missing_says_so() -> None:
+    with pytest.raises(DatasetError, match="no such file"):
+        Rows("missing.jsonl", needs=NEEDS, plain=True)

@@ -170,7 +170,8 @@ def test_step_needs_reset_before_and_after_an_episode(env: TextEnv) -> None:
         ),
         pytest.param(
             {"rewards": {"corect": 1.0}},
-            "no reward part 'corect'. Allowed: brief, correct. Did you mean 'correct'?",
+            "no reward part 'corect'. Allowed: brief, correct, length, repetition. "
+            "Did you mean 'correct'?",
             id="reward part",
         ),
     ],

@@ -36,6 +36,7 @@ def test_the_wheel_has_our_packages_and_nothing_else(names: list[str]) -> None:
     top = {name.split("/")[0] for name in names}
     assert {t for t in top if not t.endswith(".dist-info")} == {
         "grpo_envs",
+        "grpo_env_code",
         "grpo_env_math",
         "grpo_agent",
     }

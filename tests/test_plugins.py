@@ -13,7 +13,8 @@ from gymnasium.envs.registration import EnvSpec
 
 import grpo_envs
 from grpo_envs.errors import PluginError, UnknownName
-from grpo_envs.plugins import AGENTS, ENVS, available, check_keywords, conf_dir, load
+from grpo_envs.installed import AGENTS, ENVS, available, check_keywords, load
+from grpo_envs.plugins import conf_dir
 
 SOURCE = '''
 import random

@@ -36,7 +36,8 @@ from grpo_envs.types import Completion, Group, Reward
 
 PROMPTS = ["What is 1+2?", "What is 48+12+44+7?", "Why?"]
 ROWS = [([5, 6, 7], [8, 9]), ([5, 6, 7], [10]), ([11], [12, 13, 14, 15]), ([11], [16, 17, 18])]
-VOCABULARY = 299
+TOKENIZER = AutoTokenizer.from_pretrained(TINY)
+VOCABULARY, END, PAD = len(TOKENIZER), TOKENIZER.eos_token_id, TOKENIZER.pad_token_id
 
 
 def qwen3(**changes: Any) -> Qwen3ForCausalLM:
@@ -65,8 +66,8 @@ def gpt2(dropout: float = 0.0) -> GPT2LMHeadModel:
             n_layer=2,
             n_head=2,
             n_positions=128,
-            bos_token_id=294,
-            eos_token_id=294,
+            bos_token_id=END,
+            eos_token_id=END,
             initializer_range=0.3,
             resid_pdrop=dropout,
             embd_pdrop=dropout,
@@ -86,9 +87,9 @@ def opt(dropout: float = 0.0) -> OPTForCausalLM:
             num_hidden_layers=2,
             num_attention_heads=2,
             max_position_embeddings=128,
-            pad_token_id=292,
-            bos_token_id=294,
-            eos_token_id=294,
+            pad_token_id=PAD,
+            bos_token_id=END,
+            eos_token_id=END,
             init_std=0.3,
             dropout=dropout,
         )
@@ -442,7 +443,7 @@ def test_a_model_that_scales_its_logits_is_refused() -> None:
         num_key_value_heads=1,
         initializer_range=0.3,
         logits_scaling=8.0,
-        pad_token_id=292,
+        pad_token_id=PAD,
     )
     with pytest.raises(ConfigError, match="GraniteForCausalLM scales or caps its logits"):
         require_plain_head(GraniteForCausalLM(config))

@@ -311,6 +311,8 @@ def test_group_metrics_by_hand() -> None:
             "reward/std": 0.496655,
             "reward/correct": 1 / 3,
             "reward/format": 2 / 3,
+            "reward_weighted/correct": 1 / 3,
+            "reward_weighted/format": 0.2 / 3,
             "reward/invalid": 0.25,
             "group/zero_std": 0.5,
             "completion/length": 3.0,
@@ -348,10 +350,13 @@ def test_a_step_where_nothing_is_valid_has_finite_metrics() -> None:
     }
 
 
-def test_a_part_that_one_member_omits_counts_as_zero_for_it() -> None:
-    # info_for and eval_metrics read an omitted part as 0; so must the training metrics.
-    some, none = Reward(parts={"a": 1.0, "b": 1.0}), Reward(parts={"a": 1.0})
-    assert group_metrics([group((some, 1, "stop"), (none, 1, "stop"))])["reward/b"] == 0.5
+def test_a_part_that_does_not_apply_is_no_zero() -> None:
+    # Its mean is over those that have it; to the mean reward it adds nothing elsewhere.
+    some, none = Reward(parts={"a": 1.0, "b": 0.5}, weights={"b": 2.0}), Reward(parts={"a": 1.0})
+    metrics = group_metrics([group((some, 1, "stop"), (none, 1, "stop"))])
+    assert metrics["reward/b"] == 0.5
+    assert metrics["reward_weighted/b"] == 0.5
+    assert metrics["reward/mean"] == 1.5
 
 
 def test_eval_metrics_by_hand() -> None:
@@ -362,7 +367,7 @@ def test_eval_metrics_by_hand() -> None:
         group((earned(1, 1), 2, "stop")),
     ]
     # p = 1/2, n = 4, z = 1.96: z / (1 + z^2 / 4) * sqrt(1/16 + z^2 / 64) = 0.349964
-    assert eval_metrics(groups, maximum=1.1) == pytest.approx(
+    assert eval_metrics(groups, {"correct": 1.0, "format": 0.1}) == pytest.approx(
         {
             "eval/accuracy": 0.5,
             "eval/ci95": 0.349964,
@@ -377,21 +382,31 @@ def test_eval_metrics_by_hand() -> None:
 
 def test_an_invalid_answer_is_never_accurate() -> None:
     # Its total is 0, and so is the maximum of an environment that only punishes.
-    assert eval_metrics([group((BROKEN, 1, "stop"))], maximum=0.0)["eval/accuracy"] == 0.0
+    assert eval_metrics([group((BROKEN, 1, "stop"))], {"a": -1.0})["eval/accuracy"] == 0.0
 
 
 def test_accuracy_forgives_rounding_and_nothing_more() -> None:
     # 0.1 + 0.2 is not 0.3 in floats, and is the maximum all the same.
-    close = Reward(parts={"a": 0.1 + 0.2})
-    short = Reward(parts={"a": 0.2999})
-    assert eval_metrics([group((close, 1, "stop"))], maximum=0.3)["eval/accuracy"] == 1.0
-    assert eval_metrics([group((short, 1, "stop"))], maximum=0.3)["eval/accuracy"] == 0.0
+    weights = {"a": 0.3}
+    close = Reward(parts={"a": (0.1 + 0.2) / 0.3})
+    short = Reward(parts={"a": 0.9999})
+    assert eval_metrics([group((close, 1, "stop"))], weights)["eval/accuracy"] == 1.0
+    assert eval_metrics([group((short, 1, "stop"))], weights)["eval/accuracy"] == 0.0
+
+
+def test_accuracy_is_about_the_environments_own_parts() -> None:
+    # A penalty that was added makes no right answer wrong, and a bonus no wrong one right.
+    penalised = Reward(parts={"correct": 1.0, "length": 1.0}, weights={"length": -0.5})
+    bonus = Reward(parts={"correct": 0.0, "length": 1.0}, weights={"length": 1.0})
+    for reward, accuracy in ((penalised, 1.0), (bonus, 0.0)):
+        metrics = eval_metrics([group((reward, 1, "stop"))], {"correct": 1.0})
+        assert metrics["eval/accuracy"] == accuracy
 
 
 def test_a_nan_in_an_invalid_reward_does_not_reach_the_metrics() -> None:
     broken = Reward(parts={"a": math.nan}, valid=False, error="score said so itself")
     metrics = eval_metrics(
-        [group((broken, 1, "stop")), group((Reward(parts={"a": 1.0}), 1, "stop"))], maximum=1.0
+        [group((broken, 1, "stop")), group((Reward(parts={"a": 1.0}), 1, "stop"))], {"a": 1.0}
     )
     assert all(math.isfinite(value) for value in metrics.values())
 

@@ -30,11 +30,12 @@ from grpo_agent.policy import Policy
 from grpo_envs.env import TextEnv
 from grpo_envs.seeding import rng_for
 
-ENVIRONMENTS = ("math",)
+ENVIRONMENTS = ("math", "math", "code")
+"""They take turns; who is named twice has twice as many."""
 DIRECT_SHARE = 0.65
 """Demonstrations that answer at once, where a cycle mixes."""
 BATCH_SIZE = 64
-VOCABULARY = 448
+VOCABULARY = 512
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = ("<think>", "</think>", "<answer>", "</answer>")
 CHAT_TEMPLATE = (
@@ -66,13 +67,13 @@ class Cycle:
     """So many steps of it show thinking only; the others mix, see DIRECT_SHARE."""
 
 
-CYCLES = (Cycle(steps=1800, lr=3e-3, thinking_steps=1000), Cycle(steps=600, lr=2e-3))
+CYCLES = (Cycle(steps=2700, lr=3e-3, thinking_steps=1500), Cycle(steps=900, lr=2e-3))
 
 
 def demonstration(
     envs: Sequence[TextEnv], number: int, seed: int, direct_share: float
 ) -> Demonstration:
-    """Return demonstration `number`; the environments take turns."""
+    """Return demonstration `number`."""
     env = envs[number % len(envs)]
     problem = env.problem(number, "train")
     answer = problem.solution

@@ -168,5 +168,6 @@ class Rollout:
     def _reward(self, infos: Mapping[str, Any], i: int) -> Reward:
         if not infos["reward_valid"][i]:
             return Reward(valid=False, error=str(infos["detail"][i]))
-        parts = {name: float(infos[f"reward/{name}"][i]) for name in self.env.weights}
+        values = {name: float(infos[f"reward/{name}"][i]) for name in self.env.weights}
+        parts = {name: value for name, value in values.items() if not math.isnan(value)}
         return Reward(parts=parts, weights=self.env.weights)

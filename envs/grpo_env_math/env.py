@@ -53,7 +53,7 @@ class MathEnv(TextEnv):
         dataset: str | None = None,
         columns: dict[str, str] | None = None,
         policy: dict[str, Any] | None = None,
-        rewards: dict[str, float] | None = None,
+        rewards: dict[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
         """Make the environment.

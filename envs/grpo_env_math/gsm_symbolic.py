@@ -28,7 +28,7 @@ class GsmSymbolicEnv(MathEnv):
         split: str = "train",
         *,
         answer: str = "tag",
-        rewards: dict[str, float] | None = None,
+        rewards: dict[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
         """Make the environment.

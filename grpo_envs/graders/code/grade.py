@@ -1,0 +1,142 @@
+"""Run a program on its tests and judge what it claims: the comparison is always made here."""
+
+import dataclasses
+import secrets
+from collections.abc import Callable
+
+from grpo_envs.graders.code.compare import Rule, compare, same_output, short
+from grpo_envs.graders.code.words import Case, CodeTests, CodeVerdict
+from grpo_envs.sandbox.types import Backend, Calls, Limits, Raised, RunResult
+
+_ASSERTION = "AssertionError"
+"""How the error of a program begins that ran, and answered wrongly."""
+_MOST_SLOW = 2
+"""Cases of standard input that may run into a limit of time before the rest is given up."""
+_ENDINGS = {
+    "wall": "it took too long",
+    "cpu": "it took too much processor time",
+    "memory": "it took too much memory",
+    "output": "it wrote too much",
+    "killed": "it was killed",
+    "refused": "it is too large",
+}
+
+
+def grade_code(
+    tests: CodeTests, program: str, backend: Backend, limits: Limits | None = None
+) -> CodeVerdict:
+    """Run `program` in `backend` and say what it passes.
+
+    Raises:
+        SandboxError: the sandbox failed, so nothing is known about the program.
+    """
+    if tests.preamble:
+        program = f"{tests.preamble}\n{program}"
+    return _KINDS[tests.kind](tests, program, backend, limits)
+
+
+def visible_part(tests: CodeTests) -> CodeTests:
+    """Return the tests that the policy may see, with whatever the program does on them."""
+    return dataclasses.replace(tests, cases=tests.cases[: tests.visible])
+
+
+def load_error(
+    tests: CodeTests, program: str, backend: Backend, limits: Limits | None = None
+) -> str:
+    """Run `program` without any test; return what ended it, '' where it ended well.
+
+    Raises:
+        SandboxError: the sandbox failed.
+    """
+    source = f"{tests.preamble}\n{program}" if tests.preamble else program
+    return _ending(backend.run(source, limits=limits))
+
+
+def _call(tests: CodeTests, program: str, backend: Backend, limits: Limits | None) -> CodeVerdict:
+    calls = Calls(entry_point=tests.entry_point, args=[case.given for case in tests.cases])
+    result = backend.run(program, calls=calls, limits=limits)
+    ending = _ending(result)
+    failures = {}
+    for number, case in enumerate(tests.cases):
+        claim = result.values[number] if number < len(result.values) else Raised(error=ending)
+        if isinstance(claim, Raised):
+            failures[number] = claim.error or "no value"
+        elif wrong := compare(claim.value, case.expected, case.through, _rule(tests, case)):
+            failures[number] = wrong
+    raised = any(isinstance(value, Raised) for value in result.values)
+    complete = len(result.values) >= len(tests.cases) and not raised
+    error = "" if result.values else ending
+    return _verdict(tests, failures, ran=result.status == "ok" and complete, error=error)
+
+
+def _stdio(tests: CodeTests, program: str, backend: Backend, limits: Limits | None) -> CodeVerdict:
+    failures, well, slow = {}, True, 0
+    for number, case in enumerate(tests.cases):
+        if slow >= _MOST_SLOW:
+            failures[number] = "not run, after others that took too long"
+            continue
+        result = backend.run(program, stdin=case.given, limits=limits)
+        ending = _ending(result)
+        well = well and not ending
+        slow += result.status in ("wall", "cpu")
+        if ending:
+            failures[number] = ending
+        elif not same_output(result.stdout, case.expected, _rule(tests, case)):
+            failures[number] = f"{short(result.stdout)} instead of {short(case.expected)}"
+    return _verdict(tests, failures, ran=well)
+
+
+def _asserts(
+    tests: CodeTests, program: str, backend: Backend, limits: Limits | None
+) -> CodeVerdict:
+    code = f"{tests.preamble}\n{tests.code}" if tests.preamble else tests.code
+    verdict = backend.judge(program, tests=code, entry_point=tests.entry_point, limits=limits)
+    if verdict.passed:
+        return CodeVerdict(kind=tests.kind, passed=1.0, ran=True)
+    error = verdict.error or "it failed its tests"
+    return CodeVerdict(kind=tests.kind, ran=error.startswith(_ASSERTION), error=error)
+
+
+def _weak(tests: CodeTests, program: str, backend: Backend, limits: Limits | None) -> CodeVerdict:
+    """Run test code in the program's own process: a program that wants to can pass anything."""
+    word = secrets.token_hex(8)  # only against programs that exit before the tests begin
+    tail = f"{tests.code}\ncheck({tests.entry_point})\nprint({word!r})\n"
+    result = backend.run(f"{program}\n{tail}", limits=limits)
+    if result.status == "ok" and result.stdout.rstrip().endswith(word):
+        return CodeVerdict(kind=tests.kind, passed=1.0, ran=True)
+    error = _ending(result) or "it ended before its tests did"
+    return CodeVerdict(kind=tests.kind, ran=error.startswith(_ASSERTION), error=error)
+
+
+def _rule(tests: CodeTests, case: Case) -> Rule:
+    return Rule(strict=tests.strict, rel_tol=case.rel_tol, abs_tol=case.abs_tol)
+
+
+def _verdict(
+    tests: CodeTests, failures: dict[int, str], *, ran: bool, error: str = ""
+) -> CodeVerdict:
+    passed = 1 - len(failures) / len(tests.cases)
+    return CodeVerdict(kind=tests.kind, passed=passed, ran=ran, failures=failures, error=error)
+
+
+def _ending(result: RunResult) -> str:
+    """Return how the program ended, '' where it ended well: the last line of its traceback."""
+    if result.status == "ok":
+        return ""
+    lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+    if result.status == "error" and lines:
+        return short_line(lines[-1])
+    return _ENDINGS.get(result.status, "it ended with an error")
+
+
+def short_line(text: str, most: int = 200) -> str:
+    """Return at most `most` characters of `text`."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+_KINDS: dict[str, Callable[[CodeTests, str, Backend, Limits | None], CodeVerdict]] = {
+    "stdio": _stdio,
+    "call": _call,
+    "asserts": _asserts,
+    "weak": _weak,
+}

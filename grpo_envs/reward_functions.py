@@ -1,0 +1,132 @@
+"""Reward functions, added to any environment by their names in `env.rewards`.
+
+A reward function takes a problem and an answer and returns a number, by convention in [0, 1], or
+None where it does not apply. It may be `async`; `batched` ones take all problems and answers of a
+step at once. A package brings its own through the entry-point group `grpo_envs.rewards`, as this
+one does; options beside `weight`, `scale` and `clip` are its keyword arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from grpo_envs.errors import require, unknown
+from grpo_envs.installed import REWARDS, available, check_keywords, load
+from grpo_envs.rewards import SHAPING, Part, ScoreBatch, part_from
+from grpo_envs.types import Problem, Reward
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def batched(function: F) -> F:
+    """Mark a reward function that takes problems and answers and returns a list."""
+    function.batched = True  # type: ignore[attr-defined]
+    return function
+
+
+def length(problem: Problem, answer: str, *, most: int = 400, slope: int = 200) -> float:
+    """Return 0 up to `most` characters, then rising to 1 over the next `slope`: weigh it below 0.
+
+    (The shape of DAPO's soft punishment, arXiv 2503.14476, eq. 13, in characters.)
+
+    >>> [length(None, "x" * n) for n in (400, 500, 900)]
+    [0.0, 0.5, 1.0]
+    """
+    require(most >= 0, "env.rewards.length.most", most, "0 or more")
+    require(slope > 0, "env.rewards.length.slope", slope, "more than 0")
+    return min(max((len(answer) - most) / slope, 0.0), 1.0)
+
+
+def repetition(problem: Problem, answer: str, *, size: int = 4) -> float:
+    """Return the share of runs of `size` words that stood there before: weigh it below 0.
+
+    (The n-gram penalty of Yeo et al. 2025, arXiv 2502.03373.)
+
+    >>> repetition(None, "a b c d"), repetition(None, "so so so so so so")
+    (0.0, 0.6666666666666667)
+    """
+    require(size > 0, "env.rewards.repetition.size", size, "more than 0")
+    words = answer.split()
+    runs = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def compose(
+    declared: Mapping[str, float], given: Mapping[str, Any] | None
+) -> tuple[dict[str, Part], dict[str, ScoreBatch]]:
+    """Return how each part counts, and the functions that are to be asked for added parts.
+
+    Args:
+        declared: The environment's own parts and their weights.
+        given: `env.rewards`: weights, or mappings of `weight`, `scale`, `clip` and the options of
+            a reward function.
+
+    Raises:
+        ConfigError: a part is neither declared nor installed, or a value is not allowed.
+        PluginError: a reward function cannot be loaded.
+    """
+    parts = {name: Part(weight=float(weight)) for name, weight in declared.items()}
+    functions: dict[str, ScoreBatch] = {}
+    for name, said in (given or {}).items():
+        parts[name] = part_from(name, said, declared.get(name, 1.0))
+        own = said if isinstance(said, Mapping) else {}
+        options = {key: value for key, value in own.items() if key not in SHAPING}
+        if name in declared and options:
+            raise unknown(f"key of env.rewards.{name}", next(iter(options)), SHAPING)
+        if name not in declared:
+            functions[name] = _function(name, options, declared)
+    return parts, functions
+
+
+def _function(name: str, options: Mapping[str, Any], declared: Mapping[str, float]) -> ScoreBatch:
+    if name not in available(REWARDS):
+        raise unknown("reward part", name, [*declared, *available(REWARDS)])
+    function = load(REWARDS, name)
+    check_keywords(partial(function, None, None), options, f"env.rewards.{name}.", also=SHAPING)
+    made = partial(function, **options)
+    whole = getattr(function, "batched", False)
+    return partial(_ask, name, made if whole else partial(_one_by_one, made))
+
+
+def _ask(
+    name: str, function: Callable[..., Any], problems: Sequence[Problem], answers: Sequence[str]
+) -> list[Reward]:
+    values = function(problems, answers)
+    if inspect.isawaitable(values):
+        values = _run(values)
+    return [_reward(name, value) for value in values]
+
+
+def _reward(name: str, value: Any) -> Reward:
+    if isinstance(value, Exception):
+        return Reward(valid=False, error=f"{name}: {type(value).__name__}: {value}")
+    return Reward(parts={} if value is None else {name: float(value)})
+
+
+def _one_by_one(
+    function: Callable[..., Any], problems: Sequence[Problem], answers: Sequence[str]
+) -> Any:
+    pairs = zip(problems, answers, strict=True)
+    if inspect.iscoroutinefunction(getattr(function, "func", function)):
+        return _together([function(*pair) for pair in pairs])
+    return [function(*pair) for pair in pairs]
+
+
+async def _together(calls: Sequence[Any]) -> list[Any]:
+    """Wait for all at once; one that raises is its own answer's misfortune."""
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def _run(awaitable: Any) -> Any:
+    """Run a coroutine to its end, also where the caller is within a running event loop."""
+
+    async def whole() -> Any:
+        return await awaitable
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, whole()).result()

@@ -1,0 +1,164 @@
+"""What a process can give up for good, by system calls that Python does not offer.
+
+Landlock says which files may be opened, seccomp which system calls may be made; both are inherited
+and neither can be undone. See the kernel's `userspace-api/landlock` and `seccomp_filter`.
+"""
+
+import ctypes
+import os
+import platform
+import resource
+import stat
+import struct
+from collections.abc import Iterable
+from contextlib import suppress
+
+from grpo_envs.sandbox.syscalls import MACHINES
+
+MACHINE = MACHINES.get(platform.machine())
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
+_CREATE_VERSION, _RULE_PATH_BENEATH, _SECCOMP_FILTER_MODE = 1, 1, 1
+_CAPABILITIES_V3 = 0x20080522
+_SIGKILL = 9
+
+# Landlock's rights on files; what an ABI does not know must not be asked of it.
+_EXECUTE, _WRITE, _READ, _LIST = 1, 2, 4, 8
+_TRUNCATE, _IOCTL = 1 << 14, 1 << 15
+_RIGHTS_BY_ABI = {1: 1 << 13, 2: 1 << 14, 3: 1 << 15, 5: 1 << 16}  # one above the highest right
+_NETWORK_ABI, _SCOPE_ABI = 4, 6
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(name: str, *arguments: int | ctypes.Array[ctypes.c_char]) -> int:
+    """Make one of our own system calls; OSError if it fails."""
+    if MACHINE is None:
+        raise OSError(38, f"no table of system calls for {platform.machine()}")
+    passed = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    return _checked(_LIBC.syscall(ctypes.c_long(MACHINE.own[name]), *passed), name)
+
+
+def _prctl(*arguments: int) -> None:
+    padded = (*arguments, 0, 0, 0, 0)[:5]
+    _checked(_LIBC.prctl(*(ctypes.c_ulong(argument) for argument in padded)), "prctl")
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def die_with_parent() -> None:
+    """Be killed when the thread that forked this process ends."""
+    if hasattr(_LIBC, "prctl"):
+        _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what descendants leave behind."""
+    if hasattr(_LIBC, "prctl"):
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def hide_memory() -> None:
+    """Keep other processes of the same user out: no ptrace, no /proc/<pid>/mem."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def no_new_privileges() -> None:
+    """Make set-user-id programs ordinary ones, from here on."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def drop_capabilities() -> None:
+    """Give up what sets root apart, but for owning root's files."""
+    header = struct.pack("<Ii", _CAPABILITIES_V3, 0)
+    _call("capset", _buffer(header), _buffer(bytes(24)))
+
+
+def become(uid: int) -> bool:
+    """Become a user that owns nothing; False where this process may not."""
+    try:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    except OSError:
+        return False
+    return True
+
+
+def landlock_abi() -> int:
+    """Return the version of Landlock, 0 where there is none."""
+    try:
+        return _call("landlock_create_ruleset", 0, 0, _CREATE_VERSION)
+    except OSError:
+        return 0
+
+
+def landlock(readable: Iterable[str], listable: Iterable[str], writable: Iterable[str]) -> None:
+    """Let this process open no other files, nor connect anywhere.
+
+    Args:
+        readable: Files, and folders with all that is in them.
+        listable: Folders whose names may be listed, with all folders in them.
+        writable: Devices that may be read and written.
+    """
+    abi = landlock_abi()
+    if not abi:
+        raise OSError(38, "no Landlock")
+    rights = max(top for version, top in _RIGHTS_BY_ABI.items() if version <= abi) - 1
+    network = 3 if abi >= _NETWORK_ABI else 0
+    scope = 3 if abi >= _SCOPE_ABI else 0
+    size = 24 if abi >= _SCOPE_ABI else 16 if abi >= _NETWORK_ABI else 8
+    attributes = struct.pack("<QQQ", rights, network, scope)[:size]
+    ruleset = _call("landlock_create_ruleset", _buffer(attributes), size, 0)
+    granted = [(path, _READ | _LIST) for path in readable]
+    granted += [(path, _LIST) for path in listable]
+    granted += [(path, _READ | _WRITE | _TRUNCATE | _IOCTL) for path in writable]
+    for path, access in granted:
+        _grant(ruleset, path, access & rights)
+    _call("landlock_restrict_self", ruleset, 0)
+    os.close(ruleset)
+
+
+def _grant(ruleset: int, path: str, access: int) -> None:
+    try:
+        beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # not there, then nothing to read
+        return
+    if not stat.S_ISDIR(os.fstat(beneath).st_mode):
+        access &= ~_LIST
+    rule = struct.pack("<Qi", access, beneath)
+    _call("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, _buffer(rule), 0)
+    os.close(beneath)
+
+
+def seccomp(program: bytes) -> None:
+    """Filter every system call of this process, and of all it may start, by `program`."""
+    code = _buffer(program)
+    header = struct.pack("<HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
+    _call("seccomp", _SECCOMP_FILTER_MODE, 0, _buffer(header))
+
+
+def seccomp_known() -> bool:
+    """Return whether the kernel filters system calls: it then faults on a filter at address 0."""
+    try:
+        _call("seccomp", _SECCOMP_FILTER_MODE, 0, 0)
+    except OSError as error:
+        return error.errno == 14
+    return False
+
+
+def limit(which: int, most: int, grace: int = 0) -> None:
+    """Set a resource limit for good, the hard one above it by `grace`; less stays less."""
+    _, hard = resource.getrlimit(which)
+    hard = most + grace if hard == resource.RLIM_INFINITY else min(most + grace, hard)
+    with suppress(OSError, ValueError):  # not every system has every limit
+        resource.setrlimit(which, (min(most, hard), hard))
+
+
+def _buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(data, len(data))

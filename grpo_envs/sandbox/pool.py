@@ -1,0 +1,239 @@
+"""The built-in backend: workers on this machine.
+
+Each worker is a keeper and a zygote, started by exec with a clean environment on first use; the
+zygote forks a confined child for every run. Nothing is ever forked here, where there may be
+threads, CUDA and secrets.
+"""
+
+import atexit
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+from weakref import WeakSet
+
+from grpo_envs.errors import DatasetError, SandboxError, require
+from grpo_envs.sandbox.levels import check, choose
+from grpo_envs.sandbox.types import Calls, Limits, Raised, Returned, RunResult, Verdict
+from grpo_envs.sandbox.values import Unreadable, dump, load
+from grpo_envs.sandbox.wire import BROKEN, PASSED
+from grpo_envs.sandbox.worker import Setting, Worker, WorkerDied, payload
+
+_TRIES = 2
+
+
+class LocalPool:
+    """Processes on this machine that run untrusted programs. Any thread may call it."""
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        level: str = "auto",
+        preload: Sequence[str] | None = None,
+    ) -> None:
+        """Prepare a pool; no process is started yet.
+
+        Args:
+            workers: Most programs that run at once; None for one a core.
+            level: What confines them, one of `levels.LEVELS`.
+            preload: Packages that programs may import besides the standard library; they cost no
+                time when a program runs. None for numpy where it is installed.
+
+        Raises:
+            ConfigError: no such level, or no workers.
+        """
+        check(level)
+        require(workers is None or workers > 0, "workers", workers, "a positive number")
+        if preload is None:
+            preload = ("numpy",) if find_spec("numpy") else ()
+        self._asked = level
+        self._preload = tuple(preload)
+        self._size = workers or _cores()
+        self._setting: Setting | None = None
+        self._closed = False
+        self._reset()
+        _POOLS.add(self)
+
+    @property
+    def level(self) -> str:
+        """What confines the programs: `bubblewrap`, `confined`, `degraded` or `unsafe`.
+
+        Raises:
+            SandboxUnavailable: nothing that is allowed works on this machine.
+        """
+        return self.setting.level
+
+    @property
+    def setting(self) -> Setting:
+        """How its workers start."""
+        if self._setting is None:
+            self._setting = choose(self._asked, self._preload)
+        return self._setting
+
+    def run(
+        self,
+        program: str,
+        *,
+        stdin: str | None = None,
+        calls: Calls | None = None,
+        limits: Limits | None = None,
+    ) -> RunResult:
+        """Run `program` as a script, then make `calls` of one of its functions.
+
+        Blocks until a worker is free and the program has ended; only the latter counts. What a
+        program draws from `random` is the same in every run.
+
+        Raises:
+            SandboxError: the sandbox failed twice, which is no fault of the program.
+            ConfigError: an argument of a call does not pass by value.
+        """
+        limits = limits or Limits()
+        given = None if calls is None else [_argument(list(args)) for args in calls.args]
+        entry_point = "" if calls is None else calls.entry_point
+        task = payload(program=program, entry_point=entry_point, calls=given)
+        entered = (stdin or "").encode("utf-8", "surrogatepass")
+        if _too_large(program, limits) or len(entered) > limits.stdin_mib << 20:
+            return RunResult(status="refused")
+        header, (out, err, values) = self._ask(limits, [task, entered], judge=False)
+        return RunResult(
+            status=header["status"],
+            stdout=out.decode(errors="replace"),
+            stderr=err.decode(errors="replace"),
+            values=tuple(_values(values, len(given or ()))),
+            cpu_s=header["cpu_s"],
+            wall_s=header["wall_s"],
+        )
+
+    def judge(
+        self, program: str, *, tests: str, entry_point: str, limits: Limits | None = None
+    ) -> Verdict:
+        """Run `tests`, which define `check(candidate)`, in a process that `program` is not in.
+
+        The name `entry_point` is the program's function in the tests too. Arguments and values pass
+        by value; what the function does to a list, dict or set that it is given, happens to it.
+
+        Raises:
+            SandboxError: the sandbox failed twice, which is no fault of the program.
+            DatasetError: the tests do not compile, define no `check`, or pass what cannot pass.
+        """
+        limits = limits or Limits()
+        longest = limits.result_kib << 10
+        if _too_large(program, limits):
+            return Verdict(passed=False, error="refused: the program is too large")
+        served = payload(program=program, entry_point=entry_point, longest=longest)
+        judged = payload(tests=tests, entry_point=entry_point, longest=longest)
+        header, (told,) = self._ask(limits, [served, judged], judge=True)
+        wall_s = header["wall_s"]
+        if header["status"] != "ok":
+            return Verdict(passed=False, error=header["status"], wall_s=wall_s)
+        verdict, error = load(told)
+        if verdict == BROKEN:
+            raise DatasetError(f"tests of {entry_point}: {error}.")
+        return Verdict(passed=verdict == PASSED, error=error, wall_s=wall_s)
+
+    def close(self) -> None:
+        """End every process of the pool; a second call does nothing."""
+        with self._lock:
+            self._closed = True
+            workers = list(self._workers)
+        for worker in workers:
+            self._discard(worker)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._free = threading.Semaphore(self._size)
+        self._idle: list[Worker] = []
+        self._workers: set[Worker] = set()
+        self._opening: set[socket.socket] = set()
+
+    def _ask(
+        self, limits: Limits, blobs: list[bytes], *, judge: bool
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """Have a free worker do it; once more with another one if it fails."""
+        setting, why = self.setting, ""
+        with self._free:
+            for _ in range(_TRIES):
+                worker = self._taken(setting)
+                try:
+                    worker.wait()
+                    reply = worker.ask(limits, blobs, judge=judge)
+                except WorkerDied as error:
+                    self._discard(worker)
+                    why = str(error)
+                except BaseException:  # Ctrl-C in the middle: its reply would be the next one's
+                    self._discard(worker)
+                    raise
+                else:
+                    self._idle.append(worker)
+                    return reply
+        raise SandboxError(f"a program could not be run, twice: {why}.")
+
+    def _taken(self, setting: Setting) -> Worker:
+        with self._lock:
+            if self._closed:
+                raise SandboxError("the sandbox is closed.")
+            if self._idle:
+                return self._idle.pop()
+            worker = Worker(setting, self._opening)
+            self._workers.add(worker)
+            self._opening.discard(worker.socket)
+            return worker
+
+    def _discard(self, worker: Worker) -> None:
+        with self._lock:
+            if worker in self._workers:
+                self._workers.discard(worker)
+                worker.stop()
+
+    def _forget(self) -> None:
+        """Leave the parent's workers alone: called in a forked child, which starts its own."""
+        for worker in self._workers:
+            worker.forget()
+        for end in self._opening:
+            end.close()
+        self._reset()
+
+
+def _argument(arguments: list[Any]) -> str:
+    try:
+        return dump(arguments)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"calls: {error}.") from error
+
+
+def _values(lines: bytes, count: int) -> list[Returned | Raised]:
+    """Read what a program wrote as its results; it may have written anything."""
+    read: list[Returned | Raised] = []
+    for line in lines.split(b"\n")[:-1][:count]:
+        try:
+            value = load(line[1:])
+        except Unreadable as error:
+            read.append(Raised(error=f"{error}"[:300]))
+        else:
+            read.append(Returned(value=value) if line[:1] == b"=" else Raised(error=str(value)))
+    return read
+
+
+def _too_large(program: str, limits: Limits) -> bool:
+    return len(program.encode("utf-8", "surrogatepass")) > limits.program_kib << 10
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _forget_all() -> None:
+    for pool in list(_POOLS):
+        pool._forget()
+
+
+def _close_all() -> None:
+    for pool in list(_POOLS):
+        pool.close()
+
+
+_POOLS: WeakSet[LocalPool] = WeakSet()
+os.register_at_fork(after_in_child=_forget_all)
+atexit.register(_close_all)

@@ -1,0 +1,122 @@
+"""What the keeper does for a request: run a program, or judge one by tests."""
+
+import fcntl
+import os
+import signal
+import socket
+import tempfile
+import time
+from typing import Any
+
+from grpo_envs.sandbox.session import Broken, Place, Session
+from grpo_envs.sandbox.wire import GONE, JUDGE, OUT_OF_MEMORY, SCRIPT, SERVE, Notice
+
+_SEALS = 0xF  # no more seals, no shrinking, growing or writing
+_VERDICT_CAP = 1 << 16
+_MOST_OF_IT = 0.75
+
+
+def serve(
+    header: dict[str, Any], blobs: list[bytes], place: Place
+) -> tuple[dict[str, Any], list[bytes]]:
+    """Do what a request asks; return the reply.
+
+    Raises:
+        EOFError, OSError: the trainer or the zygote is gone.
+    """
+    session = Session(header["limits"], place)
+    opened: list[int] = []
+    work = _judge if header["judge"] else _run
+    try:
+        reply, out = work(session, blobs, opened)
+    except Broken as error:
+        reply, out = {"failed": str(error)}, []
+    finally:
+        session.close()
+        for fd in opened:
+            os.close(fd)
+    return {"wall_s": time.monotonic() - session.began, **reply}, out
+
+
+def _run(
+    session: Session, blobs: list[bytes], opened: list[int]
+) -> tuple[dict[str, Any], list[bytes]]:
+    limits = session.limits
+    task, stdin = blobs
+    opened += [_file(stdin), _file(task)]
+    ends = [
+        session.pipe(limits["stdout_kib"] << 10, fatal=True),
+        session.pipe(limits["stderr_kib"] << 10, fatal=False),
+        session.pipe(limits["result_kib"] << 10, fatal=True),
+    ]
+    try:
+        child = session.fork(SCRIPT, [opened[0], *ends[:2], opened[1], ends[2]])
+    finally:
+        for fd in ends:
+            os.close(fd)
+    session.wait(child)
+    out = session.finish()
+    assert child.end is not None
+    return {"failed": "", "status": _status(session, child.end), "cpu_s": child.end.cpu_s}, out
+
+
+def _judge(
+    session: Session, blobs: list[bytes], opened: list[int]
+) -> tuple[dict[str, Any], list[bytes]]:
+    program, tests = (_file(blob) for blob in blobs)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    opened += [program, tests, null]
+    verdict = session.pipe(_VERDICT_CAP, fatal=False)
+    theirs, ours = socket.socketpair()
+    try:
+        candidate = session.fork(SERVE, [null, null, null, program, theirs.fileno()])
+        theirs.close()
+        judge = session.fork(JUDGE, [null, null, null, tests, ours.fileno(), verdict])
+    finally:
+        theirs.close()
+        ours.close()
+        os.close(verdict)
+    session.wait(judge)
+    if GONE.encode() in session.read()[0]:
+        session.linger(candidate)  # its descriptors are closed before its end is known
+    told = session.finish()
+    assert judge.end is not None
+    assert candidate.end is not None
+    status = _status(session, judge.end)
+    _status(session, candidate.end)  # killed from outside it must not look like a wrong answer
+    return {"failed": "", "status": status}, told
+
+
+def _status(session: Session, end: Notice) -> str:
+    """Return how a run ended, by what the kernel says of it.
+
+    Raises:
+        Broken: it was killed from outside; a confined program cannot send itself SIGKILL.
+    """
+    if session.why:
+        return session.why
+    code = os.waitstatus_to_exitcode(end.status)
+    if code == -signal.SIGKILL and not end.killed:
+        # The limit counts ticks of the clock, which differ from the time that is reported.
+        if end.cpu_s > _MOST_OF_IT * session.limits["cpu_s"]:
+            return "cpu"
+        raise Broken("its process was killed from outside (out of memory?)")
+    if code < 0:
+        return "cpu" if code == -signal.SIGXCPU else "killed"
+    return {0: "ok", OUT_OF_MEMORY: "memory"}.get(code, "error")
+
+
+def _file(data: bytes) -> int:
+    """Return a descriptor from which `data` can be read, and nothing else be done."""
+    if not hasattr(os, "memfd_create"):
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            file.seek(0)
+            return os.dup(file.fileno())
+    fd = os.memfd_create("input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    return fd

@@ -1,0 +1,189 @@
+"""What a child does with a program. Nothing here is trusted: the program shares this process.
+
+Descriptors: 0 to 2 as usual, PAYLOAD (the program and its calls), CHANNEL (values out, or calls in
+and values out). What goes out is one line a call: `=` and a value, or `!` and an error.
+"""
+
+import atexit
+import builtins
+import io
+import json
+import linecache
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+from grpo_envs.sandbox.values import dump, load
+from grpo_envs.sandbox.wire import OUT_OF_MEMORY
+
+PAYLOAD, CHANNEL = 3, 4
+FILE = "solution.py"
+_LONGEST_ERROR = 300
+
+
+def script(_: int) -> None:
+    """Run a program as `python solution.py` does, then make its calls; does not return."""
+    task = payload()
+    names = _main_module()
+    code = 0
+    try:
+        _execute(task["program"], names)
+        if task["calls"] is not None:
+            _make_calls(names, task["entry_point"], task["calls"])
+    except SystemExit as ending:
+        code = _exit_code(ending)
+    except BaseException as error:  # noqa: BLE001  the program's, whatever it is
+        code = _report(error)
+    _leave(code)
+
+
+def serve(_: int) -> None:
+    """Run a program, then make the calls that come in, until none comes; does not return."""
+    task = payload()
+    names = _main_module()
+    requests = Lines(CHANNEL, task["longest"])
+    try:
+        _execute(task["program"], names)
+        function = _function(names, task["entry_point"])
+    except BaseException as error:  # noqa: BLE001  the program's, whatever it is
+        send(CHANNEL, f"!{_error(error)}")
+        os._exit(1)
+    send(CHANNEL, "=null")
+    for line in requests:
+        arguments, keywords = load(line)
+        before = dump(arguments)
+        try:
+            value = function(*arguments, **keywords)
+            after = dump(arguments)
+            answer = f"={dump(value)}" if after == before else f"&[{dump(value)},{after}]"
+        except Exception as error:  # noqa: BLE001  the program's, whatever it is
+            answer = f"!{_error(error)}"
+        send(CHANNEL, answer)
+    os._exit(0)
+
+
+def payload() -> dict[str, Any]:
+    """Return what the keeper wrote for this child alone."""
+    with open(PAYLOAD, "rb") as file:
+        task: dict[str, Any] = json.loads(file.read())
+    return task
+
+
+class Lines:
+    """Lines that come from another process; too long a line ends them."""
+
+    def __init__(self, fd: int, longest: int) -> None:
+        """Read from `fd`."""
+        self.fd = fd
+        self.longest = longest
+        self.rest = bytearray()
+
+    def __iter__(self) -> Iterator[str]:
+        while True:
+            end = self.rest.find(b"\n")
+            while end < 0:
+                data = os.read(self.fd, 1 << 16)
+                if not data or len(self.rest) > self.longest:
+                    return
+                seen = len(self.rest)
+                self.rest += data
+                end = self.rest.find(b"\n", seen)
+            line = self.rest[:end].decode(errors="replace")
+            del self.rest[: end + 1]
+            yield line
+
+
+def send(fd: int, line: str) -> None:
+    """Write a line."""
+    data = memoryview(line.encode() + b"\n")
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def open_streams() -> None:
+    """Make the streams of a fresh Python; in the zygote, for what its children have at 0, 1, 2."""
+    reader = io.BufferedReader(io.FileIO(0, "r"))
+    writers = io.BufferedWriter(io.FileIO(1, "w")), io.BufferedWriter(io.FileIO(2, "w"))
+    sys.stdin = io.TextIOWrapper(reader, "utf-8", "surrogateescape")
+    sys.stdout = io.TextIOWrapper(writers[0], "utf-8", "surrogateescape")
+    sys.stderr = io.TextIOWrapper(writers[1], "utf-8", "backslashreplace", line_buffering=True)
+    for name in ("stdin", "stdout", "stderr"):
+        setattr(sys, f"__{name}__", getattr(sys, name))
+    sys.argv = [FILE]
+
+
+def _main_module() -> dict[str, Any]:
+    module = ModuleType("__main__")
+    sys.modules["__main__"] = module
+    names = vars(module)
+    names["__builtins__"] = builtins
+    names["__file__"] = FILE
+    return names
+
+
+def _execute(program: str, names: dict[str, Any]) -> None:
+    lines = program.splitlines(keepends=True)
+    linecache.cache[FILE] = (len(program), None, lines, FILE)
+    exec(compile(program, FILE, "exec", dont_inherit=True), names)  # noqa: S102  the sandbox
+
+
+def _function(names: dict[str, Any], entry_point: str) -> Any:
+    if entry_point not in names:
+        raise NameError(f"the program defines no {entry_point}")
+    return names[entry_point]
+
+
+def _make_calls(names: dict[str, Any], entry_point: str, calls: list[str]) -> None:
+    function = _function(names, entry_point)
+    for arguments in calls:
+        passed = load(arguments)
+        try:
+            line = f"={dump(function(*passed))}"
+        except Exception as error:  # noqa: BLE001  the program's, whatever it is
+            line = f"!{_error(error)}"
+        send(CHANNEL, line)
+
+
+def _error(error: BaseException) -> str:
+    try:
+        told = str(error)
+    except Exception:  # noqa: BLE001  its own __str__
+        told = ""
+    text = f"{type(error).__name__}: {told}" if told else type(error).__name__
+    return dump(" ".join(text[:_LONGEST_ERROR].split()))
+
+
+def _exit_code(ending: SystemExit) -> int:
+    if ending.code is None or isinstance(ending.code, int):
+        return int(ending.code or 0) & 255
+    with suppress(Exception):
+        print(ending.code, file=sys.stderr)  # noqa: T201  as Python does
+    return 1
+
+
+def _report(error: BaseException) -> int:
+    if isinstance(error, MemoryError):
+        return OUT_OF_MEMORY
+    with suppress(BaseException):
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename != FILE:
+            trace = trace.tb_next  # our own frames say nothing about the program
+        traceback.print_exception(type(error), error, trace, limit=-20)
+    return 1
+
+
+def _leave(code: int) -> None:
+    """End as Python does: threads, exit handlers, buffers."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:  # noqa: BLE001  closed or replaced by the program
+        code = code or 1
+    os._exit(code)

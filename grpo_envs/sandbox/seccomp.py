@@ -1,0 +1,150 @@
+"""The system call filter: what is allowed is listed, all else fails with EPERM.
+
+Landlock decides which files may be opened. It knows nothing of chmod, chown, utime, xattr, unix
+sockets, UDP, memfd, io_uring, signals (before ABI 6) and truncation (before ABI 3): all that is
+refused here. A classic BPF program reads `struct seccomp_data`: number, architecture, arguments.
+"""
+
+import errno
+import os
+import struct
+from collections.abc import Iterable
+
+from grpo_envs.sandbox.syscalls import Machine
+
+Instruction = tuple[int, int, int, int]
+"""Operation, jump if true, jump if false, constant."""
+
+LOAD, AND, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
+ALLOW, KILL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
+_NUMBER, _ARCHITECTURE = 0, 4
+_X32 = 0x40000000
+
+_CLONE_THREAD, _CLONE_NEW = 0x00010000, 0x7E020000
+_PR_NAME = (15, 16, 0x53564D41)  # set and get a thread's name, name a mapping (glibc)
+_FD_IOCTLS = (0x5451, 0x5450, 0x5421, 0x541B)  # FIOCLEX FIONCLEX FIONBIO FIONREAD
+# Duplicates, flags, locks and the size of a pipe; never an owner that gets signals.
+_FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
+_SIGKILL = 9
+
+
+def refuse(error: int) -> int:
+    """Return the verdict by which a call fails with `error`."""
+    return REFUSE | error
+
+
+def program(machine: Machine, pid: int) -> list[Instruction]:
+    """Return the filter for process `pid`, which may signal nobody but itself."""
+    refused = [(RETURN, 0, 0, refuse(errno.EPERM))]
+    bodies = {number: _verdict() for number in machine.plain.values()}
+    checks = _checks(pid)
+    bodies |= {number: checks[name] for name, number in machine.checked.items()}
+    starts = {0: refused}
+    for number in sorted(bodies):
+        starts |= {number: bodies[number], number + 1: refused}
+    if machine.x32:
+        starts[_X32] = [(RETURN, 0, 0, KILL)]
+    return [
+        (LOAD, 0, 0, _ARCHITECTURE),
+        (EQUAL, 1, 0, machine.audit),
+        (RETURN, 0, 0, KILL),
+        (LOAD, 0, 0, _NUMBER),
+        *_search(_merged(starts)),
+    ]
+
+
+def _merged(starts: dict[int, list[Instruction]]) -> list[tuple[int, list[Instruction]]]:
+    """Return ranges of numbers, each with what is done from its start on."""
+    ranges: list[tuple[int, list[Instruction]]] = []
+    for start, body in sorted(starts.items()):
+        if not ranges or ranges[-1][1] != body:
+            ranges.append((start, body))
+    return ranges
+
+
+def _search(ranges: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
+    """Find the number's range by bisection: the kernel tries every number when it installs this."""
+    if len(ranges) == 1:
+        return ranges[0][1]
+    middle = len(ranges) // 2
+    below, above = _search(ranges[:middle]), _search(ranges[middle:])
+    return [(AT_LEAST, len(below), 0, ranges[middle][0]), *below, *above]
+
+
+def assemble(instructions: Iterable[Instruction]) -> bytes:
+    """Return an array of `struct sock_filter`."""
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
+
+
+def _checks(pid: int) -> dict[str, list[Instruction]]:
+    """Return what is asked of a call's arguments. Each body ends in a verdict on every path."""
+    missing = [(RETURN, 0, 0, refuse(errno.ENOSYS))]  # the C library then does it the old way
+    return {
+        "clone3": missing,  # its flags are behind a pointer
+        "openat2": missing,
+        "mbind": missing,
+        "open": _opens(1),
+        "openat": _opens(2),
+        "clone": _clones(),
+        # SIGKILL never: a process that dies of it was killed from outside, and runs again.
+        "kill": [*_unless(_one_of(0, [pid])), *_unless(_none_of(1, [_SIGKILL])), *_verdict()],
+        "tgkill": [*_unless(_one_of(0, [pid])), *_unless(_none_of(2, [_SIGKILL])), *_verdict()],
+        "prlimit64": [*_unless(_one_of(0, [0])), *_verdict()],  # hard limits hold by themselves
+        "socketpair": [*_unless(_one_of(0, [1])), *_verdict()],  # AF_UNIX
+        "sendto": [*_unless(_one_of(4, [0])), *_unless(_one_of(4, [0], high=True)), *_verdict()],
+        "prctl": [*_unless(_one_of(0, _PR_NAME)), *_verdict()],
+        "ioctl": [*_unless(_one_of(1, _FD_IOCTLS), errno.ENOTTY), *_verdict()],
+        "fcntl": [*_unless(_one_of(1, _FCNTLS)), *_verdict()],
+    }
+
+
+def _argument(index: int, *, high: bool = False) -> Instruction:
+    return LOAD, 0, 0, 16 + 8 * index + 4 * high
+
+
+def _one_of(index: int, values: Iterable[int], *, high: bool = False) -> list[Instruction]:
+    """Skip the next instruction if an argument is one of `values`."""
+    values = list(values)
+    tests = [(EQUAL, len(values) - place, 0, v) for place, v in enumerate(values[:-1])]
+    return [_argument(index, high=high), *tests, (EQUAL, 1, 0, values[-1])]
+
+
+def _none_of(index: int, values: Iterable[int]) -> list[Instruction]:
+    """Skip the next instruction if an argument is none of `values`."""
+    values = list(values)
+    tests = [(EQUAL, len(values) - 1 - place, 0, v) for place, v in enumerate(values[:-1])]
+    return [_argument(index), *tests, (EQUAL, 0, 1, values[-1])]
+
+
+def _unless(test: list[Instruction], error: int = errno.EPERM) -> list[Instruction]:
+    return [*test, (RETURN, 0, 0, refuse(error))]
+
+
+def _verdict() -> list[Instruction]:
+    return [(RETURN, 0, 0, ALLOW)]
+
+
+def _clones() -> list[Instruction]:
+    """Threads of this process, in no new namespace."""
+    return [
+        _argument(0),
+        (ANY_BIT, 1, 0, _CLONE_THREAD),
+        (RETURN, 0, 0, refuse(errno.EPERM)),
+        (ANY_BIT, 0, 1, _CLONE_NEW),
+        (RETURN, 0, 0, refuse(errno.EPERM)),
+        (RETURN, 0, 0, ALLOW),
+    ]
+
+
+def _opens(flags: int) -> list[Instruction]:
+    """Any file that Landlock gives, but truncation only of what is opened for writing.
+
+    Before ABI 3 Landlock lets a readable file be truncated by O_RDONLY | O_TRUNC.
+    """
+    return [
+        _argument(flags),
+        (ANY_BIT, 0, 2, os.O_TRUNC),
+        (ANY_BIT, 1, 0, os.O_WRONLY | os.O_RDWR),
+        (RETURN, 0, 0, refuse(errno.EACCES)),
+        (RETURN, 0, 0, ALLOW),
+    ]

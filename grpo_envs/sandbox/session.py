@@ -1,0 +1,220 @@
+"""The children of one request at the keeper: they are started, read, and ended in time."""
+
+import os
+import resource
+import select
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from grpo_envs.sandbox.wire import ENDED, FAILED, FORK, KILL, Command, Notice
+
+_FIRST_LOOK, _NEXT_LOOK = 0.02, 0.03  # seconds until the threads are counted
+_CHUNK = 1 << 16
+_FULL = 16  # chunks that a pipe holds at most
+_LINGER = 0.3  # seconds until a program that answers no more is killed
+_DYING = 5.0  # seconds that a killed child may take
+
+
+class Broken(Exception):
+    """The worker failed, not the program: the request runs again."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Sink:
+    """What comes out of a pipe."""
+
+    cap: int
+    fatal: bool
+    """Whether more than the cap ends the run; else the rest is dropped."""
+    data: bytearray = field(default_factory=bytearray)
+
+    def take(self, chunk: bytes) -> bool:
+        """Keep what fits; return whether the run must end."""
+        room = self.cap - len(self.data)
+        self.data += chunk[:room]
+        return self.fatal and len(chunk) > room
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a request is done."""
+
+    trainer: socket.socket
+    zygote: socket.socket
+    base: int
+    """Bytes of the zygote's address space, which no program is charged for."""
+
+
+@dataclass(slots=True)
+class Child:
+    """A process of the zygote."""
+
+    pid: int
+    seen: str
+    """Its folder in our /proc, '' where that cannot be known."""
+    end: Notice | None = None
+
+
+class Session:
+    """The children of one request, the clock, and what they write."""
+
+    def __init__(self, limits: dict[str, Any], place: Place) -> None:
+        """Begin; nothing is started yet."""
+        self.limits = limits
+        self.trainer = place.trainer
+        self.zygote = place.zygote
+        self.base = place.base
+        self.children: list[Child] = []
+        self.sinks: dict[int, Sink] = {}
+        self.poller = select.poll()
+        self.poller.register(self.trainer, select.POLLIN)
+        self.poller.register(self.zygote, select.POLLIN)
+        self.began = time.monotonic()
+        self.deadline = self.began + limits["wall_s"]
+        self.why = ""
+
+    def fork(self, role: bytes, fds: Sequence[int]) -> Child:
+        """Start a child whose descriptors 0, 1, 2, ... are `fds`."""
+        limits = self.limits
+        command = Command(
+            what=FORK,
+            role=role,
+            cpu_s=limits["cpu_s"],
+            memory=self.base + (limits["memory_mib"] << 20),
+            open_files=limits["open_files"],
+            threads=limits["threads"],
+        )
+        command.send(self.zygote, tuple(fds))
+        notice, handles = Notice.receive(self.zygote)
+        while notice.what == ENDED:
+            self._note(notice)
+            notice, handles = Notice.receive(self.zygote)
+        if notice.what == FAILED:
+            raise Broken(f"the system lets it fork no more: {os.strerror(notice.status)}")
+        child = Child(notice.pid, _seen(handles))
+        self.children.append(child)
+        return child
+
+    def pipe(self, cap: int, *, fatal: bool) -> int:
+        """Open a pipe that is read here; return its other end, for a child."""
+        ours, theirs = os.pipe()
+        os.set_blocking(ours, False)
+        self.sinks[ours] = Sink(cap=cap, fatal=fatal)
+        self.poller.register(ours, select.POLLIN)
+        return theirs
+
+    def wait(self, awaited: Child) -> None:
+        """Read and look at the clock until `awaited` has ended."""
+        look = self.began + _FIRST_LOOK
+        while awaited.end is None:
+            now = time.monotonic()
+            if now >= look:
+                look = now + _NEXT_LOOK
+                self._count_threads()
+            if now >= self.deadline:
+                self._end("wall")
+            self._step(min(self.deadline, look) - now)
+
+    def linger(self, child: Child) -> None:
+        """Give a process that seems to end the time to do so by itself."""
+        until = time.monotonic() + _LINGER
+        while child.end is None and time.monotonic() < until:
+            self._step(until - time.monotonic())
+
+    def finish(self) -> list[bytes]:
+        """End what has not ended; return what came out of the pipes."""
+        for child in self.children:
+            self._kill(child)
+        self.deadline = max(self.deadline, time.monotonic() + _DYING)
+        while any(child.end is None for child in self.children):
+            if time.monotonic() >= self.deadline:
+                raise Broken("a killed process does not end")
+            self._step(self.deadline - time.monotonic())
+        return self.read()
+
+    def read(self) -> list[bytes]:
+        """Return what has come out of the pipes so far."""
+        for fd in self.sinks:
+            self._read(fd, last=True)
+        return [bytes(sink.data) for sink in self.sinks.values()]
+
+    def close(self) -> None:
+        """Close our ends."""
+        for fd in self.sinks:
+            os.close(fd)
+
+    def _step(self, patience: float) -> None:
+        events = self.poller.poll(max(0.0, patience) * 1000)
+        for fd, _ in events:
+            if fd == self.trainer.fileno():
+                raise EOFError  # it says nothing while it waits, unless it is gone
+            if fd == self.zygote.fileno():
+                self._note(Notice.receive(self.zygote)[0])
+            else:
+                self._read(fd)
+
+    def _note(self, notice: Notice) -> None:
+        for child in self.children:
+            if notice.what == ENDED and child.pid == notice.pid:
+                child.end = notice
+
+    def _read(self, fd: int, *, last: bool = False) -> None:
+        sink = self.sinks[fd]
+        with suppress(BlockingIOError):
+            for _ in range(_FULL if last else 1):
+                chunk = os.read(fd, _CHUNK)
+                if sink.take(chunk) and not self.why:
+                    self._end("output")
+                if not chunk and not last:
+                    self.poller.unregister(fd)
+                if not chunk:
+                    return
+
+    def _end(self, why: str) -> None:
+        """End the run; a process that then does not end is the worker's failure."""
+        if self.why:
+            raise Broken("a killed process does not end")
+        self.why = why
+        self.deadline = time.monotonic() + _DYING
+        for child in self.children:
+            self._kill(child)
+
+    def _kill(self, child: Child) -> None:
+        if child.end is None:
+            Command(what=KILL, pid=child.pid).send(self.zygote)
+
+    def _count_threads(self) -> None:
+        crowd = (_threads(child.seen) for child in self.children if child.seen and not child.end)
+        if not self.why and any(number > self.limits["threads"] for number in crowd):
+            self._end("killed")
+
+
+def address_space(handles: list[int]) -> int:
+    """Return what a process has mapped, a usual amount where that cannot be known."""
+    try:
+        with open(f"{_seen(handles)}/statm", "rb") as file:  # noqa: PTH123
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 1 << 28
+
+
+def _seen(handles: list[int]) -> str:
+    """Return a process's folder in our /proc, whatever its number is in its own namespace."""
+    number = 0
+    for handle in handles:
+        with suppress(OSError), open(f"/proc/self/fdinfo/{handle}", "rb") as info:  # noqa: PTH123
+            number = int(next((line[4:] for line in info if line[:4] == b"Pid:"), b"0"))
+        os.close(handle)
+    return f"/proc/{number}" if number > 0 else ""
+
+
+def _threads(seen: str) -> int:
+    try:
+        with open(f"{seen}/stat", "rb") as file:  # noqa: PTH123  pathlib costs a start
+            return int(file.read().rpartition(b")")[2].split()[17])
+    except (OSError, IndexError, ValueError):  # it has ended
+        return 0

@@ -1,0 +1,214 @@
+"""Plain values as text: how arguments and results cross between processes, never by pickle.
+
+JSON, with a tag for what JSON has not: `{"t": [1, 2]}` is a tuple. `load` reads what an untrusted
+program wrote; whatever the bytes, it returns plain builtins or raises Unreadable, soon.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+MAX_DEPTH = 64
+MAX_DIGITS = 1 << 16
+"""Hexadecimal digits of an integer."""
+_EXACT = 1 << 53  # integers below it are JSON numbers
+_MAX_COLLISIONS = 64  # keys with one hash: more would take quadratic time, and are no accident
+_SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class Opaque(TypeError):
+    """A value is of a kind that does not pass by value."""
+
+
+class Unreadable(ValueError):
+    """A text is not what `dump` writes."""
+
+
+def dump(value: Any) -> str:
+    """Return a plain value as one line of text.
+
+    Subclasses of builtins become the builtin, numpy's scalars and arrays become numbers and lists.
+
+    Raises:
+        Opaque: it holds anything else.
+        ValueError: it is nested deeper than MAX_DEPTH, or holds an integer of too many digits.
+
+    >>> dump([1, (2.5, None), {3: "x"}])
+    '[1,{"t":[2.5,null]},{"d":[[3,"x"]]}]'
+    """
+    return json.dumps(_tag(value, MAX_DEPTH), separators=(",", ":"), allow_nan=False)
+
+
+def load(text: str | bytes) -> Any:
+    """Return the value of a text that anybody may have written.
+
+    Raises:
+        Unreadable: it is not what `dump` writes.
+
+    >>> load('[1,{"t":[2.5,null]},{"d":[[3,"x"]]}]')
+    [1, (2.5, None), {3: 'x'}]
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode()
+        value = json.loads(
+            text,
+            object_pairs_hook=_untag,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_no_constant,
+        )
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Unreadable(f"not a plain value: {error}") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
+        raise Unreadable(f"nested deeper than {MAX_DEPTH}")
+    return value
+
+
+def _tag(value: Any, depth: int) -> Any:
+    """Return `value` as JSON knows it."""
+    if depth == 0:
+        raise ValueError(f"nested deeper than {MAX_DEPTH}: it does not pass by value")
+    kind = type(value)
+    if value is None or kind is bool or kind is str:
+        return value
+    writer = _WRITERS.get(kind)
+    if writer is None:
+        writer = next((_WRITERS[base] for base in _BASES if issubclass(kind, base)), None)
+    if writer is not None:
+        return writer(value, depth - 1)
+    if hasattr(kind, "tolist") and hasattr(kind, "dtype"):
+        return _tag(value.tolist(), depth - 1)
+    raise Opaque(f"a {kind.__name__[:80]} does not pass by value")
+
+
+def _tag_integer(value: int, _: int) -> Any:
+    number = int.__int__(value)
+    if -_EXACT < number < _EXACT:
+        return number
+    if number.bit_length() > 4 * MAX_DIGITS:
+        raise ValueError("an integer of that length does not pass by value")
+    return {"i": f"{number:x}"}
+
+
+def _tag_float(value: float, _: int) -> Any:
+    number = float.__float__(value)
+    return number if math.isfinite(number) else {"f": repr(number)}
+
+
+def _tag_complex(value: complex, depth: int) -> Any:
+    return {"c": [_tag_float(value.real, depth), _tag_float(value.imag, depth)]}
+
+
+def _tag_dict(value: dict[Any, Any], depth: int) -> Any:
+    return {"d": [[_tag(key, depth), _tag(item, depth)] for key, item in dict.items(value)]}
+
+
+def _tag_all(values: Iterable[Any], depth: int) -> list[Any]:
+    return [_tag(item, depth) for item in values]
+
+
+_WRITERS: dict[type, Callable[[Any, int], Any]] = {
+    int: _tag_integer,
+    float: _tag_float,
+    str: lambda value, _: str.__str__(value),
+    list: lambda value, depth: _tag_all(list.__iter__(value), depth),
+    tuple: lambda value, depth: {"t": _tag_all(tuple.__iter__(value), depth)},
+    dict: _tag_dict,
+    set: lambda value, depth: {"s": _tag_all(set.__iter__(value), depth)},
+    frozenset: lambda value, depth: {"z": _tag_all(frozenset.__iter__(value), depth)},
+    bytes: lambda value, _: {"b": bytes.hex(value)},
+    bytearray: lambda value, _: {"b": bytearray.hex(value)},
+    complex: _tag_complex,
+}
+_BASES = tuple(_WRITERS)
+
+
+def _untag(pairs: list[tuple[str, Any]]) -> Any:
+    """Return what a JSON object stands for; what is in it was read before."""
+    if len(pairs) != 1 or pairs[0][0] not in _READERS:
+        raise ValueError("not a tagged value")
+    (tag, inner), *_ = pairs
+    kind, read = _READERS[tag]
+    if type(inner) is not kind:
+        raise ValueError(f"not a tagged value: {tag}")
+    return read(inner)
+
+
+def _integer(text: str) -> int:
+    if len(text) > 17:
+        raise ValueError("an integer too long to stand as it is")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text) if len(text) < 32 else math.nan
+    if not math.isfinite(number):
+        raise ValueError("a number too long or too large")
+    return number
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _long_integer(text: str) -> int:
+    digits = text.removeprefix("-")
+    if not 0 < len(digits) <= MAX_DIGITS or not set(digits) <= set("0123456789abcdef"):
+        raise ValueError("not an integer")
+    return int(text, 16)
+
+
+def _complex(parts: list[Any]) -> complex:
+    real, imaginary = parts
+    if type(real) is not float or type(imaginary) is not float:
+        raise ValueError("not a complex number")
+    return complex(real, imaginary)
+
+
+def _dict(pairs: list[Any]) -> dict[Any, Any]:
+    if not all(type(pair) is list and len(pair) == 2 for pair in pairs):
+        raise ValueError("not a dict")
+    _check_keys(key for key, _ in pairs)
+    return dict(pairs)
+
+
+def _set(items: list[Any]) -> set[Any]:
+    _check_keys(items)
+    return set(items)
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    """Refuse keys that were chosen to collide: a megabyte of them would take minutes to insert."""
+    hashes = Counter(map(hash, keys))
+    if hashes and max(hashes.values()) > _MAX_COLLISIONS:
+        raise ValueError("too many keys with one hash")
+
+
+_READERS: dict[str, tuple[type, Callable[[Any], Any]]] = {
+    "i": (str, _long_integer),
+    "f": (str, lambda text: _SPECIAL[text] if text in _SPECIAL else _finite(text)),
+    "t": (list, tuple),
+    "d": (list, _dict),
+    "s": (list, _set),
+    "z": (list, lambda items: frozenset(_set(items))),
+    "b": (str, bytes.fromhex),
+    "c": (list, _complex),
+}
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    """Return whether `value` has more than `depth` levels, without recursion."""
+    level = [value]
+    while level and depth:
+        depth -= 1
+        nested: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                nested += [*item.keys(), *item.values()]
+            elif isinstance(item, (list, tuple, set, frozenset)):
+                nested += item
+        level = [item for item in nested if isinstance(item, (list, tuple, dict, set, frozenset))]
+    return bool(level)

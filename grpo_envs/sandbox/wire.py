@@ -1,0 +1,122 @@
+"""What the three processes of a worker say to each other: the trainer, its keeper, its zygote.
+
+The trainer sends the keeper a request and gets a reply: a header of JSON, then blobs of bytes. The
+keeper sends the zygote commands of fixed size, with file descriptors, and gets notices.
+"""
+
+import json
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+_LENGTH = struct.Struct("<I")
+_COMMAND = struct.Struct("<cc5q")
+_NOTICE = struct.Struct("<cqqd?")
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+
+FORK, KILL = b"F", b"K"
+SCRIPT, SERVE, JUDGE = b"S", b"C", b"J"
+"""What a child is: a program that runs, a program that serves calls, test code."""
+READY, FORKED, ENDED, FAILED = b"R", b"P", b"X", b"E"
+OUT_OF_MEMORY = 86
+"""Exit code of a program that ended by MemoryError."""
+PASSED, MISSED, BROKEN, GONE = "passed", "missed", "broken", "gone"
+"""What a judge finds: right, wrong, tests that cannot be run, a program that answers no more."""
+FIRST_FREE = 10
+"""The zygote's descriptors begin here: below is where a child gets its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What the keeper asks of the zygote."""
+
+    what: bytes
+    role: bytes = SCRIPT
+    pid: int = 0
+    cpu_s: int = 0
+    memory: int = 0
+    open_files: int = 0
+    threads: int = 0
+
+    def send(self, to: socket.socket, fds: tuple[int, ...] = ()) -> None:
+        """Send it, with the descriptors that become a child's 0, 1, 2, ..."""
+        limits = (self.cpu_s, self.memory, self.open_files, self.threads)
+        data = _COMMAND.pack(self.what, self.role, self.pid, *limits)
+        socket.send_fds(to, [data], list(fds), _NO_SIGNAL)
+
+    @classmethod
+    def receive(cls, at: socket.socket) -> tuple["Command", list[int]]:
+        """Return the next command; EOFError once the keeper is gone."""
+        data, fds = _receive_fixed(at, _COMMAND.size)
+        what, role, pid, cpu_s, memory, open_files, threads = _COMMAND.unpack(data)
+        command = cls(
+            what=what,
+            role=role,
+            pid=pid,
+            cpu_s=cpu_s,
+            memory=memory,
+            open_files=open_files,
+            threads=threads,
+        )
+        return command, fds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What the zygote tells the keeper."""
+
+    what: bytes
+    pid: int = 0
+    status: int = 0
+    """As wait4 gives it, or an error number."""
+    cpu_s: float = 0.0
+    killed: bool = False
+    """Whether the keeper asked for its end."""
+
+    def send(self, to: socket.socket, fds: tuple[int, ...] = ()) -> None:
+        """Send it, with the child's pidfd where there is one."""
+        data = _NOTICE.pack(self.what, self.pid, self.status, self.cpu_s, self.killed)
+        socket.send_fds(to, [data], list(fds), _NO_SIGNAL)
+
+    @classmethod
+    def receive(cls, at: socket.socket) -> tuple["Notice", list[int]]:
+        """Return the next notice; EOFError once the zygote is gone."""
+        data, fds = _receive_fixed(at, _NOTICE.size)
+        what, pid, status, cpu_s, killed = _NOTICE.unpack(data)
+        return cls(what=what, pid=pid, status=status, cpu_s=cpu_s, killed=killed), fds
+
+
+def send_message(to: socket.socket, header: dict[str, Any], *blobs: bytes) -> None:
+    """Send a header and blobs."""
+    head = json.dumps({**header, "sizes": [len(blob) for blob in blobs]}).encode()
+    to.sendall(b"".join((_LENGTH.pack(len(head)), head, *blobs)), _NO_SIGNAL)
+
+
+def receive_message(at: socket.socket) -> tuple[dict[str, Any], list[bytes]]:
+    """Return a header and its blobs; EOFError once the other side is gone."""
+    (length,) = _LENGTH.unpack(_receive_all(at, _LENGTH.size))
+    header: dict[str, Any] = json.loads(_receive_all(at, length))
+    return header, [_receive_all(at, size) for size in header.pop("sizes")]
+
+
+def _receive_all(at: socket.socket, size: int) -> bytes:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        count = at.recv_into(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return bytes(data)
+
+
+def _receive_fixed(at: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    data, fds, _, _ = socket.recv_fds(at, size, 8, socket.MSG_WAITALL | _CLOSE_ON_EXEC)
+    if len(data) < size:
+        for fd in fds:
+            os.close(fd)
+        raise EOFError
+    return data, list(fds)

@@ -1,0 +1,167 @@
+"""This side of a worker: its keeper, started by exec, and one request at a time."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from grpo_envs.errors import ConfigError, SandboxError
+from grpo_envs.sandbox.types import Limits
+from grpo_envs.sandbox.wire import receive_message, send_message
+
+_HERE = Path(__file__).parent
+_HUNG = 60.0  # seconds without a sign of life, beyond what the limits allow
+# As isolated as -I, but with a fixed hash seed: a program's result may follow the order of a set.
+_PYTHON = (sys.executable, "-S", "-s", "-P", "-B")
+_ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "PYTHONUTF8": "1",
+    "MALLOC_ARENA_MAX": "1",  # else each thread reserves 64 MiB of what a program may have
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+_KEPT = ("LD_LIBRARY_PATH", "PYTHONHOME")  # where the interpreter itself would not start without
+_UIDS = 0x77000000  # users that nobody is: one a worker, so that threads are counted for it alone
+
+
+class WorkerDied(Exception):
+    """The worker is gone or of no use; the request may run again on another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How the workers of a pool are started."""
+
+    level: str
+    wrapper: tuple[str, ...] = ()
+    """A command that runs the zygote in namespaces of its own."""
+    preload: tuple[str, ...] = ()
+
+
+class Worker:
+    """A keeper, its zygote, and the socket to them."""
+
+    def __init__(self, setting: Setting, opening: set[socket.socket]) -> None:
+        """Start it, without waiting.
+
+        Args:
+            setting: How.
+            opening: Holds our end from the first moment, for a child that another thread forks.
+
+        Raises:
+            SandboxError: the system starts no process.
+        """
+        self.socket, theirs = socket.socketpair()
+        opening.add(self.socket)
+        command = _zygote_command(setting)
+        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        try:
+            self.process = subprocess.Popen(
+                [*_PYTHON, str(_HERE / "keeper.py"), str(theirs.fileno()), json.dumps(command)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=_ENVIRONMENT | kept,
+                start_new_session=True,  # Ctrl-C in a terminal is for us alone
+            )
+        except OSError as error:
+            opening.discard(self.socket)
+            self.socket.close()
+            raise SandboxError(f"the sandbox cannot start a process: {error}.") from error
+        finally:
+            theirs.close()
+        self.answered = False
+
+    def wait(self) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            WorkerDied: it cannot be; the message says why.
+        """
+        if self.answered:
+            return
+        self.socket.settimeout(_HUNG)
+        try:
+            header, _ = receive_message(self.socket)
+        except (EOFError, OSError) as error:
+            raise WorkerDied(f"a worker does not start: {error!r}") from error
+        if header["failed"]:
+            raise WorkerDied(f"a worker does not start: {header['failed']}")
+        self.answered = True
+
+    def ask(
+        self, limits: Limits, blobs: Sequence[bytes], *, judge: bool
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """Have a request done.
+
+        Raises:
+            WorkerDied: it is gone, it hangs, or a child was killed from outside.
+        """
+        self.socket.settimeout(limits.wall_s + _HUNG)
+        try:
+            send_message(self.socket, {"judge": judge, "limits": asdict(limits)}, *blobs)
+            header, out = receive_message(self.socket)
+        except (EOFError, OSError) as error:
+            raise WorkerDied(f"a worker died ({error!r})") from error
+        if header["failed"]:
+            raise WorkerDied(header["failed"])
+        return header, out
+
+    def stop(self) -> None:
+        """End it and everything in it."""
+        self.socket.close()  # which it notices, at work or not
+        try:
+            self.process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def forget(self) -> None:
+        """Drop what belongs to the parent: called in a forked child."""
+        # Closed here it stays open in the parent; kept open here, nobody would notice its end.
+        self.socket.close()
+        self.process.returncode = 0  # not our child: no warning that it still runs
+
+
+def payload(**task: Any) -> bytes:
+    """Return what a child reads: see `runner` and `judging`."""
+    return json.dumps(task).encode()
+
+
+def _zygote_command(setting: Setting) -> list[str]:
+    settings = {
+        "folders": folders(setting.preload),
+        "preload": setting.preload,
+        "confined": setting.level in ("bubblewrap", "confined"),
+        "counted": setting.level == "bubblewrap" and os.geteuid() != 0,
+        "uid": _UIDS,
+    }
+    zygote = [*_PYTHON, str(_HERE / "zygote.py"), "{socket}", json.dumps(settings)]
+    return [*setting.wrapper, *zygote]
+
+
+def folders(names: Sequence[str]) -> list[str]:
+    """Return where packages are installed, without importing them.
+
+    Raises:
+        ConfigError: one is not installed.
+    """
+    found = []
+    for name in names:
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:
+            raise ConfigError(f"preload={name}. Allowed: packages that are installed.")
+        depth = 2 if spec.submodule_search_locations else 1
+        found.append(str(Path(spec.origin).parents[depth - 1]))
+    return list(dict.fromkeys(found))
