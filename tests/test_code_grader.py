@@ -364,6 +364,13 @@ def test_a_program_without_end_is_not_run_on_every_input(pool: LocalPool) -> Non
     verdict = grade_code(tests, "while True: pass", pool, Limits(wall_s=0.5, cpu_s=1))
     assert verdict.passed == 0
     assert len(verdict.failures) == 50
+    assert sum("not run" in failure for failure in verdict.failures.values()) == 48
+
+
+def test_a_program_that_dies_after_its_answers_did_not_run_well(pool: LocalPool) -> None:
+    program = "import atexit, os\natexit.register(os.abort)\ndef f(x):\n    return x * x"
+    verdict = grade_code(SQUARES, program, pool)
+    assert (verdict.passed, verdict.ran) == (1.0, False)
 
 
 def test_standard_output_counts_only_if_the_program_ends_well(pool: LocalPool) -> None:
