@@ -363,7 +363,8 @@ def test_a_dataset_whose_questions_hold_their_answer_keeps_every_promise(tmp_pat
         ({"operators": "+="}, "env.operators='+=': '=' stands alone."),
         (
             {"rewards": {"corect": 1.0}},
-            "no reward part 'corect'. Allowed: correct, format. Did you mean 'correct'?",
+            "no reward part 'corect'. Allowed: correct, format, length, repetition. "
+            "Did you mean 'correct'?",
         ),
     ],
     ids=str,

@@ -87,7 +87,10 @@ class Lines:
         while True:
             end = self.rest.find(b"\n")
             while end < 0:
-                data = os.read(self.fd, 1 << 16)
+                try:
+                    data = os.read(self.fd, 1 << 16)
+                except ConnectionError:  # it was killed with a question unread
+                    return
                 if not data or len(self.rest) > self.longest:
                     return
                 seen = len(self.rest)
