@@ -1,13 +1,20 @@
-"""Models that the tests share: the bundled one, and a random one small enough for float64."""
+"""What tests share: the bundled model, a random one small enough for float64, files of rows."""
 
+import json
 import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import datasets
 import pytest
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from grpo_agent.models import TINY, load_policy
 from grpo_agent.policy import Policy
+
+Write = Callable[[str, Sequence[Mapping[str, Any]]], str]
 
 # Tests run side by side, one process a core: threads of their own would only be in the way.
 torch.set_num_threads(1)
@@ -18,6 +25,19 @@ os.environ["OMP_NUM_THREADS"] = "1"  # in the programs that tests start
 def tiny() -> Policy:
     """The bundled model: greedy answers, real rewards."""
     return load_policy(str(TINY))
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Write rows as JSONL; what `datasets` caches goes where they are."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+    def write(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return str(path)
+
+    return write
 
 
 @pytest.fixture

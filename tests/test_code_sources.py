@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,22 +20,9 @@ from grpo_envs.errors import ConfigError, ContractBroken, DatasetError
 from grpo_envs.graders.code import CodeTests, program_of
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Problem
+from tests.conftest import Write
 
 ROOT = Path(__file__).parent.parent
-Write = Callable[[str, Sequence[Mapping[str, Any]]], str]
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Write rows as JSONL; what `datasets` caches goes where they are."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-    def write(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return str(path)
-
-    return write
 
 
 def all_of(env: CodeEnv) -> list[Problem]:

@@ -1,15 +1,13 @@
 """Where the problems of mathematics come from: files in the forms of GSM8K, MATH and AIME, and
 reasoning-gym's templates."""
 
-import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 
 import grpo_envs
@@ -19,22 +17,9 @@ from grpo_envs.config import compose_run
 from grpo_envs.errors import ConfigError, DatasetError
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Problem
+from tests.conftest import Write
 
 ROOT = Path(__file__).parent.parent
-Write = Callable[[str, Sequence[Mapping[str, Any]]], str]
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Write rows as JSONL; what `datasets` caches goes where they are."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-    def write(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return str(path)
-
-    return write
 
 
 def by_prompt(env: MathEnv) -> dict[str, Problem]:
