@@ -1,7 +1,8 @@
 """The shape of an answer, whatever its value: what the `format` part rewards."""
 
 from grpo_envs.graders.math import extract, parse_number
-from grpo_envs.graders.math.extract import after_think, balanced
+from grpo_envs.graders.math.extract import balanced
+from grpo_envs.graders.text import after_think
 
 
 def bare_number(text: str) -> bool:

@@ -7,7 +7,7 @@ a block is no program, and where the last fence is never closed there is none ei
 import re
 from dataclasses import dataclass
 
-from grpo_envs.graders.math.extract import after_think
+from grpo_envs.graders.text import after_think
 
 _FENCE = re.compile(r" {0,3}(?P<ticks>`{3,})(?P<language>[^`]*)")
 _PYTHON = ("", "python", "python3", "py")

@@ -7,6 +7,7 @@ Anchors, the last one wins: `\boxed{...}` and `<answer>...</answer>`; where ther
 import re
 
 from grpo_envs.graders.math.numbers import parse_number
+from grpo_envs.graders.text import after_think
 
 _TAIL = 1 << 15  # characters that are looked at; an answer stands at the end
 _LONGEST = 2000
@@ -46,12 +47,6 @@ def extract(completion: str, *, lenient: bool = False) -> str | None:
     if start < 0 or answer is None or len(answer) > _LONGEST:
         return None
     return answer.strip() or None
-
-
-def after_think(completion: str) -> str | None:
-    """Return what follows the reasoning block, all of it where there is no block."""
-    _, closed, rest = completion.rpartition("</think>")
-    return None if "<think>" in rest else rest if closed else completion
 
 
 def balanced(text: str, start: int) -> int:
