@@ -1,4 +1,4 @@
-"""The program that keeps one worker: `python keeper.py <socket> <zygote command as JSON>`.
+"""The program that keeps one worker: `keeper.py <socket> <zygote command as JSON>`.
 
 It stands between the trainer and the children: it hands out descriptors, reads outputs up to their
 caps, looks at the clock and reports. A stalled trainer thus changes no result. The children are
@@ -11,8 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
-from types import ModuleType
 
 
 def main() -> None:
@@ -20,7 +18,6 @@ def main() -> None:
     number, command = sys.argv[1:]
     trainer = socket.socket(fileno=int(number))
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    _stand_ins()
     from grpo_envs.sandbox import requests, session, wire
 
     try:
@@ -64,16 +61,6 @@ def _start(command: list[str]) -> tuple[subprocess.Popen[bytes], socket.socket, 
         raise ChildProcessError(lines[-1]) from None
     ours.settimeout(None)
     return process, ours, session.address_space(handles)
-
-
-def _stand_ins() -> None:
-    """Make `grpo_envs.sandbox` importable without running any `__init__`."""
-    folder = Path(__file__).parent
-    for name in ("grpo_envs.sandbox", "grpo_envs"):
-        module = ModuleType(name)
-        module.__path__ = [str(folder)]
-        sys.modules[name] = module
-        folder = folder.parent
 
 
 if __name__ == "__main__":

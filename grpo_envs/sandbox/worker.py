@@ -18,7 +18,7 @@ from grpo_envs.sandbox.wire import receive_message, send_message
 _HERE = Path(__file__).parent
 _HUNG = 60.0  # seconds without a sign of life, beyond what the limits allow
 # As isolated as -I, but with a fixed hash seed: a program's result may follow the order of a set.
-_PYTHON = (sys.executable, "-S", "-s", "-P", "-B")
+_BOOT = (sys.executable, "-S", "-s", "-P", "-B", str(_HERE / "boot.py"))
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "LANG": "C.UTF-8",
@@ -66,7 +66,7 @@ class Worker:
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         try:
             self.process = subprocess.Popen(
-                [*_PYTHON, str(_HERE / "keeper.py"), str(theirs.fileno()), json.dumps(command)],
+                [*_BOOT, str(_HERE / "keeper.py"), str(theirs.fileno()), json.dumps(command)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -147,7 +147,7 @@ def _zygote_command(setting: Setting) -> list[str]:
         "counted": setting.level == "bubblewrap" and os.geteuid() != 0,
         "uid": _UIDS,
     }
-    zygote = [*_PYTHON, str(_HERE / "zygote.py"), "{socket}", json.dumps(settings)]
+    zygote = [*_BOOT, str(_HERE / "zygote.py"), "{socket}", json.dumps(settings)]
     return [*setting.wrapper, *zygote]
 
 

@@ -1,4 +1,4 @@
-"""The program that forks what runs: `python zygote.py <socket> <settings as JSON>`.
+"""The program that forks what runs: `zygote.py <socket> <settings as JSON>`.
 
 It imports what programs import, confines itself, then forks a child for every command of its
 keeper. It never reads a program, an input or a result: those pass by descriptors between the
@@ -18,7 +18,6 @@ import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 _STDERR = 2
@@ -36,19 +35,8 @@ def main() -> None:
     number, text = sys.argv[1:]
     control = socket.socket(fileno=int(number))
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    _stand_ins()
     zygote = Zygote(_moved(control), json.loads(text))
     zygote.serve()
-
-
-def _stand_ins() -> None:
-    """Make `grpo_envs.sandbox` importable without running any `__init__`."""
-    folder = Path(__file__).parent
-    for name in ("grpo_envs.sandbox", "grpo_envs"):
-        module = ModuleType(name)
-        module.__path__ = [str(folder)]
-        sys.modules[name] = module
-        folder = folder.parent
 
 
 def _moved(control: socket.socket) -> socket.socket:

@@ -1,9 +1,8 @@
 """The program of the workers: a zygote that forks them, started by `workers`.
 
-It runs `python worker_main.py <module> <socket> <bytes of memory> <deadline> <folder>...`, imports
+It runs as `worker_main.py <module> <socket> <bytes of memory> <deadline> <folder>...`, imports
 the module that decides (and sympy) once and serves a stream of commands; each worker decides one
-pair and ends. It must not import grpo_envs itself (half a second, gymnasium and numpy): see
-`_stand_ins`.
+pair and ends. `sandbox.boot` starts it, without the rest of grpo_envs.
 """
 
 import ctypes
@@ -20,8 +19,6 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 _COMMAND = struct.Struct("<cq")  # as in `workers`, which is not imported here
@@ -38,7 +35,6 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     try:
         sys.path.extend(folders)
-        _stand_ins()
         decider = import_module(f"grpo_envs.graders.math.{module}")
         decider.warm()
     except Exception as error:  # noqa: BLE001  told to the parent, which raises it in one line
@@ -48,16 +44,6 @@ def main() -> None:
     gc.freeze()  # a collection in a worker would copy the pages that it looks through
     control.sendall(b"R")
     Zygote(control, decider.equal, int(memory), float(deadline)).serve()
-
-
-def _stand_ins() -> None:
-    """Make `grpo_envs.graders.math` importable without running any `__init__`."""
-    folder = Path(__file__).parent
-    for name in ("grpo_envs.graders.math", "grpo_envs.graders", "grpo_envs"):
-        module = ModuleType(name)
-        module.__path__ = [str(folder)]
-        sys.modules[name] = module
-        folder = folder.parent
 
 
 class Zygote:

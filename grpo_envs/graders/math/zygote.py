@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.sandbox import boot
 
 PROGRAM = Path(__file__).with_name("worker_main.py")
 NEEDS = {
@@ -121,7 +122,7 @@ def start(equal: str, memory: int, deadline: float, opening: list[socket.socket]
     try:
         process = subprocess.Popen(
             # As isolated as -I, but with a fixed hash seed: sympy's steps follow hash order.
-            [sys.executable, "-S", "-s", "-P", str(PROGRAM), *arguments],
+            [sys.executable, "-S", "-s", "-P", boot.__file__, str(PROGRAM), *arguments],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
