@@ -139,6 +139,9 @@ def test_numbers_of_any_length_are_looked_at_in_bounds() -> None:
         pytest.param(r"\int_0^1 x dx, 3", "3, 1/3", False, id="a list with another value"),
         pytest.param(r"\int_0^1 x dx, 3", "3, 3", False, id="a list with a value twice"),
         pytest.param(
+            r"x=\int_0^1 x dx, y=\int_0^2 x dx", "2, 1/2", False, id="integrals in another order"
+        ),
+        pytest.param(
             r"x=\int_0^1 x dx, y=3", "3, 1/2", False, id="bare values in another order than names"
         ),
     ],
