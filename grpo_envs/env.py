@@ -97,6 +97,13 @@ class TextEnv(gymnasium.Env[str, str]):
         """Answer the last of `turns`; multi-turn environments override it and set `max_turns`."""
         return Reply(reward=self.score(problem, turns[-1].action))
 
+    def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
+        """Return what a good player says after `turns`; the solution, unless it takes more turns.
+
+        What the bundled model is shown of a conversation, and what `check_env` plays.
+        """
+        return problem.solution
+
     def from_row(self, row: Row) -> Problem:
         """Turn a row of `self.rows` into a problem; replaces `draw` where there are rows."""
         raise NotImplementedError(f"{type(self).__name__} has rows and no from_row(row).")
