@@ -17,7 +17,7 @@ from grpo_env_mixture.entries import read_entries
 from grpo_env_mixture.ladder import Ladder
 from grpo_env_mixture.schedule import Schedule
 from grpo_envs.env import TextEnv
-from grpo_envs.errors import require
+from grpo_envs.errors import ConfigError, require
 from grpo_envs.metrics import earns_all
 from grpo_envs.seeding import rng_for
 from grpo_envs.types import Group, Problem, Reply, Turn
@@ -59,6 +59,9 @@ class MixtureEnv(TextEnv):
         self._ladders = {
             entry.name: Ladder(levels=entry.levels, pace=pace) for entry in entries if entry.levels
         }
+        for name, env in self._one_each().items():
+            if isinstance(env, MixtureEnv):
+                raise ConfigError(f"env.of.{name}.env: it is a mixture itself: name its members.")
         declared: dict[str, float] = {}
         for name, env in self._one_each().items():
             declared |= {f"{name}/{part}": weight for part, weight in env.weights.items()}
