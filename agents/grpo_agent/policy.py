@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,9 +31,6 @@ class Policy(nn.Module):
         self.tokenizer = tokenizer
         self.eos_ids = _eos_ids(model, tokenizer)
         self.pad_id = int(_first(tokenizer.pad_token_id, self.eos_ids[0]))
-        names = inspect.signature(model.forward).parameters
-        self.cache_keyword = "cache" if "cache" in names else "past_key_values"
-        """What the model calls its key-value cache: `cache` from Transformers 5.24 on."""
 
     @property
     def device(self) -> torch.device:

@@ -97,9 +97,9 @@ def _prefill(policy: Policy, prompts: Sequence[tuple[int, ...]], copies: int) ->
         input_ids=torch.tensor(ids_PL, device=policy.device),
         attention_mask=mask_PL,
         position_ids=(mask_PL.cumsum(dim=1) - 1).clamp(min=0),
+        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
-        **{policy.cache_keyword: cache},
     ).logits[:, -1]
     cache.batch_repeat_interleave(copies)
     return _Rows(
@@ -118,8 +118,8 @@ def _advance(policy: Policy, rows: _Rows, tokens_R: Tensor) -> None:
         input_ids=tokens_R[:, None],
         attention_mask=rows.mask_RL,
         position_ids=positions_R[:, None],
+        past_key_values=rows.cache,
         use_cache=True,
-        **{policy.cache_keyword: rows.cache},
     ).logits[:, -1]
 
 
