@@ -326,16 +326,16 @@ def test_numbers_of_a_table_without_lists(tmp_path: Path) -> None:
     [
         (
             {"numbers": [3, -5], "target": 2},
-            "row 2: numbers '[3, -5]' are not two or more",
+            "row 2: numbers '[3, -5]' are not 2 to 20",
         ),
-        ({"numbers": [3], "target": 3}, "row 2: numbers '[3]' are not two or more"),
+        ({"numbers": [3], "target": 3}, "row 2: numbers '[3]' are not 2 to 20"),
         (
             {"numbers": "three", "target": 3},
-            "row 2: numbers 'three' are not two or more",
+            "row 2: numbers 'three' are not 2 to 20",
         ),
         (
             {"numbers": [3, 4.5], "target": 3},
-            "row 2: numbers '[3, 4.5]' are not two or more",
+            "row 2: numbers '[3, 4.5]' are not 2 to 20",
         ),
         ({"numbers": [3, 4], "target": "x"}, "row 2: target 'x' is no whole number."),
         ({"numbers": [3, 4], "target": -1}, "row 2: target '-1' is no whole number."),

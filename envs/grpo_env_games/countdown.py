@@ -121,7 +121,7 @@ class CountdownEnv(TextEnv):
         numbers, target = row.text("numbers"), row.text("target")
         where = f"{row.source}: row {row.number + 1}"
         if not _LIST.fullmatch(numbers):
-            raise DatasetError(f"{where}: numbers {numbers[:60]!r} are not two or more whole ones.")
+            raise DatasetError(f"{where}: numbers {numbers[:60]!r} are not 2 to 20 whole ones.")
         if not _WHOLE.fullmatch(target):
             raise DatasetError(f"{where}: target {target[:60]!r} is no whole number.")
         goal = Goal(tuple(map(int, re.findall("[0-9]+", numbers))), int(target))

@@ -7,9 +7,9 @@ from grpo_envs.graders.arithmetic import Unreadable, work_out
 from grpo_envs.sandbox import Backend, Limits
 from grpo_envs.sandbox.shared import shared_pool
 
-LONGEST = 200
-"""Characters of a result: it goes into the policy's context."""
-_LIMITS = Limits(wall_s=3.0, cpu_s=2)
+LONGEST, LONGEST_PRINTED = 60, 200
+"""Characters of the calculator's results and of Python's: they go into the policy's context."""
+_LIMITS = Limits(cpu_s=2)  # the clock leaves room for a machine that is busy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ def calculate(text: str) -> str:
     ('99242', '-2/3', 'error: division by zero')
     """
     try:
-        return _short(str(work_out(text).value))
+        return _short(str(work_out(text).value), LONGEST)
     except Unreadable as error:
         return f"error: {error}"
 
@@ -46,14 +46,15 @@ def run_python(text: str, backend: Backend) -> str:
     """
     result = backend.run(text, limits=_LIMITS)
     if result.status == "error":
-        return _short(f"error: {(result.stderr.strip().splitlines() or ['it failed'])[-1]}")
+        last = (result.stderr.strip().splitlines() or ["it failed"])[-1]
+        return f"error: {last}"[:LONGEST_PRINTED]
     if result.status != "ok":
         return f"error: {_ENDINGS.get(result.status, result.status)}"
-    return _short(result.stdout.strip() or "error: nothing was printed")
+    return _short(result.stdout.strip() or "error: nothing was printed", LONGEST_PRINTED)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else f"error: the result has {len(text)} characters"
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else "error: the result is too long"
 
 
 _ENDINGS = {
