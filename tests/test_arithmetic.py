@@ -22,14 +22,22 @@ def ours(text: str) -> Fraction | None:
 
 numbers = st.integers(0, 10**12).map(str)
 spaces = st.sampled_from(["", " "])
-expressions = st.recursive(
-    numbers,
-    lambda inner: st.one_of(
-        st.tuples(inner, spaces, st.sampled_from("+-*/"), spaces, inner).map("".join),
-        inner.map("({})".format),
-        st.tuples(st.sampled_from("+-"), inner).map("".join),
-    ),
-    max_leaves=12,
+
+
+def chains(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    link = st.tuples(spaces, st.sampled_from("+-*/"), spaces, inner).map("".join)
+    return st.tuples(inner, st.lists(link, min_size=1, max_size=4).map("".join)).map("".join)
+
+
+expressions = chains(
+    st.recursive(
+        numbers,
+        lambda inner: st.one_of(
+            chains(inner).map("({})".format),
+            st.tuples(st.sampled_from("+-"), inner).map("".join),
+        ),
+        max_leaves=8,
+    )
 )
 
 
