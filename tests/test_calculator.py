@@ -18,7 +18,7 @@ from grpo_env_tools.questions import LEVELS, Recipe, generate
 from grpo_env_tools.tools import LONGEST_PRINTED, TOOLS, Tool, calculate
 from grpo_envs.errors import ConfigError, SandboxError
 from grpo_envs.sandbox import Limits, LocalPool
-from grpo_envs.seeding import rng_for
+from grpo_envs.seeding import rng_for, split_of
 from grpo_envs.timing import Timer
 from grpo_envs.types import Completion, Problem, Reply, Turn
 from grpo_envs.vector import GroupVectorEnv
@@ -85,6 +85,12 @@ def test_a_level_asks_what_it_says(level: int, operators: str, digits: int, long
     assert max(map(len, texts)) <= longest
 
 
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_a_question_belongs_to_its_split(split: str) -> None:
+    env = CalculatorEnv(split)
+    assert {split_of(env.problem(seed).prompt) for seed in range(300)} == {split}
+
+
 def test_there_are_thousands_of_questions_at_level_1() -> None:
     env = CalculatorEnv()
     assert len({env.problem(seed).prompt for seed in range(3000)}) > 2900
@@ -100,8 +106,7 @@ def test_operators_are_overridden(operators: str) -> None:
     assert env.recipe == Recipe(operators=operators, terms=terms, digits=2)
 
 
-@EVERY_LEVEL
-@pytest.mark.parametrize("turns", [1, 4])
+@pytest.mark.parametrize(("level", "turns"), [*((level, 4) for level in LEVELS), (1, 1)])
 def test_every_level_keeps_every_promise(level: int, turns: int) -> None:
     grpo_envs.check_env(CalculatorEnv(level=level, turns=turns), problems=10)
 
