@@ -51,7 +51,7 @@ def test_environment_keys_need_no_plus() -> None:
     [
         (
             "env=maths",
-            "env=maths. Allowed: code, codeio, gsm8k, gsm_symbolic, humaneval, math, mbpp. "
+            "env=maths. Allowed: code, codeio, format, gsm8k, gsm_symbolic, humaneval, math, mbpp. "
             "Did you mean 'math'?",
         ),
         ("agent.group_sise=8", "no agent.group_sise=8. Allowed: *Did you mean 'agent.group_size'?"),

@@ -37,6 +37,7 @@ def test_the_wheel_has_our_packages_and_nothing_else(names: list[str]) -> None:
     assert {t for t in top if not t.endswith(".dist-info")} == {
         "grpo_envs",
         "grpo_env_code",
+        "grpo_env_format",
         "grpo_env_math",
         "grpo_agent",
     }
