@@ -30,19 +30,23 @@ from grpo_envs.graders.format.structure import Regex, Tags, Xml, Yaml
 from grpo_envs.graders.format.text_counts import Lines, Paragraphs
 from grpo_envs.graders.format.wording import OneOf, Quoted
 
-_PLANS, _MENDS = 25, 4
-_LISTS: dict[type[Bullets | Numbered], str] = {Bullets: "- {}", Numbered: "1. {}"}
+_MENDS = 4
+_LISTS: dict[type[Bullets | Numbered], str] = {Bullets: "- {}", Numbered: "{n}. {}"}
 
 
 def build(
-    rng: random.Random, constraints: Sequence[Constraint], about: Sequence[str] = ()
+    rng: random.Random,
+    constraints: Sequence[Constraint],
+    about: Sequence[str] = (),
+    *,
+    plans: int = 25,
 ) -> str | None:
-    """Return a text that satisfies all constraints, None where none is found."""
+    """Return a text that satisfies all constraints, None where so many plans lead to none."""
     demands = Demands(constraints)
     words = demands.vocabulary()
     if not words:
         return None
-    for _ in range(_PLANS):
+    for _ in range(plans):
         blocks = _blocks(rng, demands)
         plan = Plan.drawn(rng, demands, blocks)
         for _ in range(_MENDS):
@@ -155,7 +159,7 @@ def _separated(demands: Demands, blocks: list[str], lists: list[str]) -> str:
         return "\n\n***\n\n".join(blocks)
     for kind, mark in _LISTS.items():
         if demands.one(kind) and len(lists) == 1 and _only_lists(demands):
-            return "\n".join(mark.format(block) for block in blocks)
+            return _points(mark, blocks)
     return "\n\n".join([("\n" if demands.one(Lines) else "\n\n").join(blocks), *lists])
 
 
@@ -171,9 +175,13 @@ def _lists(rng: random.Random, demands: Demands, deck: Deck) -> list[str]:
     for kind, mark in _LISTS.items():
         count = demands.number(rng, kind)
         if count:
-            points = [mark.format(in_case(deck.draw(), demands)) for _ in range(count)]
-            written.append("\n".join(points))
+            words = [in_case(deck.draw(), demands) for _ in range(count)]
+            written.append(_points(mark, words))
     return written
+
+
+def _points(mark: str, texts: Sequence[str]) -> str:
+    return "\n".join(mark.format(text, n=number) for number, text in enumerate(texts, 1))
 
 
 def _table(columns: Sequence[str], blocks: list[str]) -> str:
