@@ -15,9 +15,7 @@ _GIVEN = ("const", "default", "examples", "enum")
 def json_text(asked: Json | JsonKeys, blocks: list[str]) -> str:
     """Return JSON with the blocks as its values."""
     if isinstance(asked, JsonKeys):
-        keys, value = asked.keys, {}
-        value = dict(zip(keys, blocks, strict=False))
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(dict(zip(asked.keys, blocks, strict=False)), ensure_ascii=False)
     if asked.type == "array":
         return json.dumps(blocks, ensure_ascii=False)
     numbered = {f"part{number}": block for number, block in enumerate(blocks, 1)}
@@ -102,6 +100,6 @@ def _place(ref: str, root: Any) -> Any:
     """Return what `#/a/b` refers to, None where that is nothing."""
     part = root
     for name in ref.removeprefix("#").strip("/").split("/") if ref != "#" else ():
-        name = name.replace("~1", "/").replace("~0", "~")
-        part = part.get(name) if isinstance(part, Mapping) else None
+        key = name.replace("~1", "/").replace("~0", "~")
+        part = part.get(key) if isinstance(part, Mapping) else None
     return part

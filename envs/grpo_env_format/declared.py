@@ -74,7 +74,7 @@ def problem_from(row: Row, frame: str) -> Problem:
     except (ConfigError, ValueError, RecursionError) as error:
         raise DatasetError(f"{where}: constraints: {error}") from error
     solution = str(row.values["solution"] or "")
-    bare = tagged_answer(solution) if "{}" != frame else after_think(solution)
+    bare = tagged_answer(solution) if frame != "{}" else after_think(solution)
     if solution.strip() and bare is None:
         bare, solution = solution, frame.format(solution)
     missed = [one.name for one in constraints if solution.strip() and one.check(bare or "") < 1]

@@ -47,7 +47,7 @@ class Demands:
     def bounds(self, kind: type[Counted]) -> tuple[int, int] | None:
         """Return how many of something all of them allow; the most is made up where none says."""
         found: list[Any] = list(self.all(kind))
-        unit = {Words: "words", Characters: "characters"}.get(kind)  # type: ignore[call-overload]
+        unit = {Words: "words", Characters: "characters"}.get(kind)
         found += [one for one in self.all(Length) if one.unit == unit]
         if not found:
             return None
@@ -62,7 +62,7 @@ class Demands:
         return None if bounds is None else rng.randint(bounds[0], max(bounds))
 
     def vocabulary(self, having: str = "") -> list[str]:
-        """Return the words that nothing forbids and nothing counts, the letter `having` aside."""
+        """Return the words that nothing forbids and nothing counts, those with `having` in them."""
         script = self.one(Script)
         counted = {folded(one.word) for one in self.all(Frequency)}
         letters = {folded(one.letter) for one in self.all(LetterFrequency)} - {having}
@@ -70,7 +70,8 @@ class Demands:
         return [
             word
             for word in words_in(script.script if script else None)
-            if folded(word) not in counted
+            if having in folded(word)
+            and folded(word) not in counted
             and not letters & {*word}
             and all(one.check(word) for one in forbidding)
         ]

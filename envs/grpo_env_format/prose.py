@@ -78,8 +78,8 @@ def _pieces(rng: random.Random, demands: Demands, deck: Deck) -> list[str]:
 def _given(demands: Demands) -> list[str]:
     """Return the phrases that stand there anyway."""
     phrases = [phrase for one in demands.all(Contains) for phrase in one.phrases]
-    ends = [one.phrase for one in (*demands.all(StartsWith), *demands.all(EndsWith))]
-    return phrases + ends
+    phrases += [one.phrase for one in demands.all(StartsWith)]
+    return phrases + [one.phrase for one in demands.all(EndsWith)]
 
 
 def _needed(rng: random.Random, least: int | None, most: int | None) -> int:

@@ -13,12 +13,14 @@ from grpo_envs.errors import require
 from grpo_envs.graders.format.base import (
     Constraint,
     Counted,
+    TooMuch,
     need_bounds,
     need_texts,
     within,
     words_of,
 )
 
+_MOST_LINES = 2_000
 _HIGHLIGHT = re.compile(r"(?<!\*)\*{1,2}(?![\s*])[^*\n]{1,500}(?<!\s)\*{1,2}(?!\*)")
 _PLACEHOLDER = re.compile(r"\[[^\[\]\n]{1,200}\]")
 _TITLE = re.compile(r"<<[^<>\n]{1,500}>>")
@@ -34,7 +36,13 @@ def _reader() -> MarkdownIt:
 
 
 def blocks_of(text: str) -> list[Token]:
-    """Return the blocks of a Markdown text, flat."""
+    """Return the blocks of a Markdown text, flat.
+
+    Raises:
+        TooMuch: it has too many lines.
+    """
+    if len(text.splitlines()) > _MOST_LINES:
+        raise TooMuch
     return _reader().parse(text)
 
 
