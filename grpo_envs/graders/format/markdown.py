@@ -214,7 +214,7 @@ class Postscript(Constraint):
     name: ClassVar[str] = "postscript"
 
     def _said(self) -> str:
-        return "end with a paragraph that starts with P.S."
+        return "end with a paragraph that starts with P.S. and goes on"
 
     def _measure(self, text: str) -> float:
         before, found, after = text.strip().rpartition("\n\nP.S.")

@@ -95,7 +95,7 @@ def _try_out(validator: Any) -> None:
         for value in _TRIED:
             validator.is_valid(value)
     except (Unresolvable, RecursionError, TooMuch) as error:
-        why = str(error) or "its references never end"
+        why = str(error) if isinstance(error, Unresolvable) else "its references never end"
         raise ConfigError(f"json_schema.schema cannot be followed: {why}") from error
     finally:
         _LEFT.reset(token)
