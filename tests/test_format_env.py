@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_format_constraints import CASES
 
 from grpo_env_format import FormatEnv
 from grpo_env_format.build import build
@@ -18,6 +17,7 @@ from grpo_envs.conformance import check_env
 from grpo_envs.errors import ConfigError, DatasetError
 from grpo_envs.graders.format import CONSTRAINTS, constraint_from
 from grpo_envs.types import Problem
+from tests.format_cases import CASES
 
 DRAWS = 300
 PIECES = re.compile(r"</?\w+>| ?[a-z]+|\d|[^\w\s]|\s+")
@@ -103,7 +103,9 @@ def test_levels_compose_more_and_more() -> None:
         for level in (1, 2, 3, 4, 5)
     }
     assert counts == {1: {1}, 2: {2}, 3: {3}, 4: {2}, 5: {4}}
-    used = {c.name for level in (3, 4, 5) for p in drawn(FormatEnv(level=level), 80) for c in p.gold}
+    used = {
+        c.name for level in (3, 4, 5) for p in drawn(FormatEnv(level=level), 80) for c in p.gold
+    }
     structures = {"json_schema", "json_keys", "xml", "yaml", "table", "sections", "tags"}
     assert structures < used
     assert len(used) >= 20
@@ -219,7 +221,7 @@ def test_an_answer_to_each_constraint_is_built(case: tuple[str, dict[str, Any], 
 def test_answers_to_constraints_together_are_built(names: list[dict[str, Any]]) -> None:
     env = FormatEnv(constraints=names)
     for problem in drawn(env, 5):
-        assert env.score(problem, problem.solution).total == pytest.approx(1.1)
+        assert env.score(problem, problem.solution).parts == {"satisfied": 1, "format": 1}
 
 
 @pytest.mark.parametrize(
@@ -265,6 +267,7 @@ def rows(path: Path, *records: dict[str, Any]) -> str:
 
 
 GREETING = {"prompt": "Greet a fox.", "constraints": THREE[:2], "solution": "Dear old fox"}
+OTHER = {**GREETING, "prompt": "Greet the sea."}
 BARE = {"prompt": "fox", "constraints": [{"name": "avoids", "words": ["sea"]}]}
 
 
@@ -287,13 +290,13 @@ def test_rows_bring_prompts_and_constraints(tmp_path: Path) -> None:
     [
         ({**GREETING, "prompt": " "}, "row 2 has no 'prompt'."),
         (
-            {**GREETING, "constraints": [{"name": "wrods"}]},
+            {**OTHER, "constraints": [{"name": "wrods"}]},
             "row 2: constraints: constraint name=wrods. *Did you mean 'words'[?]",
         ),
-        ({**GREETING, "constraints": "[{"}, "row 2: constraints: Expecting*"),
-        ({**GREETING, "constraints": None}, "row 2: constraints: constraints=None. *"),
+        ({**OTHER, "constraints": "[{"}, "row 2: constraints: Expecting*"),
+        ({**OTHER, "constraints": None}, "row 2: constraints: constraints=None. *"),
         (
-            {**GREETING, "solution": "dear fox"},
+            {**OTHER, "solution": "dear fox"},
             "row 2: the solution does not satisfy words, starts_with.",
         ),
         (

@@ -72,7 +72,8 @@ def _example(schema: Any, root: Any, texts: Iterator[str], depth: int) -> Any:
         names |= {name: names.get(name, {}) for name in schema.get("required", ())}
         return {n: _example(below, root, texts, depth + 1) for n, below in names.items()}
     if kind == "array":
-        count = max(schema.get("minItems", 1), min(1, schema.get("maxItems", 1)))
+        usual = min(depth < 3, schema.get("maxItems", 1))  # what refers to itself ends
+        count = max(schema.get("minItems", 0), usual)
         below = schema.get("items", {})
         return [_example(below, root, texts, depth + 1) for _ in range(min(count, 1_000))]
     if kind in ("integer", "number"):

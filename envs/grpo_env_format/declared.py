@@ -19,6 +19,10 @@ from grpo_envs.types import Problem
 
 OURS = {"think", "answer"}
 _TRIALS = 3
+_HINTS = {
+    "regex": "regex is met by its example=, a text that the pattern matches.",
+    "json_schema": "A text with a pattern in the schema needs `examples`.",
+}
 
 
 def declared(listed: Any) -> tuple[Constraint, ...]:
@@ -32,9 +36,8 @@ def declared(listed: Any) -> tuple[Constraint, ...]:
     if not any(answer is not None for answer in trials):
         names = ", ".join(constraint.name for constraint in constraints)
         text = f"env.constraints: no answer was found that satisfies all of {names}."
-        if any(constraint.name == "regex" for constraint in constraints):
-            text += " regex is met by its example=, a text that the pattern matches."
-        raise ConfigError(text)
+        hints = {one.name: _HINTS[one.name] for one in constraints if one.name in _HINTS}
+        raise ConfigError(" ".join([text, *hints.values()]))
     return constraints
 
 

@@ -169,7 +169,7 @@ class CodeBlock(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Highlights(Counted):
-    """So many highlights: *words* or **words** on a line."""
+    """So many highlights: `*words*` or `**words**` on a line."""
 
     name: ClassVar[str] = "highlights"
 
@@ -182,7 +182,7 @@ class Highlights(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placeholders(Counted):
-    """So many placeholders in square brackets, such as [name]."""
+    """So many placeholders in square brackets, such as `[name]`."""
 
     name: ClassVar[str] = "placeholders"
 
@@ -195,7 +195,7 @@ class Placeholders(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Title(Constraint):
-    """A title in double angle brackets, such as <<a title>>, and other text beside it."""
+    """A title in double angle brackets, such as `<<a title>>`, and other text beside it."""
 
     name: ClassVar[str] = "title"
 
