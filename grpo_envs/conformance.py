@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import warnings
@@ -244,8 +245,12 @@ def _group_shares(env: TextEnv, problems: int) -> Iterator[str]:
 
 def _info_floats(env: TextEnv, problems: int) -> Iterator[str]:
     for answer in ("", "\U0001f600 \u4f60\u597d", env.problem(0).solution):
-        env.reset(seed=0)
+        _, about = env.reset(seed=0)
         _, reward, _, _, info = env.step(answer)
+        try:
+            json.dumps(about)
+        except TypeError as error:
+            yield f"the problem's meta is logged as JSON: {error}"
         if type(reward) is not float:
             yield f"the reward {reward!r} is a {type(reward).__name__}, not a float"
         for key, value in info.items():

@@ -1,5 +1,6 @@
 """check_env: every installed environment keeps every promise; every planted fault is caught."""
 
+import dataclasses
 import itertools
 import math
 import random
@@ -243,6 +244,11 @@ class IntReward(Sound):
         return observation, int(reward), terminated, truncated, info
 
 
+class ObjectInMeta(Sound):
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        return dataclasses.replace(super().draw(rng, split), meta={"drawn_by": self.draw})
+
+
 class NoUnicode(Sound):
     """Observations outside its own space."""
 
@@ -424,6 +430,7 @@ FAULTS: list[tuple[type[TextEnv], str]] = [
     (IntInInfo, FLOATS),
     (BoolInInfo, FLOATS),
     (IntReward, FLOATS),
+    (ObjectInMeta, FLOATS),
     (NoUnicode, GYMNASIUM),
     (SurrogatePrompt, GYMNASIUM),
     (EveryMemberItsOwn, GROUP),

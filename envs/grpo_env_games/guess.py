@@ -133,7 +133,7 @@ class GuessEnv(TextEnv):
                     prompt=f"{prompt} Guess it in {self.max_turns} turn{plural}.",
                     gold=number,
                     solution=f"<answer>{number}</answer>",
-                    meta={"range": within},
+                    meta={"range": [within.low, within.high]},
                 )
         raise ConfigError(f"env.largest={self.recipe.largest}: too few ranges for two splits.")
 
@@ -144,7 +144,7 @@ class GuessEnv(TextEnv):
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
         """Say where the number is; pay at the end."""
         guess = _guessed(turns[-1].action)
-        within: Range = problem.meta["range"]
+        within = Range(*problem.meta["range"])
         if guess is None or not within.low <= guess <= within.high:
             told = f"Guess a number from {within.low} to {within.high}."
         else:
@@ -159,7 +159,7 @@ class GuessEnv(TextEnv):
 
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
         """Guess the middle of what is still possible."""
-        left: Range = problem.meta["range"]
+        left = Range(*problem.meta["range"])
         for turn in turns:
             left = left.after(_guessed(turn.action), turn.observation)
         middle = (left.low + left.high) // 2
