@@ -51,8 +51,8 @@ def test_environment_keys_need_no_plus() -> None:
     [
         (
             "env=maths",
-            "env=maths. Allowed: code, codeio, gsm8k, gsm_symbolic, humaneval, math, mbpp. "
-            "Did you mean 'math'?",
+            "env=maths. Allowed: code, codeio, gsm8k, gsm_symbolic, gym, humaneval, math, "
+            "mbpp, reasoning_gym. Did you mean 'math'?",
         ),
         ("agent.group_sise=8", "no agent.group_sise=8. Allowed: *Did you mean 'agent.group_size'?"),
         ("agent.group_size=eight", "agent.group_size=eight: *'eight'*Integer"),

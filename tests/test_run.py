@@ -196,8 +196,8 @@ def test_resuming_what_does_not_exist(tmp_path: Path) -> None:
     [
         (
             ["env=maths"],
-            "env=maths. Allowed: code, codeio, gsm8k, gsm_symbolic, humaneval, math, mbpp. "
-            "Did you mean 'math'?",
+            "env=maths. Allowed: code, codeio, gsm8k, gsm_symbolic, gym, humaneval, math, "
+            "mbpp, reasoning_gym. Did you mean 'math'?",
         ),
         (["agent.group_sise=8"], "Did you mean 'agent.group_size'?"),
         (["agent.group_size=eight"], "agent.group_size=eight: Value 'eight'"),
@@ -248,8 +248,8 @@ def test_check_prints_a_table_and_exits_0(tmp_path: Path) -> None:
     wrong = grpo(tmp_path, "env=maths", module="check")
     assert (wrong.returncode, wrong.stderr) == (
         2,
-        "grpo_envs: env=maths. Allowed: code, codeio, gsm8k, gsm_symbolic, humaneval, math, mbpp. "
-        "Did you mean 'math'?\n",
+        "grpo_envs: env=maths. Allowed: code, codeio, gsm8k, gsm_symbolic, gym, humaneval, math, "
+        "mbpp, reasoning_gym. Did you mean 'math'?\n",
     )
 
 
@@ -282,7 +282,7 @@ def test_help_names_groups_and_keys_and_loads_no_torch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     for word in (
-        "env: code, codeio, gsm8k, gsm_symbolic, humaneval, math, mbpp",
+        "env: code, codeio, gsm8k, gsm_symbolic, gym, humaneval, math, mbpp, reasoning_gym",
         "group_size: 8",
         "python -m grpo_envs.run env=math model=qwen",
     ):
