@@ -15,6 +15,7 @@ import enum
 import pickle
 import random
 import re
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -24,6 +25,10 @@ from grpo_envs.seeding import seed_for, split_of
 
 EVAL_SHARE = 0.25
 """Of the questions: more than elsewhere, because drawing one of them takes 1 / share draws."""
+TRIES = 200
+"""Draws for a question, at most."""
+_ITEM_S, _DRAW_S = 5.0, 20.0
+"""Seconds of processor time for one draw, which is given up then, and for all of them."""
 EVALUATING = (
     *("algorithmic.binary_matrix", "algorithmic.number_sorting", "algorithmic.spiral_matrix"),
     *("algorithmic.string_insertion", "games.n_queens"),
@@ -70,7 +75,7 @@ def options(task: str) -> list[str]:
     return [field.name for field in _fields(task)]
 
 
-def draw(task: str, given: dict[str, Any], split: str, key: int) -> dict[str, Any] | None:
+def draw(task: str, given: dict[str, Any], split: str, key: int) -> dict[str, Any]:
     """Draw until a question belongs to `split`.
 
     Args:
@@ -80,23 +85,21 @@ def draw(task: str, given: dict[str, Any], split: str, key: int) -> dict[str, An
         key: Decides the question; neighbours share nothing.
 
     Returns:
-        The question and what its grader needs; where none was found in 200 draws or 10 seconds,
-        how many `draws` there were, and how many `questions` among them.
+        The question and what its grader needs; where none was found in TRIES draws or in time, how
+        many `draws` there were, and how many `questions` among them.
     """
-    until = time.monotonic() + 10
+    number = seed_for(task, repr(sorted(given.items())), split, key) % (2**31 - TRIES)
+    dataset = _dataset(task, given, number)
     seen = set()
-    for attempt in range(200):
-        number = seed_for(task, repr(sorted(given.items())), key, attempt) % 2**31
-        _seed(number)
-        dataset = _dataset(task, given, number)
-        entry = dataset[0]
-        question = str(entry["question"])
-        if split_of(question, EVAL_SHARE) == split:
+    for attempt in range(TRIES):
+        if time.process_time() > _DRAW_S:
+            return {"draws": attempt, "questions": len(seen)}
+        entry = _item(dataset, number, attempt)
+        question = str(entry["question"]) if entry else ""
+        if entry and split_of(question, EVAL_SHARE) == split:
             return {"question": question, "number": number, **_answered(dataset, entry)}
         seen.add(question)
-        if time.monotonic() > until:
-            break
-    return {"draws": attempt + 1, "questions": len(seen)}
+    return {"draws": TRIES, "questions": len(seen)}
 
 
 def grade(task: str, given: dict[str, Any], drawn: tuple[int, bytes], answer: str) -> float:
@@ -109,13 +112,34 @@ def grade(task: str, given: dict[str, Any], drawn: tuple[int, bytes], answer: st
         answer: What the policy wrote.
     """
     number, entry = drawn
-    _seed(number)
     return _score(_dataset(task, given, number), pickle.loads(entry), answer)
 
 
 def configured(task: str, given: dict[str, Any]) -> None:
     """Raise unless the generator takes these options."""
     _dataset(task, given, 0)
+
+
+def _item(dataset: Any, number: int, attempt: int) -> dict[str, Any]:
+    """Return an item, {} where the generator seems not to end."""
+    _seed(number + attempt)
+    signal.signal(signal.SIGVTALRM, _give_up)
+    signal.setitimer(signal.ITIMER_VIRTUAL, _ITEM_S)
+    try:
+        item: dict[str, Any] = dataset[attempt]
+    except _Endless:
+        return {}
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    return item
+
+
+class _Endless(BaseException):
+    """No Exception: generators catch those."""
+
+
+def _give_up(*_: object) -> None:
+    raise _Endless
 
 
 def _answered(dataset: Any, entry: dict[str, Any]) -> dict[str, Any]:
@@ -144,8 +168,9 @@ def _dataset(task: str, given: Mapping[str, Any], number: int) -> Any:
     kind, settings = DATASETS[task]
     fields = {field.name: field for field in _fields(task)}
     read = {name: _read(fields[name], value) for name, value in given.items()}
-    config = settings(seed=number, size=1, **read)
-    config.validate()
+    config = settings(seed=number, size=TRIES, **read)
+    if hasattr(config, "validate"):
+        config.validate()
     return kind(config)
 
 

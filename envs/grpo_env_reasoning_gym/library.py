@@ -1,7 +1,8 @@
 """reasoning-gym from outside: every call runs in the sandbox, see `inside`."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ exec({seeding!r}, vars(_module))
 _PROGRAM = _PREFACE.format(seeding=Path(seeding.__file__).read_text("utf-8")) + Path(
     __file__
 ).with_name("inside.py").read_text("utf-8")
-_DRAW = Limits(cpu_s=20, wall_s=40.0, memory_mib=2048)
+_DRAW = Limits(cpu_s=30, wall_s=120.0, memory_mib=2048)
+_NAN = re.compile(r"(?<![a-z])nan(?![a-ik-z])", re.IGNORECASE)
+"""As a word, or as in nan+2j. It is near to any number for comparisons the wrong way round."""
+_NEARLY = 0.99
 _BUSY = 0.5
 """Of the processor time that it may use: an answer that ran out of wall clock with less than that
 waited for the machine."""
@@ -30,20 +34,20 @@ waited for the machine."""
 class Item:
     """A question of reasoning-gym and what grades an answer to it."""
 
-    question: str
+    question: str = field(compare=False)
     answer: str
     """The known answer that earns the most; '' where there is none."""
-    best: float | None
+    best: float | None = field(compare=False)
     """What it earns; None where the grader raises."""
-    number: int
-    """The seed of the one item that it is."""
-    entry: bytes
+    number: int = field(compare=False)
+    """The seed of the data set whose item it is."""
+    entry: bytes = field(compare=False)
     """Pickled in the sandbox, and read nowhere else."""
     lonely: bool = True
     """Whether what looks much like the answer is wrong."""
 
     def __str__(self) -> str:
-        return self.answer if self.lonely else ""
+        return self.answer if self.answer and self.lonely else "(not told)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,11 +107,13 @@ class Library:
         Raises:
             SandboxError: the sandbox failed, or the grader raises for the known answer, too.
         """
+        if _NAN.search(answer) and not _NAN.search(item.answer):
+            return Grade(score=0.0, note="it is not a number")
         given = (self.task, self.options, (item.number, item.entry), answer)
         result = backend_call(self.backend, "grade", *given, limits=limits)
         told = result.values[0] if result.values else None
         if isinstance(told, Returned):
-            return Grade(score=min(max(float(told.value), 0.0), 1.0))
+            return Grade(score=_score(told.value))
         if told is None and result.status == "wall" and result.cpu_s < _BUSY * limits.cpu_s:
             raise SandboxError(f"the machine was too busy to grade in {limits.wall_s:g} s.")
         note = f"the grader ended by {result.status}" if told is None else told.error
@@ -137,6 +143,11 @@ class Library:
             return told.value
         why = f"ended by {result.status}: {result.stderr[-200:]}" if told is None else told.error
         raise SandboxError(f"env.task={self.task}: reasoning-gym {' '.join(why.split())}.")
+
+
+def _score(told: float) -> float:
+    """Return what a grader said in [0, 1]. Above 1 is a sum of parts, never a match."""
+    return _NEARLY if told > 1 else told if told > 0 else 0.0
 
 
 def backend_call(

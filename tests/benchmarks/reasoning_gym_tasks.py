@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -23,7 +23,28 @@ from grpo_env_reasoning_gym.refused import REFUSED
 from grpo_envs.conformance import findings
 from grpo_envs.errors import GrpoEnvsError
 
-SEEDS = 50
+SEEDS = 30
+CONSTANT = (
+    *(
+        "?",
+        "0",
+        "1",
+        "2",
+        "-1",
+        "1.0",
+        "True",
+        "False",
+        "yes",
+        "no",
+        "Yes",
+        "No",
+        "[]",
+        "{}",
+        "[[]]",
+    ),
+    *("None", "null", "nan", "inf", "A", "x", "infeasible", "I do not know", "0 1 2 3 4 5 6 7 8 9"),
+)
+MOSTLY = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +75,25 @@ def look(task: str, problems: int) -> Row:
         seconds = max(seconds, (time.perf_counter() - began) / SEEDS)
     found = findings(env, problems)
     broken = tuple(f"{one.promise}: {one.evidence}" for one in found if one.evidence)
+    broken += tuple(paid_for_junk(env))
     note = "; ".join(one.note for one in found if one.note)
     return Row(task=task, distinct=len(prompts), broken=broken, note=note, seconds=seconds)
+
+
+def paid_for_junk(env: ReasoningGymEnv) -> Iterator[str]:
+    """Yield constant answers that earn the maximum on most questions, and echoes that do."""
+    asked = [env.problem(seed) for seed in range(12)]
+    others = [problem.gold.answer for problem in asked[:3]]
+
+    def share(answers: Sequence[str]) -> float:
+        rewards = env.score_batch(asked, [f"<answer>{answer}</answer>" for answer in answers])
+        return sum(reward.parts.get("correct", 1.0) for reward in rewards) / len(asked)
+
+    for constant in (*CONSTANT, *others):
+        if constant and share([constant] * len(asked)) > MOSTLY:
+            yield f"a constant answer earns the maximum: {constant[:40]!r} on most of 12 questions"
+    if share([problem.prompt for problem in asked]):
+        yield "the question as the answer earns the maximum"
 
 
 def look_apart(task: str, problems: int, limit: float) -> Row:
@@ -86,8 +124,8 @@ def main() -> None:
     """Print the table, or one row as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", help="only this one, as JSON")
-    parser.add_argument("--problems", type=int, default=5, help="of each split (%(default)s)")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds a task (%(default)s)")
+    parser.add_argument("--problems", type=int, default=3, help="of each split (%(default)s)")
+    parser.add_argument("--limit", type=float, default=400.0, help="seconds a task (%(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="tasks at a time (%(default)s)")
     parser.add_argument("--json", help="also write the rows here, one a line")
     options = parser.parse_args()
