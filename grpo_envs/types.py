@@ -23,7 +23,11 @@ class Problem:
     """A completion that must earn the maximum, which `check_env` plays back; '' where a dataset
     has none."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """Anything else worth logging: level, source row, topic."""
+    """Anything else worth logging: level, source row, topic. JSON values only."""
+    system_prompt: str | None = None
+    """What a chat model is told before this prompt; None for what its environment says."""
+    max_turns: int | None = None
+    """Answers per episode of this problem; None for the environment's number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +104,8 @@ class Group:
     """The prompt rendered with the model's chat template, as tokens."""
     completions: tuple[Completion, ...]
     rewards: tuple[Reward, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """The problem's."""
 
     @property
     def flat(self) -> bool:
