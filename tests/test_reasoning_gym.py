@@ -209,4 +209,3 @@ def test_what_a_grader_does_is_a_score_or_invalid(
     if expected not in (None, 0.5):
         assert reward.parts["correct"] == expected
         assert bool(reward.error) == (not result.values or isinstance(result.values[0], Raised))
-'''
