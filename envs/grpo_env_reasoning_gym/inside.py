@@ -40,21 +40,8 @@ NOT_OPTIONS = ("seed", "size")
 _LONGEST = 1000
 _NAMES = frozenset(
     {
-        *(
-            "pi",
-            "exp",
-            "log",
-            "ln",
-            "sqrt",
-            "cbrt",
-            "Abs",
-            "sin",
-            "cos",
-            "tan",
-            "cot",
-            "sec",
-            "csc",
-        ),
+        *("pi", "exp", "log", "ln", "sqrt", "cbrt", "Abs"),
+        *("sin", "cos", "tan", "cot", "sec", "csc"),
         *("asin", "acos", "atan", "acot", "asec", "acsc", "sinh", "cosh", "tanh"),
         *("asinh", "acosh", "atanh"),
     }
@@ -90,7 +77,7 @@ def draw(task: str, given: dict[str, Any], split: str, key: int) -> dict[str, An
     """
     number = seed_for(task, repr(sorted(given.items())), split, key) % (2**31 - TRIES)
     dataset = _dataset(task, given, number)
-    seen = set()
+    seen: set[str] = set()
     for attempt in range(TRIES):
         if time.process_time() > _DRAW_S:
             return {"draws": attempt, "questions": len(seen)}

@@ -16,5 +16,5 @@ NEIGHBOURS = frozenset(
     }
 )
 """Tasks where a right answer with a digit before or after it may be right as well, so that
-check_env must not try those as wrong ones. Their graders round, know more than one right answer (any
-constant of integration; U1 is U), or pass over what is none of an answer's words."""
+check_env must not try those as wrong ones. Their graders round, know more than one right answer
+(any constant of integration; U1 is U), or pass over what is none of an answer's words."""

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import patch
 
 from grpo_env_reasoning_gym import ReasoningGymEnv
 from grpo_env_reasoning_gym.library import tasks
@@ -25,24 +26,9 @@ from grpo_envs.errors import GrpoEnvsError
 
 SEEDS = 30
 CONSTANT = (
-    *(
-        "?",
-        "0",
-        "1",
-        "2",
-        "-1",
-        "1.0",
-        "True",
-        "False",
-        "yes",
-        "no",
-        "Yes",
-        "No",
-        "[]",
-        "{}",
-        "[[]]",
-    ),
-    *("None", "null", "nan", "inf", "A", "x", "infeasible", "I do not know", "0 1 2 3 4 5 6 7 8 9"),
+    *("?", "0", "1", "2", "-1", "1.0", "True", "False", "yes", "no", "Yes", "No", "[]", "{}"),
+    *("[[]]", "None", "null", "nan", "inf", "A", "x", "infeasible", "I do not know"),
+    "0 1 2 3 4 5 6 7 8 9",
 )
 MOSTLY = 0.9
 
@@ -62,12 +48,12 @@ class Row:
 
 
 def look(task: str, problems: int) -> Row:
-    """Check a task here."""
-    REFUSED.clear()
-    try:
-        env = ReasoningGymEnv(task=task, workers=1)
-    except GrpoEnvsError as error:
-        return Row(task=task, broken=(str(error),))
+    """Check a task here, refused or not."""
+    with patch.dict(REFUSED, clear=True):
+        try:
+            env = ReasoningGymEnv(task=task, workers=1)
+        except GrpoEnvsError as error:
+            return Row(task=task, broken=(str(error),))
     prompts, seconds = set(), 0.0
     for split in ("train", "eval"):
         began = time.perf_counter()
