@@ -57,9 +57,9 @@ def test_a_task_has_questions_for_both_splits_and_pays_for_their_answers(task: s
     solved = env.score_batch(problems, [problem.solution for problem in problems])
     known = float(task not in ("boxnet", "rush_hour"))  # whose items have no answer beside them
     assert [reward.parts for reward in solved] == [{"correct": known, "format": known}] * 4
-    junk = ("", "<answer></answer>", "<answer>?</answer>", f"<answer>{problems[0].prompt}</answer>")
-    wrong = env.score_batch(problems[:1] * 4, junk)
-    assert [(reward.valid, reward.parts["correct"]) for reward in wrong] == [(True, 0.0)] * 4
+    junk = ["", *(f"<answer>{text}</answer>" for text in ("", "?", "nan", problems[0].prompt))]
+    wrong = env.score_batch(problems[:1] * len(junk), junk)
+    assert [(reward.valid, reward.parts["correct"]) for reward in wrong] == [(True, 0.0)] * 5
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ class GymEnv(TextEnv):
         for seed in islice(_seeds(rng), _DRAWS):
             if split_of(str(seed)) != split:
                 continue
-            prompt = self.wrapped.open(seed)
+            prompt = self._first(seed)
             if not self.by_observation or split_of(prompt) == split:
                 return Problem(prompt=prompt, gold=seed, solution="")
         raise ConfigError(f"{_DRAWS} seeds of the environment gave no question of {split}.")
