@@ -11,6 +11,7 @@ from grpo_env_gym import GymEnv
 from grpo_envs import GroupVectorEnv, Turn, check_env
 from grpo_envs.conformance import findings
 from grpo_envs.errors import ConfigError, ContractBroken
+from grpo_envs.seeding import split_of
 
 REVERSE = "tests.text_games:text_games/Reverse-v0"
 GUESS = "tests.text_games:text_games/Guess-v0"
@@ -72,7 +73,8 @@ def test_where_all_open_alike_the_splits_share_no_seed() -> None:
         {env.problem(seed, split).gold for seed in range(300)} for split in ("train", "eval")
     )
     assert len(train) == len(held_out) == 300
-    assert not train & held_out
+    assert {split_of(str(seed)) for seed in train} == {"train"}
+    assert {split_of(str(seed)) for seed in held_out} == {"eval"}
 
 
 @pytest.mark.parametrize(

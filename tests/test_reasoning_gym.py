@@ -260,17 +260,21 @@ OTHERS = ("arc_1d", "codeio", "complex_arithmetic", "decimal_arithmetic", "famil
 
 @pytest.mark.parametrize("task", [*EVALUATED, *OTHERS])
 def test_code_in_an_answer_runs_nowhere_and_decides_nothing(task: str, tmp_path: Path) -> None:
-    """Where it ran, the last two would turn what the grader gives into 1, in the sandbox."""
+    """Where it ran in the sandbox, one would end the grader, and one turn its verdict into 1."""
     mark = tmp_path / "mark"
     env = made(task=task, credit="partial")
     problem = env.problem(0)
-    for code in (
+    always = "type('F', (float,), {'__new__': lambda *_: 1.0})"
+    codes = (
         f"__import__('os').system('touch {mark}')",
         f"[open('{mark}', 'w')]",
-        "setattr(__import__('builtins'), 'float', __import__('math').cos)",
-        "setattr(__import__('builtins'), 'float', __import__('math').ceil)",
-    ):
-        assert paid(env, problem, code) < 0.1
+        "__import__('os')._exit(3)",
+        f"setattr(__import__('builtins'), 'float', {always})",
+    )
+    for reward in env.score_batch([problem] * 4, [f"<answer>{code}</answer>" for code in codes]):
+        assert reward.valid
+        assert reward.parts["correct"] < 0.1
+        assert "the grader ended" not in reward.error
     assert not mark.exists()
 
 
