@@ -75,13 +75,13 @@ def draw(task: str, given: dict[str, Any], split: str, key: int) -> dict[str, An
         The question and what its grader needs; where none was found in TRIES draws or in time, how
         many `draws` there were, and how many `questions` among them.
     """
-    number = seed_for(task, repr(sorted(given.items())), split, key) % (2**31 - TRIES)
-    dataset = _dataset(task, given, number)
+    start, number = divmod(seed_for(task, repr(sorted(given.items())), split, key), 2**31 - TRIES)
+    dataset = _dataset(task, given, number)  # whose item 0 may be of one kind: any comes first
     seen: set[str] = set()
     for attempt in range(TRIES):
         if time.process_time() > _DRAW_S:
             return {"draws": attempt, "questions": len(seen)}
-        entry = _item(dataset, number, attempt)
+        entry = _item(dataset, number, (start + attempt) % TRIES)
         question = str(entry["question"]) if entry else ""
         if entry and split_of(question, EVAL_SHARE) == split:
             return {"question": question, "number": number, **_answered(dataset, entry)}
@@ -107,13 +107,13 @@ def configured(task: str, given: dict[str, Any]) -> None:
     _dataset(task, given, 0)
 
 
-def _item(dataset: Any, number: int, attempt: int) -> dict[str, Any]:
+def _item(dataset: Any, number: int, index: int) -> dict[str, Any]:
     """Return an item, {} where the generator seems not to end."""
-    _seed(number + attempt)
+    _seed(number + index)
     signal.signal(signal.SIGVTALRM, _give_up)
     signal.setitimer(signal.ITIMER_VIRTUAL, _ITEM_S)
     try:
-        item: dict[str, Any] = dataset[attempt]
+        item: dict[str, Any] = dataset[index]
     except _Endless:
         return {}
     finally:

@@ -2,9 +2,11 @@
 
 REFUSED: dict[str, str] = {
     "game_of_life_halting": "its grader pays for any answer",
+    "gsm_symbolic": "its grader takes the first number of any text, and the question begins with some "
+    "answers (env=gsm_symbolic has the same questions)",
     "propositional_logic": "its grader pays for a premise that is copied from the question",
     "puzzle24": "its grader pays for other numbers than those of the question",
-    "sokoban": "some of its questions take too long to draw",
+    "sokoban": "its grader finds moves in any text, and those in the question solve some",
 }
 """Tasks that break a promise of ours which nothing of ours can mend, and why."""
 NEIGHBOURS = frozenset(
@@ -12,7 +14,7 @@ NEIGHBOURS = frozenset(
         *("advanced_geometry", "coin_flip", "decimal_arithmetic", "number_format", "pool_matrix"),
         *("intermediate_integration", "rubiks_cube", "simple_integration"),
         *("fraction_simplification", "knights_knaves", "quantum_lock", "time_intervals"),
-        "tower_of_hanoi",
+        *("power_function", "tower_of_hanoi"),
     }
 )
 """Tasks where a right answer with a digit before or after it may be right as well, so that
