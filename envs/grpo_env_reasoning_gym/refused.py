@@ -2,8 +2,8 @@
 
 REFUSED: dict[str, str] = {
     "game_of_life_halting": "its grader pays for any answer",
-    "gsm_symbolic": "its grader takes the first number of any text, and the question begins with some "
-    "answers (env=gsm_symbolic has the same questions)",
+    "gsm_symbolic": "its grader takes the first number of any text, which pays for some copied "
+    "questions (env=gsm_symbolic has the same questions)",
     "propositional_logic": "its grader pays for a premise that is copied from the question",
     "puzzle24": "its grader pays for other numbers than those of the question",
     "sokoban": "its grader finds moves in any text, and those in the question solve some",
