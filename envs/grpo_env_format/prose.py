@@ -1,58 +1,117 @@
-"""Plain text that constraints are read off: words, sentences, paragraphs."""
+"""Blocks of words: what every layout is filled with."""
 
 import random
+import re
+from collections.abc import Sequence
+from itertools import pairwise
 
-from grpo_env_format.simple import NOUNS
-
-_ADJECTIVES = (
-    "big",
-    "blue",
-    "calm",
-    "cold",
-    "dark",
-    "kind",
-    "new",
-    "old",
-    "quick",
-    "small",
-    "warm",
+from grpo_env_format.demands import Demands, Plan
+from grpo_env_format.vocabulary import Deck
+from grpo_envs.graders.format.base import folded, words_of
+from grpo_envs.graders.format.contents import EndsWith, StartsWith
+from grpo_envs.graders.format.counts import Frequency
+from grpo_envs.graders.format.markdown import Highlights, Placeholders
+from grpo_envs.graders.format.text_counts import (
+    CapitalWords,
+    LetterFrequency,
+    Paragraphs,
+    Sentences,
+    SentenceWords,
 )
-_VERBS = ("carries", "finds", "follows", "guards", "hears", "likes", "needs", "passes", "sees")
+from grpo_envs.graders.format.wording import Case, Contains, Without
 
 
-def words(rng: random.Random, least: int, most: int) -> str:
-    """Return some nouns; now and then one of them comes twice."""
-    return " ".join(rng.choice(NOUNS) for _ in range(rng.randint(least, most)))
+def blocks_of_words(rng: random.Random, demands: Demands, plan: Plan, deck: Deck) -> list[str]:
+    """Return `plan.blocks` texts that have all that is demanded of words between them."""
+    start = [one.phrase.strip() for one in demands.all(StartsWith)][:1]
+    end = [one.phrase.strip() for one in demands.all(EndsWith)][:1]
+    pieces = _pieces(rng, demands, deck)
+    missing = plan.words - len(words_of(" ".join([*start, *pieces, *end])))
+    pieces += [deck.draw() for _ in range(missing)]
+    rng.shuffle(pieces)
+    pieces = [*start, *pieces, *end]
+    while len(pieces) < plan.blocks:
+        pieces.insert(len(start), deck.draw())
+    sentences = chunks(pieces, max(plan.sentences, plan.blocks))
+    written = _as_sentences(sentences, demands, start, end)
+    return [in_case(" ".join(block), demands) for block in chunks(written, plan.blocks)]
 
 
-def sentence(rng: random.Random) -> str:
-    """Return a sentence.
+def chunks(things: Sequence[str], count: int) -> list[list[str]]:
+    """Cut a list into so many parts, as even as can be.
 
-    >>> sentence(random.Random(0))
-    'The old map needs a kind sea.'
+    >>> chunks("abcde", 2)
+    [['a', 'b'], ['c', 'd', 'e']]
     """
-    subject, thing = rng.sample(NOUNS, 2)
-    article = rng.choice(("a", "the"))
-    parts = ["The", rng.choice(_ADJECTIVES), subject, rng.choice(_VERBS), article]
-    parts += [rng.choice(_ADJECTIVES)] * rng.randint(0, 1)
-    return " ".join([*parts, thing]) + rng.choice((".", ".", "!"))
+    count = max(1, min(count, len(things)))
+    cuts = [len(things) * number // count for number in range(count + 1)]
+    return [list(things[low:high]) for low, high in pairwise(cuts)]
 
 
-def paragraph(rng: random.Random, least: int = 1, most: int = 3) -> str:
-    """Return some sentences in a row."""
-    return " ".join(sentence(rng) for _ in range(rng.randint(least, most)))
+def in_case(text: str, demands: Demands) -> str:
+    """Return a text in the case that is demanded."""
+    case = demands.one(Case)
+    if case is None or case.case == "sentence":
+        return text
+    if case.case == "title":
+        return re.sub(r"(?<!\S)(\W*)(\w)", lambda found: found[1] + found[2].upper(), text)
+    return text.upper() if case.case == "upper" else text.lower()
 
 
-def prose(rng: random.Random) -> str:
-    """Return paragraphs, some of them dressed up with what instructions ask for."""
-    text = "\n\n".join(paragraph(rng) for _ in range(rng.randint(1, 3)))
-    dress = rng.choice(("", "", "upper", "lower", "quoted", "title", "postscript", "highlight"))
-    noun = rng.choice(NOUNS)
-    return {
-        "upper": text.upper(),
-        "lower": text.lower(),
-        "quoted": f'"{text}"',
-        "title": f"<<The {noun}>>\n\n{text}",
-        "postscript": f"{text}\n\nP.S. {sentence(rng)}",
-        "highlight": f"{text} *{sentence(rng)}*",
-    }.get(dress, text)
+def _pieces(rng: random.Random, demands: Demands, deck: Deck) -> list[str]:
+    pieces = [phrase for one in demands.all(Contains) for phrase in one.phrases]
+    for frequency in demands.all(Frequency):
+        given = words_of(folded(" ".join(_given(demands)))).count(folded(frequency.word))
+        pieces += [frequency.word] * (_needed(rng, frequency.least, frequency.most) - given)
+    for letter in demands.all(LetterFrequency):
+        one = folded(letter.letter)
+        given = folded(" ".join(_given(demands))).count(one)
+        wide = Deck(rng, demands.vocabulary(having=one))
+        count = _needed(rng, letter.least, letter.most) - given
+        pieces += [wide.draw(having=one) for _ in range(count)]
+    pieces += [f"*{deck.draw()}*" for _ in range(demands.number(rng, Highlights) or 0)]
+    pieces += [f"[{deck.draw()}]" for _ in range(demands.number(rng, Placeholders) or 0)]
+    capitals = demands.number(rng, CapitalWords) or 0
+    return pieces + [deck.draw().upper() for _ in range(capitals)]
+
+
+def _given(demands: Demands) -> list[str]:
+    """Return the phrases that stand there anyway."""
+    phrases = [phrase for one in demands.all(Contains) for phrase in one.phrases]
+    phrases += [one.phrase for one in demands.all(StartsWith)]
+    return phrases + [one.phrase for one in demands.all(EndsWith)]
+
+
+def _needed(rng: random.Random, least: int | None, most: int | None) -> int:
+    low = least if least is not None else min(1, most or 0)
+    return rng.randint(low, low + 2 if most is None else min(most, low + 2))
+
+
+def _as_sentences(
+    sentences: list[list[str]], demands: Demands, start: list[str], end: list[str]
+) -> list[str]:
+    """Return sentences with their capitals and stops, where it is prose that is asked for."""
+    case = demands.one(Case)
+    whole = any(map(demands.all, (Sentences, SentenceWords, Paragraphs)))
+    if not whole and not (case and case.case == "sentence"):
+        return [" ".join(sentence) for sentence in sentences]
+    stop = next(
+        (sign for sign in ".!?" if all(sign not in one.characters for one in demands.all(Without))),
+        "",
+    )
+    kept = {*_given(demands), *(one.word for one in demands.all(Frequency))}
+    written = []
+    for number, words in enumerate(sentences):
+        first = words[0] if words[0] in kept else words[0][:1].upper() + words[0][1:]
+        last = number == len(sentences) - 1 and bool(end)
+        text = " ".join([first, *words[1:]])
+        written.append(text if last or text.endswith(tuple(".!?")) else text + stop)
+    return written
+
+
+def parts_of(rng: random.Random, total: int, count: int) -> list[int] | None:
+    """Return so many numbers above 0 with this sum, None where there are none."""
+    if not 1 <= count <= total or count > 10_000:
+        return None
+    cuts = sorted(rng.sample(range(1, total), count - 1))
+    return [high - low for low, high in pairwise([0, *cuts, total])]

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from grpo_env_games.puzzles import LEVELS, Recipe, generate
 from grpo_envs.data import Row, Rows
-from grpo_envs.env import TextEnv
+from grpo_envs.env import SPLITS, TextEnv
 from grpo_envs.errors import ConfigError, DatasetError, require_one_of
 from grpo_envs.graders.arithmetic import Unreadable, work_out
 from grpo_envs.graders.text import only_block
@@ -26,7 +26,8 @@ from grpo_envs.types import Problem, Reward
 
 USES = {"all": "Use each number once", "some": "Use each number at most once"}
 _MOST_TRIES = 10_000
-_WHOLE = re.compile(r"[0-9]{1,9}")
+_WHOLE = re.compile("[0-9]{1,9}")
+_LIST = re.compile(r"[\[(]?[0-9]{1,9}(?:[, ]+[0-9]{1,9}){1,19}[\])]?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,8 @@ class CountdownEnv(TextEnv):
             for row in self.rows.all():
                 self.from_row(row)  # what cannot be read is named now, not at step 300
         else:
-            self.problem(0, "train"), self.problem(0, "eval")  # both splits have puzzles
+            for each in SPLITS:
+                self.problem(0, each)  # raises where there are no puzzles
 
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Make puzzles until one belongs to `split`."""
@@ -116,16 +118,13 @@ class CountdownEnv(TextEnv):
 
         Whether the target can be made is not tried.
         """
-        numbers = tuple(map(int, re.findall(r"-?[0-9]{1,9}", row.text("numbers"))))
-        target = row.text("target")
+        numbers, target = row.text("numbers"), row.text("target")
         where = f"{row.source}: row {row.number + 1}"
-        if not re.fullmatch(r"\[?[0-9, ]+\]?", row.text("numbers")) or len(numbers) < 2:
-            raise DatasetError(
-                f"{where}: numbers {row.text('numbers')[:60]!r} are no whole numbers."
-            )
+        if not _LIST.fullmatch(numbers):
+            raise DatasetError(f"{where}: numbers {numbers[:60]!r} are not 2 to 20 whole ones.")
         if not _WHOLE.fullmatch(target):
             raise DatasetError(f"{where}: target {target[:60]!r} is no whole number.")
-        goal = Goal(numbers, int(target))
+        goal = Goal(tuple(map(int, re.findall("[0-9]+", numbers))), int(target))
         return Problem(prompt=_ask(goal), gold=goal, solution="")
 
     def score(self, problem: Problem, answer: str) -> Reward:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from grpo_envs.env import TextEnv
+from grpo_envs.env import SPLITS, TextEnv
 from grpo_envs.errors import ConfigError, require, require_one_of
 from grpo_envs.graders.arithmetic import whole_number
 from grpo_envs.graders.text import only_block
@@ -116,7 +116,8 @@ class GuessEnv(TextEnv):
             largest=base.largest if largest is None else largest,
         )
         self.max_turns = self.recipe.turns
-        self.problem(0, "train"), self.problem(0, "eval")  # both splits have ranges
+        for each in SPLITS:
+            self.problem(0, each)  # raises where there are no ranges
 
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Pick ranges until one belongs to `split`; the number in it is free."""

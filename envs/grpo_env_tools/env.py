@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from grpo_env_tools.questions import LEVELS, Recipe, generate
 from grpo_env_tools.tools import TOOLS
-from grpo_envs.env import TextEnv
+from grpo_envs.env import SPLITS, TextEnv
 from grpo_envs.errors import ConfigError, require, require_one_of
 from grpo_envs.graders.arithmetic import whole_number
 from grpo_envs.graders.text import Block, only_block
@@ -43,6 +43,7 @@ class CalculatorEnv(TextEnv):
         operators: str | None = None,
         turns: int = 4,
         tool: str = "calculator",
+        sandbox: str = "auto",
         rewards: dict[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -56,12 +57,14 @@ class CalculatorEnv(TextEnv):
             digits: Digits of a number, in place of the level's.
             operators: Some of `+-*/` and `(`, in place of the level's.
             turns: Tool calls and answers per episode.
-            tool: What may be called.
+            tool: What may be called: `calculator`, or `python`, which runs in the sandbox.
+            sandbox: Isolation of `python`, see grpo_envs/sandbox: `auto`, or a level by name.
             rewards: Weights of `correct`, `format` and `tool`.
             render_mode: None or `ansi`.
 
         Raises:
             ConfigError: a value is not allowed, or leaves too few questions.
+            SandboxUnavailable: `python` is asked for and this machine has no such isolation.
         """
         super().__init__(split, rewards=rewards, render_mode=render_mode)
         require_one_of("env.level", level, LEVELS)
@@ -73,11 +76,13 @@ class CalculatorEnv(TextEnv):
             terms=base.terms if terms is None else terms,
             digits=base.digits if digits is None else digits,
         )
-        self.max_turns, self.tool = turns, TOOLS[tool]
+        self.max_turns, self.tool = turns, TOOLS[tool](sandbox)
+        self.concurrency = "threads" if self.tool.slow else "none"
         self.system_prompt = (
             f"You may think in <think></think>. {self.tool.about} Answer in <answer></answer>."
         )
-        self.problem(0, "train"), self.problem(0, "eval")  # both splits have questions
+        for each in SPLITS:
+            self.problem(0, each)  # raises where there are no questions
 
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Generate questions until one belongs to `split`."""

@@ -19,6 +19,10 @@ MOST_DEPTH = 50
 """Structures that are nested deeper are no answers either."""
 
 
+class TooMuch(Exception):
+    """A text would take too long to read, which satisfies nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint(ABC):
     """One demand on a text. The fields of a subclass are its options."""
@@ -41,7 +45,10 @@ class Constraint(ABC):
         """
         if len(text) > MOST_CHARACTERS or not text.strip():
             return 0.0
-        return float(self._measure(text))
+        try:
+            return float(self._measure(text))
+        except TooMuch:
+            return 0.0
 
     def _require(self) -> None:  # noqa: B027  most refuse nothing
         """Raise a ConfigError where an option means nothing."""

@@ -22,7 +22,9 @@ class StartsWith(Constraint):
     def _measure(self, text: str) -> float:
         phrase = self.phrase.strip()
         rest = text.lstrip().removeprefix(phrase)
-        return text.lstrip().startswith(phrase) and not (phrase[-1] + rest[:1]).isalnum()
+        return text.lstrip().startswith(phrase) and not (
+            phrase[-1].isalnum() and rest[:1].isalnum()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,9 @@ class EndsWith(Constraint):
     def _measure(self, text: str) -> float:
         phrase = self.phrase.strip()
         before = text.rstrip().removesuffix(phrase)
-        return text.rstrip().endswith(phrase) and not (before[-1:] + phrase[0]).isalnum()
+        return text.rstrip().endswith(phrase) and not (
+            before[-1:].isalnum() and phrase[0].isalnum()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,14 @@ from grpo_envs.errors import require
 from grpo_envs.graders.format.base import (
     Constraint,
     Counted,
+    TooMuch,
     need_bounds,
     need_texts,
     within,
     words_of,
 )
 
+_MOST_LINES = 2_000
 _HIGHLIGHT = re.compile(r"(?<!\*)\*{1,2}(?![\s*])[^*\n]{1,500}(?<!\s)\*{1,2}(?!\*)")
 _PLACEHOLDER = re.compile(r"\[[^\[\]\n]{1,200}\]")
 _TITLE = re.compile(r"<<[^<>\n]{1,500}>>")
@@ -34,7 +36,13 @@ def _reader() -> MarkdownIt:
 
 
 def blocks_of(text: str) -> list[Token]:
-    """Return the blocks of a Markdown text, flat."""
+    """Return the blocks of a Markdown text, flat.
+
+    Raises:
+        TooMuch: it has too many lines.
+    """
+    if len(text.splitlines()) > _MOST_LINES:
+        raise TooMuch
     return _reader().parse(text)
 
 
@@ -161,7 +169,7 @@ class CodeBlock(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Highlights(Counted):
-    """So many highlights: *words* or **words** on a line."""
+    """So many highlights: `*words*` or `**words**` on a line."""
 
     name: ClassVar[str] = "highlights"
 
@@ -174,7 +182,7 @@ class Highlights(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placeholders(Counted):
-    """So many placeholders in square brackets, such as [name]."""
+    """So many placeholders in square brackets, such as `[name]`."""
 
     name: ClassVar[str] = "placeholders"
 
@@ -187,7 +195,7 @@ class Placeholders(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Title(Constraint):
-    """A title in double angle brackets, such as <<a title>>, and other text beside it."""
+    """A title in double angle brackets, such as `<<a title>>`, and other text beside it."""
 
     name: ClassVar[str] = "title"
 
@@ -206,7 +214,7 @@ class Postscript(Constraint):
     name: ClassVar[str] = "postscript"
 
     def _said(self) -> str:
-        return "end with a paragraph that starts with P.S."
+        return "end with a paragraph that starts with P.S. and goes on"
 
     def _measure(self, text: str) -> float:
         before, found, after = text.strip().rpartition("\n\nP.S.")

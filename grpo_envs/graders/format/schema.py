@@ -18,18 +18,15 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from grpo_envs.errors import ConfigError, require
-from grpo_envs.graders.format.base import Constraint
+from grpo_envs.graders.format.base import Constraint, TooMuch
 from grpo_envs.graders.format.json_text import parse_json
 from grpo_envs.graders.format.structure import compiled, matches
 
 _MOST_REFERENCES = 2_000
+_MOST_VALUES = 2_000  # some keywords take quadratic time
 _LEFT: ContextVar[int] = ContextVar("references left to follow")
 _TRIED: tuple[Any, ...] = ({}, [], "", 0, None)
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
-
-class _TooMany(Exception):
-    """More references were followed than an answer may need."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +48,9 @@ class JsonSchema(Constraint):
         validator = _validator(self._text())
         token = _LEFT.set(_MOST_REFERENCES)
         try:
-            return bool(validator.is_valid(parse_json(text)))
-        except (ValueError, RecursionError, _TooMany):
+            value = parse_json(text)
+            return _size(value) <= _MOST_VALUES and bool(validator.is_valid(value))
+        except (ValueError, RecursionError):
             return 0.0
         finally:
             _LEFT.reset(token)
@@ -96,11 +94,17 @@ def _try_out(validator: Any) -> None:
     try:
         for value in _TRIED:
             validator.is_valid(value)
-    except (Unresolvable, RecursionError, _TooMany) as error:
-        why = str(error) or "its references never end"
+    except (Unresolvable, RecursionError, TooMuch) as error:
+        why = str(error) if isinstance(error, Unresolvable) else "its references never end"
         raise ConfigError(f"json_schema.schema cannot be followed: {why}") from error
     finally:
         _LEFT.reset(token)
+
+
+def _size(value: Any) -> int:
+    """Return how many values there are, those within values included."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_size, inner))
 
 
 def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:
@@ -152,7 +156,7 @@ def _reference(keyword: str) -> Any:
     def follow(validator: Any, ref: Any, instance: Any, schema: Any) -> Errors:
         left = _LEFT.get()
         if left <= 0:
-            raise _TooMany
+            raise TooMuch
         _LEFT.set(left - 1)
         yield from original(validator, ref, instance, schema) or ()
 

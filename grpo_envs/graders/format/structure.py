@@ -50,10 +50,16 @@ class Regex(Constraint):
 
     name: ClassVar[str] = "regex"
     pattern: str
+    example: str = ""
+    """A text that matches, for an environment that shows a solution."""
 
     def _require(self) -> None:
         need_text(self.name, "pattern", self.pattern)
         compiled("regex.pattern", self.pattern)
+        if self.example:
+            need_text(self.name, "example", self.example)
+            right = self.check(self.example) == 1
+            require(right, "regex.example", repr(self.example)[:80], "what the pattern matches")
 
     def _said(self) -> str:
         return f"write a text that matches the regular expression {self.pattern}"

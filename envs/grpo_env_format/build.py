@@ -1,0 +1,191 @@
+"""Answers that satisfy constraints together: written by plan, checked, mended, written again.
+
+What `build` returns has passed every check. It finds nothing where the constraints contradict each
+other, and now and then where a person would find something.
+"""
+
+import random
+from collections.abc import Sequence
+
+from grpo_env_format.data_text import json_text, schema_text, xml_text, yaml_text
+from grpo_env_format.demands import Demands, Plan
+from grpo_env_format.prose import blocks_of_words, in_case, parts_of
+from grpo_env_format.vocabulary import Deck
+from grpo_envs.graders.format import Constraint
+from grpo_envs.graders.format.contents import Alphabetical, InOrder, StartsWith
+from grpo_envs.graders.format.counts import Items, Sum
+from grpo_envs.graders.format.json_text import Json, JsonKeys
+from grpo_envs.graders.format.markdown import (
+    Bullets,
+    CodeBlock,
+    Numbered,
+    Parts,
+    Postscript,
+    Sections,
+    Table,
+    Title,
+)
+from grpo_envs.graders.format.schema import JsonSchema
+from grpo_envs.graders.format.structure import Regex, Tags, Xml, Yaml
+from grpo_envs.graders.format.text_counts import Lines, Paragraphs
+from grpo_envs.graders.format.wording import OneOf, Quoted
+
+_MENDS = 4
+_LISTS: dict[type[Bullets | Numbered], str] = {Bullets: "- {}", Numbered: "{n}. {}"}
+
+
+def build(
+    rng: random.Random,
+    constraints: Sequence[Constraint],
+    about: Sequence[str] = (),
+    *,
+    plans: int = 25,
+) -> str | None:
+    """Return a text that satisfies all constraints, None where so many plans lead to none."""
+    demands = Demands(constraints)
+    words = demands.vocabulary()
+    if not words:
+        return None
+    for _ in range(plans):
+        blocks = _blocks(rng, demands)
+        plan = Plan.drawn(rng, demands, blocks)
+        for _ in range(_MENDS):
+            text = _write(rng, demands, plan, Deck(rng, words, about))
+            if text is None or len(text) > 100_000:
+                break
+            if demands.met(text):
+                return text
+            plan.mend(demands, text, fixed=blocks is not None)
+    return None
+
+
+def _blocks(rng: random.Random, demands: Demands) -> int | None:
+    """Return how many blocks the layout has; None where that is free."""
+    for one in demands.constraints:
+        match one:
+            case Tags():
+                return len(one.tags)
+            case Sections():
+                return len(one.headings)
+            case JsonKeys():
+                return len(one.keys)
+            case Table():
+                return len(one.columns) * (demands.number(rng, Table) or 0) or None
+            case Yaml() if one.keys:
+                return len(one.keys)
+            case Xml() if one.elements:
+                return len(one.elements)
+            case Items() | Parts():
+                return demands.number(rng, type(one))
+    if not _only_lists(demands):
+        return None
+    return demands.number(rng, Bullets) or demands.number(rng, Numbered)
+
+
+def _write(rng: random.Random, demands: Demands, plan: Plan, deck: Deck) -> str | None:
+    told = _told(rng, demands)
+    if told == "":
+        return None
+    text = in_case(told, demands) if told else _laid_out(rng, demands, plan, deck)
+    title, postscript = demands.one(Title), demands.one(Postscript)
+    if title:
+        heading = f"<<{in_case(deck.draw(), demands)}>>"
+        text = f"{text}\n{heading}" if demands.one(StartsWith) else f"{heading}\n{text}"
+    if postscript:
+        text += f"\n\nP.S. {deck.draw()}"
+    code = demands.one(CodeBlock)
+    if code:
+        text = f"```{code.language}\n{text}\n```"
+    return f'"{text}"' if demands.one(Quoted) else text
+
+
+def _told(rng: random.Random, demands: Demands) -> str | None:
+    """Return the text that a constraint leaves no choice about, '' where there is none after all.
+
+    None where no constraint is of this kind.
+    """
+    items = demands.one(Items)
+    blank = f"{items.separator} " if items else " "
+    for one in demands.constraints:
+        match one:
+            case OneOf():
+                return rng.choice(one.options)
+            case Regex():
+                return one.example
+            case InOrder():
+                return blank.join(one.words[::-1] if one.reverse else one.words)
+            case Alphabetical():
+                return blank.join(sorted(one.words, key=str.casefold))
+            case Sum():
+                least = max(one.least, 1)
+                most = least + 2 if one.most is None else one.most
+                count = rng.randint(least, max(least, min(most, one.total)))
+                numbers = parts_of(rng, one.total, count)
+                return blank.join(map(str, numbers)) if numbers else ""
+    return None
+
+
+def _laid_out(rng: random.Random, demands: Demands, plan: Plan, deck: Deck) -> str:
+    """Return blocks of words in the first layout that a constraint asks for."""
+    blocks = blocks_of_words(rng, demands, plan, deck)
+    for one in demands.constraints:
+        match one:
+            case Json() | JsonKeys():
+                return json_text(one, blocks)
+            case JsonSchema():
+                return schema_text(one, blocks)
+            case Yaml():
+                return yaml_text(one, blocks)
+            case Xml():
+                return xml_text(one, blocks)
+            case Table():
+                return _table(one.columns, blocks)
+    lists = _lists(rng, demands, deck)
+    headings, tags = demands.one(Sections), demands.one(Tags)
+    if headings:
+        pairs = zip(headings.headings, blocks, strict=False)
+        return "\n\n".join([*(f"# {name}\n{block}" for name, block in pairs), *lists])
+    if tags:
+        blocks[-1] = "\n\n".join([blocks[-1], *lists])
+        return "".join(f"<{n}>{b}</{n}>" for n, b in zip(tags.tags, blocks, strict=False))
+    return _separated(demands, blocks, lists)
+
+
+def _separated(demands: Demands, blocks: list[str], lists: list[str]) -> str:
+    items = demands.one(Items)
+    if items:
+        return "\n\n".join([f"{items.separator} ".join(blocks), *lists])
+    if demands.one(Parts):
+        return "\n\n***\n\n".join(blocks)
+    for kind, mark in _LISTS.items():
+        if demands.one(kind) and len(lists) == 1 and _only_lists(demands):
+            return _points(mark, blocks)
+    return "\n\n".join([("\n" if demands.one(Lines) else "\n\n").join(blocks), *lists])
+
+
+def _only_lists(demands: Demands) -> bool:
+    """Return whether the points of a list can be all of the text."""
+    both = demands.one(Bullets) and demands.one(Numbered)
+    return not (both or demands.one(Paragraphs) or demands.one(StartsWith))
+
+
+def _lists(rng: random.Random, demands: Demands, deck: Deck) -> list[str]:
+    """Return bullet points and numbered points of a word each."""
+    written = []
+    for kind, mark in _LISTS.items():
+        count = demands.number(rng, kind)
+        if count:
+            words = [in_case(deck.draw(), demands) for _ in range(count)]
+            written.append(_points(mark, words))
+    return written
+
+
+def _points(mark: str, texts: Sequence[str]) -> str:
+    return "\n".join(mark.format(text, n=number) for number, text in enumerate(texts, 1))
+
+
+def _table(columns: Sequence[str], blocks: list[str]) -> str:
+    width = len(columns)
+    rows = [blocks[at : at + width] for at in range(0, len(blocks), width)]
+    lines = [columns, ["---"] * width, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
