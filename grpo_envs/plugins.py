@@ -5,6 +5,7 @@ The built-in environments and agents register exactly as a third-party package d
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from functools import cache
 from pathlib import Path
@@ -54,7 +55,10 @@ def make(name: str, **kwargs: Any) -> TextEnv:
     if not (isinstance(target, type) and issubclass(target, TextEnv)):
         raise PluginError(f"{ENVS}: {name!r} is {target!r}, which is no TextEnv.")
     check_keywords(target, kwargs, "env.")
-    return cast("TextEnv", gymnasium.make(f"grpo_envs/{name}-v0", **kwargs).unwrapped)
+    spec = gymnasium.spec(f"grpo_envs/{name}-v0")
+    # Within the spec, because `id` and other parameters of gymnasium.make are keywords of some.
+    spec = dataclasses.replace(spec, kwargs={**spec.kwargs, **kwargs})
+    return cast("TextEnv", gymnasium.make(spec).unwrapped)
 
 
 def make_groups(name: str, num_envs: int, group_size: int = 1, **kwargs: Any) -> GroupVectorEnv:

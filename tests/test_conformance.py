@@ -21,6 +21,8 @@ from grpo_envs.installed import ENVS, available
 from grpo_envs.seeding import split_of
 
 NAMES = sorted(available(ENVS))
+KEYWORDS = {"gym": {"id": "tests.text_games:text_games/Reverse-v0"}}
+"""What an environment must be told that nothing can be the default of."""
 
 
 # Every environment that is installed
@@ -33,8 +35,9 @@ def test_there_are_environments() -> None:
 @pytest.mark.parametrize("render_mode", [None, "ansi"])
 @pytest.mark.parametrize("name", NAMES)
 def test_an_installed_environment_keeps_our_promises(name: str, render_mode: str | None) -> None:
-    problems = {"code": 15, "codeio": 4}  # whose answers are run as programs
-    check_env(grpo_envs.make(name, render_mode=render_mode), problems=problems.get(name, 50))
+    problems = {"code": 15, "codeio": 4, "reasoning_gym": 2}  # which do much in processes
+    env = grpo_envs.make(name, render_mode=render_mode, **KEYWORDS.get(name, {}))
+    check_env(env, problems=problems.get(name, 50))
 
 
 @pytest.mark.parametrize("render_mode", [None, "ansi"])
@@ -42,7 +45,9 @@ def test_an_installed_environment_keeps_our_promises(name: str, render_mode: str
 def test_an_installed_environment_keeps_gymnasiums_promises(
     name: str, render_mode: str | None
 ) -> None:
-    env = gymnasium.make(f"grpo_envs/{name}-v0", render_mode=render_mode)
+    spec = gymnasium.spec(f"grpo_envs/{name}-v0")
+    keywords = {"render_mode": render_mode, **KEYWORDS.get(name, {})}
+    env = gymnasium.make(dataclasses.replace(spec, kwargs=keywords))
     assert env.spec is not None  # so the checker makes one of its own in each render mode
     with warnings.catch_warnings():
         warnings.simplefilter("error")

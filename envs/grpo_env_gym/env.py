@@ -1,0 +1,148 @@
+"""Somebody else's Gymnasium environment, whose observations and actions are text.
+
+Task: the first observation after `reset(seed=...)`, with a hashed seed.
+Answer: what follows any `<think>` block, stripped, or what stands in `<answer>` (`env.answer=tag`).
+Reward: `score` is the return of the episode (the sum of its rewards), scaled from
+`env.return_range` to [0, 1] and clipped; paid at the end, so that no turn is worth taking for an
+offset. An answer outside the action space is not passed on: it ends the episode and earns 0.
+
+A reply is a function of the seed and the actions: the episode is played again from its start for
+every turn, so turn t costs t steps. The environment must therefore repeat itself after
+`reset(seed=...)`, which check_env tries. Its own truncation ends an episode like its termination.
+"""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, ClassVar
+
+from grpo_env_gym.wrapped import Step, Wrapped
+from grpo_envs.env import TextEnv
+from grpo_envs.errors import ConfigError, require, require_one_of
+from grpo_envs.graders.text import after_think
+from grpo_envs.seeding import rng_for, split_of
+from grpo_envs.types import Problem, Reply, Reward, Turn
+
+_TURNS = 16
+_OPENINGS = 40  # that are looked at, once
+_DRAWS = 1000
+
+
+class GymEnv(TextEnv):
+    """Conversations with an environment that knows nothing of us."""
+
+    parts: ClassVar[Mapping[str, float]] = {"score": 1.0}
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        id: str | None = None,
+        kwargs: dict[str, Any] | None = None,
+        answer: str = "text",
+        return_range: list[float] | None = None,
+        turns: int | None = None,
+        system_prompt: str = "",
+        rewards: dict[str, Any] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Make the environment.
+
+        Args:
+            split: `train` or `eval`: other seeds, and other first observations where there are
+                enough of them.
+            id: What is registered with Gymnasium; `module:Name-v0` imports the module first.
+            kwargs: For its constructor.
+            answer: What is its action: the `text` after any think block, or what is in the `tag`.
+            return_range: [least, most] that an episode returns; [0, 1] when None.
+            turns: Most answers of an episode; when None the id's `max_episode_steps`, or 16.
+            system_prompt: What a chat model is told first.
+            rewards: Weight of `score`.
+            render_mode: None or `ansi`.
+
+        Raises:
+            ConfigError: a value is not allowed, or there is no such environment of text.
+        """
+        super().__init__(split, rewards=rewards, render_mode=render_mode)
+        require_one_of("env.answer", answer, ("text", "tag"))
+        low, high = _range(return_range)
+        whole = turns is None or (type(turns) is int and turns > 0)
+        require(whole, "env.turns", turns, "a whole number above 0, or null")
+        self.wrapped = Wrapped(id, kwargs or {})
+        self.low, self.high = low, high
+        self.answer, self.system_prompt = answer, system_prompt
+        self.max_turns = turns or self.wrapped.most_steps or _TURNS
+        first = islice(_seeds(rng_for("openings")), _OPENINGS)
+        owners = {split_of(self._first(seed)) for seed in first}
+        self.by_observation = len(owners) > 1
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        """Draw seeds until one belongs to `split`, and its observation where there are enough."""
+        for seed in islice(_seeds(rng), _DRAWS):
+            if split_of(str(seed)) != split:
+                continue
+            prompt = self._first(seed)
+            if not self.by_observation or split_of(prompt) == split:
+                return Problem(prompt=prompt, gold=seed, solution="")
+        raise ConfigError(f"{_DRAWS} seeds of the environment gave no question of {split}.")
+
+    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+        """Play the episode up to its last turn; pay at its end."""
+        step = self.wrapped.play(problem.gold, [self._action(turn.action) for turn in turns])
+        last = len(turns) >= self.max_turns
+        done = step.terminated or (step.truncated and not last)
+        if not done and not last:
+            return Reply(reward=_paid(0.0), observation=step.observation, done=False)
+        return Reply(reward=self._reward(step), observation=step.observation, done=done)
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        """Return what a single answer earns: nothing where the episode goes on."""
+        return self.respond(problem, [Turn(action=answer)]).reward
+
+    def close(self) -> None:
+        """Close the environment that is played."""
+        self.wrapped.close()
+
+    def _first(self, seed: int) -> str:
+        try:
+            return self.wrapped.open(seed)
+        except Exception as error:  # of somebody else's code; promised: one line
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(f"the environment cannot be reset: {cause}.") from error
+
+    def _action(self, text: str) -> str:
+        rest = after_think(text) or ""
+        if self.answer == "text":
+            return rest.strip()
+        before, closed, _ = rest.rpartition("</answer>")
+        _, opened, inner = before.rpartition("<answer>")
+        return inner.strip() if opened and closed else ""
+
+    def _reward(self, step: Step) -> Reward:
+        if step.strange:
+            return _paid(0.0, "the answer is outside the action space")
+        share = (step.total - self.low) / (self.high - self.low)
+        outside = not 0 <= share <= 1 and not math.isnan(share)
+        told = f"the return {step.total:g} is outside env.return_range" if outside else ""
+        return _paid(min(max(share, 0.0), 1.0) if outside else share, told)
+
+
+def _paid(score: float, error: str = "") -> Reward:
+    return Reward(parts={"score": score}, error=error)
+
+
+def _range(given: list[float] | None) -> tuple[float, float]:
+    low, high = (0.0, 1.0) if given is None else (given if _pair(given) else (0.0, 0.0))
+    require(low < high, "env.return_range", given, "[least, most], two finite numbers in order")
+    return float(low), float(high)
+
+
+def _pair(given: Any) -> bool:
+    numbers = isinstance(given, list | tuple) and len(given) == len(("low", "high"))
+    return numbers and all(isinstance(x, int | float) and math.isfinite(x) for x in given)
+
+
+def _seeds(rng: random.Random) -> Any:
+    while True:
+        yield rng.getrandbits(31)

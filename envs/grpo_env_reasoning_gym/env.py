@@ -1,0 +1,112 @@
+"""The questions of reasoning-gym, which has a generator and a grader for each of 105 tasks.
+
+Task: one item of `env.task`, drawn from a hashed seed, never from its data set's `seed + i`.
+Answer: what stands in the last `<answer>...</answer>`, after any `<think>` block.
+Reward: `correct` is what the task's grader gives: with `env.credit=all` 1 for its maximum and else
+0, with `partial` all that it gives beyond what it gives to any answer; `format` for exactly one
+answer at the end.
+
+An empty answer earns nothing whatever the grader says. An answer for which the grader raises, or
+needs too long, is wrong; where the grader raises for its own answer too, the reward is invalid.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from os import cpu_count
+from typing import Any, ClassVar
+
+from grpo_env_reasoning_gym.library import Item, Library, shared
+from grpo_env_reasoning_gym.shape import answer_of, well_formed
+from grpo_envs.env import TextEnv
+from grpo_envs.errors import SandboxError, require, require_one_of
+from grpo_envs.sandbox import Limits
+from grpo_envs.types import Problem, Reward
+
+_JUNK = "?"
+"""What is worth nothing; what a grader gives for it, it gives for anything."""
+_KEPT = 4096
+
+
+class ReasoningGymEnv(TextEnv):
+    """Questions that a program made and a program grades."""
+
+    parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.1}
+    system_prompt = "You may think in <think></think>. Answer in <answer></answer>."
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        task: str = "chain_sum",
+        options: dict[str, Any] | None = None,
+        credit: str = "all",
+        sandbox: str = "auto",
+        workers: int | None = None,
+        wall_s: float = 6.0,
+        rewards: dict[str, Any] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Make the environment.
+
+        Args:
+            split: `train` or `eval`; a hashed quarter of the questions is `eval`'s.
+            task: One of reasoning-gym's generators.
+            options: What its configuration takes, seed and size excepted.
+            credit: `all` or nothing, or `partial` as the task's grader gives it.
+            sandbox: Isolation of generators and graders, see grpo_envs/sandbox: `auto`, or a level.
+            workers: Answers that are graded side by side; one a processor core when None.
+            wall_s: Seconds that grading an answer may take.
+            rewards: Weights of `correct` and `format`.
+            render_mode: None or `ansi`.
+
+        Raises:
+            ConfigError: a value is not allowed, or the task is refused; the message says why.
+            SandboxUnavailable: this machine has no isolation of that level.
+        """
+        super().__init__(split, rewards=rewards, render_mode=render_mode)
+        require_one_of("env.credit", credit, ("all", "partial"))
+        positive = isinstance(wall_s, int | float) and 0 < wall_s <= 600
+        require(positive, "env.wall_s", wall_s, "seconds, at most 600")
+        self.credit = credit
+        self.library = Library(task, options or {}, shared(sandbox, workers))
+        self.limits = Limits(wall_s=float(wall_s), cpu_s=max(1, round(wall_s) // 2))
+        self.workers = workers or cpu_count() or 1
+        self._item = lru_cache(_KEPT)(self.library.draw)
+        for name in ("train", "eval"):  # a split that cannot be drawn from is told now
+            self.problem(0, name)
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        """Return the question that `rng` decides, drawn in the sandbox."""
+        item = self._item(split, rng.getrandbits(62))
+        best = item.best is not None and item.best >= 1
+        solution = f"<answer>{item.answer}</answer>" if best else ""
+        meta = {"task": self.library.task}
+        return Problem(prompt=item.question, gold=item, solution=solution, meta=meta)
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        """Have the task's grader grade what is in the tags."""
+        found = answer_of(answer)
+        form = float(well_formed(answer))
+        if not found:
+            return Reward(parts={"correct": 0.0, "format": form})
+        item: Item = problem.gold
+        grade = self.library.grade(item, found, self.limits)
+        correct = float(grade.score >= 1)
+        if self.credit == "partial" and 0 < grade.score < 1:
+            base = self.library.grade(item, _JUNK, self.limits).score
+            correct = max(0.0, grade.score - base) / (1 - base) if base < 1 else 0.0
+        return Reward(parts={"correct": correct, "format": form}, error=grade.note)
+
+    def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
+        """Grade side by side, each answer in a process of its own."""
+        with ThreadPoolExecutor(self.workers) as threads:
+            return list(threads.map(self._score_or_invalid, problems, answers))
+
+    def _score_or_invalid(self, problem: Problem, answer: str) -> Reward:
+        """Let a failing sandbox or grader cost one answer and not the batch."""
+        try:
+            return self.score(problem, answer)
+        except SandboxError as error:
+            return Reward(valid=False, error=f"{type(error).__name__}: {error}")

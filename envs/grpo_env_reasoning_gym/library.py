@@ -1,0 +1,177 @@
+"""reasoning-gym from outside: every call runs in the sandbox, see `inside`."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from grpo_env_reasoning_gym.refused import NEIGHBOURS, REFUSED
+from grpo_envs import seeding
+from grpo_envs.errors import ConfigError, SandboxError, require_one_of, unknown
+from grpo_envs.sandbox import Backend, Calls, Limits, Raised, Returned, RunResult
+from grpo_envs.sandbox.shared import shared_pool
+
+_PREFACE = """
+import sys, types
+_module = sys.modules["grpo_envs.seeding"] = types.ModuleType("grpo_envs.seeding")
+exec({seeding!r}, vars(_module))
+"""
+_PROGRAM = _PREFACE.format(seeding=Path(seeding.__file__).read_text("utf-8")) + Path(
+    __file__
+).with_name("inside.py").read_text("utf-8")
+_DRAW = Limits(cpu_s=30, wall_s=120.0, memory_mib=2048)
+_NAN = re.compile(r"(?<![a-z])nan(?![a-ik-z])", re.IGNORECASE)
+"""As a word, or as in nan+2j. It is near to any number for comparisons the wrong way round."""
+_NEARLY = 0.99
+_BUSY = 0.5
+"""Of the processor time that it may use: an answer that ran out of wall clock with less than that
+waited for the machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A question of reasoning-gym and what grades an answer to it."""
+
+    question: str = field(compare=False)
+    answer: str
+    """The known answer that earns the most; '' where there is none."""
+    best: float | None = field(compare=False)
+    """What it earns; None where the grader raises."""
+    number: int = field(compare=False)
+    """The seed of the data set whose item it is."""
+    entry: bytes = field(compare=False)
+    """Pickled in the sandbox, and read nowhere else."""
+    lonely: bool = True
+    """Whether what looks much like the answer is wrong."""
+
+    def __str__(self) -> str:
+        return self.answer if self.answer and self.lonely else "(not told)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grade:
+    """What a grader said."""
+
+    score: float
+    note: str = ""
+    """Why it is 0 where the grader said nothing."""
+
+
+class Library:
+    """One generator of reasoning-gym with its options."""
+
+    def __init__(self, task: str, options: Mapping[str, Any], backend: Backend) -> None:
+        """Look at the task and the options; `backend` is of `shared`.
+
+        Raises:
+            ConfigError: no such task, one that is refused, or an option that it does not take.
+        """
+        self.task = task
+        self.options = {str(name): value for name, value in options.items()}
+        self.backend = backend
+        require_one_of("env.task", task, self._value(backend_call(backend, "tasks")))
+        if task in REFUSED:
+            raise ConfigError(f"env.task={task} is refused: {REFUSED[task]}.")
+        known = self._value(backend_call(backend, "options", task))
+        for name in self.options:
+            if name not in known:
+                raise unknown(f"option of env.task={task}", name, known)
+        self._check_values()
+
+    def draw(self, split: str, key: int) -> Item:
+        """Return the question that `key` decides.
+
+        Raises:
+            ConfigError: there are too few questions, or a draw takes too long.
+        """
+        result = backend_call(
+            self.backend, "draw", self.task, self.options, split, key, limits=_DRAW
+        )
+        if not result.values and result.status in ("cpu", "wall"):
+            raise ConfigError(f"{self._named}: a question takes more than {_DRAW.cpu_s} s to draw.")
+        if result.values and isinstance(told := result.values[0], Raised):
+            raise ConfigError(f"{self._named}: no question can be drawn: {told.error}.")
+        drawn = self._value(result)
+        if "question" in drawn:
+            return Item(**drawn, lonely=self.task not in NEIGHBOURS)
+        many = drawn["draws"] == drawn["questions"]
+        why = "drawing one takes too long" if many else "too few for two splits"
+        counts = f"{drawn['questions']} questions in {drawn['draws']} draws"
+        raise ConfigError(f"{self._named}: {counts}, none of {split}: {why}.")
+
+    def grade(self, item: Item, answer: str, limits: Limits) -> Grade:
+        """Return what the grader says; 0 where it raises or does not end.
+
+        Raises:
+            SandboxError: the sandbox failed, or the grader raises for the known answer, too.
+        """
+        if _NAN.search(answer) and not _NAN.search(item.answer):
+            return Grade(score=0.0, note="it is not a number")
+        given = (self.task, self.options, (item.number, item.entry), answer)
+        result = backend_call(self.backend, "grade", *given, limits=limits)
+        told = result.values[0] if result.values else None
+        if isinstance(told, Returned):
+            return Grade(score=_score(told.value))
+        if told is None and result.status == "wall" and result.cpu_s < _BUSY * limits.cpu_s:
+            raise SandboxError(f"the machine was too busy to grade in {limits.wall_s:g} s.")
+        note = f"the grader ended by {result.status}" if told is None else told.error
+        if item.best is None:
+            raise SandboxError(f"the grader fails for its own answer, too: {note}.")
+        return Grade(score=0.0, note=note)
+
+    @property
+    def _named(self) -> str:
+        told = f" env.options={self.options}" if self.options else ""
+        return f"env.task={self.task}{told}"
+
+    def _check_values(self) -> None:
+        """Raise for the first option that makes a difference between good and bad."""
+        values = backend_call(self.backend, "configured", self.task, self.options).values
+        told = values[0] if values else None
+        if isinstance(told, Returned):
+            return
+        why = told.error if told else "it does not end"
+        kind, _, message = why.partition(": ")
+        allowed = message if kind in ("AssertionError", "TypeError", "ValueError") else why
+        raise ConfigError(f"{self._named}. Allowed: {allowed or why}.")
+
+    def _value(self, result: RunResult) -> Any:
+        told = result.values[0] if result.values else None
+        if isinstance(told, Returned):
+            return told.value
+        why = f"ended by {result.status}: {result.stderr[-200:]}" if told is None else told.error
+        raise SandboxError(f"env.task={self.task}: reasoning-gym {' '.join(why.split())}.")
+
+
+def _score(told: float) -> float:
+    """Return what a grader said in [0, 1]. Above 1 is a sum of parts, never a match."""
+    return _NEARLY if told > 1 else told if told > 0 else 0.0
+
+
+def backend_call(
+    backend: Backend, function: str, *arguments: Any, limits: Limits = _DRAW
+) -> RunResult:
+    """Call a function of `inside` in the sandbox."""
+    return backend.run(_PROGRAM, calls=Calls(entry_point=function, args=[arguments]), limits=limits)
+
+
+def tasks() -> list[str]:
+    """Return the names of all tasks, refused ones among them."""
+    names = backend_call(shared("auto", None), "tasks").values[0]
+    assert isinstance(names, Returned)
+    return list(names.value)
+
+
+def shared(level: str, workers: int | None) -> Backend:
+    """Return the sandbox that has reasoning-gym in it.
+
+    Raises:
+        ConfigError: reasoning-gym is not installed; no such level, or no workers.
+        SandboxUnavailable: this machine has nothing of that level.
+    """
+    if find_spec("reasoning_gym") is None:  # found, not imported: that takes seconds
+        text = 'env=reasoning_gym needs reasoning-gym: pip install "grpo-envs[reasoning-gym]"'
+        raise ConfigError(text)
+    return shared_pool(level, workers, ("reasoning_gym",))

@@ -1,0 +1,22 @@
+"""What is known of single tasks of reasoning-gym: docs/reasoning_gym.md tells how it was found."""
+
+REFUSED: dict[str, str] = {
+    "game_of_life_halting": "its grader pays for any answer",
+    "gsm_symbolic": "its grader takes the first number of any text, which pays for some copied "
+    "questions (env=gsm_symbolic has the same questions)",
+    "propositional_logic": "its grader pays for a premise that is copied from the question",
+    "puzzle24": "its grader pays for other numbers than those of the question",
+    "sokoban": "its grader finds moves in any text, and those in the question solve some",
+}
+"""Tasks that break a promise of ours which nothing of ours can mend, and why."""
+NEIGHBOURS = frozenset(
+    {
+        *("advanced_geometry", "coin_flip", "decimal_arithmetic", "number_format", "pool_matrix"),
+        *("intermediate_integration", "rubiks_cube", "simple_integration"),
+        *("fraction_simplification", "knights_knaves", "quantum_lock", "time_intervals"),
+        *("power_function", "tower_of_hanoi"),
+    }
+)
+"""Tasks where a right answer with a digit before or after it may be right as well, so that
+check_env must not try those as wrong ones. Their graders round, know more than one right answer
+(any constant of integration; U1 is U), or pass over what is none of an answer's words."""

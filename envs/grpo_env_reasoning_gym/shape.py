@@ -1,0 +1,29 @@
+"""The answer in a completion, and the shape that the `format` part rewards."""
+
+from grpo_envs.graders.text import after_think
+
+_OPEN, _CLOSE = "<answer>", "</answer>"
+
+
+def answer_of(completion: str) -> str | None:
+    """Return what stands in the last closed `<answer>` after the think block, stripped.
+
+    >>> answer_of("<think>?</think><answer> 7 </answer>"), answer_of("7")
+    ('7', None)
+    """
+    before, closed, _ = (after_think(completion) or "").rpartition(_CLOSE)
+    _, opened, inner = before.rpartition(_OPEN)
+    return inner.strip() if opened and closed else None
+
+
+def well_formed(completion: str) -> bool:
+    """Return whether it is at most one think block, then one answer that is not empty, at the end.
+
+    >>> well_formed("<think>?</think>So <answer>7</answer>"), well_formed("<answer>7</answer>!")
+    (True, False)
+    """
+    if completion.count("<think>") > 1 or completion.count("</think>") > 1:
+        return False
+    once = completion.count(_OPEN) == completion.count(_CLOSE) == 1
+    last = (after_think(completion) or "").rstrip().endswith(_CLOSE)
+    return once and last and bool(answer_of(completion))
