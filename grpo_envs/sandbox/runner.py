@@ -4,11 +4,12 @@ Descriptors: 0 to 2 as usual, PAYLOAD (the program and its calls), CHANNEL (valu
 and values out). What goes out is one line a call: `=` and a value, or `!` and an error.
 """
 
+import _thread
 import atexit
 import builtins
 import io
-import json
 import linecache
+import marshal
 import os
 import sys
 import threading
@@ -75,7 +76,7 @@ def payload() -> dict[str, Any]:
     while len(data) < size:
         data += os.read(PAYLOAD, size)
     os.close(PAYLOAD)
-    task: dict[str, Any] = json.loads(data)
+    task: dict[str, Any] = marshal.loads(data)  # noqa: S302  from the trainer, no program
     return task
 
 
@@ -135,7 +136,7 @@ def rehearse() -> None:
         names = _main_module()
         _execute("def f(x): return x\nprint(end='')", names)
         _make_calls(names, "f", ["[[1]]"])  # CHANNEL is /dev/null
-        json.loads(b'{"program": "", "calls": null}')
+        marshal.loads(marshal.dumps({"program": "", "calls": None}))
     sys.stdout.flush()
     del linecache.cache[FILE]
 
@@ -203,7 +204,8 @@ def _report(error: BaseException) -> int:
 def _leave(code: int) -> None:
     """End as Python does: threads, exit handlers, buffers."""
     try:
-        threading._shutdown()  # type: ignore[attr-defined]
+        if _thread._count() or threading._threading_atexits:  # type: ignore[attr-defined]
+            threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()

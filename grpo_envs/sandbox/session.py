@@ -12,6 +12,7 @@ from typing import Any
 
 from grpo_envs.sandbox.wire import FAILED, FORK, KILL, SHOW, SHOWN, Command, Notice
 
+_SHORT = 0.005  # seconds until a program's output is read while it runs
 _FIRST_LOOK, _NEXT_LOOK = 0.02, 0.03  # seconds until the threads are counted
 _CHUNK = 1 << 16
 _FULL = 16  # chunks that a pipe holds at most
@@ -98,11 +99,13 @@ class Session:
         ours, theirs = os.pipe()
         os.set_blocking(ours, False)
         self.sinks[ours] = Sink(cap=cap, fatal=fatal)
-        self.poller.register(ours, select.POLLIN)
         return theirs
 
     def wait(self, awaited: Child) -> None:
         """Read and look at the clock until `awaited` has ended."""
+        self._step(_SHORT)  # most have ended by then: all that they wrote is read at once
+        for fd in self.sinks:
+            self.poller.register(fd, select.POLLIN)
         look = self.began + _FIRST_LOOK
         while awaited.end is None:
             now = time.monotonic()

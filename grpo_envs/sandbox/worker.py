@@ -1,6 +1,7 @@
 """This side of a worker: its keeper, started by exec, and one request at a time."""
 
 import json
+import marshal
 import os
 import socket
 import subprocess
@@ -136,7 +137,7 @@ class Worker:
 
 def payload(**task: Any) -> bytes:
     """Return what a child reads: see `runner` and `judging`."""
-    return json.dumps(task).encode()
+    return marshal.dumps(task)
 
 
 def _zygote_command(setting: Setting) -> list[str]:
