@@ -6,31 +6,48 @@ import signal
 import socket
 import tempfile
 import time
-from typing import Any
+from typing import Any, Protocol
 
-from grpo_envs.sandbox.session import Broken, Place, Session
-from grpo_envs.sandbox.wire import GONE, JUDGE, OUT_OF_MEMORY, SCRIPT, SERVE, Notice
+from grpo_envs.sandbox.session import Absent, Broken, Place, Session
+from grpo_envs.sandbox.wire import ABSENT, GONE, JUDGE, OUT_OF_MEMORY, SCRIPT, SERVE, Notice
 
 _SEALS = 0xF  # no more seals, no shrinking, growing or writing
 _VERDICT_CAP = 1 << 16
 _MOST_OF_IT = 0.75
 
 
-def serve(
-    header: dict[str, Any], blobs: list[bytes], place: Place
-) -> tuple[dict[str, Any], list[bytes]]:
+Reply = tuple[dict[str, Any], list[bytes]]
+
+
+class Places(Protocol):
+    """Finds where a program is run."""
+
+    def __call__(self, *, full: bool) -> Place:
+        """Return the place with all packages, or any."""
+        ...
+
+
+def serve(header: dict[str, Any], blobs: list[bytes], places: Places) -> Reply:
     """Do what a request asks; return the reply.
 
     Raises:
         EOFError, OSError: the trainer or the zygote is gone.
     """
+    try:
+        try:
+            return _attempt(header, blobs, places(full=header["full"]))
+        except Absent:
+            return _attempt(header, blobs, places(full=True))
+    except Broken as error:
+        return {"failed": str(error)}, []
+
+
+def _attempt(header: dict[str, Any], blobs: list[bytes], place: Place) -> Reply:
     session = Session(header["limits"], place)
     opened: list[int] = []
     work = _judge if header["judge"] else _run
     try:
         reply, out = work(session, blobs, opened)
-    except Broken as error:
-        reply, out = {"failed": str(error)}, []
     finally:
         session.close()
         for fd in opened:
@@ -38,9 +55,7 @@ def serve(
     return {"wall_s": time.monotonic() - session.began, **reply}, out
 
 
-def _run(
-    session: Session, blobs: list[bytes], opened: list[int]
-) -> tuple[dict[str, Any], list[bytes]]:
+def _run(session: Session, blobs: list[bytes], opened: list[int]) -> Reply:
     limits = session.limits
     task, stdin = blobs
     opened += [_file(stdin), _file(task)]
@@ -60,9 +75,7 @@ def _run(
     return {"failed": "", "status": _status(session, child.end), "cpu_s": child.end.cpu_s}, out
 
 
-def _judge(
-    session: Session, blobs: list[bytes], opened: list[int]
-) -> tuple[dict[str, Any], list[bytes]]:
+def _judge(session: Session, blobs: list[bytes], opened: list[int]) -> Reply:
     program, tests = (_file(blob) for blob in blobs)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     opened += [program, tests, null]
@@ -91,6 +104,7 @@ def _status(session: Session, end: Notice) -> str:
     """Return how a run ended, by what the kernel says of it.
 
     Raises:
+        Absent: it asked for a package of the other zygote.
         Broken: it was killed from outside; a confined program cannot send itself SIGKILL.
     """
     if session.why:
@@ -101,6 +115,8 @@ def _status(session: Session, end: Notice) -> str:
         if end.cpu_s > _MOST_OF_IT * session.limits["cpu_s"]:
             return "cpu"
         raise Broken("its process was killed from outside (out of memory?)")
+    if code == ABSENT and session.light:
+        raise Absent
     if code < 0:
         return "cpu" if code == -signal.SIGXCPU else "killed"
     return {0: "ok", OUT_OF_MEMORY: "memory"}.get(code, "error")

@@ -24,6 +24,10 @@ class Broken(Exception):
     """The worker failed, not the program: the request runs again."""
 
 
+class Absent(Exception):
+    """A program asked for a package that this zygote has not: it runs again in the other."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Sink:
     """What comes out of a pipe."""
@@ -48,6 +52,8 @@ class Place:
     zygote: socket.socket
     base: int
     """Bytes of the zygote's address space, which no program is charged for."""
+    light: bool
+    """Whether there is another place with more packages."""
 
 
 @dataclass(slots=True)
@@ -69,6 +75,7 @@ class Session:
         self.trainer = place.trainer
         self.zygote = place.zygote
         self.base = place.base
+        self.light = place.light
         self.children: list[Child] = []
         self.sinks: dict[int, Sink] = {}
         self.poller = select.poll()

@@ -25,6 +25,8 @@ SCRIPT, SERVE, JUDGE = b"S", b"C", b"J"
 READY, SHOWN, ENDED, FAILED = b"R", b"P", b"X", b"E"
 OUT_OF_MEMORY = 86
 """Exit code of a program that ended by MemoryError."""
+ABSENT = 87
+"""Exit code of a program that asked the light zygote for a package, see `preload`."""
 PASSED, MISSED, BROKEN, GONE = "passed", "missed", "broken", "gone"
 """What a judge finds: right, wrong, tests that cannot be run, a program that answers no more."""
 FIRST_FREE = 10

@@ -6,7 +6,6 @@ keeper and the child, so nothing of one run is in the memory that the next run s
 """
 
 import gc
-import importlib
 import json
 import os
 import resource
@@ -16,19 +15,11 @@ import socket
 import struct
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 _STDERR = 2
 _GLANCE = 5  # milliseconds
 _PID_MARK = 0x0BADF00D  # stands for the pid in the filter that is assembled once
-_COMMON = (
-    *("abc", "array", "bisect", "collections", "contextlib", "copy", "dataclasses", "datetime"),
-    *("decimal", "enum", "fractions", "functools", "heapq", "hashlib", "inspect", "io"),
-    *("itertools", "linecache", "math", "operator", "queue", "re", "statistics", "string"),
-    *("textwrap", "threading", "time", "traceback", "types", "typing", "unicodedata"),
-)
 
 
 def main() -> None:
@@ -70,7 +61,7 @@ class Zygote:
         """Take all steps that need files, rights or time; what fails is told to the keeper."""
         import random  # hooks into forks
 
-        from grpo_envs.sandbox import confine, judging, runner, seccomp, wire
+        from grpo_envs.sandbox import confine, judging, preload, runner, seccomp, wire
 
         self.control = control
         self.confine, self.wire = confine, wire
@@ -87,7 +78,9 @@ class Zygote:
         self.filter: confine.Filter | None = None
         self.counted = False
         self.pid = os.getpid()
-        loaded = self._preload(settings["folders"], settings["preload"])
+        loaded = preload.load(settings["preload"], settings["folders"])
+        if settings["light"]:
+            sys.meta_path.append(preload.Elsewhere(settings["folders"]))
         if settings["confined"]:
             assert confine.MACHINE is not None, "an architecture without a table"
             program = seccomp.assemble(seccomp.program(confine.MACHINE, _PID_MARK))
@@ -100,28 +93,13 @@ class Zygote:
             confine.limit(which, 0)
         confine.die_with_parent()  # a change of user would undo it
 
-    def _preload(self, folders: list[str], names: list[str]) -> list[str]:
-        """Import what programs import; return the packages that came from `folders`."""
-        for name in _COMMON:
-            importlib.import_module(name)
-        before = set(sys.modules)
-        usual = list(sys.path)
-        sys.path += folders
-        for name in names:
-            importlib.import_module(name)
-        sys.path[:] = usual  # modules that load late are found by their package's own path
-        if "numpy" in sys.modules:
-            sys.modules["numpy"].random.seed(0)
-        new = {name.partition(".")[0] for name in set(sys.modules) - before}
-        return [name for name in sorted(new) if _is_foreign(sys.modules.get(name), folders)]
-
     def _confine(self, loaded: list[str], uid: int) -> None:
         from grpo_envs.sandbox import readable
 
         paths = readable.readable(loaded)
         if os.geteuid() == 0:
             needed = [readable.library(), os.__file__, *readable.packages(loaded)]
-            there = [path for path in needed if Path(path).exists()]
+            there = [path for path in needed if os.path.exists(path)]  # noqa: PTH110  as below
             self.counted = readable.open_to_all(there) and self.confine.become(uid)
             self.confine.drop_capabilities()
         self.confine.hide_memory()
@@ -240,31 +218,32 @@ class Zygote:
     def _sweep(self) -> None:
         """End orphans, which became ours: only where programs may fork at all."""
         mine = {child.pid for child in self.children}
-        own = Path(f"/proc/self/task/{self.pid}/children")
+        own = f"/proc/self/task/{self.pid}/children"
         with suppress(OSError):
-            while strays := set(map(int, own.read_text("ascii").split())) - mine:
+            while strays := set(map(int, _read(own).split())) - mine:
                 for pid in strays:
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
 
 
-@dataclass(slots=True)
 class _Child:
-    number: int
-    """The keeper's number for it."""
-    pid: int
-    handle: int
-    """Its pidfd, -1 where there is no such thing."""
-    killed: bool = False
+    """A process; no dataclass, whose module would be in every fork."""
+
+    __slots__ = ("handle", "killed", "number", "pid")
+
+    def __init__(self, number: int, pid: int, handle: int) -> None:
+        """Note the keeper's number for it, and its pidfd, -1 where there is no such thing."""
+        self.number, self.pid, self.handle = number, pid, handle
+        self.killed = False
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:  # noqa: PTH123  pathlib would be in every fork
+        return file.read()
 
 
 def _handle(pid: int) -> int:
     return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
-
-
-def _is_foreign(module: Any, folders: list[str]) -> bool:
-    path = getattr(module, "__file__", None) or ""
-    return any(path.startswith(f"{folder}/") for folder in folders)
 
 
 if __name__ == "__main__":
