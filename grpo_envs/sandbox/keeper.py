@@ -11,89 +11,79 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 
 def main() -> None:
-    """Start the first zygote, then serve requests until the trainer closes its end."""
+    """Start the zygotes, then serve requests until the trainer closes its end."""
     number, commands = sys.argv[1:]
     trainer = socket.socket(fileno=int(number))
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     from grpo_envs.sandbox import requests, wire
 
-    keeper = Keeper(trainer, json.loads(commands))
+    zygotes: list[Zygote] = []
     try:
-        keeper.place(full=False)
+        zygotes += [Zygote(command) for command in json.loads(commands)]
+        places = [zygote.place(trainer, light=zygote is not zygotes[-1]) for zygote in zygotes]
     except Exception as error:  # noqa: BLE001  whatever it is, the trainer must be told
         wire.send_message(trainer, {"failed": f"{error}"[:300]})
-        os._exit(1)
+        end(zygotes)
     wire.send_message(trainer, {"failed": ""})
     while True:
         try:
             header, blobs = wire.receive_message(trainer)
-            reply, out = requests.serve(header, blobs, keeper.place)
+            reply, out = requests.serve(header, blobs, places)
             wire.send_message(trainer, reply, *out)
         except (EOFError, OSError):  # the trainer or a zygote is gone
-            keeper.end()
+            end(zygotes)
 
 
-class Keeper:
-    """The zygotes of a worker: where there are two, the full one is started when first needed."""
+def end(zygotes: "list[Zygote]") -> NoReturn:
+    """End everything, and this process."""
+    for zygote in zygotes:
+        zygote.process.kill()
+        zygote.process.wait()
+    os._exit(0)
 
-    def __init__(self, trainer: socket.socket, commands: list[list[str]]) -> None:
-        """Start nothing yet."""
-        self.trainer = trainer
-        self.commands = commands
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.places: list[Any] = []
 
-    def place(self, *, full: bool) -> Any:
-        """Return where to run a program, as a `session.Place`.
+class Zygote:
+    """This side of a zygote."""
 
-        Raises:
-            Broken: the zygote does not start.
-        """
-        number = min(int(full), len(self.commands) - 1)
-        while number >= len(self.places):
-            self._start(self.commands[len(self.places)])
-        return self.places[number]
-
-    def end(self) -> None:
-        """End everything, and this process."""
-        for process in self.processes:
-            process.kill()
-            process.wait()
-        os._exit(0)
-
-    def _start(self, command: list[str]) -> None:
-        from grpo_envs.sandbox import session, wire
-
-        ours, theirs = socket.socketpair()
-        process = subprocess.Popen(
+    def __init__(self, command: list[str]) -> None:
+        """Start it, without waiting."""
+        self.control, theirs = socket.socketpair()
+        self.process = subprocess.Popen(
             [str(theirs.fileno()) if word == "{socket}" else word for word in command],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        self.processes.append(process)
         theirs.close()
-        ours.settimeout(60)
+
+    def place(self, trainer: socket.socket, *, light: bool) -> Any:
+        """Wait until it is ready; return where to run programs, as a `session.Place`.
+
+        Raises:
+            ChildProcessError: it does not start; the message says why.
+        """
+        from grpo_envs.sandbox import session, wire
+
+        self.control.settimeout(60)
         try:
-            _, handles = wire.Notice.receive(ours)
+            _, handles = wire.Notice.receive(self.control)
         except (EOFError, OSError):
-            process.kill()
-            _, told = process.communicate(timeout=5)
+            self.process.kill()
+            _, told = self.process.communicate(timeout=5)
             lines = told.decode(errors="replace").strip().splitlines() or ["it ended"]
-            raise session.Broken(lines[-1]) from None
-        ours.settimeout(None)
-        place = session.Place(
-            trainer=self.trainer,
-            zygote=ours,
+            raise ChildProcessError(lines[-1]) from None
+        self.control.settimeout(None)
+        return session.Place(
+            trainer=trainer,
+            zygote=self.control,
             base=session.address_space(handles),
-            light=len(self.processes) < len(self.commands),
+            light=light,
         )
-        self.places.append(place)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import signal
 import socket
 import tempfile
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from grpo_envs.sandbox.session import Absent, Broken, Place, Session
 from grpo_envs.sandbox.wire import ABSENT, GONE, JUDGE, OUT_OF_MEMORY, SCRIPT, SERVE, Notice
@@ -19,15 +19,7 @@ _MOST_OF_IT = 0.75
 Reply = tuple[dict[str, Any], list[bytes]]
 
 
-class Places(Protocol):
-    """Finds where a program is run."""
-
-    def __call__(self, *, full: bool) -> Place:
-        """Return the place with all packages, or any."""
-        ...
-
-
-def serve(header: dict[str, Any], blobs: list[bytes], places: Places) -> Reply:
+def serve(header: dict[str, Any], blobs: list[bytes], places: list[Place]) -> Reply:
     """Do what a request asks; return the reply.
 
     Raises:
@@ -35,9 +27,9 @@ def serve(header: dict[str, Any], blobs: list[bytes], places: Places) -> Reply:
     """
     try:
         try:
-            return _attempt(header, blobs, places(full=header["full"]))
+            return _attempt(header, blobs, places[-1 if header["full"] else 0])
         except Absent:
-            return _attempt(header, blobs, places(full=True))
+            return _attempt(header, blobs, places[-1])
     except Broken as error:
         return {"failed": str(error)}, []
 

@@ -127,7 +127,7 @@ class Worker:
         Raises:
             WorkerDied: it is gone, it hangs, or a child was killed from outside.
         """
-        self.socket.settimeout(limits.wall_s + _HUNG)
+        self.socket.settimeout(2 * limits.wall_s + _HUNG)  # it may run in both zygotes
         try:
             header = {"judge": judge, "full": full, "limits": asdict(limits)}
             send_message(self.socket, header, *blobs)
