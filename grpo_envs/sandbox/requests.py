@@ -9,11 +9,13 @@ import time
 from typing import Any
 
 from grpo_envs.sandbox.session import Absent, Broken, Place, Session
+from grpo_envs.sandbox.values import dump
 from grpo_envs.sandbox.wire import ABSENT, GONE, JUDGE, OUT_OF_MEMORY, SCRIPT, SERVE, Notice
 
 _SEALS = 0xF  # no more seals, no shrinking, growing or writing
 _VERDICT_CAP = 1 << 16
 _MOST_OF_IT = 0.75
+_GONE = dump([GONE])[:-1].encode()
 
 
 Reply = tuple[dict[str, Any], list[bytes]]
@@ -82,12 +84,13 @@ def _judge(session: Session, blobs: list[bytes], opened: list[int]) -> Reply:
         ours.close()
         os.close(verdict)
     session.wait(judge)
-    if GONE.encode() in session.read()[0]:
+    if session.read()[0].startswith(_GONE):
         session.linger(candidate)  # its descriptors are closed before its end is known
     told = session.finish()
     assert judge.end is not None
     assert candidate.end is not None
     status = _status(session, judge.end)
+    session.light &= told[0].startswith(_GONE)  # a program that was judged gets no second try
     _status(session, candidate.end)  # killed from outside it must not look like a wrong answer
     return {"failed": "", "status": status}, told
 
