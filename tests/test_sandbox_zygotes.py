@@ -58,7 +58,7 @@ def test_the_standard_library_is_there(pool: LocalPool, kind: str, name: str) ->
 
 
 def test_the_light_one_has_no_packages_and_the_full_one_has(pool: LocalPool) -> None:
-    program = "import sys; print('numpy' in sys.modules)"
+    program = "import sys\nprint('numpy' in sys.modules)"
     assert pool.run(LIGHT + program).stdout == "False\n"
     assert pool.run(FULL + program).stdout == "True\n"
 
