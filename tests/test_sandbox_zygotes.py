@@ -106,6 +106,12 @@ def test_a_package_that_is_not_there(pool: LocalPool, kind: str, name: str) -> N
     assert result.stderr.endswith(f"ModuleNotFoundError: No module named '{name}'\n")
 
 
+def test_what_is_nowhere_is_not_looked_for_in_the_other(pool: LocalPool) -> None:
+    text = "import sys\ntry: import no_such_package\nexcept ImportError: pass"
+    text += "\nprint('numpy' in sys.modules)"
+    assert pool.run(text, limits=LIMITS).stdout == "False\n"
+
+
 def test_its_exit_code_is_an_error_like_others(pool: LocalPool) -> None:
     result = pool.run("import os; os.write(1, b'1'); os._exit(87)", limits=LIMITS)
     assert (result.status, result.stdout) == ("error", "1")
