@@ -18,6 +18,7 @@ from grpo_agent.rollout import Rollout
 from grpo_agent.sampler import Decoding
 from grpo_envs.checkpoint import Checkpoints
 from grpo_envs.config import RunConfig, TrainerConfig
+from grpo_envs.env import TextEnv
 from grpo_envs.environments import Envs
 from grpo_envs.errors import ConfigError
 from grpo_envs.installed import AGENTS, load
@@ -53,7 +54,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
     # The agent first: it moves the policy to the device and copies the reference before a resume
     # puts trained weights into the policy.
     agent = agent_class(policy, filled.agent, accelerator, filled.sampler)
-    done, drawn = _resume(agent, policy, cfg, out) if cfg.resume else (0, 0)
+    done, drawn = _resume(agent, envs.train.env, cfg, out) if cfg.resume else (0, 0)
     log.info("%s", _summary(filled, policy, accelerator))
     log.info("first prompt, as the model sees it: %r", _first_prompt(envs.train, policy))
     tokens = filled.sampler.max_new_tokens
@@ -64,6 +65,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
         cfg=cfg.trainer,
         seed=cfg.seed,
         agent=agent,
+        env=envs.train.env,
         rollout=Rollout(envs.train, policy, sampling, cfg.seed, accelerator.autocast),
         eval_rollout=Rollout(envs.held_out, policy, greedy, cfg.seed, accelerator.autocast),
         parts=envs.train.env.own_weights,
@@ -102,11 +104,12 @@ def compute_dtype(accelerator: Accelerator) -> torch.dtype:
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
 
 
-def _resume(agent: Any, policy: Policy, cfg: RunConfig, out: Path) -> tuple[int, int]:
+def _resume(agent: Any, env: TextEnv, cfg: RunConfig, out: Path) -> tuple[int, int]:
     """Return the steps done and the problems drawn so far."""
     step, folder, state = Checkpoints(out).load(cfg.decisive())
-    restore(policy, folder)
+    restore(agent.policy, folder)
     agent.load_state_dict(state["agent"])
+    env.load_state_dict(state.get("env", {}))
     log.info("resuming %s after step %d", out, step)
     return step, int(state["drawn"])
 
@@ -134,5 +137,6 @@ def _summary(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> str:
 
 
 def _first_prompt(env: GroupVectorEnv, policy: Policy) -> str:
-    ids = policy.render(env.env.problem(0).prompt, env.system_prompt)
+    problem = env.env.problem(0)
+    ids = policy.render(problem.prompt, env.env.system_prompt_of(problem))
     return str(policy.tokenizer.decode(list(ids)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -132,14 +132,15 @@ def _solution_is_best(env: TextEnv, problems: int) -> Iterator[str]:
         if not problem.solution:
             continue  # a dataset may have none; the finding's note counts them
         reward = _reward(env, problem, problem.solution)
-        if not math.isclose(reward.total, env.reward_range[1]):
+        most = _most(env, problem)
+        if not math.isclose(reward.total, most):
             parts = dict(reward.parts) or reward.error
-            yield f"{problem.solution!r} earns {reward.total} of {env.reward_range[1]} ({parts})"
+            yield f"{problem.solution!r} earns {reward.total} of {most} ({parts})"
 
 
 def _no_leak(env: TextEnv, problems: int) -> Iterator[str]:
     for problem in _both(env, problems):
-        told = (problem.prompt, env.system_prompt)
+        told = (problem.prompt, env.system_prompt_of(problem))
         if problem.solution and any(problem.solution in text for text in told):
             yield f"{problem.solution!r} stands in {problem.prompt!r}"
 
@@ -157,7 +158,7 @@ def _hostile_earns_less(env: TextEnv, problems: int) -> Iterator[str]:
             reward = _reward(env, problem, answer)
             if not reward.valid:
                 yield f"{answer[:40]!r} raises {reward.error}"
-            elif not reward.total < env.reward_range[1]:
+            elif not reward.total < _most(env, problem):
                 yield f"{answer[:40]!r} earns {reward.total} on {problem.prompt[:80]!r}"
 
 
@@ -181,8 +182,8 @@ def _made_of(problem: Problem) -> Iterator[str]:
 
 
 def _in_range(env: TextEnv, problems: int) -> Iterator[str]:
-    low, high = env.reward_range
     for problem in _both(env, problems):
+        low, high = env.range_of(problem)
         for answer in ("", problem.solution, problem.prompt, *_HOSTILE):
             reward = _reward(env, problem, answer)
             if not low <= reward.total <= high:
@@ -194,9 +195,43 @@ def _in_range(env: TextEnv, problems: int) -> Iterator[str]:
 def _others_solutions(env: TextEnv, problems: int) -> Iterator[str]:
     drawn = _draw(env, problems, "train")
     foreign = [(a, b) for a, b in pairwise(drawn) if a.gold != b.gold]
-    best = [b for a, b in foreign if _reward(env, a, b.solution).total >= env.reward_range[1]]
+    best = [b for a, b in foreign if _reward(env, a, b.solution).total >= _most(env, a)]
     if foreign and len(best) > len(foreign) / 2:
         yield f"{len(best)} of {len(foreign)} such answers do, {best[0].solution!r} for one"
+
+
+def _plays_again(env: TextEnv, problems: int) -> Iterator[str]:
+    for problem in _both(env, problems) if env.max_turns > 1 else ():
+        low, high = env.range_of(problem)
+        for player in (env.demonstrate, _mumble):
+            episode, total = _play(env, problem, player)
+            if not low - 1e-9 <= total <= high + 1e-9:
+                yield f"{episode[-1].action[:40]!r} ends with {total}, outside {low} to {high}"
+            if player is _mumble and not total < high:
+                yield f"{episode[-1].action!r} to the end earns {total}"
+            if (episode, total) != (again := _play(env, problem, player)):
+                first, other = (turns[-1].observation[:80] for turns in (episode, again[0]))
+                yield f"{problem.prompt[:80]!r} was played twice, and answered {first!r}, {other!r}"
+
+
+def _mumble(problem: Problem, turns: Sequence[Turn]) -> str:
+    return "I do not know."
+
+
+def _play(
+    env: TextEnv, problem: Problem, player: Callable[[Problem, Sequence[Turn]], str]
+) -> tuple[list[Turn], float]:
+    """Play an episode to its end; return it and the sum of its rewards."""
+    turns: list[Turn] = []
+    total = 0.0
+    while len(turns) < env.turns_of(problem):
+        action = player(problem, turns)
+        reply = env.reply_batch([problem], [[*turns, Turn(action=action)]])[0]
+        turns.append(Turn(action=action, observation=reply.observation))
+        total += reply.reward.total
+        if reply.done:
+            break
+    return turns, total
 
 
 def _group_shares(env: TextEnv, problems: int) -> Iterator[str]:
@@ -229,6 +264,7 @@ _PROMISES: dict[str, _Check] = {
     "hostile answers never raise and earn less than the maximum": _hostile_earns_less,
     "rewards are repeatable and in range": _in_range,
     "another problem's solution does not earn the maximum": _others_solutions,
+    "a conversation can be played again, its rewards add up within the range": _plays_again,
     "a group shares its problem": _group_shares,
     "rewards and info are floats": _info_floats,
 }
@@ -240,6 +276,10 @@ def _draw(env: TextEnv, problems: int, split: str) -> list[Problem]:
 
 def _both(env: TextEnv, problems: int) -> list[Problem]:
     return [*_draw(env, problems, "train"), *_draw(env, problems, "eval")]
+
+
+def _most(env: TextEnv, problem: Problem) -> float:
+    return env.range_of(problem)[1]
 
 
 def _reward(env: TextEnv, problem: Problem, answer: str) -> Reward:

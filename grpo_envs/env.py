@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +14,7 @@ from grpo_envs.reward_functions import compose
 from grpo_envs.rewards import merged, respond_safely, score_safely, settle
 from grpo_envs.seeding import rng_for
 from grpo_envs.spaces import UnicodeText
-from grpo_envs.types import Problem, Reply, Reward, Turn
+from grpo_envs.types import Group, Problem, Reply, Reward, Turn
 
 if TYPE_CHECKING:
     from grpo_envs.data import Row, Rows
@@ -51,6 +50,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self,
         split: str = "train",
         *,
+        parts: Mapping[str, float] | None = None,
         rewards: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -58,6 +58,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
         Args:
             split: Where problems come from; the two splits share none.
+            parts: The reward parts of this instance, where they differ from the class's.
             rewards: Weights of reward parts, in place of the defaults in `parts`, or mappings of
                 `weight`, `scale` and `clip`; also reward functions to add, by name.
             render_mode: None, or `ansi` for a transcript as text.
@@ -68,8 +69,11 @@ class TextEnv(gymnasium.Env[str, str]):
         require_one_of("env.split", split, SPLITS)
         require_one_of("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         self.split = split
-        self._parts, self._functions = compose(self.parts, rewards)
+        self._declared = dict(self.parts if parts is None else parts)
+        self._parts, self._functions = compose(self._declared, rewards)
         self.weights = {name: part.weight for name, part in self._parts.items()}
+        self._optional = set(self._functions)
+        """Parts that need not apply to every problem."""
         self.render_mode = render_mode
         self.observation_space = UnicodeText()
         self.action_space = UnicodeText()
@@ -108,6 +112,16 @@ class TextEnv(gymnasium.Env[str, str]):
         """Turn a row of `self.rows` into a problem; replaces `draw` where there are rows."""
         raise NotImplementedError(f"{type(self).__name__} has rows and no from_row(row).")
 
+    def adapt(self, groups: Sequence[Group]) -> None:
+        """Learn from the groups of a step: a curriculum chooses its next problems by them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `adapt` has changed: it is saved in checkpoints. Numbers and text only."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state that `state_dict` returned."""
+
     # What the framework calls.
 
     @property
@@ -116,10 +130,22 @@ class TextEnv(gymnasium.Env[str, str]):
         ranges = [part.range for part in self._parts.values()]
         return sum(low for low, _ in ranges), sum(high for _, high in ranges)
 
+    def range_of(self, problem: Problem) -> tuple[float, float]:
+        """Return the same for one problem, where not every part applies to every problem."""
+        return self.reward_range
+
+    def system_prompt_of(self, problem: Problem) -> str:
+        """Return what a chat model is told before the problem's prompt."""
+        return self.system_prompt if problem.system_prompt is None else problem.system_prompt
+
+    def turns_of(self, problem: Problem) -> int:
+        """Return how many answers an episode of the problem has at most."""
+        return problem.max_turns or self.max_turns
+
     @property
     def own_weights(self) -> dict[str, float]:
         """The weights of the environment's own parts, without those of added functions."""
-        return {name: self.weights[name] for name in self.parts}
+        return {name: self.weights[name] for name in self._declared}
 
     def problem(self, seed: int, split: str | None = None) -> Problem:
         """Return problem number `seed` of `split` (this environment's own when None)."""
@@ -133,13 +159,8 @@ class TextEnv(gymnasium.Env[str, str]):
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
     ) -> list[Reply]:
         """Answer the last turn of each episode, rewards weighted, grader failures made invalid."""
+        replies = self.own_replies(problems, episodes)
         answers = [turns[-1].action for turns in episodes]
-        if self.max_turns == 1:
-            rewards = score_safely(self.score_batch, problems, answers)
-            replies = [Reply(reward=reward) for reward in rewards]
-        else:
-            pairs = zip(problems, episodes, strict=True)
-            replies = [respond_safely(self.respond, problem, turns) for problem, turns in pairs]
         asked = [
             score_safely(function, problems, answers, name)
             for name, function in self._functions.items()
@@ -150,14 +171,29 @@ class TextEnv(gymnasium.Env[str, str]):
             for reply, reward in zip(replies, rewards, strict=True)
         ]
 
+    def own_replies(
+        self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
+    ) -> list[Reply]:
+        """Answer the last turn of each episode with raw rewards, without added functions."""
+        if self.max_turns > 1:
+            pairs = zip(problems, episodes, strict=True)
+            return [respond_safely(self.respond, problem, turns) for problem, turns in pairs]
+        answers = [turns[-1].action for turns in episodes]
+        rewards = score_safely(self.score_batch, problems, answers)
+        return [Reply(reward=reward) for reward in rewards]
+
     def info_for(self, reward: Reward) -> dict[str, Any]:
         """Return a step's `info`: every part, floats only, and `detail` for people.
 
-        NaN stands for an added part that does not apply to the problem.
+        A part that does not apply to the problem is left out.
         """
-        absent = {name: math.nan if name in self._functions else 0.0 for name in self._parts}
-        parts = {f"reward/{name}": float(reward.parts.get(name, absent[name])) for name in absent}
+        always = {name: 0.0 for name in self._parts if name not in self._optional}
+        parts = {f"reward/{name}": float(x) for name, x in {**always, **reward.parts}.items()}
         return {**parts, "reward_valid": float(reward.valid), "detail": reward.error}
+
+    def info_of(self, problem: Problem) -> dict[str, Any]:
+        """Return the `info` of a reset: what else a player may know of the problem."""
+        return {"system_prompt": self.system_prompt_of(problem), "meta": dict(problem.meta)}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -167,7 +203,7 @@ class TextEnv(gymnasium.Env[str, str]):
         number = seed if seed is not None else int(self.np_random.integers(2**31))
         self._problem = self.problem(number)
         self._turns, self._over = [], False
-        return self._problem.prompt, {}
+        return self._problem.prompt, self.info_of(self._problem)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Grade the answer; the episode ends unless the environment replies with another turn.
@@ -180,7 +216,7 @@ class TextEnv(gymnasium.Env[str, str]):
         turns = [*self._turns, Turn(action=action)]
         reply = self.reply_batch([self._problem], [turns])[0]
         self._turns = [*self._turns, Turn(action=action, observation=reply.observation)]
-        truncated = not reply.done and len(self._turns) >= self.max_turns
+        truncated = not reply.done and len(self._turns) >= self.turns_of(self._problem)
         self._over = reply.done or truncated
         total = reply.reward.total
         return reply.observation, total, reply.done, truncated, self.info_for(reply.reward)

@@ -197,6 +197,7 @@ def _completion_rows(
                 "step": step,
                 "problem": group.key,
                 "prompt": group.prompt,
+                "meta": dict(group.meta),
                 "text": completion.text,
                 "reward": reward.total,
                 "parts": dict(reward.parts),

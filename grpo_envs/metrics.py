@@ -27,6 +27,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "group/zero_std": fmean(group.flat for group in groups),
         "completion/length": fmean(c.length for c in completions),
         "completion/truncated": fmean(c.finish_reason == "length" for c in completions),
+        **_by_source(groups),
     }
 
 
@@ -35,20 +36,20 @@ def eval_metrics(groups: Sequence[Group], weights: Mapping[str, float]) -> dict[
 
     `eval/accuracy` is the share of answers that earn the most that the environment's own parts can
     give, whatever added functions say; `eval/ci95` is half the width of its 95 % interval (Wilson,
-    1927). An invalid reward counts as not earned.
+    1927). An invalid reward counts as not earned. A mixture has `eval/accuracy/<name>`, too.
 
     Args:
         groups: What was answered and earned.
         weights: The weight of each of the environment's own parts.
     """
     rewards = [reward for group in groups for reward in group.rewards]
-    most = math.fsum(weight for weight in weights.values() if weight > 0)
-    accuracy = fmean(r.valid and math.isclose(_earned(r, weights), most) for r in rewards)
+    accuracy = _accuracy(groups, weights)
     valid = [reward for reward in rewards if reward.valid]
     parts = {name for reward in valid for name in reward.parts}
     return {
         "eval/accuracy": accuracy,
         "eval/ci95": wilson_half_width(accuracy, len(rewards)),
+        **{f"eval/accuracy/{k}": _accuracy(some, weights) for k, some in _sources(groups).items()},
         "eval/reward": fmean(r.total for r in rewards),
         **{
             f"eval/reward/{name}": _part_mean(valid, name) * len(valid) / len(rewards)
@@ -68,8 +69,47 @@ def _weighted_mean(rewards: Sequence[Reward], name: str) -> float:
     return fmean(r.weights.get(name, 1.0) * r.parts.get(name, 0.0) for r in rewards)
 
 
-def _earned(reward: Reward, weights: Mapping[str, float]) -> float:
-    return math.fsum(weight * reward.parts.get(name, 0.0) for name, weight in weights.items())
+def earns_all(reward: Reward, weights: Mapping[str, float]) -> bool:
+    """Return whether an answer earned the most that the parts in `weights` can give for it.
+
+    Parts that the reward does not have do not apply to its problem.
+    """
+    if not reward.valid:
+        return False
+    own = {name: weights[name] for name in reward.parts if name in weights}
+    most = math.fsum(weight for weight in own.values() if weight > 0)
+    earned = math.fsum(weight * reward.parts[name] for name, weight in own.items())
+    return bool(own) and math.isclose(earned, most)
+
+
+def _accuracy(groups: Sequence[Group], weights: Mapping[str, float]) -> float:
+    return fmean(earns_all(reward, weights) for group in groups for reward in group.rewards)
+
+
+def _sources(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Return the groups by the environment of a mixture that they come from; {} for no mixture."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        if "env" in group.meta:
+            found.setdefault(str(group.meta["env"]), []).append(group)
+    return dict(sorted(found.items()))
+
+
+def _by_source(groups: Sequence[Group]) -> dict[str, float]:
+    """Return what each environment of a mixture did: its share, reward and flat groups.
+
+    Where its difficulty follows success, the level, too.
+    """
+    metrics: dict[str, float] = {}
+    for name, some in _sources(groups).items():
+        totals = [reward.total for group in some for reward in group.rewards if reward.valid]
+        metrics[f"env/{name}/share"] = len(some) / len(groups)
+        metrics[f"env/{name}/reward"] = fmean(totals or [0.0])
+        metrics[f"env/{name}/zero_std"] = fmean(group.flat for group in some)
+        levels = [float(group.meta["level"]) for group in some if "level" in group.meta]
+        if levels:
+            metrics[f"env/{name}/level"] = fmean(levels)
+    return metrics
 
 
 def wilson_half_width(share: float, n: int, z: float = 1.96) -> float:

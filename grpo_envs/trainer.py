@@ -39,6 +39,16 @@ class Agent(Protocol):
         """Return what a checkpoint needs beside the model."""
 
 
+class Adaptive(Protocol):
+    """What the loop asks of the environment that it trains on."""
+
+    def adapt(self, groups: Sequence[Group]) -> None:
+        """Choose the next problems by what became of these."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs of it."""
+
+
 class Sampler(Protocol):
     """Samples and scores a group for each problem seed."""
 
@@ -53,6 +63,7 @@ class Trainer:
     cfg: TrainerConfig
     seed: int
     agent: Agent
+    env: Adaptive
     rollout: Sampler
     eval_rollout: Sampler
     parts: Mapping[str, float]
@@ -124,6 +135,7 @@ class Trainer:
                 updates, advantages = self.agent.update(chosen)
         self.done += 1
         self.drawn += len(groups)  # now: a step that fails is made again from the same problems
+        self.env.adapt(groups)
         tokens = sum(c.length for group in groups for c in group.completions)
         metrics |= updates
         metrics["group/sampled"] = float(len(groups))
@@ -197,7 +209,11 @@ class Trainer:
 
     def _save(self) -> None:
         if self._saved != self.done and self.agent.policy.finite():  # never over good weights
-            state = {"agent": self.agent.state_dict(), "drawn": self.drawn}
+            state = {
+                "agent": self.agent.state_dict(),
+                "env": self.env.state_dict(),
+                "drawn": self.drawn,
+            }
             self.checkpoints.save(self.done, self.agent.policy, state, dict(self.decisive))
             self._saved = self.done
 

@@ -8,6 +8,7 @@ Axis letters used in names everywhere: P problems, G completions per problem, B 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 
@@ -23,7 +24,11 @@ class Problem:
     """A completion that must earn the maximum, which `check_env` plays back; '' where a dataset
     has none."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """Anything else worth logging: level, source row, topic."""
+    """Anything else worth logging: level, source row, topic. JSON values only."""
+    system_prompt: str | None = None
+    """What a chat model is told before this prompt; None for what its environment says."""
+    max_turns: int | None = None
+    """Answers per episode of this problem; None for the environment's number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,16 @@ class Completion:
     def length(self) -> int:
         """Tokens that the policy chose."""
         return sum(self.mask) if self.mask else len(self.token_ids)
+
+    @property
+    def longest_turn(self) -> int:
+        """Tokens of its longest answer: what a limit on one answer's length is about.
+
+        >>> Completion(text="", token_ids=(1,) * 6, mask=(True, True, False, True) * 2).longest_turn
+        3
+        """
+        turns = [sum(1 for _ in run) for chosen, run in groupby(self.mask) if chosen]
+        return max(turns, default=len(self.token_ids))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +115,8 @@ class Group:
     """The prompt rendered with the model's chat template, as tokens."""
     completions: tuple[Completion, ...]
     rewards: tuple[Reward, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """The problem's."""
 
     @property
     def flat(self) -> bool:

@@ -78,7 +78,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
 
     @property
     def max_turns(self) -> int:
-        """Answers per episode."""
+        """Answers per episode, at most."""
         return self.env.max_turns
 
     def reset(
@@ -94,6 +94,10 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
                 number, from which the groups' seeds are hashed; or None for random problems.
             options: {"reset_mask": bools (num_envs,)} resets the whole groups it marks.
 
+        Returns:
+            Observations, and `info`: `system_prompt` and `meta` of each member's problem, arrays
+            (num_envs,) of objects.
+
         Raises:
             ConfigError: the seeds or the mask do not fit the groups.
         """
@@ -103,7 +107,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             for member in range(group * self.group_size, (group + 1) * self.group_size):
                 self._problems[member], self._turns[member] = problem, []
                 self._over[member] = self._cut[member] = False
-        return tuple(map(self._observation, range(self.num_envs))), {}
+        return tuple(map(self._observation, range(self.num_envs))), self._reset_infos()
 
     def step(
         self, actions: Sequence[str]
@@ -129,7 +133,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         for i, reply in replies.items():
             self._turns[i].append(Turn(action=actions[i], observation=reply.observation))
             terminated[i] = reply.done
-            truncated[i] = not reply.done and len(self._turns[i]) >= self.max_turns
+            truncated[i] = not reply.done and len(self._turns[i]) >= self._most_turns(i)
         self._over, self._cut = terminated | truncated, truncated.copy()
         idle = Reply(reward=Reward())
         rows = [replies.get(i, idle) for i in range(self.num_envs)]
@@ -150,6 +154,20 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         if turns:
             return turns[-1].observation
         return problem.prompt if problem else ""
+
+    def _most_turns(self, member: int) -> int:
+        problem = self._problems[member]
+        return self.env.turns_of(problem) if problem else self.max_turns
+
+    def _reset_infos(self) -> dict[str, Any]:
+        rows = [self.env.info_of(problem) if problem else {} for problem in self._problems]
+        keys = {key: None for row in rows for key in row}
+        infos: dict[str, Any] = {}
+        for key in keys:
+            infos[key] = np.array([None] * self.num_envs, dtype=object)
+            infos[key][:] = [row.get(key) for row in rows]
+            infos[f"_{key}"] = np.array([key in row for row in rows], dtype=np.bool_)
+        return infos
 
     def _group_seeds(self, seed: int | Sequence[int | None] | None) -> list[int]:
         groups = self.num_envs // self.group_size
@@ -199,10 +217,10 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         acted = np.zeros(self.num_envs, dtype=np.bool_)
         acted[list(active)] = True
         infos: dict[str, Any] = {}
-        for key in rows[0]:
+        for key in {key: None for row in rows for key in row}:
             dtype = object if key == "detail" else np.float64
-            infos[key] = np.array([row[key] for row in rows], dtype=dtype)
-            infos[f"_{key}"] = acted.copy()
+            infos[key] = np.array([row.get(key, 0.0) for row in rows], dtype=dtype)
+            infos[f"_{key}"] = acted & np.array([key in row for row in rows])
         return infos
 
 

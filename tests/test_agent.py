@@ -453,6 +453,18 @@ def test_truncated_completions_by_hand(
     assert advantages[0] == pytest.approx(expected, abs=1e-6)
 
 
+def test_each_answer_of_a_conversation_has_the_whole_length(random_policy: Policy) -> None:
+    """Three answers of 6 of at most 12 tokens are not overlong together."""
+    single = made([6, 6, 6, 6], [1.0, 0.0, 0.0, 1.0])
+    long = made([20, 6, 20, 6], [1.0, 0.0, 0.0, 1.0])
+    turns = (True,) * 6 + (False,) + (True,) * 6 + (False,) + (True,) * 6
+    talks = [replace(c, mask=turns) if len(c.token_ids) == 20 else c for c in long.completions]
+    agent = agent_of(random_policy, overlong=OverlongConfig(buffer=0.5))
+    (alone,) = agent.update([single])[1]
+    (together,) = agent.update([replace(long, completions=tuple(talks))])[1]
+    assert together == pytest.approx(alone, abs=1e-6)
+
+
 MASK = OverlongConfig(truncated="mask")
 
 

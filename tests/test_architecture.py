@@ -24,7 +24,7 @@ FLOORS = [
         ),
         *("data", "hub", "graders", "sandbox"),
     ],
-    ["grpo_env_math", "grpo_env_code", "grpo_agent"],
+    [*(p.parent.name for p in (ROOT / "envs").glob("*/__init__.py")), "grpo_agent"],
     ["config", "environments", "loggers", "checkpoint", "watch", "trainer"],
     ["build", "run", "check", "plot"],
 ]

@@ -328,6 +328,58 @@ class NearIsEnough(Sound):
         return Reward(parts={"correct": float(near)})
 
 
+class Guessing(TextEnv):
+    """Three turns to guess the number of a box."""
+
+    max_turns = 3
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        while True:
+            prompt = f"Which number is in box {rng.randrange(100_000)}?"
+            if split_of(prompt) == split:
+                gold = rng.randrange(1, 1000)
+                solution = f"<answer>{gold}</answer>"
+                return Problem(prompt=prompt, gold=gold, solution=solution)
+
+    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+        right = turns[-1].action == problem.solution
+        hint = "" if right else "No."
+        return Reply(reward=Reward(parts={"correct": float(right)}), observation=hint, done=right)
+
+
+class RandomHint(Guessing):
+    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+        reply = super().respond(problem, turns)
+        return Reply(reward=reply.reward, observation=str(random.random()), done=reply.done)
+
+
+class CountsItsCalls(Guessing):
+    """Keeps the turns of an episode itself, across episodes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+        self.calls += 1
+        reply = super().respond(problem, turns)
+        return Reply(reward=reply.reward, observation=f"Try {self.calls}.", done=reply.done)
+
+
+class PaysEveryTurn(Guessing):
+    """Asks for patience: three wrong answers are worth more than a right one."""
+
+    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+        reply = super().respond(problem, turns)
+        earned = 0.4 * (turns[-1].action != "") * (not reply.done) + float(reply.done)
+        return Reply(reward=Reward(parts={"correct": earned}), done=reply.done)
+
+
+class PolitePays(Guessing):
+    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+        return Reply(reward=Reward(parts={"correct": 1.0}))
+
+
 GYMNASIUM = "Gymnasium's own check_env passes without a warning"
 SAME = "the same key draws the same problem"
 DIFFERENT = "different keys draw different problems"
@@ -338,10 +390,11 @@ EMPTY = "an empty answer earns nothing"
 HOSTILE = "hostile answers never raise and earn less than the maximum"
 RANGE = "rewards are repeatable and in range"
 FOREIGN = "another problem's solution does not earn the maximum"
+CONVERSATION = "a conversation can be played again, its rewards add up within the range"
 GROUP = "a group shares its problem"
 FLOATS = "rewards and info are floats"
 
-FAULTS: list[tuple[type[Sound], str]] = [
+FAULTS: list[tuple[type[TextEnv], str]] = [
     (IgnoresSplit, DISJOINT),
     (EvalIsTheNextSeed, DISJOINT),
     (GlobalDraw, SAME),
@@ -377,6 +430,10 @@ FAULTS: list[tuple[type[Sound], str]] = [
     (OwnSplitOnly, DISJOINT),
     (AlwaysTruncated, GYMNASIUM),
     (NeverEnds, GYMNASIUM),
+    (RandomHint, CONVERSATION),
+    (CountsItsCalls, CONVERSATION),
+    (PaysEveryTurn, CONVERSATION),
+    (PolitePays, EMPTY),
 ]
 # Reward hacks: each looks into the shape of the solution and is content with too little.
 GREEDY = [SolutionAnywhere, NanIsNear, PrefixIsEnough, SuffixIsEnough, NearIsEnough]
@@ -402,7 +459,7 @@ def test_what_the_prompt_asks_is_tried_as_an_answer() -> None:
         *(pytest.param(fault, HOSTILE, id=f"{fault.__name__}: {HOSTILE}") for fault in GREEDY),
     ],
 )
-def test_a_planted_fault_is_caught(fault: type[Sound], promise: str) -> None:
+def test_a_planted_fault_is_caught(fault: type[TextEnv], promise: str) -> None:
     with pytest.raises(ContractBroken) as caught:
         check_env(fault())
     title, *lines = str(caught.value).split("\n")
@@ -455,7 +512,7 @@ def test_every_promise_has_a_fault_that_breaks_it() -> None:
     ],
 )
 def test_the_evidence_names_what_broke_the_promise(
-    fault: type[Sound], promise: str, evidence: str
+    fault: type[TextEnv], promise: str, evidence: str
 ) -> None:
     found = {finding.promise: finding.evidence for finding in findings(fault())}
     assert evidence in found[promise]
@@ -471,36 +528,8 @@ def test_a_fault_that_shows_in_one_split_only_is_found() -> None:
         check_env(WrongInEval())
 
 
-class Guessing(TextEnv):
-    """Three turns to guess the number of a box."""
-
-    max_turns = 3
-
-    def draw(self, rng: random.Random, split: str) -> Problem:
-        while True:
-            prompt = f"Which number is in box {rng.randrange(100_000)}?"
-            if split_of(prompt) == split:
-                gold = rng.randrange(1, 1000)
-                solution = f"<answer>{gold}</answer>"
-                return Problem(prompt=prompt, gold=gold, solution=solution)
-
-    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
-        right = turns[-1].action == problem.solution
-        hint = "" if right else "No."
-        return Reply(reward=Reward(parts={"correct": float(right)}), observation=hint, done=right)
-
-
 def test_a_sound_conversation_keeps_every_promise() -> None:
     check_env(Guessing())
-
-
-def test_a_conversation_that_pays_for_anything_is_caught() -> None:
-    class Polite(Guessing):
-        def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
-            return Reply(reward=Reward(parts={"correct": 1.0}))
-
-    with pytest.raises(ContractBroken, match=EMPTY):
-        check_env(Polite())
 
 
 def test_weights_count_for_the_maximum() -> None:

@@ -34,12 +34,9 @@ def names(built: Path) -> list[str]:
 
 def test_the_wheel_has_our_packages_and_nothing_else(names: list[str]) -> None:
     top = {name.split("/")[0] for name in names}
-    assert {t for t in top if not t.endswith(".dist-info")} == {
-        "grpo_envs",
-        "grpo_env_code",
-        "grpo_env_math",
-        "grpo_agent",
-    }
+    ours = {p.parent.name for d in ("envs", "agents") for p in (ROOT / d).glob("*/__init__.py")}
+    assert {t for t in top if not t.endswith(".dist-info")} == {"grpo_envs", *ours}
+    assert {"grpo_agent", "grpo_env_math", "grpo_env_games", "grpo_env_tools"} <= ours
     assert not [n for n in names if n.endswith((".md", ".pyc")) or "test" in n]
 
 

@@ -79,7 +79,9 @@ def test_gymnasium_makes_groups() -> None:
     single = grpo_envs.make("math", level=2, split="eval")
     one, two = single.problem(1), single.problem(2)
     assert prompts == (one.prompt,) * 3 + (two.prompt,) * 3
-    assert info == {}
+    assert info["system_prompt"].tolist() == [single.system_prompt] * 6
+    assert info["meta"].tolist() == [{}] * 6
+    assert info["_meta"].all()
     assert prompts in vector.observation_space
     wrong = "<answer>no</answer>"
     answers = [wrong, one.solution, wrong, two.solution, "", one.solution]

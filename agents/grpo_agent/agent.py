@@ -120,7 +120,8 @@ class GrpoAgent:
         rewards = [reward for group in groups for reward in group.rewards]
         totals_B = torch.tensor([r.total for r in rewards], device=device, dtype=self.dtype)
         valid_B = torch.tensor([r.valid for r in rewards], device=device)
-        lengths_B = batch.mask_BT.sum(dim=1)
+        answers = [c.longest_turn for group in groups for c in group.completions]
+        lengths_B = torch.tensor(answers, device=device)
         totals_B -= overlong_penalty(lengths_B, truncated_B, self.max_tokens, cfg.overlong)
         if ref_logps_BT is not None and cfg.loss.kl_in == "reward":
             totals_B -= kl_penalty(batch.sampled_logps_BT, ref_logps_BT, batch.mask_BT, cfg.loss)

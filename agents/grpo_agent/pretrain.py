@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,17 +25,18 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 import grpo_envs
-from grpo_agent.models import HINTS, TINY, Hints
+from grpo_agent.models import HINTS, TINY, Hints, load_policy
 from grpo_agent.policy import Policy
 from grpo_envs.env import TextEnv
 from grpo_envs.seeding import rng_for
+from grpo_envs.types import Turn
 
-ENVIRONMENTS = ("math", "math", "code")
-"""They take turns; who is named twice has twice as many."""
 DIRECT_SHARE = 0.65
 """Demonstrations that answer at once, where a cycle mixes."""
 BATCH_SIZE = 64
-VOCABULARY = 512
+_ROWS = 16
+VOCABULARY = 640
+IGNORED = -100
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = ("<think>", "</think>", "<answer>", "</answer>")
 CHAT_TEMPLATE = (
@@ -49,17 +50,19 @@ _PIECES = r" ?\p{L}+|\p{N}|[^\s\p{L}\p{N}]|\s+"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration:
-    """A prompt and an answer to imitate."""
+    """A prompt and answers to imitate: one, or those of a conversation."""
 
     system_prompt: str
     prompt: str
-    answer: str
+    turns: tuple[Turn, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cycle:
     """A stretch of training over which the learning rate rises and falls once."""
 
+    environments: tuple[str, ...]
+    """They take turns; who is named twice has twice as many."""
     steps: int
     lr: float
     """Peak learning rate."""
@@ -67,25 +70,40 @@ class Cycle:
     """So many steps of it show thinking only; the others mix, see DIRECT_SHARE."""
 
 
-CYCLES = (Cycle(steps=2700, lr=3e-3, thinking_steps=1500), Cycle(steps=900, lr=2e-3))
+_MATH_AND_CODE = ("math", "math", "code")
+CYCLES = (
+    Cycle(environments=_MATH_AND_CODE, steps=2700, lr=3e-3, thinking_steps=1500),
+    Cycle(environments=_MATH_AND_CODE, steps=900, lr=2e-3),
+)
 
 
-def demonstration(
-    envs: Sequence[TextEnv], number: int, seed: int, direct_share: float
-) -> Demonstration:
+def demonstration(envs: Sequence[TextEnv], number: int, direct_share: float) -> Demonstration:
     """Return demonstration `number`."""
     env = envs[number % len(envs)]
     problem = env.problem(number, "train")
-    answer = problem.solution
-    if rng_for("pretrain", seed, number).random() < direct_share:
-        answer = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
-    return Demonstration(system_prompt=env.system_prompt, prompt=problem.prompt, answer=answer)
+    direct = rng_for("pretrain", number).random() < direct_share
+    turns: list[Turn] = []
+    over = False
+    while not over:
+        answer = env.demonstrate(problem, turns)
+        if direct:
+            answer = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
+        over, told = len(turns) + 1 == env.turns_of(problem), ""
+        if not over:
+            reply = env.respond(problem, [*turns, Turn(action=answer)])
+            over, told = reply.done, reply.observation
+        turns.append(Turn(action=answer, observation=told))
+    return Demonstration(
+        system_prompt=env.system_prompt_of(problem), prompt=problem.prompt, turns=tuple(turns)
+    )
 
 
 def make_tokenizer(demos: Sequence[Demonstration]) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer: any text in, the environments' words as one token each."""
     texts = [f"system\n{demo.system_prompt}\n" for demo in demos]
-    texts += [f"user\n{demo.prompt}\nassistant\n{demo.answer}\n" for demo in demos]
+    for demo in demos:
+        said = "".join(f"assistant\n{t.action}\nuser\n{t.observation}\n" for t in demo.turns)
+        texts.append(f"user\n{demo.prompt}\n{said}")
     pieces = [piece for text in texts for piece in re.split("|".join(WORDS), text)]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -131,31 +149,35 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def _collate(policy: Policy, batch: Sequence[Demonstration]) -> tuple[Tensor, Tensor]:
-    """Return input_ids_BL and labels_BL, the latter -100 outside the answers."""
-    rows, labels = [], []
-    for demo in batch:
-        prompt = policy.render(demo.prompt, demo.system_prompt)
-        answer = [*policy.tokenizer(demo.answer)["input_ids"], policy.eos_ids[0]]
-        rows.append([*prompt, *answer])
-        labels.append([-100] * len(prompt) + answer)
+def encode(policy: Policy, demo: Demonstration) -> tuple[list[int], list[int]]:
+    """Return tokens and labels of a demonstration; the labels are IGNORED outside the answers."""
+    tokens = list(policy.render(demo.prompt, demo.system_prompt))
+    labels = [IGNORED] * len(tokens)
+    for turn in demo.turns:
+        answer = [*policy.tokenizer(turn.action)["input_ids"], policy.eos_ids[0]]
+        last = turn is demo.turns[-1]
+        told = () if last else policy.follow_up(turn.observation, ended=True)
+        tokens += [*answer, *told]
+        labels += [*answer, *[IGNORED] * len(told)]
+    return tokens, labels
+
+
+def _padded(rows: Sequence[list[int]], filler: int) -> Tensor:
     longest = max(map(len, rows))
-    ids_BL = torch.tensor([row + [policy.pad_id] * (longest - len(row)) for row in rows])
-    labels_BL = torch.tensor([row + [-100] * (longest - len(row)) for row in labels])
-    return ids_BL, labels_BL
+    return torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
 
 
-def loss_of(policy: Policy, demos: Sequence[Demonstration], characters: int) -> Tensor:
-    """Return the cross-entropy of the answers in nats, summed and divided by `characters`."""
-    ids_BL, labels_BL = _collate(policy, demos)
+def loss_of(policy: Policy, rows: Sequence[tuple[list[int], list[int]]]) -> Tensor:
+    """Return the cross-entropy of the answers in nats, summed."""
+    tokens, labels = zip(*rows, strict=True)
+    ids_BL, labels_BL = _padded(tokens, policy.pad_id), _padded(labels, IGNORED)
     logits_BLV = policy.model(input_ids=ids_BL, use_cache=False).logits[:, :-1]
-    summed = torch.nn.functional.cross_entropy(
+    return torch.nn.functional.cross_entropy(
         logits_BLV.flatten(0, 1), labels_BL[:, 1:].flatten(), reduction="sum"
     )
-    return summed / characters
 
 
-def fit(policy: Policy, envs: Sequence[TextEnv], cycle: Cycle, *, start: int, seed: int) -> None:
+def fit(policy: Policy, envs: Mapping[str, TextEnv], cycle: Cycle, *, start: int) -> None:
     """Train through one cycle, on demonstrations number `start` and after."""
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=cycle.lr, weight_decay=0.01, betas=(0.9, 0.98)
@@ -163,35 +185,62 @@ def fit(policy: Policy, envs: Sequence[TextEnv], cycle: Cycle, *, start: int, se
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=cycle.lr, total_steps=cycle.steps, pct_start=0.1
     )
+    shown = [envs[name] for name in cycle.environments]
     for step in range(cycle.steps):
         share = 0.0 if step < cycle.thinking_steps else DIRECT_SHARE
         numbers = range(start + step * BATCH_SIZE, start + (step + 1) * BATCH_SIZE)
-        demos = [demonstration(envs, number, seed, share) for number in numbers]
-        demos.sort(key=lambda demo: len(demo.answer))
-        characters = sum(len(demo.answer) for demo in demos)
-        halves = demos[: BATCH_SIZE // 2], demos[BATCH_SIZE // 2 :]  # less padding than at once
-        losses = [loss_of(policy, half, characters) for half in halves]
-        sum(losses, torch.tensor(0.0)).backward()
+        demos = [demonstration(shown, number, share) for number in numbers]
+        rows = sorted((encode(policy, demo) for demo in demos), key=lambda row: len(row[0]))
+        characters = sum(len(turn.action) for demo in demos for turn in demo.turns)
+        loss = 0.0
+        for i in range(0, BATCH_SIZE, _ROWS):  # of about one length: little padding
+            part = loss_of(policy, rows[i : i + _ROWS]) / characters
+            part.backward()
+            loss += part.item()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if (step + 1) % 100 == 0 or step + 1 == cycle.steps:
-            loss = sum(part.item() for part in losses)
             told = f"step {step + 1}/{cycle.steps}  nats per character {loss:.4f}"
             print(told, flush=True)
 
 
-def train(out: Path, cycles: Sequence[Cycle], seed: int) -> None:
-    """Make the tokenizer and the model, train it and save both in Transformers format to `out`."""
+@torch.no_grad()
+def adopt(policy: Policy, folder: Path) -> None:
+    """Take up the weights of an earlier model: what both call a token keeps its embedding."""
+    before = load_policy(str(folder))
+    state = before.model.state_dict()
+    embedding_VD = policy.model.get_input_embeddings().weight
+    for token, place in policy.tokenizer.get_vocab().items():
+        old = before.tokenizer.get_vocab().get(token)
+        if old is not None:
+            embedding_VD[place] = before.model.get_input_embeddings().weight[old]
+    kept = {name: w for name, w in state.items() if w.shape[0] != len(before.tokenizer)}
+    policy.model.load_state_dict(kept, strict=False)
+
+
+def train(out: Path, cycles: Sequence[Cycle], *, seed: int, earlier: Path | None = None) -> None:
+    """Make the tokenizer and the model, train it and save both in Transformers format to `out`.
+
+    Args:
+        out: Folder to write.
+        cycles: What is shown, in order.
+        seed: Of the weights.
+        earlier: A model that has all cycles but the last behind it already.
+    """
     torch.manual_seed(seed)
     transformers_logging.disable_progress_bar()
-    envs = [grpo_envs.make(name) for name in ENVIRONMENTS]
-    tokenizer = make_tokenizer([demonstration(envs, i, seed, 0.0) for i in range(2000)])
+    envs = {name: grpo_envs.make(name) for cycle in cycles for name in cycle.environments}
+    every = [envs[name] for name in cycles[-1].environments]
+    tokenizer = make_tokenizer([demonstration(every, i, 0.0) for i in range(4000)])
     policy = Policy(make_model(tokenizer), tokenizer)
+    if earlier is not None:
+        adopt(policy, earlier)
     start = 0
     for cycle in cycles:
-        fit(policy, envs, cycle, start=start, seed=seed)
+        if earlier is None or cycle is cycles[-1]:
+            fit(policy, envs, cycle, start=start)
         start += cycle.steps * BATCH_SIZE
     out.mkdir(parents=True, exist_ok=True)
     policy.model.save_pretrained(out)
@@ -204,9 +253,12 @@ def main() -> None:
     """Read the options and train."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=TINY, help="folder to write (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and data (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights (%(default)s)")
+    parser.add_argument(
+        "--earlier", type=Path, help="a model to which the last cycle is shown only"
+    )
     options = parser.parse_args()
-    train(options.out, CYCLES, options.seed)
+    train(options.out, CYCLES, seed=options.seed, earlier=options.earlier)
 
 
 if __name__ == "__main__":

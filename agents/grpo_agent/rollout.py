@@ -102,10 +102,9 @@ class Rollout:
     def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
         """Return one group for each problem seed; times `sample` and `score`."""
         size = self.env.group_size
-        observations, _ = self.env.reset(seed=list(seeds))
-        prompts = [
-            self.policy.render(text, self.env.system_prompt) for text in observations[::size]
-        ]
+        observations, about = self.env.reset(seed=list(seeds))
+        asked = zip(observations[::size], about["system_prompt"][::size], strict=True)
+        prompts = [self.policy.render(text, told) for text, told in asked]
         noise = [(key, i) for key in seeds for i in range(size)]
         with timer("sample"):
             answers = self._sample(prompts, [seed_for(self.seed, *place) for place in noise])
@@ -127,6 +126,7 @@ class Rollout:
                 prompt_ids=prompts[p],
                 completions=tuple(talk.completion(self.policy) for talk in members),
                 rewards=tuple(talk.reward() for talk in members),
+                meta=about["meta"][p * size],
             )
             for p, seed in enumerate(seeds)
             if (members := talks[p * size : (p + 1) * size])
@@ -168,6 +168,7 @@ class Rollout:
     def _reward(self, infos: Mapping[str, Any], i: int) -> Reward:
         if not infos["reward_valid"][i]:
             return Reward(valid=False, error=str(infos["detail"][i]))
-        values = {name: float(infos[f"reward/{name}"][i]) for name in self.env.weights}
-        parts = {name: value for name, value in values.items() if not math.isnan(value)}
+        keys = {name: f"reward/{name}" for name in self.env.weights}
+        there = {name: key for name, key in keys.items() if key in infos and infos[f"_{key}"][i]}
+        parts = {name: float(infos[key][i]) for name, key in there.items()}
         return Reward(parts=parts, weights=self.env.weights)

@@ -19,7 +19,7 @@ def overlong_penalty(
     L_max - L_buffer tokens, then linear, `penalty` at L_max.
 
     Args:
-        lengths_B: Tokens of each completion.
+        lengths_B: Tokens of each completion's longest answer.
         truncated_B: True where a completion ran out of tokens.
         max_tokens: L_max.
         cfg: Which penalty, and how much.

@@ -1,5 +1,7 @@
 """What graders of any kind take out of a completion first."""
 
+from dataclasses import dataclass
+
 
 def after_think(completion: str) -> str | None:
     """Return what follows the reasoning block, all of it where there is no block.
@@ -11,3 +13,45 @@ def after_think(completion: str) -> str | None:
     """
     _, closed, rest = completion.rpartition("</think>")
     return None if "<think>" in rest else rest if closed else completion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """What stands between `<tag>` and `</tag>`."""
+
+    tag: str
+    text: str
+    neat: bool
+    """Whether it is not empty and ends the completion, after at most one reasoning block."""
+
+
+def only_block(completion: str, *tags: str) -> Block | None:
+    """Return the block that follows the reasoning, None where there is none or more than one.
+
+    Args:
+        completion: What the model wrote.
+        tags: Names of the tags that are looked for.
+
+    >>> only_block("<think>3+4=7</think><answer>7</answer>", "answer")
+    Block(tag='answer', text='7', neat=True)
+    >>> only_block("<answer>7</answer>, I think", "answer", "tool").neat
+    False
+    >>> only_block("<answer>7</answer><answer>8</answer>", "answer")
+    """
+    rest = after_think(completion)
+    if rest is None:
+        return None
+    marks = [mark for tag in tags for mark in (f"<{tag}>", f"</{tag}>")]
+    present = [(mark, count) for mark in marks if (count := rest.count(mark))]
+    if len(present) != 2 or any(count > 1 for _, count in present):
+        return None
+    tag = present[0][0].strip("<>")
+    _, _, opened = rest.partition(f"<{tag}>")
+    text, closed, behind = opened.partition(f"</{tag}>")
+    if not closed:
+        return None
+    before = completion[: len(completion) - len(rest)]
+    one_thought = before.count("<think>") <= 1 and before.count("</think>") <= 1
+    neat = one_thought and not any(mark in before.partition("<think>")[0] for mark in marks)
+    neat = neat and bool(text.strip()) and not behind.strip(" \n.")
+    return Block(tag=tag, text=text.strip(), neat=neat)

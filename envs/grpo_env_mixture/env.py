@@ -1,0 +1,172 @@
+"""Several environments in one run.
+
+Task, answer and reward: those of the environment that a problem comes from, which the weights
+decide; part `correct` of `math` is called `math/correct` here. With `levels` an environment's
+difficulty follows success: a group that is all right leads up, one that is all wrong leads down.
+Held-out problems are drawn from all levels alike, so that evaluations can be compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from grpo_env_mixture.entries import read_entries
+from grpo_env_mixture.ladder import Ladder
+from grpo_env_mixture.schedule import Schedule
+from grpo_envs.env import TextEnv
+from grpo_envs.errors import ConfigError, require
+from grpo_envs.metrics import earns_all
+from grpo_envs.seeding import rng_for
+from grpo_envs.types import Group, Problem, Reply, Turn
+
+_USUAL = {"math": 1.0, "code": 1.0}
+
+
+class MixtureEnv(TextEnv):
+    """Draws from several environments."""
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        of: dict[str, Any] | None = None,
+        pace: int = 8,
+        rewards: dict[str, Any] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Make the environments.
+
+        Args:
+            split: `train` or `eval`.
+            of: What is mixed: `{math: 2, code: 1}` by weight, or with keywords of its own `{sums:
+                {env: math, weight: 2, answer: boxed}, code: {levels: [1, 2, 3]}}`; None for math
+                and code in equal shares. With `levels` the difficulty follows success.
+            pace: So many more groups all right than all wrong lead up by a level.
+            rewards: Reward functions to add to all problems; the weights of an environment's own
+                parts are said in `of`: `{math: {rewards: {format: 0.2}}}`.
+            render_mode: None or `ansi`.
+
+        Raises:
+            GrpoEnvsError: a value is not allowed, or one of the environments cannot be made.
+        """
+        require(type(pace) is int and pace > 0, "env.pace", pace, "1 or more groups")
+        entries = read_entries(_USUAL if of is None else of)
+        self._members = {entry.name: entry.make(split) for entry in entries}
+        self._schedule = Schedule({entry.name: entry.weight for entry in entries})
+        self._ladders = {
+            entry.name: Ladder(levels=entry.levels, pace=pace) for entry in entries if entry.levels
+        }
+        for name, env in self._one_each().items():
+            if isinstance(env, MixtureEnv):
+                raise ConfigError(f"env.of.{name}.env: it is a mixture itself: name its members.")
+        declared: dict[str, float] = {}
+        for name, env in self._one_each().items():
+            declared |= {f"{name}/{part}": weight for part, weight in env.weights.items()}
+        for part in declared:
+            own = f"env.of.{part.replace('/', '.rewards.', 1)}"
+            require(
+                part not in (rewards or {}), f"env.rewards.{part}", "given", f"to say it in {own}"
+            )
+        super().__init__(split, parts=declared, rewards=rewards, render_mode=render_mode)
+        self._optional = set(self._parts)
+        envs = self._one_each().values()
+        self.max_turns = max(env.max_turns for env in envs)
+        self.concurrency = "threads" if any(env.concurrency != "none" for env in envs) else "none"
+
+    @property
+    def own_weights(self) -> dict[str, float]:
+        """The weights of the environments' own parts, without those of added functions."""
+        own = [f"{n}/{part}" for n, env in self._one_each().items() for part in env.own_weights]
+        return {name: self.weights[name] for name in own}
+
+    def problem(self, seed: int, split: str | None = None) -> Problem:
+        """Return problem number `seed`, from the environment that the weights give it to."""
+        split = split or self.split
+        name, number = self._schedule.place(seed)
+        level = self._level(name, seed, split)
+        env = self._members[name][level]
+        problem = env.problem(number, split)
+        told = {"env": name} if level is None else {"env": name, "level": level}
+        return dataclasses.replace(
+            problem,
+            meta={**problem.meta, **told},
+            system_prompt=env.system_prompt_of(problem),
+            max_turns=env.turns_of(problem),
+        )
+
+    def own_replies(
+        self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
+    ) -> list[Reply]:
+        """Let each environment answer for its own problems, all of them at once."""
+        places: dict[tuple[str, int | None], list[int]] = {}
+        for i, problem in enumerate(problems):
+            places.setdefault(_source(problem), []).append(i)
+        replies: dict[int, Reply] = {}
+        for (name, level), own in places.items():
+            env = self._members[name][level]
+            answered = env.reply_batch([problems[i] for i in own], [episodes[i] for i in own])
+            for i, reply in zip(own, answered, strict=True):
+                parts = {f"{name}/{part}": value for part, value in reply.reward.parts.items()}
+                reward = dataclasses.replace(reply.reward, parts=parts)
+                replies[i] = dataclasses.replace(reply, reward=reward)
+        return [replies[i] for i in range(len(problems))]
+
+    def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
+        """Return what a good player of the problem's environment says."""
+        return self._env(problem).demonstrate(problem, turns)
+
+    def range_of(self, problem: Problem) -> tuple[float, float]:
+        """Return the least and the most that an answer to this problem can earn."""
+        inner = self._env(problem).range_of(problem)
+        ranges = [inner, *(self._parts[name].range for name in self._functions)]
+        return math.fsum(low for low, _ in ranges), math.fsum(high for _, high in ranges)
+
+    def adapt(self, groups: Sequence[Group]) -> None:
+        """Go up or down by the groups of a step, those of an environment all at once."""
+        points = dict.fromkeys(self._ladders, 0)
+        for group in groups:
+            name = group.meta["env"]
+            right = [
+                earns_all(reward, self.own_weights) for reward in group.rewards if reward.valid
+            ]
+            if name in points and right:
+                points[name] += all(right) - (not any(right))
+        for name, ladder in self._ladders.items():
+            ladder.count(points[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where each environment stands on its levels."""
+        return {"points": {name: ladder.points for name, ladder in self._ladders.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state that `state_dict` returned."""
+        for name, ladder in self._ladders.items():
+            ladder.points = int(state["points"][name])
+
+    def close(self) -> None:
+        """Close all of them."""
+        for levels in self._members.values():
+            for env in levels.values():
+                env.close()
+
+    def _one_each(self) -> dict[str, TextEnv]:
+        return {name: next(iter(levels.values())) for name, levels in self._members.items()}
+
+    def _env(self, problem: Problem) -> TextEnv:
+        name, level = _source(problem)
+        return self._members[name][level]
+
+    def _level(self, name: str, seed: int, split: str) -> int | None:
+        if name not in self._ladders:
+            return None
+        ladder = self._ladders[name]
+        if split == "train":
+            return ladder.level
+        return rng_for("level", split, seed).choice(ladder.levels)
+
+
+def _source(problem: Problem) -> tuple[str, int | None]:
+    return problem.meta["env"], problem.meta.get("level")

@@ -1,0 +1,167 @@
+"""What a constraint is, and what its words are.
+
+Every check is pure, never raises for any string, and takes time that is linear in its length, or
+nearly so. The demands are in the manner of IFEval (Zhou et al. 2023, arXiv:2311.07911).
+"""
+
+import string
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from grpo_envs.errors import require, require_one_of
+
+MOST_CHARACTERS = 50_000
+"""A longer text satisfies nothing: it would take long to read."""
+MOST_DEPTH = 50
+"""Structures that are nested deeper are no answers either."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint(ABC):
+    """One demand on a text. The fields of a subclass are its options."""
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Refuse options that mean nothing."""
+        self._require()
+
+    @property
+    def instruction(self) -> str:
+        """What to tell the writer in English, without a capital and a full stop around it."""
+        return self._said()
+
+    def check(self, text: str) -> float:
+        """Return how far `text` satisfies the constraint: 1 wholly, 0 not at all.
+
+        A blank text satisfies no constraint, one that only forbids something included.
+        """
+        if len(text) > MOST_CHARACTERS or not text.strip():
+            return 0.0
+        return float(self._measure(text))
+
+    def _require(self) -> None:  # noqa: B027  most refuse nothing
+        """Raise a ConfigError where an option means nothing."""
+
+    @abstractmethod
+    def _said(self) -> str:
+        """Return the instruction."""
+
+    @abstractmethod
+    def _measure(self, text: str) -> float:
+        """Return how far `text`, neither blank nor too long, satisfies it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted(Constraint):
+    """A constraint on how many there are of something."""
+
+    least: int | None = None
+    most: int | None = None
+
+    def _require(self) -> None:
+        need_bounds(self.name, self.least, self.most)
+
+    def _measure(self, text: str) -> float:
+        return within(self._count(text), self.least, self.most)
+
+    @abstractmethod
+    def _count(self, text: str) -> int:
+        """Return how many there are."""
+
+    def _amount(self, noun: str) -> str:
+        return amount(self.least, self.most, noun)
+
+
+def within(count: int, least: int | None, most: int | None) -> bool:
+    """Return whether `count` lies between two bounds, None for no bound."""
+    return (least is None or least <= count) and (most is None or count <= most)
+
+
+def amount(least: int | None, most: int | None, noun: str) -> str:
+    """Return two bounds in words.
+
+    >>> amount(3, 3, "word"), amount(3, 5, "word"), amount(1, None, "word"), amount(None, 0, "word")
+    ('exactly 3 words', '3 to 5 words', 'at least 1 word', 'no word')
+    """
+    if most == 0:
+        return f"no {noun}"
+    if least == most:
+        return f"exactly {least} {plural(noun, least)}"
+    if most is None:
+        return f"at least {least} {plural(noun, least)}"
+    if not least:
+        return f"at most {most} {plural(noun, most)}"
+    return f"{least} to {most} {plural(noun, most)}"
+
+
+def plural(noun: str, count: int | None) -> str:
+    """Return `noun` as it stands after a number; of `a in b`, the a counts."""
+    head, space, tail = noun.partition(" in ")
+    return noun if count == 1 else f"{head}s{space}{tail}"
+
+
+# Words
+
+_EDGES = string.punctuation + "\u201c\u201d\u2018\u2019\u00ab\u00bb\u2026\u2013\u2014\u3002\uff0c"
+
+
+def bare(token: str) -> str:
+    """Return a word without the punctuation around it."""
+    return token.strip(_EDGES)
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words: what stands between blanks and has a letter or digit, bare.
+
+    >>> words_of("Well - it's 3 o'clock, (nearly).")
+    ['Well', "it's", '3', "o'clock", 'nearly']
+    """
+    return [word for word in map(bare, text.split()) if any(map(str.isalnum, word))]
+
+
+def folded(text: str) -> str:
+    """Return a text for comparison: without case, in one Unicode form."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+# Options
+
+
+def need_bounds(name: str, least: Any, most: Any) -> None:
+    """Refuse bounds that are no whole numbers or that nothing can be between."""
+    require(least is not None or most is not None, f"{name}.least", None, "least or most is needed")
+    for key, bound in (("least", least), ("most", most)):
+        whole = bound is None or (type(bound) is int and 0 <= bound <= MOST_CHARACTERS)
+        require(whole, f"{name}.{key}", bound, f"a whole number, 0 to {MOST_CHARACTERS}")
+    ordered = least is None or most is None or least <= most
+    require(ordered, f"{name}.least", least, f"at most {name}.most={most}")
+
+
+def need_text(name: str, option: str, value: Any) -> None:
+    """Require an option to be a text with something in it."""
+    given = isinstance(value, str) and bool(value.strip()) and len(value) <= MOST_CHARACTERS
+    require(given, f"{name}.{option}", repr(value)[:80], "a text that is not empty")
+
+
+def need_texts(name: str, option: str, values: Any) -> None:
+    """Require an option to be a list of such texts, at least one."""
+    listed = isinstance(values, tuple) and bool(values)
+    require(listed, f"{name}.{option}", repr(values)[:80], "a list of one text or more")
+    for value in values:
+        need_text(name, option, value)
+
+
+def need_words(name: str, option: str, values: Any) -> None:
+    """Require an option to be a list of single words."""
+    need_texts(name, option, values)
+    for value in values:
+        require(words_of(value) == [value], f"{name}.{option}", repr(value)[:80], "single words")
+
+
+def need_one_of(name: str, option: str, value: Any, allowed: Iterable[str]) -> None:
+    """Require an option to be one of some names."""
+    require_one_of(f"{name}.{option}", value, allowed)

@@ -1,0 +1,205 @@
+"""Which words and signs: required, forbidden, in which case and alphabet, each once."""
+
+import unicodedata
+from dataclasses import dataclass
+from typing import ClassVar
+
+from grpo_envs.errors import require
+from grpo_envs.graders.format.base import (
+    Constraint,
+    folded,
+    need_one_of,
+    need_text,
+    need_texts,
+    need_words,
+    words_of,
+)
+from grpo_envs.graders.format.text_counts import sentences_of
+
+SCRIPTS = {
+    "latin": ("LATIN",),
+    "greek": ("GREEK",),
+    "cyrillic": ("CYRILLIC",),
+    "arabic": ("ARABIC",),
+    "hebrew": ("HEBREW",),
+    "devanagari": ("DEVANAGARI",),
+    "thai": ("THAI",),
+    "hangul": ("HANGUL",),
+    "han": ("CJK",),
+    "japanese": ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"),
+}
+_CASES = {
+    "upper": "in capital letters only",
+    "lower": "in lower-case letters only",
+    "title": "with a capital at the start of every word",
+    "sentence": "with a capital at the start of every sentence",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contains(Constraint):
+    """Every one of these phrases stands there, as it is given."""
+
+    name: ClassVar[str] = "contains"
+    phrases: tuple[str, ...]
+
+    def _require(self) -> None:
+        need_texts(self.name, "phrases", self.phrases)
+
+    def _said(self) -> str:
+        return f"include {listed(self.phrases)}"
+
+    def _measure(self, text: str) -> float:
+        return all(phrase in text for phrase in self.phrases)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Avoids(Constraint):
+    """None of these words stands there, whatever its case."""
+
+    name: ClassVar[str] = "avoids"
+    words: tuple[str, ...]
+
+    def _require(self) -> None:
+        need_words(self.name, "words", self.words)
+
+    def _said(self) -> str:
+        return f"do not use the {'words' if len(self.words) > 1 else 'word'} {listed(self.words)}"
+
+    def _measure(self, text: str) -> float:
+        return not {*words_of(folded(text))} & {folded(word) for word in self.words}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Without(Constraint):
+    """None of these letters or signs stands there, whatever its case; at least one word does."""
+
+    name: ClassVar[str] = "without"
+    characters: str
+
+    def _require(self) -> None:
+        need_text(self.name, "characters", self.characters)
+
+    def _said(self) -> str:
+        return f"do not use {listed(tuple(self.characters))} anywhere"
+
+    def _measure(self, text: str) -> float:
+        return bool(words_of(text)) and not {*folded(text)} & {*folded(self.characters)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distinct(Constraint):
+    """No word stands there twice; at least `least` words do."""
+
+    name: ClassVar[str] = "distinct"
+    least: int = 2
+
+    def _require(self) -> None:
+        right = type(self.least) is int and self.least > 0
+        require(right, "distinct.least", self.least, "a whole number above 0")
+
+    def _said(self) -> str:
+        return f"use at least {self.least} words and no word twice"
+
+    def _measure(self, text: str) -> float:
+        words = words_of(folded(text))
+        return self.least <= len(words) == len({*words})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case(Constraint):
+    """Letters in one case: `upper`, `lower`, or a capital first in each word or sentence."""
+
+    name: ClassVar[str] = "case"
+    case: str
+
+    def _require(self) -> None:
+        need_one_of(self.name, "case", self.case, _CASES)
+
+    def _said(self) -> str:
+        return f"write {_CASES[self.case]}"
+
+    def _measure(self, text: str) -> float:
+        if self.case == "upper":
+            return text.isupper()
+        if self.case == "lower":
+            return text.islower()
+        sentences = sentences_of(text)
+        if self.case == "title":
+            words = [word for sentence in sentences for word in sentence if word[0].isalpha()]
+            return bool(words) and all(w[0] == w[0].upper() and _small(w[1:]) for w in words)
+        firsts = [sentence[0][0] for sentence in sentences if sentence[0][0].isalpha()]
+        return bool(firsts) and all(first == first.upper() for first in firsts)
+
+
+def _small(text: str) -> bool:
+    return text == text.lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script(Constraint):
+    """All letters are of one script: latin, greek, cyrillic, arabic, han, japanese and others."""
+
+    name: ClassVar[str] = "script"
+    script: str
+
+    def _require(self) -> None:
+        need_one_of(self.name, "script", self.script, SCRIPTS)
+
+    def _said(self) -> str:
+        return f"write in {self.script.capitalize()} script only"
+
+    def _measure(self, text: str) -> float:
+        letters = {*filter(str.isalpha, text)}
+        own = SCRIPTS[self.script]
+        return bool(letters) and all(_script_of(letter) in own for letter in letters)
+
+
+def _script_of(letter: str) -> str:
+    return unicodedata.name(letter, "none").split()[0].removesuffix("-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneOf(Constraint):
+    """The text is one of these options, nothing else."""
+
+    name: ClassVar[str] = "one_of"
+    options: tuple[str, ...]
+
+    def _require(self) -> None:
+        need_texts(self.name, "options", self.options)
+
+    def _said(self) -> str:
+        return f"answer with one of these and nothing else: {', '.join(self.options)}"
+
+    def _measure(self, text: str) -> float:
+        return text.strip() in {option.strip() for option in self.options}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quoted(Constraint):
+    """The whole text stands in one pair of double quotes."""
+
+    name: ClassVar[str] = "quoted"
+
+    def _said(self) -> str:
+        return "put the whole text in double quotes"
+
+    def _measure(self, text: str) -> float:
+        text = text.strip()
+        inside = text[1:-1]
+        around = len(text) > 2 and text[0] == text[-1] == '"'
+        return around and '"' not in inside and bool(words_of(inside))
+
+
+def listed(phrases: tuple[str, ...]) -> str:
+    """Return phrases in quotes, as a list.
+
+    >>> listed(("a", "b", "c"))
+    '"a", "b" and "c"'
+    """
+    quoted = [f'"{phrase}"' for phrase in phrases]
+    return " and ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))
+
+
+KINDS = (Contains, Avoids, Without, Distinct, Case, Script, OneOf, Quoted)
