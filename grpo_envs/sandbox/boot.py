@@ -4,24 +4,24 @@ Such a program must not import grpo_envs itself (half a second, gymnasium and nu
 beside it: the packages around it are stood in for, so that no `__init__` runs.
 """
 
+import os.path
 import runpy
 import sys
-from pathlib import Path
 from types import ModuleType
 
-_TOP = Path(__file__).parents[1]
+_TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120  pathlib would be in every fork of such a program
 
 
-def stand_ins(folder: Path) -> None:
+def stand_ins(folder: str) -> None:
     """Make what is in `folder` importable by its full name without running any `__init__`."""
-    while _TOP.parent in folder.parents:
-        module = ModuleType(".".join(folder.relative_to(_TOP.parent).parts))
-        module.__path__ = [str(folder)]
-        sys.modules[module.__name__] = module
-        folder = folder.parent
+    while folder.startswith(_TOP + os.sep):
+        name = folder[len(_TOP) + 1 :].replace(os.sep, ".")
+        sys.modules[name] = ModuleType(name)
+        sys.modules[name].__path__ = [folder]
+        folder = os.path.dirname(folder)  # noqa: PTH120
 
 
 if __name__ == "__main__":
     del sys.argv[0]
-    stand_ins(Path(sys.argv[0]).parent)
+    stand_ins(os.path.dirname(os.path.abspath(sys.argv[0])))  # noqa: PTH100, PTH120
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -11,7 +11,7 @@ import resource
 import stat
 import struct
 from collections.abc import Iterable
-from contextlib import suppress
+from typing import Any
 
 from grpo_envs.sandbox.syscalls import MACHINES
 
@@ -35,13 +35,18 @@ def _call(name: str, *arguments: int | ctypes.Array[ctypes.c_char]) -> int:
     """Make one of our own system calls; OSError if it fails."""
     if MACHINE is None:
         raise OSError(38, f"no table of system calls for {platform.machine()}")
-    passed = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    return _checked(_LIBC.syscall(ctypes.c_long(MACHINE.own[name]), *passed), name)
+    return _checked(_LIBC.syscall(*_longs(MACHINE.own[name], *arguments)), name)
+
+
+def _longs(*arguments: int | ctypes.Array[ctypes.c_char]) -> list[Any]:
+    return [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
 
 
 def _prctl(*arguments: int) -> None:
-    padded = (*arguments, 0, 0, 0, 0)[:5]
-    _checked(_LIBC.prctl(*(ctypes.c_ulong(argument) for argument in padded)), "prctl")
+    _checked(_LIBC.prctl(*_longs(*(*arguments, 0, 0, 0, 0)[:5])), "prctl")
+
+
+_DIE_WITH_PARENT = _longs(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
 
 
 def _checked(result: int, what: str) -> int:
@@ -54,7 +59,7 @@ def _checked(result: int, what: str) -> int:
 def die_with_parent() -> None:
     """Be killed when the thread that forked this process ends."""
     if hasattr(_LIBC, "prctl"):
-        _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+        _checked(_LIBC.prctl(*_DIE_WITH_PARENT), "prctl")
 
 
 def adopt_orphans() -> None:
@@ -143,6 +148,30 @@ def seccomp(program: bytes) -> None:
     _call("seccomp", _SECCOMP_FILTER_MODE, 0, _buffer(header))
 
 
+class Filter:
+    """A filter for one process, made ready before there is that process: forks are copies."""
+
+    def __init__(self, program: bytes, mark: bytes) -> None:
+        """Prepare.
+
+        Args:
+            program: See `seccomp`.
+            mark: Where the number of the process will be in it.
+        """
+        self.code = _buffer(program)
+        self.places = [at for at in range(4, len(program), 8) if program[at : at + 4] == mark]
+        header = struct.pack("<HxxxxxxQ", len(program) // 8, ctypes.addressof(self.code))
+        assert MACHINE is not None, "an architecture without a table"
+        call = MACHINE.own["seccomp"], _SECCOMP_FILTER_MODE, 0, _buffer(header)
+        self.call = _longs(*call)
+
+    def install(self, pid: int) -> None:
+        """Filter every system call of this process, which is `pid`."""
+        for place in self.places:
+            struct.pack_into("<I", self.code, place, pid)
+        _checked(_LIBC.syscall(*self.call), "seccomp")
+
+
 def seccomp_known() -> bool:
     """Return whether the kernel filters system calls: it then faults on a filter at address 0."""
     try:
@@ -156,8 +185,10 @@ def limit(which: int, most: int, grace: int = 0) -> None:
     """Set a resource limit for good, the hard one above it by `grace`; less stays less."""
     _, hard = resource.getrlimit(which)
     hard = most + grace if hard == resource.RLIM_INFINITY else min(most + grace, hard)
-    with suppress(OSError, ValueError):  # not every system has every limit
+    try:  # noqa: SIM105  every child does this, and `suppress` takes longer than the rest
         resource.setrlimit(which, (min(most, hard), hard))
+    except (OSError, ValueError):  # not every system has every limit
+        pass
 
 
 def _buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:

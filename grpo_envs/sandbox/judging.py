@@ -37,13 +37,14 @@ def judge(_: int) -> None:
         names[entry_point] = stub  # where the tests repeat the prompt's headers
         if "check" in names:
             names["check"](stub)
+            stub.be_there()
             _tell(PASSED, "")
         _tell(BROKEN, "the tests define no check(candidate)")
     except Opaque as error:
         _tell(BROKEN, str(error))
-    except _Gone:
-        _tell(GONE, "the program ended, or did not answer by the rules")
     except BaseException as error:  # noqa: BLE001  whatever the tests raise
+        if stub.gone:  # also where the tests caught that and went on
+            _tell(GONE, "the program ended, or did not answer by the rules")
         _tell(MISSED, _described(error, task["tests"]))
 
 
@@ -52,6 +53,7 @@ class _Stub:
 
     def __init__(self, longest: int) -> None:
         self.answers = iter(Lines(CHANNEL, longest))
+        self.gone = False
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Call the function over there; what it does to its arguments happens to ours."""
@@ -59,6 +61,7 @@ class _Stub:
         try:
             send(CHANNEL, question)
         except OSError:
+            self.gone = True
             raise _Gone from None
         line = self._answer()
         value = load(line[1:])
@@ -72,6 +75,11 @@ class _Stub:
         """Wait until the program is loaded."""
         self._answer()
 
+    def be_there(self) -> None:
+        """Raise unless the program has answered everything so far."""
+        if self.gone:
+            raise _Gone
+
     def _answer(self) -> str:
         line = next(self.answers, "")
         if line[:1] == "!":
@@ -81,6 +89,7 @@ class _Stub:
                 raise kind(told)
             raise RuntimeError(f"{name}: {told}")
         if line[:1] not in ("=", "&"):
+            self.gone = True
             raise _Gone
         return line
 

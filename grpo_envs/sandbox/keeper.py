@@ -1,4 +1,4 @@
-"""The program that keeps one worker: `keeper.py <socket> <zygote command as JSON>`.
+"""The program that keeps one worker: `keeper.py <socket> <zygote commands as JSON>`.
 
 It stands between the trainer and the children: it hands out descriptors, reads outputs up to their
 caps, looks at the clock and reports. A stalled trainer thus changes no result. The children are
@@ -11,56 +11,79 @@ import signal
 import socket
 import subprocess
 import sys
+from typing import Any, NoReturn
 
 
 def main() -> None:
-    """Start the zygote, then serve requests until the trainer closes its end."""
-    number, command = sys.argv[1:]
+    """Start the zygotes, then serve requests until the trainer closes its end."""
+    number, commands = sys.argv[1:]
     trainer = socket.socket(fileno=int(number))
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    from grpo_envs.sandbox import requests, session, wire
+    from grpo_envs.sandbox import requests, wire
 
+    zygotes: list[Zygote] = []
     try:
-        process, zygote, base = _start(json.loads(command))
+        zygotes += [Zygote(command) for command in json.loads(commands)]
+        places = [zygote.place(trainer, light=zygote is not zygotes[-1]) for zygote in zygotes]
     except Exception as error:  # noqa: BLE001  whatever it is, the trainer must be told
         wire.send_message(trainer, {"failed": f"{error}"[:300]})
-        os._exit(1)
+        end(zygotes)
     wire.send_message(trainer, {"failed": ""})
-    place = session.Place(trainer=trainer, zygote=zygote, base=base)
     while True:
         try:
             header, blobs = wire.receive_message(trainer)
-            reply, out = requests.serve(header, blobs, place)
+            reply, out = requests.serve(header, blobs, places)
             wire.send_message(trainer, reply, *out)
-        except (EOFError, OSError):  # the trainer or the zygote is gone
-            process.kill()
-            process.wait()
-            os._exit(0)
+        except (EOFError, OSError):  # the trainer or a zygote is gone
+            end(zygotes)
 
 
-def _start(command: list[str]) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
-    """Start the zygote; return it, the socket to it, and the bytes of its address space."""
-    from grpo_envs.sandbox import session, wire
+def end(zygotes: "list[Zygote]") -> NoReturn:
+    """End everything, and this process."""
+    for zygote in zygotes:
+        zygote.process.kill()
+        zygote.process.wait()
+    os._exit(0)
 
-    ours, theirs = socket.socketpair()
-    process = subprocess.Popen(
-        [str(theirs.fileno()) if word == "{socket}" else word for word in command],
-        pass_fds=[theirs.fileno()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    theirs.close()
-    ours.settimeout(60)
-    try:
-        _, handles = wire.Notice.receive(ours)
-    except (EOFError, OSError):
-        process.kill()
-        _, told = process.communicate(timeout=5)
-        lines = told.decode(errors="replace").strip().splitlines() or ["it ended"]
-        raise ChildProcessError(lines[-1]) from None
-    ours.settimeout(None)
-    return process, ours, session.address_space(handles)
+
+class Zygote:
+    """This side of a zygote."""
+
+    def __init__(self, command: list[str]) -> None:
+        """Start it, without waiting."""
+        self.control, theirs = socket.socketpair()
+        self.process = subprocess.Popen(
+            [str(theirs.fileno()) if word == "{socket}" else word for word in command],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        theirs.close()
+
+    def place(self, trainer: socket.socket, *, light: bool) -> Any:
+        """Wait until it is ready; return where to run programs, as a `session.Place`.
+
+        Raises:
+            ChildProcessError: it does not start; the message says why.
+        """
+        from grpo_envs.sandbox import session, wire
+
+        self.control.settimeout(60)
+        try:
+            _, handles = wire.Notice.receive(self.control)
+        except (EOFError, OSError):
+            self.process.kill()
+            _, told = self.process.communicate(timeout=5)
+            lines = told.decode(errors="replace").strip().splitlines() or ["it ended"]
+            raise ChildProcessError(lines[-1]) from None
+        self.control.settimeout(None)
+        return session.Place(
+            trainer=trainer,
+            zygote=self.control,
+            base=session.address_space(handles),
+            light=light,
+        )
 
 
 if __name__ == "__main__":

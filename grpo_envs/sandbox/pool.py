@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 from grpo_envs.errors import DatasetError, SandboxError, require
 from grpo_envs.sandbox.levels import check, choose
+from grpo_envs.sandbox.preload import RARE, names_any
 from grpo_envs.sandbox.types import Calls, Limits, Raised, Returned, RunResult, Verdict
 from grpo_envs.sandbox.values import Unreadable, dump, load
 from grpo_envs.sandbox.wire import BROKEN, PASSED
@@ -96,7 +97,7 @@ class LocalPool:
         entered = (stdin or "").encode("utf-8", "surrogatepass")
         if _too_large(program, limits) or len(entered) > limits.stdin_mib << 20:
             return RunResult(status="refused")
-        header, (out, err, values) = self._ask(limits, [task, entered], judge=False)
+        header, (out, err, values) = self._ask(limits, [task, entered], program, judge=False)
         return RunResult(
             status=header["status"],
             stdout=out.decode(errors="replace"),
@@ -124,7 +125,7 @@ class LocalPool:
             return Verdict(passed=False, error="refused: the program is too large")
         served = payload(program=program, entry_point=entry_point, longest=longest)
         judged = payload(tests=tests, entry_point=entry_point, longest=longest)
-        header, (told,) = self._ask(limits, [served, judged], judge=True)
+        header, (told,) = self._ask(limits, [served, judged], program + tests, judge=True)
         wall_s = header["wall_s"]
         if header["status"] != "ok":
             return Verdict(passed=False, error=header["status"], wall_s=wall_s)
@@ -149,16 +150,17 @@ class LocalPool:
         self._opening: set[socket.socket] = set()
 
     def _ask(
-        self, limits: Limits, blobs: list[bytes], *, judge: bool
+        self, limits: Limits, blobs: list[bytes], code: str, *, judge: bool
     ) -> tuple[dict[str, Any], list[bytes]]:
         """Have a free worker do it; once more with another one if it fails."""
         setting, why = self.setting, ""
+        full = names_any(code, (*RARE, *self._preload))
         with self._free:
             for _ in range(_TRIES):
                 worker = self._taken(setting)
                 try:
                     worker.wait()
-                    reply = worker.ask(limits, blobs, judge=judge)
+                    reply = worker.ask(limits, blobs, judge=judge, full=full)
                 except WorkerDied as error:
                     self._discard(worker)
                     why = str(error)

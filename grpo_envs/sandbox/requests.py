@@ -8,29 +8,40 @@ import tempfile
 import time
 from typing import Any
 
-from grpo_envs.sandbox.session import Broken, Place, Session
-from grpo_envs.sandbox.wire import GONE, JUDGE, OUT_OF_MEMORY, SCRIPT, SERVE, Notice
+from grpo_envs.sandbox.session import Absent, Broken, Place, Session
+from grpo_envs.sandbox.values import dump
+from grpo_envs.sandbox.wire import ABSENT, GONE, JUDGE, OUT_OF_MEMORY, SCRIPT, SERVE, Notice
 
 _SEALS = 0xF  # no more seals, no shrinking, growing or writing
 _VERDICT_CAP = 1 << 16
 _MOST_OF_IT = 0.75
+_GONE = dump([GONE])[:-1].encode()
 
 
-def serve(
-    header: dict[str, Any], blobs: list[bytes], place: Place
-) -> tuple[dict[str, Any], list[bytes]]:
+Reply = tuple[dict[str, Any], list[bytes]]
+
+
+def serve(header: dict[str, Any], blobs: list[bytes], places: list[Place]) -> Reply:
     """Do what a request asks; return the reply.
 
     Raises:
         EOFError, OSError: the trainer or the zygote is gone.
     """
+    try:
+        try:
+            return _attempt(header, blobs, places[-1 if header["full"] else 0])
+        except Absent:
+            return _attempt(header, blobs, places[-1])
+    except Broken as error:
+        return {"failed": str(error)}, []
+
+
+def _attempt(header: dict[str, Any], blobs: list[bytes], place: Place) -> Reply:
     session = Session(header["limits"], place)
     opened: list[int] = []
     work = _judge if header["judge"] else _run
     try:
         reply, out = work(session, blobs, opened)
-    except Broken as error:
-        reply, out = {"failed": str(error)}, []
     finally:
         session.close()
         for fd in opened:
@@ -38,9 +49,7 @@ def serve(
     return {"wall_s": time.monotonic() - session.began, **reply}, out
 
 
-def _run(
-    session: Session, blobs: list[bytes], opened: list[int]
-) -> tuple[dict[str, Any], list[bytes]]:
+def _run(session: Session, blobs: list[bytes], opened: list[int]) -> Reply:
     limits = session.limits
     task, stdin = blobs
     opened += [_file(stdin), _file(task)]
@@ -60,9 +69,7 @@ def _run(
     return {"failed": "", "status": _status(session, child.end), "cpu_s": child.end.cpu_s}, out
 
 
-def _judge(
-    session: Session, blobs: list[bytes], opened: list[int]
-) -> tuple[dict[str, Any], list[bytes]]:
+def _judge(session: Session, blobs: list[bytes], opened: list[int]) -> Reply:
     program, tests = (_file(blob) for blob in blobs)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     opened += [program, tests, null]
@@ -77,12 +84,13 @@ def _judge(
         ours.close()
         os.close(verdict)
     session.wait(judge)
-    if GONE.encode() in session.read()[0]:
+    if session.read()[0].startswith(_GONE):
         session.linger(candidate)  # its descriptors are closed before its end is known
     told = session.finish()
     assert judge.end is not None
     assert candidate.end is not None
     status = _status(session, judge.end)
+    session.light &= told[0].startswith(_GONE)  # a program that was judged gets no second try
     _status(session, candidate.end)  # killed from outside it must not look like a wrong answer
     return {"failed": "", "status": status}, told
 
@@ -91,6 +99,7 @@ def _status(session: Session, end: Notice) -> str:
     """Return how a run ended, by what the kernel says of it.
 
     Raises:
+        Absent: it asked for a package of the other zygote.
         Broken: it was killed from outside; a confined program cannot send itself SIGKILL.
     """
     if session.why:
@@ -101,6 +110,8 @@ def _status(session: Session, end: Notice) -> str:
         if end.cpu_s > _MOST_OF_IT * session.limits["cpu_s"]:
             return "cpu"
         raise Broken("its process was killed from outside (out of memory?)")
+    if code == ABSENT and session.light:
+        raise Absent
     if code < 0:
         return "cpu" if code == -signal.SIGXCPU else "killed"
     return {0: "ok", OUT_OF_MEMORY: "memory"}.get(code, "error")

@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from grpo_envs.sandbox.wire import ENDED, FAILED, FORK, KILL, Command, Notice
+from grpo_envs.sandbox.wire import FAILED, FORK, KILL, SHOW, SHOWN, Command, Notice
 
+_SHORT = 0.005  # seconds until a program's output is read while it runs
 _FIRST_LOOK, _NEXT_LOOK = 0.02, 0.03  # seconds until the threads are counted
 _CHUNK = 1 << 16
 _FULL = 16  # chunks that a pipe holds at most
@@ -21,6 +22,10 @@ _DYING = 5.0  # seconds that a killed child may take
 
 class Broken(Exception):
     """The worker failed, not the program: the request runs again."""
+
+
+class Absent(Exception):
+    """A program asked for a package that this zygote has not: it runs again in the other."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,15 +52,17 @@ class Place:
     zygote: socket.socket
     base: int
     """Bytes of the zygote's address space, which no program is charged for."""
+    light: bool
+    """Whether there is another place with more packages."""
 
 
 @dataclass(slots=True)
 class Child:
     """A process of the zygote."""
 
-    pid: int
-    seen: str
-    """Its folder in our /proc, '' where that cannot be known."""
+    number: int
+    seen: str = ""
+    """Its folder in our /proc, '' while that is not known."""
     end: Notice | None = None
 
 
@@ -68,6 +75,7 @@ class Session:
         self.trainer = place.trainer
         self.zygote = place.zygote
         self.base = place.base
+        self.light = place.light
         self.children: list[Child] = []
         self.sinks: dict[int, Sink] = {}
         self.poller = select.poll()
@@ -82,39 +90,35 @@ class Session:
         limits = self.limits
         command = Command(
             what=FORK,
+            child=len(self.children),
             role=role,
             cpu_s=limits["cpu_s"],
             memory=self.base + (limits["memory_mib"] << 20),
             open_files=limits["open_files"],
             threads=limits["threads"],
         )
-        command.send(self.zygote, tuple(fds))
-        notice, handles = Notice.receive(self.zygote)
-        while notice.what == ENDED:
-            self._note(notice)
-            notice, handles = Notice.receive(self.zygote)
-        if notice.what == FAILED:
-            raise Broken(f"the system lets it fork no more: {os.strerror(notice.status)}")
-        child = Child(notice.pid, _seen(handles))
-        self.children.append(child)
-        return child
+        command.send(self.zygote, fds)
+        self.children.append(Child(command.child))
+        return self.children[-1]
 
     def pipe(self, cap: int, *, fatal: bool) -> int:
         """Open a pipe that is read here; return its other end, for a child."""
         ours, theirs = os.pipe()
         os.set_blocking(ours, False)
         self.sinks[ours] = Sink(cap=cap, fatal=fatal)
-        self.poller.register(ours, select.POLLIN)
         return theirs
 
     def wait(self, awaited: Child) -> None:
         """Read and look at the clock until `awaited` has ended."""
+        self._step(_SHORT)  # most have ended by then: all that they wrote is read at once
+        for fd in self.sinks:
+            self.poller.register(fd, select.POLLIN)
         look = self.began + _FIRST_LOOK
         while awaited.end is None:
             now = time.monotonic()
             if now >= look:
                 look = now + _NEXT_LOOK
-                self._count_threads()
+                self._look()
             if now >= self.deadline:
                 self._end("wall")
             self._step(min(self.deadline, look) - now)
@@ -153,14 +157,19 @@ class Session:
             if fd == self.trainer.fileno():
                 raise EOFError  # it says nothing while it waits, unless it is gone
             if fd == self.zygote.fileno():
-                self._note(Notice.receive(self.zygote)[0])
+                self._note(*Notice.receive(self.zygote))
             else:
                 self._read(fd)
 
-    def _note(self, notice: Notice) -> None:
-        for child in self.children:
-            if notice.what == ENDED and child.pid == notice.pid:
-                child.end = notice
+    def _note(self, notice: Notice, handles: list[int]) -> None:
+        if notice.what == FAILED:
+            raise Broken(f"the system lets it fork no more: {os.strerror(notice.status)}")
+        child = self.children[notice.child]
+        if notice.what == SHOWN:
+            child.seen = _seen(handles)
+            self._count_threads(child)
+        else:
+            child.end = notice
 
     def _read(self, fd: int, *, last: bool = False) -> None:
         sink = self.sinks[fd]
@@ -185,11 +194,18 @@ class Session:
 
     def _kill(self, child: Child) -> None:
         if child.end is None:
-            Command(what=KILL, pid=child.pid).send(self.zygote)
+            Command(what=KILL, child=child.number).send(self.zygote)
 
-    def _count_threads(self) -> None:
-        crowd = (_threads(child.seen) for child in self.children if child.seen and not child.end)
-        if not self.why and any(number > self.limits["threads"] for number in crowd):
+    def _look(self) -> None:
+        """Count the threads, once it is known where to look for them."""
+        for child in self.children:
+            if child.seen:
+                self._count_threads(child)
+            elif child.end is None:
+                Command(what=SHOW, child=child.number).send(self.zygote)
+
+    def _count_threads(self, child: Child) -> None:
+        if not self.why and child.end is None and _threads(child.seen) > self.limits["threads"]:
             self._end("killed")
 
 

@@ -4,7 +4,7 @@ The first column is x86_64, the second aarch64, `-` where it has none. Source: t
 `arch/x86/entry/syscalls/syscall_64.tbl` and `include/uapi/asm-generic/unistd.h`.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _PLAIN = """
 read 0 63; write 1 64; close 3 57; stat 4 -; fstat 5 80; lstat 6 -; newfstatat 262 79
@@ -42,8 +42,7 @@ landlock_restrict_self 446 446; capset 126 91; capget 125 90
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class Machine(NamedTuple):
     """An architecture: how the kernel names it and numbers its calls."""
 
     name: str

@@ -8,85 +8,74 @@ import json
 import os
 import socket
 import struct
-from dataclasses import dataclass
-from typing import Any
+from array import array
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 _LENGTH = struct.Struct("<I")
-_COMMAND = struct.Struct("<cc5q")
+_COMMAND = struct.Struct("<cqc4q")
 _NOTICE = struct.Struct("<cqqd?")
+_RIGHTS_SPACE = socket.CMSG_SPACE(8 * struct.calcsize("i"))
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
-FORK, KILL = b"F", b"K"
+FORK, KILL, SHOW = b"F", b"K", b"P"
 SCRIPT, SERVE, JUDGE = b"S", b"C", b"J"
 """What a child is: a program that runs, a program that serves calls, test code."""
-READY, FORKED, ENDED, FAILED = b"R", b"P", b"X", b"E"
+READY, SHOWN, ENDED, FAILED = b"R", b"P", b"X", b"E"
 OUT_OF_MEMORY = 86
 """Exit code of a program that ended by MemoryError."""
+ABSENT = 87
+"""Exit code of a program that asked the light zygote for a package, see `preload`."""
 PASSED, MISSED, BROKEN, GONE = "passed", "missed", "broken", "gone"
 """What a judge finds: right, wrong, tests that cannot be run, a program that answers no more."""
 FIRST_FREE = 10
 """The zygote's descriptors begin here: below is where a child gets its own."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(NamedTuple):
     """What the keeper asks of the zygote."""
 
     what: bytes
+    child: int
+    """The keeper's number for it."""
     role: bytes = SCRIPT
-    pid: int = 0
     cpu_s: int = 0
     memory: int = 0
     open_files: int = 0
     threads: int = 0
 
-    def send(self, to: socket.socket, fds: tuple[int, ...] = ()) -> None:
+    def send(self, to: socket.socket, fds: Sequence[int] = ()) -> None:
         """Send it, with the descriptors that become a child's 0, 1, 2, ..."""
-        limits = (self.cpu_s, self.memory, self.open_files, self.threads)
-        data = _COMMAND.pack(self.what, self.role, self.pid, *limits)
-        socket.send_fds(to, [data], list(fds), _NO_SIGNAL)
+        _send_fixed(to, _COMMAND.pack(*self), fds)
 
     @classmethod
     def receive(cls, at: socket.socket) -> tuple["Command", list[int]]:
         """Return the next command; EOFError once the keeper is gone."""
         data, fds = _receive_fixed(at, _COMMAND.size)
-        what, role, pid, cpu_s, memory, open_files, threads = _COMMAND.unpack(data)
-        command = cls(
-            what=what,
-            role=role,
-            pid=pid,
-            cpu_s=cpu_s,
-            memory=memory,
-            open_files=open_files,
-            threads=threads,
-        )
-        return command, fds
+        return cls(*_COMMAND.unpack(data)), fds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
+class Notice(NamedTuple):
     """What the zygote tells the keeper."""
 
     what: bytes
-    pid: int = 0
+    child: int = 0
     status: int = 0
     """As wait4 gives it, or an error number."""
     cpu_s: float = 0.0
     killed: bool = False
     """Whether the keeper asked for its end."""
 
-    def send(self, to: socket.socket, fds: tuple[int, ...] = ()) -> None:
-        """Send it, with the child's pidfd where there is one."""
-        data = _NOTICE.pack(self.what, self.pid, self.status, self.cpu_s, self.killed)
-        socket.send_fds(to, [data], list(fds), _NO_SIGNAL)
+    def send(self, to: socket.socket, fds: Sequence[int] = ()) -> None:
+        """Send it, with a pidfd where one is told of."""
+        _send_fixed(to, _NOTICE.pack(*self), fds)
 
     @classmethod
     def receive(cls, at: socket.socket) -> tuple["Notice", list[int]]:
         """Return the next notice; EOFError once the zygote is gone."""
         data, fds = _receive_fixed(at, _NOTICE.size)
-        what, pid, status, cpu_s, killed = _NOTICE.unpack(data)
-        return cls(what=what, pid=pid, status=status, cpu_s=cpu_s, killed=killed), fds
+        return cls(*_NOTICE.unpack(data)), fds
 
 
 def send_message(to: socket.socket, header: dict[str, Any], *blobs: bytes) -> None:
@@ -113,10 +102,19 @@ def _receive_all(at: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
+def _send_fixed(to: socket.socket, data: bytes, fds: Sequence[int]) -> None:
+    if fds:
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))
+        to.sendmsg([data], [rights], _NO_SIGNAL)
+    else:
+        to.send(data, _NO_SIGNAL)
+
+
 def _receive_fixed(at: socket.socket, size: int) -> tuple[bytes, list[int]]:
-    data, fds, _, _ = socket.recv_fds(at, size, 8, socket.MSG_WAITALL | _CLOSE_ON_EXEC)
+    data, rights, _, _ = at.recvmsg(size, _RIGHTS_SPACE, socket.MSG_WAITALL | _CLOSE_ON_EXEC)
+    fds = [fd for _, _, packed in rights for fd in memoryview(packed).cast("i")]
     if len(data) < size:
         for fd in fds:
             os.close(fd)
         raise EOFError
-    return data, list(fds)
+    return data, fds

@@ -1,6 +1,7 @@
 """This side of a worker: its keeper, started by exec, and one request at a time."""
 
 import json
+import marshal
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_envs.errors import ConfigError, SandboxError
+from grpo_envs.sandbox.preload import COMMON, RARE
 from grpo_envs.sandbox.types import Limits
 from grpo_envs.sandbox.wire import receive_message, send_message
 
@@ -46,6 +48,16 @@ class Setting:
     """A command that runs the zygote in namespaces of its own."""
     preload: tuple[str, ...] = ()
 
+    @property
+    def light(self) -> bool:
+        """Whether workers have a zygote without `preload` for programs that do not name it."""
+        return bool(self.preload) and self.confined
+
+    @property
+    def confined(self) -> bool:
+        """Whether programs are confined, not only limited."""
+        return self.level in ("bubblewrap", "confined")
+
 
 class Worker:
     """A keeper, its zygote, and the socket to them."""
@@ -62,11 +74,18 @@ class Worker:
         """
         self.socket, theirs = socket.socketpair()
         opening.add(self.socket)
-        command = _zygote_command(setting)
+        commands = [_zygote_command(setting, light=light) for light in (True, False)]
+        self.kinds = (False, True) if setting.light else (True,)
+        """Whether `full`, for the zygotes there are."""
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         try:
             self.process = subprocess.Popen(
-                [*_BOOT, str(_HERE / "keeper.py"), str(theirs.fileno()), json.dumps(command)],
+                [
+                    *_BOOT,
+                    str(_HERE / "keeper.py"),
+                    str(theirs.fileno()),
+                    json.dumps(commands[-len(self.kinds) :]),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -101,16 +120,17 @@ class Worker:
         self.answered = True
 
     def ask(
-        self, limits: Limits, blobs: Sequence[bytes], *, judge: bool
+        self, limits: Limits, blobs: Sequence[bytes], *, judge: bool, full: bool
     ) -> tuple[dict[str, Any], list[bytes]]:
-        """Have a request done.
+        """Have a request done, by the zygote with all packages or by any.
 
         Raises:
             WorkerDied: it is gone, it hangs, or a child was killed from outside.
         """
-        self.socket.settimeout(limits.wall_s + _HUNG)
+        self.socket.settimeout(2 * limits.wall_s + _HUNG)  # it may run in both zygotes
         try:
-            send_message(self.socket, {"judge": judge, "limits": asdict(limits)}, *blobs)
+            header = {"judge": judge, "full": full, "limits": asdict(limits)}
+            send_message(self.socket, header, *blobs)
             header, out = receive_message(self.socket)
         except (EOFError, OSError) as error:
             raise WorkerDied(f"a worker died ({error!r})") from error
@@ -136,14 +156,15 @@ class Worker:
 
 def payload(**task: Any) -> bytes:
     """Return what a child reads: see `runner` and `judging`."""
-    return json.dumps(task).encode()
+    return marshal.dumps(task)
 
 
-def _zygote_command(setting: Setting) -> list[str]:
+def _zygote_command(setting: Setting, *, light: bool) -> list[str]:
     settings = {
         "folders": folders(setting.preload),
-        "preload": setting.preload,
-        "confined": setting.level in ("bubblewrap", "confined"),
+        "preload": COMMON if light else (*COMMON, *RARE, *setting.preload),
+        "light": light,
+        "confined": setting.confined,
         "counted": setting.level == "bubblewrap" and os.geteuid() != 0,
         "uid": _UIDS,
     }

@@ -6,10 +6,8 @@ keeper and the child, so nothing of one run is in the memory that the next run s
 """
 
 import gc
-import importlib
 import json
 import os
-import random
 import resource
 import select
 import signal
@@ -17,17 +15,11 @@ import socket
 import struct
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 _STDERR = 2
+_GLANCE = 5  # milliseconds
 _PID_MARK = 0x0BADF00D  # stands for the pid in the filter that is assembled once
-_COMMON = (
-    *("abc", "array", "bisect", "collections", "contextlib", "copy", "dataclasses", "datetime"),
-    *("decimal", "enum", "fractions", "functools", "heapq", "hashlib", "inspect", "io"),
-    *("itertools", "linecache", "math", "operator", "queue", "re", "statistics", "string"),
-    *("textwrap", "threading", "time", "traceback", "types", "typing", "unicodedata"),
-)
 
 
 def main() -> None:
@@ -35,7 +27,12 @@ def main() -> None:
     number, text = sys.argv[1:]
     control = socket.socket(fileno=int(number))
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    zygote = Zygote(_moved(control), json.loads(text))
+    settings = json.loads(text)
+    real = os.register_at_fork
+    if settings["confined"]:  # a program does not fork, and the hooks take a third of a run
+        os.register_at_fork = lambda **_: None
+    zygote = Zygote(_moved(control), settings)
+    os.register_at_fork = real
     zygote.serve()
 
 
@@ -62,7 +59,9 @@ class Zygote:
 
     def __init__(self, control: socket.socket, settings: dict[str, Any]) -> None:
         """Take all steps that need files, rights or time; what fails is told to the keeper."""
-        from grpo_envs.sandbox import confine, judging, runner, seccomp, wire
+        import random  # hooks into forks
+
+        from grpo_envs.sandbox import confine, judging, preload, runner, seccomp, wire
 
         self.control = control
         self.confine, self.wire = confine, wire
@@ -71,38 +70,28 @@ class Zygote:
             wire.SERVE: runner.serve,
             wire.JUDGE: judging.judge,
         }
-        self.open_streams = runner.open_streams
-        self.children: set[int] = set()
-        self.killed: set[int] = set()
-        self.filter = b""
+        self.open_streams, self.rehearse = runner.open_streams, runner.rehearse
+        self.seed = random.seed
+        self.children: list[_Child] = []
+        self.poller = select.poll()
+        self.poller.register(control, select.POLLIN)
+        self.filter: confine.Filter | None = None
         self.counted = False
         self.pid = os.getpid()
-        self.woken, self.wake = os.pipe()
-        os.set_blocking(self.wake, False)
-        loaded = self._preload(settings["folders"], settings["preload"])
+        loaded = preload.load(settings["preload"], settings["folders"])
+        if settings["light"]:
+            sys.meta_path.append(preload.Elsewhere(settings["folders"]))
         if settings["confined"]:
             assert confine.MACHINE is not None, "an architecture without a table"
-            self.filter = seccomp.assemble(seccomp.program(confine.MACHINE, _PID_MARK))
+            program = seccomp.assemble(seccomp.program(confine.MACHINE, _PID_MARK))
+            self.filter = confine.Filter(program, struct.pack("<I", _PID_MARK))
             self._confine(loaded, settings["uid"] + self.pid)
         else:
             confine.adopt_orphans()
         self.counted |= settings["counted"]
+        for which in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK):
+            confine.limit(which, 0)
         confine.die_with_parent()  # a change of user would undo it
-
-    def _preload(self, folders: list[str], names: list[str]) -> list[str]:
-        """Import what programs import; return the packages that came from `folders`."""
-        for name in _COMMON:
-            importlib.import_module(name)
-        before = set(sys.modules)
-        usual = list(sys.path)
-        sys.path += folders
-        for name in names:
-            importlib.import_module(name)
-        sys.path[:] = usual  # modules that load late are found by their package's own path
-        if "numpy" in sys.modules:
-            sys.modules["numpy"].random.seed(0)
-        new = {name.partition(".")[0] for name in set(sys.modules) - before}
-        return [name for name in sorted(new) if _is_foreign(sys.modules.get(name), folders)]
 
     def _confine(self, loaded: list[str], uid: int) -> None:
         from grpo_envs.sandbox import readable
@@ -110,7 +99,7 @@ class Zygote:
         paths = readable.readable(loaded)
         if os.geteuid() == 0:
             needed = [readable.library(), os.__file__, *readable.packages(loaded)]
-            there = [path for path in needed if Path(path).exists()]
+            there = [path for path in needed if os.path.exists(path)]  # noqa: PTH110  as below
             self.counted = readable.open_to_all(there) and self.confine.become(uid)
             self.confine.drop_capabilities()
         self.confine.hide_memory()
@@ -120,29 +109,29 @@ class Zygote:
     def serve(self) -> None:
         """Obey commands until the keeper is gone."""
         self._open_streams()
-        signal.set_wakeup_fd(self.wake, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.rehearse()
+        self.seed(0)  # a program that draws numbers draws the same ones in every run
         gc.collect()
         gc.freeze()  # a collection in a child would copy the pages that it looks through
         gc.disable()
-        handles = (os.pidfd_open(self.pid),) if hasattr(os, "pidfd_open") else ()
-        self.wire.Notice(what=self.wire.READY).send(self.control, handles)
-        for handle in handles:
+        handle = _handle(self.pid)
+        self.wire.Notice(what=self.wire.READY).send(self.control, [] if handle < 0 else [handle])
+        if handle >= 0:
             os.close(handle)
-        poller = select.poll()
-        poller.register(self.control, select.POLLIN)
-        poller.register(self.woken, select.POLLIN)
         while True:
-            ready = {number for number, _ in poller.poll()}
-            if self.woken in ready:
-                os.read(self.woken, 512)
-                self._reap()
-            if self.control.fileno() in ready:
+            ready = self.poller.poll(self._patience())
+            for child in self.children[:]:
+                self._reap(child)
+            if any(number == self.control.fileno() for number, _ in ready):
                 try:
                     command, fds = self.wire.Command.receive(self.control)
                 except (EOFError, OSError):
                     os._exit(0)  # the children die with us
                 self._obey(command, fds)
+
+    def _patience(self) -> int | None:
+        """Return milliseconds until children are looked at, where their end wakes nobody."""
+        return _GLANCE if any(child.handle < 0 for child in self.children) else None
 
     def _open_streams(self) -> None:
         """Make what is at 0, 1 and 2 what it will be in a child, and the streams on it."""
@@ -154,15 +143,22 @@ class Zygote:
         self.open_streams()
 
     def _obey(self, command: Any, fds: list[int]) -> None:
-        if command.what == self.wire.KILL:
-            if command.pid in self.children:
-                os.kill(command.pid, signal.SIGKILL)
-                self.killed.add(command.pid)
+        if command.what == self.wire.FORK:
+            self._fork(command, fds)
             return
+        for child in self.children:
+            if child.number == command.child and command.what == self.wire.KILL:
+                os.kill(child.pid, signal.SIGKILL)
+                child.killed = True
+            elif child.number == command.child and child.handle >= 0:
+                notice = self.wire.Notice(what=self.wire.SHOWN, child=child.number)
+                notice.send(self.control, [child.handle])
+
+    def _fork(self, command: Any, fds: list[int]) -> None:
         try:
             pid = os.fork()
         except OSError as error:
-            notice = self.wire.Notice(what=self.wire.FAILED, status=error.errno or 1)
+            notice = self.wire.Notice(self.wire.FAILED, command.child, error.errno or 1)
             notice.send(self.control)
             return
         if pid == 0:
@@ -170,17 +166,15 @@ class Zygote:
                 self._become(command, fds)
             finally:
                 os._exit(1)
-        self.children.add(pid)
-        handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
-        notice = self.wire.Notice(what=self.wire.FORKED, pid=pid)
-        notice.send(self.control, () if handle is None else (handle,))
-        for fd in fds if handle is None else (*fds, handle):
+        for fd in fds:
             os.close(fd)
+        child = _Child(command.child, pid, _handle(pid))
+        self.children.append(child)
+        if child.handle >= 0:
+            self.poller.register(child.handle, select.POLLIN)
 
     def _become(self, command: Any, fds: list[int]) -> None:
         """Be the child: own descriptors, limits, the filter, then the role."""
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for place, fd in enumerate(fds):
             os.dup2(fd, place)
         os.closerange(len(fds), 1 << 16)
@@ -191,10 +185,10 @@ class Zygote:
             return
         self._limit(command)
         if self.filter:
-            pid = struct.pack("<I", os.getpid())
-            self.confine.seccomp(self.filter.replace(struct.pack("<I", _PID_MARK), pid))
+            self.filter.install(os.getpid())
+        else:
+            self.seed(0)  # it was, but for a hook of `random`
         gc.enable()
-        random.seed(0)  # a program that draws numbers draws the same ones in every run
         self.roles[command.role](len(fds))
 
     def _limit(self, command: Any) -> None:
@@ -202,48 +196,54 @@ class Zygote:
         limit(resource.RLIMIT_CPU, command.cpu_s, 1)  # SIGXCPU, then SIGKILL
         limit(resource.RLIMIT_AS, command.memory)
         limit(resource.RLIMIT_NOFILE, command.open_files)
-        limit(resource.RLIMIT_FSIZE, 0)
-        limit(resource.RLIMIT_CORE, 0)
-        limit(resource.RLIMIT_MEMLOCK, 0)
         if self.counted:  # else it would count every thread of the user on this machine
             limit(resource.RLIMIT_NPROC, command.threads + len(self.children) + 1)
 
-    def _reap(self) -> None:
-        with suppress(ChildProcessError):
-            while True:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-                if not pid:
-                    return
-                if pid not in self.children:
-                    continue
-                self.children.discard(pid)
-                if not self.filter:  # it may have forked
-                    with suppress(OSError):
-                        os.killpg(pid, signal.SIGKILL)
-                    self._sweep()
-                notice = self.wire.Notice(
-                    what=self.wire.ENDED,
-                    pid=pid,
-                    status=status,
-                    cpu_s=usage.ru_utime + usage.ru_stime,
-                    killed=pid in self.killed,
-                )
-                self.killed.discard(pid)
-                notice.send(self.control)
+    def _reap(self, child: "_Child") -> None:
+        pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+        if not pid:
+            return
+        self.children.remove(child)
+        if child.handle >= 0:
+            self.poller.unregister(child.handle)
+            os.close(child.handle)
+        if not self.filter:  # it may have forked
+            with suppress(OSError):
+                os.killpg(pid, signal.SIGKILL)
+            self._sweep()
+        cpu_s = usage.ru_utime + usage.ru_stime
+        notice = self.wire.Notice(self.wire.ENDED, child.number, status, cpu_s, child.killed)
+        notice.send(self.control)
 
     def _sweep(self) -> None:
         """End orphans, which became ours: only where programs may fork at all."""
-        own = Path(f"/proc/self/task/{self.pid}/children")
+        mine = {child.pid for child in self.children}
+        own = f"/proc/self/task/{self.pid}/children"
         with suppress(OSError):
-            while strays := set(map(int, own.read_text("ascii").split())) - self.children:
+            while strays := set(map(int, _read(own).split())) - mine:
                 for pid in strays:
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
 
 
-def _is_foreign(module: Any, folders: list[str]) -> bool:
-    path = getattr(module, "__file__", None) or ""
-    return any(path.startswith(f"{folder}/") for folder in folders)
+class _Child:
+    """A process; no dataclass, whose module would be in every fork."""
+
+    __slots__ = ("handle", "killed", "number", "pid")
+
+    def __init__(self, number: int, pid: int, handle: int) -> None:
+        """Note the keeper's number for it, and its pidfd, -1 where there is no such thing."""
+        self.number, self.pid, self.handle = number, pid, handle
+        self.killed = False
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:  # noqa: PTH123  pathlib would be in every fork
+        return file.read()
+
+
+def _handle(pid: int) -> int:
+    return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
 
 
 if __name__ == "__main__":
