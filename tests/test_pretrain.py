@@ -90,10 +90,13 @@ def test_an_earlier_model_keeps_what_both_call_a_token() -> None:
 def test_the_recipe_writes_a_model_that_a_run_can_load(tmp_path: Path) -> None:
     cycle = Cycle(environments=("math", "code"), steps=2, lr=1e-3, thinking_steps=1)
     train(tmp_path / "a", (cycle,), seed=0)
-    train(tmp_path / "b", (cycle, cycle), seed=0, earlier=tmp_path / "a")
-    first, second = (load_policy(str(tmp_path / name)) for name in "ab")
+    for name, behind in (("b", 1), ("same", 2)):
+        train(tmp_path / name, (cycle, cycle), seed=0, earlier=tmp_path / "a", behind=behind)
+    first, second, same = (load_policy(str(tmp_path / name)) for name in ("a", "b", "same"))
     assert first.model.config.vocab_size == len(first.tokenizer)
-    assert not torch.equal(*(p.model.get_input_embeddings().weight for p in (first, second)))
+    rows, others, equal = (p.model.get_input_embeddings().weight for p in (first, second, same))
+    assert torch.equal(rows, equal)
+    assert not torch.equal(rows, others)
 
 
 def test_the_recipe_shows_installed_environments() -> None:

@@ -22,7 +22,7 @@ from grpo_envs.metrics import earns_all
 from grpo_envs.seeding import rng_for
 from grpo_envs.types import Group, Problem, Reply, Turn
 
-_USUAL = {"math": 1.0, "code": 1.0}
+_USUAL = {"math": 1.0, "countdown": 1.0, "format": 1.0}
 
 
 class MixtureEnv(TextEnv):
@@ -43,7 +43,7 @@ class MixtureEnv(TextEnv):
             split: `train` or `eval`.
             of: What is mixed: `{math: 2, code: 1}` by weight, or with keywords of its own `{sums:
                 {env: math, weight: 2, answer: boxed}, code: {levels: [1, 2, 3]}}`; None for math
-                and code in equal shares. With `levels` the difficulty follows success.
+                , countdown and format in equal shares. With `levels` the difficulty follows success.
             pace: So many more groups all right than all wrong lead up by a level.
             rewards: Reward functions to add to all problems; the weights of an environment's own
                 parts are said in `of`: `{math: {rewards: {format: 0.2}}}`.
