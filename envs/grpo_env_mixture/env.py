@@ -42,8 +42,8 @@ class MixtureEnv(TextEnv):
         Args:
             split: `train` or `eval`.
             of: What is mixed: `{math: 2, code: 1}` by weight, or with keywords of its own `{sums:
-                {env: math, weight: 2, answer: boxed}, code: {levels: [1, 2, 3]}}`; None for math
-                , countdown and format in equal shares. With `levels` the difficulty follows success.
+                {env: math, weight: 2, answer: boxed}, code: {levels: [1, 2, 3]}}`; None for math,
+                countdown and format in equal shares. With `levels` difficulty follows success.
             pace: So many more groups all right than all wrong lead up by a level.
             rewards: Reward functions to add to all problems; the weights of an environment's own
                 parts are said in `of`: `{math: {rewards: {format: 0.2}}}`.
