@@ -154,7 +154,7 @@ def make_tokenizer(demos: Sequence[Demonstration]) -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """Return an untrained Qwen3 of about 0.8 M parameters."""
+    """Return an untrained Qwen3 of about 0.9 M parameters."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
