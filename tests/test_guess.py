@@ -22,7 +22,7 @@ def tag(guess: object) -> str:
 
 
 def problem(low: int, high: int, number: int) -> Problem:
-    meta = {"range": Range(low, high)}
+    meta = {"range": [low, high]}
     return Problem(prompt="", gold=number, solution=tag(number), meta=meta)
 
 
@@ -53,7 +53,7 @@ def test_the_number_is_in_the_range_that_the_prompt_tells(level: int) -> None:
     spans = set()
     for seed in range(300):
         given = env.problem(seed)
-        within = given.meta["range"]
+        within = Range(*given.meta["range"])
         assert 10 <= within.low <= given.gold <= within.high <= recipe.largest
         spans.add(within.high - within.low + 1)
         assert given.prompt == (
@@ -69,7 +69,7 @@ def test_there_are_hundreds_of_ranges_and_each_has_any_number() -> None:
     drawn = [env.problem(seed) for seed in range(4000)]
     ranges = {given.prompt for given in drawn}
     assert len(ranges) > 400
-    places = {(given.gold - given.meta["range"].low) for given in drawn}
+    places = {(given.gold - given.meta["range"][0]) for given in drawn}
     assert places == set(range(7))
     golds = {given.gold for given in drawn if given.prompt == drawn[0].prompt}
     assert len(golds) > 1  # the prompt does not tell
@@ -170,7 +170,7 @@ def clumsy(seed: int) -> Player:
     rng = random.Random(seed)
 
     def player(given: Problem, turns: list[Turn]) -> str:
-        within = given.meta["range"]
+        within = Range(*given.meta["range"])
         guess = rng.randint(within.low - 2, within.high + 2)
         return rng.choice([tag(guess), tag(guess), f"{tag(guess)} !", str(guess), tag("") * 2])
 
@@ -269,7 +269,7 @@ def test_members_of_a_group_end_at_different_turns() -> None:
     groups = GroupVectorEnv(env, num_envs=8, group_size=4)
     groups.reset(seed=[0, 3])
     golds = [env.problem(seed).gold for seed in (0, 3) for _ in range(4)]
-    ranges = [env.problem(seed).meta["range"] for seed in (0, 3) for _ in range(4)]
+    ranges = [Range(*env.problem(seed).meta["range"]) for seed in (0, 3) for _ in range(4)]
     when = [0, 1, 2, 9] * 2  # the turn in which a member finds it
     sums = [0.0] * 8
     for turn in range(3):

@@ -29,6 +29,7 @@ def trainer(out: Path, *overrides: str) -> Trainer:
         "agent.lr=1e-2",
         "agent.warmup_steps=0",
         "model.lora.rank=4",
+        "seed=3",  # whose groups are not all flat
     ]
     return test_trainer.trainer(out, *small, *overrides)
 
