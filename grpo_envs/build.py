@@ -54,7 +54,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
     # The agent first: it moves the policy to the device and copies the reference before a resume
     # puts trained weights into the policy.
     agent = agent_class(policy, filled.agent, accelerator, filled.sampler)
-    done, drawn = _resume(agent, envs.train.env, cfg, out) if cfg.resume else (0, 0)
+    done, state = _resume(agent, envs.train.env, cfg, out) if cfg.resume else (0, {})
     log.info("%s", _summary(filled, policy, accelerator))
     log.info("first prompt, as the model sees it: %r", _first_prompt(envs.train, policy))
     tokens = filled.sampler.max_new_tokens
@@ -76,7 +76,8 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
         group_size=cfg.agent.group_size,
         resamplings=cfg.agent.dynamic_sampling,
         done=done,
-        drawn=drawn,
+        drawn=state.get("drawn", 0),
+        last=state.get("last", {}),
     )
 
 
@@ -104,14 +105,14 @@ def compute_dtype(accelerator: Accelerator) -> torch.dtype:
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
 
 
-def _resume(agent: Any, env: TextEnv, cfg: RunConfig, out: Path) -> tuple[int, int]:
-    """Return the steps done and the problems drawn so far."""
+def _resume(agent: Any, env: TextEnv, cfg: RunConfig, out: Path) -> tuple[int, dict[str, Any]]:
+    """Put agent and environment back to where they were; return the steps done and the state."""
     step, folder, state = Checkpoints(out).load(cfg.decisive())
     restore(agent.policy, folder)
     agent.load_state_dict(state["agent"])
     env.load_state_dict(state.get("env", {}))
     log.info("resuming %s after step %d", out, step)
-    return step, int(state["drawn"])
+    return step, state
 
 
 def _fill(cfg: RunConfig, policy: Policy) -> RunConfig:

@@ -12,6 +12,7 @@ import torch
 
 from grpo_envs.errors import ConfigError
 from grpo_envs.files import fsync, shown, write_atomically
+from grpo_envs.run_folder import differences
 
 _STATE = "trainer.pt"
 _META = "trainer.json"
@@ -66,9 +67,8 @@ class Checkpoints:
             raise ConfigError(f"resume={shown(self.folder.parent)}: no checkpoint in it.")
         meta = json.loads((last / _META).read_text(encoding="utf-8"))
         saved = meta["config"]
-        keys = sorted(k for k in {*saved, *config} if saved.get(k) != config.get(k))
-        if keys:
-            told = ", ".join(f"{k}={saved.get(k)} then, {config.get(k)} now" for k in keys)
+        told = differences(saved, config)
+        if told:
             raise ConfigError(f"resume={shown(self.folder.parent)}: another configuration: {told}.")
         state = torch.load(last / _STATE, weights_only=True, map_location="cpu")
         return int(meta["step"]), last.resolve(), state

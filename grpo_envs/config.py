@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import warnings
 from dataclasses import asdict, dataclass, field, fields
@@ -13,6 +11,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -29,6 +28,7 @@ from grpo_envs.errors import ConfigError, nearest, require, require_one_of
 from grpo_envs.installed import AGENTS, ENVS, available
 from grpo_envs.loggers import LOGGERS
 from grpo_envs.plugins import conf_dir
+from grpo_envs.run_folder import job_name, sweep_name
 
 CONF = "grpo_envs.conf"
 _GROUPS = {"env": ENVS, "agent": AGENTS}
@@ -52,6 +52,9 @@ class TrainerConfig:
     """Held-out problems of an evaluation, answered greedily; 0 evaluates never."""
     save_every: int = 50
     """Steps between checkpoints; one is always written at the end and on Ctrl-C."""
+    objective: str = "eval/accuracy"
+    """The metric that a sweeper maximises or minimises: its last value, any of eval.jsonl or
+    metrics.jsonl."""
     max_invalid_fraction: float = 0.5
     """Stops the run when a larger share of a step's rewards is invalid (the grader failed)."""
     max_skipped_steps: int = 5
@@ -109,18 +112,19 @@ class RunConfig:
         """What the environment's constructor gets."""
         return {key: value for key, value in self.env.items() if key != "name"}
 
-    def fingerprint(self) -> str:
-        """Return a hash of everything that decides the result of a run."""
-        return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()[:12]
-
-    def decisive(self) -> dict[str, Any]:
-        """Return the keys that a resumed run must share with the run it resumes, flat."""
+    def identity(self) -> dict[str, Any]:
+        """Return everything that decides the result of a run, flat."""
         tree = asdict(self)
         for key in ("resume", "logger"):
             del tree[key]
-        for key in ("steps", "max_samples", "eval_every", "save_every", "device"):
+        for key in ("eval_every", "save_every", "device", "objective"):
             del tree["trainer"][key]
         return flat(tree)
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the keys that a resumed run must share with the run it resumes, flat."""
+        more = ("trainer.steps", "trainer.max_samples")
+        return {key: value for key, value in self.identity().items() if key not in more}
 
 
 def register() -> None:
@@ -138,17 +142,20 @@ def register() -> None:
         "logger": LoggerConfig,
     }.items():
         store(group="schema", name=name, node=node)
-    OmegaConf.register_new_resolver("grpo_key", run_key, replace=True)
+    OmegaConf.register_new_resolver("grpo_key", job_name, replace=True)
+    # Cached, as `now` is: what the sweep resolves holds for its jobs, too.
+    OmegaConf.register_new_resolver("grpo_sweep", sweep_dir_name, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("grpo_run_dir", lambda old, new: old or new, replace=True)
     Plugins.instance().register(PluginConf)
     _store_environments_without_yaml()
 
 
-def run_key(overrides: list[str]) -> str:
-    """Return a short, stable, filesystem-safe name for a sweep's job."""
-    text = ",".join(sorted(map(str, overrides))) or "default"
-    slug = "".join(c if c.isalnum() or c in "=.-" else "_" for c in text)[:60]
-    return f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+def sweep_dir_name(overrides: list[str]) -> str:
+    """Return the name of a sweep's folder, see `sweep_name`."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    swept = {o.get_key_element(): None for o in parsed if o.is_sweep_override()}
+    fixed = {o.get_key_element(): o for o in parsed if not o.is_sweep_override()}
+    return sweep_name(swept | {key: o.get_value_element_as_str() for key, o in fixed.items()})
 
 
 def convert(cfg: DictConfig) -> RunConfig:

@@ -221,7 +221,7 @@ def _keep_until(path: Path, step: int) -> None:
 def _side_by_side(first: Mapping[str, float], last: Mapping[str, float]) -> Table:
     table = Table("held-out, greedy", "before", "after", title=None)
     for name in last:
-        if name != "eval/ci95":
+        if not name.endswith("ci95"):
             table.add_row(name.removeprefix("eval/"), f"{first[name]:.3f}", f"{last[name]:.3f}")
     return table
 

@@ -36,13 +36,15 @@ def eval_metrics(groups: Sequence[Group], weights: Mapping[str, float]) -> dict[
 
     `eval/accuracy` is the share of answers that earn the most that the environment's own parts can
     give, whatever added functions say; `eval/ci95` is half the width of its 95 % interval (Wilson,
-    1927). An invalid reward counts as not earned. A mixture has `eval/accuracy/<name>`, too.
+    1927); `eval/reward_ci95` is that of the mean reward (1.96 standard errors). An invalid reward
+    counts as not earned. A mixture has `eval/accuracy/<name>`, too.
 
     Args:
         groups: What was answered and earned.
         weights: The weight of each of the environment's own parts.
     """
     rewards = [reward for group in groups for reward in group.rewards]
+    totals = [reward.total for reward in rewards]
     accuracy = _accuracy(groups, weights)
     valid = [reward for reward in rewards if reward.valid]
     parts = {name for reward in valid for name in reward.parts}
@@ -50,7 +52,8 @@ def eval_metrics(groups: Sequence[Group], weights: Mapping[str, float]) -> dict[
         "eval/accuracy": accuracy,
         "eval/ci95": wilson_half_width(accuracy, len(rewards)),
         **{f"eval/accuracy/{k}": _accuracy(some, weights) for k, some in _sources(groups).items()},
-        "eval/reward": fmean(r.total for r in rewards),
+        "eval/reward": fmean(totals),
+        "eval/reward_ci95": 1.96 * pstdev(totals) / math.sqrt(len(totals)),
         **{
             f"eval/reward/{name}": _part_mean(valid, name) * len(valid) / len(rewards)
             for name in sorted(parts)

@@ -50,7 +50,7 @@ def plot(runs: list[Path], out: Path) -> None:
         for axis, name in zip(axes[1:], panels, strict=True):
             rows = [row for row in metrics if name in row]
             steps, values = [row["step"] for row in rows], [row[name] for row in rows]
-            line = axis.plot(steps, _smooth(values), label=run.name)[0]
+            line = axis.plot(steps, smooth(values), label=run.name)[0]
             axis.plot(steps, values, color=line.get_color(), alpha=0.25)
     axes[0].set_ylim(0, 1)
     for axis, title in zip(axes, ("held-out accuracy, greedy", *panels.values()), strict=True):
@@ -64,8 +64,8 @@ def plot(runs: list[Path], out: Path) -> None:
     plt.close(figure)
 
 
-def _smooth(values: list[float]) -> list[float]:
-    """Return running means over the last `_SMOOTH` values."""
+def smooth(values: list[float]) -> list[float]:
+    """Return running means over the last five values."""
     windows = [values[max(0, i - _SMOOTH + 1) : i + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from grpo_envs.checkpoint import Checkpoints
 from grpo_envs.config import TrainerConfig
-from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.errors import GrpoEnvsError, require_one_of
 from grpo_envs.loggers import Logger
 from grpo_envs.metrics import eval_metrics, group_metrics
 from grpo_envs.seeding import seed_for
@@ -81,7 +81,10 @@ class Trainer:
     """Steps already done."""
     drawn: int = 0
     """Problems already drawn."""
+    last: dict[str, float] = field(default_factory=dict)
+    """Metrics of the last step."""
     interrupted: bool = False
+    _evaluated: dict[str, float] = field(default_factory=dict)
     _watch: Watch = field(default_factory=Watch)
     _saved: int = -1
     _skipped: int = 0
@@ -92,34 +95,35 @@ class Trainer:
         if self.done:
             self._saved = self.done
 
-    def run(self) -> float | None:
-        """Train; return the last held-out accuracy, None without an evaluation.
+    def run(self) -> dict[str, float]:
+        """Train; return the metrics of the last step and the last evaluation.
 
         Raises:
             RunStopped: too many rewards are invalid, or gradients stay not finite.
+            ConfigError: `trainer.objective` is no metric of this run.
         """
-        accuracy = None
         try:
             with self._ctrl_c_ends_after_the_step():
                 if self.done == 0:
-                    accuracy = self._evaluate()
+                    self._evaluate()
                 while not self._finished() and not self.interrupted:
                     self._step()
+                    self._require_objective()
                     due = self.cfg.eval_every and self.done % self.cfg.eval_every == 0
                     if due and not self._finished():
-                        accuracy = self._evaluate()
+                        self._evaluate()
                     if self.done % self.cfg.save_every == 0:
                         self._save()
                 self._save()
                 if not self.interrupted:
-                    accuracy = self._evaluate()
+                    self._evaluate()
         except RunStopped:
             self._save()  # the steps before are good: nothing of them is lost
             raise
         finally:
             for logger in self.loggers:
                 logger.close()
-        return accuracy
+        return {**self.last, **self._evaluated}
 
     def _finished(self) -> bool:
         samples = self.drawn * self.group_size
@@ -142,6 +146,7 @@ class Trainer:
         metrics["group/used"] = float(len(chosen))
         metrics |= {f"time/{name}": seconds for name, seconds in timer.seconds.items()}
         metrics["tokens/per_second"] = tokens / timer.seconds["step"]
+        self.last = metrics
         advantages = [*advantages, *([0.0] * self.group_size for _ in dropped)]
         for logger in self.loggers:
             logger.log(self.done, metrics)
@@ -198,14 +203,18 @@ class Trainer:
                 f"trainer.precision=fp32; the last good weights are in {self.checkpoints.last}."
             )
 
-    def _evaluate(self) -> float | None:
+    def _require_objective(self) -> None:
+        name, known = self.cfg.objective, [*self.last, *self._evaluated]
+        if self._evaluated or not name.startswith("eval/"):
+            require_one_of("trainer.objective", name, known)
+
+    def _evaluate(self) -> None:
         if not self.eval_problems:
-            return None
+            return
         groups = self.eval_rollout(range(self.eval_problems), Timer())
-        metrics = eval_metrics(groups, self.parts)
+        self._evaluated = eval_metrics(groups, self.parts)
         for logger in self.loggers:
-            logger.log_eval(self.done, metrics)
-        return metrics["eval/accuracy"]
+            logger.log_eval(self.done, self._evaluated)
 
     def _save(self) -> None:
         if self._saved != self.done and self.agent.policy.finite():  # never over good weights
@@ -213,6 +222,7 @@ class Trainer:
                 "agent": self.agent.state_dict(),
                 "env": self.env.state_dict(),
                 "drawn": self.drawn,
+                "last": self.last,
             }
             self.checkpoints.save(self.done, self.agent.policy, state, dict(self.decisive))
             self._saved = self.done

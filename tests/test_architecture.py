@@ -25,8 +25,8 @@ FLOORS = [
         *("data", "hub", "graders", "sandbox"),
     ],
     [*(p.parent.name for p in (ROOT / "envs").glob("*/__init__.py")), "grpo_agent"],
-    ["config", "environments", "loggers", "checkpoint", "watch", "trainer"],
-    ["build", "run", "check", "plot"],
+    ["run_folder", "config", "environments", "loggers", "checkpoint", "watch", "trainer"],
+    ["build", "job", "run", "check", "plot", "sweep_report"],
 ]
 # Third-party packages that only these areas may import.
 HEAVY = {
@@ -34,10 +34,11 @@ HEAVY = {
     "transformers": {"grpo_agent", "build"},
     "accelerate": {"grpo_agent", "build"},
     "peft": {"grpo_agent"},
-    "hydra": {"config", "run"},
-    "omegaconf": {"config", "run"},
+    "hydra": {"config", "job", "run"},
+    "omegaconf": {"config", "job", "run"},
     "datasets": {"data"},
-    "matplotlib": {"plot"},
+    "matplotlib": {"plot", "sweep_report"},
+    "plotly": {"sweep_report"},
     "sympy": {"graders"},
     "mpmath": {"graders"},
 }

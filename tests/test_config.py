@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_envs.config import RunConfig, compose_run, run_key
+from grpo_envs.config import RunConfig, compose_run, register, sweep_dir_name
 from grpo_envs.errors import ConfigError
 from grpo_envs.plugins import conf_dir
 
@@ -114,18 +114,21 @@ def test_a_mistake_ends_with_one_line(override: str, said: str) -> None:
 def test_decisive_keys_leave_out_what_a_resume_may_change() -> None:
     one = compose_run([])
     other = compose_run(["trainer.steps=999", "trainer.save_every=3", "logger=files", "resume=x"])
-    assert one.fingerprint() == other.fingerprint()
-    assert one.fingerprint() != compose_run(["agent.loss.beta=0"]).fingerprint()
-    assert one.fingerprint() != compose_run(["env.level=2"]).fingerprint()
+    assert one.decisive() == other.decisive()
+    assert one.identity() != other.identity()  # of another length: not the same run
+    assert one.decisive() != compose_run(["agent.loss.beta=0"]).decisive()
+    assert one.decisive() != compose_run(["env.level=2"]).decisive()
 
 
-def test_sweep_folders_are_stable_and_readable() -> None:
-    assert run_key(["seed=1", "agent.lr=3e-5"]) == run_key(["agent.lr=3e-5", "seed=1"])
-    assert run_key(["seed=1"]).startswith("seed=1-")
-    assert run_key(["seed=1"]) != run_key(["seed=2"])
+def test_a_sweeps_folder_is_named_by_its_keys() -> None:
+    register()
+    fixed = ["env=math,code", "trainer.steps=5"]
+    few, more = ([*fixed, f"seed={seeds}"] for seeds in ("0,1", "range(0,9)"))
+    assert sweep_dir_name(few) == sweep_dir_name(more) == "env_seed_trainer.steps-5"
+    assert sweep_dir_name([*few, "agent.lr=1e-5"]) != sweep_dir_name([*few, "agent.lr=1e-4"])
 
 
-_INDECISIVE = ("resume", "logger", "steps", "eval_every", "save_every", "device")
+_INDECISIVE = ("resume", "logger", "steps", "eval_every", "save_every", "device", "objective")
 
 
 def test_under_sixty_keys() -> None:

@@ -136,7 +136,9 @@ def test_a_rerun_into_the_same_folder_is_done_or_refused(finished: tuple[Path, s
     assert "already done" in again.stdout
     other = grpo(out.parent, *QUICK, "hydra.run.dir=here", "agent.loss.beta=0")
     assert other.returncode == 1
-    assert other.stderr == "grpo_envs: here holds a run of another configuration.\n"
+    assert (
+        other.stderr == "grpo_envs: here holds another run: agent.loss.beta=0.04 then, 0.0 now.\n"
+    )
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_that_command_does(tmp_path: Path) -> None:

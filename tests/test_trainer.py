@@ -60,6 +60,31 @@ def test_evaluations_and_checkpoints_come_when_they_are_due(tmp_path: Path) -> N
     assert saved == ["step_000003", "step_000005"]
 
 
+def test_a_run_ends_with_the_metrics_of_its_last_step_and_evaluation(tmp_path: Path) -> None:
+    made = trainer(tmp_path, "trainer.steps=2", 'trainer.objective="reward/mean"')
+    metrics = made.run()
+    for name, at in (("metrics", 2), ("eval", 2)):
+        row = json.loads((tmp_path / f"{name}.jsonl").read_text().splitlines()[-1])
+        assert row.pop("step") == at
+        assert {key: pytest.approx(value, rel=1e-5) for key, value in row.items()} == {
+            key: metrics[key] for key in row
+        }
+    # Cut off between the last checkpoint and the end, it has them from the checkpoint.
+    again = trainer(tmp_path, "trainer.steps=2", f"resume={tmp_path}").run()
+    assert again == metrics
+
+
+def test_an_objective_that_is_no_metric_ends_the_run_after_a_step(tmp_path: Path) -> None:
+    made = trainer(tmp_path, "trainer.steps=9", 'trainer.objective="eval/accurracy"')
+    with pytest.raises(
+        ConfigError, match=r"^trainer\.objective=.* Did you mean 'eval/accuracy'\?$"
+    ):
+        made.run()
+    assert steps(tmp_path / "metrics.jsonl") == [1]
+    # Without evaluations the default stands for none: only a sweeper that learns asks for more.
+    trainer(tmp_path / "b", "trainer.steps=1", "trainer.eval_problems=0").run()
+
+
 class Scorer:
     """A grader whose machinery fails: for every answer, or for one text whenever it comes."""
 

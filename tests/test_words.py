@@ -367,11 +367,13 @@ def test_eval_metrics_by_hand() -> None:
         group((earned(1, 1), 2, "stop")),
     ]
     # p = 1/2, n = 4, z = 1.96: z / (1 + z^2 / 4) * sqrt(1/16 + z^2 / 64) = 0.349964
+    # rewards 1.1, 0.1, 0, 1.1: 1.96 * sqrt(2.43 / 4 - 0.575^2) / sqrt(4) = 0.515665
     assert eval_metrics(groups, {"correct": 1.0, "format": 0.1}) == pytest.approx(
         {
             "eval/accuracy": 0.5,
             "eval/ci95": 0.349964,
             "eval/reward": 0.575,
+            "eval/reward_ci95": 0.515665,
             "eval/reward/correct": 0.5,
             "eval/reward/format": 0.75,
             "eval/length": 5.0,

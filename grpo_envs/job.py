@@ -1,0 +1,115 @@
+"""One run, from its composed configuration to its result: what a launcher calls for each job."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from grpo_envs import config
+from grpo_envs.environments import make_envs
+from grpo_envs.errors import ConfigError, GrpoEnvsError
+from grpo_envs.files import shown
+from grpo_envs.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+_BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+config.register()  # here: a launcher's worker process imports this module and no other of ours
+
+
+class JobFailed(GrpoEnvsError):
+    """A job of a sweep ended early. Made of plain values: launchers pickle it."""
+
+    def __init__(self, folder: Path, why: str) -> None:
+        super().__init__(folder, why)
+        self.folder, self.why = folder, why
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Train; return `trainer.objective`, None where nothing was evaluated.
+
+    Raises:
+        GrpoEnvsError: one line that says what to change.
+        KeyboardInterrupt: stopped by Ctrl-C, and saved.
+    """
+    run = config.convert(cfg)
+    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    result = folder.result if run.resume is None else None
+    if run.resume is None:
+        folder.require_same(run.identity())
+    if result is not None:
+        log.info("already done: %s", shown(folder.path))
+        return result.get(run.trainer.objective)
+    if run.resume is None and folder.has_checkpoint:
+        if not in_sweep():
+            path = shown(folder.path)
+            raise ConfigError(f"{path} holds a run that was cut off. Add resume={path} to go on.")
+        run = replace(run, resume=str(folder.path))
+    return _train(run, folder)
+
+
+def run_in_sweep(cfg: DictConfig) -> float | None:
+    """Do as `run`, and leave the reason in the folder where the job fails.
+
+    Raises:
+        JobFailed: whatever it was that went wrong; the log has the traceback.
+    """
+    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    folder.try_again()
+    try:
+        _require_objective(cfg)
+        return run(cfg)
+    except GrpoEnvsError as error:
+        why = str(error)
+        log.error("failed: %s", why)  # noqa: TRY400 - a mistake, told in one line
+    except Exception as error:  # told at the end of the sweep; the other jobs go on
+        why = f"{type(error).__name__}: {error}"
+        log.exception("failed")
+    folder.fail(why, list(HydraConfig.get().overrides.task))
+    raise JobFailed(folder.path, why)
+
+
+def in_sweep() -> bool:
+    """Whether this is a job of a sweep."""
+    return HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def _train(run: config.RunConfig, folder: RunFolder) -> float | None:
+    envs = make_envs(run)
+    from grpo_envs.build import build  # torch and transformers: not for --help, nor for a mistake
+
+    trainer = build(run, folder.path, envs)
+    folder.claim(run.identity(), list(HydraConfig.get().overrides.task))
+    metrics = trainer.run()
+    if trainer.interrupted:
+        log.warning("stopped after step %d, saved. To go on:\n  %s", trainer.done, _again(folder))
+        raise KeyboardInterrupt  # ends a sweep, too
+    folder.finish(trainer.done, metrics)
+    log.info("checkpoint: %s", shown(folder.path / "checkpoints" / "last"))
+    return metrics.get(run.trainer.objective)
+
+
+def _again(folder: RunFolder) -> str:
+    """Return what continues this run."""
+    if in_sweep():
+        return "(the same command: a sweep skips what is done and resumes what was cut off)"
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+    path = shown(folder.path)
+    return shlex.join(["python", "-m", "grpo_envs.run", *overrides, f"resume={path}"])
+
+
+def _require_objective(cfg: DictConfig) -> None:
+    """Refuse a sweeper that learns from results where there will be none."""
+    sweeper = HydraConfig.get().sweeper._target_
+    evaluates = cfg.trainer.eval_problems or not cfg.trainer.objective.startswith("eval/")
+    if sweeper != _BASIC_SWEEPER and not evaluates:
+        raise ConfigError(
+            f"trainer.objective={cfg.trainer.objective} with trainer.eval_problems=0: nothing is "
+            "evaluated. Allowed: a metric of the training steps, such as reward/mean."
+        )

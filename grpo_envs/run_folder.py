@@ -1,0 +1,139 @@
+"""A run's folder: what it is called in a sweep, whose it is, and what became of the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpo_envs.errors import ConfigError
+from grpo_envs.files import shown, write_atomically
+
+_LONGEST = 100
+
+
+def job_name(overrides: Sequence[str]) -> str:
+    """Return a stable name for a job of a sweep: its overrides, those without a dot first.
+
+    >>> job_name(["seed=1", "env=math"])
+    'env-math_seed-1'
+    """
+    return _readable(sorted(overrides, key=lambda told: ("." in told.partition("=")[0], told)))
+
+
+def sweep_name(overrides: Mapping[str, str | None]) -> str:
+    """Return a stable name for a sweep: its keys, and the values of those that have only one.
+
+    A sweep that gets more values goes on in the same folder.
+
+    >>> sweep_name({"env": None, "seed": None, "trainer.steps": "5"})
+    'env_seed_trainer.steps-5'
+
+    Args:
+        overrides: Each key with its value, or None where it takes several.
+    """
+    told = [key if value is None else f"{key}={value}" for key, value in overrides.items()]
+    return _readable(sorted(told))
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """`config.json` says whose the folder is; `done.json` or `failed.json` how the run ended.
+
+    A folder that has neither holds a run that goes on, or was cut off.
+    """
+
+    path: Path
+
+    def claim(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+        """Note the configuration (flat, JSON) of the run that starts here."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        told = {"overrides": list(overrides), "config": dict(config)}
+        write_atomically(self.path / "config.json", json.dumps(told, indent=1))
+
+    def require_same(self, config: Mapping[str, Any]) -> None:
+        """Refuse a folder that holds a run of another configuration.
+
+        Raises:
+            ConfigError: naming the keys that differ.
+        """
+        before = self.config
+        now = json.loads(json.dumps(dict(config)))  # as it reads once it was written
+        if before is not None and before != now:
+            raise ConfigError(f"{shown(self.path)} holds another run: {differences(before, now)}.")
+
+    def finish(self, steps: int, metrics: Mapping[str, float]) -> None:
+        """Note that the run is done, with its last metrics."""
+        done = {"steps": steps, "metrics": dict(metrics)}
+        write_atomically(self.path / "done.json", json.dumps(done, indent=1))
+
+    def fail(self, why: str, overrides: Sequence[str]) -> None:
+        """Note that the run ended early, and why."""
+        told = {"overrides": list(overrides), "error": why}
+        write_atomically(self.path / "failed.json", json.dumps(told, indent=1))
+
+    def try_again(self) -> None:
+        """Forget that the run ended early."""
+        (self.path / "failed.json").unlink(missing_ok=True)
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """The configuration of the run in this folder, flat; None where none started."""
+        told = _read(self.path / "config.json")
+        return None if told is None else dict(told["config"])
+
+    @property
+    def overrides(self) -> list[str]:
+        """What the command line said."""
+        told = _read(self.path / "config.json") or _read(self.path / "failed.json")
+        return [] if told is None else list(told["overrides"])
+
+    @property
+    def result(self) -> dict[str, float] | None:
+        """The last metrics of a run that is done, else None."""
+        done = _read(self.path / "done.json")
+        return None if done is None else dict(done.get("metrics", {}))
+
+    @property
+    def error(self) -> str | None:
+        """Why the run ended early, None where it did not."""
+        failed = _read(self.path / "failed.json")
+        return None if failed is None else str(failed["error"])
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return (self.path / "checkpoints" / "last").exists()
+
+
+def failures(sweep: Path, since: float) -> list[RunFolder]:
+    """Return the jobs of a sweep that failed after a moment [seconds since the epoch]."""
+    found = sorted(sweep.glob("*/failed.json"))
+    return [RunFolder(path.parent) for path in found if path.stat().st_mtime >= since]
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return where two flat configurations differ, in words.
+
+    >>> differences({"seed": 0, "env.level": 1}, {"seed": 1, "env.level": 1})
+    'seed=0 then, 1 now'
+    """
+    keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    return ", ".join(f"{key}={before.get(key)} then, {now.get(key)} now" for key in keys)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _readable(words: Sequence[str]) -> str:
+    """Join words to a folder's name that can stand in an override: `model.path=multirun/...`.
+
+    A hash is at its end where the name does not say it all.
+    """
+    text = "_".join(words).replace("=", "-") or "default"
+    name = "".join(c if c.isalnum() or c in ".-" else "_" for c in text)[:_LONGEST]
+    return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
