@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any
 
+import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -31,6 +34,12 @@ from grpo_envs.plugins import conf_dir
 from grpo_envs.run_folder import job_name, sweep_name
 
 CONF = "grpo_envs.conf"
+_OLD_HYDRA = hydra.__version__.startswith("1.3")
+COMPOSING = {"version_base": "1.3"} if _OLD_HYDRA else {}
+"""What Hydra 1.3 wants to be told and 1.4 does not."""
+_CALLED = ("grpo_envs.*", "hydra.*", "hydra_plugins.*", "logging.*", "sys.*")
+RUNNING: dict[str, Any] = COMPOSING if _OLD_HYDRA else {"execution_whitelist": _CALLED}
+"""The same of `@hydra.main`; from Hydra 1.4 on a configuration can call nothing else by its name."""
 _GROUPS = {"env": ENVS, "agent": AGENTS}
 _DEVICES = ("auto", "cpu", "cuda")
 _PRECISIONS = ("auto", "fp32", "bf16")
@@ -129,30 +138,47 @@ class RunConfig:
 
 def register() -> None:
     """Tell Hydra our schemas, resolvers and what plugins bring. Call before `@hydra.main` runs."""
-    store = ConfigStore.instance().store
     run = OmegaConf.structured(RunConfig)
     run.env = {}
     OmegaConf.set_struct(run.env, False)  # an environment's keys are checked by its constructor
-    store(group="schema", name="run", node=run, package="_global_")
-    store(group="schema/agent", name="grpo", node=GrpoConfig)
+    _store("schema", "run", run, package="_global_")
+    _store("schema/agent", "grpo", GrpoConfig)
     for name, node in {
         "model": ModelConfig,
         "sampler": SamplerConfig,
         "trainer": TrainerConfig,
         "logger": LoggerConfig,
     }.items():
-        store(group="schema", name=name, node=node)
-    OmegaConf.register_new_resolver("grpo_key", job_name, replace=True)
+        _store("schema", name, node)
+    _register_resolver("grpo_key", lambda told: job_name(list(told)))
     # Cached, as `now` is: what the sweep resolves holds for its jobs, too.
-    OmegaConf.register_new_resolver("grpo_sweep", sweep_dir_name, use_cache=True, replace=True)
-    OmegaConf.register_new_resolver("grpo_run_dir", lambda old, new: old or new, replace=True)
+    _register_resolver("grpo_sweep", lambda told: sweep_dir_name(list(told)), use_cache=True)
+    _register_resolver("grpo_run_dir", lambda old, new: old or new)
     Plugins.instance().register(PluginConf)
     _store_environments_without_yaml()
 
 
+def _store(group: str, name: str, node: Any, package: str | None = None) -> None:
+    """Store once: Hydra 1.4 warns of a second time."""
+    store = ConfigStore.instance()
+    try:
+        known = store.list(group)
+    except OSError:  # no such group yet
+        known = []
+    if f"{name}.yaml" not in known:
+        store.store(group=group, name=name, node=node, package=package)
+
+
+def _register_resolver(name: str, resolver: Callable[..., str], *, use_cache: bool = False) -> None:
+    old = OmegaConf.register_new_resolver  # from 2.4 on it warns, and its old name is the new one
+    new: Callable[..., None] = OmegaConf.register_resolver
+    register = new if "use_cache" in signature(new).parameters else old
+    register(name, resolver, replace=True, use_cache=use_cache)
+
+
 def sweep_dir_name(overrides: list[str]) -> str:
     """Return the name of a sweep's folder, see `sweep_name`."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    parsed = OverridesParser.create().parse_overrides(overrides)
     swept = {o.get_key_element(): None for o in parsed if o.is_sweep_override()}
     fixed = {o.get_key_element(): o for o in parsed if not o.is_sweep_override()}
     return sweep_name(swept | {key: o.get_value_element_as_str() for key, o in fixed.items()})
@@ -202,7 +228,7 @@ def compose_run(overrides: list[str]) -> RunConfig:
     """
     register()
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(conf_dir()), **COMPOSING):
             return convert(compose("config", overrides=overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
@@ -268,7 +294,7 @@ def _store_environments_without_yaml() -> None:
     for group, entry_points in _GROUPS.items():
         for name in available(entry_points):
             if name not in shipped and not (conf_dir() / group / f"{name}.yaml").is_file():
-                ConfigStore.instance().store(group=group, name=name, node={"name": name})
+                _store(group, name, {"name": name})
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

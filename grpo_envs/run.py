@@ -20,7 +20,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
-@hydra.main(version_base="1.3", config_path=str(plugins.conf_dir()), config_name="config")
+@hydra.main(config_path=str(plugins.conf_dir()), config_name="config", **config.RUNNING)
 def _hydra_main(cfg: DictConfig) -> float | None:
     if job.in_sweep():
         return job.run_in_sweep(cfg)  # raises no SystemExit: it would end the whole sweep
