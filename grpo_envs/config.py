@@ -39,7 +39,7 @@ COMPOSING = {"version_base": "1.3"} if _OLD_HYDRA else {}
 """What Hydra 1.3 wants to be told and 1.4 does not."""
 _CALLED = ("grpo_envs.*", "hydra.*", "hydra_plugins.*", "logging.*", "sys.*")
 RUNNING: dict[str, Any] = COMPOSING if _OLD_HYDRA else {"execution_whitelist": _CALLED}
-"""The same of `@hydra.main`; from Hydra 1.4 on a configuration can call nothing else by its name."""
+"""The same of `@hydra.main`; from Hydra 1.4 on a configuration can call nothing else."""
 _GROUPS = {"env": ENVS, "agent": AGENTS}
 _DEVICES = ("auto", "cpu", "cuda")
 _PRECISIONS = ("auto", "fp32", "bf16")
