@@ -8,10 +8,10 @@ is: GRPO finds that out, and completions grow longer as it does.
 
 What leaves no such room (measured): wrong labels in the demonstrations, and short training alone.
 Run it again when a built-in environment changes its prompts. One that is added needs a cycle more:
-`--earlier FOLDER --behind 4` shows only what comes after the fourth.
+`--earlier FOLDER --behind 5` shows only what comes after the fifth.
 
 The file that is shipped was not made in one go: a model of the first two cycles, with a tokenizer
-of its own, was taken up by `adopt` and shown the third, and then the fourth.
+of its own, was taken up by `adopt` and shown the third, then the fourth, then the fifth.
 """
 
 from __future__ import annotations
@@ -96,6 +96,16 @@ CYCLES = (
         steps=1000,
         lr=2e-3,
         thinking_steps=450,
+    ),
+    # And what thinking wins there, later still.
+    Cycle(
+        environments=(
+            *("format", "math", "format", "code", "format", "countdown"),
+            *("format", "math", "format", "guess", "format", "calculator"),
+        ),
+        steps=1500,
+        lr=2e-3,
+        thinking_steps=1000,
     ),
 )
 
