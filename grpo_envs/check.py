@@ -8,7 +8,7 @@ import rich
 from rich.table import Table
 
 from grpo_envs import plugins
-from grpo_envs.config import compose_run
+from grpo_envs.composition import compose_run
 from grpo_envs.conformance import Finding, findings
 from grpo_envs.errors import GrpoEnvsError
 

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from grpo_envs import config
+from grpo_envs import composition, config
 from grpo_envs.environments import make_envs
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.files import shown
@@ -20,7 +20,7 @@ from grpo_envs.run_folder import RunFolder
 log = logging.getLogger(__name__)
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
-config.register()  # here: a launcher's worker process imports this module and no other of ours
+composition.register()  # here: a launcher's worker process imports this module and no other of ours
 
 
 class JobFailed(GrpoEnvsError):

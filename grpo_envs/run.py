@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from grpo_envs import config, job, plugins
+from grpo_envs import composition, config, job, plugins
 from grpo_envs.errors import GrpoEnvsError
 from grpo_envs.files import shown
 from grpo_envs.run_folder import RunFolder, failures
@@ -20,7 +20,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
-@hydra.main(config_path=str(plugins.conf_dir()), config_name="config", **config.RUNNING)
+@hydra.main(config_path=str(plugins.conf_dir()), config_name="config", **composition.RUNNING)
 def _hydra_main(cfg: DictConfig) -> float | None:
     if job.in_sweep():
         return job.run_in_sweep(cfg)  # raises no SystemExit: it would end the whole sweep

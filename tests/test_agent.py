@@ -27,7 +27,7 @@ from grpo_agent.config import (
 from grpo_agent.losses import LossInputs
 from grpo_agent.policy import Policy
 from grpo_agent.sampler import Decoding, sample
-from grpo_envs.config import compose_run
+from grpo_envs.composition import compose_run
 from grpo_envs.plugins import conf_dir
 from grpo_envs.types import Completion, Group, Reward
 from tests.oracle import OracleLoss, oracle_advantages, oracle_loss

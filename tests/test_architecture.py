@@ -25,7 +25,16 @@ FLOORS = [
         *("data", "hub", "graders", "sandbox"),
     ],
     [*(p.parent.name for p in (ROOT / "envs").glob("*/__init__.py")), "grpo_agent"],
-    ["run_folder", "config", "environments", "loggers", "checkpoint", "watch", "trainer"],
+    [
+        "run_folder",
+        "config",
+        "composition",
+        "environments",
+        "loggers",
+        "checkpoint",
+        "watch",
+        "trainer",
+    ],
     ["build", "job", "run", "check", "plot", "sweep_report"],
 ]
 # Third-party packages that only these areas may import.
@@ -34,8 +43,8 @@ HEAVY = {
     "transformers": {"grpo_agent", "build"},
     "accelerate": {"grpo_agent", "build"},
     "peft": {"grpo_agent"},
-    "hydra": {"config", "job", "run"},
-    "omegaconf": {"config", "job", "run"},
+    "hydra": {"config", "composition", "job", "run"},
+    "omegaconf": {"config", "composition", "job", "run"},
     "datasets": {"data"},
     "matplotlib": {"plot", "sweep_report"},
     "plotly": {"sweep_report"},

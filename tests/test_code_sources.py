@@ -14,7 +14,7 @@ import pytest
 import grpo_envs
 from grpo_env_code import CodeEnv, codeio
 from grpo_env_code.codeio import CodeIOEnv
-from grpo_envs.config import compose_run
+from grpo_envs.composition import compose_run
 from grpo_envs.conformance import findings
 from grpo_envs.errors import ConfigError, ContractBroken, DatasetError
 from grpo_envs.graders.code import CodeTests, program_of

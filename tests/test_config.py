@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from grpo_envs.config import RunConfig, compose_run, register, sweep_dir_name
+from grpo_envs.composition import compose_run, register, sweep_dir_name
+from grpo_envs.config import RunConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.plugins import conf_dir
 

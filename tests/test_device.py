@@ -29,7 +29,7 @@ from grpo_agent.rollout import Rollout
 from grpo_agent.sampler import Decoding, sample
 from grpo_agent.shaping import kl_penalty, overlong_penalty
 from grpo_envs.build import build
-from grpo_envs.config import compose_run
+from grpo_envs.composition import compose_run
 from grpo_envs.environments import make_envs
 from grpo_envs.timing import Timer
 from grpo_envs.types import Completion, Group, Reward

@@ -11,7 +11,7 @@ from statistics import fmean
 import pytest
 
 from grpo_envs.build import build
-from grpo_envs.config import compose_run
+from grpo_envs.composition import compose_run
 from grpo_envs.environments import make_envs
 from grpo_envs.seeding import rng_for
 from grpo_envs.timing import Timer

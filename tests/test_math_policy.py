@@ -14,7 +14,7 @@ import pytest
 
 import grpo_envs
 from grpo_env_math import MathEnv
-from grpo_envs.config import compose_run
+from grpo_envs.composition import compose_run
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.graders.math import (
     DEFAULT,

@@ -13,7 +13,7 @@ import pytest
 import grpo_envs
 from grpo_env_math import MathEnv
 from grpo_env_math.gsm_symbolic import GsmSymbolicEnv, templates
-from grpo_envs.config import compose_run
+from grpo_envs.composition import compose_run
 from grpo_envs.errors import ConfigError, DatasetError
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Problem

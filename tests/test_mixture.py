@@ -14,7 +14,7 @@ from grpo_env_mixture.ladder import Ladder
 from grpo_env_mixture.schedule import CYCLE, Schedule
 from grpo_envs import GroupVectorEnv, Problem, Reward
 from grpo_envs.build import build
-from grpo_envs.config import compose_run
+from grpo_envs.composition import compose_run
 from grpo_envs.environments import make_envs
 from grpo_envs.errors import GrpoEnvsError
 from grpo_envs.metrics import eval_metrics, group_metrics

@@ -29,7 +29,7 @@ from grpo_agent.models import TINY, adapt
 from grpo_agent.policy import Policy, require_plain_head
 from grpo_agent.sampler import Decoding, sample
 from grpo_envs.build import build
-from grpo_envs.config import compose_run
+from grpo_envs.composition import compose_run
 from grpo_envs.environments import make_envs
 from grpo_envs.errors import ConfigError
 from grpo_envs.types import Completion, Group, Reward

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_envs.config import compose_run
+from grpo_envs.composition import compose_run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

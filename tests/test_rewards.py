@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import grpo_envs
-from grpo_envs.config import compose_run
+from grpo_envs.composition import compose_run
 from grpo_envs.errors import ConfigError, ContractBroken
 from grpo_envs.metrics import group_metrics
 from grpo_envs.reward_functions import length, repetition

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_envs.config import compose_run
+from grpo_envs.composition import compose_run
 from grpo_envs.errors import ConfigError
 from grpo_envs.run_folder import RunFolder, failures, job_name, sweep_name
 

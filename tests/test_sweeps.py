@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from grpo_envs.config import compose_run
+from grpo_envs.composition import compose_run
 from grpo_envs.errors import ConfigError
 from grpo_envs.run_folder import RunFolder, job_name
 from grpo_envs.sweep_report import main, ranked, read_jobs, report, table_of

@@ -17,7 +17,8 @@ import grpo_envs
 from grpo_agent.models import TINY, load_policy
 from grpo_envs.build import build
 from grpo_envs.checkpoint import Checkpoints
-from grpo_envs.config import RunConfig, compose_run
+from grpo_envs.composition import compose_run
+from grpo_envs.config import RunConfig
 from grpo_envs.environments import make_envs
 from grpo_envs.errors import ConfigError
 from grpo_envs.timing import Timer

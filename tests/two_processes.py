@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig, SamplerConfig
-from grpo_envs.config import compose_run
+from grpo_envs.composition import compose_run
 from tests.conftest import make_random_policy
 from tests.test_agent import PRESETS, groups
 

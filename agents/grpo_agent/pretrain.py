@@ -212,9 +212,8 @@ def loss_of(policy: Policy, rows: Sequence[tuple[list[int], list[int]]]) -> Tens
 
 def fit(policy: Policy, envs: Mapping[str, TextEnv], cycle: Cycle, *, start: int) -> None:
     """Train through one cycle, on demonstrations number `start` and after."""
-    optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=cycle.lr, weight_decay=0.01, betas=(0.9, 0.98)
-    )
+    weights = policy.parameters()
+    optimizer = torch.optim.AdamW(weights, lr=cycle.lr, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=cycle.lr, total_steps=cycle.steps, pct_start=0.1
     )
@@ -235,8 +234,7 @@ def fit(policy: Policy, envs: Mapping[str, TextEnv], cycle: Cycle, *, start: int
         schedule.step()
         optimizer.zero_grad()
         if (step + 1) % 100 == 0 or step + 1 == cycle.steps:
-            told = f"step {step + 1}/{cycle.steps}  nats per character {loss:.4f}"
-            print(told, flush=True)
+            print(f"step {step + 1}/{cycle.steps}  nats per character {loss:.4f}", flush=True)
 
 
 @torch.no_grad()

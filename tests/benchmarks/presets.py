@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
-from grpo_envs.config import compose_run, flat
+from grpo_envs.composition import compose_run
+from grpo_envs.config import flat
 from grpo_envs.plot import read_jsonl
 
 PRESETS = ("grpo", "dr_grpo", "dapo", "gspo", "rloo", "cispo", "reinforce_pp", "sapo")
