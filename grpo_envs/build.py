@@ -21,8 +21,7 @@ from grpo_envs.config import RunConfig, TrainerConfig
 from grpo_envs.env import TextEnv
 from grpo_envs.environments import Envs
 from grpo_envs.errors import ConfigError
-from grpo_envs.installed import AGENTS, load
-from grpo_envs.loggers import LOGGERS
+from grpo_envs.installed import AGENTS, LOGGERS, load
 from grpo_envs.trainer import Trainer
 from grpo_envs.vector import GroupVectorEnv
 
@@ -70,7 +69,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
         eval_rollout=Rollout(envs.held_out, policy, greedy, cfg.seed, accelerator.autocast),
         parts=envs.train.env.own_weights,
         eval_problems=envs.problems,
-        loggers=[LOGGERS[name](out, cfg.trainer.steps, done) for name in cfg.logger.names],
+        loggers=[load(LOGGERS, name)(out, cfg.trainer.steps, done) for name in cfg.logger.names],
         checkpoints=Checkpoints(out),
         decisive=cfg.decisive(),
         group_size=cfg.agent.group_size,

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -21,11 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grpo_agent.config import GrpoConfig, ModelConfig, SamplerConfig
 from grpo_envs.config import LoggerConfig, RunConfig, TrainerConfig, convert, explain
-from grpo_envs.installed import AGENTS, ENVS, available
+from grpo_envs.installed import AGENTS, CONF, ENVS, available
 from grpo_envs.plugins import conf_dir
 from grpo_envs.run_folder import job_name, sweep_name
 
-CONF = "grpo_envs.conf"
 _OLD_HYDRA = hydra.__version__.startswith("1.3")
 COMPOSING = {"version_base": "1.3"} if _OLD_HYDRA else {}
 """What Hydra 1.3 wants to be told and 1.4 does not."""
@@ -103,21 +103,30 @@ class PluginConf(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append what can be found; warn of what cannot."""
         for name, ep in available(CONF).items():
-            try:
-                found = find_spec(ep.value) is not None
-            except ImportError:
-                found = False
-            if found:
+            folder = _folder_of(ep.value)
+            if isinstance(folder, Path):
                 search_path.append(provider=name, path=f"pkg://{ep.value}")
             else:
-                text = f"plugin {name!r}: no package {ep.value!r}; its options are left out"
+                text = f"{CONF}: {name!r} ({ep.value}) is left out: {folder}"
                 warnings.warn(text, stacklevel=2)
+
+
+def _folder_of(package: str) -> Path | str:
+    """Return the folder of a package with YAML, or why there is none. Imports its parents."""
+    try:
+        spec = find_spec(package)
+    except Exception as error:  # noqa: BLE001 - anything can go wrong in somebody else's import
+        return f"{type(error).__name__}: {error}"
+    if spec is None or not spec.submodule_search_locations:
+        return "there is no such package"
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _store_environments_without_yaml() -> None:
     """Give `env=<name>` to a package that has an entry point and no YAML of its own."""
-    shipped = set(available(CONF))
+    found = [_folder_of(ep.value) for ep in available(CONF).values()]
+    folders = [conf_dir(), *(folder for folder in found if isinstance(folder, Path))]
     for group, entry_points in _GROUPS.items():
         for name in available(entry_points):
-            if name not in shipped and not (conf_dir() / group / f"{name}.yaml").is_file():
+            if not any((folder / group / f"{name}.yaml").is_file() for folder in folders):
                 _store(group, name, {"name": name})

@@ -17,7 +17,7 @@ from omegaconf.errors import (
 
 from grpo_agent.config import ModelConfig, SamplerConfig
 from grpo_envs.errors import ConfigError, nearest, require, require_one_of
-from grpo_envs.loggers import LOGGERS
+from grpo_envs.installed import LOGGERS, available
 
 _DEVICES = ("auto", "cpu", "cuda")
 _PRECISIONS = ("auto", "fp32", "bf16")
@@ -69,13 +69,13 @@ class TrainerConfig:
 class LoggerConfig:
     """Where metrics go."""
 
-    names: list[str] = field(default_factory=lambda: list(LOGGERS))
-    """Some of console, jsonl, tensorboard."""
+    names: list[str] = field(default_factory=lambda: ["console", "jsonl", "tensorboard"])
+    """These, or what installed packages bring."""
 
     def __post_init__(self) -> None:
         """Check names."""
         for name in self.names:
-            require_one_of("logger.names", name, LOGGERS)
+            require_one_of("logger.names", name, available(LOGGERS))
 
 
 @dataclass(kw_only=True, slots=True)

@@ -10,6 +10,8 @@ from grpo_envs.errors import PluginError, UnknownName, nearest, unknown
 ENVS = "grpo_envs.envs"
 AGENTS = "grpo_envs.agents"
 REWARDS = "grpo_envs.rewards"
+LOGGERS = "grpo_envs.loggers"
+CONF = "grpo_envs.conf"
 
 
 def available(group: str) -> dict[str, EntryPoint]:

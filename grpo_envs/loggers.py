@@ -1,4 +1,4 @@
-"""Where metrics go: the console, JSON lines, TensorBoard. One class and one table entry each."""
+"""Where metrics go: the console, JSON lines, TensorBoard. One class and one entry point each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ _PLAIN_LINES = 20
 
 
 class Logger(Protocol):
-    """What a logger does with a run."""
+    """What a logger does with a run.
+
+    A package brings one through an entry point of the group `grpo_envs.loggers`: a class that is
+    made with the run's folder, its number of steps, and how many of them are done already.
+    """
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take the metrics of a training step (1 is the first)."""
@@ -179,11 +183,6 @@ class TensorBoardLogger:
         self._writer.close()
 
 
-LOGGERS: dict[str, type[ConsoleLogger] | type[JsonlLogger] | type[TensorBoardLogger]] = {
-    "console": ConsoleLogger,
-    "jsonl": JsonlLogger,
-    "tensorboard": TensorBoardLogger,
-}
 _JSONL = ("metrics", "completions", "eval")
 
 

@@ -35,7 +35,7 @@ FLOORS = [
         "watch",
         "trainer",
     ],
-    ["build", "job", "run", "check", "plot", "sweep_report"],
+    ["build", "job", "run", "check", "plot", "sweep_report", "new_env"],
 ]
 # Third-party packages that only these areas may import.
 HEAVY = {

@@ -1,0 +1,236 @@
+"""Somebody else's packages, installed by pip beside ours: found by name, everywhere.
+
+They are in `third_party/`, as their authors would write them. Ours is installed the same way: from
+a wheel, or editable. `new_env` writes one more, whose tests are run as they are.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+THEIRS = [ROOT / "tests" / "third_party" / name for name in ("acme", "bare", "rival", "broken")]
+SMALL = [
+    *("trainer=smoke", "trainer.eval_problems=4", "agent.group_size=2"),
+    *("sampler.max_new_tokens=8", "logger.names=[jsonl]"),
+]
+WARNING = "grpo_envs.conf: 'cracked' (acme_broken.conf) is left out: OSError: no licence file"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A virtual environment of its own, and a folder to work in."""
+
+    bin: Path
+    cwd: Path
+
+    def run(
+        self, *args: str, cwd: Path | None = None, variables: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        own = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+        return subprocess.run(
+            [str(self.bin / args[0]), *args[1:]],
+            cwd=cwd or self.cwd,
+            env={**own, "OMP_NUM_THREADS": "1", **(variables or {})},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    def grpo(self, *args: str) -> tuple[str, str]:
+        done = self.run("python", "-m", *args)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, done.stderr
+
+    def refused(self, *args: str) -> str:
+        done = self.run("python", "-m", "grpo_envs.run", *args)
+        assert done.returncode == 1, done.stdout
+        return done.stderr.splitlines()[-1]
+
+
+def wheels(sources: Sequence[Path], out: Path) -> list[str]:
+    for source in sources:
+        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
+        subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=120)
+    return [str(wheel) for wheel in out.glob("*.whl")]
+
+
+def made(folder: Path, *, editable: bool) -> Place:
+    """A fresh virtual environment with ours, theirs, and one that `new_env` writes."""
+    python = folder / "venv" / "bin" / "python"
+    venv.create(folder / "venv", with_pip=False, symlinks=True)
+    (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    base = next(path for path in sys.path if path.endswith("site-packages"))
+    (site / "base.pth").write_text(base)  # torch and the like, not the editable install of ours
+    place = Place(python.parent, folder / "work")
+    place.cwd.mkdir()
+    write = [sys.executable, "-m", "grpo_envs.new_env", "sort_letters", "--out", str(folder)]
+    subprocess.run(write, check=True, capture_output=True, timeout=60)
+    sources = [ROOT, *THEIRS, folder / "grpo-env-sort-letters"]
+    if editable:
+        what = [word for source in sources for word in ("-e", str(source))]
+    else:
+        what = wheels(sources, folder / "dist")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
+    subprocess.run([*pip, *options, *what], check=True, timeout=240)
+    return place
+
+
+@pytest.fixture(
+    scope="module",
+    params=["wheel", pytest.param("editable", marks=pytest.mark.slow)],
+)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp(request.param)
+    return made(folder, editable=request.param == "editable")
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def test_they_are_installed_as_said(place: Place) -> None:
+    code = "import grpo_envs, acme_tasks; print(grpo_envs.__file__); print(acme_tasks.__file__)"
+    paths = place.run("python", "-c", code).stdout.split()
+    editable = "editable" in str(place.cwd)
+    below = [Path(path).is_relative_to(place.cwd.parent / "venv") for path in paths]
+    assert below == [not editable] * 2
+
+
+def test_a_run_takes_environment_options_reward_and_logger(place: Place) -> None:
+    _, err = place.grpo(
+        *("grpo_envs.run", "env=shout", "agent=acme", *SMALL, "hydra.run.dir=all"),
+        *("env.rewards={correct: 1.0, acme_vowels: {weight: 0.5, of: xyz}}",),
+        "logger.names=[jsonl,acme_lines]",
+    )
+    assert [line for line in err.splitlines() if "Warning" in line] == [
+        line for line in err.splitlines() if WARNING in line
+    ]
+    assert WARNING in err
+    out = place.cwd / "all"
+    config = json.loads((out / "config.json").read_text())["config"]
+    assert (config["env.loud"], config["agent.loss.beta"]) == (2, 0.0)
+    assert '"reward/acme_vowels"' in lines(out / "metrics.jsonl")[0]
+    assert "Shout" in lines(out / "completions.jsonl")[0]
+    assert [line.rpartition(" ")[0] for line in lines(out / "lines.txt")] == [
+        "after 0 accuracy",
+        *("1/2 reward", "1/2 completions", "2/2 reward", "2/2 completions"),
+        "after 2 accuracy",
+    ]
+
+
+def test_check_finds_them_sound(place: Place) -> None:
+    for overrides in (["env=shout"], ["env=whisper", "env.gap=+"]):
+        told, _ = place.grpo("grpo_envs.check", *overrides)
+        assert "13 of 13" in told
+
+
+def test_gymnasium_makes_them(place: Place) -> None:
+    code = """
+import gymnasium, json, sys, grpo_envs
+early = [name for name in sys.modules if name.startswith("acme")]
+made = gymnasium.make("grpo_envs/shout-v0", split="eval", loud=1)
+vector = gymnasium.make_vec("grpo_envs/whisper-v0", num_envs=4, group_size=2, gap="/",
+    vectorization_mode="vector_entry_point")
+prompts = vector.reset(seed=[3, 4])[0]
+other = grpo_envs.make("shout", split="eval", loud=1).reset(seed=3)[0]
+print(json.dumps([early, made.reset(seed=3)[0], other, prompts]))
+"""
+    done = place.run("python", "-W", "error", "-c", code)
+    assert done.returncode == 0, done.stderr
+    early, made, other, prompts = json.loads(done.stdout)
+    assert early == []
+    assert made == other
+    assert made.endswith(", 1 times !")
+    assert prompts[0] == prompts[1] != prompts[2] == prompts[3]
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "basic",
+        pytest.param("joblib", marks=pytest.mark.slow),
+        pytest.param("submitit_local", marks=pytest.mark.slow),
+    ],
+)
+def test_a_sweep_takes_them_beside_ours(place: Place, launcher: str) -> None:
+    args = ["env=math,shout,whisper", *SMALL, "agent=acme", "logger.names=[jsonl,acme_lines]"]
+    _, err = place.grpo(
+        *("grpo_envs.run", "-m", *args, f"hydra/launcher={launcher}"),
+        f"hydra.sweep.dir={launcher}",
+    )
+    assert WARNING in err
+    for env in ("math", "shout", "whisper"):
+        (done,) = (place.cwd / launcher).glob(f"*env-{env}_*/done.json")
+        assert json.loads(done.read_text())["steps"] == 2
+        assert len(lines(done.with_name("lines.txt"))) == 6
+
+
+@pytest.mark.slow
+def test_an_experiment_of_theirs_is_a_sweep(place: Place) -> None:
+    place.grpo("grpo_envs.run", "experiment=acme", *SMALL, "hydra.sweep.dir=theirs")
+    assert len(list((place.cwd / "theirs").glob("*/done.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        pytest.param(["env=shoot"], "whisper. Did you mean 'shout'?", id="an environment"),
+        pytest.param(["agent=acne"], "Did you mean 'acme'?", id="an option"),
+        pytest.param(["logger.names=[acme_line]"], "Did you mean 'acme_lines'?", id="a logger"),
+        pytest.param(
+            ["env=whisper", "env.gab=x"],
+            "no env.gab. Allowed: env.split, env.gap, env.rewards. Did you mean 'gap'?",
+            id="a keyword of an environment without YAML",
+        ),
+        pytest.param(["env.rewards={acme_vowel: 1}"], "Did you mean 'acme_vowels'?", id="a reward"),
+        pytest.param(
+            ["env=claimed"],
+            "grpo_envs.envs: several packages claim 'claimed': acme_bare:WhisperEnv, "
+            "acme_rival:ClaimedEnv.",
+            id="a name that two claim",
+        ),
+        pytest.param(
+            ["env=cracked"],
+            "grpo_envs.envs: 'cracked' (acme_broken:CrackedEnv) cannot be loaded: "
+            "OSError: no licence file",
+            id="a broken package that is asked for",
+        ),
+    ],
+)
+def test_a_mistake_is_told_with_their_names(place: Place, overrides: list[str], said: str) -> None:
+    line = place.refused(*overrides)
+    assert line.startswith("grpo_envs: ")
+    assert line.endswith(said), line
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("grpo-envs env=", {"env=math", "env=shout", "env=whisper", "env=sort_letters"}),
+        ("grpo-envs agent=a", {"agent=acme"}),
+        ("grpo-envs experiment=a", {"experiment=acme"}),
+    ],
+)
+def test_the_shell_completes_their_names(place: Place, typed: str, offered: set[str]) -> None:
+    done = place.run("grpo-envs", "-sc", "query=bash", variables={"COMP_LINE": typed})
+    assert done.returncode == 0, done.stderr
+    assert offered <= set(done.stdout.split())
+
+
+def test_what_new_env_writes_passes_its_own_tests(place: Place) -> None:
+    folder = place.cwd.parent / "grpo-env-sort-letters"
+    done = place.run("python", "-m", "pytest", "-q", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "10 passed" in done.stdout
+    told, _ = place.grpo("grpo_envs.check", "env=sort_letters", "env.length=9")
+    assert "13 of 13" in told

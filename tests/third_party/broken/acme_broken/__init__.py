@@ -1,0 +1,3 @@
+"""Cannot be imported here."""
+
+raise OSError("no licence file")
