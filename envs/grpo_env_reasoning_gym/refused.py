@@ -1,6 +1,7 @@
 """What is known of single tasks of reasoning-gym: docs/reasoning_gym.md tells how it was found."""
 
 REFUSED: dict[str, str] = {
+    "coin_flip": "its grader pays for any beginning of the number, and 0 begins nine of ten",
     "game_of_life_halting": "its grader pays for any answer",
     "gsm_symbolic": "its grader takes the first number of any text, which pays for some copied "
     "questions (env=gsm_symbolic has the same questions)",
@@ -11,7 +12,7 @@ REFUSED: dict[str, str] = {
 """Tasks that break a promise of ours which nothing of ours can mend, and why."""
 NEIGHBOURS = frozenset(
     {
-        *("advanced_geometry", "coin_flip", "decimal_arithmetic", "number_format", "pool_matrix"),
+        *("advanced_geometry", "decimal_arithmetic", "number_format", "pool_matrix"),
         *("intermediate_integration", "rubiks_cube", "simple_integration"),
         *("fraction_simplification", "knights_knaves", "quantum_lock", "time_intervals"),
         *("power_function", "tower_of_hanoi"),
