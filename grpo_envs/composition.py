@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from grpo_agent.config import GrpoConfig, ModelConfig, SamplerConfig
@@ -32,7 +32,7 @@ COMPOSING = {"version_base": "1.3"} if _OLD_HYDRA else {}
 _CALLED = ("grpo_envs.*", "hydra.*", "hydra_plugins.*", "logging.*", "sys.*")
 RUNNING: dict[str, Any] = COMPOSING if _OLD_HYDRA else {"execution_whitelist": _CALLED}
 """The same of `@hydra.main`; from Hydra 1.4 on a configuration can call nothing else."""
-_GROUPS = {"env": ENVS, "agent": AGENTS}
+ENTRY_POINTS = {"env": ENVS, "agent": AGENTS}
 
 
 def register() -> None:
@@ -54,7 +54,7 @@ def register() -> None:
     _register_resolver("grpo_sweep", lambda told: sweep_dir_name(list(told)), use_cache=True)
     _register_resolver("grpo_run_dir", lambda old, new: old or new)
     Plugins.instance().register(PluginConf)
-    _store_environments_without_yaml()
+    _store_what_has_no_yaml()
 
 
 def _store(group: str, name: str, node: Any, package: str | None = None) -> None:
@@ -83,18 +83,27 @@ def sweep_dir_name(overrides: list[str]) -> str:
     return sweep_name(swept | {key: o.get_value_element_as_str() for key, o in fixed.items()})
 
 
-def compose_run(overrides: list[str]) -> RunConfig:
-    """Compose a run outside of `@hydra.main`: for commands that only look.
+def composed(overrides: list[str]) -> DictConfig:
+    """Compose a configuration outside of `@hydra.main`: for commands that only look.
 
     Raises:
-        ConfigError: one line, as in `convert`.
+        ConfigError: one line that names the key, the value and what is allowed.
     """
     register()
     try:
         with initialize_config_dir(str(conf_dir()), **COMPOSING):
-            return convert(compose("config", overrides=overrides))
+            return compose("config", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
+
+
+def compose_run(overrides: list[str]) -> RunConfig:
+    """Compose a run and convert it.
+
+    Raises:
+        ConfigError: one line that names the key, the value and what is allowed.
+    """
+    return convert(composed(overrides))
 
 
 class PluginConf(SearchPathPlugin):
@@ -122,11 +131,17 @@ def _folder_of(package: str) -> Path | str:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _store_environments_without_yaml() -> None:
-    """Give `env=<name>` to a package that has an entry point and no YAML of its own."""
+def yaml_folders() -> list[Path]:
+    """Return the folders with options: ours, then those of installed packages."""
     found = [_folder_of(ep.value) for ep in available(CONF).values()]
-    folders = [conf_dir(), *(folder for folder in found if isinstance(folder, Path))]
-    for group, entry_points in _GROUPS.items():
+    return [conf_dir(), *(folder for folder in found if isinstance(folder, Path))]
+
+
+def _store_what_has_no_yaml() -> None:
+    """Give `env=<name>` and `agent=<name>` to a package that has an entry point alone."""
+    folders = yaml_folders()
+    for group, entry_points in ENTRY_POINTS.items():
         for name in available(entry_points):
             if not any((folder / group / f"{name}.yaml").is_file() for folder in folders):
-                _store(group, name, {"name": name})
+                node = {"name": name} if group == "env" else GrpoConfig(name=name)
+                _store(group, name, node)

@@ -28,7 +28,8 @@ def make_envs(cfg: RunConfig) -> Envs:
     if "split" in keywords:
         raise ConfigError("env.split is set by the run: train to train on, eval to evaluate on.")
     size = cfg.agent.group_size
-    train = plugins.make_groups(name, cfg.trainer.prompts_per_step * size, size, **keywords)
+    members = cfg.trainer.prompts_per_step * size
+    train = GroupVectorEnv(plugins.make(name, **keywords), members, size)
     held_out = plugins.make(name, split="eval", **keywords)
     problems = cfg.trainer.eval_problems
     if held_out.rows is not None:

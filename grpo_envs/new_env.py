@@ -40,6 +40,9 @@ NAME_brief = "grpo_env_NAME.rewards:brief"
 [project.entry-points."grpo_envs.conf"]
 NAME = "grpo_env_NAME.conf"
 
+[tool.hatch.build]
+dev-mode-dirs = ["."]  # an editable install is a path: type checkers and editors follow it
+
 [tool.hatch.build.targets.wheel]
 packages = ["grpo_env_NAME"]
 

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from grpo_envs import composition, config, job, plugins
 from grpo_envs.errors import GrpoEnvsError
 from grpo_envs.files import shown
+from grpo_envs.help import help_text
 from grpo_envs.run_folder import RunFolder, failures
 
 INTERRUPTED = 130
@@ -34,6 +35,9 @@ def main() -> None:
     """Compose, train, and turn a mistake in the configuration into one line."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     started = time.time()
+    if {"-h", "--help"} & {*sys.argv}:
+        _print_help([word for word in sys.argv[1:] if not word.startswith("-")])
+        return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors to us instead of printing a page
     try:
         _hydra_main()
@@ -45,6 +49,14 @@ def main() -> None:
         if wants_traceback:
             raise
         sys.exit(f"grpo_envs: {config.explain(error)}")
+
+
+def _print_help(overrides: list[str]) -> None:
+    """Print the help: not through Hydra, which takes two seconds to list what ours does not use."""
+    try:
+        print(help_text(composition.composed(overrides)))
+    except GrpoEnvsError as error:
+        sys.exit(f"grpo_envs: {error}")
 
 
 def _told(failed: list[RunFolder]) -> str:

@@ -1,5 +1,8 @@
 """Composition, conversion, and one clear line for each mistake."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,3 +138,31 @@ _INDECISIVE = ("resume", "logger", "steps", "eval_every", "save_every", "device"
 def test_under_sixty_keys() -> None:
     """The contract's limit: a newcomer can read them all."""
     assert len(compose_run([]).decisive()) + len(_INDECISIVE) < 60
+
+
+@pytest.mark.slow
+def test_the_next_hydra_works(tmp_path: Path) -> None:
+    """A release candidate of Hydra 1.4, before ours on the path: no warning, one run, one sweep."""
+    wanted = [f"--target={tmp_path / 'site'}", "--quiet", "--pre", "hydra-core>=1.4.0rc0,<1.5"]
+    got = subprocess.run([sys.executable, "-m", "pip", "install", *wanted], check=False)
+    if got.returncode:
+        pytest.skip("Hydra 1.4 cannot be had here")
+    code = "import warnings; warnings.simplefilter('error'); from grpo_envs.run import main; main()"
+    small = ["trainer=smoke", "trainer.eval_problems=4", "agent.group_size=2", "logger=files"]
+    small += ["sampler.max_new_tokens=8", "hydra.sweep.dir=many"]
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    version = [sys.executable, "-c", "import hydra; print(hydra.__version__)"]
+    assert subprocess.check_output(version, env=variables, text=True).startswith("1.4.")
+    for args in (["env=math"], ["-m", "seed=0,1"], ["-m", "seed=2,3", "hydra/launcher=joblib"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *args, *small],
+            cwd=tmp_path,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr
+    assert len(list(tmp_path.glob("many/*/done.json"))) == 4

@@ -207,6 +207,7 @@ def test_resuming_what_does_not_exist(tmp_path: Path) -> None:
         (["agent.group_size=eight"], "agent.group_size=eight: Value 'eight'"),
         (["model.path=nowhere"], "model.path=nowhere: no such folder"),
         (["env.levle=2"], "no env.levle. Allowed: env.split, env.level"),
+        (["env.group_size=4"], "no env.group_size. Allowed: env.split, env.level"),
         (["env.dataset=empty.jsonl"], "env.dataset=empty.jsonl: the file is empty"),
         (["env.dataset=other.jsonl"], "no column 'prompt'."),
         (["trainer.device=cuda"], "trainer.device=cuda: no CUDA GPU here."),

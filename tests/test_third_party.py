@@ -163,7 +163,8 @@ print(json.dumps([early, made.reset(seed=3)[0], other, prompts]))
     ],
 )
 def test_a_sweep_takes_them_beside_ours(place: Place, launcher: str) -> None:
-    args = ["env=math,shout,whisper", *SMALL, "agent=acme", "logger.names=[jsonl,acme_lines]"]
+    agent = ["agent=acme_grpo", "agent.loss.beta=0.0"]
+    args = ["env=math,shout,whisper", *SMALL, *agent, "logger.names=[jsonl,acme_lines]"]
     _, err = place.grpo(
         *("grpo_envs.run", "-m", *args, f"hydra/launcher={launcher}"),
         f"hydra.sweep.dir={launcher}",
@@ -173,6 +174,7 @@ def test_a_sweep_takes_them_beside_ours(place: Place, launcher: str) -> None:
         (done,) = (place.cwd / launcher).glob(f"*env-{env}_*/done.json")
         assert json.loads(done.read_text())["steps"] == 2
         assert len(lines(done.with_name("lines.txt"))) == 6
+        assert '"acme/groups": 2.0' in lines(done.with_name("metrics.jsonl"))[0]
 
 
 @pytest.mark.slow

@@ -183,6 +183,7 @@ class GrpoConfig:
     warmup_steps: int = 5
     """Steps over which the learning rate rises linearly from 0."""
     weight_decay: float = 0.0
+    """AdamW's: each step takes lr * weight_decay of a weight away."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this L2 norm."""
     epochs: int = 1

@@ -1,0 +1,160 @@
+"""What `--help` says: the options of each group, the keys that matter, and those of `env`.
+
+An option is told by the first line of its YAML, a key by the text below its field in the dataclass.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from itertools import takewhile
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from grpo_agent.config import GrpoConfig, LoraConfig, LossConfig, ModelConfig, SamplerConfig
+from grpo_envs.composition import ENTRY_POINTS, yaml_folders
+from grpo_envs.config import LoggerConfig, RunConfig, TrainerConfig
+from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.installed import ENVS, available, load
+
+WIDTH = 100
+GROUPS = ("env", "model", "agent", "sampler", "trainer", "logger", "experiment")
+_SECTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "model.": (ModelConfig, ("size", "path")),
+    "model.lora.": (LoraConfig, ("rank",)),
+    "agent.": (GrpoConfig, ("group_size", "lr", "epochs", "minibatches", "micro_batch_tokens")),
+    "agent.loss.": (LossConfig, ("beta", "clip_low", "clip_high")),
+    "sampler.": (SamplerConfig, ("temperature", "max_new_tokens")),
+    "trainer.": (
+        TrainerConfig,
+        (
+            *("steps", "prompts_per_step", "eval_every", "eval_problems", "save_every"),
+            *("device", "precision", "objective"),
+        ),
+    ),
+    "logger.": (LoggerConfig, ("names",)),
+    "": (RunConfig, ("seed", "resume")),
+}
+KEYS = tuple(prefix + name for prefix, (_, names) in _SECTIONS.items() for name in names)
+"""The keys that matter; `--cfg job` shows them all."""
+_HEAD = """\
+Train a language model with GRPO on a Gymnasium text environment.
+
+  python -m grpo_envs.run env=math model=qwen             train: minutes, with the bundled model
+  python -m grpo_envs.run env=code env.level=2 seed=1     another environment, and a key of it
+  python -m grpo_envs.run -m env=math,code seed=0,1,2     a sweep: six runs, one after the other
+  python -m grpo_envs.run env=code --help                 the keys of env=code
+  python -m grpo_envs.run env=code --cfg job              every key and its value, as YAML
+  python -m grpo_envs.check env=code                      is the environment sound?
+
+`grpo-envs` stands for `python -m grpo_envs.run`; eval "$(grpo-envs -sc install=bash)" completes it.
+A run leaves its metrics, answers and checkpoints in outputs/<env>/<time>, a sweep in multirun/.
+"""
+
+
+def help_text(cfg: DictConfig) -> str:
+    """Return the help, with the values of a composed configuration."""
+    tree: Any = OmegaConf.to_container(cfg, resolve=False)
+    parts = [_HEAD.rstrip(), "== Options (group=option) =="]
+    for group in GROUPS:
+        options = options_of(group)
+        parts.append(f"{group}=\n" + "\n".join(_row(*option, at=18) for option in options.items()))
+    parts.append("== Keys (key=value), and what they are now ==")
+    parts.append("\n".join(_row(f"{k}={_value(tree, k)}", text) for k, text in keys().items()))
+    name = str(tree["env"].get("name"))
+    parts.append(f"== Keys of env={name} ==")
+    parts.append("\n".join(_environment(name, tree["env"])))
+    return "\n\n".join(parts)
+
+
+def options_of(group: str) -> dict[str, str]:
+    """Return the options of a group with a line on each, those of installed packages among them."""
+    found = {
+        path.stem: path.read_text(encoding="utf-8")
+        for folder in reversed(yaml_folders())  # ours come first, as Hydra has it
+        for path in folder.glob(f"{group}/*.yaml")
+    }
+    told = {name: _first_comment(text) for name, text in found.items()}
+    for name, ep in available(ENTRY_POINTS[group]).items() if group in ENTRY_POINTS else ():
+        told.setdefault(name, f"({ep.value})")
+    return dict(sorted(told.items()))
+
+
+def _first_comment(text: str) -> str:
+    """Return the first sentence of a YAML file's comments."""
+    lines = [line for line in text.splitlines() if not line.startswith("# @package")]
+    comment = " ".join(line[1:].strip() for line in takewhile(lambda x: x.startswith("#"), lines))
+    return re.split(r"(?<!Dr\.)(?<=[.?!])\s", comment)[0]
+
+
+def keys() -> dict[str, str]:
+    """Return what each of KEYS is."""
+    docs: dict[str, str] = {}
+    for prefix, (owner, names) in _SECTIONS.items():
+        told = field_docs(owner)
+        docs |= {prefix + name: told[name] for name in names}
+    return docs
+
+
+def field_docs(owner: type) -> dict[str, str]:
+    """Return the text below each field of a dataclass."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+    assert isinstance(definition, ast.ClassDef)
+    docs = {}
+    for field, below in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+            assert isinstance(field.target, ast.Name)
+            assert isinstance(below.value, ast.Constant)
+            docs[field.target.id] = " ".join(str(below.value.value).split())
+    return docs
+
+
+def _environment(name: str, given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a row for each keyword of an environment's constructor."""
+    try:
+        target = load(ENVS, name)
+    except GrpoEnvsError as error:
+        yield f"  {error}"
+        return
+    told = _argument_docs(inspect.getdoc(target.__init__) or "")
+    for key, parameter in inspect.signature(target).parameters.items():
+        if key not in ("split", "render_mode") and parameter.kind is not parameter.VAR_KEYWORD:
+            default = None if parameter.default is parameter.empty else parameter.default
+            yield _row(f"env.{key}={_shown(given.get(key, default))}", told.get(key, ""))
+
+
+def _argument_docs(doc: str) -> dict[str, str]:
+    """Return the `Args:` of a Google-style docstring."""
+    section = re.search(r"^Args:\n((?: +.*\n?|\n)*)", doc, flags=re.MULTILINE)
+    if section is None:
+        return {}
+    entries = re.findall(r"^    (\w+): ((?:.*\n?)(?:^ {5,}.*\n?)*)", section[1], flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _value(tree: Mapping[str, Any], key: str) -> str:
+    node: Any = tree
+    for name in key.split("."):
+        node = node[name]
+    return _shown(node)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is written in an override."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_shown, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
+def _row(left: str, text: str, at: int = 34) -> str:
+    """Return two columns: a name and what it is, wrapped; the second begins at `at`."""
+    indent = " " * at
+    start = f"  {left}".ljust(at) if len(left) < at - 3 else f"  {left}\n{indent}"
+    filled = textwrap.wrap(text, WIDTH - at, break_on_hyphens=False) or [""]
+    return (start + f"\n{indent}".join(filled)).rstrip()
