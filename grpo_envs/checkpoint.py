@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from grpo_envs.errors import ConfigError
 from grpo_envs.files import fsync, shown, write_atomically
 from grpo_envs.run_folder import differences
@@ -38,6 +36,8 @@ class Checkpoints:
             state: Tensors, numbers and containers of them.
             config: The decisive keys, compared on resume; must be JSON.
         """
+        import torch  # as in `load`
+
         final = self.folder / f"step_{step:06d}"
         temporary = self.folder / f".{final.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -55,23 +55,32 @@ class Checkpoints:
         fsync(self.folder)
         return final
 
-    def load(self, config: Mapping[str, Any]) -> tuple[int, Path, dict[str, Any]]:
-        """Return step, folder and state of the last checkpoint.
+    def require(self, config: Mapping[str, Any]) -> int:
+        """Return the step of the last checkpoint. Loads nothing: a mistake is told within a second.
 
         Raises:
             ConfigError: there is none, or it comes from another configuration; the message names
                 the keys that differ.
         """
-        last = self.last
-        if not (last / _META).is_file():
+        if not (self.last / _META).is_file():
             raise ConfigError(f"resume={shown(self.folder.parent)}: no checkpoint in it.")
-        meta = json.loads((last / _META).read_text(encoding="utf-8"))
-        saved = meta["config"]
-        told = differences(saved, config)
+        meta = json.loads((self.last / _META).read_text(encoding="utf-8"))
+        told = differences(meta["config"], config)
         if told:
             raise ConfigError(f"resume={shown(self.folder.parent)}: another configuration: {told}.")
-        state = torch.load(last / _STATE, weights_only=True, map_location="cpu")
-        return int(meta["step"]), last.resolve(), state
+        return int(meta["step"])
+
+    def load(self, config: Mapping[str, Any]) -> tuple[int, Path, dict[str, Any]]:
+        """Return step, folder and state of the last checkpoint.
+
+        Raises:
+            ConfigError: as in `require`.
+        """
+        import torch  # not at the top: who only asks need not wait for it
+
+        step = self.require(config)
+        state = torch.load(self.last / _STATE, weights_only=True, map_location="cpu")
+        return step, self.last.resolve(), state
 
     def _point_last_to(self, final: Path) -> None:
         link = self.folder / ".last.tmp"

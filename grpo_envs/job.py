@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from grpo_envs import composition, config
+from grpo_envs.checkpoint import Checkpoints
 from grpo_envs.environments import make_envs
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.files import shown
@@ -51,6 +52,8 @@ def run(cfg: DictConfig) -> float | None:
             path = shown(folder.path)
             raise ConfigError(f"{path} holds a run that was cut off. Add resume={path} to go on.")
         run = replace(run, resume=str(folder.path))
+    if run.resume is not None:
+        Checkpoints(folder.path).require(run.decisive())
     return _train(run, folder)
 
 

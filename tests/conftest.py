@@ -21,6 +21,16 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # in the programs that tests start
 
 
+collect_ignore = ["third_party"]  # packages that test_third_party.py installs
+_FIRST = ("run", "sweeps", "conformance", "math_workers", "third_party", "processes", "learning")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that none of them is left over for one core."""
+    order = {f"test_{name}": place for place, name in enumerate(_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.fixture
 def tiny() -> Policy:
     """The bundled model: greedy answers, real rewards."""

@@ -29,6 +29,7 @@ FLOORS = [
         "run_folder",
         "config",
         "composition",
+        "help",
         "environments",
         "loggers",
         "checkpoint",

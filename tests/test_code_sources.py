@@ -325,10 +325,6 @@ def code_io() -> CodeIOEnv:
     return CodeIOEnv()
 
 
-def test_codeio_keeps_every_promise(code_io: CodeIOEnv) -> None:
-    grpo_envs.check_env(code_io, problems=6)
-
-
 def test_references_pass_and_nothing_does_not(code_io: CodeIOEnv) -> None:
     problems = list({p.prompt: p for p in map(code_io.problem, range(60))}.values())
     assert passed(code_io, problems, [p.solution for p in problems]) == [1] * len(problems)

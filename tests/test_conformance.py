@@ -21,6 +21,9 @@ from grpo_envs.installed import ENVS, available
 from grpo_envs.seeding import split_of
 
 NAMES = sorted(available(ENVS))
+SLOW = {("codeio", "ansi")}
+"""Seconds each, and a render mode changes nothing of what they show with the other."""
+MADE = [(name, mode) for name in NAMES for mode in (None, "ansi") if (name, mode) not in SLOW]
 KEYWORDS = {"gym": {"id": "tests.text_games:text_games/Reverse-v0"}}
 """What an environment must be told that nothing can be the default of."""
 
@@ -32,16 +35,14 @@ def test_there_are_environments() -> None:
     assert "math" in NAMES
 
 
-@pytest.mark.parametrize("render_mode", [None, "ansi"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "render_mode"), MADE)
 def test_an_installed_environment_keeps_our_promises(name: str, render_mode: str | None) -> None:
     problems = {"code": 15, "codeio": 4, "reasoning_gym": 2}  # which do much in processes
     env = grpo_envs.make(name, render_mode=render_mode, **KEYWORDS.get(name, {}))
     check_env(env, problems=problems.get(name, 50))
 
 
-@pytest.mark.parametrize("render_mode", [None, "ansi"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "render_mode"), MADE)
 def test_an_installed_environment_keeps_gymnasiums_promises(
     name: str, render_mode: str | None
 ) -> None:

@@ -168,9 +168,14 @@ def test_no_sweep_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_job_that_fails_stops_no_other_and_is_told_at_the_end(tmp_path: Path) -> None:
+    overrides = ["env.level=1", *QUICK]
+    done = RunFolder(tmp_path / "here" / job_name(overrides))
+    done.claim(compose_run(overrides).identity(), overrides)
+    done.finish(2, {"eval/accuracy": 0.5})
     args = ["env.level=99,1,77", *QUICK, "hydra.sweep.dir=here"]
     code, out, err = sweep(tmp_path, *args)
     assert code == 1
+    assert "already done: here/" in out
     told = err[err.index("grpo_envs: ") :].splitlines()
     assert told[0] == (
         "grpo_envs: 2 of the sweep's jobs failed; the same command tries them again:"
@@ -179,18 +184,16 @@ def test_a_job_that_fails_stops_no_other_and_is_told_at_the_end(tmp_path: Path) 
     reasons = [line.partition(": ")[2] for line in told[1:]]
     assert reasons == [f"env.level={level}. Allowed: 1, 2, 3, 4, 5." for level in (77, 99)]
     assert "Traceback" not in err + out
-    (done,) = (tmp_path / "here").glob("*/done.json")
-    before = done.stat().st_mtime_ns
 
     # The configuration of the one that is done is another now: its folder is not taken.
-    config = json.loads((done.parent / "config.json").read_text())
+    config = json.loads((done.path / "config.json").read_text())
     config["config"]["seed"] = 7
-    (done.parent / "config.json").write_text(json.dumps(config))
+    (done.path / "config.json").write_text(json.dumps(config))
     code, out, err = sweep(tmp_path, *args)
     assert code == 1
     assert "grpo_envs: 3 of the sweep's jobs failed" in err
     assert " holds another run: seed=7 then, 0 now.\n" in err
-    assert done.stat().st_mtime_ns == before
+    assert done.result == {"eval/accuracy": 0.5}
 
 
 def test_a_bug_in_a_job_leaves_its_traceback_in_the_log(tmp_path: Path) -> None:
