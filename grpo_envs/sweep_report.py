@@ -35,15 +35,17 @@ _PAGE = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark }}
 body {{ font: 15px/1.4 system-ui, sans-serif; margin: 1.5em auto; max-width: 80em; padding: 0 1em }}
-div {{ overflow-x: auto }}
-td, th {{ padding: .2em .8em .2em 0; text-align: left; font-variant-numeric: tabular-nums }}
+h1 {{ overflow-wrap: anywhere }}
+.wide {{ overflow-x: auto }}
+.wide > div {{ min-width: 55em }}
+td, th {{ padding: .2em .8em .2em 0; text-align: left; white-space: nowrap }}
 th {{ border-bottom: 1px solid gray }}
 </style>
 <h1>{title}</h1>
-<div><table>
+<div class="wide"><table>
 {table}
 </table></div>
-{figure}
+<div class="wide">{figure}</div>
 </html>
 """
 
