@@ -1,0 +1,298 @@
+"""A GRPO step of ours and of TRL's GRPOTrainer, in one run, taking turns.
+
+    pip install -e ".[bench]"
+    python tests/benchmarks/bench_grpo_step.py                  # shapes a, b and c
+    python tests/benchmarks/bench_grpo_step.py --shapes a --rounds 5 --dtype bf16
+
+Both have the same model (random weights of the shape), prompts, group size and number of threads;
+every completion has all its tokens (no end token is drawn), beta is 0, AdamW in float32. TRL is at
+its best for this machine: its fused head (which is chunked) is on, gradient checkpointing is off,
+there is no reference model, and a step is one forward and one backward. Each side is a process of
+its own, so its peak memory is its own; the first step of a process is not counted. Medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.utils import logging as transformers_logging
+
+from grpo_agent.agent import GrpoAgent
+from grpo_agent.config import GrpoConfig, LossConfig, SamplerConfig
+from grpo_agent.models import TINY
+from grpo_agent.policy import Policy
+from grpo_agent.rollout import Rollout
+from grpo_agent.sampler import Decoding
+from grpo_envs.env import TextEnv
+from grpo_envs.timing import Timer
+from grpo_envs.types import Problem, Reward
+from grpo_envs.vector import GroupVectorEnv
+
+_VOCABULARY = 49_152
+_NEVER = _VOCABULARY  # an end token that no logit belongs to
+_WORDS = ("sun", "moon", "rain", "snow", "wind", "tree", "fish", "bird", "road", "sea", "key")
+PARTS = ("sample", "score", "update", "total")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What is measured."""
+
+    model: str
+    prompts: int
+    group: int
+    tokens: int
+    """Of each completion."""
+    words: int
+    """Of each prompt: about as many tokens."""
+
+
+SHAPES = {
+    "a": Shape(model="qwen3-7m", prompts=4, group=8, tokens=64, words=20),
+    "b": Shape(model="smollm2-135m", prompts=2, group=4, tokens=48, words=20),
+    "c": Shape(model="smollm2-135m", prompts=2, group=8, tokens=32, words=490),
+}
+
+
+def make_model(name: str) -> PreTrainedModel:
+    """Return a model of the shape, with random weights."""
+    torch.manual_seed(0)
+    if name == "qwen3-7m":
+        config = Qwen3Config(
+            vocab_size=_VOCABULARY,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            tie_word_embeddings=True,
+        )
+        return Qwen3ForCausalLM(config)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=_VOCABULARY,
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=30,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            max_position_embeddings=8192,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def prompt(rng: random.Random, words: int) -> str:
+    """Return a prompt of so many words."""
+    return " ".join(rng.choices(_WORDS, k=words))
+
+
+def earned(answer: str) -> float:
+    """Return what an answer earns: something that differs within a group."""
+    return (len(answer) % 7) / 6
+
+
+class WordsEnv(TextEnv):
+    """Words to answer with anything."""
+
+    parts = {"length": 1.0}  # noqa: RUF012 - read only
+
+    def __init__(self, words: int) -> None:
+        super().__init__("train")
+        self.words = words
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        """Draw a prompt."""
+        return Problem(prompt=prompt(rng, self.words), gold="", solution="")
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        """Look at the length."""
+        return Reward(parts={"length": earned(answer)})
+
+
+def ours(shape: Shape, dtype: str, steps: int) -> list[dict[str, float]]:
+    """Return the seconds of each step's parts."""
+    accelerator = Accelerator(cpu=True, mixed_precision="no" if dtype == "fp32" else "bf16")
+    policy = Policy(make_model(shape.model), AutoTokenizer.from_pretrained(TINY))
+    policy.eos_ids = (_NEVER,)
+    cfg = GrpoConfig(group_size=shape.group, lr=1e-6, loss=LossConfig(beta=0.0))
+    agent = GrpoAgent(policy, cfg, accelerator, SamplerConfig(max_new_tokens=shape.tokens))
+    env = GroupVectorEnv(WordsEnv(shape.words), shape.prompts * shape.group, shape.group)
+    rollout = Rollout(env, policy, Decoding(max_new_tokens=shape.tokens), 0, accelerator.autocast)
+    taken = []
+    for step in range(steps):
+        timer = Timer()
+        with timer("total"):
+            groups = rollout(range(step * shape.prompts, (step + 1) * shape.prompts), timer)
+            with timer("update"):
+                agent.update(groups)
+        assert all(c.length == shape.tokens for group in groups for c in group.completions)
+        taken.append({name: timer.seconds[name] for name in PARTS})
+    return taken
+
+
+def theirs(shape: Shape, dtype: str, steps: int) -> list[dict[str, float]]:
+    """Return the seconds of each step's parts."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    taken: list[dict[str, float]] = []
+
+    class Timed(GRPOTrainer):  # type: ignore[misc]
+        timer = Timer()
+
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            with self.timer("total"):
+                return super().training_step(*args, **kwargs)
+
+        def _generate(self, *args: Any, **kwargs: Any) -> Any:
+            with self.timer("sample"):
+                return super()._generate(*args, **kwargs)
+
+        def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+            with self.timer("score"):
+                return super()._calculate_rewards(*args, **kwargs)
+
+    rng = random.Random(0)
+    rows = [{"prompt": [{"role": "user", "content": prompt(rng, shape.words)}]} for _ in range(64)]
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            output_dir=folder,
+            per_device_train_batch_size=shape.prompts * shape.group,
+            num_generations=shape.group,
+            max_completion_length=shape.tokens,
+            generation_kwargs={"min_new_tokens": shape.tokens},
+            max_steps=steps,
+            beta=0.0,
+            learning_rate=1e-6,
+            gradient_checkpointing=False,
+            use_cpu=True,
+            bf16=dtype == "bf16",
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+        )
+        trainer = Timed(
+            model=make_model(shape.model),
+            reward_funcs=lambda completions, **_: [earned(c[0]["content"]) for c in completions],
+            args=config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=AutoTokenizer.from_pretrained(TINY),
+        )
+        _each_step(trainer, taken)
+        trainer.train()
+    return taken
+
+
+def _each_step(trainer: Any, taken: list[dict[str, float]]) -> None:
+    """Note what each step took, the optimiser's part included."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        began = 0.0
+
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            trainer.timer.seconds.clear()
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            parts = dict(trainer.timer.seconds)
+            parts["total"] = time.perf_counter() - self.began
+            parts["update"] = parts["total"] - parts["sample"] - parts["score"]
+            taken.append({name: parts[name] for name in PARTS})
+
+    trainer.add_callback(Clock())
+
+
+SIDES: dict[str, Callable[[Shape, str, int], list[dict[str, float]]]] = {
+    "ours": ours,
+    "trl": theirs,
+}
+
+
+def measure(side: str, shape: str, dtype: str, steps: int) -> dict[str, float]:
+    """Run one side in a process of its own; return medians of its steps, and its peak memory."""
+    command = [sys.executable, __file__, "--side", side, "--shapes", shape, "--dtype", dtype]
+    done = subprocess.run(
+        [*command, "--steps", str(steps)], check=True, capture_output=True, text=True
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def run_side(side: str, shape: Shape, dtype: str, steps: int) -> dict[str, float]:
+    """Return medians over the steps but the first [s], and the peak memory [MiB]."""
+    transformers_logging.set_verbosity_error()
+    taken = SIDES[side](shape, dtype, steps + 1)[1:]
+    medians = {name: median(step[name] for step in taken) for name in PARTS}
+    return {**medians, "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def compare(name: str, dtype: str, rounds: int, steps: int) -> None:
+    """Print a row for each side, then the ratios."""
+    shape = SHAPES[name]
+    print(f"shape ({name}): {shape}, {dtype}, {torch.get_num_threads()} threads", flush=True)
+    runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    for _ in range(rounds):
+        for side in SIDES:
+            runs[side].append(measure(side, name, dtype, steps))
+    result = {side: _medians(seen) for side, seen in runs.items()}
+    tokens = shape.prompts * shape.group * shape.tokens
+    for side, seen in result.items():
+        parts = "  ".join(f"{part} {seen[part]:.2f} s" for part in PARTS)
+        rate = tokens / seen["total"]
+        print(f"  {side:<5} {parts}  {rate:.0f} tokens/s  peak {seen['rss']:.0f} MiB")
+    speedup = result["trl"]["total"] / result["ours"]["total"]
+    memory = result["ours"]["rss"] / result["trl"]["rss"]
+    print(f"shape ({name}): speedup {speedup:.1f} memory {memory:.2f}", flush=True)
+
+
+def _medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: median(run[name] for run in runs) for name in runs[0]}
+
+
+def main() -> None:
+    """Read the options; measure both sides, or be one of them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each side")
+    parser.add_argument("--steps", type=int, default=2, help="steps of each that are counted")
+    parser.add_argument("--side", choices=SIDES, help="be one side, once")
+    options = parser.parse_args()
+    if options.side:
+        (shape,) = options.shapes
+        print(json.dumps(run_side(options.side, SHAPES[shape], options.dtype, options.steps)))
+        return
+    for shape in options.shapes:
+        compare(shape, options.dtype, options.rounds, options.steps)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    main()
