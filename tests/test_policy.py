@@ -22,7 +22,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from grpo_agent import policy as policy_module
+from grpo_agent import scoring
 from grpo_agent.batch import Batch, collate
 from grpo_agent.config import LoraConfig
 from grpo_agent.models import TINY, adapt
@@ -159,7 +159,7 @@ def test_scores_equal_the_plain_way(
     monkeypatch: pytest.MonkeyPatch, chunk: int, tied: bool, lora: bool
 ) -> None:
     """Log-probabilities and entropies, and the gradient of a mixture of both."""
-    monkeypatch.setattr(policy_module, "_CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(scoring, "_CHUNK_ELEMENTS", chunk)
     policy = policy_of(qwen3, tie_word_embeddings=tied)
     if lora:
         adapt(policy, LoraConfig(rank=2), torch.float64)
@@ -195,7 +195,7 @@ def test_logits_are_never_held_for_a_whole_batch(
     head.register_forward_hook(
         lambda module, args, logits: seen.append(logits.numel() // VOCABULARY)
     )
-    monkeypatch.setattr(policy_module, "_CHUNK_ELEMENTS", 3 * VOCABULARY + 1)
+    monkeypatch.setattr(scoring, "_CHUNK_ELEMENTS", 3 * VOCABULARY + 1)
     logps_BT, _ = policy(ragged(policy), 1.0)
     assert seen == [3, 3, 3, 1]  # 2 + 1 + 4 + 3 tokens; the prompts' positions are not there
     seen.clear()

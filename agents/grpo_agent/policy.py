@@ -15,11 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo_agent.batch import Batch
+from grpo_agent.scoring import score_tokens
 from grpo_envs.errors import ConfigError
 
 _ANSWER = "(the answer)"  # stands for what the policy said, in a template
-_CHUNK_ELEMENTS = 1 << 25
-"""Logits held at once while scoring: 128 MiB in float32."""
 
 
 class Policy(nn.Module):
@@ -149,44 +148,6 @@ class Policy(nn.Module):
         zeros_BT = logps_N.new_zeros(batch.mask_BT.shape)
         index = (rows_N, columns_N)
         return zeros_BT.index_put(index, logps_N), zeros_BT.index_put(index, entropy_N)
-
-
-def score_tokens(
-    hidden_ND: Tensor,
-    targets_N: Tensor,
-    head: nn.Module,
-    temperature: float,
-    *,
-    entropy_grad: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Return log-probabilities (N) and entropies (N) of the target tokens."""
-    vocabulary = int(head.weight.shape[0])  # type: ignore[index]
-    size = max(1, _CHUNK_ELEMENTS // vocabulary)
-    scores = [
-        _checkpointed(_score_chunk, hidden, targets, head, temperature, entropy_grad=entropy_grad)
-        for hidden, targets in zip(hidden_ND.split(size), targets_N.split(size), strict=True)
-    ]
-    logps, entropies = zip(*scores, strict=True)
-    return torch.cat(logps), torch.cat(entropies)
-
-
-def _score_chunk(
-    hidden_ND: Tensor,
-    targets_N: Tensor,
-    head: nn.Module,
-    temperature: float,
-    *,
-    entropy_grad: bool,
-) -> tuple[Tensor, Tensor]:
-    logits_NV = head(hidden_ND)
-    precise = torch.promote_types(logits_NV.dtype, torch.float32)  # never in bf16
-    logits_NV = logits_NV.to(precise) / temperature
-    norm_N = logits_NV.logsumexp(dim=-1)
-    logps_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - norm_N
-    with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-        probs_NV = (logits_NV - norm_N[:, None]).exp()
-        entropy_N = norm_N - (probs_NV * logits_NV).sum(dim=-1)
-    return logps_N, entropy_N
 
 
 def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,136 @@
+"""Log-probabilities and entropies of tokens, without ever holding [N, V] logits.
+
+The head and the softmax behind it take most of the time and memory of a small model's update. Here
+they go a chunk of tokens at a time, forward and backward; the backward pass computes a chunk's
+logits again and writes its gradient by hand, as fused linear cross-entropies do (Liger Kernel,
+arXiv 2410.10989), with the entropy's beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_CHUNK_ELEMENTS = 1 << 22
+"""Logits held at once while scoring: 16 MiB in float32, which caches hold better than more."""
+
+
+def score_tokens(
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    head: nn.Module,
+    temperature: float,
+    *,
+    entropy_grad: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities (N) and entropies in nats (N) of the target tokens.
+
+    Args:
+        hidden_ND: What the head is applied to.
+        targets_N: The tokens.
+        head: Gives logits; any module.
+        temperature: Divides the logits.
+        entropy_grad: Whether the entropies carry gradient.
+    """
+    size = max(1, _CHUNK_ELEMENTS // int(head.weight.shape[0]))  # type: ignore[index]
+    weights = [weight for weight in head.parameters() if weight.requires_grad]
+    logps_N, entropy_N = _Scores.apply(
+        (head, temperature, size, entropy_grad), hidden_ND, targets_N, *weights
+    )
+    return logps_N, entropy_N
+
+
+class _Scores(torch.autograd.Function):
+    """Scores by chunks; see the formulas at `_gradient`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, how: tuple[nn.Module, float, int, bool], hidden_ND: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        targets_N, *weights = rest
+        head, temperature, size, entropy_grad = how
+        chunks = zip(hidden_ND.split(size), targets_N.split(size), strict=True)
+        scores = [_score(head(hidden), targets, temperature) for hidden, targets in chunks]
+        logps_N, entropy_N, norms_N = (torch.cat(parts) for parts in zip(*scores, strict=True))
+        ctx.save_for_backward(hidden_ND, targets_N, entropy_N, norms_N, *weights)
+        ctx.how = how
+        device = hidden_ND.device.type
+        ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        if not entropy_grad:
+            ctx.mark_non_differentiable(entropy_N)
+        return logps_N, entropy_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, from_logps_N: Tensor, from_entropy_N: Tensor) -> tuple[Any, ...]:
+        hidden_ND, targets_N, entropy_N, norms_N, *weights = ctx.saved_tensors
+        head, temperature, size, entropy_grad = ctx.how
+        device, dtype, enabled = ctx.autocast
+        to_hidden_ND = torch.empty_like(hidden_ND)
+        to_weights = [torch.zeros_like(weight) for weight in weights]
+        for start in range(0, len(hidden_ND), size):
+            part = slice(start, start + size)
+            with torch.enable_grad(), torch.autocast(device, dtype=dtype, enabled=enabled):
+                hidden = hidden_ND[part].detach().requires_grad_()
+                logits = head(hidden)
+            gradient = _gradient(
+                logits.detach(),
+                temperature,
+                norms_N[part],
+                targets_N[part],
+                from_logps_N[part],
+                (entropy_N[part], from_entropy_N[part]) if entropy_grad else None,
+            )
+            found = torch.autograd.grad(logits, [hidden, *weights], gradient.to(logits.dtype))
+            to_hidden_ND[part] = found[0]
+            for total, more in zip(to_weights, found[1:], strict=True):
+                total.add_(more)
+        return None, to_hidden_ND, None, *to_weights
+
+
+def _precise(logits_NV: Tensor, temperature: float) -> Tensor:
+    """Return the logits over the temperature, never in bf16; they may share memory."""
+    precise_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    return precise_NV if temperature == 1 else precise_NV / temperature
+
+
+def _score(
+    logits_NV: Tensor, targets_N: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-probability, entropy and the logarithm of the softmax's denominator (N each)."""
+    logits_NV = _precise(logits_NV, temperature)
+    top_N1 = logits_NV.amax(dim=-1, keepdim=True)
+    above_NV = logits_NV - top_N1
+    chosen_N = above_NV.gather(1, targets_N[:, None])[:, 0]
+    exp_NV = above_NV.exp()
+    sum_N = exp_NV.sum(dim=-1)
+    mean_N = exp_NV.mul_(above_NV).sum(dim=-1) / sum_N  # of the logits, under the softmax
+    log_sum_N = sum_N.log()
+    return chosen_N - log_sum_N, log_sum_N - mean_N, log_sum_N + top_N1[:, 0]
+
+
+def _gradient(
+    logits_NV: Tensor,
+    temperature: float,
+    norms_N: Tensor,
+    targets_N: Tensor,
+    from_logps_N: Tensor,
+    entropy: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Return the gradient of the logits z.
+
+    With p = softmax(z / T) and H its entropy, d logp_y / d z = (onehot_y - p) / T and
+    d H / d z = -p (log p + H) / T.
+    """
+    logps_NV = _precise(logits_NV, temperature) - norms_N[:, None]
+    if entropy is None:
+        gradient_NV = logps_NV.exp_().mul_(-from_logps_N[:, None])
+    else:
+        entropy_N, from_entropy_N = entropy
+        away_NV = (logps_NV + entropy_N[:, None]) * from_entropy_N[:, None]
+        gradient_NV = -logps_NV.exp_() * (from_logps_N[:, None] + away_NV)
+    gradient_NV.scatter_add_(1, targets_N[:, None], from_logps_N[:, None])
+    return gradient_NV if temperature == 1 else gradient_NV.div_(temperature)
