@@ -74,4 +74,6 @@ def make_random_policy() -> Policy:
         pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.3,
     )
-    return Policy(Qwen3ForCausalLM(config).double(), tokenizer)
+    policy = Policy(Qwen3ForCausalLM(config).double(), tokenizer)
+    policy.share_prompts = False  # which is test_packing.py's
+    return policy

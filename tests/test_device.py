@@ -388,6 +388,7 @@ def test_bf16_logits_become_float32_log_probabilities(tiny: Policy) -> None:
         token_ids_BT=torch.arange(vocabulary)[:, None],
         mask_BT=torch.ones((vocabulary, 1), dtype=torch.bool),
         sampled_logps_BT=torch.zeros((vocabulary, 1)),
+        groups_B=torch.arange(vocabulary),
     )
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         logps_BT, entropy_BT = tiny(rows, 1.0)

@@ -99,7 +99,9 @@ def opt(dropout: float = 0.0) -> OPTForCausalLM:
 def policy_of(make: Callable[..., PreTrainedModel], **changes: Any) -> Policy:
     """A random float64 model with the bundled tokenizer."""
     torch.manual_seed(0)
-    return Policy(make(**changes).double(), AutoTokenizer.from_pretrained(TINY))
+    policy = Policy(make(**changes).double(), AutoTokenizer.from_pretrained(TINY))
+    policy.share_prompts = False  # which is test_packing.py's
+    return policy
 
 
 def checkpointed(policy: Policy) -> Policy:

@@ -145,7 +145,7 @@ class GrpoAgent:
         )
         size = StepSize(completions=completions, tokens=counted, max_tokens=self.max_tokens)
         weights_BT = token_weights(step.counted_BT.to(self.dtype), size, self.cfg.loss)
-        parts = micro_batches(step.batch, self.cfg.micro_batch_tokens)
+        parts = self._parts(step.batch)
         sums: dict[str, Tensor] = {}
         for i, rows in enumerate(parts):
             last = i == len(parts) - 1  # processes exchange gradients once an update
@@ -202,10 +202,14 @@ class GrpoAgent:
         logps_BT = torch.zeros_like(batch.sampled_logps_BT)
         switched = nullcontext() if self.reference else self.policy.adapters_off()
         with switched, self.accelerator.autocast():
-            for rows in micro_batches(batch, self.cfg.micro_batch_tokens):
+            for rows in self._parts(batch):
                 part_BT, _ = reference(batch.rows(rows), self.temperature)
                 logps_BT[rows, : part_BT.shape[1]] = part_BT.to(logps_BT.dtype)
         return logps_BT
+
+    def _parts(self, batch: Batch) -> list[Tensor]:
+        packed = self.policy.packs(batch)
+        return micro_batches(batch, self.cfg.micro_batch_tokens, packed=packed)
 
     def _reference_is_due(self) -> bool:
         every = self.cfg.sync_reference_every

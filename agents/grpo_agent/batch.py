@@ -30,6 +30,8 @@ class Batch:
     Made from lengths, never from `ids != pad`."""
     sampled_logps_BT: Tensor
     """Log-probabilities at sampling time, 0 outside the mask."""
+    groups_B: Tensor
+    """The number of each row's group: rows of one have one prompt."""
 
     @property
     def lengths_B(self) -> Tensor:
@@ -49,22 +51,34 @@ class Batch:
         return Batch(**part)
 
 
-def micro_batches(batch: Batch, budget: int) -> list[Tensor]:
-    """Cut a batch into parts of rows of similar length, to be passed through the model in turn.
+def micro_batches(batch: Batch, budget: int, *, packed: bool = False) -> list[Tensor]:
+    """Cut a batch into parts of similar length, to be passed through the model in turn.
 
     Args:
         batch: B rows.
         budget: Tokens of a part, padding included. A row that is longer is a part of its own.
+        packed: Whether rows of a group will share their prompt; they stay together, then.
 
     Returns:
         The rows of each part; every row is in exactly one.
     """
-    lengths = (batch.prompt_lengths_B + batch.lengths_B).tolist()
-    parts: list[list[int]] = [[]]
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__):  # shortest first
-        if parts[-1] and (len(parts[-1]) + 1) * lengths[row] > budget:
+    prompts, lengths = batch.prompt_lengths_B.tolist(), batch.lengths_B.tolist()
+    units: list[tuple[int, list[int]]] = []  # tokens and rows of what goes together
+    groups = batch.groups_B.tolist()
+    for row, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
+        size, rows = units[-1] if units else (0, [])
+        if packed and rows and groups[rows[0]] == groups[row] and size + length <= budget:
+            units[-1] = (size + length, [*rows, row])
+        else:
+            units.append((prompt + length, [row]))
+    parts: list[list[int]] = []
+    count = 0
+    for size, rows in sorted(units, key=lambda unit: unit[0]):  # shortest first
+        if not parts or (count + 1) * size > budget:
             parts.append([])
-        parts[-1].append(row)
+            count = 0
+        parts[-1] += rows
+        count += 1
     return [torch.tensor(part, device=batch.mask_BT.device) for part in parts]
 
 
@@ -77,6 +91,10 @@ def collate(groups: Sequence[Group], pad_id: int, device: torch.device) -> Batch
         token_ids_BT=_pad([c.token_ids for _, c in rows], pad_id).to(device),
         mask_BT=_pad([_mask(c) for _, c in rows], value=False).to(device),
         sampled_logps_BT=_pad([c.logprobs for _, c in rows], 0.0).to(device),
+        groups_B=torch.tensor(
+            [number for number, group in enumerate(groups) for _ in group.completions],
+            device=device,
+        ),
     )
 
 

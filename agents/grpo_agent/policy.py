@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo_agent.batch import Batch
+from grpo_agent.packing import pack, saves
 from grpo_agent.scoring import score_tokens
 from grpo_envs.errors import ConfigError
 
@@ -30,6 +31,8 @@ class Policy(nn.Module):
         self.tokenizer = tokenizer
         self.eos_ids = _eos_ids(model, tokenizer)
         self.pad_id = int(_first(tokenizer.pad_token_id, self.eos_ids[0]))
+        self.share_prompts = True
+        """Whether `forward` may pack rows of a group; it does where that saves work."""
 
     @property
     def device(self) -> torch.device:
@@ -134,12 +137,8 @@ class Policy(nn.Module):
             entropy_BT: entropy in nats of the full distribution it was drawn from; it carries
                 gradient only where `entropy_grad` asks for that.
         """
-        decoder = self.model.get_decoder()
-        hidden_BLD = decoder(input_ids=batch.input_ids_BL, use_cache=False).last_hidden_state
-        # The token at position t is predicted from position t - 1.
         rows_N, columns_N = batch.mask_BT.nonzero(as_tuple=True)
-        positions_N = batch.prompt_lengths_B[rows_N] + columns_N - 1
-        hidden_ND = hidden_BLD[rows_N, positions_N]
+        hidden_ND = self._packed(batch) if self.packs(batch) else self._by_rows(batch)
         targets_N = batch.token_ids_BT[rows_N, columns_N]
         head = self.model.get_output_embeddings()
         logps_N, entropy_N = score_tokens(
@@ -148,6 +147,42 @@ class Policy(nn.Module):
         zeros_BT = logps_N.new_zeros(batch.mask_BT.shape)
         index = (rows_N, columns_N)
         return zeros_BT.index_put(index, logps_N), zeros_BT.index_put(index, entropy_N)
+
+    def packs(self, batch: Batch) -> bool:
+        """Return whether rows of a group share their prompt's pass through the model.
+
+        They do where that takes fewer operations, and the attention can be told who attends to
+        whom: PyTorch's own, on every layer alike.
+        """
+        config = self.model.config
+        layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+        plain = layers == {"full_attention"} and not getattr(config, "sliding_window", None)
+        told = getattr(config, "_attn_implementation", "") == "sdpa"
+        depth = getattr(config, "num_hidden_layers", 0)
+        if not (self.share_prompts and plain and told and depth):
+            return False
+        embedding = self.model.get_input_embeddings().weight
+        body = sum(p.numel() for p in self.model.parameters() if p.shape[0] != len(embedding))
+        return saves(batch, 2.0 * body, 4.0 * depth * embedding.shape[1])
+
+    def _by_rows(self, batch: Batch) -> Tensor:
+        """Return the hidden state (N, D) that each chosen token is predicted from."""
+        decoder = self.model.get_decoder()
+        hidden_BLD = decoder(input_ids=batch.input_ids_BL, use_cache=False).last_hidden_state
+        rows_N, columns_N = batch.mask_BT.nonzero(as_tuple=True)
+        # The token at position t is predicted from position t - 1.
+        return cast("Tensor", hidden_BLD[rows_N, batch.prompt_lengths_B[rows_N] + columns_N - 1])
+
+    def _packed(self, batch: Batch) -> Tensor:
+        """Return the same, with each prompt passed through the model once."""
+        packs = pack(batch, self.pad_id)
+        hidden_KLD = self.model.get_decoder()(
+            input_ids=packs.input_ids_KL,
+            attention_mask=packs.attends_K1LL,
+            position_ids=packs.position_ids_KL,
+            use_cache=False,
+        ).last_hidden_state
+        return cast("Tensor", hidden_KLD[packs.pack_N, packs.before_N])
 
 
 def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

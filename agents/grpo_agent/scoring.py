@@ -37,7 +37,7 @@ def score_tokens(
     """
     size = max(1, _CHUNK_ELEMENTS // int(head.weight.shape[0]))  # type: ignore[index]
     weights = [weight for weight in head.parameters() if weight.requires_grad]
-    logps_N, entropy_N = _Scores.apply(
+    logps_N, entropy_N = _Scores.apply(  # type: ignore[no-untyped-call]
         (head, temperature, size, entropy_grad), hidden_ND, targets_N, *weights
     )
     return logps_N, entropy_N
@@ -79,10 +79,10 @@ class _Scores(torch.autograd.Function):
             gradient = _gradient(
                 logits.detach(),
                 temperature,
-                norms_N[part],
-                targets_N[part],
-                from_logps_N[part],
-                (entropy_N[part], from_entropy_N[part]) if entropy_grad else None,
+                norms_N=norms_N[part],
+                targets_N=targets_N[part],
+                from_logps_N=from_logps_N[part],
+                entropy=(entropy_N[part], from_entropy_N[part]) if entropy_grad else None,
             )
             found = torch.autograd.grad(logits, [hidden, *weights], gradient.to(logits.dtype))
             to_hidden_ND[part] = found[0]
@@ -115,6 +115,7 @@ def _score(
 def _gradient(
     logits_NV: Tensor,
     temperature: float,
+    *,
     norms_N: Tensor,
     targets_N: Tensor,
     from_logps_N: Tensor,

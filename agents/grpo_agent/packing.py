@@ -1,0 +1,94 @@
+"""Rows that share a prompt, packed into one: the prompt's tokens pass through the model once.
+
+A pack is a prompt and then its completions, one after another. Each completion attends to the
+prompt and to itself, and its positions go on from the prompt's: what comes out for it is what a row
+of its own would give, and so are the gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grpo_agent.batch import Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packs:
+    """K packs, of at most L tokens."""
+
+    input_ids_KL: Tensor
+    position_ids_KL: Tensor
+    attends_K1LL: Tensor
+    """True where a token (second last axis) attends to another (last)."""
+    pack_N: Tensor
+    """The pack of each token that the policy chose, in the order of `mask_BT`."""
+    before_N: Tensor
+    """The place in it of the token before, from which it is predicted."""
+
+
+def pack(batch: Batch, pad_id: int) -> Packs:
+    """Pack neighbouring rows of one group."""
+    _, pack_B, rows_K = batch.groups_B.unique_consecutive(return_inverse=True, return_counts=True)
+    first_K = rows_K.cumsum(0) - rows_K
+    lengths_B, prompts_B = batch.lengths_B, batch.prompt_lengths_B
+    sums_B = lengths_B.cumsum(0) - lengths_B
+    starts_B = prompts_B + sums_B - sums_B[first_K[pack_B]]  # of each completion, in its pack
+    size = int((starts_B + lengths_B).max())
+    ids_KL = pack_B.new_full((len(rows_K), size), pad_id)
+    positions_KL, owner_KL = torch.zeros_like(ids_KL), torch.full_like(ids_KL, -1)
+
+    k, place = _below(prompts_B[first_K])
+    ids_KL[k, place] = batch.input_ids_BL[first_K[k], place]
+    positions_KL[k, place], owner_KL[k, place] = place, 0
+    row, column = _below(lengths_B)
+    k, place = pack_B[row], starts_B[row] + column
+    ids_KL[k, place] = batch.token_ids_BT[row, column]
+    positions_KL[k, place], owner_KL[k, place] = prompts_B[row] + column, row + 1
+
+    row, column = batch.mask_BT.nonzero(as_tuple=True)
+    before_N = torch.where(column == 0, prompts_B[row], starts_B[row] + column) - 1
+    return Packs(
+        input_ids_KL=ids_KL,
+        position_ids_KL=positions_KL,
+        attends_K1LL=_attends(owner_KL)[:, None],
+        pack_N=pack_B[row],
+        before_N=before_N,
+    )
+
+
+def _below(lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return row and column of every place of rows of these lengths."""
+    columns = torch.arange(int(lengths_B.max()), device=lengths_B.device)
+    row, column = (columns < lengths_B[:, None]).nonzero(as_tuple=True)
+    return row, column
+
+
+def _attends(owner_KL: Tensor) -> Tensor:
+    """Return who attends to whom (K, L, L): to what stands before, of the prompt and of oneself.
+
+    Padding attends to padding: a row of the softmax without any entry would be NaN.
+    """
+    same_KLL = owner_KL[:, :, None] == owner_KL[:, None, :]
+    shared_K1L = (owner_KL == 0)[:, None, :]
+    return (same_KLL | shared_K1L).tril()
+
+
+def saves(batch: Batch, per_token: float, per_pair: float) -> bool:
+    """Return whether packing takes fewer operations than a row for each completion.
+
+    Args:
+        batch: Rows, those of a group next to each other.
+        per_token: Operations of a token in the layers' matrices.
+        per_pair: Operations of attention for a token and one that it may attend to. A row by
+            itself is causal and takes half of its pairs; a pack has a mask and takes all.
+    """
+    prompts, lengths = batch.prompt_lengths_B.tolist(), batch.lengths_B.tolist()
+    alone, packs = 0.0, dict[int, int]()
+    for group, prompt, length in zip(batch.groups_B.tolist(), prompts, lengths, strict=True):
+        alone += (prompt + length) * (per_token + per_pair * (prompt + length) / 2)
+        packs[group] = packs.get(group, prompt) + length
+    together = sum(size * (per_token + per_pair * size) for size in packs.values())
+    return together < alone
