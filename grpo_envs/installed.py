@@ -3,9 +3,18 @@
 import inspect
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
-from grpo_envs.errors import PluginError, UnknownName, nearest, unknown
+from grpo_envs.errors import (
+    ConfigError,
+    PluginError,
+    UnknownName,
+    nearest,
+    require,
+    require_one_of,
+    unknown,
+)
 
 ENVS = "grpo_envs.envs"
 AGENTS = "grpo_envs.agents"
@@ -13,10 +22,23 @@ REWARDS = "grpo_envs.rewards"
 LOGGERS = "grpo_envs.loggers"
 CONF = "grpo_envs.conf"
 
+_PLAIN = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    NoneType: "null",
+}
+
 
 def available(group: str) -> dict[str, EntryPoint]:
     """Return the entry points of a group by name. Reads metadata only; imports nothing."""
     return {ep.name: ep for ep in sorted(entry_points(group=group), key=lambda ep: ep.name)}
+
+
+def claims(group: str, name: str) -> list[str]:
+    """Return what is registered under `name`: one object, unless packages are at odds."""
+    return sorted({ep.value for ep in entry_points(group=group, name=name)})
 
 
 def load(group: str, name: str) -> Any:
@@ -29,14 +51,14 @@ def load(group: str, name: str) -> Any:
     known = available(group)
     if name not in known:
         raise unknown(group.removeprefix("grpo_envs.").removesuffix("s"), name, known)
-    claims = sorted({ep.value for ep in entry_points(group=group, name=name)})
-    if len(claims) > 1:
-        raise PluginError(f"{group}: several packages claim {name!r}: {', '.join(claims)}.")
+    values = claims(group, name)
+    if len(values) > 1:
+        raise PluginError(f"{group}: several packages claim {name!r}: {', '.join(values)}.")
     try:
         return known[name].load()
     except Exception as error:  # anything can go wrong in somebody else's import
         cause = f"{type(error).__name__}: {error}"
-        raise PluginError(f"{group}: {name!r} ({claims[0]}) cannot be loaded: {cause}") from error
+        raise PluginError(f"{group}: {name!r} ({values[0]}) cannot be loaded: {cause}") from error
 
 
 def check_keywords(
@@ -55,3 +77,43 @@ def check_keywords(
         if key not in names:
             allowed = ", ".join(prefix + name for name in names if name != "render_mode")
             raise UnknownName(f"no {prefix}{key}. Allowed: {allowed}.{nearest(key, names)}")
+
+
+def check_values(target: Callable[..., Any], given: Mapping[str, Any], prefix: str) -> None:
+    """Refuse what the signature of `target` rules out. Annotations of other types are not read.
+
+    Raises:
+        ConfigError: a keyword without a default is missing, or the value of one that is annotated
+            with plain types (int, float, bool, str, None, Literal) is of another type.
+    """
+    parameters = _signature(target).parameters
+    missing = [
+        f"{prefix}{p.name}=..."
+        for p in parameters.values()
+        if p.default is p.empty
+        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        and p.name not in given
+    ]
+    if missing:
+        raise ConfigError(f"missing: {', '.join(missing)}")
+    for key, value in given.items():
+        hint = parameters[key].annotation if key in parameters else Any
+        if get_origin(hint) is Literal:
+            require_one_of(prefix + key, value, get_args(hint))
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if all(kind in _PLAIN for kind in kinds):
+            allowed = " or ".join(_PLAIN[kind] for kind in kinds)
+            require(any(_is(value, kind) for kind in kinds), prefix + key, value, allowed)
+
+
+def _signature(target: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(target, eval_str=True)
+    except NameError:  # an annotation that only type checkers import
+        return inspect.signature(target)
+
+
+def _is(value: object, kind: type) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)

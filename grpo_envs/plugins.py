@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ import gymnasium
 
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import PluginError
-from grpo_envs.installed import ENVS, available, check_keywords, load
+from grpo_envs.installed import ENVS, available, check_keywords, check_values, claims, load
 from grpo_envs.vector import GroupVectorEnv
 
 
@@ -32,10 +32,11 @@ def conf_dir() -> Path:
 def register_envs() -> None:
     """Register `grpo_envs/<name>-v0` with Gymnasium for every installed environment."""
     for name, ep in available(ENVS).items():
+        alone = len(claims(ENVS, name)) == 1
         try:
             gymnasium.register(
                 id=f"grpo_envs/{name}-v0",
-                entry_point=f"{ep.module}:{ep.attr}",
+                entry_point=f"{ep.module}:{ep.attr}" if alone else partial(_refuse, name),
                 vector_entry_point=f"grpo_envs.vector_entry:{name}",
                 disable_env_checker=True,  # `grpo_envs.check_env` checks more, when asked
             )
@@ -44,11 +45,16 @@ def register_envs() -> None:
             warnings.warn(text, stacklevel=2)
 
 
+def _refuse(name: str, **_: Any) -> TextEnv:
+    """Say which packages claim this name, on use: others are not to be disturbed."""
+    return cast("TextEnv", load(ENVS, name))
+
+
 def make(name: str, **kwargs: Any) -> TextEnv:
     """Make the environment registered under `name`: `make("math", split="eval", level=2)`.
 
     Raises:
-        UnknownName: no such environment, or it has no such keyword.
+        ConfigError: no such environment, it has no such keyword, or not with this value.
         PluginError: its package cannot be loaded.
     """
     target = load(ENVS, name)
@@ -58,7 +64,13 @@ def make(name: str, **kwargs: Any) -> TextEnv:
     spec = gymnasium.spec(f"grpo_envs/{name}-v0")
     # Within the spec, because `id` and other parameters of gymnasium.make are keywords of some.
     spec = dataclasses.replace(spec, kwargs={**spec.kwargs, **kwargs})
-    return cast("TextEnv", gymnasium.make(spec).unwrapped)
+    try:
+        env = gymnasium.make(spec).unwrapped
+    except TypeError:
+        check_values(target, kwargs, "env.")
+        raise
+    check_values(target, kwargs, "env.")  # after what the environment itself says: it knows more
+    return cast("TextEnv", env)
 
 
 def make_groups(name: str, num_envs: int, group_size: int = 1, **kwargs: Any) -> GroupVectorEnv:

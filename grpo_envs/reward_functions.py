@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from grpo_envs.errors import require, unknown
-from grpo_envs.installed import REWARDS, available, check_keywords, load
+from grpo_envs.installed import REWARDS, available, check_keywords, check_values, load
 from grpo_envs.rewards import SHAPING, Part, ScoreBatch, part_from
 from grpo_envs.types import Problem, Reward
 
@@ -87,7 +87,9 @@ def _function(name: str, options: Mapping[str, Any], declared: Mapping[str, floa
     if name not in available(REWARDS):
         raise unknown("reward part", name, [*declared, *available(REWARDS)])
     function = load(REWARDS, name)
-    check_keywords(partial(function, None, None), options, f"env.rewards.{name}.", also=SHAPING)
+    asked = partial(function, None, None)
+    check_keywords(asked, options, f"env.rewards.{name}.", also=SHAPING)
+    check_values(asked, options, f"env.rewards.{name}.")
     made = partial(function, **options)
     whole = getattr(function, "batched", False)
     return partial(_ask, name, made if whole else partial(_one_by_one, made))

@@ -5,15 +5,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Optional
 
 import gymnasium
 import pytest
 from gymnasium.envs.registration import EnvSpec
 
 import grpo_envs
-from grpo_envs.errors import PluginError, UnknownName
-from grpo_envs.installed import AGENTS, ENVS, available, check_keywords, load
+from grpo_envs.errors import ConfigError, PluginError, UnknownName
+from grpo_envs.installed import AGENTS, ENVS, available, check_keywords, check_values, load
 from grpo_envs.plugins import conf_dir
 
 SOURCE = '''
@@ -179,6 +179,59 @@ def test_a_constructor_that_takes_anything_is_not_second_guessed() -> None:
         """Takes every keyword, like an environment that wraps another."""
 
     check_keywords(anything, {"whatever": 1}, "env.")
+
+
+class Annotated:
+    """Keywords of every kind that is read, and of some that are not."""
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        share: float = 0.5,
+        name: str | None = None,
+        deep: bool = False,
+        mode: Literal["fast", "slow"] = "fast",
+        either: Optional[int] = None,  # noqa: UP045
+        many: list[int] | None = None,
+        anything: Any = None,
+    ) -> None:
+        """Take them."""
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        pytest.param({}, "missing: env.size=...", id="missing"),
+        pytest.param({"size": 1.5}, "env.size=1.5. Allowed: a whole number.", id="int"),
+        pytest.param({"size": True}, "env.size=True. Allowed: a whole number.", id="no int"),
+        pytest.param({"size": 1, "share": "x"}, "env.share=x. Allowed: a number.", id="float"),
+        pytest.param({"size": 1, "name": 3}, "env.name=3. Allowed: text or null.", id="str"),
+        pytest.param({"size": 1, "deep": 1}, "env.deep=1. Allowed: true or false.", id="bool"),
+        pytest.param(
+            {"size": 1, "either": "a"}, "env.either=a. Allowed: a whole number or null.", id="old"
+        ),
+        pytest.param(
+            {"size": 1, "mode": "fsat"},
+            "env.mode=fsat. Allowed: fast, slow. Did you mean 'fast'?",
+            id="one of some",
+        ),
+    ],
+)
+def test_a_constructors_signature_is_its_schema(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_values(Annotated, given, "env.")
+    assert str(caught.value) == said
+
+
+def test_values_that_a_signature_allows_are_taken() -> None:
+    given = {"size": 1, "share": 2, "name": None, "deep": True, "mode": "slow"}
+    check_values(Annotated, {**given, "many": ["not", "read"], "anything": object()}, "env.")
+
+
+def test_what_an_environment_says_of_a_value_comes_before_its_type() -> None:
+    with pytest.raises(ConfigError, match=r"^env\.level=two\. Allowed: 1, 2, 3, 4, 5\.$"):
+        grpo_envs.make("math", level="two")
 
 
 # Third-party packages

@@ -298,6 +298,11 @@ def test_length_and_repetition(
             id="an option",
         ),
         pytest.param(
+            {"length": {"weight": -1, "most": "long"}},
+            "env.rewards.length.most=long. Allowed: a whole number.",
+            id="the value of an option",
+        ),
+        pytest.param(
             {"correct": {"most": 3}},
             "no key of env.rewards.correct 'most'. Allowed: clip, scale, weight.",
             id="an option of a declared part",

@@ -129,7 +129,7 @@ def test_a_run_takes_environment_options_reward_and_logger(place: Place) -> None
 
 
 def test_check_finds_them_sound(place: Place) -> None:
-    for overrides in (["env=shout"], ["env=whisper", "env.gap=+"]):
+    for overrides in (["env=shout"], ["env=whisper", "env.gap=+"], ["env=mumble", "env.mouth=2"]):
         told, _ = place.grpo("grpo_envs.check", *overrides)
         assert "13 of 13" in told
 
@@ -152,6 +152,22 @@ print(json.dumps([early, made.reset(seed=3)[0], other, prompts]))
     assert made == other
     assert made.endswith(", 1 times !")
     assert prompts[0] == prompts[1] != prompts[2] == prompts[3]
+
+
+def test_gymnasium_tells_who_claims_a_name(place: Place) -> None:
+    code = """
+import gymnasium, grpo_envs
+for make in (gymnasium.make, gymnasium.make_vec):
+    try:
+        make("grpo_envs/claimed-v0", **({"num_envs": 2} if make is gymnasium.make_vec else {}))
+    except grpo_envs.errors.PluginError as error:
+        print(error)
+gymnasium.pprint_registry()
+"""
+    done = place.run("python", "-W", "error", "-c", code)
+    assert done.returncode == 0, done.stderr
+    said = "grpo_envs.envs: several packages claim 'claimed': acme_bare:WhisperEnv, "
+    assert done.stdout.splitlines()[:2] == [said + "acme_rival:ClaimedEnv."] * 2
 
 
 @pytest.mark.parametrize(
@@ -193,6 +209,12 @@ def test_an_experiment_of_theirs_is_a_sweep(place: Place) -> None:
             ["env=whisper", "env.gab=x"],
             "no env.gab. Allowed: env.split, env.gap, env.rewards. Did you mean 'gap'?",
             id="a keyword of an environment without YAML",
+        ),
+        pytest.param(["env=mumble"], "missing: env.mouth=...", id="a keyword that is needed"),
+        pytest.param(
+            ["env=mumble", "env.mouth=wide"],
+            "env.mouth=wide. Allowed: a whole number.",
+            id="a keyword of another type",
         ),
         pytest.param(["env.rewards={acme_vowel: 1}"], "Did you mean 'acme_vowels'?", id="a reward"),
         pytest.param(

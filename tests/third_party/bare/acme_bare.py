@@ -36,3 +36,11 @@ class WhisperEnv(TextEnv):
     def score(self, problem: Problem, answer: str) -> Reward:
         """Compare all of the answer."""
         return Reward(parts={"correct": float(answer.strip() == problem.gold)})
+
+
+class MumbleEnv(WhisperEnv):
+    """The same, where a keyword has to be given."""
+
+    def __init__(self, split: str = "train", *, mouth: int, render_mode: str | None = None) -> None:
+        """Take how far the mouth is open, in millimetres."""
+        super().__init__(split, gap="m" * mouth, render_mode=render_mode)
