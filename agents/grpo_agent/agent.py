@@ -48,7 +48,7 @@ class GrpoAgent:
         copied = cfg.loss.beta > 0 and not policy.has_adapters
         self.reference = _frozen_copy(policy) if copied else None
         self.optimizer = torch.optim.AdamW(
-            policy.trained_parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay
+            policy.trained_parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay, fused=True
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: min(1.0, (step + 1) / (cfg.warmup_steps + 1))

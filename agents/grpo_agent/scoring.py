@@ -8,7 +8,8 @@ arXiv 2410.10989), with the entropy's beside it.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from torch.autograd.function import once_differentiable
 
 _CHUNK_ELEMENTS = 1 << 22
 """Logits held at once while scoring: 16 MiB in float32, which caches hold better than more."""
+
+_Autocast = tuple[str, torch.dtype, bool]
+"""Device, type and whether it was on in the forward pass."""
 
 
 def score_tokens(
@@ -68,27 +72,78 @@ class _Scores(torch.autograd.Function):
     def backward(ctx: Any, from_logps_N: Tensor, from_entropy_N: Tensor) -> tuple[Any, ...]:
         hidden_ND, targets_N, entropy_N, norms_N, *weights = ctx.saved_tensors
         head, temperature, size, entropy_grad = ctx.how
-        device, dtype, enabled = ctx.autocast
+        apply = (_plain_head if _is_plain(head) else _any_head)(head, ctx.autocast)
         to_hidden_ND = torch.empty_like(hidden_ND)
         to_weights = [torch.zeros_like(weight) for weight in weights]
         for start in range(0, len(hidden_ND), size):
             part = slice(start, start + size)
-            with torch.enable_grad(), torch.autocast(device, dtype=dtype, enabled=enabled):
-                hidden = hidden_ND[part].detach().requires_grad_()
-                logits = head(hidden)
+            logits, pull = apply(hidden_ND[part])
             gradient = _gradient(
-                logits.detach(),
+                logits,
                 temperature,
                 norms_N=norms_N[part],
                 targets_N=targets_N[part],
                 from_logps_N=from_logps_N[part],
                 entropy=(entropy_N[part], from_entropy_N[part]) if entropy_grad else None,
             )
-            found = torch.autograd.grad(logits, [hidden, *weights], gradient.to(logits.dtype))
-            to_hidden_ND[part] = found[0]
-            for total, more in zip(to_weights, found[1:], strict=True):
-                total.add_(more)
+            to_hidden_ND[part] = pull(gradient.to(logits.dtype), to_weights)
         return None, to_hidden_ND, None, *to_weights
+
+
+_Pull = Callable[[Tensor, list[Tensor]], Tensor]
+"""Takes the gradient of logits; adds to those of the weights, returns that of the hidden states."""
+_Head = Callable[[Tensor], tuple[Tensor, _Pull]]
+"""From hidden states to logits, and the way back."""
+
+
+def _is_plain(head: nn.Module) -> bool:
+    """Return whether a head is a matrix and nothing else."""
+    hooks = head._forward_hooks or head._forward_pre_hooks
+    return type(head) is nn.Linear and head.bias is None and not hooks
+
+
+def _plain_head(head: nn.Module, autocast: _Autocast) -> _Head:
+    """Multiply by hand: cast the weights once, keep no second gradient of them."""
+    _, dtype, enabled = autocast
+    weight_VD = cast("Tensor", head.weight).detach()
+    dtype = dtype if enabled else weight_VD.dtype
+    weight_VD = weight_VD.to(dtype)
+
+    def apply(hidden_ND: Tensor) -> tuple[Tensor, _Pull]:
+        hidden_ND = hidden_ND.to(dtype)
+
+        def pull(gradient_NV: Tensor, to_weights: list[Tensor]) -> Tensor:
+            for total_VD in to_weights:
+                if total_VD.dtype == dtype:
+                    total_VD.addmm_(gradient_NV.T, hidden_ND)
+                else:
+                    total_VD.add_(gradient_NV.T @ hidden_ND)
+            return gradient_NV @ weight_VD
+
+        return hidden_ND @ weight_VD.T, pull
+
+    return apply
+
+
+def _any_head(head: nn.Module, autocast: _Autocast) -> _Head:
+    """Leave it to autograd, for heads with adapters and the like."""
+    device, dtype, enabled = autocast
+    weights = [weight for weight in head.parameters() if weight.requires_grad]
+
+    def apply(hidden_ND: Tensor) -> tuple[Tensor, _Pull]:
+        with torch.enable_grad(), torch.autocast(device, dtype=dtype, enabled=enabled):
+            hidden = hidden_ND.detach().requires_grad_()
+            logits = head(hidden)
+
+        def pull(gradient_NV: Tensor, to_weights: list[Tensor]) -> Tensor:
+            to_hidden_ND, *found = torch.autograd.grad(logits, [hidden, *weights], gradient_NV)
+            for total, more in zip(to_weights, found, strict=True):
+                total.add_(more)
+            return to_hidden_ND
+
+        return logits.detach(), pull
+
+    return apply
 
 
 def _precise(logits_NV: Tensor, temperature: float) -> Tensor:
