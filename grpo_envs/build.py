@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers.utils import logging as transformers_logging
 
+from grpo_agent.config import SamplerConfig
 from grpo_agent.models import adapt, hints, load_policy, resolve, restore
 from grpo_agent.policy import Policy
 from grpo_agent.rollout import Rollout
@@ -41,9 +42,9 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
     """
     agent_class = load(AGENTS, cfg.agent.name)
     accelerator = make_accelerator(cfg.trainer)
+    transformers_logging.disable_progress_bar()
     path, why = resolve(cfg.model, accelerator.device)
     log.info(why)
-    transformers_logging.disable_progress_bar()
     policy = load_policy(path)
     filled = _fill(cfg, policy)
     if cfg.model.gradient_checkpointing:
@@ -59,14 +60,14 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
     tokens = filled.sampler.max_new_tokens
     assert tokens is not None  # filled
     sampling = Decoding(max_new_tokens=tokens, temperature=filled.sampler.temperature)
-    greedy = Decoding(max_new_tokens=tokens, temperature=0.0)
+    greedy, dtype = replace(sampling, temperature=0.0), _sampling_dtype(cfg.sampler, accelerator)
     return Trainer(
         cfg=cfg.trainer,
         seed=cfg.seed,
         agent=agent,
         env=envs.train.env,
-        rollout=Rollout(envs.train, policy, sampling, cfg.seed, accelerator.autocast),
-        eval_rollout=Rollout(envs.held_out, policy, greedy, cfg.seed, accelerator.autocast),
+        rollout=Rollout(envs.train, policy, sampling, cfg.seed, dtype),
+        eval_rollout=Rollout(envs.held_out, policy, greedy, cfg.seed, dtype),
         parts=envs.train.env.own_weights,
         eval_problems=envs.problems,
         loggers=[load(LOGGERS, name)(out, cfg.trainer.steps, done) for name in cfg.logger.names],
@@ -102,6 +103,12 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
 def compute_dtype(accelerator: Accelerator) -> torch.dtype:
     """Return what matrix products are computed in."""
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+
+
+def _sampling_dtype(cfg: SamplerConfig, accelerator: Accelerator) -> torch.dtype | None:
+    """Return what weights are held in while sampling, None where that is as they are."""
+    same = accelerator.mixed_precision == "bf16" and cfg.precision == "auto"
+    return torch.bfloat16 if same or cfg.precision == "bf16" else None
 
 
 def _resume(agent: Any, env: TextEnv, cfg: RunConfig, out: Path) -> tuple[int, dict[str, Any]]:

@@ -15,12 +15,11 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from grpo_agent.config import ModelConfig, SamplerConfig
+from grpo_agent.config import PRECISIONS, ModelConfig, SamplerConfig
 from grpo_envs.errors import ConfigError, nearest, require, require_one_of
 from grpo_envs.installed import LOGGERS, available
 
 _DEVICES = ("auto", "cpu", "cuda")
-_PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -62,7 +61,7 @@ class TrainerConfig:
         share = self.max_invalid_fraction
         require(0 <= share <= 1, "trainer.max_invalid_fraction", share, "0 to 1")
         require_one_of("trainer.device", self.device, _DEVICES)
-        require_one_of("trainer.precision", self.precision, _PRECISIONS)
+        require_one_of("trainer.precision", self.precision, PRECISIONS)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -104,8 +104,8 @@ class Watch:
         return {
             "gap": "Sampling and training disagree: the log-probabilities of the same tokens "
             f"differ by {fmean(gap):.3f} (mean of {_WINDOW} steps), usually because low precision "
-            "adds up over long completions. Turn trainer.precision=fp32, or "
-            "sampler.max_new_tokens down."
+            "adds up over long completions. Turn sampler.precision=fp32, trainer.precision=fp32, "
+            "or sampler.max_new_tokens down."
         }
 
 

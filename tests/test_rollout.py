@@ -291,3 +291,33 @@ def test_without_a_template_the_reply_stands_on_a_line_of_its_own(
     monkeypatch.setattr(tiny.tokenizer, "chat_template", None)
     tokens = tiny.follow_up("wrong", ended=True)
     assert tiny.tokenizer.decode(list(tokens)) == "\nwrong\n"
+
+
+# --- precision
+
+
+def test_sampling_in_bf16_leaves_the_weights_as_they_were(tiny: Policy) -> None:
+    before = {name: value.clone() for name, value in tiny.state_dict().items()}
+    seen: set[torch.dtype] = set()
+    head = tiny.model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
+    low = talks(tiny, dtype=torch.bfloat16)(SEEDS, Timer())
+    assert seen == {torch.bfloat16}
+    hook.remove()
+    after = tiny.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(p.dtype == torch.float32 for p in tiny.parameters())
+    exact = talks(tiny)(SEEDS, Timer())
+    first = [[c.logprobs[0] for c in group.completions] for group in low]
+    assert first != [[c.logprobs[0] for c in group.completions] for group in exact]
+    assert members(low)[0][1].logprobs[0] == pytest.approx(
+        members(exact)[0][1].logprobs[0], abs=0.1
+    )
+
+
+def test_weights_come_back_where_sampling_fails(tiny: Policy) -> None:
+    before = [p.data_ptr() for p in tiny.parameters()]
+    with pytest.raises(RuntimeError, match="shapes"), tiny.weights_in(torch.bfloat16):
+        tiny.model.get_output_embeddings()(torch.ones(1, 3))
+    assert [p.data_ptr() for p in tiny.parameters()] == before

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
+from grpo_agent.kv_cache import RoomyLayer, roomy_cache
 from grpo_agent.policy import Policy
-from grpo_agent.sampler import Decoding, sample
+from grpo_agent.sampler import Decoding, _invert, sample
 
 PROMPTS = ["What is 1+2?", "What is 48+12+44+7?", "Why?"]
 
@@ -68,3 +71,56 @@ def test_the_end_token_is_part_of_the_completion(tiny: Policy) -> None:
     )[0]
     assert cut.finish_reason == "length"
     assert cut.token_ids == done.token_ids[:-1]
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 1000, 1024])
+def test_a_token_is_where_the_cumulative_sum_reaches_the_noise(size: int) -> None:
+    """Against the plain sum, in float64, over vocabularies that blocks fit into and do not."""
+    weights_RV = torch.rand(400, size, dtype=torch.float64)
+    weights_RV[:, ::3] = 0.0 if size > 1 else 1.0
+    noise_R = torch.rand(400, dtype=torch.float64)
+    sums_RV = weights_RV.cumsum(dim=-1)
+    expected_R = (sums_RV <= noise_R[:, None] * sums_RV[:, -1:]).sum(dim=-1)
+    assert _invert(weights_RV, noise_R)[:, 0].tolist() == expected_R.tolist()
+
+
+def test_the_ends_of_the_noise_are_tokens_that_can_be() -> None:
+    weights_RV = torch.zeros(2, 600)
+    weights_RV[:, 300:310] = 1.0
+    noise_R = torch.tensor([0.0, 1.0 - 2**-24])
+    assert _invert(weights_RV, noise_R)[:, 0].tolist() == [300, 309]
+
+
+def test_the_cache_holds_what_transformers_own_holds(tiny: Policy) -> None:
+    """Over many tokens (it grows several times), copies and rows that leave."""
+    caches = DynamicCache(config=tiny.model.config), roomy_cache(tiny.model.config)
+    ids = torch.randint(len(tiny.tokenizer), (4, 200), generator=torch.Generator().manual_seed(0))
+    for cache in caches:
+        with torch.no_grad():
+            tiny.model(input_ids=ids[:2, :50], past_key_values=cache)
+            cache.batch_repeat_interleave(2)
+            for t in range(50, 200):
+                rows = ids if t < 100 else ids[[0, 3]]
+                if t == 100:
+                    cache.batch_select_indices(torch.tensor([0, 3]))
+                tiny.model(input_ids=rows[:, t : t + 1], past_key_values=cache)
+    for theirs, ours in zip(caches[0].layers, caches[1].layers, strict=True):
+        assert isinstance(theirs, DynamicLayer)
+        assert isinstance(ours, RoomyLayer)
+        assert ours.get_seq_length() == 200
+        torch.testing.assert_close(ours.keys, theirs.keys, rtol=0, atol=0)
+        torch.testing.assert_close(ours.values, theirs.values, rtol=0, atol=0)
+
+
+def test_a_token_is_written_and_the_rest_is_not_copied(tiny: Policy) -> None:
+    cache = roomy_cache(tiny.model.config)
+    with torch.no_grad():
+        tiny.model(input_ids=torch.ones(1, 4, dtype=torch.long), past_key_values=cache)
+        places = set()
+        for _ in range(64):
+            tiny.model(input_ids=torch.ones(1, 1, dtype=torch.long), past_key_values=cache)
+            (layer, *_) = cache.layers
+            assert isinstance(layer, RoomyLayer)
+            assert layer.keys is not None
+            places.add(layer.keys.data_ptr())
+    assert len(places) == 1

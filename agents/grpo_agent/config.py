@@ -12,6 +12,7 @@ KL_PLACES = ("loss", "reward")
 AGGREGATES = ("sequence_mean", "token_mean", "fixed_length")
 TRUNCATIONS = ("score", "mask", "penalise")
 MODELS = ("qwen", "smollm2", "hf")
+PRECISIONS = ("auto", "fp32", "bf16")
 SIZES = ("auto", "tiny", "0.6b", "1.7b", "4b", "8b")
 
 
@@ -227,9 +228,13 @@ class SamplerConfig:
     """Logits are divided by it, when sampling and when scoring alike."""
     max_new_tokens: int | None = None
     """Tokens per completion; null takes the model's own (1024, the bundled tiny's 64)."""
+    precision: str = "auto"
+    """What the weights are held in while sampling: fp32 (as they are), bf16 (a copy that lasts as
+    long; faster, and policy/sample_gap shows what it costs) or auto, that of the update."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        require_one_of("sampler.precision", self.precision, PRECISIONS)
         require(self.temperature > 0, "sampler.temperature", self.temperature, "above 0")
         tokens = self.max_new_tokens
         require(

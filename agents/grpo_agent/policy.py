@@ -58,6 +58,23 @@ class Policy(nn.Module):
         finally:
             self.model.enable_adapters()
 
+    @contextmanager
+    def weights_in(self, dtype: torch.dtype) -> Iterator[None]:
+        """Hold the weights in `dtype` for a while; then they are what they were, to the bit.
+
+        A sampled token reads every weight once, and does little with it: in half the bytes it
+        takes half the time. The copies are gone afterwards.
+        """
+        kept = [p for p in self.parameters() if p.is_floating_point() and p.dtype != dtype]
+        weights = [p.data for p in kept]
+        try:
+            for p in kept:
+                p.data = p.data.to(dtype)
+            yield
+        finally:
+            for p, weight in zip(kept, weights, strict=True):
+                p.data = weight
+
     def checkpoint_layers(self) -> None:
         """Compute each decoder layer again in the backward pass: less memory, more time.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from grpo_agent.policy import Policy
 from grpo_agent.sampler import Decoding, sample
@@ -94,8 +96,8 @@ class Rollout:
     decoding: Decoding
     seed: int
     """Of the run; with a problem's seed and a member's number it decides the member's noise."""
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """Precision to sample in."""
+    dtype: torch.dtype | None = None
+    """What the weights are held in while sampling; None: as they are."""
     batch_size: int = 256
     """Completions that are sampled at once."""
 
@@ -136,13 +138,16 @@ class Rollout:
         """Sample as many completions of each prompt as there are seeds of noise for it."""
         copies = len(noise) // len(prompts)
         step = max(1, self.batch_size // copies)
-        completions: list[Completion] = []
-        for start in range(0, len(prompts), step):
-            part = prompts[start : start + step]
-            seeds = noise[start * copies : (start + step) * copies]
-            with self.autocast():
-                completions += sample(self.policy, part, seeds, self.decoding)
-        return completions
+        order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))  # little padding
+        completions: dict[int, list[Completion]] = {}
+        with self.policy.weights_in(self.dtype) if self.dtype else nullcontext():
+            for start in range(0, len(prompts), step):
+                part = order[start : start + step]
+                seeds = [seed for p in part for seed in noise[p * copies : (p + 1) * copies]]
+                found = sample(self.policy, [prompts[p] for p in part], seeds, self.decoding)
+                for i, p in enumerate(part):
+                    completions[p] = found[i * copies : (i + 1) * copies]
+        return [completion for p in range(len(prompts)) for completion in completions[p]]
 
     def _step(self, talks: Sequence[Talk], active: Sequence[int], timer: Timer) -> list[int]:
         """Give the last answers to the environment; return the members whose episodes go on."""

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from grpo_agent.kv_cache import roomy_cache
 from grpo_agent.policy import Policy
 from grpo_envs.types import Completion
 
 _GREEDY = 0.0
+_BLOCK = 256
+"""Tokens of the vocabulary that are summed before one of them is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,8 @@ class _Rows:
     logits_RV: Tensor
     mask_RL: Tensor
     """Attention mask of everything in the cache: 0 on left padding."""
+    padded: bool
+    """Whether there is any; attention is faster without a mask."""
     cache: DynamicCache
 
     def keep(self, kept_R: Tensor) -> None:
@@ -40,7 +45,7 @@ class _Rows:
         self.index_R, self.mask_RL = self.index_R[kept_R], self.mask_RL[kept_R]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def sample(
     policy: Policy, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], how: Decoding
 ) -> list[Completion]:
@@ -92,10 +97,10 @@ def _prefill(policy: Policy, prompts: Sequence[tuple[int, ...]], copies: int) ->
     ids_PL = [[policy.pad_id] * pad + list(ids) for pad, ids in zip(pads, prompts, strict=True)]
     pads_P = torch.tensor(pads, device=policy.device)
     mask_PL = (torch.arange(longest, device=policy.device) >= pads_P[:, None]).long()
-    cache = DynamicCache(config=policy.model.config)
+    cache = roomy_cache(policy.model.config)
     logits_PV = policy.model(
         input_ids=torch.tensor(ids_PL, device=policy.device),
-        attention_mask=mask_PL,
+        attention_mask=mask_PL if any(pads) else None,
         position_ids=(mask_PL.cumsum(dim=1) - 1).clamp(min=0),
         past_key_values=cache,
         use_cache=True,
@@ -106,6 +111,7 @@ def _prefill(policy: Policy, prompts: Sequence[tuple[int, ...]], copies: int) ->
         index_R=torch.arange(len(prompts) * copies, device=policy.device),
         logits_RV=logits_PV.repeat_interleave(copies, dim=0),
         mask_RL=mask_PL.repeat_interleave(copies, dim=0),
+        padded=any(pads),
         cache=cache,
     )
 
@@ -116,7 +122,7 @@ def _advance(policy: Policy, rows: _Rows, tokens_R: Tensor) -> None:
     rows.mask_RL = torch.cat([rows.mask_RL, rows.mask_RL.new_ones(len(tokens_R), 1)], dim=1)
     rows.logits_RV = policy.model(
         input_ids=tokens_R[:, None],
-        attention_mask=rows.mask_RL,
+        attention_mask=rows.mask_RL if rows.padded else None,
         position_ids=positions_R[:, None],
         past_key_values=rows.cache,
         use_cache=True,
@@ -124,17 +130,34 @@ def _advance(policy: Policy, rows: _Rows, tokens_R: Tensor) -> None:
 
 
 def _choose(logits_RV: Tensor, noise_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return a token and its log-probability for each row, by inverting the cumulative sum."""
-    if temperature == _GREEDY:
-        logps_RV = logits_RV.float().log_softmax(dim=-1)
-        tokens_R = logps_RV.argmax(dim=-1)
-    else:
-        logps_RV = (logits_RV.float() / temperature).log_softmax(dim=-1)
-        sums_RV = logps_RV.exp().cumsum(dim=-1)
-        point_R1 = (noise_R * sums_RV[:, -1])[:, None]  # the last sum is 1 up to rounding
-        tokens_R = torch.searchsorted(sums_RV, point_R1, right=True)[:, 0]
-        tokens_R = tokens_R.clamp(max=logits_RV.shape[1] - 1)
-    return tokens_R, logps_RV.gather(1, tokens_R[:, None])[:, 0]
+    """Return a token and its log-probability for each row."""
+    greedy = temperature == _GREEDY
+    logits_RV = logits_RV.float() if greedy or temperature == 1 else logits_RV.float() / temperature
+    weights_RV = (logits_RV - logits_RV.amax(dim=-1, keepdim=True)).exp_()
+    tokens_R1 = logits_RV.argmax(dim=-1, keepdim=True) if greedy else _invert(weights_RV, noise_R)
+    logps_R1 = (weights_RV.gather(1, tokens_R1) / weights_RV.sum(dim=-1, keepdim=True)).log()
+    return tokens_R1[:, 0], logps_R1[:, 0]
+
+
+def _invert(weights_RV: Tensor, noise_R: Tensor) -> Tensor:
+    """Return where the cumulative sum of the weights reaches this share of it (R, 1).
+
+    First the block, then the place in it: no cumulative sum over the vocabulary is written.
+    """
+    size = weights_RV.shape[1]
+    whole = size - size % _BLOCK
+    blocks_RK = weights_RV[:, :whole].unflatten(1, (-1, _BLOCK)).sum(dim=-1)
+    if whole < size:
+        rest_R1 = weights_RV[:, whole:].sum(dim=-1, keepdim=True)
+        blocks_RK = torch.cat([blocks_RK, rest_R1], dim=1)
+    sums_RK = blocks_RK.cumsum(dim=-1)
+    point_R1 = noise_R[:, None] * sums_RK[:, -1:]
+    block_R1 = torch.searchsorted(sums_RK, point_R1, right=True).clamp(max=sums_RK.shape[1] - 1)
+    point_R1 = point_R1 - (sums_RK - blocks_RK).gather(1, block_R1)
+    places_RW = block_R1 * _BLOCK + torch.arange(_BLOCK, device=weights_RV.device)
+    within_RW = weights_RV.gather(1, places_RW.clamp(max=size - 1)).cumsum(dim=-1)
+    place_R1 = torch.searchsorted(within_RW, point_R1, right=True).clamp(max=_BLOCK - 1)
+    return (block_R1 * _BLOCK + place_R1).clamp(max=size - 1)
 
 
 def _noise(seeds: Sequence[int], length: int) -> Tensor:

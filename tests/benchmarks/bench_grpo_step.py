@@ -142,7 +142,8 @@ def ours(shape: Shape, dtype: str, steps: int) -> list[dict[str, float]]:
     cfg = GrpoConfig(group_size=shape.group, lr=1e-6, loss=LossConfig(beta=0.0))
     agent = GrpoAgent(policy, cfg, accelerator, SamplerConfig(max_new_tokens=shape.tokens))
     env = GroupVectorEnv(WordsEnv(shape.words), shape.prompts * shape.group, shape.group)
-    rollout = Rollout(env, policy, Decoding(max_new_tokens=shape.tokens), 0, accelerator.autocast)
+    low = None if dtype == "fp32" else torch.bfloat16
+    rollout = Rollout(env, policy, Decoding(max_new_tokens=shape.tokens), 0, low)
     taken = []
     for step in range(steps):
         timer = Timer()
