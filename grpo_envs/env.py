@@ -155,6 +155,11 @@ class TextEnv(gymnasium.Env[str, str]):
             return self.from_row(self.rows.pick(seed, split))
         return self.draw(rng_for(type(self).__name__, split, seed), split)
 
+    @property
+    def grades_each_alone(self) -> bool:
+        """Whether an answer's reward does not depend on which others are graded with it."""
+        return not any(function.whole for function in self._functions.values())
+
     def reply_batch(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
     ) -> list[Reply]:

@@ -12,12 +12,13 @@ import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from grpo_envs.errors import require, unknown
 from grpo_envs.installed import REWARDS, available, check_keywords, check_values, load
-from grpo_envs.rewards import SHAPING, Part, ScoreBatch, part_from
+from grpo_envs.rewards import SHAPING, Part, part_from
 from grpo_envs.types import Problem, Reward
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,7 +59,7 @@ def repetition(problem: Problem, answer: str, *, size: int = 4) -> float:
 
 def compose(
     declared: Mapping[str, float], given: Mapping[str, Any] | None
-) -> tuple[dict[str, Part], dict[str, ScoreBatch]]:
+) -> tuple[dict[str, Part], dict[str, Function]]:
     """Return how each part counts, and the functions that are to be asked for added parts.
 
     Args:
@@ -71,7 +72,7 @@ def compose(
         PluginError: a reward function cannot be loaded.
     """
     parts = {name: Part(weight=float(weight)) for name, weight in declared.items()}
-    functions: dict[str, ScoreBatch] = {}
+    functions: dict[str, Function] = {}
     for name, said in (given or {}).items():
         parts[name] = part_from(name, said, declared.get(name, 1.0))
         own = said if isinstance(said, Mapping) else {}
@@ -83,25 +84,32 @@ def compose(
     return parts, functions
 
 
-def _function(name: str, options: Mapping[str, Any], declared: Mapping[str, float]) -> ScoreBatch:
+def _function(name: str, options: Mapping[str, Any], declared: Mapping[str, float]) -> Function:
     if name not in available(REWARDS):
         raise unknown("reward part", name, [*declared, *available(REWARDS)])
     function = load(REWARDS, name)
     asked = partial(function, None, None)
     check_keywords(asked, options, f"env.rewards.{name}.", also=SHAPING)
     check_values(asked, options, f"env.rewards.{name}.")
-    made = partial(function, **options)
-    whole = getattr(function, "batched", False)
-    return partial(_ask, name, made if whole else partial(_one_by_one, made))
+    return Function(name, partial(function, **options), whole=getattr(function, "batched", False))
 
 
-def _ask(
-    name: str, function: Callable[..., Any], problems: Sequence[Problem], answers: Sequence[str]
-) -> list[Reward]:
-    values = function(problems, answers)
-    if inspect.isawaitable(values):
-        values = _run(values)
-    return [_reward(name, value) for value in values]
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A reward function with its options."""
+
+    name: str
+    function: Callable[..., Any]
+    whole: bool
+    """Whether it takes all answers of a step at once."""
+
+    def __call__(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
+        """Return what each answer earns of this part."""
+        ask = self.function if self.whole else partial(_one_by_one, self.function)
+        values = ask(problems, answers)
+        if inspect.isawaitable(values):
+            values = _run(values)
+        return [_reward(self.name, value) for value in values]
 
 
 def _reward(name: str, value: Any) -> Reward:

@@ -145,6 +145,8 @@ class Trainer:
         metrics["group/sampled"] = float(len(groups))
         metrics["group/used"] = float(len(chosen))
         metrics |= {f"time/{name}": seconds for name, seconds in timer.seconds.items()}
+        hidden, waited = (timer.seconds.get(name, 0.0) for name in ("score_hidden", "score"))
+        metrics["score/hidden"] = hidden / max(hidden + waited, 1e-9)
         metrics["tokens/per_second"] = tokens / timer.seconds["step"]
         self.last = metrics
         advantages = [*advantages, *([0.0] * self.group_size for _ in dropped)]

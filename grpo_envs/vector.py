@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from os import cpu_count
@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from grpo_envs.ahead import Ahead
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import ConfigError, ResetNeeded
 from grpo_envs.seeding import seed_for
@@ -65,6 +66,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         self._cut: NDArray[np.bool_] = np.zeros(num_envs, dtype=np.bool_)
         """Those of the members whose episode is over that were truncated."""
         self._executor: Executor | None = None
+        self._ahead = Ahead(self._replies)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -102,12 +104,27 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             ConfigError: the seeds or the mask do not fit the groups.
         """
         seeds = self._group_seeds(seed)
+        self._ahead.take({})  # of no use any more
         for group in self._marked(options):
             problem = self.env.problem(seeds[group])
             for member in range(group * self.group_size, (group + 1) * self.group_size):
                 self._problems[member], self._turns[member] = problem, []
                 self._over[member] = self._cut[member] = False
         return tuple(map(self._observation, range(self.num_envs))), self._reset_infos()
+
+    def score_ahead(self, actions: Mapping[int, str]) -> None:
+        """Begin to grade answers, by member, in the background: others are not there yet.
+
+        The next `step` with the same answers takes what comes of it, and returns what it would
+        have returned. Where a reward function looks at all answers at once nothing is begun.
+        """
+        if self.env.grades_each_alone and not self._over[list(actions)].any():
+            self._ahead.begin(dict(actions))
+
+    @property
+    def hidden_seconds(self) -> float:
+        """Seconds of the last step's grading that were over before it was called."""
+        return self._ahead.hidden
 
     def step(
         self, actions: Sequence[str]
@@ -127,7 +144,10 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         active = [i for i in range(self.num_envs) if not self._over[i]]
         if not active:
             raise ResetNeeded("GroupVectorEnv.step() needs reset(): every episode is over.")
-        replies = dict(zip(active, self._replies(active, actions), strict=True))
+        given = {i: actions[i] for i in active}
+        replies = self._ahead.take(given)
+        rest = [i for i in active if i not in replies]
+        replies |= zip(rest, self._replies(rest, given), strict=True)
         terminated = self._over & ~self._cut
         truncated = self._cut.copy()
         for i, reply in replies.items():
@@ -143,6 +163,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the scoring workers and close the environment."""
+        self._ahead.close()
         if self._executor is not None:
             self._executor.shutdown()
             self._executor = None
@@ -196,7 +217,9 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             raise ConfigError("reset_mask: it marks a part of a group. Allowed: whole groups.")
         return [int(group) for group in np.flatnonzero(by_group.any(axis=1))]
 
-    def _replies(self, active: Sequence[int], actions: Sequence[str]) -> list[Reply]:
+    def _replies(self, active: Sequence[int], actions: Mapping[int, str]) -> list[Reply]:
+        if not active:
+            return []
         problems = [problem for i in active if (problem := self._problems[i]) is not None]
         episodes = [[*self._turns[i], Turn(action=actions[i])] for i in active]
         if self.env.concurrency == "none":

@@ -17,6 +17,7 @@ FLOORS = [
             "reward_functions",
             "rewards",
             "env",
+            "ahead",
             "vector",
             "vector_entry",
             "plugins",

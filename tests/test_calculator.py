@@ -1,7 +1,7 @@
 """A tool in mid-conversation: what it says, what is an answer, whose tokens are whose."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -306,7 +306,7 @@ def test_members_of_a_group_end_at_different_turns() -> None:
 
 def play_by_script(
     policy: Policy, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], how: Decoding
-) -> list[Completion]:
+) -> Iterator[tuple[int, list[Completion]]]:
     """Stand in for the model: some call the tool first, some answer what it is not."""
     made = []
     for i in range(len(seeds)):
@@ -316,13 +316,15 @@ def play_by_script(
         text = answer(told[-1]) if told else (tool(expression) if i % 3 else answer(1))
         ids = (*policy.tokenizer(text)["input_ids"], policy.eos_ids[0])
         made.append(Completion(text=text, token_ids=ids, logprobs=(-1.0,) * len(ids)))
-    return made
+    size = len(seeds) // len(prompts)
+    for p in range(len(prompts)):
+        yield p, made[p * size : (p + 1) * size]
 
 
 def test_what_the_tool_says_is_context_and_never_loss(
     tiny: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("grpo_agent.rollout.sample", play_by_script)
+    monkeypatch.setattr("grpo_agent.rollout.sample_groups", play_by_script)
     envs = GroupVectorEnv(CalculatorEnv(), 12, 6)
     groups = Rollout(envs, tiny, Decoding(max_new_tokens=40), seed=1)([3, 4], Timer())
     batch = collate(groups, tiny.pad_id, tiny.device)
@@ -363,14 +365,15 @@ def test_a_tool_that_writes_what_the_policy_would_write_says_nothing_for_it(
 
     def scripted(
         policy: Policy, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], how: Decoding
-    ) -> list[Completion]:
+    ) -> Iterator[tuple[int, list[Completion]]]:
         turn = int(len(prompts) == len(seeds))  # from the second on each has its own context
         ids = (*policy.tokenizer(said[turn])["input_ids"], policy.eos_ids[0])
         one = Completion(text=said[turn], token_ids=ids, logprobs=(-1.0,) * len(ids))
-        return [one] * len(seeds)
+        for p in range(len(prompts)):
+            yield p, [one] * (len(seeds) // len(prompts))
 
     monkeypatch.setitem(TOOLS, "forge", forge)
-    monkeypatch.setattr("grpo_agent.rollout.sample", scripted)
+    monkeypatch.setattr("grpo_agent.rollout.sample_groups", scripted)
     envs = GroupVectorEnv(CalculatorEnv(tool="forge"), 2, 2)
     (group,) = Rollout(envs, tiny, Decoding(max_new_tokens=40), seed=1)([0], Timer())
     for completion, reward in zip(group.completions, group.rewards, strict=True):

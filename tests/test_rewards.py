@@ -279,6 +279,15 @@ def test_length_and_repetition(
 # Mistakes
 
 
+def test_a_function_that_looks_at_all_answers_is_not_asked_ahead_of_them() -> None:
+    envs = GroupVectorEnv(Echo(rewards={"ranked": 1.0}), 4, 2)
+    envs.reset(seed=[1, 2])
+    answers = ["d", "c", "b", "a"]
+    envs.score_ahead({0: "d", 1: "c"})
+    infos = envs.step(answers)[-1]
+    assert infos["reward/ranked"].tolist() == [0.75, 0.5, 0.25, 0.0]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -1,7 +1,7 @@
 """Rollouts: who gets which prompt, noise and reward."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ import grpo_envs
 from grpo_agent.batch import collate
 from grpo_agent.policy import Policy
 from grpo_agent.rollout import Rollout
-from grpo_agent.sampler import Decoding, sample
+from grpo_agent.sampler import Decoding, sample_groups
 from grpo_envs.errors import ConfigError
 from grpo_envs.seeding import seed_for
 from grpo_envs.timing import Timer
@@ -40,7 +40,7 @@ def test_each_completion_has_the_reward_of_its_own_text(tiny: Policy) -> None:
             assert completion.text == tiny.decode(completion.token_ids)
     totals = {reward.total for group in groups for reward in group.rewards}
     assert len(totals) > 1, "the test needs answers that differ in reward"
-    assert set(timer.seconds) == {"sample", "score"}
+    assert set(timer.seconds) == {"sample", "score", "score_hidden"}
 
 
 def test_members_and_problems_have_noise_of_their_own(tiny: Policy) -> None:
@@ -231,11 +231,11 @@ def test_each_turn_has_noise_of_its_own(tiny: Policy, monkeypatch: pytest.Monkey
 
     def spy(
         policy: Policy, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], how: Decoding
-    ) -> list[Completion]:
+    ) -> Iterator[tuple[int, list[Completion]]]:
         used.extend(seeds)
-        return sample(policy, prompts, seeds, how)
+        return sample_groups(policy, prompts, seeds, how)
 
-    monkeypatch.setattr("grpo_agent.rollout.sample", spy)
+    monkeypatch.setattr("grpo_agent.rollout.sample_groups", spy)
     found = members(talks(tiny)(SEEDS, Timer()))
     assert len(used) == sum(max(1, len(completion.turns)) for _, completion, _ in found)
     assert len(set(used)) == len(used) > len(found)

@@ -7,7 +7,7 @@ from transformers.cache_utils import DynamicLayer
 
 from grpo_agent.kv_cache import RoomyLayer, roomy_cache
 from grpo_agent.policy import Policy
-from grpo_agent.sampler import Decoding, _invert, sample
+from grpo_agent.sampler import Decoding, _invert, sample, sample_groups
 
 PROMPTS = ["What is 1+2?", "What is 48+12+44+7?", "Why?"]
 
@@ -34,6 +34,31 @@ def test_a_group_shares_its_prefill_and_differs_in_its_noise(tiny: Policy) -> No
         assert completion.token_ids == alone.token_ids
         torch.testing.assert_close(completion.logprobs, alone.logprobs, rtol=1e-4, atol=1e-4)
     assert len({c.token_ids for c in grouped[4:8]}) > 1
+
+
+def test_a_group_is_there_when_its_last_member_has_ended(tiny: Policy) -> None:
+    how = Decoding(max_new_tokens=40)
+    asked = prompts(tiny) * 3
+    seeds = list(range(2 * len(asked)))
+    came = list(sample_groups(tiny, asked, seeds, how))
+    ends = [max(len(c.token_ids) for c in completions) for _, completions in came]
+    assert ends == sorted(ends)
+    assert ends[0] < ends[-1]
+    whole = [c for _, completions in sorted(came) for c in completions]
+    assert [c.token_ids for c in whole] == [c.token_ids for c in sample(tiny, asked, seeds, how)]
+
+
+@pytest.mark.parametrize("every", [2, 7, 100])
+def test_looking_seldom_changes_nothing(
+    tiny: Policy, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    """As on a GPU, which is asked for the rows that have ended after some tokens only."""
+    how = Decoding(max_new_tokens=40)
+    expected = sample(tiny, prompts(tiny), list(range(12)), how)
+    monkeypatch.setattr("grpo_agent.sampler._LOOK_EVERY", {"cpu": every})
+    found = sample(tiny, prompts(tiny), list(range(12)), how)
+    assert [c.token_ids for c in found] == [c.token_ids for c in expected]
+    assert [c.finish_reason for c in found] == [c.finish_reason for c in expected]
 
 
 def test_order_of_the_batch_changes_nothing(tiny: Policy) -> None:

@@ -546,3 +546,68 @@ def test_workers_give_the_same_rewards(concurrency: str) -> None:
     )
     # Right and in form 1.1; empty 0; in form only 0.1.
     assert done.stdout.strip() == "[1.1, 0.0, 0.1, 1.1, 0.1, 0.1]"
+
+
+# --- grading ahead
+
+
+class Sleepy(TextEnv):
+    """Grading takes a while, and is noted."""
+
+    parts: ClassVar[Mapping[str, float]] = {"correct": 1.0}
+    graded: ClassVar[list[str]] = []
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        return Problem(prompt=str(rng.random()), gold="", solution="")
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        time.sleep(0.05)
+        Sleepy.graded.append(answer)
+        return Reward(parts={"correct": len(answer) / 10})
+
+
+def test_answers_graded_ahead_are_graded_once_and_come_in_order() -> None:
+    Sleepy.graded.clear()
+    envs = GroupVectorEnv(Sleepy(), 6, 2)
+    envs.reset(seed=[1, 2, 3])
+    answers = ["a" * (i + 1) for i in range(6)]
+    for group in (2, 0):
+        envs.score_ahead({i: answers[i] for i in (2 * group, 2 * group + 1)})
+    time.sleep(0.3)
+    _, rewards, terminated, _, infos = envs.step(answers)
+    assert rewards.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    assert infos["reward/correct"].tolist() == rewards.tolist()
+    assert terminated.all()
+    assert sorted(Sleepy.graded) == answers
+    assert Sleepy.graded[:4] == [answers[i] for i in (4, 5, 0, 1)]
+    assert 0.19 < envs.hidden_seconds < 0.4
+    envs.close()
+
+
+def test_an_answer_that_became_another_is_graded_anew() -> None:
+    Sleepy.graded.clear()
+    envs = GroupVectorEnv(Sleepy(), 2, 2)
+    envs.reset(seed=[1])
+    envs.score_ahead({0: "no", 1: "yes"})
+    assert envs.step(["yes!", "yes"])[1].tolist() == pytest.approx([0.4, 0.3])
+    envs.reset(seed=[2])
+    envs.score_ahead({0: "no", 1: "yes"})
+    envs.reset(seed=[3])
+    Sleepy.graded.clear()
+    assert envs.step(["no", "yes"])[1].tolist() == pytest.approx([0.2, 0.3])
+    assert Sleepy.graded == ["no", "yes"], "another problem"
+    assert envs.hidden_seconds == 0
+    envs.close()
+
+
+def test_what_fails_ahead_fails_the_step() -> None:
+    class Broken(Sleepy):
+        def reply_batch(self, *args: object) -> list[Reply]:
+            raise OSError("no sandbox left")
+
+    envs = GroupVectorEnv(Broken(), 2, 2)
+    envs.reset(seed=[1])
+    envs.score_ahead({0: "a", 1: "b"})
+    with pytest.raises(OSError, match="no sandbox left"):
+        envs.step(["a", "b"])
+    envs.close()

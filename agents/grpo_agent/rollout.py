@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from grpo_agent.policy import Policy
-from grpo_agent.sampler import Decoding, sample
+from grpo_agent.sampler import Decoding, sample_groups
 from grpo_envs.seeding import seed_for
 from grpo_envs.timing import Timer
 from grpo_envs.types import Completion, Group, Reward, Turn
@@ -109,7 +109,8 @@ class Rollout:
         prompts = [self.policy.render(text, told) for text, told in asked]
         noise = [(key, i) for key in seeds for i in range(size)]
         with timer("sample"):
-            answers = self._sample(prompts, [seed_for(self.seed, *place) for place in noise])
+            seeds_of_noise = [seed_for(self.seed, *place) for place in noise]
+            answers = self._sample(prompts, seeds_of_noise, range(len(noise)))
         talks = [Talk(prompts[i // size], answer) for i, answer in enumerate(answers)]
         active = self._step(talks, range(len(talks)), timer)
         while active:
@@ -117,7 +118,7 @@ class Rollout:
             contexts = [talks[i].context() for i in active]
             with timer("sample"):
                 more = [seed_for(self.seed, *noise[i], turn) for i in active]
-                answers = self._sample(contexts, more)
+                answers = self._sample(contexts, more, active)
             for i, answer in zip(active, answers, strict=True):
                 talks[i].answered(answer)
             active = self._step(talks, active, timer)
@@ -134,8 +135,13 @@ class Rollout:
             if (members := talks[p * size : (p + 1) * size])
         ]
 
-    def _sample(self, prompts: Sequence[tuple[int, ...]], noise: Sequence[int]) -> list[Completion]:
-        """Sample as many completions of each prompt as there are seeds of noise for it."""
+    def _sample(
+        self, prompts: Sequence[tuple[int, ...]], noise: Sequence[int], members: Sequence[int]
+    ) -> list[Completion]:
+        """Sample as many completions of each prompt as there are seeds of noise for it.
+
+        Those of `members`; the environment may grade them as soon as all of a prompt are there.
+        """
         copies = len(noise) // len(prompts)
         step = max(1, self.batch_size // copies)
         order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))  # little padding
@@ -144,9 +150,12 @@ class Rollout:
             for start in range(0, len(prompts), step):
                 part = order[start : start + step]
                 seeds = [seed for p in part for seed in noise[p * copies : (p + 1) * copies]]
-                found = sample(self.policy, [prompts[p] for p in part], seeds, self.decoding)
-                for i, p in enumerate(part):
-                    completions[p] = found[i * copies : (i + 1) * copies]
+                asked = [prompts[p] for p in part]
+                for i, found in sample_groups(self.policy, asked, seeds, self.decoding):
+                    p = part[i]
+                    completions[p] = found
+                    own = members[p * copies : (p + 1) * copies]
+                    self.env.score_ahead({m: c.text for m, c in zip(own, found, strict=True)})
         return [completion for p in range(len(prompts)) for completion in completions[p]]
 
     def _step(self, talks: Sequence[Talk], active: Sequence[int], timer: Timer) -> list[int]:
@@ -156,6 +165,7 @@ class Rollout:
             actions[i] = talks[i].answer.text
         with timer("score"):
             told, _, terminated, truncated, infos = self.env.step(actions)
+        timer.add("score_hidden", self.env.hidden_seconds)
         for i in active:
             talks[i].graded(told[i], self._reward(infos, i))
         over = terminated | truncated

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,8 @@ from grpo_agent.policy import Policy
 from grpo_envs.types import Completion
 
 _GREEDY = 0.0
+_LOOK_EVERY = {"cuda": 8}
+"""Tokens after which it is looked at which rows have ended: a GPU has to be waited for, then."""
 _BLOCK = 256
 """Tokens of the vocabulary that are summed before one of them is looked for."""
 
@@ -39,13 +41,55 @@ class _Rows:
     padded: bool
     """Whether there is any; attention is faster without a mask."""
     cache: DynamicCache
+    places: list[int]
+    """`index_R`, without a look at the device."""
 
-    def keep(self, kept_R: Tensor) -> None:
+    def drop(self, ended: Sequence[bool], tokens_R: Tensor) -> Tensor:
+        """Let ended rows go once they are half of all: a copy of the cache each time."""
+        kept = [row for row, place in enumerate(self.places) if not ended[place]]
+        if len(kept) > len(self.places) // 2:
+            return tokens_R
+        kept_R = torch.tensor(kept, device=tokens_R.device)
         self.cache.batch_select_indices(kept_R)
         self.index_R, self.mask_RL = self.index_R[kept_R], self.mask_RL[kept_R]
+        self.places = [self.places[row] for row in kept]
+        return tokens_R[kept_R]
 
 
-@torch.inference_mode()
+class _Written:
+    """What was sampled so far."""
+
+    def __init__(self, policy: Policy, rows: int, length: int) -> None:
+        self.policy = policy
+        device = policy.device
+        self.tokens_BT = torch.full((rows, length), policy.pad_id, device=device)
+        self.logps_BT = torch.zeros((rows, length), device=device)
+        self.lengths_B = torch.full((rows,), length, device=device)
+        self.ended_B = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.eos = torch.tensor(policy.eos_ids, device=device)
+
+    def add(self, index_R: Tensor, t: int, tokens_R: Tensor, logps_R: Tensor) -> None:
+        """Take down the token `t` of these rows."""
+        self.tokens_BT[index_R, t], self.logps_BT[index_R, t] = tokens_R, logps_R
+        ended_R = self.ended_B[index_R]
+        ending_R = torch.isin(tokens_R, self.eos) & ~ended_R
+        self.lengths_B[index_R] = torch.where(ending_R, t + 1, self.lengths_B[index_R])
+        self.ended_B[index_R] = ended_R | ending_R
+
+    def completions(self, rows: slice) -> list[Completion]:
+        """Return these rows as completions."""
+        parts = (self.tokens_BT, self.logps_BT, self.lengths_B, self.ended_B)
+        return [
+            Completion(
+                text=self.policy.decode(tuple(tokens[:length])),
+                token_ids=tuple(tokens[:length]),
+                logprobs=tuple(logps[:length]),
+                finish_reason="stop" if ended else "length",
+            )
+            for tokens, logps, length, ended in zip(*(x[rows].tolist() for x in parts), strict=True)
+        ]
+
+
 def sample(
     policy: Policy, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], how: Decoding
 ) -> list[Completion]:
@@ -61,34 +105,37 @@ def sample(
     Returns:
         B completions with the log-probability of each token at sampling time.
     """
+    done = dict(sample_groups(policy, prompts, seeds, how))
+    return [completion for p in range(len(prompts)) for completion in done[p]]
+
+
+@torch.inference_mode()
+def sample_groups(
+    policy: Policy, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], how: Decoding
+) -> Iterator[tuple[int, list[Completion]]]:
+    """Sample as `sample` does; yield the number of a prompt and its completions once all ended."""
+    copies = len(seeds) // len(prompts)
     noise_BT = _noise(seeds, how.max_new_tokens).to(policy.device)
-    tokens_BT = torch.full(noise_BT.shape, policy.pad_id, device=policy.device)
-    logps_BT = torch.zeros(noise_BT.shape, device=policy.device)
-    lengths_B = torch.full((len(seeds),), how.max_new_tokens, device=policy.device)
-    ended_B = torch.zeros(len(seeds), dtype=torch.bool, device=policy.device)
-    eos = torch.tensor(policy.eos_ids, device=policy.device)
-    rows = _prefill(policy, prompts, len(seeds) // len(prompts))
+    written = _Written(policy, *noise_BT.shape)
+    rows = _prefill(policy, prompts, copies)
+    unfinished = set(range(len(prompts)))
+    every = _LOOK_EVERY.get(policy.device.type, 1)
     for t in range(how.max_new_tokens):
         i = rows.index_R
         tokens_R, logps_R = _choose(rows.logits_RV, noise_BT[i, t], how.temperature)
-        tokens_BT[i, t], logps_BT[i, t] = tokens_R, logps_R
-        ending_R = torch.isin(tokens_R, eos) & ~ended_B[i]
-        lengths_B[i[ending_R]] = t + 1
-        ended_B[i[ending_R]] = True
-        running_R = (~ended_B[i]).nonzero()[:, 0]
-        if len(running_R) == 0 or t + 1 == how.max_new_tokens:
-            break
-        if len(running_R) <= len(i) // 2:  # ended rows leave in halves: a copy of the cache each
-            rows.keep(running_R)
-            tokens_R = tokens_R[running_R]
+        written.add(i, t, tokens_R, logps_R)
+        last = t + 1 == how.max_new_tokens
+        if last or (t + 1) % every == 0:
+            ended = [True] * len(seeds) if last else written.ended_B.tolist()
+            for p in sorted(unfinished):
+                part = slice(p * copies, (p + 1) * copies)
+                if all(ended[part]):
+                    unfinished.remove(p)
+                    yield p, written.completions(part)
+            if not unfinished:
+                return
+            tokens_R = rows.drop(ended, tokens_R)
         _advance(policy, rows, tokens_R)
-    ended = ended_B.tolist()
-    return [
-        _completion(policy, tokens[:n], logps[:n], stopped)
-        for tokens, logps, n, stopped in zip(
-            tokens_BT.tolist(), logps_BT.tolist(), lengths_B.tolist(), ended, strict=True
-        )
-    ]
 
 
 def _prefill(policy: Policy, prompts: Sequence[tuple[int, ...]], copies: int) -> _Rows:
@@ -109,6 +156,7 @@ def _prefill(policy: Policy, prompts: Sequence[tuple[int, ...]], copies: int) ->
     cache.batch_repeat_interleave(copies)
     return _Rows(
         index_R=torch.arange(len(prompts) * copies, device=policy.device),
+        places=list(range(len(prompts) * copies)),
         logits_RV=logits_PV.repeat_interleave(copies, dim=0),
         mask_RL=mask_PL.repeat_interleave(copies, dim=0),
         padded=any(pads),
@@ -165,13 +213,4 @@ def _noise(seeds: Sequence[int], length: int) -> Tensor:
     generator = torch.Generator()
     return torch.stack(
         [torch.rand(length, generator=generator.manual_seed(seed)) for seed in seeds]
-    )
-
-
-def _completion(policy: Policy, tokens: list[int], logps: list[float], stopped: bool) -> Completion:
-    return Completion(
-        text=policy.decode(tuple(tokens)),
-        token_ids=tuple(tokens),
-        logprobs=tuple(logps),
-        finish_reason="stop" if stopped else "length",
     )

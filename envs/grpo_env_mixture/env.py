@@ -82,6 +82,13 @@ class MixtureEnv(TextEnv):
         own = [f"{n}/{part}" for n, env in self._one_each().items() for part in env.own_weights]
         return {name: self.weights[name] for name in own}
 
+    @property
+    def grades_each_alone(self) -> bool:
+        """Whether an answer's reward does not depend on which others are graded with it."""
+        return super().grades_each_alone and all(
+            env.grades_each_alone for env in self._one_each().values()
+        )
+
     def problem(self, seed: int, split: str | None = None) -> Problem:
         """Return problem number `seed`, from the environment that the weights give it to."""
         split = split or self.split
