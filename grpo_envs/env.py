@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -170,9 +169,15 @@ class TextEnv(gymnasium.Env[str, str]):
             score_safely(function, problems, answers, name)
             for name, function in self._functions.items()
         ]
-        rewards = [merged(each) for each in zip((r.reward for r in replies), *asked, strict=True)]
+        rewards = [reply.reward for reply in replies]
+        if asked:
+            rewards = [merged(each) for each in zip(rewards, *asked, strict=True)]
         return [
-            dataclasses.replace(reply, reward=settle(reward, self._parts))
+            Reply(
+                reward=settle(reward, self._parts, self.weights),
+                observation=reply.observation,
+                done=reply.done,
+            )
             for reply, reward in zip(replies, rewards, strict=True)
         ]
 
@@ -192,9 +197,13 @@ class TextEnv(gymnasium.Env[str, str]):
 
         A part that does not apply to the problem is left out.
         """
-        always = {name: 0.0 for name in self._parts if name not in self._optional}
-        parts = {f"reward/{name}": float(x) for name, x in {**always, **reward.parts}.items()}
-        return {**parts, "reward_valid": float(reward.valid), "detail": reward.error}
+        info: dict[str, Any] = {
+            f"reward/{name}": float(reward.parts.get(name, 0.0))
+            for name in self._parts
+            if name in reward.parts or name not in self._optional
+        }
+        info["reward_valid"], info["detail"] = float(reward.valid), reward.error
+        return info
 
     def info_of(self, problem: Problem) -> dict[str, Any]:
         """Return the `info` of a reset: what else a player may know of the problem."""

@@ -35,7 +35,8 @@ class Part:
         1
         """
         low, high = self.clip
-        return min(max(self.scale * raw, low), high)
+        value = self.scale * raw
+        return low if value < low else high if value > high else value
 
     @property
     def range(self) -> tuple[float, float]:
@@ -74,8 +75,8 @@ def _finite(value: Any) -> bool:
     return number and math.isfinite(value)
 
 
-def settle(reward: Reward, parts: Mapping[str, Part]) -> Reward:
-    """Shape the parts and attach their weights; one that is not finite makes the reward invalid.
+def settle(reward: Reward, parts: Mapping[str, Part], weights: Mapping[str, float]) -> Reward:
+    """Shape the parts and attach the weights; one that is not finite makes the reward invalid.
 
     Raises:
         ContractBroken: `score` returned a part that the environment does not declare.
@@ -88,8 +89,7 @@ def settle(reward: Reward, parts: Mapping[str, Part]) -> Reward:
         if not math.isfinite(value):
             return Reward(valid=False, error=f"reward part {name!r} is {value}")
     shaped = {name: parts[name].shaped(value) for name, value in reward.parts.items()}
-    weights = {name: part.weight for name, part in parts.items()}
-    return dataclasses.replace(reward, parts=shaped, weights=weights)
+    return Reward(parts=shaped, weights=weights, error=reward.error)
 
 
 def merged(rewards: Sequence[Reward]) -> Reward:

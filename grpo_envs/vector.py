@@ -21,6 +21,8 @@ from grpo_envs.types import Problem, Reply, Reward, Turn
 
 Array = NDArray[Any]
 CONCURRENCY = ("none", "threads", "processes")
+_IDLE = Reply(reward=Reward())
+"""To a member whose episode is over."""
 
 
 class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
@@ -107,9 +109,10 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         self._ahead.take({})  # of no use any more
         for group in self._marked(options):
             problem = self.env.problem(seeds[group])
-            for member in range(group * self.group_size, (group + 1) * self.group_size):
-                self._problems[member], self._turns[member] = problem, []
-                self._over[member] = self._cut[member] = False
+            members = slice(group * self.group_size, (group + 1) * self.group_size)
+            self._problems[members] = [problem] * self.group_size
+            self._turns[members] = [[] for _ in range(self.group_size)]
+            self._over[members] = self._cut[members] = False
         return tuple(map(self._observation, range(self.num_envs))), self._reset_infos()
 
     def score_ahead(self, actions: Mapping[int, str]) -> None:
@@ -141,7 +144,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         """
         if len(actions) != self.num_envs:
             raise ConfigError(f"{len(actions)} actions for {self.num_envs} members.")
-        active = [i for i in range(self.num_envs) if not self._over[i]]
+        active = np.flatnonzero(~self._over).tolist()
         if not active:
             raise ResetNeeded("GroupVectorEnv.step() needs reset(): every episode is over.")
         given = {i: actions[i] for i in active}
@@ -155,11 +158,10 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             terminated[i] = reply.done
             truncated[i] = not reply.done and len(self._turns[i]) >= self._most_turns(i)
         self._over, self._cut = terminated | truncated, truncated.copy()
-        idle = Reply(reward=Reward())
-        rows = [replies.get(i, idle) for i in range(self.num_envs)]
+        rows = [replies.get(i, _IDLE) for i in range(self.num_envs)]
         rewards = np.array([row.reward.total for row in rows], dtype=np.float64)
         infos = self._infos([row.reward for row in rows], active)
-        return tuple(row.observation for row in rows), rewards, terminated, truncated, infos
+        return tuple([row.observation for row in rows]), rewards, terminated, truncated, infos
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the scoring workers and close the environment."""
@@ -181,7 +183,9 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         return self.env.turns_of(problem) if problem else self.max_turns
 
     def _reset_infos(self) -> dict[str, Any]:
-        rows = [self.env.info_of(problem) if problem else {} for problem in self._problems]
+        problems = {id(problem): problem for problem in self._problems if problem}
+        about = {key: self.env.info_of(problem) for key, problem in problems.items()}
+        rows = [about.get(id(problem), {}) for problem in self._problems]
         keys = {key: None for row in rows for key in row}
         infos: dict[str, Any] = {}
         for key in keys:
