@@ -404,7 +404,7 @@ def test_fp32_is_what_a_cpu_computes_in(tmp_path: Path) -> None:
     assert row["policy/sample_gap"] < 1e-5
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_real_gpu_does_it_too(tmp_path: Path, precision: str) -> None:
     cfg = compose_run([*SMALL, "trainer.device=cuda", f"trainer.precision={precision}"])

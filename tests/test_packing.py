@@ -19,6 +19,7 @@ from grpo_agent.policy import Policy
 from grpo_envs.types import Completion, Group, Reward
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY)
+CPU = torch.device("cpu")
 LONG = tuple(range(5, 45))
 GROUPS = [
     (LONG, [(8, 9), (10,), (11, 12, 13, 14)]),
@@ -80,9 +81,9 @@ def group(key: int, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> 
     )
 
 
-def batch() -> Batch:
+def batch(device: torch.device = CPU) -> Batch:
     groups = [group(key, *given) for key, given in enumerate(GROUPS)]
-    return collate(groups, TOKENIZER.pad_token_id, torch.device("cpu"))
+    return collate(groups, TOKENIZER.pad_token_id, device)
 
 
 def scored(
@@ -91,7 +92,7 @@ def scored(
     """Scores, then the gradient of each weight."""
     monkeypatch.setattr(Policy, "packs", lambda self, rows: packed)
     logps_BT, entropy_BT = policy(rows, 0.7, entropy_grad=True)
-    weights_BT = torch.linspace(1, 2, logps_BT.numel()).view(logps_BT.shape)
+    weights_BT = torch.linspace(1, 2, logps_BT.numel()).view(logps_BT.shape).to(logps_BT)
     (weights_BT * (logps_BT + entropy_BT)).sum().backward()
     gradients = [p.grad.clone() for p in policy.parameters() if p.grad is not None]
     policy.zero_grad()
@@ -108,11 +109,11 @@ def scored(
     ],
 )
 def test_scores_and_gradients_are_those_of_rows(
-    index: list[int], monkeypatch: pytest.MonkeyPatch
+    index: list[int], monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
-    rows = batch().rows(torch.tensor(index))
-    expected = scored(gpt2(), rows, False, monkeypatch)
-    found = scored(gpt2(), rows, True, monkeypatch)
+    rows = batch(device).rows(torch.tensor(index, device=device))
+    expected = scored(gpt2().to(device), rows, False, monkeypatch)
+    found = scored(gpt2().to(device), rows, True, monkeypatch)
     assert expected[0].abs().sum() > 1
     assert len(found) == len(expected) > 10
     for one, other in zip(found, expected, strict=True):

@@ -185,6 +185,28 @@ def test_scores_equal_the_plain_way(
     assert ("lm_head.weight" in got) == (not tied and not lora)
 
 
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+def test_a_plain_heads_gradient_is_that_of_autograd(
+    monkeypatch: pytest.MonkeyPatch, tiny: Policy, bf16: bool
+) -> None:
+    """By hand it takes no copy of the weights' gradient for each chunk; nor is it another one."""
+    monkeypatch.setattr(scoring, "_CHUNK_ELEMENTS", 3 * len(tiny.tokenizer))
+    found: list[dict[str, Tensor]] = []
+    is_plain = scoring._is_plain
+    for plain in (True, False):
+        monkeypatch.setattr(scoring, "_is_plain", lambda head, plain=plain: plain)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logps_BT, entropy_BT = tiny(ragged(tiny), 0.7, entropy_grad=True)
+        (logps_BT.sum() + entropy_BT.square().sum()).backward()
+        found.append(gradients(tiny))
+    assert is_plain(tiny.model.get_output_embeddings())
+    one, other = found
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        off = (value - other[name]).norm() / other[name].norm()
+        assert off < (2e-2 if bf16 else 1e-5), name
+
+
 @pytest.mark.parametrize("tied", [True, False], ids=["tied head", "head of its own"])
 def test_logits_are_never_held_for_a_whole_batch(
     monkeypatch: pytest.MonkeyPatch, tied: bool

@@ -16,17 +16,24 @@ def prompts(policy: Policy) -> list[tuple[int, ...]]:
     return [policy.render(text) for text in PROMPTS]
 
 
-def test_greedy_equals_generate(tiny: Policy) -> None:
+def test_greedy_equals_generate(tiny: Policy, device: torch.device) -> None:
     """Ragged, hence left-padded, prompts in one batch; each generated alone by Transformers."""
+    tiny.to(device)
     got = sample(tiny, prompts(tiny), [0, 0, 0], Decoding(max_new_tokens=40, temperature=0.0))
     for ids, completion in zip(prompts(tiny), got, strict=True):
         expected = tiny.model.generate(
-            torch.tensor([ids]), max_new_tokens=40, do_sample=False, pad_token_id=tiny.pad_id
+            torch.tensor([ids], device=device),
+            max_new_tokens=40,
+            do_sample=False,
+            pad_token_id=tiny.pad_id,
         )
         assert list(completion.token_ids) == expected[0, len(ids) :].tolist()
 
 
-def test_a_group_shares_its_prefill_and_differs_in_its_noise(tiny: Policy) -> None:
+def test_a_group_shares_its_prefill_and_differs_in_its_noise(
+    tiny: Policy, device: torch.device
+) -> None:
+    tiny.to(device)
     how = Decoding(max_new_tokens=30)
     grouped = sample(tiny, prompts(tiny), list(range(12)), how)
     for i, completion in enumerate(grouped):

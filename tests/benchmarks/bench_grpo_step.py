@@ -1,14 +1,17 @@
 """A GRPO step of ours and of TRL's GRPOTrainer, in one run, taking turns.
 
     pip install -e ".[bench]"
-    python tests/benchmarks/bench_grpo_step.py                  # shapes a, b and c
+    python tests/benchmarks/bench_grpo_step.py                  # all shapes; (c) takes TRL long
     python tests/benchmarks/bench_grpo_step.py --shapes a --rounds 5 --dtype bf16
+    python tests/benchmarks/bench_grpo_step.py --shapes b --device cuda
 
 Both have the same model (random weights of the shape), prompts, group size and number of threads;
 every completion has all its tokens (no end token is drawn), beta is 0, AdamW in float32. TRL is at
 its best for this machine: its fused head (which is chunked) is on, gradient checkpointing is off,
 there is no reference model, and a step is one forward and one backward. Each side is a process of
-its own, so its peak memory is its own; the first step of a process is not counted. Medians.
+its own, so its peak memory is its own (on a GPU: of the device); the first step of a process is not
+counted. Medians. At the end of each shape: how fast our update multiplies matrices, beside the best
+that this machine does with large ones in the same type.
 """
 
 from __future__ import annotations
@@ -23,13 +26,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from transformers import (
     AutoTokenizer,
     LlamaConfig,
@@ -70,15 +75,27 @@ class Shape:
     """Of each prompt: about as many tokens."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """In what it is measured."""
+
+    dtype: str = "fp32"
+    device: str = "cpu"
+    steps: int = 2
+
+
 SHAPES = {
     "a": Shape(model="qwen3-7m", prompts=4, group=8, tokens=64, words=20),
     "b": Shape(model="smollm2-135m", prompts=2, group=4, tokens=48, words=20),
     "c": Shape(model="smollm2-135m", prompts=2, group=8, tokens=32, words=490),
+    "d": Shape(model="tiny", prompts=16, group=8, tokens=64, words=20),  # as the quick start's
 }
 
 
 def make_model(name: str) -> PreTrainedModel:
-    """Return a model of the shape, with random weights."""
+    """Return a model of the shape, with random weights; the bundled one as it is."""
+    if name == "tiny":
+        return Qwen3ForCausalLM.from_pretrained(TINY)
     torch.manual_seed(0)
     if name == "qwen3-7m":
         config = Qwen3Config(
@@ -134,18 +151,32 @@ class WordsEnv(TextEnv):
         return Reward(parts={"length": earned(answer)})
 
 
-def ours(shape: Shape, dtype: str, steps: int) -> list[dict[str, float]]:
-    """Return the seconds of each step's parts."""
-    accelerator = Accelerator(cpu=True, mixed_precision="no" if dtype == "fp32" else "bf16")
+class Operations(TorchDispatchMode):
+    """Counts multiplications and additions of matrix products, those of backward passes too."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the operation, and count it where it is one."""
+        out = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func._overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def ours(shape: Shape, how: How) -> list[dict[str, float]]:
+    """Return the seconds of each step's parts; of the last one the operations of its update."""
+    low = how.dtype == "bf16"
+    accelerator = Accelerator(cpu=how.device == "cpu", mixed_precision="bf16" if low else "no")
     policy = Policy(make_model(shape.model), AutoTokenizer.from_pretrained(TINY))
     policy.eos_ids = (_NEVER,)
     cfg = GrpoConfig(group_size=shape.group, lr=1e-6, loss=LossConfig(beta=0.0))
     agent = GrpoAgent(policy, cfg, accelerator, SamplerConfig(max_new_tokens=shape.tokens))
     env = GroupVectorEnv(WordsEnv(shape.words), shape.prompts * shape.group, shape.group)
-    low = None if dtype == "fp32" else torch.bfloat16
-    rollout = Rollout(env, policy, Decoding(max_new_tokens=shape.tokens), 0, low)
+    decoding = Decoding(max_new_tokens=shape.tokens)
+    rollout = Rollout(env, policy, decoding, 0, torch.bfloat16 if low else None)
     taken = []
-    for step in range(steps):
+    for step in range(how.steps):
         timer = Timer()
         with timer("total"):
             groups = rollout(range(step * shape.prompts, (step + 1) * shape.prompts), timer)
@@ -153,10 +184,13 @@ def ours(shape: Shape, dtype: str, steps: int) -> list[dict[str, float]]:
                 agent.update(groups)
         assert all(c.length == shape.tokens for group in groups for c in group.completions)
         taken.append({name: timer.seconds[name] for name in PARTS})
+    with Operations() as counted:  # type: ignore[no-untyped-call]
+        agent.update(groups)
+    taken[-1]["operations"] = float(counted.total)
     return taken
 
 
-def theirs(shape: Shape, dtype: str, steps: int) -> list[dict[str, float]]:
+def theirs(shape: Shape, how: How) -> list[dict[str, float]]:
     """Return the seconds of each step's parts."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -187,12 +221,12 @@ def theirs(shape: Shape, dtype: str, steps: int) -> list[dict[str, float]]:
             num_generations=shape.group,
             max_completion_length=shape.tokens,
             generation_kwargs={"min_new_tokens": shape.tokens},
-            max_steps=steps,
+            max_steps=how.steps,
             beta=0.0,
             learning_rate=1e-6,
             gradient_checkpointing=False,
-            use_cpu=True,
-            bf16=dtype == "bf16",
+            use_cpu=how.device == "cpu",
+            bf16=how.dtype == "bf16",
             report_to=[],
             save_strategy="no",
             logging_strategy="no",
@@ -230,45 +264,68 @@ def _each_step(trainer: Any, taken: list[dict[str, float]]) -> None:
     trainer.add_callback(Clock())
 
 
-SIDES: dict[str, Callable[[Shape, str, int], list[dict[str, float]]]] = {
-    "ours": ours,
-    "trl": theirs,
-}
+SIDES: dict[str, Callable[[Shape, How], list[dict[str, float]]]] = {"ours": ours, "trl": theirs}
 
 
-def measure(side: str, shape: str, dtype: str, steps: int) -> dict[str, float]:
+def measure(side: str, shape: str, how: How) -> dict[str, float]:
     """Run one side in a process of its own; return medians of its steps, and its peak memory."""
-    command = [sys.executable, __file__, "--side", side, "--shapes", shape, "--dtype", dtype]
+    command = [sys.executable, __file__, "--side", side, "--shapes", shape, "--dtype", how.dtype]
     done = subprocess.run(
-        [*command, "--steps", str(steps)], check=True, capture_output=True, text=True
+        [*command, "--device", how.device, "--steps", str(how.steps)],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def run_side(side: str, shape: Shape, dtype: str, steps: int) -> dict[str, float]:
+def run_side(side: str, shape: Shape, how: How) -> dict[str, float]:
     """Return medians over the steps but the first [s], and the peak memory [MiB]."""
     transformers_logging.set_verbosity_error()
-    taken = SIDES[side](shape, dtype, steps + 1)[1:]
-    medians = {name: median(step[name] for step in taken) for name in PARTS}
-    return {**medians, "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    taken = SIDES[side](shape, replace(how, steps=how.steps + 1))[1:]
+    result = {name: median(step[name] for step in taken) for name in PARTS}
+    if how.device == "cuda":
+        result["peak"] = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        result["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if operations := taken[-1].get("operations"):
+        result["rate"] = operations / result["update"] / 1e9
+        result["best"] = matrix_rate(how)
+    return result
 
 
-def compare(name: str, dtype: str, rounds: int, steps: int) -> None:
+def matrix_rate(how: How) -> float:
+    """Return how fast this machine multiplies large square matrices [1e9 operations/s]."""
+    dtype = torch.float32 if how.dtype == "fp32" else torch.bfloat16
+    size = 2048
+    left, right = (torch.randn(size, size, device=how.device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(12):
+        start = time.perf_counter()
+        (left @ right)[0, 0].item()  # waits for a GPU
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / median(seconds[2:]) / 1e9
+
+
+def compare(name: str, how: How, rounds: int) -> None:
     """Print a row for each side, then the ratios."""
     shape = SHAPES[name]
-    print(f"shape ({name}): {shape}, {dtype}, {torch.get_num_threads()} threads", flush=True)
+    threads = f"{torch.get_num_threads()} threads" if how.device == "cpu" else "cuda"
+    print(f"shape ({name}): {shape}, {how.dtype}, {threads}", flush=True)
     runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for _ in range(rounds):
         for side in SIDES:
-            runs[side].append(measure(side, name, dtype, steps))
+            runs[side].append(measure(side, name, how))
     result = {side: _medians(seen) for side, seen in runs.items()}
     tokens = shape.prompts * shape.group * shape.tokens
     for side, seen in result.items():
         parts = "  ".join(f"{part} {seen[part]:.2f} s" for part in PARTS)
         rate = tokens / seen["total"]
-        print(f"  {side:<5} {parts}  {rate:.0f} tokens/s  peak {seen['rss']:.0f} MiB")
+        print(f"  {side:<5} {parts}  {rate:.0f} tokens/s  peak {seen['peak']:.0f} MiB")
+    rate, best = result["ours"]["rate"], result["ours"]["best"]
+    print(f"  our update: {rate:.0f} GFLOP/s in matrices, {rate / best:.0%} of {best:.0f}")
     speedup = result["trl"]["total"] / result["ours"]["total"]
-    memory = result["ours"]["rss"] / result["trl"]["rss"]
+    memory = result["ours"]["peak"] / result["trl"]["peak"]
     print(f"shape ({name}): speedup {speedup:.1f} memory {memory:.2f}", flush=True)
 
 
@@ -284,13 +341,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="processes of each side")
     parser.add_argument("--steps", type=int, default=2, help="steps of each that are counted")
     parser.add_argument("--side", choices=SIDES, help="be one side, once")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
+    how = How(dtype=options.dtype, device=options.device, steps=options.steps)
     if options.side:
         (shape,) = options.shapes
-        print(json.dumps(run_side(options.side, SHAPES[shape], options.dtype, options.steps)))
+        print(json.dumps(run_side(options.side, SHAPES[shape], how)))
         return
     for shape in options.shapes:
-        compare(shape, options.dtype, options.rounds, options.steps)
+        compare(shape, how, options.rounds)
 
 
 if __name__ == "__main__":

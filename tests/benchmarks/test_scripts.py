@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 
 
@@ -16,6 +15,7 @@ def printed(script: str, *arguments: str, cwd: Path | None = None) -> str:
     return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_the_chunked_head_takes_less_than_half_the_memory() -> None:
     table = printed("memory.py", "--runs", "1")
     ratios = [float(ratio) for ratio in re.findall(r"\| ([\d.]+) \|$", table, flags=re.MULTILINE)]
@@ -23,6 +23,7 @@ def test_the_chunked_head_takes_less_than_half_the_memory() -> None:
     assert min(ratios) > 2
 
 
+@pytest.mark.slow
 def test_every_preset_trains_and_a_second_call_repeats_nothing(tmp_path: Path) -> None:
     small = ("--samples", "128", "--seeds", "1", "--out", "runs")
     first = printed("presets.py", *small, cwd=tmp_path)
@@ -32,3 +33,26 @@ def test_every_preset_trains_and_a_second_call_repeats_nothing(tmp_path: Path) -
     written = {p: p.stat().st_mtime for p in tmp_path.rglob("metrics.jsonl")}
     assert printed("presets.py", *small, cwd=tmp_path).endswith(first[first.index("before:") :])
     assert written == {p: p.stat().st_mtime for p in tmp_path.rglob("metrics.jsonl")}
+
+
+@pytest.mark.slow
+def test_a_group_environment_is_faster_than_gymnasiums_own() -> None:
+    last = printed("vector_env.py").splitlines()[-1]
+    assert float(last.removeprefix("vector: speedup ")) > 2
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param("cpu", marks=pytest.mark.slow),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ],
+)
+def test_a_step_takes_less_time_and_memory_than_trls(device: str) -> None:
+    pytest.importorskip("trl", reason="needs the extra bench")
+    small = ("--shapes", "a", "--rounds", "1", "--steps", "1", "--device", device)
+    last = printed("bench_grpo_step.py", *small).splitlines()[-1]
+    found = re.fullmatch(r"shape \(a\): speedup ([\d.]+) memory ([\d.]+)", last)
+    assert found is not None, last
+    assert float(found[1]) > 1
+    assert float(found[2]) < 1
