@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from grpo_envs.types import Reply
+from grpo_envs.types import Reply, Turn
 
-Grade = Callable[[Sequence[int], Mapping[int, str]], list[Reply]]
+Grade = Callable[[Sequence[int], Mapping[int, Turn]], list[Reply]]
 """From members and their answers to replies, in the order of the members."""
 
 
@@ -20,17 +20,17 @@ class Ahead:
     grade: Grade
     hidden: float = 0.0
     """Seconds of the last `take`'s grading that nobody had to wait for."""
-    _begun: list[tuple[Mapping[int, str], Future[tuple[list[Reply], float]]]] = field(
+    _begun: list[tuple[Mapping[int, Turn], Future[tuple[list[Reply], float]]]] = field(
         default_factory=list
     )
     _thread: ThreadPoolExecutor | None = None
 
-    def begin(self, actions: Mapping[int, str]) -> None:
+    def begin(self, actions: Mapping[int, Turn]) -> None:
         """Grade the answers of these members soon."""
         self._thread = self._thread or ThreadPoolExecutor(1)
         self._begun.append((actions, self._thread.submit(self._timed, actions)))
 
-    def take(self, actions: Mapping[int, str]) -> dict[int, Reply]:
+    def take(self, actions: Mapping[int, Turn]) -> dict[int, Reply]:
         """Wait for all that was begun; return the replies to those that are among `actions`."""
         all_begun, self._begun = self._begun, []
         start = time.perf_counter()
@@ -51,7 +51,7 @@ class Ahead:
             self._thread.shutdown(cancel_futures=True)
             self._thread = None
 
-    def _timed(self, actions: Mapping[int, str]) -> tuple[list[Reply], float]:
+    def _timed(self, actions: Mapping[int, Turn]) -> tuple[list[Reply], float]:
         start = time.perf_counter()
         replies = self.grade(list(actions), actions)
         return replies, time.perf_counter() - start

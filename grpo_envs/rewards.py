@@ -83,12 +83,13 @@ def settle(reward: Reward, parts: Mapping[str, Part], weights: Mapping[str, floa
     """
     if not reward.valid:
         return reward
+    shaped = {}
     for name, value in reward.parts.items():
         if name not in parts:
             raise ContractBroken(f"score returned {unknown('reward part', name, parts)}")
         if not math.isfinite(value):
             return Reward(valid=False, error=f"reward part {name!r} is {value}")
-    shaped = {name: parts[name].shaped(value) for name, value in reward.parts.items()}
+        shaped[name] = parts[name].shaped(value)
     return Reward(parts=shaped, weights=weights, error=reward.error)
 
 

@@ -122,7 +122,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         have returned. Where a reward function looks at all answers at once nothing is begun.
         """
         if self.env.grades_each_alone and not self._over[list(actions)].any():
-            self._ahead.begin(dict(actions))
+            self._ahead.begin({i: Turn(action=action) for i, action in actions.items()})
 
     @property
     def hidden_seconds(self) -> float:
@@ -147,16 +147,19 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         active = np.flatnonzero(~self._over).tolist()
         if not active:
             raise ResetNeeded("GroupVectorEnv.step() needs reset(): every episode is over.")
-        given = {i: actions[i] for i in active}
+        given = {i: Turn(action=actions[i]) for i in active}
         replies = self._ahead.take(given)
         rest = [i for i in active if i not in replies]
         replies |= zip(rest, self._replies(rest, given), strict=True)
         terminated = self._over & ~self._cut
         truncated = self._cut.copy()
         for i, reply in replies.items():
-            self._turns[i].append(Turn(action=actions[i], observation=reply.observation))
-            terminated[i] = reply.done
-            truncated[i] = not reply.done and len(self._turns[i]) >= self._most_turns(i)
+            said, turn = reply.observation, given[i]
+            self._turns[i].append(Turn(action=turn.action, observation=said) if said else turn)
+            if reply.done:
+                terminated[i] = True
+            else:
+                truncated[i] = len(self._turns[i]) >= self._most_turns(i)
         self._over, self._cut = terminated | truncated, truncated.copy()
         rows = [replies.get(i, _IDLE) for i in range(self.num_envs)]
         rewards = np.array([row.reward.total for row in rows], dtype=np.float64)
@@ -221,11 +224,11 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             raise ConfigError("reset_mask: it marks a part of a group. Allowed: whole groups.")
         return [int(group) for group in np.flatnonzero(by_group.any(axis=1))]
 
-    def _replies(self, active: Sequence[int], actions: Mapping[int, str]) -> list[Reply]:
+    def _replies(self, active: Sequence[int], given: Mapping[int, Turn]) -> list[Reply]:
         if not active:
             return []
         problems = [problem for i in active if (problem := self._problems[i]) is not None]
-        episodes = [[*self._turns[i], Turn(action=actions[i])] for i in active]
+        episodes = [[*self._turns[i], given[i]] for i in active]
         if self.env.concurrency == "none":
             return self.env.reply_batch(problems, episodes)
         workers = min(cpu_count() or 1, len(active))

@@ -86,7 +86,7 @@ class _Scores(torch.autograd.Function):
                 from_logps_N=from_logps_N[part],
                 entropy=(entropy_N[part], from_entropy_N[part]) if entropy_grad else None,
             )
-            to_hidden_ND[part] = pull(gradient.to(logits.dtype), to_weights)
+            to_hidden_ND[part] = pull(gradient, to_weights)
         return None, to_hidden_ND, None, *to_weights
 
 
@@ -113,12 +113,13 @@ def _plain_head(head: nn.Module, autocast: _Autocast) -> _Head:
         hidden_ND = hidden_ND.to(dtype)
 
         def pull(gradient_NV: Tensor, to_weights: list[Tensor]) -> Tensor:
+            low_NV = gradient_NV.to(dtype)
             for total_VD in to_weights:
-                if total_VD.dtype == dtype:
-                    total_VD.addmm_(gradient_NV.T, hidden_ND)
-                else:
-                    total_VD.add_(gradient_NV.T @ hidden_ND)
-            return gradient_NV @ weight_VD
+                if total_VD.is_cuda and total_VD.dtype != dtype:
+                    total_VD.add_(low_NV.T @ hidden_ND)
+                else:  # a CPU multiplies sooner in float32 than it adds up another [V, D]
+                    total_VD.addmm_(gradient_NV.to(total_VD).T, hidden_ND.to(total_VD))
+            return low_NV @ weight_VD
 
         return hidden_ND @ weight_VD.T, pull
 
@@ -136,7 +137,8 @@ def _any_head(head: nn.Module, autocast: _Autocast) -> _Head:
             logits = head(hidden)
 
         def pull(gradient_NV: Tensor, to_weights: list[Tensor]) -> Tensor:
-            to_hidden_ND, *found = torch.autograd.grad(logits, [hidden, *weights], gradient_NV)
+            low_NV = gradient_NV.to(logits.dtype)
+            to_hidden_ND, *found = torch.autograd.grad(logits, [hidden, *weights], low_NV)
             for total, more in zip(to_weights, found, strict=True):
                 total.add_(more)
             return to_hidden_ND

@@ -23,6 +23,7 @@ _MEMBERS, _GROUP = 1024, 8
 _EPISODES, _ROUNDS = 20, 7
 _ANSWERS = tuple(["yes", "no"] * (_MEMBERS // 2))
 _PROBLEM = Problem(prompt="Yes?", gold="yes", solution="yes")
+_RIGHT, _WRONG = Reward(parts={"correct": 1.0}), Reward(parts={"correct": 0.0})
 
 
 class YesEnv(TextEnv):
@@ -36,7 +37,7 @@ class YesEnv(TextEnv):
 
     def score(self, problem: Problem, answer: str) -> Reward:
         """Compare."""
-        return Reward(parts={"correct": float(answer == problem.gold)})
+        return _RIGHT if answer == problem.gold else _WRONG
 
 
 def ours() -> Callable[[int], None]:
