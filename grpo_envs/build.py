@@ -107,7 +107,7 @@ def compute_dtype(accelerator: Accelerator) -> torch.dtype:
 
 def _sampling_dtype(cfg: SamplerConfig, accelerator: Accelerator) -> torch.dtype | None:
     """Return what weights are held in while sampling, None where that is as they are."""
-    same = accelerator.mixed_precision == "bf16" and cfg.precision == "auto"
+    same = cfg.precision == "auto" and compute_dtype(accelerator) is torch.bfloat16
     return torch.bfloat16 if same or cfg.precision == "bf16" else None
 
 

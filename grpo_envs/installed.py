@@ -36,9 +36,12 @@ def available(group: str) -> dict[str, EntryPoint]:
     return {ep.name: ep for ep in sorted(entry_points(group=group), key=lambda ep: ep.name)}
 
 
-def claims(group: str, name: str) -> list[str]:
-    """Return what is registered under `name`: one object, unless packages are at odds."""
-    return sorted({ep.value for ep in entry_points(group=group, name=name)})
+def claims(group: str) -> dict[str, list[str]]:
+    """Return what is registered under each name: one object, unless packages are at odds."""
+    values: dict[str, set[str]] = {}
+    for ep in entry_points(group=group):
+        values.setdefault(ep.name, set()).add(ep.value)
+    return {name: sorted(found) for name, found in values.items()}
 
 
 def load(group: str, name: str) -> Any:
@@ -51,7 +54,7 @@ def load(group: str, name: str) -> Any:
     known = available(group)
     if name not in known:
         raise unknown(group.removeprefix("grpo_envs.").removesuffix("s"), name, known)
-    values = claims(group, name)
+    values = claims(group)[name]
     if len(values) > 1:
         raise PluginError(f"{group}: several packages claim {name!r}: {', '.join(values)}.")
     try:

@@ -31,8 +31,9 @@ def conf_dir() -> Path:
 
 def register_envs() -> None:
     """Register `grpo_envs/<name>-v0` with Gymnasium for every installed environment."""
+    claimed = claims(ENVS)  # all at once: each look reads the metadata of every package
     for name, ep in available(ENVS).items():
-        alone = len(claims(ENVS, name)) == 1
+        alone = len(claimed[name]) == 1
         try:
             gymnasium.register(
                 id=f"grpo_envs/{name}-v0",

@@ -1,6 +1,8 @@
 """How long the quick start takes, from the command to the end.
 
-python tests/benchmarks/quick_start.py
+    python tests/benchmarks/quick_start.py
+
+Three runs of the README's first command, each in a process and a folder of its own.
 """
 
 from __future__ import annotations
