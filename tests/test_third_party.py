@@ -216,6 +216,11 @@ def test_an_experiment_of_theirs_is_a_sweep(place: Place) -> None:
             "env.mouth=wide. Allowed: a whole number.",
             id="a keyword of another type",
         ),
+        pytest.param(
+            ["env=whisper", "env.gap=3"],
+            "env.gap=3. Allowed: text.",
+            id="a keyword of another type that its constructor takes",
+        ),
         pytest.param(["env.rewards={acme_vowel: 1}"], "Did you mean 'acme_vowels'?", id="a reward"),
         pytest.param(
             ["env=claimed"],

@@ -592,6 +592,7 @@ def test_an_answer_that_became_another_is_graded_anew() -> None:
     assert envs.step(["yes!", "yes"])[1].tolist() == pytest.approx([0.4, 0.3])
     envs.reset(seed=[2])
     envs.score_ahead({0: "no", 1: "yes"})
+    time.sleep(0.3)
     envs.reset(seed=[3])
     Sleepy.graded.clear()
     assert envs.step(["no", "yes"])[1].tolist() == pytest.approx([0.2, 0.3])
