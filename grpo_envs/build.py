@@ -22,6 +22,7 @@ from grpo_envs.config import RunConfig, TrainerConfig
 from grpo_envs.env import TextEnv
 from grpo_envs.environments import Envs
 from grpo_envs.errors import ConfigError
+from grpo_envs.evaluation import Evaluation
 from grpo_envs.installed import AGENTS, LOGGERS, load
 from grpo_envs.trainer import Trainer
 from grpo_envs.vector import GroupVectorEnv
@@ -41,12 +42,8 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
         GrpoEnvsError: one line that says what to change.
     """
     agent_class = load(AGENTS, cfg.agent.name)
-    accelerator = make_accelerator(cfg.trainer)
-    transformers_logging.disable_progress_bar()
-    path, why = resolve(cfg.model, accelerator.device)
-    log.info(why)
-    policy = load_policy(path)
-    filled = _fill(cfg, policy)
+    policy, accelerator = open_policy(cfg)
+    filled = filled_in(cfg, policy)
     if cfg.model.gradient_checkpointing:
         policy.checkpoint_layers()
     if cfg.model.lora.rank:
@@ -60,16 +57,14 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
     tokens = filled.sampler.max_new_tokens
     assert tokens is not None  # filled
     sampling = Decoding(max_new_tokens=tokens, temperature=filled.sampler.temperature)
-    greedy, dtype = replace(sampling, temperature=0.0), _sampling_dtype(cfg.sampler, accelerator)
+    dtype = sampling_dtype(cfg.sampler, accelerator)
     return Trainer(
         cfg=cfg.trainer,
         seed=cfg.seed,
         agent=agent,
         env=envs.train.env,
         rollout=Rollout(envs.train, policy, sampling, cfg.seed, dtype),
-        eval_rollout=Rollout(envs.held_out, policy, greedy, cfg.seed, dtype),
-        parts=envs.train.env.own_weights,
-        eval_problems=envs.problems,
+        evaluation=make_evaluation(filled, policy, (envs.held_out, envs.problems), dtype),
         loggers=[load(LOGGERS, name)(out, cfg.trainer.steps, done) for name in cfg.logger.names],
         checkpoints=Checkpoints(out),
         decisive=cfg.decisive(),
@@ -78,6 +73,47 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
         done=done,
         drawn=state.get("drawn", 0),
         last=state.get("last", {}),
+    )
+
+
+def open_policy(cfg: RunConfig) -> tuple[Policy, Accelerator]:
+    """Load the model that the configuration means here, and say which; it is still on the CPU.
+
+    Raises:
+        ConfigError: one line that says what to change.
+    """
+    accelerator = make_accelerator(cfg.trainer)
+    transformers_logging.disable_progress_bar()
+    path, why = resolve(cfg.model, accelerator.device)
+    log.info(why)
+    return load_policy(path), accelerator
+
+
+def make_evaluation(
+    cfg: RunConfig, policy: Policy, held_out: tuple[TextEnv, int], dtype: torch.dtype | None
+) -> Evaluation:
+    """Make what evaluates a policy.
+
+    Args:
+        cfg: Filled in, see `filled_in`.
+        policy: Who answers.
+        held_out: The environment, and how many of its problems.
+        dtype: What the weights are held in meanwhile, see `Rollout`.
+    """
+    tokens = cfg.trainer.eval_max_new_tokens or cfg.sampler.max_new_tokens
+    assert tokens is not None  # filled in
+
+    def play(env: GroupVectorEnv, temperature: float) -> Rollout:
+        decoding = Decoding(max_new_tokens=tokens, temperature=temperature)
+        return Rollout(env, policy, decoding, cfg.seed, dtype)
+
+    env, problems = held_out
+    return Evaluation(
+        env=env,
+        problems=problems,
+        samples=cfg.trainer.eval_samples,
+        temperature=cfg.trainer.eval_temperature,
+        play=play,
     )
 
 
@@ -105,7 +141,7 @@ def compute_dtype(accelerator: Accelerator) -> torch.dtype:
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
 
 
-def _sampling_dtype(cfg: SamplerConfig, accelerator: Accelerator) -> torch.dtype | None:
+def sampling_dtype(cfg: SamplerConfig, accelerator: Accelerator) -> torch.dtype | None:
     """Return what weights are held in while sampling, None where that is as they are."""
     same = cfg.precision == "auto" and compute_dtype(accelerator) is torch.bfloat16
     return torch.bfloat16 if same or cfg.precision == "bf16" else None
@@ -121,7 +157,7 @@ def _resume(agent: Any, env: TextEnv, cfg: RunConfig, out: Path) -> tuple[int, d
     return step, state
 
 
-def _fill(cfg: RunConfig, policy: Policy) -> RunConfig:
+def filled_in(cfg: RunConfig, policy: Policy) -> RunConfig:
     """Put what the model wants in the place of nulls."""
     advice = hints(policy)
     lr = advice.lr if cfg.agent.lr is None else cfg.agent.lr

@@ -36,6 +36,12 @@ class TrainerConfig:
     """Steps between evaluations; 0 evaluates before the first step and after the last only."""
     eval_problems: int = 200
     """Held-out problems of an evaluation, answered greedily; 0 evaluates never."""
+    eval_samples: int = 0
+    """Answers to each of them that are sampled, too, for pass@k; 0: the greedy one only."""
+    eval_temperature: float = 1.0
+    """Of those samples."""
+    eval_max_new_tokens: int | None = None
+    """Tokens per answer of an evaluation; null takes sampler.max_new_tokens."""
     save_every: int = 50
     """Steps between checkpoints; one is always written at the end and on Ctrl-C."""
     objective: str = "eval/accuracy"
@@ -53,11 +59,19 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         """Check names and ranges."""
         least = {"steps": 1, "prompts_per_step": 1, "save_every": 1, "max_skipped_steps": 1}
-        least |= {"max_samples": 0, "eval_every": 0, "eval_problems": 0}
+        least |= {"max_samples": 0, "eval_every": 0, "eval_problems": 0, "eval_samples": 0}
         for name, low in least.items():
             require(
                 getattr(self, name) >= low, f"trainer.{name}", getattr(self, name), f"{low} or more"
             )
+        tokens, heat = self.eval_max_new_tokens, self.eval_temperature
+        require(heat > 0, "trainer.eval_temperature", heat, "above 0")
+        require(
+            tokens is None or tokens >= 1,
+            "trainer.eval_max_new_tokens",
+            tokens,
+            "1 or more, or null",
+        )
         share = self.max_invalid_fraction
         require(0 <= share <= 1, "trainer.max_invalid_fraction", share, "0 to 1")
         require_one_of("trainer.device", self.device, _DEVICES)

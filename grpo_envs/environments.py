@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from grpo_envs import plugins
 from grpo_envs.config import RunConfig
+from grpo_envs.env import TextEnv
 from grpo_envs.errors import ConfigError
 from grpo_envs.vector import GroupVectorEnv
 
@@ -13,9 +14,9 @@ class Envs:
     """Where a run trains and where it is evaluated."""
 
     train: GroupVectorEnv
-    held_out: GroupVectorEnv
-    """One member a problem, `problems` of them (one where there are none to evaluate on)."""
+    held_out: TextEnv
     problems: int
+    """How many of them there are to evaluate on, at most as many as asked for."""
 
 
 def make_envs(cfg: RunConfig) -> Envs:
@@ -24,14 +25,26 @@ def make_envs(cfg: RunConfig) -> Envs:
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
-    name, keywords = cfg.env["name"], cfg.env_keywords
-    if "split" in keywords:
-        raise ConfigError("env.split is set by the run: train to train on, eval to evaluate on.")
+    _require_no_split(cfg)
     size = cfg.agent.group_size
     members = cfg.trainer.prompts_per_step * size
-    train = GroupVectorEnv(plugins.make(name, **keywords), members, size)
-    held_out = plugins.make(name, split="eval", **keywords)
+    env = plugins.make(cfg.env["name"], **cfg.env_keywords)
+    held_out, problems = make_held_out(cfg)
+    return Envs(train=GroupVectorEnv(env, members, size), held_out=held_out, problems=problems)
+
+
+def make_held_out(cfg: RunConfig) -> tuple[TextEnv, int]:
+    """Make the environment to evaluate on; return it and how many problems it is to give.
+
+    Raises:
+        GrpoEnvsError: one line that says what to change.
+    """
+    _require_no_split(cfg)
+    env = plugins.make(cfg.env["name"], split="eval", **cfg.env_keywords)
     problems = cfg.trainer.eval_problems
-    if held_out.rows is not None:
-        problems = min(problems, held_out.rows.count("eval"))
-    return Envs(train=train, held_out=GroupVectorEnv(held_out, max(1, problems)), problems=problems)
+    return env, problems if env.rows is None else min(problems, env.rows.count("eval"))
+
+
+def _require_no_split(cfg: RunConfig) -> None:
+    if "split" in cfg.env_keywords:
+        raise ConfigError("env.split is set by the run: train to train on, eval to evaluate on.")

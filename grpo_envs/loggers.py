@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from grpo_envs.files import fsync, write_atomically
 from grpo_envs.metrics import rounded
+from grpo_envs.rows import completion_rows, json_lines
 from grpo_envs.types import Group
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,10 @@ class Logger(Protocol):
     ) -> None:
         """Take what was sampled in a step, with the advantage of each member."""
 
-    def log_eval(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take an evaluation after `step` updates; 0 is before the first."""
+    def log_eval(
+        self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Take an evaluation after `step` updates (0 is before the first) and its answers."""
 
     def close(self) -> None:
         """Write what is still held."""
@@ -89,7 +91,9 @@ class ConsoleLogger:
     ) -> None:
         """Completions are in completions.jsonl."""
 
-    def log_eval(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log_eval(
+        self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
         """Say the accuracy now; `close` shows first and last side by side."""
         self._evals.append(metrics)
         log.info(
@@ -122,7 +126,7 @@ class ConsoleLogger:
 
 
 class JsonlLogger:
-    """metrics.jsonl, completions.jsonl and eval.jsonl: one JSON object a line."""
+    """metrics, completions, eval and eval_completions, each as .jsonl: one JSON object a line."""
 
     def __init__(self, run: Path, steps: int, done: int) -> None:
         self._run = run
@@ -137,21 +141,25 @@ class JsonlLogger:
         self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
     ) -> None:
         """Append to completions.jsonl."""
-        self._write("completions", _completion_rows(step, groups, advantages))
+        earned = [round(x, 6) for members in advantages for x in members]
+        rows = zip(completion_rows(groups), earned, strict=True)
+        self._write("completions", [{"step": step, **row, "advantage": a} for row, a in rows])
 
-    def log_eval(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append to eval.jsonl."""
+    def log_eval(
+        self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Append to eval.jsonl and eval_completions.jsonl."""
         self._write("eval", [{"step": step, **rounded(metrics)}])
+        self._write("eval_completions", [{"step": step, **row} for row in rows])
 
     def close(self) -> None:
         """Make sure that every row is on the disk."""
         for name in _JSONL:
             fsync(self._run / f"{name}.jsonl")
 
-    def _write(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    def _write(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
         with (self._run / f"{name}.jsonl").open("a", encoding="utf-8") as file:
-            # A lone surrogate of a wild completion is escaped, like all that is not ASCII.
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.write(json_lines(rows))
 
 
 class TensorBoardLogger:
@@ -174,7 +182,9 @@ class TensorBoardLogger:
     ) -> None:
         """Completions are in completions.jsonl."""
 
-    def log_eval(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log_eval(
+        self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
         """Write scalars."""
         self.log(step, metrics)
 
@@ -183,30 +193,7 @@ class TensorBoardLogger:
         self._writer.close()
 
 
-_JSONL = ("metrics", "completions", "eval")
-
-
-def _completion_rows(
-    step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
-) -> Iterable[dict[str, Any]]:
-    for group, group_advantages in zip(groups, advantages, strict=True):
-        members = zip(group.completions, group.rewards, group_advantages, strict=True)
-        for completion, reward, advantage in members:
-            yield {
-                "step": step,
-                "problem": group.key,
-                "prompt": group.prompt,
-                "meta": dict(group.meta),
-                "text": completion.text,
-                "reward": reward.total,
-                "parts": dict(reward.parts),
-                "valid": reward.valid,
-                "error": reward.error,
-                "advantage": round(advantage, 6),
-                "finish_reason": completion.finish_reason,
-                "tokens": completion.length,
-                "turns": [asdict(turn) for turn in completion.turns],
-            }
+_JSONL = ("metrics", "completions", "eval", "eval_completions")
 
 
 def _keep_until(path: Path, step: int) -> None:

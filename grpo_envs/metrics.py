@@ -31,37 +31,6 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     }
 
 
-def eval_metrics(groups: Sequence[Group], weights: Mapping[str, float]) -> dict[str, float]:
-    """Return metrics of a greedy evaluation, one completion a group.
-
-    `eval/accuracy` is the share of answers that earn the most that the environment's own parts can
-    give, whatever added functions say; `eval/ci95` is half the width of its 95 % interval (Wilson,
-    1927); `eval/reward_ci95` is that of the mean reward (1.96 standard errors). An invalid reward
-    counts as not earned. A mixture has `eval/accuracy/<name>`, too.
-
-    Args:
-        groups: What was answered and earned.
-        weights: The weight of each of the environment's own parts.
-    """
-    rewards = [reward for group in groups for reward in group.rewards]
-    totals = [reward.total for reward in rewards]
-    accuracy = _accuracy(groups, weights)
-    valid = [reward for reward in rewards if reward.valid]
-    parts = {name for reward in valid for name in reward.parts}
-    return {
-        "eval/accuracy": accuracy,
-        "eval/ci95": wilson_half_width(accuracy, len(rewards)),
-        **{f"eval/accuracy/{k}": _accuracy(some, weights) for k, some in _sources(groups).items()},
-        "eval/reward": fmean(totals),
-        "eval/reward_ci95": 1.96 * pstdev(totals) / math.sqrt(len(totals)),
-        **{
-            f"eval/reward/{name}": _part_mean(valid, name) * len(valid) / len(rewards)
-            for name in sorted(parts)
-        },
-        "eval/length": fmean(c.length for g in groups for c in g.completions),
-    }
-
-
 def _part_mean(rewards: Sequence[Reward], name: str) -> float:
     """Return the mean of a part over the rewards that have it: it may not apply to all problems."""
     return fmean(reward.parts[name] for reward in rewards if name in reward.parts)
@@ -83,10 +52,6 @@ def earns_all(reward: Reward, weights: Mapping[str, float]) -> bool:
     most = math.fsum(weight for weight in own.values() if weight > 0)
     earned = math.fsum(weight * reward.parts[name] for name, weight in own.items())
     return bool(own) and math.isclose(earned, most)
-
-
-def _accuracy(groups: Sequence[Group], weights: Mapping[str, float]) -> float:
-    return fmean(earns_all(reward, weights) for group in groups for reward in group.rewards)
 
 
 def _sources(groups: Sequence[Group]) -> dict[str, list[Group]]:
@@ -113,16 +78,6 @@ def _by_source(groups: Sequence[Group]) -> dict[str, float]:
         if levels:
             metrics[f"env/{name}/level"] = fmean(levels)
     return metrics
-
-
-def wilson_half_width(share: float, n: int, z: float = 1.96) -> float:
-    """Return half the width of Wilson's score interval for a share seen in `n` trials.
-
-    >>> round(wilson_half_width(0.5, 100), 4)
-    0.0962
-    """
-    inside = share * (1 - share) / n + z * z / (4 * n * n)
-    return z / (1 + z * z / n) * math.sqrt(inside)
 
 
 def rounded(metrics: Mapping[str, float], digits: int = 6) -> dict[str, float]:

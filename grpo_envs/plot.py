@@ -1,12 +1,11 @@
 """Curves of one or several runs as a picture: `python -m grpo_envs.plot RUN... --out curve.png`."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
-from grpo_envs.errors import ConfigError, GrpoEnvsError
+from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.rows import read_jsonl
 
 _PANELS = {
     "reward/mean": "reward of sampled answers",
@@ -14,17 +13,6 @@ _PANELS = {
     "loss/kl": "KL to the reference [nats/token]",
 }
 _SMOOTH = 5
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's file.
-
-    Raises:
-        ConfigError: there is no such file; it says which folder was looked in.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path.parent}: no {path.name}. Give the folder of a run.")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def plot(runs: list[Path], out: Path) -> None:

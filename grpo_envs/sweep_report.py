@@ -19,7 +19,8 @@ import rich
 from rich.table import Table
 
 from grpo_envs.errors import ConfigError, GrpoEnvsError, require_one_of
-from grpo_envs.plot import read_jsonl, smooth
+from grpo_envs.plot import smooth
+from grpo_envs.rows import read_jsonl
 from grpo_envs.run_folder import RunFolder
 
 _CURVES = {

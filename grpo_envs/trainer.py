@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from grpo_envs.checkpoint import Checkpoints
 from grpo_envs.config import TrainerConfig
 from grpo_envs.errors import GrpoEnvsError, require_one_of
+from grpo_envs.evaluation import Evaluation, Sampler
 from grpo_envs.loggers import Logger
-from grpo_envs.metrics import eval_metrics, group_metrics
+from grpo_envs.metrics import group_metrics
 from grpo_envs.seeding import seed_for
 from grpo_envs.timing import Timer
 from grpo_envs.types import Group
@@ -49,13 +50,6 @@ class Adaptive(Protocol):
         """Return what a checkpoint needs of it."""
 
 
-class Sampler(Protocol):
-    """Samples and scores a group for each problem seed."""
-
-    def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
-        """Return the groups, in order."""
-
-
 @dataclass(slots=True, kw_only=True)
 class Trainer:
     """Runs `cfg.steps` steps from wherever `done` says that the run stands."""
@@ -65,10 +59,7 @@ class Trainer:
     agent: Agent
     env: Adaptive
     rollout: Sampler
-    eval_rollout: Sampler
-    parts: Mapping[str, float]
-    """Weights of the environment's own reward parts; who earns them all counts as accurate."""
-    eval_problems: int
+    evaluation: Evaluation
     loggers: Sequence[Logger]
     checkpoints: Checkpoints
     decisive: Mapping[str, Any]
@@ -211,12 +202,11 @@ class Trainer:
             require_one_of("trainer.objective", name, known)
 
     def _evaluate(self) -> None:
-        if not self.eval_problems:
+        if not self.evaluation.problems:
             return
-        groups = self.eval_rollout(range(self.eval_problems), Timer())
-        self._evaluated = eval_metrics(groups, self.parts)
+        self._evaluated, rows = self.evaluation()
         for logger in self.loggers:
-            logger.log_eval(self.done, self._evaluated)
+            logger.log_eval(self.done, self._evaluated, rows)
 
     def _save(self) -> None:
         if self._saved != self.done and self.agent.policy.finite():  # never over good weights

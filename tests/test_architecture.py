@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Lowest floor first. A name covers the module and everything under it.
 FLOORS = [
-    ["types", "errors", "seeding", "timing", "files", "metrics"],
+    ["types", "errors", "seeding", "timing", "files", "metrics", "rows", "statistics"],
     [
         *(
             "spaces",
@@ -32,6 +32,7 @@ FLOORS = [
         "composition",
         "help",
         "environments",
+        "evaluation",
         "loggers",
         "checkpoint",
         "watch",

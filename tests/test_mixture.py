@@ -17,7 +17,9 @@ from grpo_envs.build import build
 from grpo_envs.composition import compose_run
 from grpo_envs.environments import make_envs
 from grpo_envs.errors import GrpoEnvsError
-from grpo_envs.metrics import eval_metrics, group_metrics
+from grpo_envs.evaluation import eval_metrics
+from grpo_envs.metrics import group_metrics
+from grpo_envs.rows import completion_rows
 from grpo_envs.types import Completion, Group, Turn
 
 TWO = {"math": 3, "code": {"weight": 1, "level": 2, "turns": 2}}
@@ -156,7 +158,8 @@ def test_metrics_tell_the_members_apart() -> None:
     assert (metrics["env/math/reward"], metrics["env/code/reward"]) == pytest.approx((0.55, 0.0))
     assert (metrics["env/math/zero_std"], metrics["env/code/zero_std"]) == (0.0, 1.0)
     assert metrics["reward/math/correct"] == 0.5
-    held_out = eval_metrics(groups, env.own_weights)
+    rows = [{"decoding": "greedy"} | row for row in completion_rows(groups)]
+    held_out = eval_metrics(rows, env.own_weights)
     assert held_out["eval/accuracy/math"] == 0.5
     assert held_out["eval/accuracy/code"] == 0.0
     assert held_out["eval/accuracy"] == pytest.approx(share / 2)

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from grpo_envs import errors
 from grpo_envs.errors import ConfigError, GrpoEnvsError, UnknownName, nearest, unknown
 from grpo_envs.files import fsync, shown, write_atomically
-from grpo_envs.metrics import eval_metrics, group_metrics, rounded, wilson_half_width
+from grpo_envs.metrics import group_metrics, rounded
 from grpo_envs.seeding import Key, rng_for, seed_for, split_of
 from grpo_envs.timing import Timer
 from grpo_envs.types import Completion, Group, Problem, Reply, Reward, Turn
@@ -357,69 +356,6 @@ def test_a_part_that_does_not_apply_is_no_zero() -> None:
     assert metrics["reward/b"] == 0.5
     assert metrics["reward_weighted/b"] == 0.5
     assert metrics["reward/mean"] == 1.5
-
-
-def test_eval_metrics_by_hand() -> None:
-    groups = [
-        group((earned(1, 1), 4, "stop")),
-        group((earned(0, 1), 6, "stop")),
-        group((BROKEN, 8, "stop")),
-        group((earned(1, 1), 2, "stop")),
-    ]
-    # p = 1/2, n = 4, z = 1.96: z / (1 + z^2 / 4) * sqrt(1/16 + z^2 / 64) = 0.349964
-    # rewards 1.1, 0.1, 0, 1.1: 1.96 * sqrt(2.43 / 4 - 0.575^2) / sqrt(4) = 0.515665
-    assert eval_metrics(groups, {"correct": 1.0, "format": 0.1}) == pytest.approx(
-        {
-            "eval/accuracy": 0.5,
-            "eval/ci95": 0.349964,
-            "eval/reward": 0.575,
-            "eval/reward_ci95": 0.515665,
-            "eval/reward/correct": 0.5,
-            "eval/reward/format": 0.75,
-            "eval/length": 5.0,
-        },
-        abs=1e-5,
-    )
-
-
-def test_an_invalid_answer_is_never_accurate() -> None:
-    # Its total is 0, and so is the maximum of an environment that only punishes.
-    assert eval_metrics([group((BROKEN, 1, "stop"))], {"a": -1.0})["eval/accuracy"] == 0.0
-
-
-def test_accuracy_forgives_rounding_and_nothing_more() -> None:
-    # 0.1 + 0.2 is not 0.3 in floats, and is the maximum all the same.
-    weights = {"a": 0.3}
-    close = Reward(parts={"a": (0.1 + 0.2) / 0.3})
-    short = Reward(parts={"a": 0.9999})
-    assert eval_metrics([group((close, 1, "stop"))], weights)["eval/accuracy"] == 1.0
-    assert eval_metrics([group((short, 1, "stop"))], weights)["eval/accuracy"] == 0.0
-
-
-def test_accuracy_is_about_the_environments_own_parts() -> None:
-    # A penalty that was added makes no right answer wrong, and a bonus no wrong one right.
-    penalised = Reward(parts={"correct": 1.0, "length": 1.0}, weights={"length": -0.5})
-    bonus = Reward(parts={"correct": 0.0, "length": 1.0}, weights={"length": 1.0})
-    for reward, accuracy in ((penalised, 1.0), (bonus, 0.0)):
-        metrics = eval_metrics([group((reward, 1, "stop"))], {"correct": 1.0})
-        assert metrics["eval/accuracy"] == accuracy
-
-
-def test_a_nan_in_an_invalid_reward_does_not_reach_the_metrics() -> None:
-    broken = Reward(parts={"a": math.nan}, valid=False, error="score said so itself")
-    metrics = eval_metrics(
-        [group((broken, 1, "stop")), group((Reward(parts={"a": 1.0}), 1, "stop"))], {"a": 1.0}
-    )
-    assert all(math.isfinite(value) for value in metrics.values())
-
-
-@pytest.mark.parametrize("n", [1, 4, 100, 1319])
-@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_wilson_width_against_the_quadratic_it_solves(share: float, n: int) -> None:
-    # The ends x of the interval satisfy (share - x)^2 = z^2 x (1 - x) / n.
-    z2 = 1.96**2
-    low, high = sorted(np.roots([1 + z2 / n, -(2 * share + z2 / n), share**2]).real)
-    assert wilson_half_width(share, n) == pytest.approx((high - low) / 2, abs=1e-7)
 
 
 def test_rounded_keeps_significant_digits() -> None:

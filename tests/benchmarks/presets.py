@@ -15,7 +15,7 @@ from statistics import fmean
 
 from grpo_envs.composition import compose_run
 from grpo_envs.config import flat
-from grpo_envs.plot import read_jsonl
+from grpo_envs.rows import read_jsonl
 
 PRESETS = ("grpo", "dr_grpo", "dapo", "gspo", "rloo", "cispo", "reinforce_pp", "sapo")
 HEADER = "| `agent=` | what it sets | updates | accuracy of each seed | mean | tokens |"

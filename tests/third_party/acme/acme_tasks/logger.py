@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from grpo_envs.types import Group
 
@@ -24,7 +25,9 @@ class LinesLogger:
         count = sum(len(group.completions) for group in groups)
         self._file.write(f"{step}/{self._steps} completions {count}\n")
 
-    def log_eval(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log_eval(
+        self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
         """Write the accuracy."""
         self._file.write(f"after {step} accuracy {metrics['eval/accuracy']:.2f}\n")
 

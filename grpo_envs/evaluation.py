@@ -1,0 +1,192 @@
+"""How good is the policy? Held-out problems, answered greedily and at random, and the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from grpo_envs.env import TextEnv
+from grpo_envs.metrics import earns_all
+from grpo_envs.rows import completion_rows
+from grpo_envs.statistics import Estimate, mean_of, pass_at_k, share_of
+from grpo_envs.timing import Timer
+from grpo_envs.types import Group, Reward
+from grpo_envs.vector import GroupVectorEnv
+
+Row = Mapping[str, Any]
+"""What became of one answer; see `completion_rows`. `decoding` is greedy or sampled."""
+STRATA = ("env", "level")
+"""What problems are told apart by, where their `meta` has it."""
+
+
+class Sampler(Protocol):
+    """Samples and scores a group for each problem seed."""
+
+    def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
+        """Return the groups, in order."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Evaluation:
+    """Answers the problems 0, 1, ... of the held-out split, the same ones each time."""
+
+    env: TextEnv
+    problems: int
+    """How many; 0 for no evaluation."""
+    samples: int
+    """Answers to each at `temperature`, beside the greedy one."""
+    temperature: float
+    play: Callable[[GroupVectorEnv, float], Sampler]
+    """Makes the policy a player of an environment, at a temperature (0: greedy)."""
+    _players: dict[tuple[int, int], Sampler] = field(default_factory=dict)
+
+    def __call__(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Return `eval/...` metrics, and the answers that they are of."""
+        rows = self.answers(range(self.problems))
+        return eval_metrics(rows, self.env.own_weights), rows
+
+    def answers(self, problems: Sequence[int]) -> list[dict[str, Any]]:
+        """Return what became of the answers to some problems: the greedy ones, then the others."""
+        rows = [{"decoding": "greedy"} | row for row in self._rows(problems, 1, 0.0)]
+        if self.samples:
+            sampled = self._rows(problems, self.samples, self.temperature)
+            rows += [{"decoding": "sampled"} | row for row in sampled]
+        return rows
+
+    def _rows(
+        self, problems: Sequence[int], each: int, temperature: float
+    ) -> Iterator[dict[str, Any]]:
+        shape = (len(problems) * each, each if temperature else 0)
+        if shape not in self._players:
+            self._players[shape] = self.play(
+                GroupVectorEnv(self.env, len(problems) * each, each), temperature
+            )
+        yield from completion_rows(self._players[shape](problems, Timer()))
+
+
+def eval_metrics(rows: Sequence[Row], weights: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics of an evaluation: `eval/<name>` for each of `estimates`.
+
+    `eval/ci95` is half the width of the 95 % interval of `eval/accuracy`, `eval/reward_ci95` of
+    `eval/reward`, `eval/pass@k_ci95` of `eval/pass@k`.
+    """
+    found = estimates(rows, weights)
+    metrics = {f"eval/{name}": estimate.mean for name, estimate in found.items()}
+    for name, estimate in found.items():
+        if name in ("reward", "sampled_reward") or (name.startswith("pass@") and "/" not in name):
+            metrics[f"eval/{name}_ci95"] = estimate.half_width
+        elif name == "accuracy":
+            metrics["eval/ci95"] = estimate.half_width
+    return metrics
+
+
+def estimates(
+    rows: Sequence[Row], weights: Mapping[str, float], by: Sequence[str] = STRATA
+) -> dict[str, Estimate]:
+    """Return what the answers show, with 95 % intervals clustered by problem.
+
+    Of the greedy answers `accuracy`, the share that earns the most that the environment's own parts
+    can give, whatever added functions say; `reward` and `reward/<part>`; `length` in tokens;
+    `truncated`. Of sampled ones `pass@k`, `sampled_reward` and `sampled_reward/<part>`,
+    `sampled_length`, `sampled_truncated`. `accuracy/<stratum>` and `pass@1/<stratum>`, where there
+    is something to tell apart. Problems with the same prompt are one. An invalid reward counts as
+    not earned.
+
+    Args:
+        rows: The answers.
+        weights: The weight of each of the environment's own parts.
+        by: Keys of the problems' `meta` that make strata.
+    """
+    found: dict[str, Estimate] = {}
+    greedy = [row for row in rows if row["decoding"] == "greedy"]
+    sampled = [row for row in rows if row["decoding"] == "sampled"]
+    if greedy:
+        found["accuracy"] = _accuracy(greedy, weights)
+        for name, some in strata(greedy, by).items():
+            found[f"accuracy/{name}"] = _accuracy(some, weights)
+        found |= _means(greedy, "")
+    if sampled:
+        most = _most_samples(sampled)
+        for k in sorted({2**i for i in range(most.bit_length())} | {most}):
+            found[f"pass@{k}"] = _pass(sampled, weights, k)
+        for name, some in strata(sampled, by).items():
+            found[f"pass@1/{name}"] = _pass(some, weights, 1)
+        found |= _means(sampled, "sampled_")
+    return found
+
+
+def strata(rows: Sequence[Row], by: Sequence[str]) -> dict[str, list[Row]]:
+    """Return rows by what the `meta` of their problems says: `math`, `math/level_2`, `topic_x`."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        meta, source = row["meta"], str(row["meta"].get("env", ""))
+        for key in by:
+            if key == "env" and source:
+                found.setdefault(source, []).append(row)
+            elif key in meta:
+                name = f"{key}_{meta[key]}"
+                found.setdefault(f"{source}/{name}" if source else name, []).append(row)
+    return dict(sorted(found.items()))
+
+
+def is_right(row: Row, weights: Mapping[str, float]) -> bool:
+    """Return whether an answer earned the most that the parts in `weights` can give."""
+    return earns_all(Reward(parts=row["parts"], valid=row["valid"]), weights)
+
+
+def by_prompt(values: Sequence[tuple[Row, float]]) -> dict[str, list[float]]:
+    """Return values of rows, those of one prompt together: the clusters of an interval."""
+    found: dict[str, list[float]] = {}
+    for row, value in values:
+        found.setdefault(row["prompt"], []).append(value)
+    return found
+
+
+def _accuracy(rows: Sequence[Row], weights: Mapping[str, float]) -> Estimate:
+    return share_of(by_prompt([(row, float(is_right(row, weights))) for row in rows]))
+
+
+def _pass(rows: Sequence[Row], weights: Mapping[str, float], k: int) -> Estimate:
+    values = []
+    for some in by_problem(rows).values():
+        right = sum(is_right(row, weights) for row in some)
+        values.append((some[0], pass_at_k(len(some), right, k)))
+    return share_of(by_prompt(values))
+
+
+def by_problem(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    """Return rows by the number of their problem."""
+    found: dict[int, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["problem"], []).append(row)
+    return found
+
+
+def _most_samples(rows: Sequence[Row]) -> int:
+    return min(len(some) for some in by_problem(rows).values())
+
+
+def _means(rows: Sequence[Row], prefix: str) -> dict[str, Estimate]:
+    parts = sorted({name for row in rows if row["valid"] for name in row["parts"]})
+    of_parts = {
+        f"{prefix}reward/{name}": mean_of(
+            by_prompt([(row, _part(row, name)) for row in rows if _applies(row, name)])
+        )
+        for name in parts
+    }
+    cut = [(row, float(row["finish_reason"] == "length")) for row in rows]
+    return {
+        f"{prefix}reward": mean_of(by_prompt([(row, row["reward"]) for row in rows])),
+        **of_parts,
+        f"{prefix}length": mean_of(by_prompt([(row, float(row["tokens"])) for row in rows])),
+        f"{prefix}truncated": share_of(by_prompt(cut)),
+    }
+
+
+def _applies(row: Row, part: str) -> bool:
+    return part in row["parts"] or not row["valid"]
+
+
+def _part(row: Row, part: str) -> float:
+    return float(row["parts"][part]) if row["valid"] else 0.0

@@ -1,0 +1,46 @@
+"""A completion as a row of JSON: what completions.jsonl and eval_completions.jsonl hold."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from grpo_envs.errors import ConfigError
+from grpo_envs.types import Group
+
+
+def completion_rows(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each completion, group by group."""
+    for group in groups:
+        for completion, reward in zip(group.completions, group.rewards, strict=True):
+            yield {
+                "problem": group.key,
+                "prompt": group.prompt,
+                "meta": dict(group.meta),
+                "text": completion.text,
+                "reward": reward.total,
+                "parts": dict(reward.parts),
+                "valid": reward.valid,
+                "error": reward.error,
+                "finish_reason": completion.finish_reason,
+                "tokens": completion.length,
+                "turns": [asdict(turn) for turn in completion.turns],
+            }
+
+
+def json_lines(rows: Sequence[dict[str, Any]]) -> str:
+    """Return rows as JSON lines; a lone surrogate of a wild completion is escaped."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's file; a last line that was cut off is left out.
+
+    Raises:
+        ConfigError: there is no such file; it says which folder was looked in.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path.parent}: no {path.name}. Give the folder of a run.")
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
