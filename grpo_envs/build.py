@@ -76,8 +76,12 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
     )
 
 
-def open_policy(cfg: RunConfig) -> tuple[Policy, Accelerator]:
+def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Accelerator]:
     """Load the model that the configuration means here, and say which; it is still on the CPU.
+
+    Args:
+        cfg: Names it.
+        adapters: Whether it may be a checkpoint of adapters.
 
     Raises:
         ConfigError: one line that says what to change.
@@ -86,7 +90,7 @@ def open_policy(cfg: RunConfig) -> tuple[Policy, Accelerator]:
     transformers_logging.disable_progress_bar()
     path, why = resolve(cfg.model, accelerator.device)
     log.info(why)
-    return load_policy(path), accelerator
+    return load_policy(path, adapters=adapters), accelerator
 
 
 def make_evaluation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, Protocol
 
 from grpo_envs.env import TextEnv
@@ -98,21 +99,28 @@ def estimates(
         weights: The weight of each of the environment's own parts.
         by: Keys of the problems' `meta` that make strata.
     """
-    found: dict[str, Estimate] = {}
-    greedy = [row for row in rows if row["decoding"] == "greedy"]
-    sampled = [row for row in rows if row["decoding"] == "sampled"]
-    if greedy:
-        found["accuracy"] = _accuracy(greedy, weights)
-        for name, some in strata(greedy, by).items():
-            found[f"accuracy/{name}"] = _accuracy(some, weights)
-        found |= _means(greedy, "")
-    if sampled:
-        most = _most_samples(sampled)
-        for k in sorted({2**i for i in range(most.bit_length())} | {most}):
-            found[f"pass@{k}"] = _pass(sampled, weights, k)
-        for name, some in strata(sampled, by).items():
-            found[f"pass@1/{name}"] = _pass(some, weights, 1)
-        found |= _means(sampled, "sampled_")
+    found = _figures(rows, weights, by).items()
+    return {name: estimate(_by_prompt(values)) for name, (estimate, values) in found}
+
+
+def differences(
+    a: Sequence[Row],
+    b: Sequence[Row],
+    weights: Mapping[str, float],
+    by: Sequence[str] = STRATA,
+) -> dict[str, Estimate]:
+    """Return how much more `b` has of each figure, paired: over the problems that both answered.
+
+    What makes a problem hard for both cancels (arXiv 2411.00640, section 4.2).
+    """
+    of_a, of_b = (_figures(rows, weights, by) for rows in (a, b))
+    found = {}
+    for name in [name for name in of_a if name in of_b]:
+        left, right = (_by_number(figures[name][1]) for figures in (of_a, of_b))
+        shared = [number for number in left if number in right]
+        gains = [(left[n][0], right[n][1] - left[n][1]) for n in shared]
+        if gains:
+            found[name] = mean_of(_by_prompt(gains))
     return found
 
 
@@ -135,26 +143,6 @@ def is_right(row: Row, weights: Mapping[str, float]) -> bool:
     return earns_all(Reward(parts=row["parts"], valid=row["valid"]), weights)
 
 
-def by_prompt(values: Sequence[tuple[Row, float]]) -> dict[str, list[float]]:
-    """Return values of rows, those of one prompt together: the clusters of an interval."""
-    found: dict[str, list[float]] = {}
-    for row, value in values:
-        found.setdefault(row["prompt"], []).append(value)
-    return found
-
-
-def _accuracy(rows: Sequence[Row], weights: Mapping[str, float]) -> Estimate:
-    return share_of(by_prompt([(row, float(is_right(row, weights))) for row in rows]))
-
-
-def _pass(rows: Sequence[Row], weights: Mapping[str, float], k: int) -> Estimate:
-    values = []
-    for some in by_problem(rows).values():
-        right = sum(is_right(row, weights) for row in some)
-        values.append((some[0], pass_at_k(len(some), right, k)))
-    return share_of(by_prompt(values))
-
-
 def by_problem(rows: Sequence[Row]) -> dict[int, list[Row]]:
     """Return rows by the number of their problem."""
     found: dict[int, list[Row]] = {}
@@ -163,30 +151,75 @@ def by_problem(rows: Sequence[Row]) -> dict[int, list[Row]]:
     return found
 
 
-def _most_samples(rows: Sequence[Row]) -> int:
-    return min(len(some) for some in by_problem(rows).values())
+_Values = list[tuple[Row, float]]
+_Figure = tuple[Callable[[Mapping[str, Sequence[float]]], Estimate], _Values]
+"""How to estimate a mean, and the values that it is the mean of."""
 
 
-def _means(rows: Sequence[Row], prefix: str) -> dict[str, Estimate]:
+def _figures(
+    rows: Sequence[Row], weights: Mapping[str, float], by: Sequence[str]
+) -> dict[str, _Figure]:
+    found: dict[str, _Figure] = {}
+    greedy = [row for row in rows if row["decoding"] == "greedy"]
+    sampled = [row for row in rows if row["decoding"] == "sampled"]
+    if greedy:
+        found["accuracy"] = share_of, _right(greedy, weights)
+        for name, some in strata(greedy, by).items():
+            found[f"accuracy/{name}"] = share_of, _right(some, weights)
+        found |= _means(greedy, "")
+    if sampled:
+        most = min(map(len, by_problem(sampled).values()))
+        for k in sorted({2**i for i in range(most.bit_length())} | {most}):
+            found[f"pass@{k}"] = share_of, _passed(sampled, weights, k)
+        for name, some in strata(sampled, by).items():
+            found[f"pass@1/{name}"] = share_of, _passed(some, weights, 1)
+        found |= _means(sampled, "sampled_")
+    return found
+
+
+def _right(rows: Sequence[Row], weights: Mapping[str, float]) -> _Values:
+    return [(row, float(is_right(row, weights))) for row in rows]
+
+
+def _passed(rows: Sequence[Row], weights: Mapping[str, float], k: int) -> _Values:
+    values = []
+    for some in by_problem(rows).values():
+        right = sum(is_right(row, weights) for row in some)
+        values.append((some[0], pass_at_k(len(some), right, k)))
+    return values
+
+
+def _means(rows: Sequence[Row], prefix: str) -> dict[str, _Figure]:
     parts = sorted({name for row in rows if row["valid"] for name in row["parts"]})
-    of_parts = {
-        f"{prefix}reward/{name}": mean_of(
-            by_prompt([(row, _part(row, name)) for row in rows if _applies(row, name)])
-        )
-        for name in parts
-    }
-    cut = [(row, float(row["finish_reason"] == "length")) for row in rows]
     return {
-        f"{prefix}reward": mean_of(by_prompt([(row, row["reward"]) for row in rows])),
-        **of_parts,
-        f"{prefix}length": mean_of(by_prompt([(row, float(row["tokens"])) for row in rows])),
-        f"{prefix}truncated": share_of(by_prompt(cut)),
+        f"{prefix}reward": (mean_of, [(row, float(row["reward"])) for row in rows]),
+        **{f"{prefix}reward/{name}": _part(rows, name) for name in parts},
+        f"{prefix}length": (mean_of, [(row, float(row["tokens"])) for row in rows]),
+        f"{prefix}truncated": (
+            share_of,
+            [(row, float(row["finish_reason"] == "length")) for row in rows],
+        ),
     }
 
 
-def _applies(row: Row, part: str) -> bool:
-    return part in row["parts"] or not row["valid"]
+def _part(rows: Sequence[Row], name: str) -> _Figure:
+    """Return a part's values: of the problems that it applies to; 0 where a reward is invalid."""
+    there = [row for row in rows if name in row["parts"] or not row["valid"]]
+    values = [(row, float(row["parts"][name]) if row["valid"] else 0.0) for row in there]
+    return share_of if all(0 <= value <= 1 for _, value in values) else mean_of, values
 
 
-def _part(row: Row, part: str) -> float:
-    return float(row["parts"][part]) if row["valid"] else 0.0
+def _by_prompt(values: _Values) -> dict[str, list[float]]:
+    """Return values by prompt: the clusters of an interval."""
+    found: dict[str, list[float]] = {}
+    for row, value in values:
+        found.setdefault(row["prompt"], []).append(value)
+    return found
+
+
+def _by_number(values: _Values) -> dict[int, tuple[Row, float]]:
+    """Return the mean value of each problem, with a row of it."""
+    found: dict[int, list[tuple[Row, float]]] = {}
+    for row, value in values:
+        found.setdefault(row["problem"], []).append((row, value))
+    return {n: (some[0][0], fmean(value for _, value in some)) for n, some in found.items()}

@@ -157,7 +157,7 @@ class JsonlLogger:
         for name in _JSONL:
             fsync(self._run / f"{name}.jsonl")
 
-    def _write(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    def _write(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         with (self._run / f"{name}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json_lines(rows))
 

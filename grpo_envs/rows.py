@@ -1,7 +1,7 @@
 """A completion as a row of JSON: what completions.jsonl and eval_completions.jsonl hold."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def completion_rows(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
             }
 
 
-def json_lines(rows: Sequence[dict[str, Any]]) -> str:
+def json_lines(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows as JSON lines; a lone surrogate of a wild completion is escaped."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 

