@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import platform
 import shlex
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -88,7 +90,9 @@ def _train(run: config.RunConfig, folder: RunFolder) -> float | None:
     from grpo_envs.build import build  # torch and transformers: not for --help, nor for a mistake
 
     trainer = build(run, folder.path, envs)
-    folder.claim(run.identity(), list(HydraConfig.get().overrides.task))
+    env = envs.train.env
+    about = {"weights": env.weights, "own": [*env.own_weights], "versions": versions()}
+    folder.claim(run.identity(), list(HydraConfig.get().overrides.task), about)
     metrics = trainer.run()
     if trainer.interrupted:
         log.warning("stopped after step %d, saved. To go on:\n  %s", trainer.done, _again(folder))
@@ -96,6 +100,13 @@ def _train(run: config.RunConfig, folder: RunFolder) -> float | None:
     folder.finish(trainer.done, metrics)
     log.info("checkpoint: %s", shown(folder.path / "checkpoints" / "last"))
     return metrics.get(run.trainer.objective)
+
+
+def versions() -> dict[str, str]:
+    """Return what a run's result may depend on beside its configuration."""
+    names = ("grpo-envs", "torch", "transformers", "accelerate", "gymnasium", "hydra-core")
+    found = {name: metadata.version(name) for name in names}
+    return {"python": platform.python_version(), **found, "machine": platform.platform()}
 
 
 def _again(folder: RunFolder) -> str:

@@ -48,10 +48,15 @@ class RunFolder:
 
     path: Path
 
-    def claim(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-        """Note the configuration (flat, JSON) of the run that starts here."""
+    def claim(
+        self,
+        config: Mapping[str, Any],
+        overrides: Sequence[str],
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Note the configuration (flat) of the run that starts here, and more about it. JSON."""
         self.path.mkdir(parents=True, exist_ok=True)
-        told = {"overrides": list(overrides), "config": dict(config)}
+        told = {"overrides": list(overrides), "config": dict(config), "about": dict(about or {})}
         write_atomically(self.path / "config.json", json.dumps(told, indent=1))
 
     def require_same(self, config: Mapping[str, Any]) -> None:
@@ -84,6 +89,11 @@ class RunFolder:
         """The configuration of the run in this folder, flat; None where none started."""
         told = _read(self.path / "config.json")
         return None if told is None else dict(told["config"])
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What else was noted of the run."""
+        return dict((_read(self.path / "config.json") or {}).get("about", {}))
 
     @property
     def overrides(self) -> list[str]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from statistics import fmean
 
 _WINDOW = 10
-_KL_LIMIT = 1.0
+KL_LIMIT = 1.0
 """Nats per token; useful runs stay far below it."""
-_GAP_LIMIT = 0.1
+GAP_LIMIT = 0.1
 """Nats per token; about 1e-6 in float32 and 0.02 in bf16."""
 
 
@@ -89,7 +89,7 @@ class Watch:
 
     def _kl(self) -> dict[str, str]:
         kl = self._column("loss/kl")
-        if not kl or fmean(kl) < _KL_LIMIT:
+        if not kl or fmean(kl) < KL_LIMIT:
             return {}
         return {
             "kl": f"The policy runs away from its reference: KL {fmean(kl):.2f} nats per token "
@@ -99,7 +99,7 @@ class Watch:
 
     def _gap(self) -> dict[str, str]:
         gap = self._column("policy/sample_gap")
-        if not gap or fmean(gap) < _GAP_LIMIT:
+        if not gap or fmean(gap) < GAP_LIMIT:
             return {}
         return {
             "gap": "Sampling and training disagree: the log-probabilities of the same tokens "

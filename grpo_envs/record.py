@@ -1,0 +1,104 @@
+"""What a run has left in its folder, read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from grpo_envs.errors import ConfigError
+from grpo_envs.rows import read_jsonl
+from grpo_envs.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run's files. Completions are read when they are asked for: they may be large."""
+
+    path: Path
+    steps: list[dict[str, Any]]
+    """Rows of metrics.jsonl."""
+    evals: list[dict[str, Any]]
+    """Rows of eval.jsonl."""
+    config: dict[str, Any]
+    """The configuration, flat."""
+    about: dict[str, Any]
+    """`weights` of the reward parts, those of them that are the environment's `own`, `versions`."""
+    state: str
+    """done, failed: why, or cut off after step N."""
+
+    @cached_property
+    def completions(self) -> list[dict[str, Any]]:
+        """Rows of completions.jsonl; [] where a run was told to write none."""
+        file = self.path / "completions.jsonl"
+        return read_jsonl(file) if file.is_file() else []
+
+    @cached_property
+    def answers(self) -> list[dict[str, Any]]:
+        """Rows of eval_completions.jsonl; [] where there are none."""
+        file = self.path / "eval_completions.jsonl"
+        return read_jsonl(file) if file.is_file() else []
+
+    def column(self, name: str) -> list[float]:
+        """Return a metric of the steps that have it."""
+        return [float(row[name]) for row in self.steps if name in row]
+
+    def early(self, name: str) -> float:
+        """Return a metric's mean over the first quarter of the steps, at most 20; 0 without any."""
+        column = self.column(name)
+        return fmean(column[: _quarter(column)]) if column else 0.0
+
+    def late(self, name: str) -> float:
+        """Return the same of the last quarter."""
+        column = self.column(name)
+        return fmean(column[-_quarter(column) :]) if column else 0.0
+
+    @property
+    def parts(self) -> list[str]:
+        """The names of the reward parts that were logged."""
+        names = {key for row in self.steps for key in row if key.startswith("reward/")}
+        return sorted(name.removeprefix("reward/") for name in names - _NOT_PARTS)
+
+    @property
+    def main_part(self) -> str | None:
+        """The environment's own part that weighs most: what the task is about."""
+        weights = self.about.get("weights", {})
+        own = [part for part in self.parts if part in self.about.get("own", self.parts)]
+        return max(own, key=lambda part: float(weights.get(part, 1.0)), default=None)
+
+
+_NOT_PARTS = {"reward/mean", "reward/std", "reward/invalid"}
+
+
+def read_record(path: Path) -> Record:
+    """Read the folder of a run.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not (path / "metrics.jsonl").is_file():
+        near = sorted(path.glob("*/metrics.jsonl"))
+        told = f" Did you mean {near[-1].parent}?" if near else ""
+        raise ConfigError(f"{path}: no metrics.jsonl. Give the folder of a run.{told}")
+    folder = RunFolder(path)
+    steps = read_jsonl(path / "metrics.jsonl")
+    evals = path / "eval.jsonl"
+    state = "done"
+    if folder.error is not None:
+        state = f"failed: {folder.error}"
+    elif folder.result is None:
+        state = f"cut off after step {steps[-1]['step'] if steps else 0}"
+    return Record(
+        path=path,
+        steps=steps,
+        evals=read_jsonl(evals) if evals.is_file() else [],
+        config=folder.config or {},
+        about=folder.about,
+        state=state,
+    )
+
+
+def _quarter(column: list[float]) -> int:
+    return min(20, max(1, len(column) // 4))
