@@ -82,7 +82,7 @@ class TrainerConfig:
 class LoggerConfig:
     """Where metrics go."""
 
-    names: list[str] = field(default_factory=lambda: ["console", "jsonl", "tensorboard"])
+    names: list[str] = field(default_factory=lambda: ["console", "jsonl", "tensorboard", "report"])
     """These, or what installed packages bring."""
 
     def __post_init__(self) -> None:

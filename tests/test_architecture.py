@@ -28,6 +28,7 @@ FLOORS = [
     [*(p.parent.name for p in (ROOT / "envs").glob("*/__init__.py")), "grpo_agent"],
     [
         "run_folder",
+        "record",
         "config",
         "composition",
         "help",
@@ -39,7 +40,10 @@ FLOORS = [
         "watch",
         "trainer",
     ],
-    ["build", "job", "run", "evaluate", "check", "plot", "sweep_report", "new_env"],
+    [
+        *("build", "job", "run", "evaluate", "doctor", "report", "check", "plot"),
+        *("sweep_report", "new_env"),
+    ],
 ]
 # Third-party packages that only these areas may import.
 HEAVY = {
@@ -51,7 +55,7 @@ HEAVY = {
     "omegaconf": {"config", "composition", "help", "job", "run"},
     "datasets": {"data"},
     "matplotlib": {"plot", "sweep_report"},
-    "plotly": {"sweep_report"},
+    "plotly": {"report", "sweep_report"},
     "sympy": {"graders"},
     "mpmath": {"graders"},
 }

@@ -1,0 +1,32 @@
+"""`python -m grpo_envs.report RUN...`: see the package."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.record import read_record
+from grpo_envs.report import write_report
+
+
+def main() -> None:
+    """Read the options and write the page."""
+    parser = argparse.ArgumentParser(
+        prog="python -m grpo_envs.report",
+        description="Runs as one page: curves over each other, completions, configurations.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, finished or not")
+    told = "the page (report.html: in the run's folder, of several runs here)"
+    parser.add_argument("--out", type=Path, help=told)
+    options = parser.parse_args()
+    alone = options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html")
+    out = options.out or alone
+    try:
+        write_report([read_record(run) for run in options.runs], out)
+    except GrpoEnvsError as error:
+        sys.exit(f"grpo_envs: {error}")
+    print(out)
+
+
+if __name__ == "__main__":
+    main()
