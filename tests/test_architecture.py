@@ -36,6 +36,8 @@ FLOORS = [
         "evaluation",
         "evaluation_tables",
         "loggers",
+        "csv_logger",
+        "trackers",
         "checkpoint",
         "watch",
         "trainer",
@@ -58,6 +60,9 @@ HEAVY = {
     "plotly": {"report", "sweep_report"},
     "sympy": {"graders"},
     "mpmath": {"graders"},
+    "wandb": {"trackers"},
+    "mlflow": {"trackers"},
+    "trackio": {"trackers"},
 }
 MODULES = sorted(p for d in ("grpo_envs", "envs", "agents") for p in (ROOT / d).rglob("*.py"))
 EVERY_MODULE = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,0 +1,300 @@
+"""Loggers for trackers: Weights & Biases, MLflow, Trackio. Each package is imported on use."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from grpo_envs.errors import ConfigError
+from grpo_envs.files import shown, write_atomically
+from grpo_envs.run_folder import RunFolder
+from grpo_envs.types import Group
+
+PROJECT = "grpo-envs"
+MOST_COMPLETIONS = 200
+_COLUMNS = ("step", "problem", "prompt", "text", "reward", "advantage")
+
+
+class Tracker(ABC):
+    """One run of a tracker for one run of ours, however often that is resumed.
+
+    `<name>.json` in the run's folder says which it is and how far it was told. Trackers cannot
+    take back what they have: where a resumed run repeats steps, the first values stay. At the end
+    a sample of the completions goes along, spread over the steps.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, run: Path, steps: int, done: int) -> None:
+        run.mkdir(parents=True, exist_ok=True)
+        self._folder, self._note = run, run / f"{self.name}.json"
+        old = json.loads(self._note.read_text("utf-8")) if done and self._note.is_file() else {}
+        self._told: dict[str, Any] = {"id": None, "step": 0, "eval": -1, **old}
+        self._first = self._told["step"] + 1
+        self._every = max(1, -(-steps // MOST_COMPLETIONS))
+        self._each = max(1, MOST_COMPLETIONS // max(1, steps))
+        self._sample: list[dict[str, Any]] = []
+        self._configured = self._closed = False
+        self._told["id"] = self._open(self._told["id"])
+        self._write_note()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send the metrics of a step, the configuration before the first of them."""
+        self._send("step", step, metrics)
+
+    def log_completions(
+        self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
+    ) -> None:
+        """Keep some of them."""
+        if step >= self._first and step % self._every == 0:
+            rows = list(_rows(step, groups, advantages))[: self._each]
+            self._sample += rows[: MOST_COMPLETIONS - len(self._sample)]
+
+    def log_eval(
+        self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Send the metrics of an evaluation. Its answers stay here."""
+        self._send("eval", step, metrics)
+
+    def close(self) -> None:
+        """Send the sample of completions and end the tracker's run."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._sample:
+            self._send_table(self._told["step"], self._sample)
+        self._end()
+
+    @property
+    def _label(self) -> str:
+        """What people know the run by: `math-2026-01-31_12-00-00`."""
+        path = self._folder.absolute()
+        return f"{path.parent.name}-{path.name}"
+
+    def _send(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
+        if step <= self._told[kind]:
+            return
+        if not self._configured:  # the folder has no config.json yet when loggers are made
+            self._send_config(RunFolder(self._folder).config or {})
+            self._configured = True
+        self._send_metrics(step, metrics)
+        self._told[kind] = step
+        self._write_note()
+
+    def _write_note(self) -> None:
+        write_atomically(self._note, json.dumps(self._told))
+
+    @abstractmethod
+    def _open(self, known: str | None) -> str:
+        """Begin a run, or go on with the one that is known; return what it is known by."""
+
+    @abstractmethod
+    def _send_config(self, config: Mapping[str, Any]) -> None:
+        """Send the configuration, before any metrics."""
+
+    @abstractmethod
+    def _send_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send metrics."""
+
+    @abstractmethod
+    def _send_table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Send the sample; its columns are `_COLUMNS`."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """End the tracker's run."""
+
+
+class WandbLogger(Tracker):
+    """Weights & Biases, as its own environment variables say (`WANDB_MODE=offline`).
+
+    The project is `grpo-envs` unless `WANDB_PROJECT` names another, and its files are in the run's
+    folder unless `WANDB_DIR` does. Charts are drawn over the metric `step`: wandb's own count of
+    steps only rises, and would refuse an evaluation that a resumed run makes up for.
+    """
+
+    name = "wandb"
+
+    def _open(self, known: str | None) -> str:
+        self._wandb = _imported(self.name, "wandb")
+        try:
+            self._run = self._wandb.init(
+                project=os.environ.get("WANDB_PROJECT", PROJECT),
+                name=os.environ.get("WANDB_NAME", self._label),
+                dir=os.environ.get("WANDB_DIR", str(self._folder)),
+                id=known,
+                resume=None if known is None else "allow",
+                reinit="create_new",  # beside a run that the calling program may have
+            )
+        except self._wandb.errors.Error as error:
+            raise _refused(self.name, error) from error
+        self._run.define_metric("*", step_metric="step")
+        return str(self._run.id)
+
+    def _send_config(self, config: Mapping[str, Any]) -> None:
+        self._run.config.update(dict(config), allow_val_change=True)
+
+    def _send_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.log({"step": step, **metrics})
+
+    def _send_table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        data = [list(row.values()) for row in rows]
+        table = self._wandb.Table(columns=list(_COLUMNS), data=data)
+        self._run.log({"step": step, "completions": table})
+
+    def _end(self) -> None:
+        self._run.finish()
+
+
+class MlflowLogger(Tracker):
+    """MLflow: where `MLFLOW_TRACKING_URI` says, else in its own default, a local mlflow.db.
+
+    The experiment is `grpo-envs` unless `MLFLOW_EXPERIMENT_NAME` (or `_ID`) names another. MLflow
+    refuses some names, so `@` is `_at_` (`eval/pass_at_4`) and other characters are `_`; its file
+    store cannot have `eval/accuracy/math` beside `eval/accuracy`, so a second slash is a dot.
+    A parameter cannot change: `trainer.steps` is what the run began with. MLflow's telemetry is
+    off unless `MLFLOW_DISABLE_TELEMETRY` says otherwise.
+    """
+
+    name = "mlflow"
+
+    def _open(self, known: str | None) -> str:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        mlflow = _imported(self.name, "mlflow")
+        if not mlflow.is_tracking_uri_set():
+            for package in ("sqlalchemy", "alembic"):  # for the default
+                _imported(self.name, package)
+        self._kinds = _imported(self.name, "mlflow.entities")
+        self._failure = mlflow.exceptions.MlflowException
+        try:
+            self._client = mlflow.MlflowClient()
+            if known is None:
+                made = self._client.create_run(self._experiment(), run_name=self._label)
+                return str(made.info.run_id)
+            self._client.update_run(known, status="RUNNING")
+        except self._failure as error:
+            where = "" if known is None else f" ({shown(self._note)} names run {known})"
+            raise _refused(self.name + where, error) from error
+        return known
+
+    def _experiment(self) -> str:
+        if "MLFLOW_EXPERIMENT_ID" in os.environ:
+            return os.environ["MLFLOW_EXPERIMENT_ID"]
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(name))
+            except self._failure:
+                found = self._client.get_experiment_by_name(name)
+                if found is None:  # else another job of the sweep has just made it
+                    raise
+        return str(found.experiment_id)
+
+    def _send_config(self, config: Mapping[str, Any]) -> None:
+        known = self._client.get_run(self._told["id"]).data.params
+        named = {_mlflow_name(key): str(value) for key, value in config.items()}
+        new = [self._kinds.Param(*item) for item in named.items() if item[0] not in known]
+        for start in range(0, len(new), 100):  # the most that MLflow takes at once
+            self._client.log_batch(self._told["id"], params=new[start : start + 100])
+
+    def _send_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        made = [
+            self._kinds.Metric(_mlflow_name(name), value, now, step)
+            for name, value in metrics.items()
+        ]
+        self._client.log_batch(self._told["id"], metrics=made)
+
+    def _send_table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        # As objects: of columns of strings MLflow asks pandas 3 what it warns of.
+        table = _imported(self.name, "pandas").DataFrame(rows, dtype=object)
+        self._client.log_table(self._told["id"], table, "completions.json")  # after what is there
+
+    def _end(self) -> None:
+        self._client.set_terminated(self._told["id"])
+
+
+class TrackioLogger(Tracker):
+    """Trackio: a local database, in `TRACKIO_DIR` if that is set; `trackio show` draws it.
+
+    The project is `grpo-envs` unless `TRACKIO_PROJECT` names another. `TRACKIO_SPACE_ID` and
+    `TRACKIO_SERVER_URL` are Trackio's own variables for logging elsewhere.
+    """
+
+    name = "trackio"
+
+    def _open(self, known: str | None) -> str:
+        self._trackio = _imported(self.name, "trackio")
+        # Trackio resumes by name: one that no run in another folder has.
+        name = known or f"{self._label}-{secrets.token_hex(4)}"
+        project = os.environ.get("TRACKIO_PROJECT", PROJECT)
+        self._run = self._trackio.init(project, name=name, resume="allow", embed=False)
+        return name
+
+    def _send_config(self, config: Mapping[str, Any]) -> None:
+        self._run.config.update(config)  # it goes with the first metrics
+
+    def _send_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def _send_table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        table = self._trackio.Table(data=[dict(row) for row in rows])
+        self._run.log({"completions": table}, step=step)
+
+    def _end(self) -> None:
+        self._trackio.finish()
+
+
+def _imported(logger: str, package: str) -> Any:
+    """Import what only this logger needs.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:  # it is there, and broken
+            raise
+        text = f'logger.names={logger} needs {package}: pip install "{PROJECT}[{logger}]"'
+        raise ConfigError(text) from error
+
+
+def _refused(what: str, error: Exception) -> ConfigError:
+    """Return what a library says of its own settings, in one line."""
+    return ConfigError(f"logger.names={what}: {' '.join(str(error).split())}")
+
+
+def _mlflow_name(name: str) -> str:
+    """Return a name that MLflow takes.
+
+    >>> _mlflow_name("eval/pass@4"), _mlflow_name("eval/accuracy/math")
+    ('eval/pass_at_4', 'eval/accuracy.math')
+    """
+    area, slash, rest = name.replace("@", "_at_").partition("/")
+    return re.sub(r"[^\w.\- /]", "_", area + slash + rest.replace("/", "."))
+
+
+def _rows(
+    step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
+) -> Iterator[dict[str, Any]]:
+    for group, of_group in zip(groups, advantages, strict=True):
+        members = zip(group.completions, group.rewards, of_group, strict=True)
+        for completion, reward, advantage in members:
+            texts = map(_utf8, (group.prompt, completion.text))
+            values = (step, group.key, *texts, reward.total, advantage)
+            yield dict(zip(_COLUMNS, values, strict=True))
+
+
+def _utf8(text: str) -> str:
+    """Return a text without lone surrogates, which databases and JSON parsers refuse."""
+    return text.encode(errors="backslashreplace").decode()
