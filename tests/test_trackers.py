@@ -344,6 +344,16 @@ def test_a_run_that_mlflow_does_not_have_is_one_line(tmp_path: Path) -> None:
         MlflowLogger(tmp_path, 3, 1)
 
 
+def test_a_run_of_the_calling_program_stays_its_own(tmp_path: Path) -> None:
+    theirs = import_module("wandb").init(project="theirs", dir=str(tmp_path))
+    ours = WandbLogger(tmp_path / "run", 1, 0)
+    ours.log(1, {"reward/mean": 0.5})
+    ours.close()
+    theirs.finish()
+    assert in_wandb(tmp_path / "run").values["reward/mean"] == [(1, 0.5)]
+    assert "reward/mean" not in in_wandb(tmp_path).values
+
+
 def test_what_wandb_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "a/b")
     with pytest.raises(ConfigError, match=r"^logger\.names=wandb: [^\n]*project[^\n]*$"):
@@ -374,7 +384,7 @@ def test_a_new_metric_is_a_new_column(tmp_path: Path) -> None:
 def test_rows_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
     csv_text(tmp_path, 0, *((step, {"a": float(step)}) for step in (1, 2, 3)))
     with (tmp_path / "metrics.csv").open("a") as file:
-        file.write("4,4.")  # cut off in the middle of a row
+        file.write("1")  # what was written of the row of step 12 is no row of step 1
     assert (
         csv_text(tmp_path, 2, (3, {"a": 7.0, "b": 8.0})) == "step,a,b\n1,1.0,\n2,2.0,\n3,7.0,8.0\n"
     )
