@@ -35,7 +35,7 @@ class CsvLogger:
         """Completions are for completions.jsonl."""
 
     def log_eval(
-        self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]] = ()
+        self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
     ) -> None:
         """Append to eval.csv."""
         self._evals.append(step, metrics)

@@ -59,7 +59,7 @@ class Tracker(ABC):
             self._sample += rows[: MOST_COMPLETIONS - len(self._sample)]
 
     def log_eval(
-        self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]] = ()
+        self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
     ) -> None:
         """Send the metrics of an evaluation. Its answers stay here."""
         self._send("eval", step, metrics)
