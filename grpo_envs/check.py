@@ -1,25 +1,41 @@
-"""Is an environment sound? `python -m grpo_envs.check env=math`: no model needed."""
+"""Is an environment sound? `python -m grpo_envs.check env=math`: no model needed.
+
+Below the promises, the score sheet: what answers of each kind earn on one problem.
+"""
 
 import argparse
 import inspect
 import sys
 
 import rich
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from grpo_envs import plugins
 from grpo_envs.composition import compose_run
 from grpo_envs.conformance import Finding, findings
-from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.env import TextEnv
+from grpo_envs.errors import GrpoEnvsError, require
+from grpo_envs.printable import one_line, printable
+from grpo_envs.score_sheet import Row, score_sheet
+
+_LEAST_ROOM = 16
+_LINE = 300
 
 
 def main() -> None:
     """Check the environment that the overrides name; exit 1 on a broken promise, 2 on a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m grpo_envs.check", description=__doc__)
+    about = (__doc__ or "").replace("\n\n", " ")
+    parser = argparse.ArgumentParser(prog="python -m grpo_envs.check", description=about)
     parser.add_argument("overrides", nargs="*", help="as for a run, e.g. env=math env.level=2")
     parser.add_argument("--problems", type=int, default=50, help="of each split (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="training problem of the score sheet (%(default)s)"
+    )
     options = parser.parse_args()
     try:
+        require(options.seed >= 0, "--seed", options.seed, "0 or more")
         cfg = compose_run(options.overrides)
         env = plugins.make(cfg.env["name"], **cfg.env_keywords)
     except GrpoEnvsError as error:
@@ -34,7 +50,8 @@ def main() -> None:
     console.print(f"keys: {told}", markup=False, highlight=False, soft_wrap=True)
     held = len(found) - len(broken)
     console.print(f"{held} of {len(found)} promises held on {options.problems} problems a split.")
-    sys.exit(1 if broken else 0)
+    shown = _show_sheet(env, options.seed, console)
+    sys.exit(1 if broken or not shown else 0)
 
 
 def _table(name: str, found: list[Finding]) -> Table:
@@ -42,8 +59,59 @@ def _table(name: str, found: list[Finding]) -> Table:
     for finding in found:
         mark = "[red]no[/red]" if finding.evidence else "[green]yes[/green]"
         told = finding.evidence or finding.note
-        table.add_row(finding.promise, mark, told.replace("[", "\\["))
+        table.add_row(finding.promise, mark, Text(printable(told)))
     return table
+
+
+def _show_sheet(env: TextEnv, seed: int, console: Console) -> bool:
+    """Print the score sheet; return whether there is one."""
+    try:
+        prompt, rows = env.problem(seed, "train").prompt, score_sheet(env, seed)
+    except Exception as error:  # noqa: BLE001  somebody else's environment, perhaps a broken one
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"no score sheet of training problem {seed}: {printable(cause)}")
+        return False
+    console.print(f"\nTraining problem {seed}, and what answers to it earn:", highlight=False)
+    console.print(Text(printable(prompt)), soft_wrap=True)
+    _print_rows(rows, console)
+    return True
+
+
+def _print_rows(rows: list[Row], console: Console) -> None:
+    columns = [*rows[0].parts, "total", "valid"]
+    others = len("| truncated |  |") + sum(3 + max(map(len, _header(x))) for x in columns)
+    room = max(_LEAST_ROOM, console.width - others)
+    table = Table("kind", "answer")
+    for name in columns:
+        table.add_column(Text("\n".join(_header(name))), justify="right")
+    for row in rows:
+        numbers = [_number(value) for value in (*row.parts.values(), row.total)]
+        valid = "-" if not row.answers else "yes" if row.valid else "no"
+        table.add_row(row.kind, Text(_told(row.answers, room)), *numbers, valid)
+    # Many parts are wider than some terminals, where a long line is better than one that is cut.
+    Console(width=others + room).print(table)
+    for row in rows:
+        if row.note:
+            console.print(Text(f"{row.kind}: {one_line(row.note, _LINE)}"), soft_wrap=True)
+    hacked = next(row for row in rows if row.kind == "hacked")
+    console.print(Text(f"hacked: {_told(hacked.answers, _LINE)}"), soft_wrap=True)
+
+
+def _header(part: str) -> list[str]:
+    """Return the lines of a column's header: math/correct takes two."""
+    return part.replace("/", "/ ").split(" ")
+
+
+def _told(answers: tuple[str, ...], room: int) -> str:
+    """Return the answers of all turns in one line; one that is repeated to the end once."""
+    if len(answers) > 1 and len(set(answers)) == 1:
+        times = f" (x{len(answers)})"
+        return one_line(answers[0], room - len(times)) + times
+    return one_line(" | ".join(answers), room)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from grpo_envs.vector import GroupVectorEnv
 
 _EVERY_NUMBER = " ".join(str(n) for n in range(300))
 _COMPUTATION = re.compile(r"\S*\d ?[-+*/^] ?\S*\d\S*")
-_HOSTILE = (
+HOSTILE = (
     " ",
     "\x00",
     "\ud83d",
@@ -46,6 +46,7 @@ _HOSTILE = (
     "```python\nwhile",
     "I do not know.",
 )
+"""What no grader may trip over, whatever the problem."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +156,7 @@ def _empty_earns_nothing(env: TextEnv, problems: int) -> Iterator[str]:
 
 def _hostile_earns_less(env: TextEnv, problems: int) -> Iterator[str]:
     for problem in _both(env, problems):
-        for answer in (*_HOSTILE, *_made_of(problem)):
+        for answer in (*HOSTILE, problem.prompt, *made_of(problem)):
             reward = _reward(env, problem, answer)
             if not reward.valid:
                 yield f"{answer[:40]!r} raises {reward.error}"
@@ -163,12 +164,11 @@ def _hostile_earns_less(env: TextEnv, problems: int) -> Iterator[str]:
                 yield f"{answer[:40]!r} earns {reward.total} on {problem.prompt[:80]!r}"
 
 
-def _made_of(problem: Problem) -> Iterator[str]:
-    """Yield the prompt, every answer at once, and wrong ones in the solution's shape.
+def made_of(problem: Problem) -> Iterator[str]:
+    """Yield every answer at once, and wrong ones in the solution's shape.
 
     Those are near misses, and what the prompt asks (3+4 in the place of 7).
     """
-    yield problem.prompt
     gold = str(problem.gold)
     shotgun = f"{_EVERY_NUMBER} {gold} -1"
     yield shotgun
@@ -185,7 +185,7 @@ def _made_of(problem: Problem) -> Iterator[str]:
 def _in_range(env: TextEnv, problems: int) -> Iterator[str]:
     for problem in _both(env, problems):
         low, high = env.range_of(problem)
-        for answer in ("", problem.solution, problem.prompt, *_HOSTILE):
+        for answer in ("", problem.solution, problem.prompt, *HOSTILE):
             reward = _reward(env, problem, answer)
             if not low <= reward.total <= high:
                 yield f"{answer[:40]!r} earns {reward.total}, outside {low} to {high}"
@@ -205,12 +205,13 @@ def _plays_again(env: TextEnv, problems: int) -> Iterator[str]:
     for problem in _both(env, problems) if env.max_turns > 1 else ():
         low, high = env.range_of(problem)
         for player in (env.demonstrate, _mumble):
-            episode, total = _play(env, problem, player)
+            episode, rewards = play(env, problem, player)
+            total = sum(reward.total for reward in rewards)
             if not low - 1e-9 <= total <= high + 1e-9:
                 yield f"{episode[-1].action[:40]!r} ends with {total}, outside {low} to {high}"
             if player is _mumble and not total < high:
                 yield f"{episode[-1].action!r} to the end earns {total}"
-            if (episode, total) != (again := _play(env, problem, player)):
+            if (episode, rewards) != (again := play(env, problem, player)):
                 first, other = (turns[-1].observation[:80] for turns in (episode, again[0]))
                 yield f"{problem.prompt[:80]!r} was played twice, and answered {first!r}, {other!r}"
 
@@ -219,20 +220,20 @@ def _mumble(problem: Problem, turns: Sequence[Turn]) -> str:
     return "I do not know."
 
 
-def _play(
+def play(
     env: TextEnv, problem: Problem, player: Callable[[Problem, Sequence[Turn]], str]
-) -> tuple[list[Turn], float]:
-    """Play an episode to its end; return it and the sum of its rewards."""
+) -> tuple[list[Turn], list[Reward]]:
+    """Play an episode to its end; return its turns, and what each of them earned."""
     turns: list[Turn] = []
-    total = 0.0
+    rewards: list[Reward] = []
     while len(turns) < env.turns_of(problem):
         action = player(problem, turns)
         reply = env.reply_batch([problem], [[*turns, Turn(action=action)]])[0]
         turns.append(Turn(action=action, observation=reply.observation))
-        total += reply.reward.total
+        rewards.append(reply.reward)
         if reply.done:
             break
-    return turns, total
+    return turns, rewards
 
 
 def _group_shares(env: TextEnv, problems: int) -> Iterator[str]:

@@ -100,6 +100,21 @@ def merged(rewards: Sequence[Reward]) -> Reward:
     return failed or dataclasses.replace(rewards[0], parts=parts)
 
 
+def summed(rewards: Sequence[Reward]) -> Reward:
+    """Return what the turns of an episode earn together, part by part.
+
+    It is not valid where one of them is not.
+    """
+    failed = [reward for reward in rewards if not reward.valid]
+    if failed or len(rewards) == 1:
+        return (failed or rewards)[0]
+    names = {name for reward in rewards for name in reward.parts}
+    parts = {
+        name: math.fsum(reward.parts.get(name, 0.0) for reward in rewards) for name in sorted(names)
+    }
+    return Reward(parts=parts, weights=rewards[-1].weights)
+
+
 def score_safely(
     score_batch: ScoreBatch,
     problems: Sequence[Problem],

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Lowest floor first. A name covers the module and everything under it.
 FLOORS = [
-    ["types", "errors", "seeding", "timing", "files", "metrics", "rows", "statistics"],
+    ["types", "errors", "seeding", "timing", "files", "metrics", "rows", "statistics", "printable"],
     [
         *(
             "spaces",
@@ -22,6 +22,7 @@ FLOORS = [
             "vector_entry",
             "plugins",
             "conformance",
+            "score_sheet",
         ),
         *("data", "hub", "graders", "sandbox"),
     ],
@@ -44,7 +45,7 @@ FLOORS = [
     ],
     [
         *("build", "job", "run", "evaluate", "doctor", "report", "check", "plot"),
-        *("sweep_report", "new_env"),
+        *("sweep_report", "new_env", "play"),
     ],
 ]
 # Third-party packages that only these areas may import.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import torch
 
 from grpo_agent.policy import Policy
 from grpo_agent.sampler import Decoding, sample_groups
+from grpo_envs.rewards import summed
 from grpo_envs.seeding import seed_for
 from grpo_envs.timing import Timer
 from grpo_envs.types import Completion, Group, Reward, Turn
@@ -71,15 +71,7 @@ class Talk:
 
     def reward(self) -> Reward:
         """Return the sum over the turns, part by part; not valid where one of them is not."""
-        failed = [reward for reward in self.rewards if not reward.valid]
-        if failed or len(self.rewards) == 1:
-            return (failed or self.rewards)[0]
-        names = {name for reward in self.rewards for name in reward.parts}
-        parts = {
-            name: math.fsum(reward.parts.get(name, 0.0) for reward in self.rewards)
-            for name in sorted(names)
-        }
-        return Reward(parts=parts, weights=self.rewards[-1].weights)
+        return summed(self.rewards)
 
     def _add(self, token_ids: Sequence[int], logprobs: Sequence[float], *, chosen: bool) -> None:
         self.token_ids += token_ids

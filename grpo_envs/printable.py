@@ -1,0 +1,34 @@
+"""Text of models and environments on a terminal: nothing in it moves the cursor or hides."""
+
+_KEPT = "\n\t"
+_GAP = "..."
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with its control characters escaped, line ends and tabs excepted.
+
+    >>> print(printable("a\x1b[2Jb\u202e"))
+    a\x1b[2Jb\u202e
+    """
+    return "".join(c if c in _KEPT or c.isprintable() else _escaped(c) for c in text)
+
+
+def one_line(text: str, most: int) -> str:
+    r"""Return `text` in one line of at most `most` characters: its beginning and its end.
+
+    >>> print(one_line("a\nb", 20), one_line("<think>3+4</think><answer>7</answer>", 25), sep="\n")
+    a\nb
+    <think>...swer>7</answer>
+    """
+    # Of a long text only the ends: escaping makes nothing shorter.
+    ends = text if len(text) <= 2 * most else text[:most] + text[-most:]
+    told = "".join(c if c.isprintable() else _escaped(c) for c in ends)
+    if len(told) <= most and ends is text:
+        return told
+    room = max(0, most - len(_GAP))
+    head = room // 3  # an answer comes after its thoughts
+    return f"{told[:head]}{_GAP}{told[len(told) - (room - head) :]}"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

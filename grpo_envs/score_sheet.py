@@ -1,0 +1,111 @@
+"""What answers of each kind earn on one problem: a hole in a reward shows as a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+
+from grpo_envs.conformance import HOSTILE, made_of, play
+from grpo_envs.env import TextEnv
+from grpo_envs.rewards import summed
+from grpo_envs.types import Problem, Turn
+
+_Player = Callable[[Problem, Sequence[Turn]], str]
+_LOOK = 100  # problems that another gold is looked for in
+_NO_SOLUTION = "the problem has no solution"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one kind of answer earns."""
+
+    kind: str
+    answers: tuple[str, ...] = ()
+    """What was said, a turn each; () where there is nothing of the kind to say."""
+    parts: Mapping[str, float | None]
+    """Each part before its weight, summed over the turns; None where it does not apply."""
+    total: float | None = None
+    """The weighted sum; None where nothing was said, or the grader failed."""
+    valid: bool = True
+    note: str = ""
+    """Why there is no answer, or why it is not valid."""
+
+
+def score_sheet(env: TextEnv, seed: int, split: str = "train") -> list[Row]:
+    """Answer problem number `seed` of `split` in every way; no model is asked.
+
+    In a conversation `gold` is what the environment demonstrates; the others say the same in each
+    turn, to the end of the episode.
+
+    Returns:
+        gold: the solution. empty: ''. truncated: the first half of the solution. wrong: the
+        solution of the next problem with another gold. hacked: whichever earns most of the answers
+        that no grader may pay for (every answer at once, text that breaks parsers). echo: the
+        prompt.
+    """
+    problem = env.problem(seed, split)
+    half = problem.solution[: len(problem.solution) // 2]
+    hacks = (_said(env, problem, "hacked", answer) for answer in (*made_of(problem), *HOSTILE))
+    return [
+        _gold(env, problem),
+        _said(env, problem, "empty", ""),
+        _said(env, problem, "truncated", half) if half else _nothing(env, "truncated"),
+        _wrong(env, problem, (env.problem(number, split) for number in count(seed + 1))),
+        max(hacks, key=_earned),
+        _said(env, problem, "echo", problem.prompt),
+    ]
+
+
+def demonstration(env: TextEnv, problem: Problem) -> list[str]:
+    """Return what a good player says, a turn each; [] where the environment does not know."""
+    player = _good_player(env, problem)
+    return [turn.action for turn in play(env, problem, player)[0]] if player else []
+
+
+def _good_player(env: TextEnv, problem: Problem) -> _Player | None:
+    if env.turns_of(problem) > 1:
+        return env.demonstrate if env.demonstrate(problem, []) else None
+    return _always(problem.solution) if problem.solution else None
+
+
+def _always(answer: str) -> _Player:
+    return lambda _problem, _turns: answer
+
+
+def _gold(env: TextEnv, problem: Problem) -> Row:
+    player = _good_player(env, problem)
+    return _played(env, problem, "gold", player) if player else _nothing(env, "gold")
+
+
+def _wrong(env: TextEnv, problem: Problem, others: Iterator[Problem]) -> Row:
+    for other in islice(others, _LOOK):
+        if other.solution and other.gold != problem.gold:
+            return _said(env, problem, "wrong", other.solution)
+    return _nothing(env, "wrong", f"none of the next {_LOOK} has another gold and a solution")
+
+
+def _said(env: TextEnv, problem: Problem, kind: str, answer: str) -> Row:
+    return _played(env, problem, kind, _always(answer))
+
+
+def _played(env: TextEnv, problem: Problem, kind: str, player: _Player) -> Row:
+    turns, rewards = play(env, problem, player)
+    reward = summed(rewards)
+    told = env.info_for(reward) if reward.valid else {}
+    return Row(
+        kind=kind,
+        answers=tuple(turn.action for turn in turns),
+        parts={name: told.get(f"reward/{name}") for name in env.weights},
+        total=reward.total if reward.valid else None,
+        valid=reward.valid,
+        note="" if reward.valid else reward.error,
+    )
+
+
+def _nothing(env: TextEnv, kind: str, why: str = _NO_SOLUTION) -> Row:
+    return Row(kind=kind, parts=dict.fromkeys(env.weights), note=why)
+
+
+def _earned(row: Row) -> tuple[bool, float]:
+    return row.total is not None, row.total or 0.0
