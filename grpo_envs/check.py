@@ -17,7 +17,7 @@ from grpo_envs.composition import compose_run
 from grpo_envs.conformance import Finding, findings
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import GrpoEnvsError, require
-from grpo_envs.printable import one_line, printable
+from grpo_envs.printable import number, one_line, printable
 from grpo_envs.score_sheet import Row, score_sheet
 
 _LEAST_ROOM = 16
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="training problem of the score sheet (%(default)s)"
     )
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     try:
         require(options.seed >= 0, "--seed", options.seed, "0 or more")
         cfg = compose_run(options.overrides)
@@ -85,7 +85,7 @@ def _print_rows(rows: list[Row], console: Console) -> None:
     for name in columns:
         table.add_column(Text("\n".join(_header(name))), justify="right")
     for row in rows:
-        numbers = [_number(value) for value in (*row.parts.values(), row.total)]
+        numbers = [number(value) for value in (*row.parts.values(), row.total)]
         valid = "-" if not row.answers else "yes" if row.valid else "no"
         table.add_row(row.kind, Text(_told(row.answers, room)), *numbers, valid)
     # Many parts are wider than some terminals, where a long line is better than one that is cut.
@@ -108,10 +108,6 @@ def _told(answers: tuple[str, ...], room: int) -> str:
         times = f" (x{len(answers)})"
         return one_line(answers[0], room - len(times)) + times
     return one_line(" | ".join(answers), room)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 if __name__ == "__main__":

@@ -30,5 +30,14 @@ def one_line(text: str, most: int) -> str:
     return f"{told[:head]}{_GAP}{told[len(told) - (room - head) :]}"
 
 
+def number(value: float | None) -> str:
+    """Return a number in four digits, `-` where there is none.
+
+    >>> number(1.1000000001), number(-0.0), number(None)
+    ('1.1', '0', '-')
+    """
+    return "-" if value is None else f"{value + 0.0:.4g}"  # no minus before a zero
+
+
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import io
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+)
 
+from grpo_agent.chat import Chat, end_tokens
 from grpo_agent.config import LoraConfig, ModelConfig
 from grpo_agent.policy import Policy, require_plain_head
 from grpo_envs.errors import ConfigError
@@ -78,21 +86,13 @@ def load_policy(path: str, *, adapters: bool = False) -> Policy:
     Raises:
         ConfigError: there is no such model, or it cannot be scored.
     """
-    if Path(path).suffix == ".gguf" and Path(path).is_file():
-        return _load_gguf(Path(path))
-    absent = "" if Path(path).is_dir() else missing_on_hub(path, "model")
-    cached = bool(absent)  # not to be had from the hub: perhaps its cache has it
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=cached)
+    with _reading(path) as (place, where):
+        tokenizer = AutoTokenizer.from_pretrained(place, **where)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, local_files_only=cached
+            place, dtype=torch.float32, **where
         )
-    except (OSError, ValueError) as error:  # what Transformers raises for anything unreadable
-        cause = absent or str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"model.path={path}: {cause}. Give model.path=FOLDER or a hub id that is cached or "
-            "reachable, or model.size=tiny, which needs no network."
-        ) from error
+    if _is_gguf(path):
+        _make_ordinary(model, Path(path))
     require_plain_head(model)
     policy = Policy(model, tokenizer)
     if policy.has_adapters and not adapters:
@@ -100,30 +100,70 @@ def load_policy(path: str, *, adapters: bool = False) -> Policy:
     return policy
 
 
-def _load_gguf(file: Path) -> Policy:
-    """Load a GGUF file (llama.cpp's format) as an ordinary model: all weights become float32."""
-    where = {"gguf_file": file.name, "local_files_only": True}
+def load_chat(path: str) -> Chat:
+    """Load what of a model is needed to write and read its tokens: no weights.
+
+    Raises:
+        ConfigError: there is no such model, or nothing ends its turns.
+    """
+    with _reading(path) as (place, where):
+        tokenizer = AutoTokenizer.from_pretrained(place, **where)
+        try:
+            generation = GenerationConfig.from_pretrained(
+                place, local_files_only=where["local_files_only"]
+            )
+        except OSError:  # it has none of its own: as when the model itself is loaded
+            config = AutoConfig.from_pretrained(place, **where)
+            generation = GenerationConfig.from_model_config(config)
+    return Chat(tokenizer, end_tokens(tokenizer, generation))
+
+
+def _is_gguf(path: str) -> bool:
+    """Return whether it is a GGUF file (llama.cpp's format)."""
+    return Path(path).suffix == ".gguf" and Path(path).is_file()
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give what `from_pretrained` is to be told; turn what it raises into one line."""
+    if _is_gguf(path):
+        with _reading_gguf(Path(path)) as where:
+            yield str(Path(path).parent), where
+        return
+    absent = "" if Path(path).is_dir() else missing_on_hub(path, "model")
+    cached = bool(absent)  # not to be had from the hub: perhaps its cache has it
+    try:
+        yield path, {"local_files_only": cached}
+    except (OSError, ValueError) as error:  # what Transformers raises for anything unreadable
+        cause = absent or str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"model.path={path}: {cause}. Give model.path=FOLDER or a hub id that is cached or "
+            "reachable, or model.size=tiny, which needs no network."
+        ) from error
+
+
+@contextmanager
+def _reading_gguf(file: Path) -> Iterator[dict[str, Any]]:
     try:
         # The progress bar of this conversion cannot be switched off. What is logged still shows.
         with redirect_stderr(io.StringIO()):
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                file.parent, dtype=torch.float32, **where
-            )
+            yield {"gguf_file": file.name, "local_files_only": True}
     except ImportError as error:
         raise ConfigError(
             f'model: {file.name} needs the package gguf: pip install "grpo-envs[smollm2]"'
         ) from error
     except (OSError, ValueError) as error:  # a broken file, an architecture it does not know
         raise ConfigError(f"model.path={file}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _make_ordinary(model: PreTrainedModel, file: Path) -> None:
+    """Make an ordinary model of what was read from a GGUF file: its weights are float32 now."""
     # Transformers still takes it for quantized, and would not save it.
     del model.hf_quantizer, model.is_quantized, model.quantization_method
     del model.config.quantization_config
     model.name_or_path = ""  # no folder to load from: PEFT would look for a config.json, then a hub
     if file.name == SMOLLM2:
         setattr(model.config, HINTS, asdict(SMOLLM2_HINTS))
-    require_plain_head(model)
-    return Policy(model, tokenizer)
 
 
 def adapt(policy: Policy, cfg: LoraConfig, compute: torch.dtype, *, seed: int = 0) -> None:

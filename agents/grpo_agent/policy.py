@@ -15,11 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo_agent.batch import Batch
+from grpo_agent.chat import Chat, end_tokens
 from grpo_agent.packing import pack, saves
 from grpo_agent.scoring import score_tokens
 from grpo_envs.errors import ConfigError
-
-_ANSWER = "(the answer)"  # stands for what the policy said, in a template
 
 
 class Policy(nn.Module):
@@ -29,7 +28,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model.eval()  # no dropout, neither while sampling nor while scoring
         self.tokenizer = tokenizer
-        self.eos_ids = _eos_ids(model, tokenizer)
+        self.eos_ids = end_tokens(tokenizer, model.generation_config)
         self.pad_id = int(_first(tokenizer.pad_token_id, self.eos_ids[0]))
         self.share_prompts = True
         """Whether `forward` may pack rows of a group; it does where that saves work."""
@@ -92,50 +91,18 @@ class Policy(nn.Module):
         """Return whether every trained weight is a finite number."""
         return all(bool(p.isfinite().all()) for p in self.trained_parameters())
 
+    @property
+    def chat(self) -> Chat:
+        """How what is said to it is written as tokens."""
+        return Chat(self.tokenizer, self.eos_ids)
+
     def render(self, prompt: str, system_prompt: str = "") -> tuple[int, ...]:
-        """Return the tokens of a prompt, through the chat template where the model has one."""
-        if self.tokenizer.chat_template is None:
-            text = f"{system_prompt}\n\n{prompt}\n" if system_prompt else prompt
-            return tuple(self.tokenizer(text)["input_ids"])
-        messages = [{"role": "user", "content": prompt}]
-        if system_prompt:
-            messages.insert(0, {"role": "system", "content": system_prompt})
-        rendered = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
-        )
-        return tuple(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        """Return the tokens of a prompt, see `Chat.render`."""
+        return self.chat.render(prompt, system_prompt)
 
     def follow_up(self, told: str, *, ended: bool) -> tuple[int, ...]:
-        """Return the tokens between an answer and the next: what the environment says, framed.
-
-        What came before is never rendered or tokenised again, so a template that would rewrite
-        earlier turns (Qwen3's drops their thoughts) changes nothing in the context.
-
-        Args:
-            told: What the environment says.
-            ended: Whether the policy ended its turn itself; else the end is put in for it.
-
-        Raises:
-            ConfigError: the chat template ends an answer with none of the model's end tokens.
-        """
-        if self.tokenizer.chat_template is None:
-            text, end = f"\n{told}\n", ""
-        else:
-            answer = {"role": "assistant", "content": _ANSWER}
-            asked, reply = ({"role": "user", "content": content} for content in ("?", told))
-            rendered = self.tokenizer.apply_chat_template(
-                [asked, answer, reply], add_generation_prompt=True, tokenize=False
-            )
-            text = str(rendered).partition(_ANSWER)[2]
-            ends = [str(self.tokenizer.decode([i])) for i in self.eos_ids]
-            end = next((end for end in ends if end and text.startswith(end)), "")
-            if not end:
-                raise ConfigError(
-                    "model.path: its chat template ends an answer with none of the end tokens "
-                    f"({', '.join(map(repr, ends))}), so no conversation can go on after one."
-                )
-        text = text.removeprefix(end) if ended else text
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Return the tokens between an answer and the next, see `Chat.follow_up`."""
+        return self.chat.follow_up(told, ended=ended)
 
     def decode(self, token_ids: tuple[int, ...]) -> str:
         """Return the text of a completion, without the tokens that only end a turn."""
@@ -222,16 +189,6 @@ def require_plain_head(model: PreTrainedModel) -> None:
     if not torch.allclose(plain, model(input_ids=ids).logits, rtol=1e-2, atol=1e-2):
         name = type(model).__name__
         raise ConfigError(f"model.path: {name} scales or caps its logits, not supported so far.")
-
-
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return every token that ends a turn: the tokenizer's and those of the generation config."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    found = [i for i in (tokenizer.eos_token_id, *ids) if isinstance(i, int)]
-    if not found:
-        raise ConfigError("model.path: neither the tokenizer nor the model names an end token.")
-    return tuple(dict.fromkeys(found))
 
 
 def _first(*values: Any) -> Any:

@@ -1,0 +1,84 @@
+"""How what is said to a model, and by it, is written as its tokens. No weights needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from grpo_envs.errors import ConfigError
+
+_ANSWER = "(the answer)"  # stands for what the policy said, in a template
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A tokenizer with its chat template, and the tokens that end a turn."""
+
+    tokenizer: PreTrainedTokenizerBase
+    eos_ids: tuple[int, ...]
+
+    def render(self, prompt: str, system_prompt: str = "") -> tuple[int, ...]:
+        """Return the tokens of a prompt, through the chat template where the model has one."""
+        if self.tokenizer.chat_template is None:
+            text = f"{system_prompt}\n\n{prompt}\n" if system_prompt else prompt
+            return tuple(self.tokenizer(text)["input_ids"])
+        messages = [{"role": "user", "content": prompt}]
+        if system_prompt:
+            messages.insert(0, {"role": "system", "content": system_prompt})
+        rendered = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+        return tuple(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+    def follow_up(self, told: str, *, ended: bool) -> tuple[int, ...]:
+        """Return the tokens between an answer and the next: what the environment says, framed.
+
+        What came before is never rendered or tokenised again, so a template that would rewrite
+        earlier turns (Qwen3's drops their thoughts) changes nothing in the context.
+
+        Args:
+            told: What the environment says.
+            ended: Whether the policy ended its turn itself; else the end is put in for it.
+
+        Raises:
+            ConfigError: the chat template ends an answer with none of the model's end tokens.
+        """
+        if self.tokenizer.chat_template is None:
+            text, end = f"\n{told}\n", ""
+        else:
+            answer = {"role": "assistant", "content": _ANSWER}
+            asked, reply = ({"role": "user", "content": content} for content in ("?", told))
+            rendered = self.tokenizer.apply_chat_template(
+                [asked, answer, reply], add_generation_prompt=True, tokenize=False
+            )
+            text = str(rendered).partition(_ANSWER)[2]
+            ends = [str(self.tokenizer.decode([i])) for i in self.eos_ids]
+            end = next((end for end in ends if end and text.startswith(end)), "")
+            if not end:
+                raise ConfigError(
+                    "model.path: its chat template ends an answer with none of the end tokens "
+                    f"({', '.join(map(repr, ends))}), so no conversation can go on after one."
+                )
+        text = text.removeprefix(end) if ended else text
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def text(self, token_ids: tuple[int, ...]) -> str:
+        """Return what tokens stand for, those that frame a turn included."""
+        return str(self.tokenizer.decode(list(token_ids)))
+
+
+def end_tokens(
+    tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None
+) -> tuple[int, ...]:
+    """Return every token that ends a turn: the tokenizer's and those of the generation config.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    configured = getattr(generation, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    found = [i for i in (tokenizer.eos_token_id, *ids) if isinstance(i, int)]
+    if not found:
+        raise ConfigError("model.path: neither the tokenizer nor the model names an end token.")
+    return tuple(dict.fromkeys(found))

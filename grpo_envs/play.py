@@ -1,0 +1,200 @@
+"""Answer a problem yourself: `python -m grpo_envs.play env=math` shows what it earns, and why."""
+
+import argparse
+import io
+import random
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import rich
+from rich.table import Table
+from rich.text import Text
+
+from grpo_envs import plugins
+from grpo_envs.composition import compose_run
+from grpo_envs.config import RunConfig
+from grpo_envs.env import SPLITS, TextEnv
+from grpo_envs.errors import ConfigError, GrpoEnvsError, require
+from grpo_envs.printable import number, printable
+from grpo_envs.score_sheet import demonstration
+
+if TYPE_CHECKING:
+    from grpo_agent.chat import Chat
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+END = "."
+"""The line that ends an answer."""
+_SEEDS = 2**31
+
+
+def main() -> None:
+    """Play until there is enough, or no more input; exit 2 on a mistake, 130 on Ctrl-C."""
+    options = _parser().parse_intermixed_args()
+    _prepare_terminal()
+    try:
+        _run(options)
+    except GrpoEnvsError as error:
+        print(f"grpo_envs: {error}", file=sys.stderr)
+        sys.exit(2)
+    except EOFError:  # the input is over, at whichever question
+        print()
+    except KeyboardInterrupt:
+        print()
+        sys.exit(INTERRUPTED)
+
+
+def read_answer() -> str:
+    """Read lines until one holds a single dot, or the input ends.
+
+    Raises:
+        EOFError: the input is over, and nothing was said before.
+    """
+    lines: list[str] = []
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            if not lines:
+                raise
+            break
+        if line == END:
+            break
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m grpo_envs.play", description=__doc__)
+    parser.add_argument("overrides", nargs="*", help="as for a run, e.g. env=math model=qwen")
+    parser.add_argument("--seed", type=int, help="number of the first problem (a random one)")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="(%(default)s)")
+    parser.add_argument(
+        "--raw", action="store_true", help="show plain text, without the model's chat template"
+    )
+    parser.add_argument("--solution", action="store_true", help="show the solution at the end")
+    return parser
+
+
+def _prepare_terminal() -> None:
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):  # no byte or letter that is strange ends the game
+            stream.reconfigure(errors="backslashreplace")
+    if not sys.stdin.isatty():
+        return
+    try:
+        import readline  # of Unix: `input` has the arrow keys with it
+    except ImportError:
+        return
+    # Of a pasted program every line is one, as in a pipe: also the dot at its end.
+    readline.parse_and_bind("set enable-bracketed-paste off")
+
+
+def _run(options: argparse.Namespace) -> None:
+    require(options.seed is None or options.seed >= 0, "--seed", options.seed, "0 or more")
+    cfg = compose_run(options.overrides)
+    if "split" in cfg.env_keywords:
+        given = cfg.env_keywords["split"]
+        raise ConfigError(f"env.split={given}. Here it is an option: --split {given}.")
+    made = plugins.make(cfg.env["name"], split=options.split, **cfg.env_keywords)
+    with closing(made) as env:
+        chat = None if options.raw else _chat(cfg)
+        for seed in _seeds(options.seed):
+            _episode(env, seed, chat)
+            if options.solution:
+                _show_solution(env, seed)
+            if not _another():
+                return
+
+
+def _chat(cfg: RunConfig) -> "Chat":
+    # Here and not above: they import torch, which takes seconds, and a mistake is told before.
+    from grpo_agent.models import load_chat, resolve
+    from grpo_envs.build import make_accelerator
+
+    path, why = resolve(cfg.model, make_accelerator(cfg.trainer).device)
+    print(why)
+    return load_chat(path)
+
+
+def _seeds(first: int | None) -> Iterator[int]:
+    seed = first
+    while True:
+        yield random.randrange(_SEEDS) if seed is None else seed
+        seed = None if seed is None else seed + 1
+
+
+def _episode(env: TextEnv, seed: int, chat: "Chat | None") -> None:
+    """Ask for answers until the environment has enough."""
+    prompt, about = env.reset(seed=seed)
+    how = "" if chat is None else ", as the model sees it"
+    print(f"\nproblem {seed} of {env.split}{how}:")
+    system = about["system_prompt"]
+    if chat:
+        print(printable(chat.text(chat.render(prompt, system))))
+    else:
+        print(printable(f"{system}\n\n{prompt}" if system else prompt))
+    turns = env.turns_of(env.problem(seed))
+    totals: list[float] = []
+    over = False
+    while not over:
+        turn = f" (turn {len(totals) + 1} of {turns})" if turns > 1 else ""
+        ended = f"end it with a line that holds only {END!r}, or with Ctrl-D"
+        print(f"\nYour answer{turn}; {ended}:", flush=True)
+        told, total, terminated, truncated, info = env.step(read_answer())
+        over = terminated or truncated
+        totals.append(total)
+        _show_reward(env, total, info)
+        _show_reply(told, None if over else chat)
+    if turns > 1:
+        print(f"\nThe episode is over. Its {len(totals)} turns earn {number(sum(totals))}.")
+
+
+def _show_reward(env: TextEnv, total: float, info: Mapping[str, Any]) -> None:
+    valid = bool(info["reward_valid"])
+    table = Table("part")
+    for name in ("value", "weight", "weighted"):
+        table.add_column(name, justify="right")
+    for name, weight in env.weights.items():
+        value = info.get(f"reward/{name}") if valid else None
+        weighted = None if value is None else weight * value
+        table.add_row(Text(name), number(value), number(weight), number(weighted))
+    table.add_section()
+    table.add_row("total", "", "", number(total))
+    rich.get_console().print("", table, sep="\n")
+    detail = printable(str(info["detail"]))
+    if valid:
+        print("valid: yes" + (f"\ndetail: {detail}" if detail else ""))
+    else:
+        print(f"valid: no, the grader failed, and nothing is learnt from it: {detail}")
+
+
+def _show_reply(told: str, chat: "Chat | None") -> None:
+    """Show what the environment says: in the model's words where it has another turn."""
+    if chat:
+        # Nobody types the token that ends a turn, so it is put in.
+        told = chat.text(chat.follow_up(told, ended=False))
+    if told:
+        print(f"\nThe environment says:\n{printable(told)}")
+
+
+def _show_solution(env: TextEnv, seed: int) -> None:
+    said = demonstration(env, env.problem(seed))
+    print("\nA solution:" if said else "\nThe problem has no solution.")
+    for answer in said:
+        print(printable(answer))
+
+
+def _another() -> bool:
+    while True:
+        print("\nAnother problem? Enter: the next one, q: quit.", flush=True)
+        word = input().strip()
+        if word in ("", "q"):
+            return not word
+        print(f"{printable(word)!r}. Allowed: Enter, q.")
+
+
+if __name__ == "__main__":
+    main()
