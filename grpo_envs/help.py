@@ -50,6 +50,10 @@ Train a language model with GRPO on a Gymnasium text environment.
   python -m grpo_envs.run env=code --help                 the keys of env=code
   python -m grpo_envs.run env=code --cfg job              every key and its value, as YAML
   python -m grpo_envs.check env=code                      is the environment sound?
+  python -m grpo_envs.play env=code                       answer a problem yourself
+  python -m grpo_envs.report RUN...                       runs as a page
+  python -m grpo_envs.doctor RUN                          why is it not learning?
+  python -m grpo_envs.evaluate env=code a=RUN b=tiny      how good is it? (or model.path=RUN)
 
 `grpo-envs` stands for `python -m grpo_envs.run`; eval "$(grpo-envs -sc install=bash)" completes it.
 A run leaves its metrics, answers and checkpoints in outputs/<env>/<time>, a sweep in multirun/.
@@ -120,14 +124,14 @@ def _environment(name: str, given: Mapping[str, Any]) -> Iterator[str]:
     except GrpoEnvsError as error:
         yield f"  {error}"
         return
-    told = _argument_docs(inspect.getdoc(target.__init__) or "")
+    told = argument_docs(inspect.getdoc(target.__init__) or "")
     for key, parameter in inspect.signature(target).parameters.items():
         if key not in ("split", "render_mode") and parameter.kind is not parameter.VAR_KEYWORD:
             default = None if parameter.default is parameter.empty else parameter.default
-            yield _row(f"env.{key}={_shown(given.get(key, default))}", told.get(key, ""))
+            yield _row(f"env.{key}={shown(given.get(key, default))}", told.get(key, ""))
 
 
-def _argument_docs(doc: str) -> dict[str, str]:
+def argument_docs(doc: str) -> dict[str, str]:
     """Return the `Args:` of a Google-style docstring."""
     section = re.search(r"^Args:\n((?: +.*\n?|\n)*)", doc, flags=re.MULTILINE)
     if section is None:
@@ -140,13 +144,13 @@ def _value(tree: Mapping[str, Any], key: str) -> str:
     node: Any = tree
     for name in key.split("."):
         node = node[name]
-    return _shown(node)
+    return shown(node)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a value as it is written in an override."""
     if isinstance(value, list):
-        return f"[{','.join(map(_shown, value))}]"
+        return f"[{','.join(map(shown, value))}]"
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return str(value)

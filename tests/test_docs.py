@@ -1,0 +1,84 @@
+"""The pages in docs/: what they say is generated, composes, or is run as it stands."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+RUNS = Path(__file__).parent / "runs"
+COMMANDS = [
+    (page.name, line.partition("  #")[0].strip())
+    for page in PAGES
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    for line in block.splitlines()
+    if re.search(r"grpo_envs\.(check|play|report|doctor|evaluate) ", line)
+]
+QUICK = ("grpo_envs.doctor", "grpo_envs.report")
+
+
+def test_the_page_of_environments_is_what_the_docstrings_say() -> None:
+    spec = importlib.util.spec_from_file_location("docs_environments", DOCS / "environments.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = (DOCS / "environments.md").read_text(encoding="utf-8")
+    assert page == module.page(), "python docs/environments.py writes it anew"
+    assert not re.findall(r"\| `env\.\w+` \| .* \|  \|$", page, re.MULTILINE), "an untold keyword"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    for page in PAGES[1:]:
+        assert page.name == "README.md" or f"({page.name})" in index
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands are run: runs stand where the pages say."""
+    cwd = tmp_path_factory.mktemp("docs")
+    for name, kept in (("math", "healthy"), ("code", "truncated")):
+        shutil.copytree(RUNS / kept, cwd / "outputs" / name)
+        tiny = ROOT / "agents" / "grpo_agent" / "tiny"
+        shutil.copytree(tiny, cwd / "outputs" / name / "checkpoints" / "last")
+    return cwd
+
+
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [
+        pytest.param(
+            *told, marks=() if any(word in told[1] for word in QUICK) else pytest.mark.slow
+        )
+        for told in dict.fromkeys(COMMANDS)
+    ],
+)
+def test_a_command_of_the_pages_runs(page: str, command: str, folder: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    found_something = "doctor" in command and done.returncode == 1
+    assert done.returncode == 0 or found_something, f"{page}: {command}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_the_api_pages_are_made_by_the_command_that_is_named(tmp_path: Path) -> None:
+    page = (DOCS / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^pdoc .*$", page, re.MULTILINE)
+    done = subprocess.run(
+        command.split(), cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "TextEnv" in (tmp_path / "site" / "grpo_envs" / "env.html").read_text(encoding="utf-8")
