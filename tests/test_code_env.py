@@ -431,7 +431,9 @@ def test_members_of_a_group_take_their_own_number_of_turns() -> None:
 # Promises and arguments
 
 
-@pytest.mark.parametrize("level", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "level", [2, 4, *(pytest.param(level, marks=pytest.mark.slow) for level in (3, 5))]
+)
 def test_every_level_keeps_every_promise(level: int) -> None:
     grpo_envs.check_env(CodeEnv(level=level), problems=10)
 

@@ -287,7 +287,9 @@ def test_nearly_all_of_humaneval_is_calls(human_eval: CodeEnv) -> None:
     assert (kinds.count("call"), kinds.count("asserts")) == (156, 8)
 
 
-@pytest.mark.parametrize("form", ["as read", "asserts", "weak"])
+@pytest.mark.parametrize(
+    "form", ["as read", "asserts", pytest.param("weak", marks=pytest.mark.slow)]
+)
 def test_canonical_solutions_pass_and_none_passes_nothing(form: str, human_eval: CodeEnv) -> None:
     problems = all_of(human_eval)
     if form != "as read":

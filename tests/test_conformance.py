@@ -21,9 +21,12 @@ from grpo_envs.installed import ENVS, available
 from grpo_envs.seeding import split_of
 
 NAMES = sorted(available(ENVS))
-SLOW = {("codeio", "ansi")}
-"""Seconds each, and a render mode changes nothing of what they show with the other."""
-MADE = [(name, mode) for name in NAMES for mode in (None, "ansi") if (name, mode) not in SLOW]
+SLOW = "codeio"
+"""Takes many seconds, and a render mode changes nothing of what it shows with the other."""
+MADE = [
+    *((name, mode) for name in NAMES for mode in (None, "ansi") if name != SLOW),
+    pytest.param(SLOW, None, marks=pytest.mark.slow),
+]
 KEYWORDS = {"gym": {"id": "tests.text_games:text_games/Reverse-v0"}}
 """What an environment must be told that nothing can be the default of."""
 

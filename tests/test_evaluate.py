@@ -126,13 +126,18 @@ def test_what_is_answered_is_not_answered_again(
             evaluated(tmp_path, other)
 
 
-def test_two_models_are_compared_on_the_same_problems(tmp_path: Path) -> None:
+def test_two_models_are_compared_on_the_same_problems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     overrides = [*SMALL, "trainer.steps=1", "trainer.prompts_per_step=2", "logger=files"]
     cfg = compose_run([*overrides, "agent.lr=0.01", "agent.group_size=2", "model.lora.rank=2"])
     cfg.trainer.eval_problems = 0
     build(cfg, tmp_path / "run", make_envs(cfg)).run()  # adapters alone are a model, too
-    done = run(tmp_path, "sampler.max_new_tokens=16", "a=tiny", "b=run", "--problems", "20")
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    command = ["evaluate", "sampler.max_new_tokens=16", "a=tiny", "b=run", "--problems=20"]
+    monkeypatch.setattr(sys, "argv", command)
+    evaluate.main()
+    assert "b - a" in capsys.readouterr().out
     (file,) = (tmp_path / "outputs" / "evaluate" / "math").glob("compare-*.json")
     gains = json.loads(file.read_text())["b - a"]
     sides = {path.name.split("-")[0]: path for path in file.parent.iterdir() if path.is_dir()}
@@ -148,9 +153,11 @@ def test_two_models_are_compared_on_the_same_problems(tmp_path: Path) -> None:
     assert gains["reward"]["mean"] == pytest.approx(off.mean())
     half = 1.96 * off.std() / np.sqrt(20)
     assert gains["reward"]["high"] == pytest.approx(off.mean() + half)
-    same = run(tmp_path, "sampler.max_new_tokens=16", "a=tiny", "b=tiny", "--problems", "20")
-    assert "unclear" in same.stdout
-    assert "higher" not in same.stdout
+    monkeypatch.setattr(sys, "argv", [*command[:3], "b=tiny", command[-1]])
+    evaluate.main()
+    same = capsys.readouterr().out
+    assert "unclear" in same
+    assert "higher" not in same
 
 
 @pytest.mark.parametrize(

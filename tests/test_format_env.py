@@ -118,7 +118,10 @@ def test_the_prompt_tells_every_constraint(level: int) -> None:
             assert f" {constraint.instruction}." in problem.prompt
 
 
-@pytest.mark.parametrize("level", [1, 2, 3, 4, 5])
+SLOW_LEVELS = [pytest.param(level, marks=pytest.mark.slow) for level in (3, 5)]
+
+
+@pytest.mark.parametrize("level", [1, 2, 4, *SLOW_LEVELS])
 def test_every_level_keeps_the_contract(level: int) -> None:
     check_env(FormatEnv(level=level), problems=6)
 

@@ -99,7 +99,14 @@ def in_a_forked_child(work: Callable[[], Report]) -> Report:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("place", [in_a_thread, in_asyncio, in_a_forked_child])
+@pytest.mark.parametrize(
+    "place",
+    [
+        in_a_thread,
+        pytest.param(in_asyncio, marks=pytest.mark.slow),
+        pytest.param(in_a_forked_child, marks=pytest.mark.slow),
+    ],
+)
 def test_the_same_everywhere(place: Callable[[Callable[[], Report]], Report]) -> None:
     corpus = shifted(CASES)
     check(place(lambda: verdicts(corpus)))

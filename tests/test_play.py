@@ -1,5 +1,6 @@
 """`python -m grpo_envs.play`: a person in the place of the model."""
 
+import io
 import json
 import os
 import pty
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,12 +27,33 @@ from grpo_envs.errors import ConfigError
 SYSTEM = "You may think in <think></think>. Answer in <answer></answer>."
 
 
-def run_play(said: str | bytes, *options: str) -> tuple[int, str, str]:
-    """Play through a pipe; return the exit code, stdout and stderr."""
-    given = said.encode() if isinstance(said, str) else said
+Play = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run_play(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Play:
+    """Play with a text or bytes as the input; return the exit code, stdout and stderr."""
+
+    def run(said: str | bytes, *options: str) -> tuple[int, str, str]:
+        given = said.encode() if isinstance(said, str) else said
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
+        monkeypatch.setattr(sys, "argv", ["play", *options])
+        code = 0
+        try:
+            play.main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+def through_a_pipe(said: str, *options: str) -> tuple[int, str, str]:
+    """The same as a program of its own."""
     command = [sys.executable, "-m", "grpo_envs.play", *options]
-    done = subprocess.run(command, input=given, capture_output=True, check=False)
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    done = subprocess.run(command, input=said, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
 
 
 def rewards(told: str) -> list[dict[str, list[str]]]:
@@ -59,7 +81,7 @@ def chatted(user: str) -> str:
 
 def test_an_answer_of_several_lines_is_graded() -> None:
     problem = MathEnv().problem(1)
-    code, told, errors = run_play(
+    code, told, errors = through_a_pipe(
         f"<think>one\n\ntwo</think>\n<answer>{problem.gold}</answer>\n.\n",
         *("env=math", "--seed=1", "env.rewards={format: 0.5, length: {weight: -0.2, most: 0}}"),
     )
@@ -80,7 +102,7 @@ def test_an_answer_of_several_lines_is_graded() -> None:
     assert told.endswith("Another problem? Enter: the next one, q: quit.\n\n")
 
 
-def test_a_conversation_goes_on_until_it_ends() -> None:
+def test_a_conversation_goes_on_until_it_ends(run_play: Play) -> None:
     env = GuessEnv()
     problem = env.problem(1)
     low, high = problem.meta["range"]
@@ -108,7 +130,7 @@ def test_a_conversation_goes_on_until_it_ends() -> None:
     assert second.endswith("q: quit.\n")
 
 
-def test_raw_text_another_problem_and_the_other_split() -> None:
+def test_raw_text_another_problem_and_the_other_split(run_play: Play) -> None:
     env = MathEnv("eval")
     code, told, _ = run_play(
         ".\nwhat\n\n.\nq\n", "env=math", "--raw", "--seed=4", "--split=eval", "--solution"
@@ -124,7 +146,7 @@ def test_raw_text_another_problem_and_the_other_split() -> None:
     assert [table["total"][-1] for table in rewards(told)] == ["0", "0"]  # a dot alone: ""
 
 
-def test_the_end_of_the_input_ends_an_answer_and_then_the_game() -> None:
+def test_the_end_of_the_input_ends_an_answer_and_then_the_game(run_play: Play) -> None:
     code, told, errors = run_play("<answer>5</answer>", "env=guess", "--raw")
     assert (code, errors) == (0, "")
     assert len(rewards(told)) == 1
@@ -133,7 +155,7 @@ def test_the_end_of_the_input_ends_an_answer_and_then_the_game() -> None:
     assert (code, errors, rewards(told)) == (0, "", [])
 
 
-def test_a_random_problem_is_named() -> None:
+def test_a_random_problem_is_named(run_play: Play) -> None:
     first, other = (
         re.search(r"problem (\d+) of train", run_play("", "--raw")[1]) for _ in range(2)
     )
@@ -143,14 +165,14 @@ def test_a_random_problem_is_named() -> None:
     assert MathEnv().problem(int(first[1])).prompt in first.string
 
 
-def test_strange_bytes_do_nothing() -> None:
+def test_strange_bytes_do_nothing(run_play: Play) -> None:
     code, told, errors = run_play(b"\xff\x00\n.\n\x1b[2J\n", "env=math", "--raw")
     assert (code, errors) == (0, "")
     assert len(rewards(told)) == 1
     assert "\x1b" not in told
 
 
-def test_a_mistake_is_one_line() -> None:
+def test_a_mistake_is_one_line(run_play: Play) -> None:
     code, told, errors = run_play("", "env=mth")
     assert (code, told) == (2, "")
     assert re.fullmatch("grpo_envs: env=mth. Allowed: .* Did you mean 'math'[?]\n", errors), errors
@@ -163,7 +185,8 @@ class Terminal:
     """A program with a terminal of its own, as a person has it."""
 
     START: ClassVar[str] = (
-        "import fcntl, runpy, sys, termios\n"
+        "import fcntl, runpy, signal, sys, termios\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # shells may ignore it
         "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"  # so that Ctrl-C is a signal
         "sys.argv[0] = 'play'\n"
         "runpy.run_module('grpo_envs.play', run_name='__main__')\n"

@@ -120,14 +120,14 @@ def test_the_same_seed_repeats_and_another_differs(
 ) -> None:
     out, _ = finished
     args = ["logger=files", *QUICK, "trainer.eval_problems=0", "trainer.steps=1"]
-    assert grpo(tmp_path, *args, "hydra.run.dir=same").returncode == 0
-    assert grpo(tmp_path, *args, "hydra.run.dir=other", "seed=1").returncode == 0
+    assert grpo(tmp_path, "-m", *args, "seed=0,1", "hydra.sweep.dir=runs").returncode == 0
+    folders = sorted((tmp_path / "runs").glob("*seed-*/"))
     texts = [row["text"] for row in rows(out / "completions.jsonl") if row["step"] == 1]
-    assert [row["text"] for row in rows(tmp_path / "same" / "completions.jsonl")] == texts
+    assert [row["text"] for row in rows(folders[0] / "completions.jsonl")] == texts
     prompts = {row["prompt"] for row in rows(out / "completions.jsonl")}
-    other = {row["prompt"] for row in rows(tmp_path / "other" / "completions.jsonl")}
+    other = {row["prompt"] for row in rows(folders[1] / "completions.jsonl")}
     assert not prompts & other
-    assert rows(tmp_path / "same" / "eval.jsonl") == []
+    assert rows(folders[0] / "eval.jsonl") == []
 
 
 def test_a_rerun_into_the_same_folder_is_done_or_refused(finished: tuple[Path, str]) -> None:
@@ -229,6 +229,7 @@ def test_a_mistake_is_one_line_and_leaves_no_run(
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_dataset_with_columns_of_its_own_trains(tmp_path: Path) -> None:
     lines = [{"question": f"What is {i}+{i}?", "answer": f"so #### {2 * i}"} for i in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))

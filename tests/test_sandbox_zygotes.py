@@ -117,6 +117,7 @@ def test_its_exit_code_is_an_error_like_others(pool: LocalPool) -> None:
     assert (result.status, result.stdout) == ("error", "1")
 
 
+@pytest.mark.slow
 def test_the_longest_second_run_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("grpo_envs.sandbox.worker._HUNG", 2.0)
     pool = LocalPool(workers=1, level="confined")

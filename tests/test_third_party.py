@@ -173,7 +173,7 @@ gymnasium.pprint_registry()
 @pytest.mark.parametrize(
     "launcher",
     [
-        "basic",
+        pytest.param("basic", marks=pytest.mark.slow),
         pytest.param("joblib", marks=pytest.mark.slow),
         pytest.param("submitit_local", marks=pytest.mark.slow),
     ],

@@ -1,6 +1,7 @@
 """The benchmarks run as their pages say, and show what they claim; small, and slow all the same."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,10 @@ def test_a_step_takes_less_time_and_memory_than_trls(device: str) -> None:
     assert found is not None, last
     assert float(found[1]) > 1
     assert float(found[2]) < 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
+def test_the_time_that_a_report_takes_to_open_is_measured() -> None:
+    told = printed("report_page.py")
+    assert re.search(r"5,000 completions, .* ready after [\d.]+ s, drawn after [\d.]+ s", told)
