@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from grpo_envs.environments import Envs
 from grpo_envs.errors import ConfigError
 from grpo_envs.evaluation import Evaluation
 from grpo_envs.installed import AGENTS, LOGGERS, load
+from grpo_envs.stopping import Stop
 from grpo_envs.trainer import Trainer
 from grpo_envs.vector import GroupVectorEnv
 
@@ -58,21 +60,27 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
     assert tokens is not None  # filled
     sampling = Decoding(max_new_tokens=tokens, temperature=filled.sampler.temperature)
     dtype = sampling_dtype(cfg.sampler, accelerator)
+    stop = Stop()
     return Trainer(
         cfg=cfg.trainer,
         seed=cfg.seed,
         agent=agent,
         env=envs.train.env,
-        rollout=Rollout(envs.train, policy, sampling, cfg.seed, dtype),
-        evaluation=make_evaluation(filled, policy, (envs.held_out, envs.problems), dtype),
+        rollout=Rollout(envs.train, policy, sampling, cfg.seed, dtype, tick=stop.check),
+        evaluation=make_evaluation(
+            filled, policy, (envs.held_out, envs.problems), dtype, tick=stop.check
+        ),
         loggers=[load(LOGGERS, name)(out, cfg.trainer.steps, done) for name in cfg.logger.names],
-        checkpoints=Checkpoints(out),
+        checkpoints=Checkpoints(out, cfg.trainer.keep_checkpoints),
         decisive=cfg.decisive(),
         group_size=cfg.agent.group_size,
         resamplings=cfg.agent.dynamic_sampling,
         done=done,
         drawn=state.get("drawn", 0),
         last=state.get("last", {}),
+        skipped=state.get("skipped", 0),
+        owes_evaluation=state.get("owes_evaluation", False),
+        stop=stop,
     )
 
 
@@ -94,7 +102,12 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
 
 
 def make_evaluation(
-    cfg: RunConfig, policy: Policy, held_out: tuple[TextEnv, int], dtype: torch.dtype | None
+    cfg: RunConfig,
+    policy: Policy,
+    held_out: tuple[TextEnv, int],
+    dtype: torch.dtype | None,
+    *,
+    tick: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Make what evaluates a policy.
 
@@ -103,13 +116,14 @@ def make_evaluation(
         policy: Who answers.
         held_out: The environment, and how many of its problems.
         dtype: What the weights are held in meanwhile, see `Rollout`.
+        tick: Called before each token.
     """
     tokens = cfg.trainer.eval_max_new_tokens or cfg.sampler.max_new_tokens
     assert tokens is not None  # filled in
 
     def play(env: GroupVectorEnv, temperature: float) -> Rollout:
         decoding = Decoding(max_new_tokens=tokens, temperature=temperature)
-        return Rollout(env, policy, decoding, cfg.seed, dtype)
+        return Rollout(env, policy, decoding, cfg.seed, dtype, tick=tick)
 
     env, problems = held_out
     return Evaluation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from grpo_envs.errors import ConfigError
 from grpo_envs.files import fsync, shown, write_atomically
 from grpo_envs.run_folder import differences
 
+log = logging.getLogger(__name__)
 _STATE = "trainer.pt"
 _META = "trainer.json"
 
@@ -19,13 +21,32 @@ _META = "trainer.json"
 class Checkpoints:
     """`checkpoints/step_000100/` and the link `checkpoints/last` in a run's folder."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, keep: int = 0) -> None:
+        """Look at a run's folder.
+
+        Args:
+            run: The folder.
+            keep: How many of the newest checkpoints stay when another is saved; 0: all.
+        """
         self.folder = run / "checkpoints"
+        self.keep = keep
 
     @property
     def last(self) -> Path:
-        """The link to the newest whole checkpoint."""
+        """The link to the newest checkpoint."""
         return self.folder / "last"
+
+    def newest_whole(self) -> Path | None:
+        """Return the newest checkpoint that has all of its bytes; None where there is none.
+
+        A log line names each that is passed over, as one is whose disk was full.
+        """
+        for folder in sorted(self.folder.glob("step_*"), reverse=True):
+            lacks = _lacks(folder)
+            if not lacks:
+                return folder
+            log.warning("%s is not whole (%s): passed over", shown(folder), lacks)
+        return None
 
     def save(self, step: int, policy: Any, state: Mapping[str, Any], config: Any) -> Path:
         """Write a checkpoint: model and tokenizer, `state` and the run's configuration.
@@ -40,12 +61,15 @@ class Checkpoints:
 
         final = self.folder / f"step_{step:06d}"
         temporary = self.folder / f".{final.name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in self.folder.glob(".step_*.tmp"):  # of a kill in the midst of this
+            shutil.rmtree(left)
         temporary.mkdir(parents=True)
         policy.model.save_pretrained(temporary)
         policy.tokenizer.save_pretrained(temporary)
         torch.save(dict(state), temporary / _STATE)
-        write_atomically(temporary / _META, json.dumps({"step": step, "config": config}, indent=1))
+        sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
+        meta = {"step": step, "config": config, "bytes": sizes}
+        write_atomically(temporary / _META, json.dumps(meta, indent=1))
         for file in temporary.iterdir():
             fsync(file)
         if final.exists():  # the same step again, after a resume
@@ -53,25 +77,28 @@ class Checkpoints:
         temporary.rename(final)
         self._point_last_to(final)
         fsync(self.folder)
+        for old in sorted(self.folder.glob("step_*"))[: -self.keep or None] if self.keep else ():
+            shutil.rmtree(old)
         return final
 
     def require(self, config: Mapping[str, Any]) -> int:
-        """Return the step of the last checkpoint. Loads nothing: a mistake is told within a second.
+        """Return the step of the checkpoint to go on from. Loads nothing, so it takes no time.
 
         Raises:
             ConfigError: there is none, or it comes from another configuration; the message names
                 the keys that differ.
         """
-        if not (self.last / _META).is_file():
+        folder = self.newest_whole()
+        if folder is None:
             raise ConfigError(f"resume={shown(self.folder.parent)}: no checkpoint in it.")
-        meta = json.loads((self.last / _META).read_text(encoding="utf-8"))
+        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
         told = differences(meta["config"], config)
         if told:
             raise ConfigError(f"resume={shown(self.folder.parent)}: another configuration: {told}.")
         return int(meta["step"])
 
     def load(self, config: Mapping[str, Any]) -> tuple[int, Path, dict[str, Any]]:
-        """Return step, folder and state of the last checkpoint.
+        """Return step, folder and state of the newest whole checkpoint.
 
         Raises:
             ConfigError: as in `require`.
@@ -79,11 +106,26 @@ class Checkpoints:
         import torch  # not at the top: who only asks need not wait for it
 
         step = self.require(config)
-        state = torch.load(self.last / _STATE, weights_only=True, map_location="cpu")
-        return step, self.last.resolve(), state
+        folder = self.folder / f"step_{step:06d}"
+        state = torch.load(folder / _STATE, weights_only=True, map_location="cpu")
+        self._point_last_to(folder)
+        return step, folder.resolve(), state
 
     def _point_last_to(self, final: Path) -> None:
         link = self.folder / ".last.tmp"
         link.unlink(missing_ok=True)
         link.symlink_to(final.name)
         link.replace(self.last)
+
+
+def _lacks(folder: Path) -> str:
+    """Return what a checkpoint lacks, in words; '' where it is whole."""
+    try:
+        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"no {_META} that can be read"
+    for name, size in meta.get("bytes", {}).items():
+        there = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if there != size:
+            return f"{name} has {there:,} of {size:,} bytes"
+    return ""

@@ -24,7 +24,7 @@ from grpo_agent.config import GrpoConfig, ModelConfig, SamplerConfig
 from grpo_envs.config import LoggerConfig, RunConfig, TrainerConfig, convert, explain
 from grpo_envs.installed import AGENTS, CONF, ENVS, available
 from grpo_envs.plugins import conf_dir
-from grpo_envs.run_folder import job_name, sweep_name
+from grpo_envs.run_folder import job_name, newest_cut_off, sweep_name
 
 _OLD_HYDRA = hydra.__version__.startswith("1.3")
 COMPOSING = {"version_base": "1.3"} if _OLD_HYDRA else {}
@@ -52,7 +52,7 @@ def register() -> None:
     _register_resolver("grpo_key", lambda told: job_name(list(told)))
     # Cached, as `now` is: what the sweep resolves holds for its jobs, too.
     _register_resolver("grpo_sweep", lambda told: sweep_dir_name(list(told)), use_cache=True)
-    _register_resolver("grpo_run_dir", lambda old, new: old or new)
+    _register_resolver("grpo_run_dir", run_dir)
     Plugins.instance().register(PluginConf)
     _store_what_has_no_yaml()
 
@@ -81,6 +81,13 @@ def sweep_dir_name(overrides: list[str]) -> str:
     swept = {o.get_key_element(): None for o in parsed if o.is_sweep_override()}
     fixed = {o.get_key_element(): o for o in parsed if not o.is_sweep_override()}
     return sweep_name(swept | {key: o.get_value_element_as_str() for key, o in fixed.items()})
+
+
+def run_dir(resume: str | None, new: str, overrides: list[str]) -> str:
+    """Return where a run goes: a new folder, the one that `resume` names, or means as `auto`."""
+    if resume == "auto":
+        return str(newest_cut_off(Path(new).parent, list(overrides)) or new)
+    return resume or new
 
 
 def composed(overrides: list[str]) -> DictConfig:

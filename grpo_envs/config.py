@@ -44,6 +44,8 @@ class TrainerConfig:
     """Tokens per answer of an evaluation; null takes sampler.max_new_tokens."""
     save_every: int = 50
     """Steps between checkpoints; one is always written at the end and on Ctrl-C."""
+    keep_checkpoints: int = 0
+    """How many of the newest checkpoints are kept; 0 keeps all."""
     objective: str = "eval/accuracy"
     """The metric that a sweeper maximises or minimises: its last value, any of eval.jsonl or
     metrics.jsonl."""
@@ -60,6 +62,7 @@ class TrainerConfig:
         """Check names and ranges."""
         least = {"steps": 1, "prompts_per_step": 1, "save_every": 1, "max_skipped_steps": 1}
         least |= {"max_samples": 0, "eval_every": 0, "eval_problems": 0, "eval_samples": 0}
+        least |= {"keep_checkpoints": 0}
         for name, low in least.items():
             require(
                 getattr(self, name) >= low, f"trainer.{name}", getattr(self, name), f"{low} or more"
@@ -105,7 +108,7 @@ class RunConfig:
     seed: int = 0
     """Of the problems' order and the sampling noise."""
     resume: str | None = None
-    """A run's folder, to continue it."""
+    """A run's folder, to continue it; auto: the newest that was cut off of the same command."""
 
     @property
     def env_keywords(self) -> dict[str, Any]:
@@ -117,7 +120,7 @@ class RunConfig:
         tree = asdict(self)
         for key in ("resume", "logger"):
             del tree[key]
-        for key in ("eval_every", "save_every", "device", "objective"):
+        for key in ("eval_every", "save_every", "keep_checkpoints", "device", "objective"):
             del tree["trainer"][key]
         return flat(tree)
 

@@ -26,6 +26,14 @@ _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 composition.register()  # here: a launcher's worker process imports this module and no other of ours
 
 
+AUTO = "auto"
+"""`resume=auto`: go on with what was cut off, else start."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, and the run is saved."""
+
+
 class JobFailed(GrpoEnvsError):
     """A job of a sweep ended early. Made of plain values: launchers pickle it."""
 
@@ -39,10 +47,17 @@ def run(cfg: DictConfig) -> float | None:
 
     Raises:
         GrpoEnvsError: one line that says what to change.
-        KeyboardInterrupt: stopped by Ctrl-C, and saved.
+        KeyboardInterrupt: stopped by Ctrl-C, and saved; `Terminated` by SIGTERM.
     """
     run = config.convert(cfg)
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    with folder.locked():
+        return _run(run, folder)
+
+
+def _run(run: config.RunConfig, folder: RunFolder) -> float | None:
+    goes_on = in_sweep() or run.resume == AUTO
+    run = replace(run, resume=None) if run.resume == AUTO else run
     result = folder.result if run.resume is None else None
     if run.resume is None:
         folder.require_same(run.identity())
@@ -50,7 +65,7 @@ def run(cfg: DictConfig) -> float | None:
         log.info("already done: %s", shown(folder.path))
         return result.get(run.trainer.objective)
     if run.resume is None and folder.has_checkpoint:
-        if not in_sweep():
+        if not goes_on:
             path = shown(folder.path)
             raise ConfigError(f"{path} holds a run that was cut off. Add resume={path} to go on.")
         run = replace(run, resume=str(folder.path))
@@ -94,9 +109,9 @@ def _train(run: config.RunConfig, folder: RunFolder) -> float | None:
     about = {"weights": env.weights, "own": [*env.own_weights], "versions": versions()}
     folder.claim(run.identity(), list(HydraConfig.get().overrides.task), about)
     metrics = trainer.run()
-    if trainer.interrupted:
+    if trainer.stop.asked:
         log.warning("stopped after step %d, saved. To go on:\n  %s", trainer.done, _again(folder))
-        raise KeyboardInterrupt  # ends a sweep, too
+        raise Terminated if trainer.stop.terminated else KeyboardInterrupt  # ends a sweep, too
     folder.finish(trainer.done, metrics)
     log.info("checkpoint: %s", shown(folder.path / "checkpoints" / "last"))
     return metrics.get(run.trainer.objective)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from grpo_envs.files import fsync, write_atomically
 from grpo_envs.metrics import rounded
-from grpo_envs.rows import completion_rows, json_lines
+from grpo_envs.rows import completion_rows, json_lines, read_jsonl
 from grpo_envs.types import Group
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,11 @@ class JsonlLogger:
         self._run = run
         for name in _JSONL:
             _keep_until(run / f"{name}.jsonl", done)
+        # Cut off after the last checkpoint, a run evaluates there again: the row is there.
+        self._evaluated = {row["step"] for row in read_jsonl(run / "eval.jsonl")}
+        answers = read_jsonl(run / "eval_completions.jsonl")
+        whole = [row for row in answers if row["step"] in self._evaluated]
+        write_atomically(run / "eval_completions.jsonl", json_lines(whole))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append to metrics.jsonl."""
@@ -149,8 +154,10 @@ class JsonlLogger:
         self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
     ) -> None:
         """Append to eval.jsonl and eval_completions.jsonl."""
-        self._write("eval", [{"step": step, **rounded(metrics)}])
-        self._write("eval_completions", [{"step": step, **row} for row in rows])
+        if step not in self._evaluated:
+            self._write("eval_completions", [{"step": step, **row} for row in rows])
+            self._write("eval", [{"step": step, **rounded(metrics)}])
+            self._evaluated.add(step)
 
     def close(self) -> None:
         """Make sure that every row is on the disk."""

@@ -41,6 +41,8 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors to us instead of printing a page
     try:
         _hydra_main()
+    except job.Terminated:
+        sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except job.JobFailed as error:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from grpo_envs.errors import ConfigError
 from grpo_envs.files import shown, write_atomically
@@ -47,6 +50,24 @@ class RunFolder:
     """
 
     path: Path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of the folder. The system lets go of it where a run is killed.
+
+        Raises:
+            ConfigError: another run is at work in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(f"{shown(self.path)}: another run is at work in it.") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def claim(
         self,
@@ -116,7 +137,23 @@ class RunFolder:
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is something to go on from."""
-        return (self.path / "checkpoints" / "last").exists()
+        return any((self.path / "checkpoints").glob("step_*"))
+
+
+def newest_cut_off(runs: Path, overrides: Sequence[str]) -> Path | None:
+    """Return the newest run of a command that was cut off; None where there is none.
+
+    Args:
+        runs: The folder that holds the runs' folders.
+        overrides: What the command said; `resume=` does not count.
+    """
+    said = [told for told in overrides if not told.startswith("resume=")]
+    for path in sorted(runs.glob("*/config.json"), reverse=True):
+        folder = RunFolder(path.parent)
+        before = [told for told in folder.overrides if not told.startswith("resume=")]
+        if before == said and folder.result is None:
+            return folder.path
+    return None
 
 
 def failures(sweep: Path, since: float) -> list[RunFolder]:

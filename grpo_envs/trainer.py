@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +14,7 @@ from grpo_envs.evaluation import Evaluation, Sampler
 from grpo_envs.loggers import Logger
 from grpo_envs.metrics import group_metrics
 from grpo_envs.seeding import seed_for
+from grpo_envs.stopping import Stop, StopNow
 from grpo_envs.timing import Timer
 from grpo_envs.types import Group
 from grpo_envs.watch import Watch
@@ -74,12 +72,14 @@ class Trainer:
     """Problems already drawn."""
     last: dict[str, float] = field(default_factory=dict)
     """Metrics of the last step."""
-    interrupted: bool = False
+    skipped: int = 0
+    """Steps in a row, at the end, that made no update."""
+    owes_evaluation: bool = False
+    """Whether an evaluation after the steps done was cut off."""
+    stop: Stop = field(default_factory=Stop)
     _evaluated: dict[str, float] = field(default_factory=dict)
     _watch: Watch = field(default_factory=Watch)
     _saved: int = -1
-    _skipped: int = 0
-    """Steps in a row that made no update."""
 
     def __post_init__(self) -> None:
         """A resumed run starts from a step that is already saved."""
@@ -94,20 +94,10 @@ class Trainer:
             ConfigError: `trainer.objective` is no metric of this run.
         """
         try:
-            with self._ctrl_c_ends_after_the_step():
-                if self.done == 0:
-                    self._evaluate()
-                while not self._finished() and not self.interrupted:
-                    self._step()
-                    self._require_objective()
-                    due = self.cfg.eval_every and self.done % self.cfg.eval_every == 0
-                    if due and not self._finished():
-                        self._evaluate()
-                    if self.done % self.cfg.save_every == 0:
-                        self._save()
-                self._save()
-                if not self.interrupted:
-                    self._evaluate()
+            with self.stop.listening():
+                self._run()
+        except StopNow:
+            self._save()
         except RunStopped:
             self._save()  # the steps before are good: nothing of them is lost
             raise
@@ -115,6 +105,21 @@ class Trainer:
             for logger in self.loggers:
                 logger.close()
         return {**self.last, **self._evaluated}
+
+    def _run(self) -> None:
+        if self.done == 0 or self.owes_evaluation:
+            self._evaluate()
+        while not self._finished() and not self.stop.asked:
+            self._step()
+            self._require_objective()
+            due = self.cfg.eval_every and self.done % self.cfg.eval_every == 0
+            if due and not self._finished():
+                self._evaluate()
+            if self.done % self.cfg.save_every == 0:
+                self._save()
+        self._save()
+        if not self.stop.asked:
+            self._evaluate()
 
     def _finished(self) -> bool:
         samples = self.drawn * self.group_size
@@ -188,10 +193,10 @@ class Trainer:
             )
 
     def _require_updates(self, skipped: float, updates: float) -> None:
-        self._skipped = self._skipped + 1 if skipped == updates else 0
-        if self._skipped >= self.cfg.max_skipped_steps:
+        self.skipped = self.skipped + 1 if skipped == updates else 0
+        if self.skipped >= self.cfg.max_skipped_steps:
             raise RunStopped(
-                f"the gradients of {self._skipped} steps in a row were not finite: nothing was "
+                f"the gradients of {self.skipped} steps in a row were not finite: nothing was "
                 "learnt in them (trainer.max_skipped_steps). Turn agent.lr down, or "
                 f"trainer.precision=fp32; the last good weights are in {self.checkpoints.last}."
             )
@@ -204,9 +209,11 @@ class Trainer:
     def _evaluate(self) -> None:
         if not self.evaluation.problems:
             return
+        self.owes_evaluation = True  # until it is logged
         self._evaluated, rows = self.evaluation()
         for logger in self.loggers:
             logger.log_eval(self.done, self._evaluated, rows)
+        self.owes_evaluation = False
 
     def _save(self) -> None:
         if self._saved != self.done and self.agent.policy.finite():  # never over good weights
@@ -215,24 +222,8 @@ class Trainer:
                 "env": self.env.state_dict(),
                 "drawn": self.drawn,
                 "last": self.last,
+                "skipped": self.skipped,
+                "owes_evaluation": self.owes_evaluation,
             }
             self.checkpoints.save(self.done, self.agent.policy, state, dict(self.decisive))
             self._saved = self.done
-
-    @contextmanager
-    def _ctrl_c_ends_after_the_step(self) -> Iterator[None]:
-        """Let the first Ctrl-C finish the step, so that a checkpoint is whole; the second kills."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may handle signals
-            return
-
-        def stop(number: int, frame: object) -> None:
-            self.interrupted = True
-            signal.signal(signal.SIGINT, before)
-            log.warning("Ctrl-C: finishing this step, then saving. Again: stop at once.")
-
-        before = signal.signal(signal.SIGINT, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)

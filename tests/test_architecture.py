@@ -41,6 +41,7 @@ FLOORS = [
         "trackers",
         "checkpoint",
         "watch",
+        "stopping",
         "trainer",
     ],
     [

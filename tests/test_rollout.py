@@ -1,7 +1,7 @@
 """Rollouts: who gets which prompt, noise and reward."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 from typing import Any, ClassVar
@@ -230,10 +230,15 @@ def test_each_turn_has_noise_of_its_own(tiny: Policy, monkeypatch: pytest.Monkey
     used: list[int] = []
 
     def spy(
-        policy: Policy, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], how: Decoding
+        policy: Policy,
+        prompts: Sequence[tuple[int, ...]],
+        seeds: Sequence[int],
+        how: Decoding,
+        *,
+        tick: Callable[[], None],
     ) -> Iterator[tuple[int, list[Completion]]]:
         used.extend(seeds)
-        return sample_groups(policy, prompts, seeds, how)
+        return sample_groups(policy, prompts, seeds, how, tick=tick)
 
     monkeypatch.setattr("grpo_agent.rollout.sample_groups", spy)
     found = members(talks(tiny)(SEEDS, Timer()))

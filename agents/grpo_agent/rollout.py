@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,6 +92,8 @@ class Rollout:
     """What the weights are held in while sampling; None: as they are."""
     batch_size: int = 256
     """Completions that are sampled at once."""
+    tick: Callable[[], None] = lambda: None
+    """Called before each token; what it raises ends the sampling."""
 
     def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
         """Return one group for each problem seed; times `sample` and `score`."""
@@ -143,7 +145,9 @@ class Rollout:
                 part = order[start : start + step]
                 seeds = [seed for p in part for seed in noise[p * copies : (p + 1) * copies]]
                 asked = [prompts[p] for p in part]
-                for i, found in sample_groups(self.policy, asked, seeds, self.decoding):
+                for i, found in sample_groups(
+                    self.policy, asked, seeds, self.decoding, tick=self.tick
+                ):
                     p = part[i]
                     completions[p] = found
                     own = members[p * copies : (p + 1) * copies]

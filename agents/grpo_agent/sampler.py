@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,9 +111,17 @@ def sample(
 
 @torch.inference_mode()
 def sample_groups(
-    policy: Policy, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], how: Decoding
+    policy: Policy,
+    prompts: Sequence[tuple[int, ...]],
+    seeds: Sequence[int],
+    how: Decoding,
+    *,
+    tick: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, list[Completion]]]:
-    """Sample as `sample` does; yield the number of a prompt and its completions once all ended."""
+    """Sample as `sample` does; yield the number of a prompt and its completions once all ended.
+
+    `tick` is called before each token; what it raises ends the sampling.
+    """
     copies = len(seeds) // len(prompts)
     noise_BT = _noise(seeds, how.max_new_tokens).to(policy.device)
     written = _Written(policy, *noise_BT.shape)
@@ -121,6 +129,7 @@ def sample_groups(
     unfinished = set(range(len(prompts)))
     every = _LOOK_EVERY.get(policy.device.type, 1)
     for t in range(how.max_new_tokens):
+        tick()
         i = rows.index_R
         tokens_R, logps_R = _choose(rows.logits_RV, noise_BT[i, t], how.temperature)
         written.add(i, t, tokens_R, logps_R)

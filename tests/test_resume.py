@@ -1,0 +1,201 @@
+"""A run that is killed and goes on ends as one that was left alone, to the bit.
+
+Each life of a run is a forked process, which SIGKILL ends in the midst of sampling, grading, an
+update, a line of a log, a checkpoint or an evaluation.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from grpo_agent.agent import GrpoAgent
+from grpo_envs.build import build
+from grpo_envs.checkpoint import Checkpoints
+from grpo_envs.composition import compose_run
+from grpo_envs.config import RunConfig
+from grpo_envs.environments import make_envs
+from grpo_envs.evaluation import Evaluation
+from grpo_envs.loggers import JsonlLogger
+from grpo_envs.stopping import Stop
+from grpo_envs.vector import GroupVectorEnv
+
+SMALL = [
+    *("model.size=tiny", "logger=files", "trainer.steps=6", "trainer.prompts_per_step=3"),
+    *("trainer.eval_problems=3", "trainer.eval_every=2", "trainer.save_every=2"),
+    *("agent.group_size=4", "sampler.max_new_tokens=24", "agent.lr=1e-3"),
+]
+KINDS = {
+    "quick": ["trainer.eval_samples=2"],
+    "plain": ["trainer.eval_samples=2"],
+    "lora": ["model.lora.rank=2"],
+    "four updates a step": ["agent.epochs=2", "agent.minibatches=2", "agent.loss.beta=0"],
+    "conversations": ["env=guess"],
+    "mixture with levels": [
+        *("env=mixture", "env.of={math: {levels: [1, 2]}, countdown: 1}", "env.pace=1"),
+        "agent.sync_reference_every=2",
+    ],
+    "flat groups are replaced": ["agent=dapo", "agent.minibatches=1"],
+}
+PLACES: dict[str, tuple[type, str, int]] = {
+    "sampling": (Stop, "check", 60),
+    "grading": (GroupVectorEnv, "step", 3),
+    "updating": (GrpoAgent, "_backward", 3),
+    "between updates": (torch.optim.AdamW, "step", 3),
+    "writing a log": (JsonlLogger, "_write", 5),
+    "writing a checkpoint": (Checkpoints, "_point_last_to", 1),
+    "evaluating": (Evaluation, "_rows", 1),
+}
+"""What is counted there, and a number of calls that comes within two or three steps."""
+
+
+@cache
+def composed(kind: str) -> RunConfig:
+    longer = ["trainer.steps=24"] if kind != "quick" else []
+    return compose_run([*SMALL, *longer, *KINDS[kind]])
+
+
+def live(kind: str, out: Path, strike: Callable[[], None] = lambda: None) -> None:
+    """Train in this process: on from the last checkpoint, or from the start."""
+    cfg = deepcopy(composed(kind))
+    if Checkpoints(out).newest_whole():
+        cfg.resume = str(out)
+    strike()
+    build(cfg, out, make_envs(cfg)).run()
+
+
+def in_a_child(work: Callable[[], None]) -> int:
+    """Return the exit code of a forked process, or minus the signal that ended it."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)  # no clean-up of pytest's in here
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_at(place: str, call: int) -> Callable[[], None]:
+    """Return what makes SIGKILL come with a call of this process; half of a line is written."""
+    owner, name, _ = PLACES[place]
+    original = getattr(owner, name)
+    calls = 0
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            if place == "writing a log":
+                with (self._run / f"{args[0]}.jsonl").open("a", encoding="utf-8") as file:
+                    file.write('{"step": 99, "te')
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *args, **kwargs)
+
+    return lambda: setattr(owner, name, counted)
+
+
+def left_by(out: Path) -> dict[str, Any]:
+    """What must be the same: all rows but their times, and hashes of the weights."""
+    rows = {}
+    for name in ("metrics", "completions", "eval", "eval_completions"):
+        lines = (out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        times = ("time/", "tokens/", "score/hidden")
+        rows[name] = [
+            {key: value for key, value in json.loads(line).items() if not key.startswith(times)}
+            for line in lines
+        ]
+    weights = sorted((out / "checkpoints" / "last").resolve().glob("*.safetensors"))
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in weights}
+    assert hashes
+    state = torch.load(out / "checkpoints" / "last" / "trainer.pt", weights_only=True)
+    moments = [
+        hashlib.sha256(value.numpy().tobytes()).hexdigest()
+        for each in state["agent"]["optimizer"]["state"].values()
+        for value in each.values()
+    ]
+    return {**rows, "weights": hashes, "moments": moments}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """What a run that nobody disturbs leaves."""
+
+    @cache
+    def left(kind: str) -> dict[str, Any]:
+        out = tmp_path_factory.mktemp("straight")
+        assert in_a_child(lambda: live(kind, out)) == 0
+        return left_by(out)
+
+    return left
+
+
+def killed(kind: str, out: Path, strikes: Sequence[tuple[str, int]]) -> int:
+    """Let a run be killed as often as there are strikes, then end; return how often it was."""
+    deaths = 0
+    for place, call in strikes:
+        strike = kill_at(place, call)
+        code = in_a_child(lambda strike=strike: live(kind, out, strike))  # type: ignore[misc]
+        assert code in (0, -signal.SIGKILL), code
+        deaths += code != 0
+        if code == 0:  # it was over before the call came
+            break
+    assert in_a_child(lambda: live(kind, out)) == 0
+    return deaths
+
+
+forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+@forks
+@pytest.mark.parametrize("place", PLACES)
+def test_a_kill_anywhere_changes_nothing(
+    place: str, tmp_path: Path, straight: Callable[[str], dict[str, Any]]
+) -> None:
+    strikes = [(place, PLACES[place][2])]
+    assert killed("quick", tmp_path, strikes) == 1
+    assert left_by(tmp_path) == straight("quick")
+
+
+@forks
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "quick"])
+def test_ten_kills_at_random_change_nothing(
+    kind: str, tmp_path: Path, straight: Callable[[str], dict[str, Any]]
+) -> None:
+    rng = random.Random(kind)
+    places = [*PLACES, *rng.sample(list(PLACES), 3)]
+    rng.shuffle(places)
+    strikes = [(place, rng.randint(1, PLACES[place][2])) for place in places]
+    assert killed(kind, tmp_path, strikes) == 10
+    assert left_by(tmp_path) == straight(kind)
+
+
+@forks
+def test_a_checkpoint_that_was_cut_short_is_passed_over(
+    tmp_path: Path,
+    straight: Callable[[str], dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert in_a_child(lambda: live("quick", tmp_path, kill_at("updating", 5))) == -signal.SIGKILL
+    newest = Checkpoints(tmp_path).newest_whole()
+    assert newest is not None
+    assert newest.name == "step_000004"
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    older = Checkpoints(tmp_path).newest_whole()
+    assert older is not None
+    assert older.name == "step_000002"
+    assert "step_000004 is not whole (model.safetensors has 1,000 of" in caplog.text
+    assert in_a_child(lambda: live("quick", tmp_path)) == 0
+    assert left_by(tmp_path) == straight("quick")
