@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import CheckpointError, ConfigError
 from grpo_envs.files import fsync, shown, write_atomically
 from grpo_envs.run_folder import differences
 
@@ -56,22 +56,22 @@ class Checkpoints:
             policy: With `model` and `tokenizer` as Transformers has them.
             state: Tensors, numbers and containers of them.
             config: The decisive keys, compared on resume; must be JSON.
-        """
-        import torch  # as in `load`
 
+        Raises:
+            CheckpointError: it cannot be written.
+        """
         final = self.folder / f"step_{step:06d}"
         temporary = self.folder / f".{final.name}.tmp"
         for left in self.folder.glob(".step_*.tmp"):  # of a kill in the midst of this
             shutil.rmtree(left)
-        temporary.mkdir(parents=True)
-        policy.model.save_pretrained(temporary)
-        policy.tokenizer.save_pretrained(temporary)
-        torch.save(dict(state), temporary / _STATE)
-        sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
-        meta = {"step": step, "config": config, "bytes": sizes}
-        write_atomically(temporary / _META, json.dumps(meta, indent=1))
-        for file in temporary.iterdir():
-            fsync(file)
+        try:
+            self._write(temporary, policy, state, {"step": step, "config": config})
+        except Exception as error:  # of the system, safetensors or torch, each in its own words
+            shutil.rmtree(temporary, ignore_errors=True)
+            cause = str(error).strip().splitlines()[0]
+            older = self.newest_whole()
+            good = f"{older.name} is whole, resume=auto goes on from it" if older else "none before"
+            raise CheckpointError(f"{shown(final)} cannot be written: {cause}; {good}.") from error
         if final.exists():  # the same step again, after a resume
             shutil.rmtree(final)
         temporary.rename(final)
@@ -80,6 +80,20 @@ class Checkpoints:
         for old in sorted(self.folder.glob("step_*"))[: -self.keep or None] if self.keep else ():
             shutil.rmtree(old)
         return final
+
+    def _write(
+        self, temporary: Path, policy: Any, state: Mapping[str, Any], meta: Mapping[str, Any]
+    ) -> None:
+        import torch  # as in `load`
+
+        temporary.mkdir(parents=True)
+        policy.model.save_pretrained(temporary)
+        policy.tokenizer.save_pretrained(temporary)
+        torch.save(dict(state), temporary / _STATE)
+        sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
+        write_atomically(temporary / _META, json.dumps({**meta, "bytes": sizes}, indent=1))
+        for file in temporary.iterdir():
+            fsync(file)
 
     def require(self, config: Mapping[str, Any]) -> int:
         """Return the step of the checkpoint to go on from. Loads nothing, so it takes no time.

@@ -27,6 +27,10 @@ class PluginError(GrpoEnvsError):
     """An installed plugin cannot be loaded, or two of them claim one name."""
 
 
+class CheckpointError(GrpoEnvsError):
+    """A checkpoint cannot be written; those before it are whole."""
+
+
 class ResetNeeded(GrpoEnvsError, RuntimeError):
     """`step` was called before `reset`, or after the episode ended."""
 

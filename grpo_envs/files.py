@@ -7,10 +7,14 @@ from pathlib import Path
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a kill at any moment leaves the old one or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:  # a full disk: nothing is left of it
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(path)
 
 

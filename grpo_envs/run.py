@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
+from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
@@ -17,6 +19,7 @@ from grpo_envs.files import shown
 from grpo_envs.help import help_text
 from grpo_envs.run_folder import RunFolder, failures
 
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -29,6 +32,10 @@ def _hydra_main(cfg: DictConfig) -> float | None:
         return job.run(cfg)
     except GrpoEnvsError as error:
         raise SystemExit(f"grpo_envs: {error}") from None
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        raise SystemExit(_told_of_disk(error)) from None
 
 
 def main() -> None:
@@ -51,6 +58,15 @@ def main() -> None:
         if wants_traceback:
             raise
         sys.exit(f"grpo_envs: {config.explain(error)}")
+    except OSError as error:
+        if wants_traceback or error.errno not in _OF_THE_DISK:
+            raise
+        sys.exit(_told_of_disk(error))
+
+
+def _told_of_disk(error: OSError) -> str:
+    where = f" ({shown(Path(error.filename))})" if error.filename else ""
+    return f"grpo_envs: {error.strerror}{where}. What was saved is whole; resume=auto goes on."
 
 
 def _print_help(overrides: list[str]) -> None:

@@ -95,16 +95,31 @@ class Trainer:
         """
         try:
             with self.stop.listening():
-                self._run()
+                self._run_and_save()
+        except BaseException:
+            self._close(failed=True)
+            raise
+        self._close()
+        return {**self.last, **self._evaluated}
+
+    def _close(self, *, failed: bool = False) -> None:
+        """Close the loggers; what they say of it is no news where the run has failed already."""
+        for logger in self.loggers:
+            try:
+                logger.close()
+            except OSError as error:
+                if not failed:
+                    raise
+                log.warning("%s: %s", type(logger).__name__, error)
+
+    def _run_and_save(self) -> None:
+        try:
+            self._run()
         except StopNow:
             self._save()
         except RunStopped:
             self._save()  # the steps before are good: nothing of them is lost
             raise
-        finally:
-            for logger in self.loggers:
-                logger.close()
-        return {**self.last, **self._evaluated}
 
     def _run(self) -> None:
         if self.done == 0 or self.owes_evaluation:

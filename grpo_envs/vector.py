@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from os import cpu_count
 from typing import Any, ClassVar
@@ -234,13 +234,26 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         workers = min(cpu_count() or 1, len(active))
         size = -(-len(active) // workers)
         starts = range(0, len(active), size)
+        parts = [(problems[i : i + size], episodes[i : i + size]) for i in starts]
         executor = self._executor = self._executor or _executor(self.env.concurrency)
-        chunks = executor.map(
-            self.env.reply_batch,
-            [problems[i : i + size] for i in starts],
-            [episodes[i : i + size] for i in starts],
-        )
-        return [reply for chunk in chunks for reply in chunk]
+        futures = [executor.submit(self.env.reply_batch, *part) for part in parts]
+        replies: list[Reply] = []
+        for part, future in zip(parts, futures, strict=True):
+            try:
+                replies += future.result()
+            except BrokenExecutor:  # a process of the pool was killed, perhaps by one answer
+                self._executor = None
+                replies += [self._alone(*pair) for pair in zip(*part, strict=True)]
+        return replies
+
+    def _alone(self, problem: Problem, episode: Sequence[Turn]) -> Reply:
+        """Grade one answer in the pool; its reward is invalid where that kills a process."""
+        executor = self._executor = self._executor or _executor(self.env.concurrency)
+        try:
+            return executor.submit(self.env.reply_batch, [problem], [episode]).result()[0]
+        except BrokenExecutor as error:
+            self._executor = None
+            return Reply(reward=Reward(valid=False, error=f"the grading process died: {error}"))
 
     def _infos(self, rewards: Sequence[Reward], active: Sequence[int]) -> dict[str, Any]:
         rows = [self.env.info_for(reward) for reward in rewards]

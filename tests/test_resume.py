@@ -41,8 +41,8 @@ KINDS = {
     "four updates a step": ["agent.epochs=2", "agent.minibatches=2", "agent.loss.beta=0"],
     "conversations": ["env=guess"],
     "mixture with levels": [
-        *("env=mixture", "env.of={math: {levels: [1, 2]}, countdown: 1}", "env.pace=1"),
-        "agent.sync_reference_every=2",
+        *("env=mixture", "env.of={math: {levels: [1, 2, 3]}, countdown: 1}", "env.pace=1"),
+        *("agent.sync_reference_every=2", "agent.group_size=2", "sampler.temperature=0.3"),
     ],
     "flat groups are replaced": ["agent=dapo", "agent.minibatches=1"],
 }
@@ -158,12 +158,17 @@ forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:Dep
 
 
 @forks
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "call"),
+    [
+        *((place, call) for place, (_, _, call) in PLACES.items()),
+        pytest.param("writing a log", 2, id="between an evaluation and its answers"),
+    ],
+)
 def test_a_kill_anywhere_changes_nothing(
-    place: str, tmp_path: Path, straight: Callable[[str], dict[str, Any]]
+    place: str, call: int, tmp_path: Path, straight: Callable[[str], dict[str, Any]]
 ) -> None:
-    strikes = [(place, PLACES[place][2])]
-    assert killed("quick", tmp_path, strikes) == 1
+    assert killed("quick", tmp_path, [(place, call)]) == 1
     assert left_by(tmp_path) == straight("quick")
 
 
@@ -179,6 +184,8 @@ def test_ten_kills_at_random_change_nothing(
     strikes = [(place, rng.randint(1, PLACES[place][2])) for place in places]
     assert killed(kind, tmp_path, strikes) == 10
     assert left_by(tmp_path) == straight(kind)
+    levels = {row.get("env/math/level") for row in straight(kind)["metrics"]}
+    assert len(levels) > 1 or kind != "mixture with levels"  # there is a state to be lost
 
 
 @forks

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from grpo_envs.files import write_atomically
 from grpo_envs.record import Record, read_record
 from grpo_envs.report.page import page
 from grpo_envs.types import Group
@@ -18,7 +19,8 @@ from grpo_envs.types import Group
 def write_report(runs: Sequence[Record], out: Path) -> None:
     """Write the page of one or several runs."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(runs), encoding="utf-8", errors="replace")  # of a wild completion
+    text = page(runs).encode("utf-8", "replace")  # a wild completion has lone surrogates
+    write_atomically(out, text.decode("utf-8"))
 
 
 class ReportLogger:

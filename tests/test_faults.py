@@ -1,0 +1,186 @@
+"""Faults of machines and plugins, made for real: one line, and nothing is lost that was saved."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from grpo_envs import GroupVectorEnv, Problem, Reward, TextEnv
+from grpo_envs.checkpoint import Checkpoints
+from grpo_envs.errors import ConfigError
+from grpo_envs.run_folder import RunFolder, newest_cut_off
+
+QUICK = [
+    *("trainer.steps=40", "trainer.prompts_per_step=2", "trainer.eval_problems=2"),
+    *("trainer.save_every=2", "agent.group_size=4", "sampler.max_new_tokens=24", "logger=files"),
+]
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "grpo_envs.run", *QUICK, *args]
+
+
+def run(cwd: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*args), cwd=cwd, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def steps(folder: Path) -> list[int]:
+    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line)["step"] for line in text.splitlines() if line.endswith("}")]
+
+
+def until_step(process: subprocess.Popen[str], folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while not ((folder / "metrics.jsonl").is_file() and len(steps(folder)) >= count):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 MiB: the second checkpoint of the bundled model does not fit."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("no tmpfs may be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_with_a_line_and_the_run_goes_on_where_there_is_room(
+    small_disk: Path,
+) -> None:
+    done = run(small_disk.parent, "hydra.run.dir=disk/run", "trainer.steps=4")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("grpo_envs: disk/run/checkpoints/step_000004 cannot be written: ")
+    assert "No space left on device" in line
+    assert line.endswith("step_000002 is whole, resume=auto goes on from it.")
+    subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
+    again = run(small_disk.parent, "hydra.run.dir=disk/run", "trainer.steps=4", "resume=auto")
+    assert again.returncode == 0, again.stderr
+    assert steps(small_disk / "run") == [1, 2, 3, 4]
+    AutoModelForCausalLM.from_pretrained(small_disk / "run" / "checkpoints" / "last")
+
+
+def test_a_place_that_cannot_be_written_is_one_line(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    done = run(small_disk.parent, "hydra.run.dir=disk/run")
+    assert done.returncode == 1
+    assert done.stderr.startswith("grpo_envs: Read-only file system (disk/run).")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "times",
+    [pytest.param([1, 3], id="twice", marks=pytest.mark.slow), pytest.param([2], id="once")],
+)
+def test_sigterm_saves_and_exits_0_and_auto_goes_on(tmp_path: Path, times: list[int]) -> None:
+    """As a cluster does that takes the machine away and starts the same command again."""
+    folder = tmp_path / "run"
+    args = ["hydra.run.dir=run", "resume=auto", "trainer.steps=8", "trainer.save_every=99"]
+    for least in times:
+        process = subprocess.Popen(
+            command(*args), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        until_step(process, folder, least)
+        time.sleep(random.random() / 2)
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        printed, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        assert time.monotonic() - start < 30
+        assert "SIGTERM: saving, then ending." in printed
+        saved = Checkpoints(folder).newest_whole()
+        assert saved is not None
+        assert saved.name == f"step_{steps(folder)[-1]:06d}"
+    last = run(tmp_path, *args)
+    assert last.returncode == 0, last.stderr
+    assert steps(folder) == list(range(1, 9))
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked():
+        done = run(tmp_path, "hydra.run.dir=run")
+    assert done.returncode == 1
+    assert done.stderr == "grpo_envs: run: another run is at work in it.\n"
+    with folder.locked():  # who is gone holds nothing
+        pass
+
+
+def test_auto_finds_the_newest_of_the_same_command(tmp_path: Path) -> None:
+    said = ["env=math", "seed=1"]
+    for name, overrides, done in (
+        ("2026-01-01", said, False),
+        ("2026-01-02", [*said, "resume=auto"], False),
+        ("2026-01-03", said, True),
+        ("2026-01-04", ["env=math", "seed=2"], False),
+    ):
+        folder = RunFolder(tmp_path / name)
+        folder.claim({}, overrides)
+        if done:
+            folder.finish(1, {})
+    assert newest_cut_off(tmp_path, [*said, "resume=auto"]) == tmp_path / "2026-01-02"
+    assert newest_cut_off(tmp_path, ["env=code"]) is None
+
+
+@pytest.mark.slow
+def test_old_checkpoints_go_when_only_some_are_kept(tmp_path: Path) -> None:
+    args = ["hydra.run.dir=run", "trainer.steps=6", "trainer.keep_checkpoints=2"]
+    assert run(tmp_path, *args).returncode == 0
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["last", "step_000004", "step_000006"]
+
+
+class Fatal(TextEnv):
+    """Its grader dies of some answers, as of a bug in a library in C."""
+
+    concurrency = "processes"
+
+    def problem(self, seed: int, split: str | None = None) -> Problem:
+        return Problem(prompt="?", gold="", solution="yes")
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        if answer == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Reward(parts={"correct": float(answer == "yes")})
+
+
+@pytest.mark.slow
+def test_an_answer_that_kills_its_grader_is_invalid_and_the_others_are_graded() -> None:
+    envs = GroupVectorEnv(Fatal(), 4, 4)
+    envs.reset(seed=[0])
+    _, rewards, _, _, infos = envs.step(["yes", "die", "no", "yes"])
+    assert rewards.tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert infos["reward_valid"].tolist() == [1.0, 0.0, 1.0, 1.0]
+    assert "the grading process died" in infos["detail"][1]
+    envs.reset(seed=[1])  # the pool is there again
+    assert envs.step(["yes"] * 4)[1].tolist() == [1.0] * 4
+    envs.close()
+
+
+def test_a_run_in_a_locked_folder_is_told_apart_from_a_mistake(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with (
+        folder.locked(),
+        pytest.raises(ConfigError, match="another run is at work"),
+        RunFolder(tmp_path).locked(),
+    ):
+        pass
