@@ -3,20 +3,27 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from accelerate import Accelerator
 from transformers import AutoModelForCausalLM
 
+from grpo_agent.agent import GrpoAgent, OutOfMemory
+from grpo_agent.config import GrpoConfig, LossConfig, SamplerConfig
+from grpo_agent.models import TINY, load_policy
 from grpo_envs import GroupVectorEnv, Problem, Reward, TextEnv
 from grpo_envs.checkpoint import Checkpoints
 from grpo_envs.errors import ConfigError
 from grpo_envs.run_folder import RunFolder, newest_cut_off
+from grpo_envs.types import Completion, Group
 
 QUICK = [
     *("trainer.steps=40", "trainer.prompts_per_step=2", "trainer.eval_problems=2"),
@@ -184,3 +191,67 @@ def test_a_run_in_a_locked_folder_is_told_apart_from_a_mistake(tmp_path: Path) -
         RunFolder(tmp_path).locked(),
     ):
         pass
+
+
+# Memory
+
+
+def make_groups(rows: int, tokens: int) -> list[Group]:
+    """A group whose members say something each, at length."""
+    ids = tuple(5 + i % 90 for i in range(tokens))
+    said = Completion(text="", token_ids=ids, logprobs=(-4.0,) * tokens)
+    rewards = tuple(Reward(parts={"correct": float(i % 2)}) for i in range(rows))
+    return [Group(key=0, prompt="", prompt_ids=(5,), completions=(said,) * rows, rewards=rewards)]
+
+
+def memory(name: str) -> int:
+    """VmSize or VmPeak of this process [bytes]."""
+    (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if name in x]
+    return int(line.split()[1]) * 1024
+
+
+def update_in_a_child(micro_batch_tokens: int, limit: int | None) -> dict[str, Any]:
+    """Make an update in a forked process that may have `limit` more bytes than it begins with."""
+    here, there = os.pipe()
+    child = os.fork()
+    if not child:
+        told: dict[str, Any] = {}
+        try:
+            policy = load_policy(str(TINY))
+            cfg = GrpoConfig(lr=1e-3, loss=LossConfig(beta=0.0))
+            cfg.micro_batch_tokens = micro_batch_tokens
+            accelerator = Accelerator(cpu=True)
+            agent = GrpoAgent(policy, cfg, accelerator, SamplerConfig(max_new_tokens=256))
+            before = memory("VmSize")
+            if limit is not None:
+                most = resource.getrlimit(resource.RLIMIT_AS)[1]
+                resource.setrlimit(resource.RLIMIT_AS, (before + limit, most))
+            try:
+                agent.update(make_groups(64, 256))
+            except OutOfMemory as error:
+                told["error"] = str(error)
+            told |= {"grown": memory("VmPeak") - before, "tokens": agent.micro_batch_tokens}
+            told["weight"] = float(policy.trained_parameters()[1].detach().double().sum())
+        finally:
+            os.write(there, json.dumps(told).encode())
+            os._exit(0)
+    os.close(there)
+    with os.fdopen(here) as pipe:
+        told = json.loads(pipe.read())
+    os.waitpid(child, 0)
+    return told
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_an_update_that_does_not_fit_is_made_in_halves_or_told_of() -> None:
+    whole, halved = (update_in_a_child(tokens, None) for tokens in (16448, 8224))
+    assert halved["grown"] < 0.8 * whole["grown"]  # else nothing would be shown below
+    between = (whole["grown"] + halved["grown"]) // 2
+    saved = update_in_a_child(16448, between)
+    assert "error" not in saved
+    assert saved["tokens"] == 8224
+    assert saved["weight"] == pytest.approx(halved["weight"], rel=1e-6)
+    lost = update_in_a_child(16448, halved["grown"] // 3)
+    assert lost["error"].startswith("out of memory with micro-batches of 8224 tokens, half of ")
+    assert "model.gradient_checkpointing=true" in lost["error"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +18,15 @@ from grpo_agent.config import GrpoConfig, SamplerConfig
 from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
 from grpo_agent.policy import Policy
 from grpo_agent.shaping import kl_penalty, overlong_penalty
+from grpo_agent.step import Step, minibatches
+from grpo_envs.errors import GrpoEnvsError
 from grpo_envs.types import Group
+
+log = logging.getLogger(__name__)
+
+
+class OutOfMemory(GrpoEnvsError):
+    """The device has too little memory for an update, in halved micro-batches too."""
 
 
 class GrpoAgent:
@@ -45,6 +53,7 @@ class GrpoAgent:
         self.max_tokens = sampler.max_new_tokens
         self.dtype = torch.promote_types(policy.trained_parameters()[0].dtype, torch.float32)
         self.steps = 0
+        self.micro_batch_tokens = cfg.micro_batch_tokens
         copied = cfg.loss.beta > 0 and not policy.has_adapters
         self.reference = _frozen_copy(policy) if copied else None
         self.optimizer = torch.optim.AdamW(
@@ -67,7 +76,7 @@ class GrpoAgent:
         step = self._step_of(groups)
         updates: list[dict[str, Tensor]] = []
         for _ in range(self.cfg.epochs):
-            for rows in _minibatches(step, len(groups), self.cfg.minibatches):
+            for rows in minibatches(step, len(groups), self.cfg.minibatches):
                 updates.append(self._optimise(step.rows(rows), on_policy=not updates))
         skipped = sum(update.pop("optim/skipped") for update in updates)
         metrics = {
@@ -85,7 +94,7 @@ class GrpoAgent:
             self.reference.load_state_dict(self.policy.state_dict())
         return metrics, step.advantages_B.view(len(groups), -1).tolist()
 
-    def _step_of(self, groups: Sequence[Group]) -> _Step:
+    def _step_of(self, groups: Sequence[Group]) -> Step:
         """Put together what every update of this step needs."""
         batch = collate(groups, self.policy.pad_id, self.policy.device)
         ref_logps_BT = self._reference_logps(batch)
@@ -101,7 +110,7 @@ class GrpoAgent:
             valid_PG=valid_B.view(len(groups), -1),
             tokens_PG=counted_BT.sum(dim=1).view(len(groups), -1),
         )
-        return _Step(
+        return Step(
             batch=batch,
             counted_BT=counted_BT,
             ref_logps_BT=ref_logps_BT,
@@ -138,7 +147,37 @@ class GrpoAgent:
         start = self.accelerator.process_index * count
         return advantages(everyone, self.cfg.advantage)[start : start + count]
 
-    def _optimise(self, step: _Step, *, on_policy: bool) -> dict[str, Tensor]:
+    def _optimise(self, step: Step, *, on_policy: bool) -> dict[str, Tensor]:
+        """Make one update; where the memory does not suffice, once more in smaller micro-batches.
+
+        Raises:
+            OutOfMemory: they are halved already.
+        """
+        try:
+            return self._update(step, on_policy=on_policy)
+        except RuntimeError as error:
+            # The others of several processes would wait for this one's gradients.
+            if not is_out_of_memory(error) or self.accelerator.num_processes > 1:
+                raise
+            tokens = self.micro_batch_tokens
+            if tokens < self.cfg.micro_batch_tokens:
+                raise OutOfMemory(
+                    f"out of memory with micro-batches of {tokens} tokens, half of "
+                    f"agent.micro_batch_tokens={self.cfg.micro_batch_tokens}. Turn that down, or "
+                    "model.gradient_checkpointing=true, model.lora.rank=16, agent.loss.beta=0."
+                ) from error
+        # Out here the error is gone, and with it what its frames held.
+        self.optimizer.zero_grad()
+        if self.policy.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.micro_batch_tokens = max(1, tokens // 2)
+        log.warning(
+            "out of memory: from now on micro-batches have %d tokens, half of before (%s=%d)",
+            *(self.micro_batch_tokens, "agent.micro_batch_tokens", tokens),
+        )
+        return self._optimise(step, on_policy=on_policy)
+
+    def _update(self, step: Step, *, on_policy: bool) -> dict[str, Tensor]:
         """Make one update from all rows of `step`, a micro-batch at a time."""
         tokens, counted, completions = self._sum(
             step.batch.mask_BT.sum(), step.counted_BT.sum(), len(step.counted_BT)
@@ -158,7 +197,7 @@ class GrpoAgent:
             metrics[name] = metrics[name] / max(tokens, 1.0)
         return metrics | self._apply()
 
-    def _backward(self, step: _Step, weights_BT: Tensor, *, on_policy: bool) -> dict[str, Tensor]:
+    def _backward(self, step: Step, weights_BT: Tensor, *, on_policy: bool) -> dict[str, Tensor]:
         """Add the gradient of these rows; return their loss and sums of values over tokens."""
         batch, cfg = step.batch, self.cfg.loss
         logps_BT, entropy_BT = self._scorer(batch, self.temperature, entropy_grad=cfg.entropy > 0)
@@ -209,7 +248,7 @@ class GrpoAgent:
 
     def _parts(self, batch: Batch) -> list[Tensor]:
         packed = self.policy.packs(batch)
-        return micro_batches(batch, self.cfg.micro_batch_tokens, packed=packed)
+        return micro_batches(batch, self.micro_batch_tokens, packed=packed)
 
     def _reference_is_due(self) -> bool:
         every = self.cfg.sync_reference_every
@@ -244,33 +283,9 @@ class GrpoAgent:
             self.reference.load_state_dict(state["reference"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
-    """The rows of one step, or some of them."""
-
-    batch: Batch
-    counted_BT: Tensor
-    """True on the tokens that count in the loss: not those of a masked completion."""
-    ref_logps_BT: Tensor | None
-    advantages_B: Tensor
-
-    def rows(self, index: Tensor) -> _Step:
-        """Return some rows, cut to the longest of them."""
-        batch = self.batch.rows(index)
-        tokens = batch.mask_BT.shape[1]
-        ref = self.ref_logps_BT
-        return _Step(
-            batch=batch,
-            counted_BT=self.counted_BT[index, :tokens],
-            ref_logps_BT=None if ref is None else ref[index, :tokens],
-            advantages_B=self.advantages_B[index],
-        )
-
-
-def _minibatches(step: _Step, groups: int, parts: int) -> list[Tensor]:
-    """Return the rows of each minibatch: whole groups, in the order they were sampled."""
-    rows_B = torch.arange(len(step.advantages_B), device=step.advantages_B.device)
-    return [part.flatten() for part in rows_B.view(groups, -1).tensor_split(min(parts, groups))]
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether a device, or the CPU's allocator, had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _frozen_copy(policy: Policy) -> Policy:

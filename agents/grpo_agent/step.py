@@ -1,0 +1,39 @@
+"""One step's tensors: what every update of it looks at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grpo_agent.batch import Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The rows of one step, or some of them."""
+
+    batch: Batch
+    counted_BT: Tensor
+    """True on the tokens that count in the loss: not those of a masked completion."""
+    ref_logps_BT: Tensor | None
+    advantages_B: Tensor
+
+    def rows(self, index: Tensor) -> Step:
+        """Return some rows, cut to the longest of them."""
+        batch = self.batch.rows(index)
+        tokens = batch.mask_BT.shape[1]
+        ref = self.ref_logps_BT
+        return Step(
+            batch=batch,
+            counted_BT=self.counted_BT[index, :tokens],
+            ref_logps_BT=None if ref is None else ref[index, :tokens],
+            advantages_B=self.advantages_B[index],
+        )
+
+
+def minibatches(step: Step, groups: int, parts: int) -> list[Tensor]:
+    """Return the rows of each minibatch: whole groups, in the order they were sampled."""
+    rows_B = torch.arange(len(step.advantages_B), device=step.advantages_B.device)
+    return [part.flatten() for part in rows_B.view(groups, -1).tensor_split(min(parts, groups))]
