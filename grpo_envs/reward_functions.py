@@ -3,13 +3,15 @@
 A reward function takes a problem and an answer and returns a number, by convention in [0, 1], or
 None where it does not apply. It may be `async`; `batched` ones take all problems and answers of a
 step at once. A package brings its own through the entry-point group `grpo_envs.rewards`, as this
-one does; options beside `weight`, `scale` and `clip` are its keyword arguments.
+one does; options beside `weight`, `scale`, `clip` and `timeout` are its keyword arguments.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import queue
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from grpo_envs.installed import REWARDS, available, check_keywords, check_values
 from grpo_envs.rewards import SHAPING, Part, part_from
 from grpo_envs.types import Problem, Reward
 
+_TIMEOUT = 60.0
+_MOST_LATE = 3
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -80,18 +84,24 @@ def compose(
         if name in declared and options:
             raise unknown(f"key of env.rewards.{name}", next(iter(options)), SHAPING)
         if name not in declared:
-            functions[name] = _function(name, options, declared)
+            timeout = options.pop("timeout", _TIMEOUT)
+            number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+            require(number and timeout > 0, f"env.rewards.{name}.timeout", timeout, "above 0 [s]")
+            functions[name] = _function(name, options, declared, float(timeout))
     return parts, functions
 
 
-def _function(name: str, options: Mapping[str, Any], declared: Mapping[str, float]) -> Function:
+def _function(
+    name: str, options: Mapping[str, Any], declared: Mapping[str, float], timeout: float
+) -> Function:
     if name not in available(REWARDS):
         raise unknown("reward part", name, [*declared, *available(REWARDS)])
     function = load(REWARDS, name)
     asked = partial(function, None, None)
-    check_keywords(asked, options, f"env.rewards.{name}.", also=SHAPING)
+    check_keywords(asked, options, f"env.rewards.{name}.", also=(*SHAPING, "timeout"))
     check_values(asked, options, f"env.rewards.{name}.")
-    return Function(name, partial(function, **options), whole=getattr(function, "batched", False))
+    whole = getattr(function, "batched", False)
+    return Function(name, partial(function, **options), whole=whole, timeout=timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,34 +112,75 @@ class Function:
     function: Callable[..., Any]
     whole: bool
     """Whether it takes all answers of a step at once."""
+    timeout: float = _TIMEOUT
+    """Seconds that it may take: for an answer, or for all where it takes all at once."""
 
     def __call__(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
         """Return what each answer earns of this part."""
-        ask = self.function if self.whole else partial(_one_by_one, self.function)
-        values = ask(problems, answers)
-        if inspect.isawaitable(values):
-            values = _run(values)
+        if self.whole:
+            (values,) = in_time([partial(self._whole, problems, answers)], self.timeout)
+            if isinstance(values, BaseException):
+                raise values
+        elif inspect.iscoroutinefunction(getattr(self.function, "func", self.function)):
+            values = _run(self._together(problems, answers))
+        else:
+            pairs = zip(problems, answers, strict=True)
+            values = in_time([partial(self.function, *pair) for pair in pairs], self.timeout)
         return [_reward(self.name, value) for value in values]
+
+    def _whole(self, problems: Sequence[Problem], answers: Sequence[str]) -> Any:
+        values = self.function(problems, answers)
+        return _run(values) if inspect.isawaitable(values) else values
+
+    async def _together(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Any]:
+        """Wait for all at once; one that raises is its own answer's misfortune."""
+        pairs = zip(problems, answers, strict=True)
+        calls = [asyncio.wait_for(self.function(*pair), self.timeout) for pair in pairs]
+        values = await asyncio.gather(*calls, return_exceptions=True)
+        late = TimeoutError(f"took longer than {self.timeout:g} s")
+        return [late if isinstance(value, TimeoutError) else value for value in values]
+
+
+def in_time(calls: Sequence[Callable[[], Any]], seconds: float) -> list[Any]:
+    """Return what each call returns, or the exception that it raises.
+
+    One that takes longer than `seconds` gives a TimeoutError, and is left behind in a thread that
+    does not keep the process alive; after a few of them the rest are not called at all.
+    """
+    results: list[Any] = []
+    late = 0
+    while len(results) < len(calls) and late < _MOST_LATE:
+        answered: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        left = threading.Event()
+        rest = calls[len(results) :]
+        threading.Thread(target=_call, args=(rest, answered, left), daemon=True).start()
+        try:
+            for _ in rest:
+                results.append(answered.get(timeout=seconds))  # noqa: PERF401  those before stay
+        except queue.Empty:
+            left.set()
+            late += 1
+            results.append(TimeoutError(f"took longer than {seconds:g} s"))
+    unasked = TimeoutError(f"not asked: {_MOST_LATE} others took longer than {seconds:g} s")
+    return [*results, *[unasked] * (len(calls) - len(results))]
+
+
+def _call(
+    calls: Sequence[Callable[[], Any]], answered: queue.SimpleQueue[Any], left: threading.Event
+) -> None:
+    for call in calls:
+        if left.is_set():
+            return
+        try:
+            answered.put(call())
+        except BaseException as error:  # noqa: BLE001  handed over; SystemExit would end the thread
+            answered.put(error)
 
 
 def _reward(name: str, value: Any) -> Reward:
-    if isinstance(value, Exception):
+    if isinstance(value, BaseException):
         return Reward(valid=False, error=f"{name}: {type(value).__name__}: {value}")
     return Reward(parts={} if value is None else {name: float(value)})
-
-
-def _one_by_one(
-    function: Callable[..., Any], problems: Sequence[Problem], answers: Sequence[str]
-) -> Any:
-    pairs = zip(problems, answers, strict=True)
-    if inspect.iscoroutinefunction(getattr(function, "func", function)):
-        return _together([function(*pair) for pair in pairs])
-    return [function(*pair) for pair in pairs]
-
-
-async def _together(calls: Sequence[Any]) -> list[Any]:
-    """Wait for all at once; one that raises is its own answer's misfortune."""
-    return await asyncio.gather(*calls, return_exceptions=True)
 
 
 def _run(awaitable: Any) -> Any:

@@ -17,6 +17,7 @@ from grpo_envs.types import Problem, Reply, Reward, Turn
 
 ScoreBatch = Callable[[Sequence[Problem], Sequence[str]], list[Reward]]
 SHAPING = ("weight", "scale", "clip")
+"""What can be said of every part."""
 _BOUNDS = 2
 
 

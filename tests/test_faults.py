@@ -1,5 +1,6 @@
 """Faults of machines and plugins, made for real: one line, and nothing is lost that was saved."""
 
+import asyncio
 import json
 import os
 import random
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from transformers import AutoModelForCausalLM
 from grpo_agent.agent import GrpoAgent, OutOfMemory
 from grpo_agent.config import GrpoConfig, LossConfig, SamplerConfig
 from grpo_agent.models import TINY, load_policy
-from grpo_envs import GroupVectorEnv, Problem, Reward, TextEnv
+from grpo_envs import GroupVectorEnv, Problem, Reward, TextEnv, batched
 from grpo_envs.checkpoint import Checkpoints
 from grpo_envs.errors import ConfigError
+from grpo_envs.reward_functions import Function
+from grpo_envs.rewards import score_safely
 from grpo_envs.run_folder import RunFolder, newest_cut_off
 from grpo_envs.types import Completion, Group
 
@@ -191,6 +194,59 @@ def test_a_run_in_a_locked_folder_is_told_apart_from_a_mistake(tmp_path: Path) -
         RunFolder(tmp_path).locked(),
     ):
         pass
+
+
+# Reward functions
+
+
+def grade_with(function: Any, answers: list[str]) -> list[Reward]:
+    """What a reward function makes of answers, as the environment asks it."""
+    whole = getattr(function, "batched", False)
+    asked = Function("f", function, whole=whole, timeout=0.3)
+    return score_safely(asked, [Problem(prompt="", gold="", solution="")] * len(answers), answers)
+
+
+def slow(problem: Problem, answer: str) -> float:
+    if answer == "sleep":
+        time.sleep(60)
+    if answer == "exit":
+        sys.exit("enough")
+    return float(answer == "yes")
+
+
+async def slow_service(problem: Problem, answer: str) -> float:
+    if answer == "sleep":
+        await asyncio.sleep(60)
+    return slow(problem, answer)
+
+
+@batched
+def slow_together(problems: Sequence[Problem], answers: Sequence[str]) -> list[float]:
+    return [slow(problem, answer) for problem, answer in zip(problems, answers, strict=True)]
+
+
+@pytest.mark.parametrize("function", [slow, slow_service, slow_together])
+def test_a_reward_function_that_sleeps_costs_its_own_answer(function: Any) -> None:
+    start = time.monotonic()
+    rewards = grade_with(function, ["yes", "sleep", "no", "yes"])
+    assert [reward.valid for reward in rewards] == [True, False, True, True]
+    assert "took longer than 0.3 s" in rewards[1].error
+    assert [reward.parts.get("f") for reward in rewards] == [1.0, None, 0.0, 1.0]
+    assert time.monotonic() - start < 5
+
+
+def test_one_that_always_sleeps_is_not_asked_for_ever() -> None:
+    start = time.monotonic()
+    rewards = grade_with(slow, ["sleep"] * 200)
+    assert not any(reward.valid for reward in rewards)
+    assert rewards[-1].error == "f: TimeoutError: not asked: 3 others took longer than 0.3 s"
+    assert time.monotonic() - start < 5
+
+
+def test_one_that_exits_costs_its_own_answer() -> None:
+    rewards = grade_with(slow, ["yes", "exit", "no"])
+    assert [reward.valid for reward in rewards] == [True, False, True]
+    assert rewards[1].error == "f: SystemExit: enough"
 
 
 # Memory

@@ -302,7 +302,7 @@ def test_a_function_that_looks_at_all_answers_is_not_asked_ahead_of_them() -> No
             {"length": {"weight": -1, "mots": 3}},
             "no env.rewards.length.mots. Allowed: env.rewards.length.most, "
             "env.rewards.length.slope, env.rewards.length.weight, env.rewards.length.scale, "
-            "env.rewards.length.clip. "
+            "env.rewards.length.clip, env.rewards.length.timeout. "
             "Did you mean 'most'?",
             id="an option",
         ),
