@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises
 from typing import Any
 
 from grpo_envs.errors import CheckpointError, ConfigError
@@ -121,7 +122,11 @@ class Checkpoints:
 
         step = self.require(config)
         folder = self.folder / f"step_{step:06d}"
-        state = torch.load(folder / _STATE, weights_only=True, map_location="cpu")
+        try:
+            state = torch.load(folder / _STATE, weights_only=True, map_location="cpu")
+        except UnpicklingError as error:
+            cause = "it holds more than numbers and texts, which could run as code: refused"
+            raise ConfigError(f"{shown(folder / _STATE)}: {cause}.") from error
         self._point_last_to(folder)
         return step, folder.resolve(), state
 

@@ -136,10 +136,10 @@ def convert(cfg: DictConfig) -> RunConfig:
     Raises:
         ConfigError: one line that names the key, the value and what is allowed.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise ConfigError("missing: " + " ".join(f"{key}=..." for key in missing))
     try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise ConfigError("missing: " + " ".join(f"{key}=..." for key in missing))
         run = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise explain(error) from error

@@ -1,7 +1,7 @@
 """A tool in mid-conversation: what it says, what is an answer, whose tokens are whose."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -305,7 +305,12 @@ def test_members_of_a_group_end_at_different_turns() -> None:
 
 
 def play_by_script(
-    policy: Policy, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], how: Decoding
+    policy: Policy,
+    prompts: Sequence[tuple[int, ...]],
+    seeds: Sequence[int],
+    how: Decoding,
+    *,
+    tick: Callable[[], None],
 ) -> Iterator[tuple[int, list[Completion]]]:
     """Stand in for the model: some call the tool first, some answer what it is not."""
     made = []
@@ -364,7 +369,12 @@ def test_a_tool_that_writes_what_the_policy_would_write_says_nothing_for_it(
     said = [tool("1"), answer(7)]  # of seed 0, whose answer is -1019
 
     def scripted(
-        policy: Policy, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], how: Decoding
+        policy: Policy,
+        prompts: Sequence[tuple[int, ...]],
+        seeds: Sequence[int],
+        how: Decoding,
+        *,
+        tick: Callable[[], None],
     ) -> Iterator[tuple[int, list[Completion]]]:
         turn = int(len(prompts) == len(seeds))  # from the second on each has its own context
         ids = (*policy.tokenizer(said[turn])["input_ids"], policy.eos_ids[0])

@@ -1,0 +1,98 @@
+"""What comes from outside (checkpoints, configuration, models, answers) is never run as code."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from grpo_envs.checkpoint import Checkpoints
+from grpo_envs.composition import compose_run
+from grpo_envs.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(p for d in ("grpo_envs", "envs", "agents") for p in (ROOT / d).rglob("*.py"))
+RUNS_PROGRAMS = {
+    "grpo_envs/sandbox/runner.py": {"exec", "compile", "marshal"},
+    "grpo_envs/sandbox/worker.py": {"marshal"},  # from the trainer into the sandbox only
+    "grpo_envs/sandbox/judging.py": {"exec", "compile"},
+    "envs/grpo_env_reasoning_gym/inside.py": {"pickle"},  # to itself, within the sandbox
+}
+"""The inside of the sandbox, where programs of the policy are what is asked for."""
+DANGEROUS = {"eval", "exec", "compile", "__import__"}
+CODE_FORMATS = {"pickle", "dill", "cloudpickle", "shelve", "marshal"}
+
+
+def dangers(path: Path) -> Iterator[str]:
+    """Yield what a module does that may run data as code."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in CODE_FORMATS)
+        elif isinstance(node, ast.ImportFrom) and node.module in CODE_FORMATS:
+            yield from (str(node.module) for x in node.names if x.name != "UnpicklingError")
+        elif isinstance(node, ast.Call):
+            said = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            called = ast.unparse(node.func)
+            if isinstance(node.func, ast.Name) and called in DANGEROUS:
+                yield called
+            if called == "torch.load" and said.get("weights_only") != "True":
+                yield "torch.load without weights_only"
+            if called in ("yaml.load", "yaml.unsafe_load") and "Safe" not in ast.unparse(node):
+                yield called
+            if said.get("shell") == "True":
+                yield "shell=True"
+            if "trust_remote_code" in said:
+                yield "trust_remote_code"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_module_runs_what_it_reads(path: Path) -> None:
+    assert set(dangers(path)) <= RUNS_PROGRAMS.get(str(path.relative_to(ROOT)), set())
+
+
+class Bomb:
+    """Runs a program when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('the bomb went off')",))
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / "step_000001"
+    folder.mkdir(parents=True)
+    (folder / "trainer.json").write_text('{"step": 1, "config": {}}')
+    torch.save({"agent": Bomb()}, folder / "trainer.pt")
+    with pytest.raises(ConfigError, match=r"trainer\.pt: .* refused"):
+        Checkpoints(tmp_path).load({})
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "env.rewards={_target_: os.system}",
+        "+env._target_=os.system",
+        "agent.name=os:system",
+        "logger.names=[os:system]",
+        "env.policy={_target_: os.system}",
+    ],
+)
+def test_a_configuration_calls_no_code(override: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "grpo_envs.run", override, "hydra.run.dir=out", "trainer.steps=1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("grpo_envs: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_interpolations_of_a_configuration_read_only_ours() -> None:
+    with pytest.raises(ConfigError):
+        compose_run(["env.dataset=${python:1+1}"])
