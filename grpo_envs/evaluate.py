@@ -21,7 +21,6 @@ import rich
 from rich.progress import track
 
 from grpo_agent.config import SIZES
-from grpo_agent.models import resolve
 from grpo_envs.composition import compose_run
 from grpo_envs.config import RunConfig
 from grpo_envs.env import TextEnv
@@ -65,6 +64,7 @@ def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
     env, problems = make_held_out(cfg)
     if not problems:
         raise ConfigError(f"env={cfg.env['name']}: no held-out problems. Allowed: 1 or more.")
+    from grpo_agent.models import resolve  # torch and transformers: not for --help, nor a mistake
     from grpo_envs.build import make_accelerator
 
     path, said = resolve(cfg.model, make_accelerator(cfg.trainer).device)

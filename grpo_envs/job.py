@@ -56,8 +56,10 @@ def run(cfg: DictConfig) -> float | None:
 
 
 def _run(run: config.RunConfig, folder: RunFolder) -> float | None:
-    goes_on = in_sweep() or run.resume == AUTO
-    run = replace(run, resume=None) if run.resume == AUTO else run
+    if run.resume == AUTO:  # as `resume=FOLDER` where there is something to go on with
+        done = folder.result is not None and folder.is_of(run.identity())
+        there = str(folder.path) if folder.has_checkpoint and not done else None
+        run = replace(run, resume=there)
     result = folder.result if run.resume is None else None
     if run.resume is None:
         folder.require_same(run.identity())
@@ -65,7 +67,7 @@ def _run(run: config.RunConfig, folder: RunFolder) -> float | None:
         log.info("already done: %s", shown(folder.path))
         return result.get(run.trainer.objective)
     if run.resume is None and folder.has_checkpoint:
-        if not goes_on:
+        if not in_sweep():
             path = shown(folder.path)
             raise ConfigError(f"{path} holds a run that was cut off. Add resume={path} to go on.")
         run = replace(run, resume=str(folder.path))

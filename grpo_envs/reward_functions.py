@@ -78,6 +78,7 @@ def compose(
     parts = {name: Part(weight=float(weight)) for name, weight in declared.items()}
     functions: dict[str, Function] = {}
     for name, said in (given or {}).items():
+        require(isinstance(name, str), "a name in env.rewards", name, "text, such as correct")
         parts[name] = part_from(name, said, declared.get(name, 1.0))
         own = said if isinstance(said, Mapping) else {}
         options = {key: value for key, value in own.items() if key not in SHAPING}

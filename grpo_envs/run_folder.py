@@ -87,9 +87,13 @@ class RunFolder:
             ConfigError: naming the keys that differ.
         """
         before = self.config
-        now = json.loads(json.dumps(dict(config)))  # as it reads once it was written
-        if before is not None and before != now:
-            raise ConfigError(f"{shown(self.path)} holds another run: {differences(before, now)}.")
+        if before is not None and not self.is_of(config):
+            told = differences(before, _as_read(config))
+            raise ConfigError(f"{shown(self.path)} holds another run: {told}.")
+
+    def is_of(self, config: Mapping[str, Any]) -> bool:
+        """Return whether the run in this folder has this configuration."""
+        return self.config == _as_read(config)
 
     def finish(self, steps: int, metrics: Mapping[str, float]) -> None:
         """Note that the run is done, with its last metrics."""
@@ -170,6 +174,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """
     keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     return ", ".join(f"{key}={before.get(key)} then, {now.get(key)} now" for key in keys)
+
+
+def _as_read(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration as it reads once it was written."""
+    return dict(json.loads(json.dumps(dict(config))))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -327,6 +327,7 @@ def code_io() -> CodeIOEnv:
     return CodeIOEnv()
 
 
+@pytest.mark.slow
 def test_references_pass_and_nothing_does_not(code_io: CodeIOEnv) -> None:
     problems = list({p.prompt: p for p in map(code_io.problem, range(60))}.values())
     assert passed(code_io, problems, [p.solution for p in problems]) == [1] * len(problems)

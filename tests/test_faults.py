@@ -22,6 +22,8 @@ from grpo_agent.config import GrpoConfig, LossConfig, SamplerConfig
 from grpo_agent.models import TINY, load_policy
 from grpo_envs import GroupVectorEnv, Problem, Reward, TextEnv, batched
 from grpo_envs.checkpoint import Checkpoints
+from grpo_envs.composition import compose_run
+from grpo_envs.environments import make_envs
 from grpo_envs.errors import ConfigError
 from grpo_envs.reward_functions import Function
 from grpo_envs.rewards import score_safely
@@ -73,6 +75,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_with_a_line_and_the_run_goes_on_where_there_is_room(
     small_disk: Path,
 ) -> None:
@@ -311,3 +314,8 @@ def test_an_update_that_does_not_fit_is_made_in_halves_or_told_of() -> None:
     lost = update_in_a_child(16448, halved["grown"] // 3)
     assert lost["error"].startswith("out of memory with micro-batches of 8224 tokens, half of ")
     assert "model.gradient_checkpointing=true" in lost["error"]
+
+
+def test_a_name_of_a_reward_that_yaml_takes_for_a_number_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^a name in env\.rewards=nan\. Allowed: text"):
+        make_envs(compose_run(["env.rewards={nan: 1}"]))

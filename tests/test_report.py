@@ -145,6 +145,7 @@ def test_filters_stand_in_the_address(tmp_path: Path) -> None:
     assert f'<pre id="tried">{said}</pre>' in document
 
 
+@pytest.mark.slow
 @needs_browser
 def test_completions_are_sorted(tmp_path: Path) -> None:
     rows = [completion(1, 1, f"answer {n}", tokens=n) for n in (3, 9, 1)]
@@ -152,6 +153,7 @@ def test_completions_are_sorted(tmp_path: Path) -> None:
     assert re.findall(r"answer (\d)", document) == ["9", "3", "1"]
 
 
+@pytest.mark.slow
 @needs_browser
 def test_several_runs_are_told_apart(tmp_path: Path) -> None:
     runs = [run_with(tmp_path, [completion(1, i, "x")], f"run{i}") for i in (1, 2)]

@@ -56,6 +56,8 @@ PLACES: dict[str, tuple[type, str, int]] = {
     "evaluating": (Evaluation, "_rows", 1),
 }
 """What is counted there, and a number of calls that comes within two or three steps."""
+QUICK = ("sampling", "updating", "writing a checkpoint")
+"""Those that the default suite tries."""
 
 
 @cache
@@ -161,7 +163,12 @@ forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:Dep
 @pytest.mark.parametrize(
     ("place", "call"),
     [
-        *((place, call) for place, (_, _, call) in PLACES.items()),
+        *((place, call) for place, (_, _, call) in PLACES.items() if place in QUICK),
+        *(
+            pytest.param(place, call, marks=pytest.mark.slow)
+            for place, (_, _, call) in PLACES.items()
+            if place not in QUICK
+        ),
         pytest.param("writing a log", 2, id="between an evaluation and its answers"),
     ],
 )

@@ -115,6 +115,7 @@ def test_everything_of_a_run_is_in_its_folder(finished: tuple[Path, str]) -> Non
     assert not list(out.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_the_same_seed_repeats_and_another_differs(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -143,10 +144,8 @@ def test_a_rerun_into_the_same_folder_is_done_or_refused(finished: tuple[Path, s
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_that_command_does(tmp_path: Path) -> None:
-    """Interrupted and resumed, the run ends with the weights and rows of the straight one."""
+    """That it then ends as a run that was left alone is test_resume.py's."""
     args = [*QUICK, "trainer.steps=6", "logger=files"]
-    straight = grpo(tmp_path, *args, "hydra.run.dir=straight")
-    assert straight.returncode == 0, straight.stderr
     process = subprocess.Popen(
         command(*args, "hydra.run.dir=cut"), cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
@@ -168,16 +167,6 @@ def test_ctrl_c_saves_says_how_to_go_on_and_that_command_does(tmp_path: Path) ->
     assert "resuming" in resumed.stdout
     steps = [row["step"] for row in rows(metrics)]
     assert steps == [1, 2, 3, 4, 5, 6]
-    texts = [
-        [row["text"] for row in rows(tmp_path / run / "completions.jsonl")]
-        for run in ("straight", "cut")
-    ]
-    assert texts[0] == texts[1]
-    final = [
-        AutoModelForCausalLM.from_pretrained(tmp_path / run / "checkpoints" / "last").state_dict()
-        for run in ("straight", "cut")
-    ]
-    assert all(final[0][name].equal(final[1][name]) for name in final[0])
 
 
 def test_a_resume_with_another_configuration_names_the_keys(finished: tuple[Path, str]) -> None:
@@ -207,12 +196,17 @@ def test_resuming_what_does_not_exist(tmp_path: Path) -> None:
         (["agent.group_sise=8"], "Did you mean 'agent.group_size'?"),
         (["agent.group_size=eight"], "agent.group_size=eight: Value 'eight'"),
         (["model.path=nowhere"], "model.path=nowhere: no such folder"),
-        (["env.levle=2"], "no env.levle. Allowed: env.split, env.level"),
-        (["env.group_size=4"], "no env.group_size. Allowed: env.split, env.level"),
-        (["env.dataset=empty.jsonl"], "env.dataset=empty.jsonl: the file is empty"),
-        (["env.dataset=other.jsonl"], "no column 'prompt'."),
-        (["trainer.device=cuda"], "trainer.device=cuda: no CUDA GPU here."),
-        (["env.split=eval"], "env.split is set by the run"),
+        *(
+            pytest.param(args, said, marks=pytest.mark.slow)
+            for args, said in (
+                (["env.levle=2"], "no env.levle. Allowed: env.split, env.level"),
+                (["env.group_size=4"], "no env.group_size. Allowed: env.split, env.level"),
+                (["env.dataset=empty.jsonl"], "env.dataset=empty.jsonl: the file is empty"),
+                (["env.dataset=other.jsonl"], "no column 'prompt'."),
+                (["trainer.device=cuda"], "trainer.device=cuda: no CUDA GPU here."),
+                (["env.split=eval"], "env.split is set by the run"),
+            )
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -125,6 +125,7 @@ USERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["confined", "bubblewrap"])
 @pytest.mark.parametrize("user", USERS)
 def test_a_level_holds_for_every_user(

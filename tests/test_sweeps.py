@@ -206,6 +206,7 @@ def test_a_bug_in_a_job_leaves_its_traceback_in_the_log(tmp_path: Path) -> None:
     assert "Traceback" in (folder / "run.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_sweeper_is_told_the_objective(tmp_path: Path) -> None:
     """Optuna looks for the better of two runs that are done already."""
     pytest.importorskip("optuna")
