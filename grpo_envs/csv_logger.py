@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from grpo_envs.files import fsync, write_atomically
+from grpo_envs.loggers import Logger
 from grpo_envs.metrics import rounded
-from grpo_envs.types import Group
 
 
-class CsvLogger:
+class CsvLogger(Logger):
     """metrics.csv and eval.csv: a row a step, a column a metric.
 
     A metric that comes later is a column more, empty in the rows before. Completions are in none
@@ -28,11 +28,6 @@ class CsvLogger:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append to metrics.csv."""
         self._metrics.append(step, metrics)
-
-    def log_completions(
-        self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
-    ) -> None:
-        """Completions are for completions.jsonl."""
 
     def log_eval(
         self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]

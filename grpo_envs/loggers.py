@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import rich
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -21,11 +21,12 @@ log = logging.getLogger(__name__)
 _PLAIN_LINES = 20
 
 
-class Logger(Protocol):
+class Logger:
     """What a logger does with a run.
 
     A package brings one through an entry point of the group `grpo_envs.loggers`: a class that is
-    made with the run's folder, its number of steps, and how many of them are done already.
+    made with the run's folder, its number of steps, and how many of them are done already. One that
+    inherits from this one does nothing where it says nothing.
     """
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -56,7 +57,7 @@ class ConsoleHandler(logging.Handler):
         )
 
 
-class ConsoleLogger:
+class ConsoleLogger(Logger):
     """A live progress display on a terminal, about twenty plain lines elsewhere."""
 
     def __init__(self, run: Path, steps: int, done: int) -> None:
@@ -85,11 +86,6 @@ class ConsoleLogger:
                 text,
                 _clock(left),
             )
-
-    def log_completions(
-        self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
-    ) -> None:
-        """Completions are in completions.jsonl."""
 
     def log_eval(
         self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
@@ -125,7 +121,7 @@ class ConsoleLogger:
         self._live.update(self._task, completed=step, description=text)
 
 
-class JsonlLogger:
+class JsonlLogger(Logger):
     """metrics, completions, eval and eval_completions, each as .jsonl: one JSON object a line."""
 
     def __init__(self, run: Path, steps: int, done: int) -> None:
@@ -169,7 +165,7 @@ class JsonlLogger:
             file.write(json_lines(rows))
 
 
-class TensorBoardLogger:
+class TensorBoardLogger(Logger):
     """TensorBoard event files."""
 
     def __init__(self, run: Path, steps: int, done: int) -> None:
@@ -183,11 +179,6 @@ class TensorBoardLogger:
         """Write scalars."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
-
-    def log_completions(
-        self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
-    ) -> None:
-        """Completions are in completions.jsonl."""
 
     def log_eval(
         self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
