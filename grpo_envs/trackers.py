@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from grpo_envs.errors import ConfigError
 from grpo_envs.files import shown, write_atomically
+from grpo_envs.loggers import Logger
 from grpo_envs.run_folder import RunFolder
 from grpo_envs.types import Group
 
@@ -23,7 +24,7 @@ MOST_COMPLETIONS = 200
 _COLUMNS = ("step", "problem", "prompt", "text", "reward", "advantage")
 
 
-class Tracker(ABC):
+class Tracker(Logger, ABC):
     """One run of a tracker for one run of ours, however often that is resumed.
 
     `<name>.json` in the run's folder says which it is and how far it was told. Trackers cannot
@@ -201,17 +202,15 @@ class MlflowLogger(Tracker):
 
     def _send_config(self, config: Mapping[str, Any]) -> None:
         known = self._client.get_run(self._told["id"]).data.params
-        named = {_mlflow_name(key): str(value) for key, value in config.items()}
-        new = [self._kinds.Param(*item) for item in named.items() if item[0] not in known]
+        named = ((_mlflow_name(key), str(value)) for key, value in config.items())
+        new = [self._kinds.Param(*item) for item in named if item[0] not in known]
         for start in range(0, len(new), 100):  # the most that MLflow takes at once
             self._client.log_batch(self._told["id"], params=new[start : start + 100])
 
     def _send_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        made = [
-            self._kinds.Metric(_mlflow_name(name), value, now, step)
-            for name, value in metrics.items()
-        ]
+        named = ((_mlflow_name(name), value) for name, value in metrics.items())
+        made = [self._kinds.Metric(*item, now, step) for item in named]
         self._client.log_batch(self._told["id"], metrics=made)
 
     def _send_table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
