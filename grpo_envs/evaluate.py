@@ -26,7 +26,7 @@ from grpo_envs.config import RunConfig
 from grpo_envs.env import TextEnv
 from grpo_envs.environments import make_held_out
 from grpo_envs.errors import ConfigError, GrpoEnvsError
-from grpo_envs.evaluation import STRATA, by_problem, differences, estimates
+from grpo_envs.evaluation import STRATA, Evaluation, by_problem, differences, estimates
 from grpo_envs.evaluation_tables import difference_table, tables
 from grpo_envs.files import fsync, shown, write_atomically
 from grpo_envs.loggers import ConsoleHandler
@@ -70,32 +70,35 @@ def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
     path, said = resolve(cfg.model, make_accelerator(cfg.trainer).device)
     identity = _identity(cfg, path)
     folder = out / cfg.env["name"] / f"{_label(path)}-{_digest(identity)}"
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "completions.jsonl"
     each = 1 + cfg.trainer.eval_samples
     there = by_problem(read_jsonl(file) if file.is_file() else [])
     whole = [row for rows in there.values() if len(rows) == each for row in rows]
+    missing = [n for n in range(problems) if len(there.get(n, ())) != each]
+    evaluation = _open(cfg, (env, problems)) if missing else None  # a model that is not there
+    folder.mkdir(parents=True, exist_ok=True)  # leaves no folder
     write_atomically(folder / "config.json", json.dumps(identity, indent=1))
     write_atomically(file, json_lines(whole))
-    missing = [n for n in range(problems) if len(there.get(n, ())) != each]
-    if missing:
-        _answer(cfg, (env, problems), missing, file)
+    if evaluation:
+        _answer(evaluation, missing, file)
     rows = [row for row in read_jsonl(file) if row["problem"] < problems]
     rows.sort(key=lambda row: int(row["problem"]))  # the order of a first time and of a later one
     return Evaluated(name=said.removeprefix("model: "), folder=folder, rows=rows, env=env)
 
 
-def _answer(
-    cfg: RunConfig, held_out: tuple[TextEnv, int], problems: Sequence[int], file: Path
-) -> None:
-    """Append the answers to some problems to a file, a part at a time."""
+def _open(cfg: RunConfig, held_out: tuple[TextEnv, int]) -> Evaluation:
+    """Load the model."""
     from grpo_envs.build import filled_in, make_evaluation, open_policy, sampling_dtype
 
     policy, accelerator = open_policy(cfg, adapters=True)
     policy.to(accelerator.device)
     dtype = sampling_dtype(cfg.sampler, accelerator)
-    evaluation = make_evaluation(filled_in(cfg, policy), policy, held_out, dtype)
-    size = max(1, _AT_ONCE // (1 + cfg.trainer.eval_samples))
+    return make_evaluation(filled_in(cfg, policy), policy, held_out, dtype)
+
+
+def _answer(evaluation: Evaluation, problems: Sequence[int], file: Path) -> None:
+    """Append the answers to some problems to a file, a part at a time."""
+    size = max(1, _AT_ONCE // (1 + evaluation.samples))
     parts = [problems[i : i + size] for i in range(0, len(problems), size)]
     for part in track(parts, "answering", console=rich.get_console(), transient=True):
         with file.open("a", encoding="utf-8") as opened:

@@ -116,6 +116,8 @@ def _train(run: config.RunConfig, folder: RunFolder) -> float | None:
         raise Terminated if trainer.stop.terminated else KeyboardInterrupt  # ends a sweep, too
     folder.finish(trainer.done, metrics)
     log.info("checkpoint: %s", shown(folder.path / "checkpoints" / "last"))
+    if "report" in run.logger.names:
+        log.info("report: %s", shown(folder.path / "report.html"))
     return metrics.get(run.trainer.objective)
 
 

@@ -15,6 +15,7 @@ from grpo_envs import evaluate
 from grpo_envs.build import build
 from grpo_envs.composition import compose_run
 from grpo_envs.environments import make_envs
+from grpo_envs.errors import ConfigError
 from grpo_envs.rows import read_jsonl
 
 MIXED = "env.of={countdown: 1, math: {weight: 1, levels: [1, 3]}}"
@@ -117,13 +118,19 @@ def test_what_is_answered_is_not_answered_again(
     def never(*args: object) -> None:
         raise AssertionError("it asked the model again")
 
-    monkeypatch.setattr(evaluate, "_answer", never)
+    monkeypatch.setattr(evaluate, "_open", never)
     assert evaluated(tmp_path).rows == first.rows
     fewer = evaluated(tmp_path, problems=3)
     assert {row["problem"] for row in fewer.rows} == {0, 1, 2}
     for other in ("env.level=2", "trainer.eval_temperature=0.5", "seed=1"):
         with pytest.raises(AssertionError, match="asked the model again"):
             evaluated(tmp_path, other)
+
+
+def test_a_model_that_is_not_there_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.path=nowhere"):
+        evaluated(tmp_path / "out", "model.path=nowhere")
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_models_are_compared_on_the_same_problems(
