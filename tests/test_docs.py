@@ -81,4 +81,6 @@ def test_the_api_pages_are_made_by_the_command_that_is_named(tmp_path: Path) -> 
         command.split(), cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "TextEnv" in (tmp_path / "site" / "grpo_envs" / "env.html").read_text(encoding="utf-8")
+    site = tmp_path / "site"
+    assert "TextEnv" in (site / "grpo_envs.html").read_text(encoding="utf-8")
+    assert "token_ratio" in (site / "grpo_agent" / "losses.html").read_text(encoding="utf-8")
