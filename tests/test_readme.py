@@ -3,6 +3,8 @@
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,46 @@ def test_every_value_that_the_agents_page_offers_is_allowed() -> None:
         for value in re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", values)):
             extra = ["agent.loss.kl_in=reward"] if value == "k1" else []
             compose_run([f"{key}={value}", *extra])
+
+
+SMALL = [
+    *("trainer.steps=1", "trainer.prompts_per_step=8", "trainer.eval_problems=2"),
+    *("agent.group_size=2", "sampler.max_new_tokens=8"),
+]
+CANNOT = {
+    "Qwen/": "the hub",
+    "model.size=1.7b": "the hub",
+    "smollm2": "a package that the tests do not install",
+    "one_gpu": "a GPU",
+    "several_gpus": "GPUs",
+    "submitit_slurm": "Slurm",
+    "gsm8k": "the hub",
+    "mbpp": "the hub",
+    "rows.jsonl": "somebody's file",
+    "wandb": "an account, or WANDB_MODE",
+    "resume=outputs": "a run that is there",
+    "model.path=multirun": "a run that is there",
+    "my_package": "somebody's package",
+    "sort_letters": "a package that test_third_party.py has new_env write",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [told for told in dict.fromkeys(COMMANDS) if not any(word in told for word in CANNOT)],
+)
+def test_every_run_runs(command: str, tmp_path: Path) -> None:
+    """As it stands, but for its size; what needs something that is not here composes, above."""
+    words = [word for word in shlex.split(command) if not word.startswith("hydra.run.dir=")]
+    del words[: words.index("grpo_envs.run") + 1]
+    trials = ["hydra.sweeper.n_trials=2"] if "hydra/sweeper=optuna" in words else []
+    done = subprocess.run(
+        [sys.executable, "-m", "grpo_envs.run", *words, *SMALL, *trials],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
