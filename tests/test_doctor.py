@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from grpo_envs.doctor import diagnose
-from grpo_envs.record import read_record
+from grpo_envs.record import Record, read_record
 from tests.failing_runs import RUNS
 
 FOLDER = Path(__file__).parent / "runs"
@@ -42,3 +43,31 @@ def test_the_command_says_it_in_words() -> None:
     assert none.returncode == 2
     assert len(none.stderr.splitlines()) == 1
     assert "Give the folder of a run." in none.stderr
+
+
+def made_of(steps: int, **columns: Callable[[int], float]) -> Record:
+    """A run whose metrics are functions of the step."""
+    names = {key: key.replace("__", "/") for key in columns}
+    rows = [
+        {"step": i, "reward/invalid": 0.0, **{names[k]: f(i) for k, f in columns.items()}}
+        for i in range(1, steps + 1)
+    ]
+    about = {"weights": {"correct": 1.0}, "own": ["correct"]}
+    return Record(Path("run"), rows, [], {}, about, "done")
+
+
+def test_a_run_that_has_learnt_its_task_is_not_ill() -> None:
+    learnt = made_of(
+        40,
+        reward__mean=lambda i: min(1.0, i / 30),
+        reward__correct=lambda i: min(1.0, i / 30),
+        group__zero_std=lambda i: float(i > 30),
+    )
+    assert [finding.name for finding in diagnose(learnt)] == []
+    known = made_of(
+        40,
+        reward__mean=lambda i: 1.0,
+        reward__correct=lambda i: 1.0 - (i % 2) / 100,
+        group__zero_std=lambda i: 0.95,
+    )
+    assert [finding.name for finding in diagnose(known)] == ["too easy"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grpo_envs.evaluation import estimates, eval_metrics
+from grpo_envs.evaluation import differences, estimates, eval_metrics
 from grpo_envs.statistics import mean_of, pass_at_k, share_of, wilson
 from grpo_envs.types import Reward
 
@@ -187,3 +187,13 @@ def test_uneven_clusters_by_hand() -> None:
     estimate = mean_of({"a": [1.0, 1.0], "b": [0.0]})
     assert estimate.mean == pytest.approx(2 / 3)
     assert estimate.half_width == pytest.approx(1.96 * 0.314270, abs=1e-5)
+
+
+def test_a_difference_is_paired_and_says_how_much_more_b_has() -> None:
+    a = [row(i, earned(right, 1)) for i, right in enumerate((0, 0, 1, 1))]
+    b = [row(i, earned(right, 1)) for i, right in enumerate((1, 1, 1, 0, 1))]  # one more problem
+    gain = differences(a, b, WEIGHTS)["accuracy"]
+    # Gains 1, 1, 0, -1: mean 1/4; error sqrt((0.75^2 * 2 + 0.25^2 + 1.25^2) / 4) / sqrt(4).
+    assert gain.mean == pytest.approx(0.25)
+    assert gain.high == pytest.approx(0.25 + 1.96 * math.sqrt(2.75 / 16))
+    assert differences(b, a, WEIGHTS)["accuracy"].mean == pytest.approx(-0.25)
