@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,19 +86,23 @@ def read_record(path: Path) -> Record:
     folder = RunFolder(path)
     steps = read_jsonl(path / "metrics.jsonl")
     evals = path / "eval.jsonl"
-    state = "done"
-    if folder.error is not None:
-        state = f"failed: {folder.error}"
-    elif folder.result is None:
-        state = f"cut off after step {steps[-1]['step'] if steps else 0}"
     return Record(
         path=path,
         steps=steps,
         evals=read_jsonl(evals) if evals.is_file() else [],
         config=folder.config or {},
         about=folder.about,
-        state=state,
+        state=state_of(folder, steps),
     )
+
+
+def state_of(folder: RunFolder, steps: Sequence[Mapping[str, Any]]) -> str:
+    """Return what became of a run: done, failed: why, or cut off after step N."""
+    if folder.error is not None:
+        return f"failed: {folder.error}"
+    if folder.result is None:
+        return f"cut off after step {steps[-1]['step'] if steps else 0}"
+    return "done"
 
 
 def _quarter(column: list[float]) -> int:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from grpo_envs.errors import ConfigError, GrpoEnvsError, require_one_of
 from grpo_envs.plot import smooth
+from grpo_envs.record import state_of
 from grpo_envs.rows import read_jsonl
 from grpo_envs.run_folder import RunFolder
 
@@ -88,17 +89,12 @@ def read_jobs(sweep: Path) -> list[Job]:
 def _read_job(folder: RunFolder) -> Job:
     rows = [folder.path / f"{name}.jsonl" for name in ("metrics", "eval")]
     steps, evals = (read_jsonl(path) if path.is_file() else [] for path in rows)
-    result, state = folder.result, "done"
-    if folder.error is not None:
-        state = f"failed: {folder.error}"
-    elif result is None:
-        state = f"cut off after step {steps[-1]['step'] if steps else 0}"
     pairs = (override.partition("=") for override in folder.overrides)
     return Job(
         name=folder.path.name,
         overrides={key.lstrip("+"): value for key, _, value in pairs},
-        state=state,
-        result=result or {},
+        state=state_of(folder, steps),
+        result=folder.result or {},
         steps=steps,
         evals=evals,
     )

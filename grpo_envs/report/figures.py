@@ -8,10 +8,9 @@ from typing import Any
 from plotly import graph_objects as go
 from plotly.colors import qualitative
 
+from grpo_envs.plot import smooth
 from grpo_envs.record import Record
 
-_WINDOW = 5
-"""Steps of the running mean that is drawn beside the values."""
 _TITLES = {
     "reward/mean": "reward of sampled answers",
     "loss/kl": "KL to the reference [nats/token]",
@@ -70,9 +69,14 @@ def _is_pass(name: str) -> bool:
     return name.startswith("eval/pass@") and name.partition("@")[2].isdecimal()
 
 
+def half_width_of(metric: str) -> str:
+    """Return what half the width of an evaluation's metric is called, see `eval_metrics`."""
+    return "eval/ci95" if metric == "eval/accuracy" else f"{metric}_ci95"
+
+
 def _evals(runs: Sequence[Record], names: Sequence[str], metric: str) -> go.Figure:
     """Draw an evaluation's metric with its 95 % intervals."""
-    half = "eval/ci95" if metric == "eval/accuracy" else f"{metric}_ci95"
+    half = half_width_of(metric)
     figure = _figure()
     for i, (run, name) in enumerate(zip(runs, names, strict=True)):
         rows = [row for row in run.evals if metric in row]
@@ -96,7 +100,7 @@ def _curves(runs: Sequence[Record], names: Sequence[str], metric: str) -> go.Fig
         steps, values = [row["step"] for row in rows], [row[metric] for row in rows]
         faint = {"line": {"color": _colour(i), "width": 1}, "opacity": 0.35, "hoverinfo": "skip"}
         figure.add_scatter(x=steps, y=values, **faint)
-        figure.add_scatter(x=steps, y=_smooth(values), line_color=_colour(i), **_told(name))
+        figure.add_scatter(x=steps, y=smooth(values), line_color=_colour(i), **_told(name))
     if _TITLES.get(metric, "").startswith("share"):
         figure.update_yaxes(range=_SHARE)
     return figure
@@ -147,8 +151,3 @@ def colours(count: int) -> list[str]:
 
 def _colour(i: int) -> str:
     return str(qualitative.D3[i % len(qualitative.D3)])
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    windows = [values[max(0, i - _WINDOW + 1) : i + 1] for i in range(len(values))]
-    return [sum(window) / len(window) for window in windows]

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from grpo_envs.doctor import diagnose
 from grpo_envs.record import Record
-from grpo_envs.report.figures import colours, figures
+from grpo_envs.report.figures import colours, figures, half_width_of
 
 _HERE = Path(__file__).parent
 _MOST = 5000
@@ -86,7 +86,7 @@ def _evaluations(run: Record) -> str:
     rows = []
     for name in last:
         if name.startswith("eval/") and not name.endswith("ci95"):
-            half = "eval/ci95" if name == "eval/accuracy" else f"{name}_ci95"
+            half = half_width_of(name)
             cells = [
                 f"{row[name]:.3f}" + (f" &plusmn; {row[half]:.3f}" if half in row else "")
                 for row in (first, last)
