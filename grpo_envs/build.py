@@ -18,6 +18,7 @@ from grpo_agent.models import adapt, hints, load_policy, resolve, restore
 from grpo_agent.policy import Policy
 from grpo_agent.rollout import Rollout
 from grpo_agent.sampler import Decoding
+from grpo_envs import launch
 from grpo_envs.checkpoint import Checkpoints
 from grpo_envs.config import RunConfig, TrainerConfig
 from grpo_envs.env import TextEnv
@@ -25,6 +26,7 @@ from grpo_envs.environments import Envs
 from grpo_envs.errors import ConfigError
 from grpo_envs.evaluation import Evaluation
 from grpo_envs.installed import AGENTS, LOGGERS, load
+from grpo_envs.processes import ALONE, Processes
 from grpo_envs.stopping import Stop
 from grpo_envs.trainer import Trainer
 from grpo_envs.vector import GroupVectorEnv
@@ -32,13 +34,14 @@ from grpo_envs.vector import GroupVectorEnv
 log = logging.getLogger(__name__)
 
 
-def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
+def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -> Trainer:
     """Make everything that a run needs.
 
     Args:
         cfg: A validated configuration.
         out: The run's folder.
         envs: What `make_envs` makes of the configuration.
+        processes: Those that share the run. The first alone logs.
 
     Raises:
         GrpoEnvsError: one line that says what to change.
@@ -46,32 +49,31 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
     agent_class = load(AGENTS, cfg.agent.name)
     policy, accelerator = open_policy(cfg)
     filled = filled_in(cfg, policy)
-    if cfg.model.gradient_checkpointing:
-        policy.checkpoint_layers()
-    if cfg.model.lora.rank:
-        adapt(policy, cfg.model.lora, compute_dtype(accelerator), seed=cfg.seed)
+    _make_trainable(policy, cfg, compute_dtype(accelerator))
     # The agent first: it moves the policy to the device and copies the reference before a resume
     # puts trained weights into the policy.
     agent = agent_class(policy, filled.agent, accelerator, filled.sampler)
-    done, state = _resume(agent, envs.train.env, cfg, out) if cfg.resume else (0, {})
+    checkpoints = Checkpoints(out, cfg.trainer.keep_checkpoints)
+    done, state = _resume(agent, envs.train.env, cfg, checkpoints) if cfg.resume else (0, {})
     log.info("%s", _summary(filled, policy, accelerator))
     log.info("first prompt, as the model sees it: %r", _first_prompt(envs.train, policy))
-    tokens = filled.sampler.max_new_tokens
-    assert tokens is not None  # filled
-    sampling = Decoding(max_new_tokens=tokens, temperature=filled.sampler.temperature)
     dtype = sampling_dtype(cfg.sampler, accelerator)
-    stop = Stop()
+    stop = Stop(patient=processes.count == 1)
+    sampling = _decoding(filled.sampler)
+    rollout = Rollout(envs.train, policy, sampling, cfg.seed, dtype, tick=stop.check)
+    held_out = (envs.held_out, envs.problems)
+    evaluation = make_evaluation(filled, policy, held_out, dtype, tick=stop.check)
+    evaluation.processes = processes
+    names = cfg.logger.names if processes.first else []
     return Trainer(
         cfg=cfg.trainer,
         seed=cfg.seed,
         agent=agent,
         env=envs.train.env,
-        rollout=Rollout(envs.train, policy, sampling, cfg.seed, dtype, tick=stop.check),
-        evaluation=make_evaluation(
-            filled, policy, (envs.held_out, envs.problems), dtype, tick=stop.check
-        ),
-        loggers=[load(LOGGERS, name)(out, cfg.trainer.steps, done) for name in cfg.logger.names],
-        checkpoints=Checkpoints(out, cfg.trainer.keep_checkpoints),
+        rollout=processes.shared(rollout),
+        evaluation=evaluation,
+        loggers=[load(LOGGERS, name)(out, cfg.trainer.steps, done) for name in names],
+        checkpoints=checkpoints,
         decisive=cfg.decisive(),
         group_size=cfg.agent.group_size,
         resamplings=cfg.agent.dynamic_sampling,
@@ -81,6 +83,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs) -> Trainer:
         skipped=state.get("skipped", 0),
         owes_evaluation=state.get("owes_evaluation", False),
         stop=stop,
+        processes=processes,
     )
 
 
@@ -146,12 +149,17 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
         cfg.precision == "auto" and not cpu and torch.cuda.is_bf16_supported()
     )
     accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
-    if accelerator.num_processes > 1:
+    if accelerator.num_processes != launch.count():
         raise ConfigError(
-            f"{accelerator.num_processes} processes: a run has one so far. GrpoAgent.update "
-            "itself works on several, each with groups of its own."
+            f"{accelerator.num_processes} processes, by a launcher that is not known here. "
+            "Allowed: accelerate launch, torchrun."
         )
     return accelerator
+
+
+def _decoding(cfg: SamplerConfig) -> Decoding:
+    assert cfg.max_new_tokens is not None  # filled in
+    return Decoding(max_new_tokens=cfg.max_new_tokens, temperature=cfg.temperature)
 
 
 def compute_dtype(accelerator: Accelerator) -> torch.dtype:
@@ -165,13 +173,22 @@ def sampling_dtype(cfg: SamplerConfig, accelerator: Accelerator) -> torch.dtype 
     return torch.bfloat16 if same or cfg.precision == "bf16" else None
 
 
-def _resume(agent: Any, env: TextEnv, cfg: RunConfig, out: Path) -> tuple[int, dict[str, Any]]:
+def _make_trainable(policy: Policy, cfg: RunConfig, compute: torch.dtype) -> None:
+    if cfg.model.gradient_checkpointing:
+        policy.checkpoint_layers()
+    if cfg.model.lora.rank:
+        adapt(policy, cfg.model.lora, compute, seed=cfg.seed)
+
+
+def _resume(
+    agent: Any, env: TextEnv, cfg: RunConfig, checkpoints: Checkpoints
+) -> tuple[int, dict[str, Any]]:
     """Put agent and environment back to where they were; return the steps done and the state."""
-    step, folder, state = Checkpoints(out).load(cfg.decisive())
+    step, folder, state = checkpoints.load(cfg.decisive())
     restore(agent.policy, folder)
     agent.load_state_dict(state["agent"])
     env.load_state_dict(state.get("env", {}))
-    log.info("resuming %s after step %d", out, step)
+    log.info("resuming %s after step %d", checkpoints.folder.parent, step)
     return step, state
 
 
@@ -189,8 +206,10 @@ def _summary(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> str:
     millions = sum(p.numel() for p in policy.model.parameters()) / 1e6
     adapters = sum(p.numel() for p in policy.trained_parameters()) / 1e6
     trained = f", {adapters:.2f} M of them trained (LoRA)," if policy.has_adapters else ""
+    count = accelerator.num_processes
+    processes = f" in {count} processes" if count > 1 else ""
     return (
-        f"{millions:.1f} M parameters{trained} on {accelerator.device.type}, "
+        f"{millions:.1f} M parameters{trained} on {accelerator.device.type}{processes}, "
         f"{accelerator.mixed_precision.replace('no', 'fp32')}; {cfg.trainer.steps} steps of "
         f"{cfg.trainer.prompts_per_step} prompts x {cfg.agent.group_size} completions of at most "
         f"{cfg.sampler.max_new_tokens} tokens; lr {cfg.agent.lr:g}, beta {cfg.agent.loss.beta:g}"

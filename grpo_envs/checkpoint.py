@@ -76,7 +76,7 @@ class Checkpoints:
         if final.exists():  # the same step again, after a resume
             shutil.rmtree(final)
         temporary.rename(final)
-        self._point_last_to(final)
+        self.point_last_to(final)
         fsync(self.folder)
         for old in sorted(self.folder.glob("step_*"))[: -self.keep or None] if self.keep else ():
             shutil.rmtree(old)
@@ -127,10 +127,10 @@ class Checkpoints:
         except UnpicklingError as error:
             cause = "it holds more than numbers and texts, which could run as code: refused"
             raise ConfigError(f"{shown(folder / _STATE)}: {cause}.") from error
-        self._point_last_to(folder)
         return step, folder.resolve(), state
 
-    def _point_last_to(self, final: Path) -> None:
+    def point_last_to(self, final: Path) -> None:
+        """Let `last` be this checkpoint."""
         link = self.folder / ".last.tmp"
         link.unlink(missing_ok=True)
         link.symlink_to(final.name)

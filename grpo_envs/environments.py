@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from grpo_envs import plugins
 from grpo_envs.config import RunConfig
 from grpo_envs.env import TextEnv
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, require
+from grpo_envs.processes import ALONE, Processes
 from grpo_envs.vector import GroupVectorEnv
 
 
@@ -19,15 +20,23 @@ class Envs:
     """How many of them there are to evaluate on, at most as many as asked for."""
 
 
-def make_envs(cfg: RunConfig) -> Envs:
+def make_envs(cfg: RunConfig, processes: Processes = ALONE) -> Envs:
     """Make the environments that `cfg.env` names.
+
+    Args:
+        cfg: Names them.
+        processes: Those that share the problems of a step.
 
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
     _require_no_split(cfg)
-    size = cfg.agent.group_size
-    members = cfg.trainer.prompts_per_step * size
+    size, prompts = cfg.agent.group_size, cfg.trainer.prompts_per_step
+    least = processes.count
+    require(
+        prompts >= least, "trainer.prompts_per_step", prompts, f"{least} or more, one a process"
+    )
+    members = len(processes.share(range(prompts))) * size
     env = plugins.make(cfg.env["name"], **cfg.env_keywords)
     held_out, problems = make_held_out(cfg)
     return Envs(train=GroupVectorEnv(env, members, size), held_out=held_out, problems=problems)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
 from grpo_envs.env import TextEnv
 from grpo_envs.metrics import earns_all
+from grpo_envs.processes import ALONE, Processes, Sampler
 from grpo_envs.rows import completion_rows
 from grpo_envs.statistics import Estimate, mean_of, pass_at_k, share_of
 from grpo_envs.timing import Timer
@@ -19,13 +20,6 @@ Row = Mapping[str, Any]
 """What became of one answer; see `completion_rows`. `decoding` is greedy or sampled."""
 STRATA = ("env", "level")
 """What problems are told apart by, where their `meta` has it."""
-
-
-class Sampler(Protocol):
-    """Samples and scores a group for each problem seed."""
-
-    def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
-        """Return the groups, in order."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +34,8 @@ class Evaluation:
     temperature: float
     play: Callable[[GroupVectorEnv, float], Sampler]
     """Makes the policy a player of an environment, at a temperature (0: greedy)."""
+    processes: Processes = ALONE
+    """Those that share the problems; each returns the answers to all."""
     _players: dict[tuple[int, int], Sampler] = field(default_factory=dict)
 
     def __call__(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -58,12 +54,14 @@ class Evaluation:
     def _rows(
         self, problems: Sequence[int], each: int, temperature: float
     ) -> Iterator[dict[str, Any]]:
-        shape = (len(problems) * each, each if temperature else 0)
-        if shape not in self._players:
-            self._players[shape] = self.play(
-                GroupVectorEnv(self.env, len(problems) * each, each), temperature
-            )
-        yield from completion_rows(self._players[shape](problems, Timer()))
+        def play(seeds: Sequence[int], timer: Timer) -> list[Group]:
+            shape = (len(seeds) * each, each if temperature else 0)
+            if shape not in self._players:
+                members = GroupVectorEnv(self.env, len(seeds) * each, each)
+                self._players[shape] = self.play(members, temperature)
+            return self._players[shape](seeds, timer)
+
+        yield from completion_rows(self.processes.shared(play)(problems, Timer()))
 
 
 def eval_metrics(rows: Sequence[Row], weights: Mapping[str, float]) -> dict[str, float]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import platform
 import shlex
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -15,9 +17,11 @@ from omegaconf import DictConfig
 
 from grpo_envs import composition, config
 from grpo_envs.checkpoint import Checkpoints
+from grpo_envs.env import TextEnv
 from grpo_envs.environments import make_envs
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.files import shown
+from grpo_envs.processes import Processes, connect
 from grpo_envs.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -42,6 +46,17 @@ class JobFailed(GrpoEnvsError):
         self.folder, self.why = folder, why
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done in a folder."""
+
+    run: config.RunConfig
+    """`resume` is None, or the folder."""
+    folder: RunFolder
+    result: Mapping[str, float] | None
+    """Of a run that is already done."""
+
+
 def run(cfg: DictConfig) -> float | None:
     """Train; return `trainer.objective`, None where nothing was evaluated.
 
@@ -51,11 +66,35 @@ def run(cfg: DictConfig) -> float | None:
     """
     run = config.convert(cfg)
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
-    with folder.locked():
-        return _run(run, folder)
+    return _run(run, folder, connect(run.trainer.device))
 
 
-def _run(run: config.RunConfig, folder: RunFolder) -> float | None:
+def follow(overrides: list[str]) -> None:
+    """Be one of the processes that share a run and are not its first: it says what to do.
+
+    Raises:
+        GrpoEnvsError: as in `run`.
+    """
+    run = composition.compose_run(overrides)
+    _run(run, None, connect(run.trainer.device))
+
+
+def _run(run: config.RunConfig, folder: RunFolder | None, processes: Processes) -> float | None:
+    with ExitStack() as lock:
+
+        def plan() -> Plan:
+            assert folder is not None  # the first has one
+            lock.enter_context(folder.locked())
+            return _plan(run, folder)
+
+        agreed = processes.by_first(plan)
+        if agreed.result is not None:
+            log.info("already done: %s", shown(agreed.folder.path))
+            return agreed.result.get(run.trainer.objective)
+        return _train(agreed.run, agreed.folder, processes)
+
+
+def _plan(run: config.RunConfig, folder: RunFolder) -> Plan:
     if run.resume == AUTO:  # as `resume=FOLDER` where there is something to go on with
         done = folder.result is not None and folder.is_of(run.identity())
         there = str(folder.path) if folder.has_checkpoint and not done else None
@@ -63,17 +102,16 @@ def _run(run: config.RunConfig, folder: RunFolder) -> float | None:
     result = folder.result if run.resume is None else None
     if run.resume is None:
         folder.require_same(run.identity())
-    if result is not None:
-        log.info("already done: %s", shown(folder.path))
-        return result.get(run.trainer.objective)
-    if run.resume is None and folder.has_checkpoint:
+    if run.resume is None and result is None and folder.has_checkpoint:
         if not in_sweep():
             path = shown(folder.path)
             raise ConfigError(f"{path} holds a run that was cut off. Add resume={path} to go on.")
         run = replace(run, resume=str(folder.path))
     if run.resume is not None:
-        Checkpoints(folder.path).require(run.decisive())
-    return _train(run, folder)
+        checkpoints = Checkpoints(folder.path)
+        step = checkpoints.require(run.decisive())
+        checkpoints.point_last_to(checkpoints.folder / f"step_{step:06d}")
+    return Plan(run, folder, result)
 
 
 def run_in_sweep(cfg: DictConfig) -> float | None:
@@ -102,15 +140,15 @@ def in_sweep() -> bool:
     return HydraConfig.get().mode is RunMode.MULTIRUN
 
 
-def _train(run: config.RunConfig, folder: RunFolder) -> float | None:
-    envs = make_envs(run)
+def _train(run: config.RunConfig, folder: RunFolder, processes: Processes) -> float | None:
+    envs = processes.each(lambda: make_envs(run, processes))
     from grpo_envs.build import build  # torch and transformers: not for --help, nor for a mistake
 
-    trainer = build(run, folder.path, envs)
-    env = envs.train.env
-    about = {"weights": env.weights, "own": [*env.own_weights], "versions": versions()}
-    folder.claim(run.identity(), list(HydraConfig.get().overrides.task), about)
+    trainer = processes.each(lambda: build(run, folder.path, envs, processes))
+    processes.by_first(lambda: _claim(run, folder, envs.train.env))
     metrics = trainer.run()
+    if not processes.first:
+        return None
     if trainer.stop.asked:
         log.warning("stopped after step %d, saved. To go on:\n  %s", trainer.done, _again(folder))
         raise Terminated if trainer.stop.terminated else KeyboardInterrupt  # ends a sweep, too
@@ -119,6 +157,11 @@ def _train(run: config.RunConfig, folder: RunFolder) -> float | None:
     if "report" in run.logger.names:
         log.info("report: %s", shown(folder.path / "report.html"))
     return metrics.get(run.trainer.objective)
+
+
+def _claim(run: config.RunConfig, folder: RunFolder, env: TextEnv) -> None:
+    about = {"weights": env.weights, "own": [*env.own_weights], "versions": versions()}
+    folder.claim(run.identity(), list(HydraConfig.get().overrides.task), about)
 
 
 def versions() -> dict[str, str]:

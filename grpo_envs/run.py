@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from grpo_envs import composition, config, job, plugins
-from grpo_envs.errors import GrpoEnvsError
+from grpo_envs import composition, config, job, launch, plugins
+from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.files import shown
 from grpo_envs.help import help_text
 from grpo_envs.run_folder import RunFolder, failures
@@ -22,6 +24,8 @@ from grpo_envs.run_folder import RunFolder, failures
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+_FIRST_SAYS = 15.0
+"""Seconds that the first process has to say what is wrong."""
 
 
 @hydra.main(config_path=str(plugins.conf_dir()), config_name="config", **composition.RUNNING)
@@ -43,11 +47,12 @@ def main() -> None:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     started = time.time()
     if {"-h", "--help"} & {*sys.argv}:
-        _print_help([word for word in sys.argv[1:] if not word.startswith("-")])
+        if launch.speaks():
+            _print_help([word for word in sys.argv[1:] if not word.startswith("-")])
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors to us instead of printing a page
     try:
-        _hydra_main()
+        _begin(sys.argv[1:])
     except job.Terminated:
         sys.exit(0)
     except KeyboardInterrupt:
@@ -57,11 +62,38 @@ def main() -> None:
     except (GrpoEnvsError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
-        sys.exit(f"grpo_envs: {config.explain(error)}")
+        _fail(f"grpo_envs: {config.explain(error)}")
     except OSError as error:
         if wants_traceback or error.errno not in _OF_THE_DISK:
             raise
-        sys.exit(_told_of_disk(error))
+        _fail(_told_of_disk(error))
+
+
+def _begin(words: list[str]) -> None:
+    """Be the one process of a run, or of several the first, or another."""
+    if launch.count() > 1:
+        flags = [word for word in words if word.startswith("-")]
+        if flags:
+            raise ConfigError(
+                f"{flags[0]} in a run of several processes. Allowed: key=value. A sweep has runs "
+                "of one process each: python -m grpo_envs.run -m ..."
+            )
+    if launch.index() == 0:
+        _hydra_main()
+        return
+    logging.getLogger().addHandler(logging.NullHandler())  # the first one says it
+    job.follow(words)
+
+
+def _fail(told: str) -> NoReturn:
+    """End with one line.
+
+    Of several processes on a machine the first says it, and then their launcher ends the others;
+    where it does not, the mistake was another's alone, which says it after a while.
+    """
+    if not launch.speaks():
+        time.sleep(_FIRST_SAYS)
+    sys.exit(told)
 
 
 def _told_of_disk(error: OSError) -> str:

@@ -27,7 +27,14 @@ class Stop:
     the last checkpoint are made again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = True) -> None:
+        """Be ready.
+
+        Args:
+            patient: Whether the first Ctrl-C lets the step finish. Not so in a run of several
+                processes, whose launcher kills them after 30 seconds: there it is as SIGTERM.
+        """
+        self.patient = patient
         self.asked = False
         self.terminated = False
         """Whether it was SIGTERM."""
@@ -60,9 +67,9 @@ class Stop:
             if not self.terminated:
                 self.asked = self.terminated = True
                 timer.start()
-                log.warning("SIGTERM: saving, then ending.")
+                log.warning("%s: saving, then ending.", signal.Signals(number).name)
 
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, interrupt if self.patient else terminate)
         signal.signal(signal.SIGTERM, terminate)
         try:
             yield

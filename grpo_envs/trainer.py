@@ -10,9 +10,10 @@ from typing import Any, Protocol
 from grpo_envs.checkpoint import Checkpoints
 from grpo_envs.config import TrainerConfig
 from grpo_envs.errors import GrpoEnvsError, require_one_of
-from grpo_envs.evaluation import Evaluation, Sampler
+from grpo_envs.evaluation import Evaluation
 from grpo_envs.loggers import Logger
 from grpo_envs.metrics import group_metrics
+from grpo_envs.processes import ALONE, Processes, Sampler
 from grpo_envs.seeding import seed_for
 from grpo_envs.stopping import Stop, StopNow
 from grpo_envs.timing import Timer
@@ -77,6 +78,8 @@ class Trainer:
     owes_evaluation: bool = False
     """Whether an evaluation after the steps done was cut off."""
     stop: Stop = field(default_factory=Stop)
+    processes: Processes = ALONE
+    """Those that share the run: all see the same groups and decide alike, the first writes."""
     _evaluated: dict[str, float] = field(default_factory=dict)
     _watch: Watch = field(default_factory=Watch)
     _saved: int = -1
@@ -116,6 +119,7 @@ class Trainer:
         try:
             self._run()
         except StopNow:
+            self.stop.asked = self.stop.terminated = True  # perhaps in another process
             self._save()
         except RunStopped:
             self._save()  # the steps before are good: nothing of them is lost
@@ -124,7 +128,7 @@ class Trainer:
     def _run(self) -> None:
         if self.done == 0 or self.owes_evaluation:
             self._evaluate()
-        while not self._finished() and not self.stop.asked:
+        while not (stopping := self._stopping()) and not self._finished():
             self._step()
             self._require_objective()
             due = self.cfg.eval_every and self.done % self.cfg.eval_every == 0
@@ -133,8 +137,15 @@ class Trainer:
             if self.done % self.cfg.save_every == 0:
                 self._save()
         self._save()
-        if not self.stop.asked:
+        if not stopping:
             self._evaluate()
+
+    def _stopping(self) -> bool:
+        """Return whether any process was asked to end: in all alike."""
+        asked = any(self.processes.gather(lambda: self.stop.asked))
+        if asked:
+            self.stop.asked = True
+        return asked
 
     def _finished(self) -> bool:
         samples = self.drawn * self.group_size
@@ -146,7 +157,7 @@ class Trainer:
             chosen, dropped = self._collect(timer)
             groups = [*chosen, *dropped]
             metrics = group_metrics(groups)
-            with timer("update"):
+            with timer("update"), self.processes.linked():
                 updates, advantages = self.agent.update(chosen)
         self.done += 1
         self.drawn += len(groups)  # now: a step that fails is made again from the same problems
@@ -161,12 +172,17 @@ class Trainer:
         metrics["tokens/per_second"] = tokens / timer.seconds["step"]
         self.last = metrics
         advantages = [*advantages, *([0.0] * self.group_size for _ in dropped)]
-        for logger in self.loggers:
-            logger.log(self.done, metrics)
-            logger.log_completions(self.done, groups, advantages)
+        self.processes.by_first(lambda: self._log(metrics, groups, advantages))
         for warning in self._watch.look(metrics):
             log.warning("step %d: %s", self.done, warning)
         self._require_updates(metrics.get("optim/skipped", 0.0), metrics.get("optim/updates", 1.0))
+
+    def _log(
+        self, metrics: dict[str, float], groups: list[Group], advantages: list[list[float]]
+    ) -> None:
+        for logger in self.loggers:
+            logger.log(self.done, metrics)
+            logger.log_completions(self.done, groups, advantages)
 
     def _collect(self, timer: Timer) -> tuple[list[Group], list[Group]]:
         """Sample the groups of a step; return those to learn from, and the others.
@@ -226,9 +242,12 @@ class Trainer:
             return
         self.owes_evaluation = True  # until it is logged
         self._evaluated, rows = self.evaluation()
+        self.processes.by_first(lambda: self._log_eval(rows))
+        self.owes_evaluation = False
+
+    def _log_eval(self, rows: list[dict[str, Any]]) -> None:
         for logger in self.loggers:
             logger.log_eval(self.done, self._evaluated, rows)
-        self.owes_evaluation = False
 
     def _save(self) -> None:
         if self._saved != self.done and self.agent.policy.finite():  # never over good weights
@@ -240,5 +259,6 @@ class Trainer:
                 "skipped": self.skipped,
                 "owes_evaluation": self.owes_evaluation,
             }
-            self.checkpoints.save(self.done, self.agent.policy, state, dict(self.decisive))
+            policy, config = self.agent.policy, dict(self.decisive)
+            self.processes.by_first(lambda: self.checkpoints.save(self.done, policy, state, config))
             self._saved = self.done

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
-from os import cpu_count
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from grpo_envs.ahead import Ahead
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import ConfigError, ResetNeeded
+from grpo_envs.launch import cores
 from grpo_envs.seeding import seed_for
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
@@ -231,7 +231,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         episodes = [[*self._turns[i], given[i]] for i in active]
         if self.env.concurrency == "none":
             return self.env.reply_batch(problems, episodes)
-        workers = min(cpu_count() or 1, len(active))
+        workers = min(cores(), len(active))
         size = -(-len(active) // workers)
         starts = range(0, len(active), size)
         parts = [(problems[i : i + size], episodes[i : i + size]) for i in starts]
@@ -269,5 +269,5 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
 
 def _executor(kind: str) -> Executor:
     if kind == "threads":
-        return ThreadPoolExecutor(cpu_count())
-    return ProcessPoolExecutor(cpu_count(), mp_context=get_context("spawn"))
+        return ThreadPoolExecutor(cores())
+    return ProcessPoolExecutor(cores(), mp_context=get_context("spawn"))

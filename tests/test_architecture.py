@@ -9,7 +9,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Lowest floor first. A name covers the module and everything under it.
 FLOORS = [
-    ["types", "errors", "seeding", "timing", "files", "metrics", "rows", "statistics", "printable"],
+    [
+        *("types", "errors", "seeding", "timing", "files", "metrics", "rows", "statistics"),
+        *("printable", "launch"),
+    ],
     [
         *(
             "spaces",
@@ -42,6 +45,7 @@ FLOORS = [
         "checkpoint",
         "watch",
         "stopping",
+        "processes",
         "trainer",
     ],
     [
@@ -51,9 +55,9 @@ FLOORS = [
 ]
 # Third-party packages that only these areas may import.
 HEAVY = {
-    "torch": {"grpo_agent", "checkpoint", "loggers", "build"},
+    "torch": {"grpo_agent", "checkpoint", "loggers", "build", "processes"},
     "transformers": {"grpo_agent", "build"},
-    "accelerate": {"grpo_agent", "build"},
+    "accelerate": {"grpo_agent", "build", "processes"},
     "peft": {"grpo_agent"},
     "hydra": {"config", "composition", "help", "job", "run"},
     "omegaconf": {"config", "composition", "help", "job", "run"},

@@ -13,7 +13,7 @@ import pytest
 from grpo_envs.build import build
 from grpo_envs.composition import compose_run
 from grpo_envs.environments import make_envs
-from grpo_envs.evaluation import Sampler
+from grpo_envs.processes import Sampler
 from grpo_envs.seeding import rng_for
 from grpo_envs.timing import Timer
 from grpo_envs.trainer import Trainer

@@ -52,7 +52,7 @@ PLACES: dict[str, tuple[type, str, int]] = {
     "updating": (GrpoAgent, "_backward", 3),
     "between updates": (torch.optim.AdamW, "step", 3),
     "writing a log": (JsonlLogger, "_write", 5),
-    "writing a checkpoint": (Checkpoints, "_point_last_to", 1),
+    "writing a checkpoint": (Checkpoints, "point_last_to", 1),
     "evaluating": (Evaluation, "_rows", 1),
 }
 """What is counted there, and a number of calls that comes within two or three steps."""

@@ -1,10 +1,11 @@
-"""A program for `accelerate launch`: one update of each preset, gradients written to a file.
+"""A program for `accelerate launch`: what test_processes.py compares with one process.
 
-Every process takes its share of the same groups; see test_processes.py.
+Every process is given the same groups and takes its share.
 """
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -12,11 +13,47 @@ from torch import Tensor
 
 from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig, SamplerConfig
+from grpo_envs.build import build
 from grpo_envs.composition import compose_run
+from grpo_envs.environments import make_envs
+from grpo_envs.errors import ConfigError
+from grpo_envs.processes import ALONE, Processes, connect
+from grpo_envs.stopping import StopNow
 from tests.conftest import make_random_policy
 from tests.test_agent import PRESETS, groups
 
 SCORES = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.0, 0.0], [1.0, 1.0, 0.0, 0.5], [0.5, 0.5, 0.5, 0.5]]
+GRADIENTS = [*PRESETS, "one group a minibatch", "fewer rows than processes"]
+SMALL = [
+    *("model.size=tiny", "trainer.device=cpu", "logger=files", "sampler.max_new_tokens=12"),
+    *(
+        "trainer.prompts_per_step=3",
+        "agent.group_size=4",
+        "trainer.steps=3",
+        "trainer.save_every=2",
+    ),
+    *(
+        "trainer.eval_problems=5",
+        "trainer.eval_samples=2",
+        "agent.warmup_steps=0",
+        "agent.minibatches=1",
+    ),
+]
+_LEVELS = "env.of={math: {levels: [1, 2, 3]}, countdown: {}}"
+RUNS = {
+    "plain": [],
+    "several updates": ["agent.epochs=2", "agent.minibatches=3", "agent.sync_reference_every=2"],
+    "KL in the reward, one problem": ["agent=rloo", "agent.lr=1e-4", "trainer.eval_problems=1"],
+    "LoRA, conversations": ["model.lora.rank=4", "env=guess"],
+    "mixture": ["env=mixture", _LEVELS, "env.pace=1", "agent=dapo", "agent.dynamic_sampling=2"],
+}
+
+
+def train(out: Path, name: str, processes: Processes = ALONE, *more: str) -> None:
+    """Make one of the runs, or go on with it."""
+    cfg = compose_run([*SMALL, *RUNS[name], *more])
+    folder = out / name
+    build(cfg, folder, make_envs(cfg, processes), processes).run()
 
 
 def config_of(preset: str) -> GrpoConfig:
@@ -25,13 +62,18 @@ def config_of(preset: str) -> GrpoConfig:
     return replace(agent, lr=1e-3, minibatches=1, max_grad_norm=1e9, micro_batch_tokens=130)
 
 
-def gradients(accelerator: Accelerator, preset: str) -> dict[str, Tensor]:
-    """Make an update from this process's groups; return the gradient it was made with."""
+def gradients(accelerator: Accelerator, case: str) -> dict[str, Tensor]:
+    """Make an update; return the gradient it was made with, of several the last."""
     policy = make_random_policy()
     given = groups(policy, SCORES)
-    share = len(given) // accelerator.num_processes
-    start = accelerator.process_index * share
-    agent = GrpoAgent(policy, config_of(preset), accelerator, SamplerConfig(max_new_tokens=15))
+    cfg = config_of(case if case in PRESETS else "grpo")
+    if case == "one group a minibatch":
+        cfg = replace(cfg, minibatches=4, lr=1e-6)
+    if case == "fewer rows than processes":
+        given = [
+            replace(g, completions=g.completions[1:2], rewards=g.rewards[1:2]) for g in given[:1]
+        ]
+    agent = GrpoAgent(policy, cfg, accelerator, SamplerConfig(max_new_tokens=15))
     with torch.no_grad():  # away from the reference, or the KL would be 0
         for parameter in policy.model.parameters():
             parameter.mul_(1.05)
@@ -43,20 +85,59 @@ def gradients(accelerator: Accelerator, preset: str) -> dict[str, Tensor]:
             caught[name] = parameter.grad.clone()
 
     agent.optimizer.register_step_pre_hook(catch)
-    metrics, _ = agent.update(given[start : start + share])
+    metrics, advantages = agent.update(given)
     shared = ("loss/total", "policy/entropy", "loss/kl", "optim/grad_norm")
-    return caught | {name: torch.tensor(metrics[name]) for name in shared if name in metrics}
+    found = {name: torch.tensor(metrics[name]) for name in shared if name in metrics}
+    return caught | found | {"advantages": torch.tensor(advantages)}
 
 
-def main(out: str) -> None:
-    """Write the gradients of every preset; all processes must have the same."""
-    accelerator = Accelerator(cpu=True)
+def _raised(processes: Processes, what: Exception) -> str:
+    """Return what the processes raise where the last one raises something."""
+
+    def do() -> None:
+        if processes.index == processes.count - 1:
+            raise what
+
+    try:
+        processes.gather(do)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what is asked for
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def exchanged(processes: Processes) -> dict[str, object]:
+    """Return what the processes tell each other."""
+    numbers: list[int] = []
+
+    def count() -> None:
+        numbers.append(processes.index)
+
+    processes.by_first(count)
+    return {
+        "gathered": processes.gather(lambda: processes.index),
+        "by first": processes.by_first(lambda: processes.index),
+        "each": processes.each(lambda: processes.index),
+        "shares": processes.gather(lambda: list(processes.share(range(7)))),
+        "done by": numbers,
+        "a mistake": _raised(processes, ConfigError("env.level=9.")),
+        "a stop": _raised(processes, StopNow()),
+        "a bug": _raised(processes, KeyError("level")),
+    }
+
+
+def main(out: Path) -> None:
+    """Write what was found to a file; make the runs."""
     torch.set_num_threads(1)
-    found = {preset: gradients(accelerator, preset) for preset in PRESETS}
-    print(f"process {accelerator.process_index} of {accelerator.num_processes}", flush=True)
-    torch.save(found, f"{out}/{accelerator.process_index}.pt")
-    accelerator.end_training()
+    processes = connect("cpu")
+    accelerator = Accelerator(cpu=True)
+    found = {case: gradients(accelerator, case) for case in GRADIENTS}
+    print(f"process {processes.index} of {processes.count}", flush=True)
+    torch.save(found, out / f"{processes.index}.pt")
+    (out / f"{processes.index}.txt").write_text(repr(exchanged(processes)), encoding="utf-8")
+    for name in RUNS:
+        train(out / "two", name, processes)
+    train(out / "more", "plain", processes, "trainer.steps=5", f"resume={out / 'more' / 'plain'}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(Path(sys.argv[1]))

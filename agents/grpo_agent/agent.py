@@ -67,16 +67,19 @@ class GrpoAgent:
     def update(self, groups: Sequence[Group]) -> tuple[dict[str, float], list[list[float]]]:
         """Improve the policy on `groups`, all of one size.
 
-        With several processes each gives groups of its own, as many as the others.
+        With several processes each is given all groups of the step, and takes its share of every
+        update: what comes of it does not depend on how many there are.
 
         Returns:
             Metrics by `area/name`, means over the updates of this step, and the advantage of each
             member of each group.
         """
-        step = self._step_of(groups)
+        batch = collate(groups, self.policy.pad_id, self.policy.device)
+        parts = minibatches(batch, len(groups), self.cfg.minibatches)
+        step = self._step_of(groups, batch, torch.cat([self._own(rows_B) for rows_B in parts]))
         updates: list[dict[str, Tensor]] = []
         for _ in range(self.cfg.epochs):
-            for rows in minibatches(step, len(groups), self.cfg.minibatches):
+            for rows in parts:
                 updates.append(self._optimise(step.rows(rows), on_policy=not updates))
         skipped = sum(update.pop("optim/skipped") for update in updates)
         metrics = {
@@ -94,17 +97,24 @@ class GrpoAgent:
             self.reference.load_state_dict(self.policy.state_dict())
         return metrics, step.advantages_B.view(len(groups), -1).tolist()
 
-    def _step_of(self, groups: Sequence[Group]) -> Step:
-        """Put together what every update of this step needs."""
-        batch = collate(groups, self.policy.pad_id, self.policy.device)
-        ref_logps_BT = self._reference_logps(batch)
+    def _own(self, rows_B: Tensor) -> Tensor:
+        """Return this process's share of some rows."""
+        shares = rows_B.tensor_split(self.accelerator.num_processes)
+        own_B: Tensor = shares[self.accelerator.process_index]
+        return own_B
+
+    def _step_of(self, groups: Sequence[Group], batch: Batch, own_B: Tensor) -> Step:
+        """Put together what every update of this step needs; the reference's part for own rows."""
+        ref_logps_BT = self._reference_logps(batch, own_B)
         truncated_B = torch.tensor(
             [c.finish_reason == "length" for group in groups for c in group.completions],
             device=batch.mask_BT.device,
         )
         masked_B = truncated_B & (self.cfg.overlong.truncated == "mask")
         counted_BT = batch.mask_BT & ~masked_B[:, None]
-        rewards_B, valid_B = self._rewards(groups, batch, truncated_B, ref_logps_BT)
+        rewards_B, valid_B = self._rewards(groups, truncated_B)
+        if ref_logps_BT is not None and self.cfg.loss.kl_in == "reward":
+            rewards_B -= self._kl_penalty(batch, ref_logps_BT, own_B)
         scores = Scores(
             rewards_PG=rewards_B.view(len(groups), -1),
             valid_PG=valid_B.view(len(groups), -1),
@@ -114,38 +124,27 @@ class GrpoAgent:
             batch=batch,
             counted_BT=counted_BT,
             ref_logps_BT=ref_logps_BT,
-            advantages_B=self._advantages(scores).flatten(),
+            advantages_B=advantages(scores, self.cfg.advantage).flatten(),
         )
 
-    def _rewards(
-        self,
-        groups: Sequence[Group],
-        batch: Batch,
-        truncated_B: Tensor,
-        ref_logps_BT: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return rewards (B) less the penalties of length and KL, and which of them count (B)."""
-        device, cfg = batch.mask_BT.device, self.cfg
+    def _rewards(self, groups: Sequence[Group], truncated_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rewards (B) less the penalty of length, and which of them count (B)."""
+        device, cfg = truncated_B.device, self.cfg
         rewards = [reward for group in groups for reward in group.rewards]
         totals_B = torch.tensor([r.total for r in rewards], device=device, dtype=self.dtype)
         valid_B = torch.tensor([r.valid for r in rewards], device=device)
         answers = [c.longest_turn for group in groups for c in group.completions]
         lengths_B = torch.tensor(answers, device=device)
         totals_B -= overlong_penalty(lengths_B, truncated_B, self.max_tokens, cfg.overlong)
-        if ref_logps_BT is not None and cfg.loss.kl_in == "reward":
-            totals_B -= kl_penalty(batch.sampled_logps_BT, ref_logps_BT, batch.mask_BT, cfg.loss)
         return totals_B, valid_B if cfg.overlong.in_baseline else valid_B & ~truncated_B
 
-    def _advantages(self, own: Scores) -> Tensor:
-        """Return this process's advantages (P, G); the statistics are of all processes."""
-        everyone = Scores(
-            rewards_PG=self._gather(own.rewards_PG),
-            valid_PG=self._gather(own.valid_PG),
-            tokens_PG=self._gather(own.tokens_PG),
-        )
-        count = len(own.rewards_PG)
-        start = self.accelerator.process_index * count
-        return advantages(everyone, self.cfg.advantage)[start : start + count]
+    def _kl_penalty(self, batch: Batch, ref_logps_BT: Tensor, own_B: Tensor) -> Tensor:
+        """Return the KL penalty of each reward (B): of all rows, from each process's own."""
+        sampled_BT, mask_BT = batch.sampled_logps_BT, batch.mask_BT
+        penalty_B = kl_penalty(sampled_BT, ref_logps_BT, mask_BT, self.cfg.loss)
+        own = torch.zeros_like(penalty_B).index_copy(0, own_B, penalty_B[own_B])
+        everyone: Tensor = self.accelerator.reduce(own, "sum")
+        return everyone
 
     def _optimise(self, step: Step, *, on_policy: bool) -> dict[str, Tensor]:
         """Make one update; where the memory does not suffice, once more in smaller micro-batches.
@@ -156,14 +155,15 @@ class GrpoAgent:
         try:
             return self._update(step, on_policy=on_policy)
         except RuntimeError as error:
-            # The others of several processes would wait for this one's gradients.
-            if not is_out_of_memory(error) or self.accelerator.num_processes > 1:
+            if not is_out_of_memory(error):
                 raise
-            tokens = self.micro_batch_tokens
-            if tokens < self.cfg.micro_batch_tokens:
+            tokens, given = self.micro_batch_tokens, self.cfg.micro_batch_tokens
+            # The others of several processes wait for this one's gradients.
+            if tokens < given or self.accelerator.num_processes > 1:
+                half = "half of " if tokens < given else "of "
                 raise OutOfMemory(
-                    f"out of memory with micro-batches of {tokens} tokens, half of "
-                    f"agent.micro_batch_tokens={self.cfg.micro_batch_tokens}. Turn that down, or "
+                    f"out of memory with micro-batches of {tokens} tokens, {half}"
+                    f"agent.micro_batch_tokens={given}. Turn that down, or "
                     "model.gradient_checkpointing=true, model.lora.rank=16, agent.loss.beta=0."
                 ) from error
         # Out here the error is gone, and with it what its frames held.
@@ -178,20 +178,25 @@ class GrpoAgent:
         return self._optimise(step, on_policy=on_policy)
 
     def _update(self, step: Step, *, on_policy: bool) -> dict[str, Tensor]:
-        """Make one update from all rows of `step`, a micro-batch at a time."""
-        tokens, counted, completions = self._sum(
-            step.batch.mask_BT.sum(), step.counted_BT.sum(), len(step.counted_BT)
+        """Make one update from this process's rows of `step`, a micro-batch at a time."""
+        tokens, counted = torch.stack([step.batch.mask_BT.sum(), step.counted_BT.sum()]).tolist()
+        size = StepSize(
+            completions=len(step.counted_BT), tokens=counted, max_tokens=self.max_tokens
         )
-        size = StepSize(completions=completions, tokens=counted, max_tokens=self.max_tokens)
         weights_BT = token_weights(step.counted_BT.to(self.dtype), size, self.cfg.loss)
-        parts = self._parts(step.batch)
+        rows_B = torch.arange(len(weights_BT), device=weights_BT.device)
+        own_B = self._own(rows_B)
+        counts = min(1, len(own_B))  # one that has no rows takes part with a row that counts 0
+        own_B = own_B if counts else rows_B[:1]
+        own, weights_BT = step.rows(own_B), weights_BT[own_B] * counts
+        parts = self._parts(own.batch)
         sums: dict[str, Tensor] = {}
         for i, rows in enumerate(parts):
             last = i == len(parts) - 1  # processes exchange gradients once an update
             with nullcontext() if last else self.accelerator.no_sync(self._scorer):
-                values = self._backward(step.rows(rows), weights_BT[rows], on_policy=on_policy)
+                values = self._backward(own.rows(rows), weights_BT[rows], on_policy=on_policy)
             for name, value in values.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value * counts
         metrics = {name: self.accelerator.reduce(value, "sum") for name, value in sums.items()}
         for name in metrics.keys() - {"loss/total"}:
             metrics[name] = metrics[name] / max(tokens, 1.0)
@@ -233,17 +238,20 @@ class GrpoAgent:
         return {"optim/grad_norm": norm, "optim/skipped": (~finite).float()}
 
     @torch.no_grad()
-    def _reference_logps(self, batch: Batch) -> Tensor | None:
-        """Return log-probabilities (B, T) under the reference, None where there is none."""
+    def _reference_logps(self, batch: Batch, own_B: Tensor) -> Tensor | None:
+        """Return log-probabilities (B, T) of some rows under the reference, 0 for the others.
+
+        None where there is no reference.
+        """
         if self.cfg.loss.beta == 0:
             return None
         reference = self.policy if self.reference is None else self.reference
         logps_BT = torch.zeros_like(batch.sampled_logps_BT)
         switched = nullcontext() if self.reference else self.policy.adapters_off()
         with switched, self.accelerator.autocast():
-            for rows in self._parts(batch):
-                part_BT, _ = reference(batch.rows(rows), self.temperature)
-                logps_BT[rows, : part_BT.shape[1]] = part_BT.to(logps_BT.dtype)
+            for rows in self._parts(batch.rows(own_B)) if len(own_B) else ():
+                part_BT, _ = reference(batch.rows(own_B[rows]), self.temperature)
+                logps_BT[own_B[rows], : part_BT.shape[1]] = part_BT.to(logps_BT.dtype)
         return logps_BT
 
     def _parts(self, batch: Batch) -> list[Tensor]:
@@ -253,16 +261,6 @@ class GrpoAgent:
     def _reference_is_due(self) -> bool:
         every = self.cfg.sync_reference_every
         return every > 0 and self.reference is not None and self.steps % every == 0
-
-    def _gather(self, tensor: Tensor) -> Tensor:
-        gathered: Tensor = self.accelerator.gather(tensor)
-        return gathered
-
-    def _sum(self, *counts: Tensor | int) -> list[float]:
-        """Return each count, summed over all processes."""
-        own = torch.stack([torch.as_tensor(c, device=self.policy.device) for c in counts])
-        total: list[float] = self.accelerator.reduce(own.to(torch.float32), "sum").tolist()
-        return total
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs beside the model's weights."""

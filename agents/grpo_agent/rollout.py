@@ -93,7 +93,7 @@ class Rollout:
     batch_size: int = 256
     """Completions that are sampled at once."""
     tick: Callable[[], None] = lambda: None
-    """Called before each token; what it raises ends the sampling."""
+    """Called before each token and after grading; what it raises ends the sampling."""
 
     def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
         """Return one group for each problem seed; times `sample` and `score`."""
@@ -162,6 +162,7 @@ class Rollout:
         with timer("score"):
             told, _, terminated, truncated, infos = self.env.step(actions)
         timer.add("score_hidden", self.env.hidden_seconds)
+        self.tick()  # what ends the run may have ended its graders, too
         for i in active:
             talks[i].graded(told[i], self._reward(infos, i))
         over = terminated | truncated

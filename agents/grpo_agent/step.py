@@ -33,7 +33,7 @@ class Step:
         )
 
 
-def minibatches(step: Step, groups: int, parts: int) -> list[Tensor]:
+def minibatches(batch: Batch, groups: int, parts: int) -> list[Tensor]:
     """Return the rows of each minibatch: whole groups, in the order they were sampled."""
-    rows_B = torch.arange(len(step.advantages_B), device=step.advantages_B.device)
+    rows_B = torch.arange(len(batch.mask_BT), device=batch.mask_BT.device)
     return [part.flatten() for part in rows_B.view(groups, -1).tensor_split(min(parts, groups))]

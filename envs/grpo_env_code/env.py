@@ -11,7 +11,6 @@ itself without an exception on all of them; `format` for exactly one block, at t
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count
 from typing import Any, ClassVar
 
 from grpo_env_code.feedback import detail, feedback
@@ -21,6 +20,7 @@ from grpo_envs.data import Row
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import DatasetError, SandboxError, require, require_one_of
 from grpo_envs.graders.code import Case, CodeTests, grade_code, program_of, well_formed
+from grpo_envs.launch import cores
 from grpo_envs.sandbox.shared import shared_pool
 from grpo_envs.sandbox.types import Limits
 from grpo_envs.seeding import split_of
@@ -65,7 +65,7 @@ class CodeEnv(TextEnv):
             trust: `weak` also takes tests that must run in the program's own process, where it
                 could cheat; `info` says so. `sandbox` refuses them.
             sandbox: Isolation, see grpo_envs/sandbox: `auto`, or a level by name.
-            workers: Programs that run side by side; one a processor core when None.
+            workers: Programs that run side by side; one a core when None, see `launch.cores`.
             wall_s: Seconds that a program may take for all calls, or for one standard input.
             rewards: Weights of `passed`, `runs` and `format`.
             render_mode: None or `ansi`.
@@ -86,7 +86,7 @@ class CodeEnv(TextEnv):
         if turns > 1:  # a batch of answers is shared out below, in score_batch
             self.concurrency = "threads"
         self.backend = shared_pool(sandbox, workers)
-        self.workers = workers or cpu_count() or 1
+        self.workers = workers or cores()
         self.limits = Limits(wall_s=float(wall_s), cpu_s=max(1, round(wall_s) - 1))
         if dataset is not None:
             self.rows = read_rows(dataset, columns)

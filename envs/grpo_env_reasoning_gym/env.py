@@ -14,13 +14,13 @@ import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from os import cpu_count
 from typing import Any, ClassVar
 
 from grpo_env_reasoning_gym.library import Item, Library, shared
 from grpo_env_reasoning_gym.shape import answer_of, well_formed
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import SandboxError, require, require_one_of
+from grpo_envs.launch import cores
 from grpo_envs.sandbox import Limits
 from grpo_envs.types import Problem, Reward
 
@@ -72,7 +72,7 @@ class ReasoningGymEnv(TextEnv):
         self.credit = credit
         self.library = Library(task, options or {}, shared(sandbox, workers))
         self.limits = Limits(wall_s=float(wall_s), cpu_s=max(1, round(wall_s) // 2))
-        self.workers = workers or cpu_count() or 1
+        self.workers = workers or cores()
         self._item = lru_cache(_KEPT)(self.library.draw)
         for name in ("train", "eval"):  # a split that cannot be drawn from is told now
             self.problem(0, name)

@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakSet
 
 from grpo_envs.errors import DatasetError, SandboxError, require
+from grpo_envs.launch import cores
 from grpo_envs.sandbox.levels import check, choose
 from grpo_envs.sandbox.preload import RARE, names_any
 from grpo_envs.sandbox.types import Calls, Limits, Raised, Returned, RunResult, Verdict
@@ -51,7 +52,7 @@ class LocalPool:
             preload = ("numpy",) if find_spec("numpy") else ()
         self._asked = level
         self._preload = tuple(preload)
-        self._size = workers or _cores()
+        self._size = workers or cores()
         self._setting: Setting | None = None
         self._closed = False
         self._reset()
@@ -220,10 +221,6 @@ def _values(lines: bytes, count: int) -> list[Returned | Raised]:
 
 def _too_large(program: str, limits: Limits) -> bool:
     return len(program.encode("utf-8", "surrogatepass")) > limits.program_kib << 10
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _forget_all() -> None:

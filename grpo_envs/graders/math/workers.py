@@ -23,6 +23,7 @@ from weakref import WeakSet
 from grpo_envs.errors import GrpoEnvsError
 from grpo_envs.graders.math.nodes import Node
 from grpo_envs.graders.math.zygote import HUNG, NEEDS, NO_SIGNAL, Worker, Zygote, start
+from grpo_envs.launch import cores
 
 DEADLINE = 1.0  # seconds of wall clock for a pair, from when a worker gets it
 MEMORY = 1 << 30  # bytes of address space of a worker
@@ -67,7 +68,7 @@ class Pool:
             memory: Bytes of address space that a worker may use.
         """
         self.equal = equal
-        self.size = size or min(4, _cores())
+        self.size = size or min(4, cores())
         self.deadline = deadline
         self.memory = memory
         self._zygote: Zygote | None = None
@@ -237,10 +238,6 @@ def _receive(end: socket.socket) -> bytes:
         return end.recv(1)
     except OSError:  # it died with our message unread
         return b""
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _forget_all() -> None:

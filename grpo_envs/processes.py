@@ -1,0 +1,162 @@
+"""The processes of a run: one, or several that `accelerate launch` or `torchrun` started.
+
+All of them compose the same configuration, see all groups of a step and so decide alike. Each
+samples and grades its share of the problems and takes its share of every update; the first alone
+writes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
+
+from grpo_envs import launch
+from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.stopping import StopNow
+from grpo_envs.timing import Timer
+from grpo_envs.types import Group
+
+T = TypeVar("T")
+_PATIENCE = timedelta(hours=2)
+"""How long a process waits for the others, as when one has all the slow problems."""
+_BACKENDS = ("gloo", "nccl")
+"""What PyTorch names in what it raises where a connection is lost."""
+
+
+class ProcessLost(GrpoEnvsError):
+    """Another process of the run failed, or is gone."""
+
+
+class Sampler(Protocol):
+    """Samples and scores a group for each problem seed."""
+
+    def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
+        """Return the groups, in order."""
+
+
+@dataclass(slots=True, eq=False)
+class Processes:
+    """This process among those of the run. What it is told to do in several, all are told."""
+
+    index: int = 0
+    count: int = 1
+    waited: float = 0.0
+    """Seconds that this one waited for the others in the last exchange."""
+    _channel: Any = field(default=None, repr=False)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.index == 0
+
+    def gather(self, do: Callable[[], T]) -> list[T]:
+        """Do something in every process; return what came of it, in their order.
+
+        What one of them raises, all raise, so that none waits for ever.
+
+        Raises:
+            ProcessLost: another raised what is nobody's mistake, or was killed.
+        """
+        if self.count == 1:
+            return [do()]
+        value, raised = None, None
+        try:
+            value = do()
+        except Exception as error:  # noqa: BLE001 - told to the others, then raised
+            raised = error
+        outcomes = self._exchange((value, raised and self._told(raised)))
+        if raised is not None:
+            raise raised
+        for _, told in outcomes:
+            if told is not None:
+                raise told
+        return [value for value, _ in outcomes]
+
+    def each(self, do: Callable[[], T]) -> T:
+        """Do something in every process; return what came of it in this one."""
+        own: list[T] = []
+        self.gather(lambda: own.append(do()))
+        return own[0]
+
+    def by_first(self, do: Callable[[], T]) -> T:
+        """Do something in the first process only; return what came of it, in all."""
+        found: T = self.gather(lambda: do() if self.first else None)[0]  # type: ignore[assignment]
+        return found
+
+    def share(self, what: Sequence[T]) -> Sequence[T]:
+        """Return this process's part; the parts differ by one at most, and are in order."""
+        size, more = divmod(len(what), self.count)
+        start = self.index * size + min(self.index, more)
+        return what[start : start + size + (self.index < more)]
+
+    def shared(self, sampler: Sampler) -> Sampler:
+        """Return a sampler whose problems are shared out, and whose groups all of them get."""
+        if self.count == 1:
+            return sampler
+
+        def sample(seeds: Sequence[int], timer: Timer) -> list[Group]:
+            own = self.share(seeds)
+            parts = self.gather(lambda: sampler(own, timer) if own else [])
+            timer.add("wait", self.waited)
+            return [group for part in parts for group in part]
+
+        return sample
+
+    def _told(self, error: Exception) -> Exception:
+        """Return what the others are to raise where this one raised an error."""
+        if isinstance(error, GrpoEnvsError | StopNow):
+            return error
+        return ProcessLost(f"process {self.index} failed: {type(error).__name__}: {error}")
+
+    def _exchange(self, mine: Any) -> list[Any]:
+        from torch import distributed  # heavy, and of no use to one process
+
+        found: list[Any] = [None] * self.count
+        start = time.perf_counter()
+        with self.linked():
+            distributed.all_gather_object(found, mine, group=self._channel)
+        self.waited = time.perf_counter() - start
+        return found
+
+    @contextmanager
+    def linked(self) -> Iterator[None]:
+        """Say in one line, where the processes exchange something, that one of them is gone.
+
+        Raises:
+            ProcessLost: it failed, or was killed.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.count == 1 or not any(word in str(error).lower() for word in _BACKENDS):
+                raise
+            told = "another process of the run has failed or was killed; resume=auto goes on"
+            raise ProcessLost(f"{told} from the last checkpoint.") from error
+
+
+ALONE = Processes()
+"""The one process of a run that was not launched as several."""
+
+
+def connect(device: str) -> Processes:
+    """Find the other processes of the run; one that was not launched so is alone.
+
+    Args:
+        device: `trainer.device`.
+    """
+    if launch.count() == 1:
+        return ALONE
+    import torch  # heavy, and of no use to one process
+    from accelerate import PartialState
+    from torch import distributed
+
+    # It chooses the backend of the tensors: NCCL on GPUs, gloo on CPUs.
+    PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    atexit.register(distributed.destroy_process_group)
+    channel = distributed.new_group(backend="gloo", timeout=_PATIENCE)  # for what is no tensor
+    return Processes(launch.index(), launch.count(), _channel=channel)
