@@ -25,7 +25,7 @@ COMMANDS = [
     if kind == "bash"
     for line in re.split(r"\n|&&", block)
     if "grpo_envs.run" in line
-    and "--" not in line  # test_help.py is about --help and --cfg
+    and "--" not in line.partition("grpo_envs.run")[2]  # test_help.py is about --help and --cfg
     and "env=sort_letters" not in line  # which test_third_party.py has new_env write, and runs
 ]
 
@@ -118,6 +118,12 @@ CANNOT = {
 }
 
 
+LAUNCHERS = {  # each with any port that is free: tests run side by side
+    "accelerate launch": ["-m", "accelerate.commands.launch", "--main_process_port=0"],
+    "torchrun": ["-m", "torch.distributed.run", "--standalone"],
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
@@ -126,10 +132,12 @@ CANNOT = {
 def test_every_run_runs(command: str, tmp_path: Path) -> None:
     """As it stands, but for its size; what needs something that is not here composes, above."""
     words = [word for word in shlex.split(command) if not word.startswith("hydra.run.dir=")]
-    del words[: words.index("grpo_envs.run") + 1]
+    at = words.index("grpo_envs.run")
+    name = next((name for name in LAUNCHERS if " ".join(words).startswith(f"{name} ")), "")
+    launcher = [*LAUNCHERS[name], *words[len(name.split()) : at - 1]] if name else []
     trials = ["hydra.sweeper.n_trials=2"] if "hydra/sweeper=optuna" in words else []
     done = subprocess.run(
-        [sys.executable, "-m", "grpo_envs.run", *words, *SMALL, *trials],
+        [sys.executable, *launcher, "-m", "grpo_envs.run", *words[at + 1 :], *SMALL, *trials],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -65,7 +65,7 @@ class CodeEnv(TextEnv):
             trust: `weak` also takes tests that must run in the program's own process, where it
                 could cheat; `info` says so. `sandbox` refuses them.
             sandbox: Isolation, see grpo_envs/sandbox: `auto`, or a level by name.
-            workers: Programs that run side by side; one a core when None, see `launch.cores`.
+            workers: Programs that run side by side; one a processor core when None.
             wall_s: Seconds that a program may take for all calls, or for one standard input.
             rewards: Weights of `passed`, `runs` and `format`.
             render_mode: None or `ansi`.
