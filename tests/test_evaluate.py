@@ -1,7 +1,6 @@
 """`python -m grpo_envs.evaluate` prints what the answers say, however often it is cut off."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from math import comb
@@ -17,16 +16,10 @@ from grpo_envs.composition import compose_run
 from grpo_envs.environments import make_envs
 from grpo_envs.errors import ConfigError
 from grpo_envs.rows import read_jsonl
+from tests import forked
 
 MIXED = "env.of={countdown: 1, math: {weight: 1, levels: [1, 3]}}"
 SMALL = ["sampler.max_new_tokens=16", "model.size=tiny"]
-
-
-def run(cwd: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "grpo_envs.evaluate", *args]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False
-    )
 
 
 def evaluated(
@@ -41,7 +34,8 @@ def evaluated(
 def mixture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An evaluation of a mixture by the command: its folder and what was printed."""
     cwd = tmp_path_factory.mktemp("evaluate")
-    done = run(cwd, "env=mixture", MIXED, *SMALL, "--problems", "40", "--samples", "4")
+    args = ["env=mixture", MIXED, *SMALL, "--problems", "40", "--samples", "4"]
+    done = forked.run(cwd, "grpo_envs.evaluate", *args)
     assert done.returncode == 0, done.stderr
     (folder,) = (cwd / "outputs" / "evaluate" / "mixture").iterdir()
     return folder, done.stdout

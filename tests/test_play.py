@@ -23,6 +23,7 @@ from grpo_env_games.guess import GuessEnv
 from grpo_env_math import MathEnv
 from grpo_envs import Problem, Reply, Reward, TextEnv, Turn, play, plugins
 from grpo_envs.errors import ConfigError
+from tests import forked
 
 SYSTEM = "You may think in <think></think>. Answer in <answer></answer>."
 
@@ -51,8 +52,7 @@ def run_play(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 def through_a_pipe(said: str, *options: str) -> tuple[int, str, str]:
     """The same as a program of its own."""
-    command = [sys.executable, "-m", "grpo_envs.play", *options]
-    done = subprocess.run(command, input=said, capture_output=True, text=True, check=False)
+    done = forked.run(Path.cwd(), "grpo_envs.play", *options, said=said)
     return done.returncode, done.stdout, done.stderr
 
 

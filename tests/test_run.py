@@ -12,6 +12,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_envs.plugins import conf_dir
+from tests import forked
 
 ENVIRONMENTS = ", ".join(sorted(path.stem for path in conf_dir().glob("env/*.yaml")))
 QUICK = [
@@ -23,19 +24,8 @@ QUICK = [
 ]
 
 
-def command(*args: str, module: str = "run") -> list[str]:
-    return [sys.executable, "-m", f"grpo_envs.{module}", *args]
-
-
 def grpo(cwd: Path, *args: str, module: str = "run") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*args, module=module),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    return forked.run(cwd, f"grpo_envs.{module}", *args)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -44,9 +34,17 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A short run, made once: its folder and what it printed."""
+    """A short run, made once, in an interpreter of its own: its folder and what it printed."""
     cwd = tmp_path_factory.mktemp("run")
-    done = grpo(cwd, "env=math", "model=qwen", *QUICK, "hydra.run.dir=here")
+    command = [sys.executable, "-m", "grpo_envs.run", "env=math", "model=qwen", *QUICK]
+    done = subprocess.run(
+        [*command, "hydra.run.dir=here"],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return cwd / "here", done.stdout
 
@@ -146,9 +144,7 @@ def test_a_rerun_into_the_same_folder_is_done_or_refused(finished: tuple[Path, s
 def test_ctrl_c_saves_says_how_to_go_on_and_that_command_does(tmp_path: Path) -> None:
     """That it then ends as a run that was left alone is test_resume.py's."""
     args = [*QUICK, "trainer.steps=6", "logger=files"]
-    process = subprocess.Popen(
-        command(*args, "hydra.run.dir=cut"), cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
+    process = forked.Forked(tmp_path, "grpo_envs.run", *args, "hydra.run.dir=cut")
     metrics = tmp_path / "cut" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.is_file() and metrics.read_text().count("\n") >= 2):

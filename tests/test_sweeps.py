@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,32 +16,26 @@ from grpo_envs.composition import compose_run
 from grpo_envs.errors import ConfigError
 from grpo_envs.run_folder import RunFolder, job_name
 from grpo_envs.sweep_report import main, ranked, read_jobs, report, table_of
+from tests import forked
 
 QUICK = [
     *("trainer.steps=2", "trainer.prompts_per_step=2", "trainer.eval_problems=4"),
     *("trainer.save_every=1", "agent.group_size=2", "sampler.max_new_tokens=8"),
+    "logger.names=[jsonl]",
 ]
-GRID = ["env=math,code", "seed=0,1,2", *QUICK]
+GRID = ["env=math,code", "seed=0,1", *QUICK]
 
 
-def start(cwd: Path, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "grpo_envs.run", "-m", *args],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # killed with all that it started
-    )
+def start(cwd: Path, *args: str) -> forked.Forked:
+    return forked.Forked(cwd, "grpo_envs.run", "-m", *args)
 
 
 def sweep(cwd: Path, *args: str) -> tuple[int, str, str]:
-    process = start(cwd, *args)
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
+    done = forked.run(cwd, "grpo_envs.run", "-m", *args)
+    return done.returncode, done.stdout, done.stderr
 
 
-def wait_for(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(holds: Callable[[], bool], process: forked.Forked) -> None:
     deadline = time.monotonic() + 120
     while not holds():
         assert process.poll() is None, process.communicate()
@@ -56,7 +49,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Path, int], str]:
-    """A sweep of six jobs that was killed in the fourth and completed by the same command.
+    """A sweep of four jobs that was killed in the third and completed by the same command.
 
     Its folder, when what was done by then had been written, and what the second start printed.
     """
@@ -64,11 +57,11 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Path, int
     process = start(cwd, *GRID)
     folder = cwd / "multirun"
 
-    def in_the_fourth() -> bool:
+    def in_the_third() -> bool:
         cut = [p for p in folder.glob("*/*/checkpoints/last") if "env-code_seed-0" in str(p)]
         return bool(cut)
 
-    wait_for(in_the_fourth, process)
+    wait_for(in_the_third, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     written = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/done.json")}
@@ -84,13 +77,12 @@ def test_the_same_command_completes_a_sweep_that_was_killed(
     folder, written, out = grid
     assert folder.name.startswith("agent.group_size-2_env_")
     names = {path.name.split("_agent.")[0] for path in folder.iterdir() if path.is_dir()}
-    assert names == {f"env-{env}_seed-{seed}" for env in ("math", "code") for seed in range(3)}
-    assert len(list(folder.glob("*/done.json"))) == 6
-    assert {path.parent.name.split("_agent.")[0] for path in written} >= {
-        *("env-math_seed-0", "env-math_seed-1", "env-math_seed-2")
-    }
+    assert names == {f"env-{env}_seed-{seed}" for env in ("math", "code") for seed in range(2)}
+    assert len(list(folder.glob("*/done.json"))) == 4
+    known = {path.parent.name.split("_agent.")[0] for path in written}
+    assert known >= {"env-math_seed-0", "env-math_seed-1"}
     assert out.count("already done: ") == len(written)
-    assert out.count("resuming ") == (1 if len(written) == 3 else 0)
+    assert out.count("resuming ") == (1 if len(written) == 2 else 0)
     assert all(path.stat().st_mtime_ns == before for path, before in written.items())
 
 
@@ -110,7 +102,7 @@ def test_the_report_tells_what_varies_best_first(
     header, cells = table_of(jobs, "eval/reward")
     assert header == ["env", "seed", "held-out reward", "accuracy", "steps", "time", "state"]
     assert sorted(row[:2] for row in cells) == [
-        [env, seed] for env in ("code", "math") for seed in ("0", "1", "2")
+        [env, seed] for env in ("code", "math") for seed in ("0", "1")
     ]
     last = {path.parent.name: rows(path)[-1] for path in folder.glob("*/eval.jsonl")}
     for job, row in zip(jobs, cells, strict=True):
@@ -132,7 +124,7 @@ def test_the_report_writes_a_picture_and_a_page(grid: tuple[Path, dict[Path, int
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<script src" not in page  # it needs no network
-    assert page.count("<td>done</td>") == 6
+    assert page.count("<td>done</td>") == 4
     assert page.count("env-math_seed-1_") >= 3  # what a curve says when it is pointed at
 
 
