@@ -1,24 +1,29 @@
-"""What tests share: the bundled model, a random one small enough for float64, files of rows."""
+"""What tests share: the bundled model, a random one small enough for float64, files of rows.
 
+What is heavy is imported where it is used: pytest-xdist loads this file before it starts the
+processes that run tests, and would have them wait.
+"""
+
+from __future__ import annotations
+
+import gc
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import pytest
-import torch
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from grpo_agent.models import TINY, load_policy
-from grpo_agent.policy import Policy
+if TYPE_CHECKING:
+    import torch
+
+    from grpo_agent.policy import Policy
 
 Write = Callable[[str, Sequence[Mapping[str, Any]]], str]
 
 # Tests run side by side, one process a core: threads of their own would only be in the way.
-torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"  # in the programs that tests start
+os.environ["OMP_NUM_THREADS"] = "1"  # here, and in the programs that tests start
 
 
 collect_ignore = ["third_party"]  # packages that test_third_party.py installs
@@ -29,27 +34,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that none of them is left over for one core."""
     order = {f"test_{name}": place for place, name in enumerate(_FIRST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    import torch
+
+    torch.set_num_threads(1)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU here"))
 
 
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: the garbage collector need not go through it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Where a test of equality runs."""
+    import torch
+
     return torch.device(request.param)
 
 
 @pytest.fixture
 def tiny() -> Policy:
     """The bundled model: greedy answers, real rewards."""
+    from grpo_agent.models import TINY, load_policy
+
     return load_policy(str(TINY))
 
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Write rows as JSONL; what `datasets` caches goes where they are."""
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
     def write(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -68,6 +88,12 @@ def random_policy() -> Policy:
 
 def make_random_policy() -> Policy:
     """The same one in every process."""
+    import torch
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+    from grpo_agent.models import TINY
+    from grpo_agent.policy import Policy
+
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     config = Qwen3Config(
