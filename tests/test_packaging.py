@@ -87,8 +87,12 @@ def test_the_bundled_model_keeps_its_size() -> None:
     assert sum(f.stat().st_size for f in folder.iterdir()) < 5 * 1024 * 1024
 
 
-def test_the_wheel_runs_from_elsewhere(built: Path, tmp_path: Path) -> None:
-    """Unpacked without dependencies and put before the checkout on the path, it trains."""
+@pytest.mark.parametrize("trains", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_wheel_runs_from_elsewhere(built: Path, tmp_path: Path, *, trains: bool) -> None:
+    """Unpacked without dependencies and put before the checkout on the path, it trains.
+
+    A wheel that is installed trains in test_third_party.py, by default too.
+    """
     (wheel,) = built.glob("*.whl")
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
@@ -112,6 +116,10 @@ def test_the_wheel_runs_from_elsewhere(built: Path, tmp_path: Path) -> None:
 
     assert [Path(p).is_relative_to(site) for p in run("-c", code).split()] == [True, True]
     small = ["trainer=smoke", "trainer.eval_problems=0", "trainer.steps=1", "agent.group_size=2"]
-    run("-m", "grpo_envs.run", "env=math", "model=qwen", *small, "sampler.max_new_tokens=8")
+    command = ["-m", "grpo_envs.run", "env=math", "model=qwen", *small, "sampler.max_new_tokens=8"]
+    if not trains:
+        assert "group_size: 2" in run(*command, "--cfg", "job")
+        return
+    run(*command)
     (metrics,) = work.glob("outputs/math/*/metrics.jsonl")
     assert '"step": 1' in metrics.read_text()

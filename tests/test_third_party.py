@@ -23,6 +23,19 @@ SMALL = [
 ]
 WARNING = "grpo_envs.conf: 'cracked' (acme_broken.conf) is left out: OSError: no licence file"
 
+FORKS = """
+import json, os, sys
+import grpo_envs.run
+for args in json.loads(sys.argv[1]):
+    print("\\0", end="", file=sys.stderr, flush=True)
+    child = os.fork()
+    if not child:
+        sys.argv[1:] = args
+        grpo_envs.run.main()
+        sys.exit(0)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -50,10 +63,12 @@ class Place:
         assert done.returncode == 0, done.stderr
         return done.stdout, done.stderr
 
-    def refused(self, *args: str) -> str:
-        done = self.run("python", "-m", "grpo_envs.run", *args)
-        assert done.returncode == 1, done.stdout
-        return done.stderr.splitlines()[-1]
+    def refused(self, *runs: Sequence[str]) -> list[str]:
+        """Return the last line that each run writes: forks of one process, imported once."""
+        done = self.run("python", "-c", FORKS, json.dumps(runs))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == ["256"] * len(runs), done.stdout  # each exits with 1
+        return [lines[-1] for lines in map(str.splitlines, done.stderr.split("\0")[1:])]
 
 
 def wheels(sources: Sequence[Path], out: Path) -> list[str]:
@@ -199,47 +214,49 @@ def test_an_experiment_of_theirs_is_a_sweep(place: Place) -> None:
     assert len(list((place.cwd / "theirs").glob("*/done.json"))) == 2
 
 
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        pytest.param(["env=shoot"], "whisper. Did you mean 'shout'?", id="an environment"),
-        pytest.param(["agent=acne"], "Did you mean 'acme'?", id="an option"),
-        pytest.param(["logger.names=[acme_line]"], "Did you mean 'acme_lines'?", id="a logger"),
-        pytest.param(
-            ["env=whisper", "env.gab=x"],
-            "no env.gab. Allowed: env.split, env.gap, env.rewards. Did you mean 'gap'?",
-            id="a keyword of an environment without YAML",
-        ),
-        pytest.param(["env=mumble"], "missing: env.mouth=...", id="a keyword that is needed"),
-        pytest.param(
-            ["env=mumble", "env.mouth=wide"],
-            "env.mouth=wide. Allowed: a whole number.",
-            id="a keyword of another type",
-        ),
-        pytest.param(
-            ["env=whisper", "env.gap=3"],
-            "env.gap=3. Allowed: text.",
-            id="a keyword of another type that its constructor takes",
-        ),
-        pytest.param(["env.rewards={acme_vowel: 1}"], "Did you mean 'acme_vowels'?", id="a reward"),
-        pytest.param(
-            ["env=claimed"],
-            "grpo_envs.envs: several packages claim 'claimed': acme_bare:WhisperEnv, "
-            "acme_rival:ClaimedEnv.",
-            id="a name that two claim",
-        ),
-        pytest.param(
-            ["env=cracked"],
-            "grpo_envs.envs: 'cracked' (acme_broken:CrackedEnv) cannot be loaded: "
-            "OSError: no licence file",
-            id="a broken package that is asked for",
-        ),
-    ],
-)
-def test_a_mistake_is_told_with_their_names(place: Place, overrides: list[str], said: str) -> None:
-    line = place.refused(*overrides)
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "an environment": (["env=shoot"], "whisper. Did you mean 'shout'?"),
+    "an option": (["agent=acne"], "Did you mean 'acme'?"),
+    "a logger": (["logger.names=[acme_line]"], "Did you mean 'acme_lines'?"),
+    "a keyword of an environment without YAML": (
+        ["env=whisper", "env.gab=x"],
+        "no env.gab. Allowed: env.split, env.gap, env.rewards. Did you mean 'gap'?",
+    ),
+    "a keyword that is needed": (["env=mumble"], "missing: env.mouth=..."),
+    "a keyword of another type": (
+        ["env=mumble", "env.mouth=wide"],
+        "env.mouth=wide. Allowed: a whole number.",
+    ),
+    "a keyword of another type that its constructor takes": (
+        ["env=whisper", "env.gap=3"],
+        "env.gap=3. Allowed: text.",
+    ),
+    "a reward": (["env.rewards={acme_vowel: 1}"], "Did you mean 'acme_vowels'?"),
+    "a name that two claim": (
+        ["env=claimed"],
+        "grpo_envs.envs: several packages claim 'claimed': acme_bare:WhisperEnv, "
+        "acme_rival:ClaimedEnv.",
+    ),
+    "a broken package that is asked for": (
+        ["env=cracked"],
+        "grpo_envs.envs: 'cracked' (acme_broken:CrackedEnv) cannot be loaded: "
+        "OSError: no licence file",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(place: Place) -> dict[str, str]:
+    """What each mistake is answered with."""
+    runs = [overrides for overrides, _ in MISTAKES.values()]
+    return dict(zip(MISTAKES, place.refused(*runs), strict=True))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_with_their_names(refusals: dict[str, str], mistake: str) -> None:
+    line = refusals[mistake]
     assert line.startswith("grpo_envs: ")
-    assert line.endswith(said), line
+    assert line.endswith(MISTAKES[mistake][1]), line
 
 
 @pytest.mark.parametrize(
