@@ -54,9 +54,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("page", "command"),
     [
         pytest.param(
-            *told, marks=() if any(word in told[1] for word in QUICK) else pytest.mark.slow
+            page, command, marks=() if any(word in command for word in QUICK) else pytest.mark.slow
         )
-        for told in dict.fromkeys(COMMANDS)
+        for command, page in {command: page for page, command in COMMANDS}.items()
     ],
 )
 def test_a_command_of_the_pages_runs(page: str, command: str, folder: Path) -> None:

@@ -128,21 +128,19 @@ def test_info_shows_where_the_options_come_from() -> None:
     assert "agent/grpo" in told
 
 
-@pytest.mark.parametrize(
-    ("typed", "offered"),
-    [
-        ("grpo-envs env=ma", "env=math"),
-        ("grpo-envs agent.loss.clip_", "agent.loss.clip_high= agent.loss.clip_low="),
-        ("grpo-envs experiment=l", "experiment=laptop"),
-        ("grpo-envs -m seed=0,1 model=sm", "model=smollm2"),
-    ],
-)
-def test_the_tab_key_in_bash(typed: str, offered: str) -> None:
+def test_the_tab_key_in_bash() -> None:
     """With the line that `--help` says, in a real bash."""
-    script = (
-        'eval "$(grpo-envs -sc install=bash)"\n'
+    offered = {
+        "grpo-envs env=ma": "env=math",
+        "grpo-envs agent.loss.clip_": "agent.loss.clip_high= agent.loss.clip_low=",
+        "grpo-envs experiment=l": "experiment=laptop",
+        "grpo-envs -m seed=0,1 model=sm": "model=smollm2",
+    }
+    script = 'eval "$(grpo-envs -sc install=bash)"\n' + "".join(
         f'COMP_LINE="{typed}"; COMP_POINT=${{#COMP_LINE}}; COMP_CWORD={len(typed.split()) - 1}\n'
-        'hydra_bash_completion; echo "${COMPREPLY[@]}"'
+        'hydra_bash_completion; echo "${COMPREPLY[@]}"\n'
+        for typed in offered
     )
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    assert run("bash", "-c", script, PATH=path).strip() == offered
+    told = run("bash", "-c", script, PATH=path).splitlines()
+    assert [line.strip() for line in told] == [*offered.values()]

@@ -144,19 +144,22 @@ def test_numbers_alone_start_no_sympy(write: Write, tmp_path: Path) -> None:
     code = (
         "import sys; from grpo_env_math import MathEnv\n"
         "from grpo_envs.graders.math import workers\n"
-        "MathEnv(dataset=sys.argv[1]); print(workers._POOLS['sympy_equal']._zygote is not None)"
+        "for name in sys.argv[1:]:\n"
+        "    MathEnv(dataset=name); print(workers._POOLS['sympy_equal']._zygote is not None)"
     )
-    for gold, started in (("1/2", "False"), ("x^2", "True")):
-        rows = [{"prompt": f"P{i}", "gold": gold} for i in range(3)]
-        done = subprocess.run(
-            [sys.executable, "-c", code, write("rows.jsonl", rows)],
-            cwd=ROOT,
-            env={"PYTHONPATH": ".:envs:agents", "HF_HOME": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.strip() == started
+    files = [
+        write(name, [{"prompt": f"P{i}", "gold": gold} for i in range(3)])
+        for name, gold in (("numbers.jsonl", "1/2"), ("expressions.jsonl", "x^2"))
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *files],
+        cwd=ROOT,
+        env={"PYTHONPATH": ".:envs:agents", "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_a_file_in_the_form_of_aime(write: Write) -> None:
