@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import socket
 import sys
 import tomllib
@@ -54,8 +55,18 @@ def trackio_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow's, whose tables take it a second to make."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    import_module("mlflow").MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture(autouse=True)
-def offline(tmp_path: Path, trackio_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def offline(
+    tmp_path: Path, trackio_dir: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing of the machine's own settings, and nothing over the network."""
     for name in os.environ:
         if name.startswith(("WANDB_", "MLFLOW_", "TRACKIO_")) and name != "TRACKIO_DIR":
@@ -65,6 +76,7 @@ def offline(tmp_path: Path, trackio_dir: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    shutil.copy(empty_database, tmp_path)
     monkeypatch.setenv("TRACKIO_PROJECT", tmp_path.name)
     monkeypatch.chdir(tmp_path)
     connect = socket.socket.connect
@@ -287,6 +299,7 @@ def test_the_others_take_names_as_they_are(made: type[Tracker], tmp_path: Path) 
 def test_mlflow_has_a_default_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_DISABLE_TELEMETRY"):
         monkeypatch.delenv(name)
+    (tmp_path / "mlflow.db").unlink()
     logger = MlflowLogger(tmp_path / "run", 1, 0)
     logger.log(1, {"reward/mean": 0.5})
     logger.close()
@@ -377,8 +390,10 @@ def test_a_new_metric_is_a_new_column(tmp_path: Path) -> None:
         (4, {"a": 5.0}),
     ]
     text = 'step,a,"b,c",d\n1,0.123457,2.0,\n2,,3.0,\n3,4.0,,1.0\n4,5.0,,\n'
-    assert csv_text(tmp_path, 0, *told) == text
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.csv"]
+    run = tmp_path / "run"
+    run.mkdir()
+    assert csv_text(run, 0, *told) == text
+    assert sorted(p.name for p in run.iterdir()) == ["metrics.csv"]
 
 
 def test_rows_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
