@@ -432,7 +432,7 @@ def test_killed_children_are_run_again(small: LocalPool, judged: bool) -> None:
         ended.set()
         thread.join()
     assert {result for result in results if result != "SandboxError"} == {"right"}
-    assert results.count("right") > 20
+    assert results.count("right") > 12
 
 
 @pytest.mark.parametrize("which", [keepers, zygotes], ids=["keeper", "zygote"])
@@ -459,7 +459,7 @@ def test_killed_workers_are_replaced(
         thread.join()
     assert killed
     assert {result for result in results if result != "SandboxError"} == {"right"}
-    assert results.count("right") > 20
+    assert results.count("right") > 12
     assert small.run("print(1)").stdout == "1\n"
     assert soon(lambda: not any(map(alive, set(killed) - set(which(small)))))
 
@@ -475,7 +475,7 @@ def batch(pool: LocalPool) -> list[str]:
         return "right" if (result.status, result.stdout) == ("ok", f"{2 * n}\n") else repr(result)
 
     with ThreadPoolExecutor(4) as threads:
-        return list(threads.map(one, range(30)))
+        return list(threads.map(one, range(20)))
 
 
 def judgements(pool: LocalPool) -> list[str]:
@@ -489,11 +489,11 @@ def judgements(pool: LocalPool) -> list[str]:
         return "right" if found.passed else found.error
 
     with ThreadPoolExecutor(4) as threads:
-        return list(threads.map(one, range(30)))
+        return list(threads.map(one, range(20)))
 
 
 def test_a_worker_that_hangs_is_replaced(small: LocalPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grpo_envs.sandbox.worker._HUNG", 2.0)
+    monkeypatch.setattr("grpo_envs.sandbox.worker._HUNG", 1.0)
     small.run("pass")
     (stopped,) = keepers(small)
     os.kill(stopped, signal.SIGSTOP)
@@ -608,7 +608,7 @@ def used(pid: int) -> tuple[int, int]:
     return sum(private), len(descriptors_of(pid))
 
 
-@pytest.mark.parametrize("runs", [1_000, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [300, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_memory_and_descriptors_stay_flat(small: LocalPool, runs: int) -> None:
     def one(n: int) -> str:
         return small.run("print('x' * 5000)", stdin=str(n)).status
