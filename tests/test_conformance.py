@@ -24,9 +24,15 @@ NAMES = sorted(available(ENVS))
 SLOW = "codeio"
 """Takes many seconds, and a render mode changes nothing of what it shows with the other."""
 MADE = [
-    *((name, mode) for name in NAMES for mode in (None, "ansi") if name != SLOW),
+    *((name, None) for name in NAMES if name != SLOW),
+    *(
+        pytest.param(name, "ansi", marks=() if name in ("math", "guess") else pytest.mark.slow)
+        for name in NAMES
+        if name != SLOW
+    ),
     pytest.param(SLOW, None, marks=pytest.mark.slow),
 ]
+"""Gymnasium's checker tries every render mode of each environment, whichever it is given."""
 KEYWORDS = {"gym": {"id": "tests.text_games:text_games/Reverse-v0"}}
 """What an environment must be told that nothing can be the default of."""
 

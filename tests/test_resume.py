@@ -56,7 +56,7 @@ PLACES: dict[str, tuple[type, str, int]] = {
     "evaluating": (Evaluation, "_rows", 1),
 }
 """What is counted there, and a number of calls that comes within two or three steps."""
-QUICK = ("sampling", "updating", "writing a checkpoint")
+QUICK = ("updating", "writing a checkpoint")
 """Those that the default suite tries."""
 
 
