@@ -444,7 +444,7 @@ def test_killed_workers_are_replaced(
     killed = []
 
     def killer() -> None:
-        while not ended.wait(0.3):
+        while not ended.wait(0.2):
             for pid in which(small)[:1]:
                 killed.append(pid)
                 with suppress(ProcessLookupError):
