@@ -27,7 +27,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # here, and in the programs that tests star
 
 
 collect_ignore = ["third_party"]  # packages that test_third_party.py installs
-_FIRST = ("run", "sweeps", "conformance", "math_workers", "third_party", "processes", "learning")
+_FIRST = (
+    *("third_party", "math_workers", "sandbox", "run", "reasoning_gym", "sandbox_hostile"),
+    *("processes", "faults", "trainer", "conformance", "sweeps", "trackers"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
