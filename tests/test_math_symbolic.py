@@ -643,7 +643,7 @@ PIECES = (
 )
 
 
-@settings(PROPERTY, max_examples=1500)
+@settings(PROPERTY, max_examples=500)
 @given(
     st.lists(st.sampled_from(PIECES), max_size=14).map("".join),
     st.lists(st.sampled_from(PIECES), max_size=14).map("".join),
