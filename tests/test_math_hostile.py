@@ -100,13 +100,14 @@ def in_a_forked_child(work: Callable[[], Report]) -> Report:
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(
-    "place",
+    ("place", "every"),
     [
-        in_a_thread,
-        pytest.param(in_asyncio, marks=pytest.mark.slow),
-        pytest.param(in_a_forked_child, marks=pytest.mark.slow),
+        pytest.param(in_a_thread, 3, id="a third of it in a thread"),
+        pytest.param(in_a_thread, 1, id="in a thread", marks=pytest.mark.slow),
+        pytest.param(in_asyncio, 1, id="in asyncio", marks=pytest.mark.slow),
+        pytest.param(in_a_forked_child, 1, id="in a forked child", marks=pytest.mark.slow),
     ],
 )
-def test_the_same_everywhere(place: Callable[[Callable[[], Report]], Report]) -> None:
-    corpus = shifted(CASES[::3] if place is in_a_thread else CASES)
+def test_the_same_everywhere(place: Callable[[Callable[[], Report]], Report], every: int) -> None:
+    corpus = shifted(CASES[::every])
     check(place(lambda: verdicts(corpus)))
