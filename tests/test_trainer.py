@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 from collections.abc import Container, Sequence
 from copy import deepcopy
 from functools import cache, reduce
@@ -114,6 +116,23 @@ def test_too_many_invalid_rewards_stop_the_run_and_lose_nothing(
         made.run()
     assert "4 rewards are invalid: OSError: sandbox down" in caplog.text
     assert (tmp_path / "checkpoints" / "last").resolve().name == "step_000001"
+
+
+def test_what_is_graded_while_sigterm_comes_does_not_count(tmp_path: Path) -> None:
+    """A cluster manager ends the graders, too: their rewards would be invalid."""
+    made = trainer(tmp_path, "trainer.steps=4", "trainer.eval_problems=0")
+
+    def until_sigterm(problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
+        if made.done < 1:
+            return [Reward(parts={"correct": 1.0, "format": 0.0}) for _ in answers]
+        os.kill(os.getpid(), signal.SIGTERM)
+        return [Reward(valid=False, error="the sandbox was killed") for _ in answers]
+
+    made.rollout.env.env.score_batch = until_sigterm  # type: ignore[attr-defined]
+    made.run()
+    assert made.stop.terminated
+    assert steps(tmp_path / "metrics.jsonl") == [1]
+    assert made.checkpoints.last.resolve().name == "step_000001"
 
 
 def test_some_invalid_rewards_are_counted_and_the_run_goes_on(tmp_path: Path) -> None:
