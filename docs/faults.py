@@ -37,7 +37,7 @@ _QUICK = [
     *("trainer.save_every=2", "agent.group_size=4", "logger.names=[console,jsonl]"),
 ]
 _PLUGIN = """
-import os, time
+import sys, time
 
 def raises(problem, answer):
     raise ValueError("no network")
@@ -52,8 +52,17 @@ def returns_nan(problem, answer):
 
 def sleeps(problem, answer):
     time.sleep(600)
+
+kept = []
+
+def leaks(problem, answer):
+    kept.append(b"x" * (64 << 20))
+    return float(len(answer) % 2)
+
+def exits(problem, answer):
+    sys.exit(1)
 """
-_NAMES = ("raises", "raises_at_times", "returns_nan", "sleeps")
+_NAMES = ("raises", "raises_at_times", "returns_nan", "sleeps", "leaks", "exits")
 
 
 def make_plugin(folder: Path) -> None:
@@ -71,12 +80,15 @@ class Place:
 
     def __init__(self, cwd: Path) -> None:
         self.cwd = cwd
+        self.limit = 0
         self.env = {**os.environ, "PYTHONPATH": str(cwd), "COLUMNS": "400"}
         make_plugin(cwd)
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
-        """Begin a run."""
+        """Begin a run; `self.limit` says in how much memory [KiB]."""
         command = [sys.executable, "-m", "grpo_envs.run", *_QUICK, *overrides]
+        if self.limit:
+            command = ["bash", "-c", f'ulimit -v {self.limit}; exec "$@"', "bash", *command]
         return subprocess.Popen(
             command,
             cwd=self.cwd,
@@ -123,6 +135,45 @@ def full_disk(place: Place) -> tuple[int, str]:
     """A disk that is full at the second checkpoint."""
     with place.disk("size=12m"):
         return place.run("hydra.run.dir=disk/run", "logger=files")
+
+
+def terminated_early(place: Place) -> tuple[int, str]:
+    """SIGTERM while the run's parts are being made."""
+    process = place.start("hydra.run.dir=early")
+    while not (place.cwd / "early" / ".hydra").is_dir():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate()
+    return process.returncode, _last(printed, "SIGTERM")
+
+
+def little_memory(place: Place) -> tuple[int, str]:
+    """A reward function that keeps 64 MiB of every answer."""
+    place.limit = 4 << 20
+    return place.run("env.rewards={leaks: 1}", "trainer.steps=50", "hydra.run.dir=leak")
+
+
+def helpers_killed(place: Place) -> tuple[int, str]:
+    """A sandbox all of whose processes are killed again and again."""
+    process = place.start("env=code", "trainer.steps=8", "hydra.run.dir=helpers")
+    for least in (2, 4, 6):
+        while process.poll() is None and _rows(place.cwd / "helpers") < least:
+            time.sleep(0.02)
+        for child in _below(process.pid):
+            os.kill(child, signal.SIGKILL)
+    printed, _ = process.communicate()
+    return process.returncode, _last(printed)
+
+
+def _rows(run: Path) -> int:
+    metrics = run / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.is_file() else 0
+
+
+def _below(pid: int) -> list[int]:
+    """Return the processes that one started: Linux."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 def read_only(place: Place) -> tuple[int, str]:
@@ -172,6 +223,7 @@ FAULTS: dict[str, Callable[[Place], tuple[int, str]]] = {
     "the disk is read-only": read_only,
     "the dataset is gone when a run is resumed": dataset_gone,
     "SIGTERM": lambda place: place.hit(signal.SIGTERM),
+    "SIGTERM while the run's parts are being made": terminated_early,
     "Ctrl-C": lambda place: place.hit(signal.SIGINT),
     "SIGKILL, then the same command with `resume=auto`": killed_and_resumed,
     "the newest checkpoint was cut short; resumed": cut_short,
@@ -186,6 +238,9 @@ FAULTS: dict[str, Callable[[Place], tuple[int, str]]] = {
     "a reward function that sleeps": lambda place: place.run(
         "env.rewards={sleeps: {weight: 1, timeout: 1}}"
     ),
+    "a reward function that calls `sys.exit`": lambda place: place.run("env.rewards={exits: 1}"),
+    "a reward function that keeps 64 MiB of every answer, in 4 GiB": little_memory,
+    "a sandbox all of whose processes are killed three times": helpers_killed,
     "the hub cannot be reached": lambda place: place.run("model.path=Qwen/Qwen3-0.6B"),
     "updates that are not finite": lambda place: place.run(
         "agent.lr=1e8", "agent.warmup_steps=0", "agent.loss.beta=0", "trainer.steps=20"

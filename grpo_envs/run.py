@@ -20,6 +20,7 @@ from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.files import shown
 from grpo_envs.help import help_text
 from grpo_envs.run_folder import RunFolder, failures
+from grpo_envs.stopping import end_on_sigterm
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 INTERRUPTED = 130
@@ -51,6 +52,7 @@ def main() -> None:
             _print_help([word for word in sys.argv[1:] if not word.startswith("-")])
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors to us instead of printing a page
+    end_on_sigterm()
     try:
         _begin(sys.argv[1:])
     except job.Terminated:

@@ -12,6 +12,7 @@ from grpo_envs.config import TrainerConfig
 from grpo_envs.errors import GrpoEnvsError, require_one_of
 from grpo_envs.evaluation import Evaluation
 from grpo_envs.loggers import Logger
+from grpo_envs.memory import resident_mib
 from grpo_envs.metrics import group_metrics
 from grpo_envs.processes import ALONE, Processes, Sampler
 from grpo_envs.seeding import seed_for
@@ -170,6 +171,7 @@ class Trainer:
         hidden, waited = (timer.seconds.get(name, 0.0) for name in ("score_hidden", "score"))
         metrics["score/hidden"] = hidden / max(hidden + waited, 1e-9)
         metrics["tokens/per_second"] = tokens / timer.seconds["step"]
+        metrics |= {"memory/process": held} if (held := resident_mib()) else {}
         self.last = metrics
         advantages = [*advantages, *([0.0] * self.group_size for _ in dropped)]
         self.processes.by_first(lambda: self._log(metrics, groups, advantages))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from itertools import pairwise
 from statistics import fmean
+
+from grpo_envs.memory import machine_mib
 
 _WINDOW = 10
 KL_LIMIT = 1.0
 """Nats per token; useful runs stay far below it."""
 GAP_LIMIT = 0.1
 """Nats per token; about 1e-6 in float32 and 0.02 in bf16."""
+LEAK = 0.01
+"""Of the machine's memory: what a quarter of the run so far may add to the one before."""
 
 
 class Watch:
@@ -20,6 +25,7 @@ class Watch:
         self._steps: deque[Mapping[str, float]] = deque(maxlen=_WINDOW)
         self._best = 0.0
         self._said: set[str] = set()
+        self._memory: list[float] = []
 
     def look(self, metrics: Mapping[str, float]) -> list[str]:
         """Take a step's metrics; return one line for each reason that is seen the first time."""
@@ -28,9 +34,28 @@ class Watch:
         if len(self._steps) == _WINDOW:
             found |= self._flat() | self._truncated() | self._constant() | self._collapse()
             found |= self._kl() | self._gap()
+        self._memory += [metrics["memory/process"]] if "memory/process" in metrics else []
+        found |= self._leak()
         new = [text for name, text in found.items() if name not in self._said]
         self._said |= set(found)
         return new
+
+    def _leak(self) -> dict[str, str]:
+        """Look at the quarters of the run so far: does each hold more than the one before?"""
+        size = len(self._memory) // 4
+        if size < 2 * _WINDOW:
+            return {}
+        held = self._memory[-4 * size :]
+        least = [min(held[i * size : (i + 1) * size]) for i in range(4)]
+        total = machine_mib()
+        if any(b - a < LEAK * total for a, b in pairwise(least)):
+            return {}
+        return {
+            "leak": f"The process holds {least[3]:,.0f} MiB of the machine's {total:,.0f}, "
+            f"{least[3] - least[0]:,.0f} more than {3 * size} steps before, and grows, usually "
+            "because a reward function or the environment keeps what it sees. Turn env.rewards "
+            "(leave one out at a time). A run that is killed for it goes on with resume=auto."
+        }
 
     def _column(self, name: str) -> list[float]:
         return [step[name] for step in self._steps if name in step]

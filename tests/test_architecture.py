@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     [
         *("types", "errors", "seeding", "timing", "files", "metrics", "rows", "statistics"),
-        *("printable", "launch"),
+        *("printable", "launch", "memory"),
     ],
     [
         *(

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,39 @@ def test_the_page_of_environments_is_what_the_docstrings_say() -> None:
     page = (DOCS / "environments.md").read_text(encoding="utf-8")
     assert page == module.page(), "python docs/environments.py writes it anew"
     assert not re.findall(r"\| `env\.\w+` \| .* \|  \|$", page, re.MULTILINE), "an untold keyword"
+
+
+def _faults() -> Any:
+    spec = importlib.util.spec_from_file_location("docs_faults", DOCS / "faults.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+FAULTS = _faults()
+
+
+def test_the_page_of_faults_has_them_all() -> None:
+    page = (DOCS / "faults.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| (.*?) \| \d+ \| `", page, re.MULTILINE) == list(FAULTS.FAULTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS.FAULTS)
+def test_a_fault_ends_as_the_page_says(fault: str, tmp_path: Path) -> None:
+    page = (DOCS / "faults.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| {fault} |")]
+    code, line = FAULTS.FAULTS[fault](FAULTS.Place(tmp_path))
+    _, _, told_code, told, _ = re.split(r"(?<!\\) ?\| ?", row, maxsplit=4)
+    assert int(told_code) == code
+
+    def without_figures(text: str) -> str:
+        return re.sub(r"\S*\d\S*", "#", text).replace("rewards", "reward")
+
+    words = [without_figures(text.replace(str(tmp_path), ".")) for text in (told.strip("`"), line)]
+    assert words[0] == words[1]
 
 
 def test_every_page_is_in_the_index() -> None:

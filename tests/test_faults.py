@@ -128,6 +128,19 @@ def test_sigterm_saves_and_exits_0_and_auto_goes_on(tmp_path: Path, times: list[
     assert steps(folder) == list(range(1, 9))
 
 
+def test_sigterm_before_there_is_anything_to_save_exits_0(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("hydra.run.dir=run"), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "run" / ".hydra").is_dir():  # then it imports torch
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert errors == "grpo_envs: SIGTERM: ended, there was nothing to save.\n"
+    RunFolder(tmp_path / "run").require_same({})  # nobody's: the same command begins there anew
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with folder.locked():

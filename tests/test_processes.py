@@ -70,7 +70,7 @@ def test_what_one_raises_all_raise_and_shares_are_in_order(made: Path) -> None:
         assert told["a bug"] == (lost if i == 0 else "KeyError: 'level'")
 
 
-_OF_THIS_MACHINE = ("time/", "tokens/per_second", "score/hidden")
+_OF_THIS_MACHINE = ("time/", "tokens/per_second", "score/hidden", "memory/")
 
 
 def rows(folder: Path, name: str) -> list[dict[str, Any]]:

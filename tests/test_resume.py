@@ -112,7 +112,7 @@ def left_by(out: Path) -> dict[str, Any]:
     rows = {}
     for name in ("metrics", "completions", "eval", "eval_completions"):
         lines = (out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-        times = ("time/", "tokens/", "score/hidden")
+        times = ("time/", "tokens/", "score/hidden", "memory/")
         rows[name] = [
             {key: value for key, value in json.loads(line).items() if not key.startswith(times)}
             for line in lines

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from grpo_envs import watch
 from grpo_envs.watch import Watch
 
 Step = dict[str, float]
@@ -32,8 +33,8 @@ def step(number: int = 0, **changes: float) -> Step:
 
 def warnings_of(steps: Iterable[Step]) -> list[tuple[int, str]]:
     """(step number, warning) of a whole run."""
-    watch = Watch()
-    return [(i, text) for i, metrics in enumerate(steps) for text in watch.look(metrics)]
+    looking = Watch()
+    return [(i, text) for i, metrics in enumerate(steps) for text in looking.look(metrics)]
 
 
 def test_a_healthy_run_is_silent() -> None:
@@ -285,3 +286,31 @@ def test_invalid_rewards_and_then_flat_groups_are_two_reasons() -> None:
     assert [number for number, _ in told] == [9, 15]
     assert "no reward was valid" in told[0][1]
     assert "all equal" in told[1][1]
+
+
+def holding(memory: Iterable[float]) -> list[tuple[int, str]]:
+    return warnings_of(step(i, memory__process=held) for i, held in enumerate(memory))
+
+
+def test_memory_that_grows_and_grows_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "machine_mib", lambda: 16_000.0)
+    found = holding(1_000 + 20 * i for i in range(200))
+    assert [i for i, _ in found] == [79]  # four times twenty steps
+    for words in ("2,200 MiB of the machine's 16,000", "1,200 more than 60 steps", "resume=auto"):
+        assert words in found[0][1]
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        pytest.param([min(900 + 60 * i, 3_000) for i in range(200)], id="warms up"),
+        pytest.param([900 + 400 * (i % 25) for i in range(200)], id="comes and goes"),
+        pytest.param([900 + 0.5 * i for i in range(200)], id="creeps"),
+        pytest.param([900.0] * 100 + [1_900.0] * 100, id="a step up, as by an evaluation"),
+    ],
+)
+def test_memory_that_does_not_run_out_is_no_news(
+    memory: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "machine_mib", lambda: 16_000.0)
+    assert holding(memory) == []
