@@ -93,7 +93,9 @@ class Checkpoints:
         torch.save(dict(state), temporary / _STATE)
         sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
         write_atomically(temporary / _META, json.dumps({**meta, "bytes": sizes}, indent=1))
+        mode = (temporary / _META).stat().st_mode  # as the umask has it; safetensors' is 0600
         for file in temporary.iterdir():
+            file.chmod(mode)
             fsync(file)
 
     def require(self, config: Mapping[str, Any]) -> int:

@@ -1,6 +1,9 @@
 """What comes from outside (checkpoints, configuration, models, answers) is never run as code."""
 
 import ast
+import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,3 +88,25 @@ def test_a_configuration_calls_no_code(override: str) -> None:
 def test_interpolations_of_a_configuration_read_only_ours() -> None:
     with pytest.raises(ConfigError):
         compose_run(["env.dataset=${python:1+1}"])
+
+
+@pytest.mark.parametrize("umask", [0o002, pytest.param(0o077, marks=pytest.mark.slow)])
+def test_the_umask_alone_says_who_may_read_a_run(tmp_path: Path, umask: int) -> None:
+    """No file is closed to a group that shares its runs, and none is open that should not be."""
+    command = [sys.executable, "-m", "grpo_envs.run", *_SHORT, "hydra.run.dir=run"]
+    done = subprocess.run(
+        command, cwd=tmp_path, umask=umask, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    paths = [path for path in (tmp_path / "run").rglob("*") if not path.is_symlink()]
+    assert {"model.safetensors", "trainer.pt", ".lock", "run.log"} <= {p.name for p in paths}
+    for path in [tmp_path / "run", *paths]:
+        most = 0o777 if path.is_dir() else 0o666
+        assert oct(stat.S_IMODE(path.stat().st_mode)) == oct(most & ~umask), path
+
+
+_SHORT = [
+    *("trainer.steps=1", "trainer.prompts_per_step=1", "trainer.eval_problems=1"),
+    *("agent.group_size=2", "sampler.max_new_tokens=8"),
+    "logger.names=[console,jsonl,csv,tensorboard,report]",
+]
