@@ -18,6 +18,7 @@ from grpo_agent.models import adapt, hints, load_policy, resolve, restore
 from grpo_agent.policy import Policy
 from grpo_agent.rollout import Rollout
 from grpo_agent.sampler import Decoding
+from grpo_agent.sharding import sharding_accelerator
 from grpo_envs import launch
 from grpo_envs.checkpoint import Checkpoints
 from grpo_envs.config import RunConfig, TrainerConfig
@@ -148,7 +149,7 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
     bf16 = cfg.precision == "bf16" or (
         cfg.precision == "auto" and not cpu and torch.cuda.is_bf16_supported()
     )
-    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
+    accelerator = sharding_accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
     if accelerator.num_processes != launch.count():
         raise ConfigError(
             f"{accelerator.num_processes} processes, by a launcher that is not known here. "

@@ -6,6 +6,17 @@ launched so is one process.
 
 import os
 
+from grpo_envs.errors import ConfigError
+
+_UNKNOWN = ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
+"""What `accelerate launch` passes on as ACCELERATE_USE_..., and no run is made for."""
+_ALLOWED_FSDP = {
+    "VERSION": ("2",),
+    "OFFLOAD_PARAMS": ("false",),
+    "ACTIVATION_CHECKPOINTING": ("false", "model.gradient_checkpointing=true in its place"),
+}
+"""Values of FSDP_... that a run is made for. What else of it is set has no meaning here."""
+
 
 def index() -> int:
     """Return the number of this process among those of the run, 0 to `count() - 1`."""
@@ -22,6 +33,29 @@ def speaks() -> bool:
     return _number("LOCAL_RANK", 0) == 0
 
 
+def shards() -> bool:
+    """Return whether the launcher was told to use FSDP."""
+    return _told("ACCELERATE_USE_FSDP") == "true"
+
+
+def require_known() -> None:
+    """Refuse what `accelerate launch` was told and a run does not do.
+
+    Raises:
+        ConfigError: one line that says what to use instead.
+    """
+    for name in _UNKNOWN:
+        if _told(f"ACCELERATE_USE_{name}") == "true":
+            raise ConfigError(
+                f"{name.lower()} of accelerate launch. Allowed: --multi_gpu, or --use_fsdp "
+                "--fsdp_version 2, which shards the optimiser's state as ZeRO-1 does."
+            )
+    for name, allowed in _ALLOWED_FSDP.items() if shards() else ():
+        value = _told(f"FSDP_{name}", allowed[0])
+        if value != allowed[0]:
+            raise ConfigError(f"fsdp_{name.lower()}={value}. Allowed: {', or '.join(allowed)}.")
+
+
 def cores() -> int:
     """Return the processor cores that are this process's share: 1 or more."""
     usable = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0))
@@ -31,3 +65,8 @@ def cores() -> int:
 def _number(name: str, alone: int) -> int:
     """Return a variable; LOCAL_RANK says that it is torchrun's, others set RANK, too."""
     return int(os.environ.get(name, alone)) if "LOCAL_RANK" in os.environ else alone
+
+
+def _told(name: str, else_: str = "false") -> str:
+    """Return a variable of Accelerate's; not set is as `else_`."""
+    return os.environ.get(name, else_).lower()

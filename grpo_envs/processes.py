@@ -148,7 +148,11 @@ def connect(device: str) -> Processes:
 
     Args:
         device: `trainer.device`.
+
+    Raises:
+        ConfigError: the launcher was told to do what a run does not.
     """
+    launch.require_known()
     if launch.count() == 1:
         return ALONE
     import torch  # heavy, and of no use to one process

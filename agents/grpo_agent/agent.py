@@ -18,6 +18,7 @@ from grpo_agent.config import GrpoConfig, SamplerConfig
 from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
 from grpo_agent.policy import Policy
 from grpo_agent.shaping import kl_penalty, overlong_penalty
+from grpo_agent.sharding import replica_of
 from grpo_agent.step import Step, minibatches
 from grpo_envs.errors import GrpoEnvsError
 from grpo_envs.types import Group
@@ -62,7 +63,7 @@ class GrpoAgent:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: min(1.0, (step + 1) / (cfg.warmup_steps + 1))
         )
-        self._scorer = accelerator.prepare(policy)
+        self._replica = replica_of(policy, self.optimizer, accelerator)
 
     def update(self, groups: Sequence[Group]) -> tuple[dict[str, float], list[list[float]]]:
         """Improve the policy on `groups`, all of one size.
@@ -193,7 +194,7 @@ class GrpoAgent:
         sums: dict[str, Tensor] = {}
         for i, rows in enumerate(parts):
             last = i == len(parts) - 1  # processes exchange gradients once an update
-            with nullcontext() if last else self.accelerator.no_sync(self._scorer):
+            with nullcontext() if last else self.accelerator.no_sync(self._replica.scorer):
                 values = self._backward(own.rows(rows), weights_BT[rows], on_policy=on_policy)
             for name, value in values.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * counts
@@ -205,7 +206,9 @@ class GrpoAgent:
     def _backward(self, step: Step, weights_BT: Tensor, *, on_policy: bool) -> dict[str, Tensor]:
         """Add the gradient of these rows; return their loss and sums of values over tokens."""
         batch, cfg = step.batch, self.cfg.loss
-        logps_BT, entropy_BT = self._scorer(batch, self.temperature, entropy_grad=cfg.entropy > 0)
+        scorer, entropy_grad = self._replica.scorer, cfg.entropy > 0
+        with self.accelerator.autocast():
+            logps_BT, entropy_BT = scorer(batch, self.temperature, entropy_grad=entropy_grad)
         # Exactly on-policy the ratio is 1 by definition; see policy/sample_gap for how far the
         # sampler's own log-probabilities are from these.
         old_BT = logps_BT.detach() if on_policy else batch.sampled_logps_BT
@@ -229,12 +232,12 @@ class GrpoAgent:
 
     def _apply(self) -> dict[str, Tensor]:
         """Take the optimiser's step, unless the gradient is not finite."""
-        parameters = self.policy.trained_parameters()
-        norm = self.accelerator.clip_grad_norm_(parameters, self.cfg.max_grad_norm)
-        finite = torch.isfinite(norm)
-        if finite:
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+        with self._replica.stepping():
+            norm = self._replica.clip(self.cfg.max_grad_norm)
+            finite = torch.isfinite(norm)
+            if finite:
+                self.optimizer.step()
+            self.optimizer.zero_grad()
         return {"optim/grad_norm": norm, "optim/skipped": (~finite).float()}
 
     @torch.no_grad()
@@ -266,7 +269,7 @@ class GrpoAgent:
         """Return what `load_state_dict` needs beside the model's weights."""
         synced = self.reference is not None and self.cfg.sync_reference_every
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self._replica.state_dict(),
             "schedule": self.schedule.state_dict(),
             "steps": self.steps,
             "reference": self.reference.state_dict() if self.reference and synced else None,
@@ -274,7 +277,7 @@ class GrpoAgent:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the optimiser's moments, the schedule's place and a synced reference."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._replica.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.steps = state["steps"]
         if self.reference is not None and state["reference"] is not None:
