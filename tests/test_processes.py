@@ -2,10 +2,12 @@
 
 import ast
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from grpo_agent.models import TINY
-from grpo_envs.processes import ALONE
+from grpo_envs.errors import ConfigError
+from grpo_envs.processes import ALONE, connect
 from grpo_envs.rows import read_jsonl
-from tests.two_processes import GRADIENTS, RUNS, SMALL, gradients, train
+from tests.two_processes import GRADIENTS, OF_FSDP, RUNS, SHARDED_GRADIENTS, SMALL, gradients, train
 
 ROOT = Path(__file__).parent.parent
 # Accelerate 1.15 starts one process with `--cpu --num_processes 2`; --multi_gpu starts two, and
@@ -29,12 +32,22 @@ LAUNCH = [
     *("--dynamo_backend", "no", "-m"),
 ]
 
+FSDP = """\
+distributed_type: FSDP
+num_machines: 1
+num_processes: 2
+mixed_precision: "no"
+fsdp_config:
+  fsdp_version: 2
+"""
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes made of everything in two_processes.py; `more` was begun by one."""
+    """What two processes made of everything in two_processes.py; one began what it goes on with."""
     out = tmp_path_factory.mktemp("processes")
-    train(out / "more", "plain")
+    for name in ("more", "sharded"):
+        train(out / name, "plain")
     command = [*LAUNCH, "tests.two_processes", str(out)]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
@@ -44,13 +57,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("case", GRADIENTS)
-def test_the_gradient_of_two_is_that_of_one(case: str, made: Path) -> None:
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [*((case, "") for case in GRADIENTS), *((case, " sharded") for case in SHARDED_GRADIENTS)],
+)
+def test_the_gradient_of_two_is_that_of_one(case: str, kind: str, made: Path) -> None:
     alone = gradients(Accelerator(cpu=True), case)
     if case != "fewer rows than processes":  # a group of one teaches nothing
         assert max(value.abs().max().item() for value in alone.values()) > 1e-3
     for i in range(2):
-        found: dict[str, dict[str, Tensor]] = torch.load(made / f"{i}.pt", weights_only=True)
+        found: dict[str, dict[str, Tensor]] = torch.load(made / f"{i}{kind}.pt", weights_only=True)
         assert found[case].keys() == alone.keys()
         for name, value in alone.items():
             torch.testing.assert_close(found[case][name], value, rtol=1e-6, atol=1e-9)
@@ -106,19 +122,39 @@ def test_a_run_of_two_is_that_of_one(name: str, made: Path, tmp_path: Path) -> N
     assert {row["step"] for row in rows(made / "two" / name, "metrics")} == {1, 2, 3}
 
 
+def go_on(out: Path, name: str) -> None:
+    train(out, name, ALONE, "trainer.steps=5", f"resume={out / name}")
+
+
+def test_a_run_in_shards_is_that_of_one_which_goes_on_with_it(made: Path, tmp_path: Path) -> None:
+    name = "several updates"
+    alone, shards = tmp_path, made / "sharded"
+    train(alone, name)
+    assert_same(alone / name, shards / name)
+    go_on(alone, name)
+    go_on(shards, name)
+    assert_same(alone / name, shards / name)
+
+
+def test_a_run_of_one_goes_on_in_shards(made: Path, tmp_path: Path) -> None:
+    train(tmp_path, "plain")
+    go_on(tmp_path, "plain")
+    assert_same(tmp_path / "plain", made / "sharded" / "plain")
+
+
 def test_a_run_goes_on_in_another_number_of_processes(made: Path, tmp_path: Path) -> None:
     train(tmp_path / "straight", "plain")  # then on, in one
     straight, fewer, more = (tmp_path / "straight", made / "two", made / "more")
     for out in (straight, fewer):
-        train(out, "plain", ALONE, "trainer.steps=5", f"resume={out}")
+        go_on(out, "plain")
     assert_same(straight / "plain", more / "plain")
     assert_same(straight / "plain", fewer / "plain")
     assert [row["step"] for row in rows(more / "plain", "metrics")] == [1, 2, 3, 4, 5]
 
 
-def launched(out: Path, *overrides: str) -> subprocess.Popen[str]:
+def launched(out: Path, *overrides: str, by: Sequence[str] = LAUNCH) -> subprocess.Popen[str]:
     """Begin a small run in two processes, as a user does."""
-    command = [*LAUNCH, "grpo_envs.run", *SMALL, f"hydra.run.dir={out}", *overrides]
+    command = [*by, "grpo_envs.run", *SMALL, f"hydra.run.dir={out}", *overrides]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=out.parent, stdout=pipe, stderr=pipe, text=True)
 
@@ -200,3 +236,54 @@ def test_a_mistake_is_one_line_of_one_process(override: str, line: str, tmp_path
     assert line in lines[0]
     assert "[rank" not in complained
     assert run.returncode == 1
+
+
+def launched_with(config: str, out: Path, *overrides: str) -> subprocess.Popen[str]:
+    """Begin it with a configuration of the launcher's."""
+    file = out.parent / "launcher.yaml"
+    file.write_text(config, encoding="utf-8")
+    by = [*LAUNCH[:3], "--config_file", str(file), "--main_process_port", "0", "-m"]
+    return launched(out, *overrides, by=by)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "LoRA, conversations"])
+def test_a_run_that_the_launcher_is_told_to_shard(name: str, tmp_path: Path) -> None:
+    """On CPUs, over gloo: Accelerate would shard on GPUs only, see `sharding_accelerator`."""
+    run = launched_with(FSDP, tmp_path / "run", *RUNS[name])
+    _, complained = run.communicate(timeout=120)
+    assert run.returncode == 0, complained
+    train(tmp_path / "alone", name)
+    assert_same(tmp_path / "alone" / name, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_what_the_launcher_is_told_and_a_run_does_not_do_is_one_line(tmp_path: Path) -> None:
+    run = launched_with(FSDP.replace("version: 2", "version: 1"), tmp_path / "run")
+    said, complained = run.communicate(timeout=60)
+    lines = [x for x in (said + complained).splitlines() if x.startswith("grpo_envs:")]
+    assert lines == ["grpo_envs: fsdp_version=1. Allowed: 2."]
+    assert run.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "deepspeed of accelerate launch. Allowed: --mul"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "megatron_lm of accelerate launch. Allowed: --"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "parallelism_config of accelerate laun"),
+        (OF_FSDP | {"FSDP_VERSION": "1"}, "fsdp_version=1. Allowed: 2."),
+        (OF_FSDP | {"FSDP_OFFLOAD_PARAMS": "True"}, "fsdp_offload_params=true. Allowed: false."),
+        (
+            OF_FSDP | {"FSDP_ACTIVATION_CHECKPOINTING": "true"},
+            "=true. Allowed: false, or model.gradient_checkpointing=true in its place.",
+        ),
+    ],
+)
+def test_a_launcher_that_is_told_what_a_run_does_not_do_is_refused(
+    variables: dict[str, str], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        connect("cpu")

@@ -3,6 +3,7 @@
 Every process is given the same groups and takes its share.
 """
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig, SamplerConfig
-from grpo_envs.build import build
+from grpo_envs.build import build, make_accelerator
 from grpo_envs.composition import compose_run
 from grpo_envs.environments import make_envs
 from grpo_envs.errors import ConfigError
@@ -24,6 +26,9 @@ from tests.test_agent import PRESETS, groups
 
 SCORES = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.0, 0.0], [1.0, 1.0, 0.0, 0.5], [0.5, 0.5, 0.5, 0.5]]
 GRADIENTS = [*PRESETS, "one group a minibatch", "fewer rows than processes"]
+OF_FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+"""What `accelerate launch --use_fsdp --fsdp_version 2` tells its processes."""
+SHARDED_GRADIENTS = ["grpo", "fewer rows than processes"]
 SMALL = [
     *("model.size=tiny", "trainer.device=cpu", "logger=files", "sampler.max_new_tokens=12"),
     *(
@@ -82,7 +87,8 @@ def gradients(accelerator: Accelerator, case: str) -> dict[str, Tensor]:
     def catch(*_: object) -> None:
         for name, parameter in policy.model.named_parameters():
             assert parameter.grad is not None
-            caught[name] = parameter.grad.clone()
+            gradient = parameter.grad.clone()
+            caught[name] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
 
     agent.optimizer.register_step_pre_hook(catch)
     metrics, advantages = agent.update(given)
@@ -137,6 +143,13 @@ def main(out: Path) -> None:
     for name in RUNS:
         train(out / "two", name, processes)
     train(out / "more", "plain", processes, "trainer.steps=5", f"resume={out / 'more' / 'plain'}")
+    os.environ.update(OF_FSDP)
+    trainer = compose_run(SMALL).trainer
+    found = {case: gradients(make_accelerator(trainer), case) for case in SHARDED_GRADIENTS}
+    torch.save(found, out / f"{processes.index} sharded.pt")
+    begun = out / "sharded" / "plain"
+    train(out / "sharded", "plain", processes, "trainer.steps=5", f"resume={begun}")
+    train(out / "sharded", "several updates", processes)
 
 
 if __name__ == "__main__":
