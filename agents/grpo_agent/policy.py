@@ -64,15 +64,21 @@ class Policy(nn.Module):
         A sampled token reads every weight once, and does little with it: in half the bytes it
         takes half the time. The copies are gone afterwards.
         """
-        kept = [p for p in self.parameters() if p.is_floating_point() and p.dtype != dtype]
-        weights = [p.data for p in kept]
+        kept = [
+            (module, name, p)
+            for module in self.modules()
+            for name, p in module.named_parameters(recurse=False)
+            if p.is_floating_point() and p.dtype != dtype
+        ]
+        copies = {p: nn.Parameter(p.detach().to(dtype), requires_grad=False) for *_, p in kept}
         try:
-            for p in kept:
-                p.data = p.data.to(dtype)
+            # Not by p.data: a parameter whose dtype changes loses its hooks, DDP's among them.
+            for module, name, p in kept:
+                setattr(module, name, copies[p])
             yield
         finally:
-            for p, weight in zip(kept, weights, strict=True):
-                p.data = weight
+            for module, name, p in kept:
+                setattr(module, name, p)
 
     def checkpoint_layers(self) -> None:
         """Compute each decoder layer again in the backward pass: less memory, more time.
