@@ -29,6 +29,7 @@ GRADIENTS = [*PRESETS, "one group a minibatch", "fewer rows than processes"]
 OF_FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """What `accelerate launch --use_fsdp --fsdp_version 2` tells its processes."""
 SHARDED_GRADIENTS = ["grpo", "fewer rows than processes"]
+SHARDED_RUNS = ["several updates", "sampled in bf16"]
 SMALL = [
     *("model.size=tiny", "trainer.device=cpu", "logger=files", "sampler.max_new_tokens=12"),
     *(
@@ -93,9 +94,11 @@ def gradients(accelerator: Accelerator, case: str) -> dict[str, Tensor]:
 
     agent.optimizer.register_step_pre_hook(catch)
     metrics, advantages = agent.update(given)
+    moments = [values["exp_avg"] for values in agent.optimizer.state.values()]
+    held = sum(x.to_local().numel() if isinstance(x, DTensor) else x.numel() for x in moments)
     shared = ("loss/total", "policy/entropy", "loss/kl", "optim/grad_norm")
     found = {name: torch.tensor(metrics[name]) for name in shared if name in metrics}
-    return caught | found | {"advantages": torch.tensor(advantages)}
+    return caught | found | {"advantages": torch.tensor(advantages), "moments": torch.tensor(held)}
 
 
 def _raised(processes: Processes, what: Exception) -> str:
@@ -144,13 +147,19 @@ def main(out: Path) -> None:
     for name in RUNS:
         train(out / "two", name, processes)
     train(out / "more", "plain", processes, "trainer.steps=5", f"resume={out / 'more' / 'plain'}")
+    sharded(out, processes)
+
+
+def sharded(out: Path, processes: Processes) -> None:
+    """Do some of it again, in shards."""
     os.environ.update(OF_FSDP)
     trainer = compose_run(SMALL).trainer
     found = {case: gradients(make_accelerator(trainer), case) for case in SHARDED_GRADIENTS}
     torch.save(found, out / f"{processes.index} sharded.pt")
     begun = out / "sharded" / "plain"
     train(out / "sharded", "plain", processes, "trainer.steps=5", f"resume={begun}")
-    train(out / "sharded", "several updates", processes)
+    for name in SHARDED_RUNS:
+        train(out / "sharded", name, processes)
 
 
 if __name__ == "__main__":
