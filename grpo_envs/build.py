@@ -208,7 +208,8 @@ def _summary(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> str:
     adapters = sum(p.numel() for p in policy.trained_parameters()) / 1e6
     trained = f", {adapters:.2f} M of them trained (LoRA)," if policy.has_adapters else ""
     count = accelerator.num_processes
-    processes = f" in {count} processes" if count > 1 else ""
+    sharded = ", sharded" if accelerator.is_fsdp2 else ""
+    processes = f" in {count} processes{sharded}" if count > 1 else ""
     return (
         f"{millions:.1f} M parameters{trained} on {accelerator.device.type}{processes}, "
         f"{accelerator.mixed_precision.replace('no', 'fp32')}; {cfg.trainer.steps} steps of "

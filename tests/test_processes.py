@@ -267,8 +267,9 @@ def launched_with(config: str, out: Path, *overrides: str) -> subprocess.Popen[s
 def test_a_run_that_the_launcher_is_told_to_shard(name: str, tmp_path: Path) -> None:
     """On CPUs, over gloo: Accelerate would shard on GPUs only, see `sharding_accelerator`."""
     run = launched_with(FSDP, tmp_path / "run", *RUNS[name])
-    _, complained = run.communicate(timeout=120)
+    said, complained = run.communicate(timeout=120)
     assert run.returncode == 0, complained
+    assert "in 2 processes, sharded, fp32" in said
     train(tmp_path / "alone", name)
     assert_same(tmp_path / "alone" / name, tmp_path / "run")
 
