@@ -95,6 +95,8 @@ def test_what_one_raises_all_raise_and_shares_are_in_order(made: Path) -> None:
         assert told["done by"] == ([0] if i == 0 else [])
         assert told["a mistake"] == "ConfigError: env.level=9."
         assert told["a stop"] == "StopNow: "
+        assert told["asked"] == (True, 0), "one was asked to end, all did"
+        assert told["answers"] == ([3, 6] if i == 0 else [2, 4]), "of five problems"
         assert told["a bug"] == (lost if i == 0 else "KeyError: 'level'")
 
 

@@ -56,11 +56,13 @@ RUNS = {
 }
 
 
-def train(out: Path, name: str, processes: Processes = ALONE, *more: str) -> None:
-    """Make one of the runs, or go on with it."""
+def train(out: Path, name: str, processes: Processes = ALONE, *more: str) -> list[int]:
+    """Make one of the runs, or go on with it; return how many answers evaluations took of it."""
     cfg = compose_run([*SMALL, *RUNS[name], *more])
     folder = out / name
-    build(cfg, folder, make_envs(cfg, processes), processes).run()
+    trainer = build(cfg, folder, make_envs(cfg, processes), processes)
+    trainer.run()
+    return [answers for answers, _ in trainer.evaluation._players]
 
 
 def config_of(preset: str) -> GrpoConfig:
@@ -135,6 +137,15 @@ def exchanged(processes: Processes) -> dict[str, object]:
     }
 
 
+def asked(out: Path, processes: Processes) -> tuple[bool, int]:
+    """Ask the last process alone to end; return whether this one ends, after how many steps."""
+    cfg = compose_run([*SMALL, "trainer.eval_problems=0"])
+    trainer = build(cfg, out / "asked", make_envs(cfg, processes), processes)
+    trainer.stop.asked = processes.index == processes.count - 1
+    trainer.run()
+    return trainer.stop.asked, trainer.done
+
+
 def main(out: Path) -> None:
     """Write what was found to a file; make the runs."""
     torch.set_num_threads(1)
@@ -143,9 +154,9 @@ def main(out: Path) -> None:
     found = {case: gradients(accelerator, case) for case in GRADIENTS}
     print(f"process {processes.index} of {processes.count}", flush=True)
     torch.save(found, out / f"{processes.index}.pt")
-    (out / f"{processes.index}.txt").write_text(repr(exchanged(processes)), encoding="utf-8")
-    for name in RUNS:
-        train(out / "two", name, processes)
+    answers = {name: train(out / "two", name, processes) for name in RUNS}
+    told = exchanged(processes) | {"answers": answers["plain"], "asked": asked(out, processes)}
+    (out / f"{processes.index}.txt").write_text(repr(told), encoding="utf-8")
     train(out / "more", "plain", processes, "trainer.steps=5", f"resume={out / 'more' / 'plain'}")
     sharded(out, processes)
 
