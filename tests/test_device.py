@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter
@@ -111,7 +111,7 @@ def accelerator() -> Iterator[Accelerator]:
     """One whose device is the GPU. Accelerate keeps its state for the whole process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=True)
-    accelerator.state.device = GPU
+    accelerator.state.device = PartialState().device = GPU  # one is copied from the other at times
     yield accelerator
     AcceleratorState._reset_state(reset_partial_state=True)
 
