@@ -6,6 +6,7 @@ python docs/faults.py            # about three minutes; as root, for the small d
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -53,11 +54,11 @@ def returns_nan(problem, answer):
 def sleeps(problem, answer):
     time.sleep(600)
 
-kept = []
+seen = []
 
 def leaks(problem, answer):
-    kept.append(b"x" * (64 << 20))
-    return float(len(answer) % 2)
+    seen.append(b"x" * 2**20)
+    return len(seen) % 7 / 7
 
 def exits(problem, answer):
     sys.exit(1)
@@ -80,15 +81,16 @@ class Place:
 
     def __init__(self, cwd: Path) -> None:
         self.cwd = cwd
-        self.limit = 0
-        self.env = {**os.environ, "PYTHONPATH": str(cwd), "COLUMNS": "400"}
+        self.env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(cwd), *sys.path]),
+            "COLUMNS": "400",
+        }
         make_plugin(cwd)
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
-        """Begin a run; `self.limit` says in how much memory [KiB]."""
+        """Begin a run."""
         command = [sys.executable, "-m", "grpo_envs.run", *_QUICK, *overrides]
-        if self.limit:
-            command = ["bash", "-c", f'ulimit -v {self.limit}; exec "$@"', "bash", *command]
         return subprocess.Popen(
             command,
             cwd=self.cwd,
@@ -102,17 +104,33 @@ class Place:
         """Return the exit code and the last line of a run, or the last one that has `about`."""
         process = self.start(*overrides)
         printed, _ = process.communicate()
-        return process.returncode, _last(printed, about)
+        return process.returncode, last_line(printed, about)
 
     def hit(self, number: signal.Signals, *overrides: str) -> tuple[int, str]:
         """Send a signal after the second step; return the exit code and the last line."""
-        process = self.start("hydra.run.dir=hit", "trainer.steps=200", *overrides)
-        metrics = self.cwd / "hit" / "metrics.jsonl"
-        while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
-            time.sleep(0.05)
+        process = self.started("hydra.run.dir=hit", "trainer.steps=200", *overrides)
         process.send_signal(number)
         printed, _ = process.communicate()
-        return process.returncode, _last(printed, "stopped")
+        return process.returncode, last_line(printed, "stopped")
+
+    def started(self, folder: str, *overrides: str) -> subprocess.Popen[str]:
+        """Begin a run in `folder`; return when three steps are made."""
+        process = self.start(folder, *overrides)
+        metrics = self.cwd / folder.removeprefix("hydra.run.dir=") / "metrics.jsonl"
+        while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
+            if process.poll() is not None:
+                raise RuntimeError(process.communicate()[0])
+            time.sleep(0.05)
+        return process
+
+    def starved(self, mib: int, folder: str, *overrides: str) -> tuple[int, str]:
+        """Give a run so much memory more than it has after three steps; return what it printed."""
+        process = self.started(folder, *overrides)
+        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0])
+        most = pages * os.sysconf("SC_PAGE_SIZE") + mib * 2**20
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+        printed, _ = process.communicate()
+        return process.returncode, printed
 
     @contextmanager
     def disk(self, options: str) -> Iterator[Path]:
@@ -126,7 +144,8 @@ class Place:
             subprocess.run(["umount", "-l", disk], check=True)
 
 
-def _last(printed: str, about: str = "") -> str:
+def last_line(printed: str, about: str = "") -> str:
+    """Return the last line, or the last one that has `about`; '' where there is none."""
     lines = [line.strip() for line in printed.splitlines() if line.strip() and about in line]
     return lines[-1] if lines else ""
 
@@ -144,13 +163,7 @@ def terminated_early(place: Place) -> tuple[int, str]:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     printed, _ = process.communicate()
-    return process.returncode, _last(printed, "SIGTERM")
-
-
-def little_memory(place: Place) -> tuple[int, str]:
-    """A reward function that keeps 64 MiB of every answer."""
-    place.limit = 4 << 20
-    return place.run("env.rewards={leaks: 1}", "trainer.steps=50", "hydra.run.dir=leak")
+    return process.returncode, last_line(printed, "SIGTERM")
 
 
 def helpers_killed(place: Place) -> tuple[int, str]:
@@ -162,7 +175,7 @@ def helpers_killed(place: Place) -> tuple[int, str]:
         for child in _below(process.pid):
             os.kill(child, signal.SIGKILL)
     printed, _ = process.communicate()
-    return process.returncode, _last(printed)
+    return process.returncode, last_line(printed)
 
 
 def _rows(run: Path) -> int:
@@ -207,6 +220,13 @@ def cut_short(place: Place) -> tuple[int, str]:
     return place.run("resume=cut", "trainer.steps=4", about="not whole")
 
 
+def leaking(place: Place, about: str = "") -> tuple[int, str]:
+    """A reward function that keeps a MiB of each answer, with 500 MiB to take."""
+    given = ("hydra.run.dir=leak", "trainer.steps=400", "env.rewards={leaks: 0.1}")
+    code, printed = place.starved(500, *given)
+    return code, last_line(printed, about)
+
+
 def two_in_one(place: Place) -> tuple[int, str]:
     """Two runs started into one folder: the second."""
     first = place.start("hydra.run.dir=shared", "trainer.steps=200")
@@ -239,8 +259,9 @@ FAULTS: dict[str, Callable[[Place], tuple[int, str]]] = {
         "env.rewards={sleeps: {weight: 1, timeout: 1}}"
     ),
     "a reward function that calls `sys.exit`": lambda place: place.run("env.rewards={exits: 1}"),
-    "a reward function that keeps 64 MiB of every answer, in 4 GiB": little_memory,
     "a sandbox all of whose processes are killed three times": helpers_killed,
+    "a reward function that leaks memory, after 40 steps": lambda place: leaking(place, "grows by"),
+    "the same when no memory is left": leaking,
     "the hub cannot be reached": lambda place: place.run("model.path=Qwen/Qwen3-0.6B"),
     "updates that are not finite": lambda place: place.run(
         "agent.lr=1e8", "agent.warmup_steps=0", "agent.loss.beta=0", "trainer.steps=20"

@@ -69,7 +69,7 @@ class Checkpoints:
             self._write(temporary, policy, state, {"step": step, "config": config})
         except Exception as error:  # of the system, safetensors or torch, each in its own words
             shutil.rmtree(temporary, ignore_errors=True)
-            cause = str(error).strip().splitlines()[0]
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             older = self.newest_whole()
             good = f"{older.name} is whole, resume=auto goes on from it" if older else "none before"
             raise CheckpointError(f"{shown(final)} cannot be written: {cause}; {good}.") from error

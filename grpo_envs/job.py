@@ -21,6 +21,7 @@ from grpo_envs.env import TextEnv
 from grpo_envs.environments import make_envs
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.files import shown
+from grpo_envs.memory import in_one_line
 from grpo_envs.processes import Processes, connect
 from grpo_envs.run_folder import RunFolder
 
@@ -80,7 +81,7 @@ def follow(overrides: list[str]) -> None:
 
 
 def _run(run: config.RunConfig, folder: RunFolder | None, processes: Processes) -> float | None:
-    with ExitStack() as lock:
+    with ExitStack() as lock, in_one_line():
 
         def plan() -> Plan:
             assert folder is not None  # the first has one

@@ -180,7 +180,8 @@ def _call(
 
 def _reward(name: str, value: Any) -> Reward:
     if isinstance(value, BaseException):
-        return Reward(valid=False, error=f"{name}: {type(value).__name__}: {value}")
+        told = f"{name}: {type(value).__name__}: {value}"
+        return Reward(valid=False, error=told.removesuffix(": "))  # a MemoryError says no more
     return Reward(parts={} if value is None else {name: float(value)})
 
 

@@ -12,7 +12,7 @@ from grpo_envs.config import TrainerConfig
 from grpo_envs.errors import GrpoEnvsError, require_one_of
 from grpo_envs.evaluation import Evaluation
 from grpo_envs.loggers import Logger
-from grpo_envs.memory import resident_mib
+from grpo_envs.memory import memory_metrics
 from grpo_envs.metrics import group_metrics
 from grpo_envs.processes import ALONE, Processes, Sampler
 from grpo_envs.seeding import seed_for
@@ -171,11 +171,11 @@ class Trainer:
         hidden, waited = (timer.seconds.get(name, 0.0) for name in ("score_hidden", "score"))
         metrics["score/hidden"] = hidden / max(hidden + waited, 1e-9)
         metrics["tokens/per_second"] = tokens / timer.seconds["step"]
-        metrics |= {"memory/process": held} if (held := resident_mib()) else {}
+        metrics |= memory_metrics()
         self.last = metrics
         advantages = [*advantages, *([0.0] * self.group_size for _ in dropped)]
         self.processes.by_first(lambda: self._log(metrics, groups, advantages))
-        for warning in self._watch.look(metrics):
+        for warning in self._watch.look(metrics, self.cfg.steps - self.done):
             log.warning("step %d: %s", self.done, warning)
         self._require_updates(metrics.get("optim/skipped", 0.0), metrics.get("optim/updates", 1.0))
 

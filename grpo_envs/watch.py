@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from itertools import pairwise
 from statistics import fmean
-
-from grpo_envs.memory import machine_mib
 
 _WINDOW = 10
 KL_LIMIT = 1.0
 """Nats per token; useful runs stay far below it."""
 GAP_LIMIT = 0.1
 """Nats per token; about 1e-6 in float32 and 0.02 in bf16."""
-LEAK = 0.01
-"""Of the machine's memory: what a quarter of the run so far may add to the one before."""
+_WARM_UP, _PARTS, _PART = 10, 5, 6
+"""Memory may do as it likes for so many steps; then the least of so many parts is compared."""
+_NOTICEABLE = 0.01
+"""Of the memory that there is; about 10 MiB a step on a machine of 24 GiB."""
 
 
 class Watch:
@@ -23,39 +24,25 @@ class Watch:
 
     def __init__(self) -> None:
         self._steps: deque[Mapping[str, float]] = deque(maxlen=_WINDOW)
+        self._memory: deque[float] = deque(maxlen=_WARM_UP + _PARTS * _PART)
         self._best = 0.0
         self._said: set[str] = set()
-        self._memory: list[float] = []
 
-    def look(self, metrics: Mapping[str, float]) -> list[str]:
-        """Take a step's metrics; return one line for each reason that is seen the first time."""
+    def look(self, metrics: Mapping[str, float], ahead: float = math.inf) -> list[str]:
+        """Take a step's metrics; return one line for each reason that is seen the first time.
+
+        Args:
+            metrics: By name.
+            ahead: Steps that are still to come.
+        """
         self._steps.append(metrics)
-        found = self._not_finite()
+        found = self._not_finite() | self._leak(ahead)
         if len(self._steps) == _WINDOW:
             found |= self._flat() | self._truncated() | self._constant() | self._collapse()
             found |= self._kl() | self._gap()
-        self._memory += [metrics["memory/process"]] if "memory/process" in metrics else []
-        found |= self._leak()
         new = [text for name, text in found.items() if name not in self._said]
         self._said |= set(found)
         return new
-
-    def _leak(self) -> dict[str, str]:
-        """Look at the quarters of the run so far: does each hold more than the one before?"""
-        size = len(self._memory) // 4
-        if size < 2 * _WINDOW:
-            return {}
-        held = self._memory[-4 * size :]
-        least = [min(held[i * size : (i + 1) * size]) for i in range(4)]
-        total = machine_mib()
-        if any(b - a < LEAK * total for a, b in pairwise(least)):
-            return {}
-        return {
-            "leak": f"The process holds {least[3]:,.0f} MiB of the machine's {total:,.0f}, "
-            f"{least[3] - least[0]:,.0f} more than {3 * size} steps before, and grows, usually "
-            "because a reward function or the environment keeps what it sees. Turn env.rewards "
-            "(leave one out at a time). A run that is killed for it goes on with resume=auto."
-        }
 
     def _column(self, name: str) -> list[float]:
         return [step[name] for step in self._steps if name in step]
@@ -67,6 +54,27 @@ class Watch:
             "not finite": "The gradient was not finite (inf or nan): that update was left out, and "
             "is counted in optim/skipped. Usually the learning rate is too high, or bf16 "
             "overflows. Turn agent.lr down, or trainer.precision=fp32."
+        }
+
+    def _leak(self, ahead: float) -> dict[str, str]:
+        own, left = (self._steps[-1].get(f"memory/{name}") for name in ("process", "left"))
+        if own is None or left is None:
+            return {}
+        self._memory.append(own)
+        seen = list(self._memory)[_WARM_UP:]
+        if len(seen) < _PARTS * _PART:
+            return {}
+        least = [min(seen[i : i + _PART]) for i in range(0, len(seen), _PART)]
+        rises = [after - before for before, after in pairwise(least)]
+        grown, rate = least[-1] - least[0], fmean(rises) / _PART
+        noticeable = grown > _NOTICEABLE * (own + left) and rate * ahead > left
+        if not noticeable or min(rises) < fmean(rises) / 2:
+            return {}
+        return {
+            "leak": f"The memory of this process grows by {rate:,.0f} MiB a step, and {left:,.0f} "
+            f"MiB are left: enough for {left / rate:.0f} steps more. Usually a function of "
+            "env.rewards, or the environment, keeps what it sees. A run that is killed for its "
+            "memory goes on with resume=auto."
         }
 
     def _flat(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import pytest
@@ -30,6 +31,8 @@ from grpo_envs.rewards import score_safely
 from grpo_envs.run_folder import RunFolder, newest_cut_off
 from grpo_envs.types import Completion, Group
 
+Place: Any = run_path(str(Path(__file__).parent.parent / "docs" / "faults.py"))["Place"]
+"""Where the faults of docs/faults.md are injected, too."""
 QUICK = [
     *("trainer.steps=40", "trainer.prompts_per_step=2", "trainer.eval_problems=2"),
     *("trainer.save_every=2", "agent.group_size=4", "sampler.max_new_tokens=24", "logger=files"),
@@ -327,6 +330,27 @@ def test_an_update_that_does_not_fit_is_made_in_halves_or_told_of() -> None:
     lost = update_in_a_child(16448, halved["grown"] // 3)
     assert lost["error"].startswith("out of memory with micro-batches of 8224 tokens, half of ")
     assert "model.gradient_checkpointing=true" in lost["error"]
+
+
+@pytest.mark.slow
+def test_a_leak_is_told_of_ends_with_a_line_and_the_run_goes_on(tmp_path: Path) -> None:
+    """A reward function that keeps a MiB of each answer, and a machine with 500 MiB to give."""
+    place = Place(tmp_path)
+    given = ("hydra.run.dir=run", "env.rewards={leaks: 0.1}")
+    code, printed = place.starved(500, *given, "trainer.steps=400")
+    assert code == 1
+    assert "Traceback" not in printed
+    *_, line = printed.splitlines()
+    assert line.startswith("grpo_envs: ")
+    assert "MemoryError" in line or "out of memory" in line
+    (told,) = [line for line in printed.splitlines() if "memory of this process grows" in line]
+    assert told.startswith("step 40: ")
+    saved = Checkpoints(tmp_path / "run").newest_whole()
+    assert saved is not None
+    last = int(saved.name.removeprefix("step_")) + 3
+    code, line = place.run(*given, "resume=auto", f"trainer.steps={last}")
+    assert (code, line) == (0, "checkpoint: run/checkpoints/last")
+    assert steps(tmp_path / "run") == list(range(1, last + 1))
 
 
 def test_a_name_of_a_reward_that_yaml_takes_for_a_number_is_one_line() -> None:

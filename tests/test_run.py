@@ -64,7 +64,7 @@ def test_metrics_have_the_contracts_names(finished: tuple[Path, str]) -> None:
     names = """reward/mean reward/std reward/correct reward/format reward/invalid group/zero_std
         completion/length completion/truncated loss/policy loss/kl loss/clipped policy/entropy
         policy/sample_gap optim/grad_norm optim/lr time/sample time/score time/update
-        tokens/per_second"""
+        tokens/per_second memory/process memory/left"""
     for row in metrics:
         assert set(names.split()) <= set(row)
         assert row["policy/sample_gap"] < 1e-4

@@ -1,11 +1,11 @@
 """Watch: each warning once, under its condition, and silence while a run is healthy."""
 
 import itertools
+import math
 from collections.abc import Iterable
 
 import pytest
 
-from grpo_envs import watch
 from grpo_envs.watch import Watch
 
 Step = dict[str, float]
@@ -33,8 +33,8 @@ def step(number: int = 0, **changes: float) -> Step:
 
 def warnings_of(steps: Iterable[Step]) -> list[tuple[int, str]]:
     """(step number, warning) of a whole run."""
-    looking = Watch()
-    return [(i, text) for i, metrics in enumerate(steps) for text in looking.look(metrics)]
+    watch = Watch()
+    return [(i, text) for i, metrics in enumerate(steps) for text in watch.look(metrics)]
 
 
 def test_a_healthy_run_is_silent() -> None:
@@ -288,29 +288,78 @@ def test_invalid_rewards_and_then_flat_groups_are_two_reasons() -> None:
     assert "all equal" in told[1][1]
 
 
-def holding(memory: Iterable[float]) -> list[tuple[int, str]]:
-    return warnings_of(step(i, memory__process=held) for i, held in enumerate(memory))
+# --- memory
 
 
-def test_memory_that_grows_and_grows_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "machine_mib", lambda: 16_000.0)
-    found = holding(1_000 + 20 * i for i in range(200))
-    assert [i for i, _ in found] == [79]  # four times twenty steps
-    for words in ("2,200 MiB of the machine's 16,000", "1,200 more than 60 steps", "resume=auto"):
-        assert words in found[0][1]
+def told_of_memory(
+    own: Iterable[float], left: float = 8000.0, steps: float = math.inf
+) -> list[tuple[int, str]]:
+    """(step, warning) of a run that has so much memory [MiB]; what it takes is no longer left."""
+    watch, first, told = Watch(), None, []
+    for i, mine in enumerate(own):
+        first = mine if first is None else first
+        about = {"memory/process": mine, "memory/left": left + first - mine}
+        told += [(i, text) for text in watch.look({**step(i), **about}, steps - i - 1)]
+    return told
+
+
+def saw(i: int) -> float:
+    """Up by 400 MiB over seven steps, then down again, as of a cache that is emptied."""
+    return 400 * (i % 7) / 7
 
 
 @pytest.mark.parametrize(
-    "memory",
+    ("own", "steps"),
     [
-        pytest.param([min(900 + 60 * i, 3_000) for i in range(200)], id="warms up"),
-        pytest.param([900 + 400 * (i % 25) for i in range(200)], id="comes and goes"),
-        pytest.param([900 + 0.5 * i for i in range(200)], id="creeps"),
-        pytest.param([900.0] * 100 + [1_900.0] * 100, id="a step up, as by an evaluation"),
+        pytest.param([1000.0] * 300, math.inf, id="flat"),
+        pytest.param([1000 + 200 * min(i, 12) for i in range(300)], math.inf, id="warm-up"),
+        pytest.param(
+            [1000 + 2000 * (1 - math.exp(-i / 15)) for i in range(300)], math.inf, id="slow warm-up"
+        ),
+        pytest.param([1000 + saw(i) for i in range(300)], math.inf, id="sawtooth"),
+        pytest.param(
+            [1000 + 1500 * (i % 60) / 60 for i in range(50)], 60, id="a short run ends before"
+        ),
+        pytest.param(
+            [1000 + 900 * (i % 20 == 0) for i in range(300)], math.inf, id="spikes of evaluations"
+        ),
+        pytest.param(
+            [1000 + 250 * (i // 20) for i in range(200)], math.inf, id="a stair now and then"
+        ),
+        pytest.param([1000 + i for i in range(2000)], 2000, id="little by little, to the end"),
+        pytest.param([1000 + 0.5 * i for i in range(4000)], math.inf, id="within the noise"),
+        pytest.param([8000 - 20 * i for i in range(300)], math.inf, id="down"),
     ],
 )
-def test_memory_that_does_not_run_out_is_no_news(
-    memory: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watch, "machine_mib", lambda: 16_000.0)
-    assert holding(memory) == []
+def test_healthy_memory_is_no_reason(own: list[float], steps: float) -> None:
+    assert told_of_memory(own, steps=steps) == []
+
+
+@pytest.mark.parametrize(
+    ("own", "told_at"),
+    [
+        pytest.param([1000 + 20 * i for i in range(300)], [39], id="from the start"),
+        pytest.param([1000 + 20 * i + saw(i) for i in range(300)], [39], id="below a sawtooth"),
+        pytest.param([1000 + 20 * max(0, i - 100) for i in range(300)], [126], id="later"),
+        pytest.param(
+            [1000 + 20 * i + 900 * (i % 10 == 0) for i in range(300)], [39], id="with evaluations"
+        ),
+    ],
+)
+def test_a_leak_is_told_once_and_while_there_is_time(own: list[float], told_at: list[int]) -> None:
+    told = told_of_memory(own)
+    assert [number for number, _ in told] == told_at
+    (_, text) = told[0]
+    for word in ("env.rewards", "resume=auto", "MiB a step"):
+        assert word in text
+    assert "\n" not in text
+
+
+def test_a_leak_names_its_pace_and_what_is_left() -> None:
+    # After 40 steps of 20 MiB: 8000 - 39 * 20 are left, and that is 361 times 20.
+    ((_, text),) = told_of_memory([1000 + 20 * i for i in range(300)])
+    assert "grows by 20 MiB a step, and 7,220 MiB are left: enough for 361 steps more." in text
+
+
+def test_where_no_memory_is_measured_none_is_told_of() -> None:
+    assert warnings_of({**step(i), "memory/process": 1000.0 + 90 * i} for i in range(100)) == []

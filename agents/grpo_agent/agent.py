@@ -165,7 +165,8 @@ class GrpoAgent:
                 raise OutOfMemory(
                     f"out of memory with micro-batches of {tokens} tokens, {half}"
                     f"agent.micro_batch_tokens={given}. Turn that down, or "
-                    "model.gradient_checkpointing=true, model.lora.rank=16, agent.loss.beta=0."
+                    "model.gradient_checkpointing=true, model.lora.rank=16, agent.loss.beta=0. If "
+                    "memory/process of metrics.jsonl rises with the steps, it is a leak."
                 ) from error
         # Out here the error is gone, and with it what its frames held.
         self.optimizer.zero_grad()
