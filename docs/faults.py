@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -38,7 +38,17 @@ _QUICK = [
     *("trainer.save_every=2", "agent.group_size=4", "logger.names=[console,jsonl]"),
 ]
 _PLUGIN = """
-import sys, time
+import os, signal, sys, time
+
+from grpo_env_math import MathEnv
+
+class Apart(MathEnv):
+    concurrency = "processes"
+
+def kills(problem, answer):
+    if len(answer) % 5 == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0
 
 def raises(problem, answer):
     raise ValueError("no network")
@@ -63,7 +73,7 @@ def leaks(problem, answer):
 def exits(problem, answer):
     sys.exit(1)
 """
-_NAMES = ("raises", "raises_at_times", "returns_nan", "sleeps", "leaks", "exits")
+_NAMES = ("raises", "raises_at_times", "returns_nan", "sleeps", "leaks", "exits", "kills")
 
 
 def make_plugin(folder: Path) -> None:
@@ -73,7 +83,9 @@ def make_plugin(folder: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1.0\n")
     points = "".join(f"{name} = faulty:{name}\n" for name in _NAMES)
-    (info / "entry_points.txt").write_text(f"[grpo_envs.rewards]\n{points}")
+    (info / "entry_points.txt").write_text(
+        f"[grpo_envs.envs]\napart = faulty:Apart\n[grpo_envs.rewards]\n{points}"
+    )
 
 
 class Place:
@@ -166,29 +178,6 @@ def terminated_early(place: Place) -> tuple[int, str]:
     return process.returncode, last_line(printed, "SIGTERM")
 
 
-def helpers_killed(place: Place) -> tuple[int, str]:
-    """A sandbox all of whose processes are killed again and again."""
-    process = place.start("env=code", "trainer.steps=8", "hydra.run.dir=helpers")
-    for least in (2, 4, 6):
-        while process.poll() is None and _rows(place.cwd / "helpers") < least:
-            time.sleep(0.02)
-        for child in _below(process.pid):
-            os.kill(child, signal.SIGKILL)
-    printed, _ = process.communicate()
-    return process.returncode, last_line(printed)
-
-
-def _rows(run: Path) -> int:
-    metrics = run / "metrics.jsonl"
-    return metrics.read_text().count("\n") if metrics.is_file() else 0
-
-
-def _below(pid: int) -> list[int]:
-    """Return the processes that one started: Linux."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
-
-
 def read_only(place: Place) -> tuple[int, str]:
     """A place that cannot be written."""
     with place.disk("size=12m,ro"):
@@ -218,6 +207,37 @@ def cut_short(place: Place) -> tuple[int, str]:
     weights = place.cwd / "cut" / "checkpoints" / "step_000004" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     return place.run("resume=cut", "trainer.steps=4", about="not whole")
+
+
+def helpers_killed(place: Place) -> tuple[int, str]:
+    """The processes that run the programs of env=code are killed, all at once."""
+    process = place.started("hydra.run.dir=code", "env=code", "trainer.steps=10")
+    kill_helpers(process.pid)
+    printed, _ = process.communicate()
+    return process.returncode, last_line(printed, "sandbox")
+
+
+def kill_helpers(pid: int, named: str = "") -> int:
+    """Kill what a process has started, and what that has; return how many were killed.
+
+    Only those with `named` in their command.
+    """
+    killed = 0
+    for helper in helpers_of(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it went with who had started it
+            if named in Path(f"/proc/{helper}/cmdline").read_text():
+                os.kill(helper, signal.SIGKILL)
+                killed += 1
+    return killed
+
+
+def helpers_of(pid: int) -> list[int]:
+    """Return the processes that a process has started, and those that they have."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    with suppress(FileNotFoundError, ProcessLookupError):  # of what ends meanwhile
+        below = [int(child) for task in tasks for child in task.read_text().split()]
+        return below + [found for child in below for found in helpers_of(child)]
+    return []
 
 
 def leaking(place: Place, about: str = "") -> tuple[int, str]:
@@ -259,7 +279,14 @@ FAULTS: dict[str, Callable[[Place], tuple[int, str]]] = {
         "env.rewards={sleeps: {weight: 1, timeout: 1}}"
     ),
     "a reward function that calls `sys.exit`": lambda place: place.run("env.rewards={exits: 1}"),
-    "a sandbox all of whose processes are killed three times": helpers_killed,
+    "a reward function that kills its process, of `concurrency=processes`": lambda place: place.run(
+        "env=apart",
+        "env.rewards={kills: 0.1}",
+        "trainer.max_invalid_fraction=0.9",
+        "trainer.steps=2",
+        about="invalid",
+    ),
+    "the sandbox's processes are killed while `env=code` trains": helpers_killed,
     "a reward function that leaks memory, after 40 steps": lambda place: leaking(place, "grows by"),
     "the same when no memory is left": leaking,
     "the hub cannot be reached": lambda place: place.run("model.path=Qwen/Qwen3-0.6B"),

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from multiprocessing import get_context
 from typing import Any, ClassVar
 
@@ -236,7 +242,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         starts = range(0, len(active), size)
         parts = [(problems[i : i + size], episodes[i : i + size]) for i in starts]
         executor = self._executor = self._executor or _executor(self.env.concurrency)
-        futures = [executor.submit(self.env.reply_batch, *part) for part in parts]
+        futures = [_submit(executor, self.env.reply_batch, *part) for part in parts]
         replies: list[Reply] = []
         for part, future in zip(parts, futures, strict=True):
             try:
@@ -265,6 +271,16 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             infos[key] = np.array([row.get(key, 0.0) for row in rows], dtype=dtype)
             infos[f"_{key}"] = acted & np.array([key in row for row in rows])
         return infos
+
+
+def _submit(executor: Executor, call: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Let a pool that broke before, while idle or just now, fail where its results are read."""
+    try:
+        return executor.submit(call, *args)
+    except BrokenExecutor as error:
+        failed: Future[Any] = Future()
+        failed.set_exception(error)
+        return failed
 
 
 def _executor(kind: str) -> Executor:

@@ -28,11 +28,13 @@ from grpo_envs.environments import make_envs
 from grpo_envs.errors import ConfigError
 from grpo_envs.reward_functions import Function
 from grpo_envs.rewards import score_safely
+from grpo_envs.rows import read_jsonl
 from grpo_envs.run_folder import RunFolder, newest_cut_off
 from grpo_envs.types import Completion, Group
 
-Place: Any = run_path(str(Path(__file__).parent.parent / "docs" / "faults.py"))["Place"]
-"""Where the faults of docs/faults.md are injected, too."""
+FAULTS = run_path(str(Path(__file__).parent.parent / "docs" / "faults.py"))
+"""What injects the faults of docs/faults.md."""
+Place: Any = FAULTS["Place"]
 QUICK = [
     *("trainer.steps=40", "trainer.prompts_per_step=2", "trainer.eval_problems=2"),
     *("trainer.save_every=2", "agent.group_size=4", "sampler.max_new_tokens=24", "logger=files"),
@@ -205,6 +207,20 @@ def test_an_answer_that_kills_its_grader_is_invalid_and_the_others_are_graded() 
     envs.close()
 
 
+@pytest.mark.slow
+def test_grading_processes_that_were_killed_while_idle_cost_no_answer() -> None:
+    """As by the kernel for want of memory: the broken pool refuses what comes next."""
+    envs = GroupVectorEnv(Fatal(), 4, 4)
+    for seed in range(2):
+        envs.reset(seed=[seed])
+        _, rewards, _, _, infos = envs.step(["yes", "no", "no", "yes"])
+        assert rewards.tolist() == [1.0, 0.0, 0.0, 1.0]
+        assert infos["reward_valid"].all()
+        assert FAULTS["kill_helpers"](os.getpid(), named="spawn_main") > 0
+        time.sleep(0.5)
+    envs.close()
+
+
 def test_a_run_in_a_locked_folder_is_told_apart_from_a_mistake(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with (
@@ -330,6 +346,40 @@ def test_an_update_that_does_not_fit_is_made_in_halves_or_told_of() -> None:
     lost = update_in_a_child(16448, halved["grown"] // 3)
     assert lost["error"].startswith("out of memory with micro-batches of 8224 tokens, half of ")
     assert "model.gradient_checkpointing=true" in lost["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 4])
+def test_the_death_of_the_sandboxs_helpers_costs_no_run(tmp_path: Path, times: int) -> None:
+    """All of them at once; once, no answer is lost. Again and again, some may be."""
+    place = Place(tmp_path)
+    given = ("hydra.run.dir=run", "env=code", "trainer.steps=15", "trainer.max_invalid_fraction=1")
+    process = place.started(*given)
+    for _ in range(times):
+        assert FAULTS["kill_helpers"](process.pid) > 0
+        time.sleep(0.3)
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, printed
+    assert "Traceback" not in printed
+    assert "; a new worker runs the program again" in printed
+    assert steps(tmp_path / "run") == list(range(1, 16))
+    rows = read_jsonl(tmp_path / "run" / "completions.jsonl")
+    invalid = [row["error"] for row in rows if not row["valid"]]
+    assert all("SandboxError: a program could not be run, twice: " in told for told in invalid)
+    assert times > 1 or not invalid
+
+
+@pytest.mark.slow
+def test_a_reward_function_that_kills_its_process_costs_its_own_answers(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    given = ("hydra.run.dir=run", "env=apart", "env.rewards={kills: 0.1}", "trainer.steps=2")
+    code, line = place.run(*given, "trainer.max_invalid_fraction=1", about="invalid")
+    assert code == 0, line
+    assert "rewards are invalid: the grading process died: " in line
+    rows = read_jsonl(tmp_path / "run" / "completions.jsonl")
+    assert {row["valid"] for row in rows} == {True, False}
+    for row in rows:  # it kills at every fifth length
+        assert row["valid"] == (len(row["text"]) % 5 > 0)
 
 
 @pytest.mark.slow

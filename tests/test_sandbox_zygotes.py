@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,33 @@ def test_a_killed_zygote_is_replaced(kind: str) -> None:
     finally:
         pool.close()
     assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in zygotes)
+
+
+def helpers(pid: int, name: str) -> list[int]:
+    """The processes below one that run a program of this name."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    below = [int(child) for task in tasks for child in task.read_text().split()]
+    here = [child for child in below if name in Path(f"/proc/{child}/cmdline").read_text()]
+    return here + [found for child in below for found in helpers(child, name)]
+
+
+@pytest.mark.parametrize("victim", ["keeper.py", "zygote.py"])
+def test_helpers_that_were_all_killed_cost_no_answer(
+    victim: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While nothing is asked, as by the kernel for want of memory."""
+    pool = LocalPool(workers=4, level="confined")
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(pool.run, ["import time; time.sleep(0.5)"] * 4))
+            assert len(pool._workers) == 4
+            for pid in helpers(os.getpid(), victim):
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.2)
+            results = list(threads.map(pool.run, ["print(1)"] * 4))
+        assert [result.stdout for result in results] == ["1\n"] * 4
+        assert [pool.run(f"print({n})").stdout for n in range(8)] == [f"{n}\n" for n in range(8)]
+        assert len(pool._workers) <= 4
+    finally:
+        pool.close()
+    assert "; a new worker runs the program again" in caplog.text

@@ -6,6 +6,7 @@ threads, CUDA and secrets.
 """
 
 import atexit
+import logging
 import os
 import socket
 import threading
@@ -23,6 +24,7 @@ from grpo_envs.sandbox.values import Unreadable, dump, load
 from grpo_envs.sandbox.wire import BROKEN, PASSED
 from grpo_envs.sandbox.worker import Setting, Worker, WorkerDied, payload
 
+log = logging.getLogger(__name__)
 _TRIES = 2
 
 
@@ -153,18 +155,20 @@ class LocalPool:
     def _ask(
         self, limits: Limits, blobs: list[bytes], code: str, *, judge: bool
     ) -> tuple[dict[str, Any], list[bytes]]:
-        """Have a free worker do it; once more with another one if it fails."""
+        """Have a free worker do it; once more with a new one if it fails: all may be dead."""
         setting, why = self.setting, ""
         full = names_any(code, (*RARE, *self._preload))
         with self._free:
-            for _ in range(_TRIES):
-                worker = self._taken(setting)
+            for attempt in range(_TRIES):
+                worker = self._taken(setting, new=attempt > 0)
                 try:
                     worker.wait()
                     reply = worker.ask(limits, blobs, judge=judge, full=full)
                 except WorkerDied as error:
                     self._discard(worker)
                     why = str(error)
+                    if attempt == 0:
+                        log.warning("sandbox: %s; a new worker runs the program again", why)
                 except BaseException:  # Ctrl-C in the middle: its reply would be the next one's
                     self._discard(worker)
                     raise
@@ -173,11 +177,11 @@ class LocalPool:
                     return reply
         raise SandboxError(f"a program could not be run, twice: {why}.")
 
-    def _taken(self, setting: Setting) -> Worker:
+    def _taken(self, setting: Setting, *, new: bool) -> Worker:
         with self._lock:
             if self._closed:
                 raise SandboxError("the sandbox is closed.")
-            if self._idle:
+            if self._idle and not new:
                 return self._idle.pop()
             worker = Worker(setting, self._opening)
             self._workers.add(worker)
