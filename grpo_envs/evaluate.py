@@ -21,6 +21,7 @@ import rich
 from rich.progress import track
 
 from grpo_agent.config import SIZES
+from grpo_envs import launch
 from grpo_envs.composition import compose_run
 from grpo_envs.config import RunConfig
 from grpo_envs.env import TextEnv
@@ -144,6 +145,8 @@ def model_overrides(told: str) -> list[str]:
 
 def _run(options: argparse.Namespace) -> None:
     """Evaluate one model or two; print the tables, and where the numbers are."""
+    if launch.count() > 1:
+        raise ConfigError(f"{launch.count()} processes would all answer everything. Allowed: one.")
     sides = {word[0]: word[2:] for word in options.overrides if word[:2] in ("a=", "b=")}
     overrides = [word for word in options.overrides if word[:2] not in ("a=", "b=")]
     if sides and sides.keys() != {"a", "b"}:

@@ -2,10 +2,11 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
-from grpo_envs import launch
+from grpo_envs import evaluate, launch
 from grpo_envs.graders.math.workers import Pool
 from grpo_envs.processes import ALONE, connect
 from grpo_envs.sandbox.pool import LocalPool
@@ -55,3 +56,14 @@ def test_in_several_processes_ctrl_c_does_not_wait_for_the_step() -> None:
                 os.kill(os.getpid(), signal.SIGINT)  # a second one does not kill
                 with pytest.raises(StopNow):
                     stop.check()
+
+
+@pytest.mark.usefixtures("launched")
+def test_an_evaluation_is_not_made_by_every_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", "env=math"])
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main()
+    assert ended.value.code == 2
+    assert "8 processes would all answer everything. Allowed: one." in capsys.readouterr().err
