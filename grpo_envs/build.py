@@ -62,9 +62,9 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     stop = Stop(patient=processes.count == 1)
     sampling = _decoding(filled.sampler)
     rollout = Rollout(envs.train, policy, sampling, cfg.seed, dtype, tick=stop.check)
-    held_out = (envs.held_out, envs.problems)
-    evaluation = make_evaluation(filled, policy, held_out, dtype, tick=stop.check)
-    evaluation.processes = processes
+    evaluation = make_evaluation(
+        filled, policy, (envs.held_out, envs.problems), dtype, tick=stop.check, processes=processes
+    )
     names = cfg.logger.names if processes.first else []
     return Trainer(
         cfg=cfg.trainer,
@@ -112,6 +112,7 @@ def make_evaluation(
     dtype: torch.dtype | None,
     *,
     tick: Callable[[], None] = lambda: None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Make what evaluates a policy.
 
@@ -121,6 +122,7 @@ def make_evaluation(
         held_out: The environment, and how many of its problems.
         dtype: What the weights are held in meanwhile, see `Rollout`.
         tick: Called before each token.
+        processes: Those that share the problems.
     """
     tokens = cfg.trainer.eval_max_new_tokens or cfg.sampler.max_new_tokens
     assert tokens is not None  # filled in
@@ -136,6 +138,7 @@ def make_evaluation(
         samples=cfg.trainer.eval_samples,
         temperature=cfg.trainer.eval_temperature,
         play=play,
+        processes=processes,
     )
 
 

@@ -37,6 +37,10 @@ class Checkpoints:
         """The link to the newest checkpoint."""
         return self.folder / "last"
 
+    def after(self, step: int) -> Path:
+        """Return the folder of the checkpoint after so many steps."""
+        return self.folder / f"step_{step:06d}"
+
     def newest_whole(self) -> Path | None:
         """Return the newest checkpoint that has all of its bytes; None where there is none.
 
@@ -61,7 +65,7 @@ class Checkpoints:
         Raises:
             CheckpointError: it cannot be written.
         """
-        final = self.folder / f"step_{step:06d}"
+        final = self.after(step)
         temporary = self.folder / f".{final.name}.tmp"
         for left in self.folder.glob(".step_*.tmp"):  # of a kill in the midst of this
             shutil.rmtree(left)
@@ -123,7 +127,7 @@ class Checkpoints:
         import torch  # not at the top: who only asks need not wait for it
 
         step = self.require(config)
-        folder = self.folder / f"step_{step:06d}"
+        folder = self.after(step)
         try:
             state = torch.load(folder / _STATE, weights_only=True, map_location="cpu")
         except UnpicklingError as error:

@@ -110,8 +110,7 @@ def _plan(run: config.RunConfig, folder: RunFolder) -> Plan:
         run = replace(run, resume=str(folder.path))
     if run.resume is not None:
         checkpoints = Checkpoints(folder.path)
-        step = checkpoints.require(run.decisive())
-        checkpoints.point_last_to(checkpoints.folder / f"step_{step:06d}")
+        checkpoints.point_last_to(checkpoints.after(checkpoints.require(run.decisive())))
     return Plan(run, folder, result)
 
 

@@ -23,19 +23,9 @@ COMMANDS = [
 QUICK = ("grpo_envs.doctor", "grpo_envs.report")
 
 
-def test_the_page_of_environments_is_what_the_docstrings_say() -> None:
-    spec = importlib.util.spec_from_file_location("docs_environments", DOCS / "environments.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    page = (DOCS / "environments.md").read_text(encoding="utf-8")
-    assert page == module.page(), "python docs/environments.py writes it anew"
-    assert not re.findall(r"\| `env\.\w+` \| .* \|  \|$", page, re.MULTILINE), "an untold keyword"
-
-
-def _faults() -> Any:
-    spec = importlib.util.spec_from_file_location("docs_faults", DOCS / "faults.py")
+def maker_of(page: str) -> Any:
+    """The module that writes a page."""
+    spec = importlib.util.spec_from_file_location(f"docs_{page}", DOCS / f"{page}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -43,7 +33,13 @@ def _faults() -> Any:
     return module
 
 
-FAULTS = _faults()
+def test_the_page_of_environments_is_what_the_docstrings_say() -> None:
+    page = (DOCS / "environments.md").read_text(encoding="utf-8")
+    assert page == maker_of("environments").page(), "python docs/environments.py writes it anew"
+    assert not re.findall(r"\| `env\.\w+` \| .* \|  \|$", page, re.MULTILINE), "an untold keyword"
+
+
+FAULTS = maker_of("faults")
 
 
 def test_the_page_of_faults_has_them_all() -> None:

@@ -32,18 +32,9 @@ SHARDED_GRADIENTS = ["grpo", "fewer rows than processes"]
 SHARDED_RUNS = ["several updates", "sampled in bf16"]
 SMALL = [
     *("model.size=tiny", "trainer.device=cpu", "logger=files", "sampler.max_new_tokens=12"),
-    *(
-        "trainer.prompts_per_step=3",
-        "agent.group_size=4",
-        "trainer.steps=3",
-        "trainer.save_every=2",
-    ),
-    *(
-        "trainer.eval_problems=5",
-        "trainer.eval_samples=2",
-        "agent.warmup_steps=0",
-        "agent.minibatches=1",
-    ),
+    *("trainer.prompts_per_step=3", "agent.group_size=4", "agent.minibatches=1"),
+    *("trainer.steps=3", "trainer.save_every=2", "agent.warmup_steps=0"),
+    *("trainer.eval_problems=5", "trainer.eval_samples=2"),
 ]
 _LEVELS = "env.of={math: {levels: [1, 2, 3]}, countdown: {}}"
 RUNS = {
