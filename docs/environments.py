@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
-from grpo_envs.help import argument_docs, options_of, shown
-from grpo_envs.installed import ENVS, available, load
-from grpo_envs.plugins import conf_dir
+from grpo_envs.config.help import argument_docs, options_of, shown
+from grpo_envs.env.installed import ENVS, available, load
+from grpo_envs.env.plugins import conf_dir
 
 PAGE = Path(__file__).with_suffix(".md")
 _HEAD = """\

@@ -6,13 +6,13 @@
 >>> _, reward, _, _, info = env.step("<answer>0</answer>")
 """
 
-from grpo_envs.conformance import check_env
 from grpo_envs.env import TextEnv
-from grpo_envs.plugins import make, register_envs
-from grpo_envs.reward_functions import batched
-from grpo_envs.spaces import UnicodeText
+from grpo_envs.env.conformance import check_env
+from grpo_envs.env.plugins import make, register_envs
+from grpo_envs.env.reward_functions import batched
+from grpo_envs.env.spaces import UnicodeText
+from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.types import Completion, Group, Problem, Reply, Reward, Turn
-from grpo_envs.vector import GroupVectorEnv
 
 __version__ = "0.1.0"
 __all__ = [

@@ -12,13 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grpo_envs import plugins
-from grpo_envs.composition import compose_run
-from grpo_envs.conformance import Finding, findings
-from grpo_envs.env import TextEnv
+from grpo_envs.config.composition import compose_run
+from grpo_envs.env import TextEnv, plugins
+from grpo_envs.env.conformance import Finding, findings
+from grpo_envs.env.score_sheet import Row, score_sheet
 from grpo_envs.errors import GrpoEnvsError, require
-from grpo_envs.printable import number, one_line, printable
-from grpo_envs.score_sheet import Row, score_sheet
+from grpo_envs.runtime.terminal import number, one_line, printable
 
 _LEAST_ROOM = 16
 _LINE = 300

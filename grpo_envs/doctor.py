@@ -1,7 +1,7 @@
 """Why is it not learning? `python -m grpo_envs.doctor RUN` reads a run and says what it sees.
 
-Each finding has its evidence and the key to turn. While a run goes on, `grpo_envs.watch` warns of
-what a window of ten steps shows; this looks at the whole of it.
+Each finding has its evidence and the key to turn. While a run goes on, `grpo_envs.training.watch`
+warns of what a window of ten steps shows; this looks at the whole of it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import rich
 from rich.markup import escape
 
 from grpo_envs.errors import GrpoEnvsError
-from grpo_envs.files import shown
-from grpo_envs.record import Record, read_record
-from grpo_envs.watch import GAP_LIMIT, KL_LIMIT
+from grpo_envs.runs.record import Record, read_record
+from grpo_envs.runtime.files import shown
+from grpo_envs.training.watch import GAP_LIMIT, KL_LIMIT
 
 _MOST_FLAT = 0.9
 """Share of flat groups from which on hardly anything is learnt."""

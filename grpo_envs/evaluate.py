@@ -21,17 +21,17 @@ import rich
 from rich.progress import track
 
 from grpo_agent.config import SIZES
-from grpo_envs import launch
-from grpo_envs.composition import compose_run
-from grpo_envs.config import RunConfig
+from grpo_envs.config.composition import compose_run
+from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import TextEnv
-from grpo_envs.environments import make_held_out
 from grpo_envs.errors import ConfigError, GrpoEnvsError
-from grpo_envs.evaluation import STRATA, Evaluation, by_problem, differences, estimates
-from grpo_envs.evaluation_tables import difference_table, tables
-from grpo_envs.files import fsync, shown, write_atomically
 from grpo_envs.loggers import ConsoleHandler
-from grpo_envs.rows import json_lines, read_jsonl
+from grpo_envs.runs.rows import json_lines, read_jsonl
+from grpo_envs.runtime import launch
+from grpo_envs.runtime.files import fsync, shown, write_atomically
+from grpo_envs.training.environments import make_held_out
+from grpo_envs.training.evaluation import STRATA, Evaluation, by_problem, differences, estimates
+from grpo_envs.training.tables import difference_table, tables
 
 _AT_ONCE = 256
 """Answers between two times that the file is written."""
@@ -65,8 +65,8 @@ def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
     env, problems = make_held_out(cfg)
     if not problems:
         raise ConfigError(f"env={cfg.env['name']}: no held-out problems. Allowed: 1 or more.")
-    from grpo_agent.models import resolve  # torch and transformers: not for --help, nor a mistake
-    from grpo_envs.build import make_accelerator
+    from grpo_envs.training.build import make_accelerator
+    from grpo_policy.models import resolve  # torch and transformers: not for --help, nor a mistake
 
     path, said = resolve(cfg.model, make_accelerator(cfg.trainer).device)
     identity = _identity(cfg, path)
@@ -89,7 +89,7 @@ def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
 
 def _open(cfg: RunConfig, held_out: tuple[TextEnv, int]) -> Evaluation:
     """Load the model."""
-    from grpo_envs.build import filled_in, make_evaluation, open_policy, sampling_dtype
+    from grpo_envs.training.build import filled_in, make_evaluation, open_policy, sampling_dtype
 
     policy, accelerator = open_policy(cfg, adapters=True)
     policy.to(accelerator.device)

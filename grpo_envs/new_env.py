@@ -11,9 +11,9 @@ import re
 import sys
 from pathlib import Path
 
+from grpo_envs.env.installed import ENVS, available
 from grpo_envs.errors import ConfigError, GrpoEnvsError
-from grpo_envs.files import shown
-from grpo_envs.installed import ENVS, available
+from grpo_envs.runtime.files import shown
 
 _PYPROJECT = """[build-system]
 requires = ["hatchling>=1.27"]

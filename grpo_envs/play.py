@@ -12,16 +12,15 @@ import rich
 from rich.table import Table
 from rich.text import Text
 
-from grpo_envs import plugins
-from grpo_envs.composition import compose_run
-from grpo_envs.config import RunConfig
-from grpo_envs.env import SPLITS, TextEnv
+from grpo_envs.config.composition import compose_run
+from grpo_envs.config.schema import RunConfig
+from grpo_envs.env import SPLITS, TextEnv, plugins
+from grpo_envs.env.score_sheet import demonstration
 from grpo_envs.errors import ConfigError, GrpoEnvsError, require
-from grpo_envs.printable import number, printable
-from grpo_envs.score_sheet import demonstration
+from grpo_envs.runtime.terminal import number, printable
 
 if TYPE_CHECKING:
-    from grpo_agent.chat import Chat
+    from grpo_policy.chat import Chat
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -111,8 +110,8 @@ def _run(options: argparse.Namespace) -> None:
 
 def _chat(cfg: RunConfig) -> "Chat":
     # Here and not above: they import torch, which takes seconds, and a mistake is told before.
-    from grpo_agent.models import load_chat, resolve
-    from grpo_envs.build import make_accelerator
+    from grpo_envs.training.build import make_accelerator
+    from grpo_policy.models import load_chat, resolve
 
     path, why = resolve(cfg.model, make_accelerator(cfg.trainer).device)
     print(why)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from grpo_envs.errors import GrpoEnvsError
-from grpo_envs.rows import read_jsonl
+from grpo_envs.runs.rows import read_jsonl
 
 _PANELS = {
     "reward/mean": "reward of sampled answers",

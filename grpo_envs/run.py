@@ -15,12 +15,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from grpo_envs import composition, config, job, launch, plugins
+from grpo_envs.config import composition, schema
+from grpo_envs.config.help import help_text
+from grpo_envs.env import plugins
 from grpo_envs.errors import ConfigError, GrpoEnvsError
-from grpo_envs.files import shown
-from grpo_envs.help import help_text
-from grpo_envs.run_folder import RunFolder, failures
-from grpo_envs.stopping import end_on_sigterm
+from grpo_envs.runs.folder import RunFolder, failures
+from grpo_envs.runtime import launch
+from grpo_envs.runtime.files import shown
+from grpo_envs.runtime.stopping import end_on_sigterm
+from grpo_envs.training import job
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 INTERRUPTED = 130
@@ -64,7 +67,7 @@ def main() -> None:
     except (GrpoEnvsError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
-        _fail(f"grpo_envs: {config.explain(error)}")
+        _fail(f"grpo_envs: {schema.explain(error)}")
     except OSError as error:
         if wants_traceback or error.errno not in _OF_THE_DISK:
             raise

@@ -20,9 +20,9 @@ from rich.table import Table
 
 from grpo_envs.errors import ConfigError, GrpoEnvsError, require_one_of
 from grpo_envs.plot import smooth
-from grpo_envs.record import state_of
-from grpo_envs.rows import read_jsonl
-from grpo_envs.run_folder import RunFolder
+from grpo_envs.runs.folder import RunFolder
+from grpo_envs.runs.record import state_of
+from grpo_envs.runs.rows import read_jsonl
 
 _CURVES = {
     "eval/accuracy": "held-out accuracy, greedy",

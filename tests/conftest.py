@@ -18,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     import torch
 
-    from grpo_agent.policy import Policy
+    from grpo_policy.policy import Policy
 
 Write = Callable[[str, Sequence[Mapping[str, Any]]], str]
 
@@ -28,15 +28,17 @@ os.environ["OMP_NUM_THREADS"] = "1"  # here, and in the programs that tests star
 
 collect_ignore = ["third_party"]  # packages that test_third_party.py installs
 _FIRST = (
-    *("third_party", "math_workers", "sandbox", "run", "reasoning_gym", "sandbox_hostile"),
-    *("processes", "faults", "trainer", "conformance", "sweeps", "trackers"),
+    *("whole/test_third_party", "graders/math/test_workers", "sandbox/test_pool"),
+    *("commands/test_run", "envs/test_reasoning_gym", "sandbox/test_hostile"),
+    *("runtime/test_processes", "whole/test_faults", "training/test_trainer"),
+    *("env/test_conformance", "commands/test_sweeps", "loggers/test_trackers"),
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that none of them is left over for one core."""
-    order = {f"test_{name}": place for place, name in enumerate(_FIRST)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    order = {f"tests/{name}.py": place for place, name in enumerate(_FIRST)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
     import torch
 
     torch.set_num_threads(1)
@@ -63,7 +65,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture
 def tiny() -> Policy:
     """The bundled model: greedy answers, real rewards."""
-    from grpo_agent.models import TINY, load_policy
+    from grpo_policy.models import TINY, load_policy
 
     return load_policy(str(TINY))
 
@@ -94,8 +96,8 @@ def make_random_policy() -> Policy:
     import torch
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-    from grpo_agent.models import TINY
-    from grpo_agent.policy import Policy
+    from grpo_policy.models import TINY
+    from grpo_policy.policy import Policy
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(TINY)

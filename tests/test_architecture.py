@@ -7,68 +7,41 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Lowest floor first. A name covers the module and everything under it.
+ENVIRONMENTS = tuple(p.parent.name for p in (ROOT / "envs").glob("*/__init__.py"))
+# Lowest floor first. A folder covers everything in it; a new file inherits its folder's floor.
 FLOORS = [
-    [
-        *("types", "errors", "seeding", "timing", "files", "metrics", "rows", "statistics"),
-        *("printable", "launch", "memory"),
-    ],
-    [
-        *(
-            "spaces",
-            "installed",
-            "reward_functions",
-            "rewards",
-            "env",
-            "ahead",
-            "vector",
-            "vector_entry",
-            "plugins",
-            "conformance",
-            "score_sheet",
-        ),
-        *("data", "hub", "graders", "sandbox"),
-    ],
-    [*(p.parent.name for p in (ROOT / "envs").glob("*/__init__.py")), "grpo_agent"],
-    [
-        "run_folder",
-        "record",
-        "config",
-        "composition",
-        "help",
-        "environments",
-        "evaluation",
-        "evaluation_tables",
-        "loggers",
-        "csv_logger",
-        "trackers",
-        "checkpoint",
-        "watch",
-        "stopping",
-        "processes",
-        "trainer",
-    ],
-    [
-        *("build", "job", "run", "evaluate", "doctor", "report", "check", "plot"),
-        *("sweep_report", "new_env", "play"),
-    ],
+    ("types", "errors", "seeding"),
+    ("runtime",),
+    ("env", "sandbox"),
+    ("graders",),
+    (*ENVIRONMENTS, "runs"),
+    ("config", "loggers"),
+    ("grpo_policy",),
+    ("training", "grpo_agent"),
+    ("report", "commands"),
 ]
+COMMANDS = ("run", "check", "evaluate", "doctor", "play", "plot", "sweep_report", "new_env")
+"""Files in grpo_envs/ that a user runs: the floor `commands`."""
+WINGS = ("graders", "sandbox")
+"""Environments use them; the framework does without."""
+GROUPS = ("envs", "rewards", "loggers", "agents", "conf")
+"""Entry-point groups `grpo_envs.<group>`. Other packages write them down: they never change."""
 # Third-party packages that only these areas may import.
 HEAVY = {
-    "torch": {"grpo_agent", "checkpoint", "loggers", "build", "processes"},
-    "transformers": {"grpo_agent", "build"},
-    "accelerate": {"grpo_agent", "build", "processes"},
-    "peft": {"grpo_agent"},
-    "hydra": {"config", "composition", "help", "job", "run"},
-    "omegaconf": {"config", "composition", "help", "job", "run"},
-    "datasets": {"data"},
-    "matplotlib": {"plot", "sweep_report"},
-    "plotly": {"report", "sweep_report"},
+    "torch": {"grpo_agent", "grpo_policy", "runs", "loggers", "training", "runtime"},
+    "transformers": {"grpo_agent", "grpo_policy", "training"},
+    "accelerate": {"grpo_agent", "grpo_policy", "training", "runtime"},
+    "peft": {"grpo_policy"},
+    "hydra": {"config", "training", "commands"},
+    "omegaconf": {"config", "training", "commands"},
+    "datasets": {"env"},
+    "matplotlib": {"commands"},
+    "plotly": {"report", "commands"},
     "sympy": {"graders"},
     "mpmath": {"graders"},
-    "wandb": {"trackers"},
-    "mlflow": {"trackers"},
-    "trackio": {"trackers"},
+    "wandb": {"loggers"},
+    "mlflow": {"loggers"},
+    "trackio": {"loggers"},
 }
 MODULES = sorted(p for d in ("grpo_envs", "envs", "agents") for p in (ROOT / d).rglob("*.py"))
 EVERY_MODULE = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -76,8 +49,8 @@ EVERY_MODULE = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.rela
 
 def area(path: Path) -> str:
     """grpo_envs/graders/math/grade.py -> graders; envs/grpo_env_math/env.py -> grpo_env_math."""
-    _, first, *_ = path.relative_to(ROOT).with_suffix("").parts
-    return first
+    _, first, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return "commands" if not rest and first in COMMANDS else first
 
 
 def floor(name: str) -> int | None:
@@ -112,6 +85,7 @@ def test_imports_point_down(path: Path) -> None:
     for name, _ in imported(path):
         package, _, rest = name.partition(".")
         there = rest.partition(".")[0] if package == "grpo_envs" else package
+        there = "commands" if package == "grpo_envs" and there in COMMANDS else there
         other = floor(there)
         if other is not None:
             assert other <= own, f"{here} must not import {name}: it is a floor above"

@@ -15,10 +15,10 @@ import pytest
 
 from grpo_envs import errors
 from grpo_envs.errors import ConfigError, GrpoEnvsError, UnknownName, nearest, unknown
-from grpo_envs.files import fsync, shown, write_atomically
-from grpo_envs.metrics import group_metrics, rounded
+from grpo_envs.runs.metrics import group_metrics, rounded
+from grpo_envs.runtime.files import fsync, shown, write_atomically
+from grpo_envs.runtime.timing import Timer
 from grpo_envs.seeding import Key, rng_for, seed_for, split_of
-from grpo_envs.timing import Timer
 from grpo_envs.types import Completion, Group, Problem, Reply, Reward, Turn
 
 # types

@@ -19,11 +19,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from grpo_agent.chat import Chat, end_tokens
 from grpo_agent.config import LoraConfig, ModelConfig
-from grpo_agent.policy import Policy, require_plain_head
 from grpo_envs.errors import ConfigError
-from grpo_envs.hub import missing_on_hub
+from grpo_envs.runtime.hub import missing_on_hub
+from grpo_policy.chat import Chat, end_tokens
+from grpo_policy.policy import Policy, require_plain_head
 
 TINY = Path(__file__).parent / "tiny"
 HINTS = "grpo_envs"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grpo_agent.batch import Batch
+from grpo_policy.batch import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from grpo_agent.batch import Batch
-from grpo_agent.chat import Chat, end_tokens
-from grpo_agent.packing import pack, saves
-from grpo_agent.scoring import score_tokens
 from grpo_envs.errors import ConfigError
+from grpo_policy.batch import Batch
+from grpo_policy.chat import Chat, end_tokens
+from grpo_policy.packing import pack, saves
+from grpo_policy.scoring import score_tokens
 
 
 class Policy(nn.Module):

@@ -1,4 +1,4 @@
-"""The recipe of the bundled tiny Qwen3: `python -m grpo_agent.pretrain`.
+"""The recipe of the bundled tiny Qwen3: `python -m grpo_policy.pretrain`.
 
 Supervised on demonstrations that the built-in environments give of themselves
 (`Problem.solution`). At first every demonstration thinks before it answers, and the model learns
@@ -29,11 +29,11 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 import grpo_envs
-from grpo_agent.models import HINTS, TINY, Hints, load_policy
-from grpo_agent.policy import Policy
 from grpo_envs.env import TextEnv
 from grpo_envs.seeding import rng_for
 from grpo_envs.types import Turn
+from grpo_policy.models import HINTS, TINY, Hints, load_policy
+from grpo_policy.policy import Policy
 
 DIRECT_SHARE = 0.65
 """Demonstrations that answer at once, where a cycle mixes."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from grpo_agent.policy import Policy
-from grpo_agent.sampler import Decoding, sample_groups
-from grpo_envs.rewards import summed
+from grpo_envs.env.rewards import summed
+from grpo_envs.env.vector import GroupVectorEnv
+from grpo_envs.runtime.timing import Timer
 from grpo_envs.seeding import seed_for
-from grpo_envs.timing import Timer
 from grpo_envs.types import Completion, Group, Reward, Turn
-from grpo_envs.vector import GroupVectorEnv
+from grpo_policy.policy import Policy
+from grpo_policy.samplers.torch import Decoding, sample_groups
 
 
 @dataclass(slots=True)

@@ -24,8 +24,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from grpo_agent.policy import Policy
-from grpo_envs import launch
+from grpo_envs.runtime import launch
+from grpo_policy.policy import Policy
 
 
 class Replica:

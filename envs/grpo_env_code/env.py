@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 from grpo_env_code.feedback import detail, feedback
 from grpo_env_code.generate import LEVELS, VISIBLE, generate
 from grpo_env_code.sources import problem_from, read_rows
-from grpo_envs.data import Row
 from grpo_envs.env import TextEnv
+from grpo_envs.env.dataset import Row
 from grpo_envs.errors import DatasetError, SandboxError, require, require_one_of
 from grpo_envs.graders.code import Case, CodeTests, grade_code, program_of, well_formed
-from grpo_envs.launch import cores
+from grpo_envs.runtime.launch import cores
 from grpo_envs.sandbox.shared import shared_pool
 from grpo_envs.sandbox.types import Limits
 from grpo_envs.seeding import split_of

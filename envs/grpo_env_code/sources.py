@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 
-from grpo_envs.data import Records, Row, Rows
+from grpo_envs.env.dataset import Records, Row, Rows
 from grpo_envs.errors import ConfigError
 from grpo_envs.graders.code import CodeTests, read_tests
 from grpo_envs.types import Problem

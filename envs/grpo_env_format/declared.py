@@ -9,7 +9,7 @@ from grpo_env_format.build import build
 from grpo_env_format.composed import asked
 from grpo_env_format.exercise import Exercise
 from grpo_env_format.vocabulary import MORE
-from grpo_envs.data import Row, Rows
+from grpo_envs.env.dataset import Row, Rows
 from grpo_envs.errors import ConfigError, DatasetError
 from grpo_envs.graders.format import Constraint, constraints_from, tagged_answer
 from grpo_envs.graders.format.base import words_of

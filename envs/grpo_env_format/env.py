@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 from grpo_env_format.declared import declared, exercise, problem_from, read_rows, repeats
 from grpo_env_format.generate import LEVELS
-from grpo_envs.data import Row
 from grpo_envs.env import TextEnv
+from grpo_envs.env.dataset import Row
 from grpo_envs.errors import ConfigError, require_one_of
 from grpo_envs.graders.format import Constraint, bare_text, tagged_answer, well_formed
 from grpo_envs.graders.text import after_think

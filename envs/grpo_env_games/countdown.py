@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from grpo_env_games.puzzles import LEVELS, Recipe, generate
-from grpo_envs.data import Row, Rows
 from grpo_envs.env import SPLITS, TextEnv
+from grpo_envs.env.dataset import Row, Rows
 from grpo_envs.errors import ConfigError, DatasetError, require_one_of
 from grpo_envs.graders.arithmetic import Unreadable, work_out
 from grpo_envs.graders.text import only_block

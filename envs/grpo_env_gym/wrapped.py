@@ -8,8 +8,8 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
+from grpo_envs.env.spaces import UnicodeText
 from grpo_envs.errors import ConfigError, nearest
-from grpo_envs.spaces import UnicodeText
 
 _OURS = "grpo_envs/"
 

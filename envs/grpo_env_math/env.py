@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 from grpo_env_math.generate import LEVELS, Recipe, generate
 from grpo_env_math.shape import bare_number, well_formed
-from grpo_envs.data import Row, Rows
 from grpo_envs.env import TextEnv
+from grpo_envs.env.dataset import Row, Rows
 from grpo_envs.errors import ConfigError, DatasetError, require_one_of
 from grpo_envs.graders.math import (
     MathPolicy,

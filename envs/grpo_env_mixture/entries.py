@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_envs import plugins
-from grpo_envs.env import TextEnv
+from grpo_envs.env import TextEnv, plugins
 from grpo_envs.errors import ConfigError, require
 
 _EXAMPLE = "{math: 2, code: 1} or {sums: {env: math, weight: 2, levels: [1, 2]}}"

@@ -20,7 +20,7 @@ from grpo_env_reasoning_gym.library import Item, Library, shared
 from grpo_env_reasoning_gym.shape import answer_of, well_formed
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import SandboxError, require, require_one_of
-from grpo_envs.launch import cores
+from grpo_envs.runtime.launch import cores
 from grpo_envs.sandbox import Limits
 from grpo_envs.types import Problem, Reward
 

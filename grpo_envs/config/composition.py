@@ -21,10 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from grpo_agent.config import GrpoConfig, ModelConfig, SamplerConfig
-from grpo_envs.config import LoggerConfig, RunConfig, TrainerConfig, convert, explain
-from grpo_envs.installed import AGENTS, CONF, ENVS, available
-from grpo_envs.plugins import conf_dir
-from grpo_envs.run_folder import job_name, newest_cut_off, sweep_name
+from grpo_envs.config.schema import LoggerConfig, RunConfig, TrainerConfig, convert, explain
+from grpo_envs.env.installed import AGENTS, CONF, ENVS, available
+from grpo_envs.env.plugins import conf_dir
+from grpo_envs.runs.folder import job_name, newest_cut_off, sweep_name
 
 _OLD_HYDRA = hydra.__version__.startswith("1.3")
 COMPOSING = {"version_base": "1.3"} if _OLD_HYDRA else {}

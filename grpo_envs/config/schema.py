@@ -16,8 +16,8 @@ from omegaconf.errors import (
 )
 
 from grpo_agent.config import PRECISIONS, ModelConfig, SamplerConfig
+from grpo_envs.env.installed import LOGGERS, available
 from grpo_envs.errors import ConfigError, nearest, require, require_one_of
-from grpo_envs.installed import LOGGERS, available
 
 _DEVICES = ("auto", "cpu", "cuda")
 

@@ -12,10 +12,10 @@ from itertools import pairwise
 
 from gymnasium.utils import env_checker
 
-from grpo_envs.env import TextEnv
+from grpo_envs.env.text import TextEnv
+from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ContractBroken
 from grpo_envs.types import Problem, Reward, Turn
-from grpo_envs.vector import GroupVectorEnv
 
 _EVERY_NUMBER = " ".join(str(n) for n in range(300))
 _COMPUTATION = re.compile(r"\S*\d ?[-+*/^] ?\S*\d\S*")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from grpo_envs.errors import ConfigError, DatasetError, nearest, unknown
-from grpo_envs.hub import missing_on_hub
+from grpo_envs.runtime.hub import missing_on_hub
 from grpo_envs.seeding import rng_for, seed_for
 
 if TYPE_CHECKING:

@@ -13,16 +13,16 @@ from typing import Any, cast
 
 import gymnasium
 
-from grpo_envs.env import TextEnv
+from grpo_envs.env.installed import ENVS, available, check_keywords, check_values, claims, load
+from grpo_envs.env.text import TextEnv
+from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import PluginError
-from grpo_envs.installed import ENVS, available, check_keywords, check_values, claims, load
-from grpo_envs.vector import GroupVectorEnv
 
 
 @cache
 def conf_dir() -> Path:
     """Return conf/: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for candidate in (package / "conf", package.parent / "conf"):
         if (candidate / "config.yaml").is_file():
             return candidate
@@ -38,7 +38,7 @@ def register_envs() -> None:
             gymnasium.register(
                 id=f"grpo_envs/{name}-v0",
                 entry_point=f"{ep.module}:{ep.attr}" if alone else partial(_refuse, name),
-                vector_entry_point=f"grpo_envs.vector_entry:{name}",
+                vector_entry_point=f"grpo_envs.env.vector_entry:{name}",
                 disable_env_checker=True,  # `grpo_envs.check_env` checks more, when asked
             )
         except gymnasium.error.Error as error:  # a name that is no Gymnasium id

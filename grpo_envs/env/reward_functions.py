@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from grpo_envs.env.installed import REWARDS, available, check_keywords, check_values, load
+from grpo_envs.env.rewards import SHAPING, Part, part_from
 from grpo_envs.errors import require, unknown
-from grpo_envs.installed import REWARDS, available, check_keywords, check_values, load
-from grpo_envs.rewards import SHAPING, Part, part_from
 from grpo_envs.types import Problem, Reward
 
 _TIMEOUT = 60.0

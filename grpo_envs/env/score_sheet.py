@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 
-from grpo_envs.conformance import HOSTILE, made_of, play
-from grpo_envs.env import TextEnv
-from grpo_envs.rewards import summed
+from grpo_envs.env.conformance import HOSTILE, made_of, play
+from grpo_envs.env.rewards import summed
+from grpo_envs.env.text import TextEnv
 from grpo_envs.types import Problem, Turn
 
 _Player = Callable[[Problem, Sequence[Turn]], str]

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
 
+from grpo_envs.env.reward_functions import compose
+from grpo_envs.env.rewards import merged, respond_safely, score_safely, settle
+from grpo_envs.env.spaces import UnicodeText
 from grpo_envs.errors import ResetNeeded, require_one_of
-from grpo_envs.reward_functions import compose
-from grpo_envs.rewards import merged, respond_safely, score_safely, settle
 from grpo_envs.seeding import rng_for
-from grpo_envs.spaces import UnicodeText
 from grpo_envs.types import Group, Problem, Reply, Reward, Turn
 
 if TYPE_CHECKING:
-    from grpo_envs.data import Row, Rows
+    from grpo_envs.env.dataset import Row, Rows
 
 SPLITS = ("train", "eval")
 

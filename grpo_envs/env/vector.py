@@ -18,10 +18,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from grpo_envs.ahead import Ahead
-from grpo_envs.env import TextEnv
+from grpo_envs.env.ahead import Ahead
+from grpo_envs.env.text import TextEnv
 from grpo_envs.errors import ConfigError, ResetNeeded
-from grpo_envs.launch import cores
+from grpo_envs.runtime.launch import cores
 from grpo_envs.seeding import seed_for
 from grpo_envs.types import Problem, Reply, Reward, Turn
 

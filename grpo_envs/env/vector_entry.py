@@ -1,4 +1,4 @@
-"""Gymnasium's `vector_entry_point` of each environment: `grpo_envs.vector_entry:<name>`.
+"""Gymnasium's `vector_entry_point` of each environment: `grpo_envs.env.vector_entry:<name>`.
 
 A string, so that environment specs stay JSON; the name decides which environment is made.
 """
@@ -6,9 +6,9 @@ A string, so that environment specs stay JSON; the name decides which environmen
 from collections.abc import Callable
 from functools import partial
 
-from grpo_envs.installed import ENVS, available
-from grpo_envs.plugins import make_groups
-from grpo_envs.vector import GroupVectorEnv
+from grpo_envs.env.installed import ENVS, available
+from grpo_envs.env.plugins import make_groups
+from grpo_envs.env.vector import GroupVectorEnv
 
 
 def __getattr__(name: str) -> Callable[..., GroupVectorEnv]:

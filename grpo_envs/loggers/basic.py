@@ -12,9 +12,9 @@ import rich
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from grpo_envs.files import fsync, write_atomically
-from grpo_envs.metrics import rounded
-from grpo_envs.rows import completion_rows, json_lines, read_jsonl
+from grpo_envs.runs.metrics import rounded
+from grpo_envs.runs.rows import completion_rows, json_lines, read_jsonl
+from grpo_envs.runtime.files import fsync, write_atomically
 from grpo_envs.types import Group
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo_envs.files import fsync, write_atomically
-from grpo_envs.loggers import Logger
-from grpo_envs.metrics import rounded
+from grpo_envs.loggers.basic import Logger
+from grpo_envs.runs.metrics import rounded
+from grpo_envs.runtime.files import fsync, write_atomically
 
 
 class CsvLogger(Logger):

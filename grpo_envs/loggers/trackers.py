@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from grpo_envs.errors import ConfigError
-from grpo_envs.files import shown, write_atomically
-from grpo_envs.loggers import Logger
-from grpo_envs.run_folder import RunFolder
+from grpo_envs.loggers.basic import Logger
+from grpo_envs.runs.folder import RunFolder
+from grpo_envs.runtime.files import shown, write_atomically
 from grpo_envs.types import Group
 
 PROJECT = "grpo-envs"

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from grpo_envs.files import write_atomically
 from grpo_envs.loggers import Logger
-from grpo_envs.record import Record, read_record
 from grpo_envs.report.page import page
+from grpo_envs.runs.record import Record, read_record
+from grpo_envs.runtime.files import write_atomically
 
 
 def write_report(runs: Sequence[Record], out: Path) -> None:

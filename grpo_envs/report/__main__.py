@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from grpo_envs.errors import GrpoEnvsError
-from grpo_envs.record import read_record
 from grpo_envs.report import write_report
+from grpo_envs.runs.record import read_record
 
 
 def main() -> None:

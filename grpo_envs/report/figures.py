@@ -9,7 +9,7 @@ from plotly import graph_objects as go
 from plotly.colors import qualitative
 
 from grpo_envs.plot import smooth
-from grpo_envs.record import Record
+from grpo_envs.runs.record import Record
 
 _TITLES = {
     "reward/mean": "reward of sampled answers",

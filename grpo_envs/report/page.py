@@ -12,8 +12,8 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from grpo_envs.doctor import diagnose
-from grpo_envs.record import Record
 from grpo_envs.report.figures import colours, figures, half_width_of
+from grpo_envs.runs.record import Record
 
 _HERE = Path(__file__).parent
 _MOST = 5000

@@ -11,8 +11,8 @@ from pickle import UnpicklingError  # what torch raises
 from typing import Any
 
 from grpo_envs.errors import CheckpointError, ConfigError
-from grpo_envs.files import fsync, shown, write_atomically
-from grpo_envs.run_folder import differences
+from grpo_envs.runs.folder import differences
+from grpo_envs.runtime.files import fsync, shown, write_atomically
 
 log = logging.getLogger(__name__)
 _STATE = "trainer.pt"

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from grpo_envs.errors import ConfigError
-from grpo_envs.files import shown, write_atomically
+from grpo_envs.runtime.files import shown, write_atomically
 
 _LONGEST = 100
 

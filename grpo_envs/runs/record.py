@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from grpo_envs.errors import ConfigError
-from grpo_envs.rows import read_jsonl
-from grpo_envs.run_folder import RunFolder
+from grpo_envs.runs.folder import RunFolder
+from grpo_envs.runs.rows import read_jsonl
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
-from grpo_envs import launch
 from grpo_envs.errors import GrpoEnvsError
-from grpo_envs.stopping import StopNow
-from grpo_envs.timing import Timer
+from grpo_envs.runtime import launch
+from grpo_envs.runtime.stopping import StopNow
+from grpo_envs.runtime.timing import Timer
 from grpo_envs.types import Group
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from grpo_envs import launch
+from grpo_envs.runtime import launch
 
 log = logging.getLogger(__name__)
 _PATIENCE = 25.0

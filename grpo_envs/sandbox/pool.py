@@ -16,7 +16,7 @@ from typing import Any
 from weakref import WeakSet
 
 from grpo_envs.errors import DatasetError, SandboxError, require
-from grpo_envs.launch import cores
+from grpo_envs.runtime.launch import cores
 from grpo_envs.sandbox.levels import check, choose
 from grpo_envs.sandbox.preload import RARE, names_any
 from grpo_envs.sandbox.types import Calls, Limits, Raised, Returned, RunResult, Verdict

@@ -14,23 +14,23 @@ from accelerate.state import AcceleratorState
 from transformers.utils import logging as transformers_logging
 
 from grpo_agent.config import SamplerConfig
-from grpo_agent.models import adapt, hints, load_policy, resolve, restore
-from grpo_agent.policy import Policy
-from grpo_agent.rollout import Rollout
-from grpo_agent.sampler import Decoding
-from grpo_agent.sharding import sharding_accelerator
-from grpo_envs import launch
-from grpo_envs.checkpoint import Checkpoints
-from grpo_envs.config import RunConfig, TrainerConfig
+from grpo_envs.config.schema import RunConfig, TrainerConfig
 from grpo_envs.env import TextEnv
-from grpo_envs.environments import Envs
+from grpo_envs.env.installed import AGENTS, LOGGERS, load
+from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError
-from grpo_envs.evaluation import Evaluation
-from grpo_envs.installed import AGENTS, LOGGERS, load
-from grpo_envs.processes import ALONE, Processes
-from grpo_envs.stopping import Stop
-from grpo_envs.trainer import Trainer
-from grpo_envs.vector import GroupVectorEnv
+from grpo_envs.runs.checkpoint import Checkpoints
+from grpo_envs.runtime import launch
+from grpo_envs.runtime.processes import ALONE, Processes
+from grpo_envs.runtime.stopping import Stop
+from grpo_envs.training.environments import Envs
+from grpo_envs.training.evaluation import Evaluation
+from grpo_envs.training.trainer import Trainer
+from grpo_policy.models import adapt, hints, load_policy, resolve, restore
+from grpo_policy.policy import Policy
+from grpo_policy.rollout import Rollout
+from grpo_policy.samplers.torch import Decoding
+from grpo_policy.sharding import sharding_accelerator
 
 log = logging.getLogger(__name__)
 

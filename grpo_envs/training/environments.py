@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from grpo_envs import plugins
-from grpo_envs.config import RunConfig
-from grpo_envs.env import TextEnv
+from grpo_envs.config.schema import RunConfig
+from grpo_envs.env import TextEnv, plugins
+from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError, require
-from grpo_envs.processes import ALONE, Processes
-from grpo_envs.vector import GroupVectorEnv
+from grpo_envs.runtime.processes import ALONE, Processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

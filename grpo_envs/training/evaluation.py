@@ -8,13 +8,13 @@ from statistics import fmean
 from typing import Any
 
 from grpo_envs.env import TextEnv
-from grpo_envs.metrics import earns_all
-from grpo_envs.processes import ALONE, Processes, Sampler
-from grpo_envs.rows import completion_rows
-from grpo_envs.statistics import Estimate, mean_of, pass_at_k, share_of
-from grpo_envs.timing import Timer
+from grpo_envs.env.vector import GroupVectorEnv
+from grpo_envs.runs.metrics import earns_all
+from grpo_envs.runs.rows import completion_rows
+from grpo_envs.runtime.processes import ALONE, Processes, Sampler
+from grpo_envs.runtime.timing import Timer
+from grpo_envs.training.statistics import Estimate, mean_of, pass_at_k, share_of
 from grpo_envs.types import Group, Reward
-from grpo_envs.vector import GroupVectorEnv
 
 Row = Mapping[str, Any]
 """What became of one answer; see `completion_rows`. `decoding` is greedy or sampled."""

@@ -15,15 +15,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from grpo_envs import composition, config
-from grpo_envs.checkpoint import Checkpoints
+from grpo_envs.config import composition, schema
 from grpo_envs.env import TextEnv
-from grpo_envs.environments import make_envs
 from grpo_envs.errors import ConfigError, GrpoEnvsError
-from grpo_envs.files import shown
-from grpo_envs.memory import in_one_line
-from grpo_envs.processes import Processes, connect
-from grpo_envs.run_folder import RunFolder
+from grpo_envs.runs.checkpoint import Checkpoints
+from grpo_envs.runs.folder import RunFolder
+from grpo_envs.runtime.files import shown
+from grpo_envs.runtime.memory import in_one_line
+from grpo_envs.runtime.processes import Processes, connect
+from grpo_envs.training.environments import make_envs
 
 log = logging.getLogger(__name__)
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -51,7 +51,7 @@ class JobFailed(GrpoEnvsError):
 class Plan:
     """What is to be done in a folder."""
 
-    run: config.RunConfig
+    run: schema.RunConfig
     """`resume` is None, or the folder."""
     folder: RunFolder
     result: Mapping[str, float] | None
@@ -65,7 +65,7 @@ def run(cfg: DictConfig) -> float | None:
         GrpoEnvsError: one line that says what to change.
         KeyboardInterrupt: stopped by Ctrl-C, and saved; `Terminated` by SIGTERM.
     """
-    run = config.convert(cfg)
+    run = schema.convert(cfg)
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     return _run(run, folder, connect(run.trainer.device))
 
@@ -80,7 +80,7 @@ def follow(overrides: list[str]) -> None:
     _run(run, None, connect(run.trainer.device))
 
 
-def _run(run: config.RunConfig, folder: RunFolder | None, processes: Processes) -> float | None:
+def _run(run: schema.RunConfig, folder: RunFolder | None, processes: Processes) -> float | None:
     with ExitStack() as lock, in_one_line():
 
         def plan() -> Plan:
@@ -95,7 +95,7 @@ def _run(run: config.RunConfig, folder: RunFolder | None, processes: Processes) 
         return _train(agreed.run, agreed.folder, processes)
 
 
-def _plan(run: config.RunConfig, folder: RunFolder) -> Plan:
+def _plan(run: schema.RunConfig, folder: RunFolder) -> Plan:
     if run.resume == AUTO:  # as `resume=FOLDER` where there is something to go on with
         done = folder.result is not None and folder.is_of(run.identity())
         there = str(folder.path) if folder.has_checkpoint and not done else None
@@ -140,9 +140,11 @@ def in_sweep() -> bool:
     return HydraConfig.get().mode is RunMode.MULTIRUN
 
 
-def _train(run: config.RunConfig, folder: RunFolder, processes: Processes) -> float | None:
+def _train(run: schema.RunConfig, folder: RunFolder, processes: Processes) -> float | None:
     envs = processes.each(lambda: make_envs(run, processes))
-    from grpo_envs.build import build  # torch and transformers: not for --help, nor for a mistake
+    from grpo_envs.training.build import (
+        build,  # torch and transformers: not for --help, nor for a mistake
+    )
 
     trainer = processes.each(lambda: build(run, folder.path, envs, processes))
     processes.by_first(lambda: _claim(run, folder, envs.train.env))
@@ -159,7 +161,7 @@ def _train(run: config.RunConfig, folder: RunFolder, processes: Processes) -> fl
     return metrics.get(run.trainer.objective)
 
 
-def _claim(run: config.RunConfig, folder: RunFolder, env: TextEnv) -> None:
+def _claim(run: schema.RunConfig, folder: RunFolder, env: TextEnv) -> None:
     about = {"weights": env.weights, "own": [*env.own_weights], "versions": versions()}
     folder.claim(run.identity(), list(HydraConfig.get().overrides.task), about)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich import box
 from rich.table import Table
 
-from grpo_envs.evaluation import Row, by_problem
-from grpo_envs.statistics import Estimate
+from grpo_envs.training.evaluation import Row, by_problem
+from grpo_envs.training.statistics import Estimate
 
 
 def tables(
@@ -23,7 +23,7 @@ def tables(
         title: Which model it is.
         rows: The answers.
         weights: The weight of each reward part.
-        figures: What the answers show, see `grpo_envs.evaluation.estimates`.
+        figures: What the answers show, see `grpo_envs.training.evaluation.estimates`.
     """
     problems, prompts = len(by_problem(rows)), len({row["prompt"] for row in rows})
     of = f"{problems} problems" + (f" ({prompts} different)" if prompts < problems else "")

@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from grpo_envs.checkpoint import Checkpoints
-from grpo_envs.config import TrainerConfig
+from grpo_envs.config.schema import TrainerConfig
 from grpo_envs.errors import GrpoEnvsError, require_one_of
-from grpo_envs.evaluation import Evaluation
 from grpo_envs.loggers import Logger
-from grpo_envs.memory import memory_metrics
-from grpo_envs.metrics import group_metrics
-from grpo_envs.processes import ALONE, Processes, Sampler
+from grpo_envs.runs.checkpoint import Checkpoints
+from grpo_envs.runs.metrics import group_metrics
+from grpo_envs.runtime.memory import memory_metrics
+from grpo_envs.runtime.processes import ALONE, Processes, Sampler
+from grpo_envs.runtime.stopping import Stop, StopNow
+from grpo_envs.runtime.timing import Timer
 from grpo_envs.seeding import seed_for
-from grpo_envs.stopping import Stop, StopNow
-from grpo_envs.timing import Timer
+from grpo_envs.training.evaluation import Evaluation
+from grpo_envs.training.watch import Watch
 from grpo_envs.types import Group
-from grpo_envs.watch import Watch
 
 log = logging.getLogger(__name__)
 

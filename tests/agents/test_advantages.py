@@ -1,4 +1,4 @@
-"""Advantages against numbers by hand and against an oracle in plain loops (tests/oracle.py)."""
+"""Advantages against numbers by hand and an oracle in plain loops (tests/support/oracle.py)."""
 
 import math
 import random
@@ -11,7 +11,7 @@ from grpo_agent import advantages as module
 from grpo_agent.advantages import ADVANTAGES, Scores
 from grpo_agent.config import AdvantageConfig
 from grpo_envs.errors import ConfigError
-from tests.oracle import oracle_advantages
+from tests.support.oracle import oracle_advantages
 
 NAN = float("nan")
 GROUP_WISE = ("standardized", "centered", "leave_one_out", "max_rl")

@@ -16,7 +16,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from grpo_agent import agent as agent_module
 from grpo_agent.agent import GrpoAgent
-from grpo_agent.batch import Batch, collate
 from grpo_agent.config import (
     AdvantageConfig,
     GrpoConfig,
@@ -25,12 +24,13 @@ from grpo_agent.config import (
     SamplerConfig,
 )
 from grpo_agent.losses import LossInputs
-from grpo_agent.policy import Policy
-from grpo_agent.sampler import Decoding, sample
-from grpo_envs.composition import compose_run
-from grpo_envs.plugins import conf_dir
+from grpo_envs.config.composition import compose_run
+from grpo_envs.env.plugins import conf_dir
 from grpo_envs.types import Completion, Group, Reward
-from tests.oracle import OracleLoss, oracle_advantages, oracle_loss
+from grpo_policy.batch import Batch, collate
+from grpo_policy.policy import Policy
+from grpo_policy.samplers.torch import Decoding, sample
+from tests.support.oracle import OracleLoss, oracle_advantages, oracle_loss
 
 SCORES = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.0, 0.0], [1.0, 1.0, 0.0, 0.5]]
 MAX_TOKENS = 12

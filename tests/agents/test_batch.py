@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import grpo_envs
-from grpo_agent.batch import Batch, collate, micro_batches
-from grpo_agent.policy import Policy
-from grpo_agent.rollout import Rollout
-from grpo_agent.sampler import Decoding
-from grpo_envs.timing import Timer
+from grpo_envs.env.vector import GroupVectorEnv
+from grpo_envs.runtime.timing import Timer
 from grpo_envs.types import Completion, Group, Reward
-from grpo_envs.vector import GroupVectorEnv
+from grpo_policy.batch import Batch, collate, micro_batches
+from grpo_policy.policy import Policy
+from grpo_policy.rollout import Rollout
+from grpo_policy.samplers.torch import Decoding
 
 PAD = 3
 CPU = torch.device("cpu")

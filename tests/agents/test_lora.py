@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from grpo_agent.config import LoraConfig, LossConfig
-from grpo_agent.models import TINY, adapt, load_policy
-from grpo_agent.policy import Policy
 from grpo_envs.errors import ConfigError
-from grpo_envs.trainer import Trainer
-from tests import test_trainer
-from tests.test_agent import agent_of, chosen, gradients, groups, same, size_of, weights
+from grpo_envs.training.trainer import Trainer
+from grpo_policy.models import TINY, adapt, load_policy
+from grpo_policy.policy import Policy
+from tests.agents.test_agent import agent_of, chosen, gradients, groups, same, size_of, weights
+from tests.training import test_trainer
 
 
 def trainer(out: Path, *overrides: str) -> Trainer:

@@ -1,4 +1,4 @@
-"""The loss against numbers by hand, and every combination against plain loops (tests/oracle.py)."""
+"""The loss against numbers by hand, and every combination against tests/support/oracle.py."""
 
 import dataclasses
 import itertools
@@ -14,7 +14,7 @@ from torch import Tensor
 from grpo_agent.config import AGGREGATES, RATIOS, LossConfig
 from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
 from grpo_envs.errors import ConfigError
-from tests.oracle import oracle_loss
+from tests.support.oracle import oracle_loss
 
 Rows = list[list[float]]
 LN2, LN3 = math.log(2), math.log(3)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from grpo_agent import models
 from grpo_agent.config import LoraConfig, ModelConfig
-from grpo_agent.models import SMOLLM2, SMOLLM2_HINTS, TINY, Hints, hints, load_policy, resolve
-from grpo_agent.policy import Policy
-from grpo_agent.sampler import Decoding, sample
 from grpo_envs.errors import ConfigError
+from grpo_policy import models
+from grpo_policy.models import SMOLLM2, SMOLLM2_HINTS, TINY, Hints, hints, load_policy, resolve
+from grpo_policy.policy import Policy
+from grpo_policy.samplers.torch import Decoding, sample
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 INSTALLED = pytest.mark.skipif(
@@ -142,7 +142,7 @@ def test_without_gguf_one_line_says_how_to_get_it(
     def needs_gguf(*args: object, **kwargs: object) -> None:
         raise ImportError("Loading a GGUF checkpoint requires GGUF\nPlease see the manual.")
 
-    monkeypatch.setattr("grpo_agent.models.AutoTokenizer.from_pretrained", needs_gguf)
+    monkeypatch.setattr("grpo_policy.models.AutoTokenizer.from_pretrained", needs_gguf)
     (tmp_path / SMOLLM2).touch()
     with pytest.raises(ConfigError) as caught:
         load_policy(str(tmp_path / SMOLLM2))

@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from grpo_agent.agent import GrpoAgent
-from grpo_agent.batch import Batch, collate, micro_batches
 from grpo_agent.config import GrpoConfig, LossConfig, SamplerConfig
-from grpo_agent.models import TINY
-from grpo_agent.packing import pack, saves
-from grpo_agent.policy import Policy
 from grpo_envs.types import Completion, Group, Reward
+from grpo_policy.batch import Batch, collate, micro_batches
+from grpo_policy.models import TINY
+from grpo_policy.packing import pack, saves
+from grpo_policy.policy import Policy
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY)
 CPU = torch.device("cpu")

@@ -7,9 +7,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 import grpo_envs
-from grpo_agent.models import TINY, load_policy
-from grpo_agent.policy import Policy
-from grpo_agent.pretrain import (
+from grpo_envs.types import Turn
+from grpo_policy.models import TINY, load_policy
+from grpo_policy.policy import Policy
+from grpo_policy.pretrain import (
     CYCLES,
     IGNORED,
     Cycle,
@@ -22,7 +23,6 @@ from grpo_agent.pretrain import (
     make_tokenizer,
     train,
 )
-from grpo_envs.types import Turn
 
 TALK = Demonstration(
     system_prompt="Be kind.",

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import grpo_envs
-from grpo_agent.batch import collate
-from grpo_agent.policy import Policy
-from grpo_agent.rollout import Rollout
-from grpo_agent.sampler import Decoding, sample_groups
+from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError
+from grpo_envs.runtime.timing import Timer
 from grpo_envs.seeding import seed_for
-from grpo_envs.timing import Timer
 from grpo_envs.types import Completion, Group, Problem, Reply, Reward, Turn
-from grpo_envs.vector import GroupVectorEnv
+from grpo_policy.batch import collate
+from grpo_policy.policy import Policy
+from grpo_policy.rollout import Rollout
+from grpo_policy.samplers.torch import Decoding, sample_groups
 
 
 def rollout(policy: Policy, problems: int, group_size: int) -> Rollout:
@@ -240,7 +240,7 @@ def test_each_turn_has_noise_of_its_own(tiny: Policy, monkeypatch: pytest.Monkey
         used.extend(seeds)
         return sample_groups(policy, prompts, seeds, how, tick=tick)
 
-    monkeypatch.setattr("grpo_agent.rollout.sample_groups", spy)
+    monkeypatch.setattr("grpo_policy.rollout.sample_groups", spy)
     found = members(talks(tiny)(SEEDS, Timer()))
     assert len(used) == sum(max(1, len(completion.turns)) for _, completion, _ in found)
     assert len(set(used)) == len(used) > len(found)

@@ -5,9 +5,9 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from grpo_agent.kv_cache import RoomyLayer, roomy_cache
-from grpo_agent.policy import Policy
-from grpo_agent.sampler import Decoding, _invert, sample, sample_groups
+from grpo_policy.kv_cache import RoomyLayer, roomy_cache
+from grpo_policy.policy import Policy
+from grpo_policy.samplers.torch import Decoding, _invert, sample, sample_groups
 
 PROMPTS = ["What is 1+2?", "What is 48+12+44+7?", "Why?"]
 
@@ -62,7 +62,7 @@ def test_looking_seldom_changes_nothing(
     """As on a GPU, which is asked for the rows that have ended after some tokens only."""
     how = Decoding(max_new_tokens=40)
     expected = sample(tiny, prompts(tiny), list(range(12)), how)
-    monkeypatch.setattr("grpo_agent.sampler._LOOK_EVERY", {"cpu": every})
+    monkeypatch.setattr("grpo_policy.samplers.torch._LOOK_EVERY", {"cpu": every})
     found = sample(tiny, prompts(tiny), list(range(12)), how)
     assert [c.token_ids for c in found] == [c.token_ids for c in expected]
     assert [c.finish_reason for c in found] == [c.finish_reason for c in expected]

@@ -47,14 +47,14 @@ from transformers.utils import logging as transformers_logging
 
 from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig, LossConfig, SamplerConfig
-from grpo_agent.models import TINY
-from grpo_agent.policy import Policy
-from grpo_agent.rollout import Rollout
-from grpo_agent.sampler import Decoding
 from grpo_envs.env import TextEnv
-from grpo_envs.timing import Timer
+from grpo_envs.env.vector import GroupVectorEnv
+from grpo_envs.runtime.timing import Timer
 from grpo_envs.types import Problem, Reward
-from grpo_envs.vector import GroupVectorEnv
+from grpo_policy.models import TINY
+from grpo_policy.policy import Policy
+from grpo_policy.rollout import Rollout
+from grpo_policy.samplers.torch import Decoding
 
 _VOCABULARY = 49_152
 _NEVER = _VOCABULARY  # an end token that no logit belongs to

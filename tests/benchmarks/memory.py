@@ -19,12 +19,12 @@ from torch import Tensor
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from grpo_agent.batch import Batch, collate
 from grpo_agent.config import LoraConfig, LossConfig
 from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
-from grpo_agent.models import TINY, adapt
-from grpo_agent.policy import Policy
 from grpo_envs.types import Completion, Group, Reward
+from grpo_policy.batch import Batch, collate
+from grpo_policy.models import TINY, adapt
+from grpo_policy.policy import Policy
 
 VOCABULARY = 151_936
 ROWS, PROMPT, TOKENS = 8, 32, 128

@@ -13,9 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
-from grpo_envs.composition import compose_run
-from grpo_envs.config import flat
-from grpo_envs.rows import read_jsonl
+from grpo_envs.config.composition import compose_run
+from grpo_envs.config.schema import flat
+from grpo_envs.runs.rows import read_jsonl
 
 PRESETS = ("grpo", "dr_grpo", "dapo", "gspo", "rloo", "cispo", "reinforce_pp", "sapo")
 HEADER = "| `agent=` | what it sets | updates | accuracy of each seed | mean | tokens |"

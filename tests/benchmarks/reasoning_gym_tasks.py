@@ -21,7 +21,7 @@ from unittest.mock import patch
 from grpo_env_reasoning_gym import ReasoningGymEnv
 from grpo_env_reasoning_gym.library import tasks
 from grpo_env_reasoning_gym.refused import REFUSED
-from grpo_envs.conformance import findings
+from grpo_envs.env.conformance import findings
 from grpo_envs.errors import GrpoEnvsError
 
 SEEDS = 30

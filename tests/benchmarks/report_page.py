@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from grpo_envs.record import read_record
 from grpo_envs.report import write_report
+from grpo_envs.runs.record import read_record
 
-RUN = Path(__file__).parent.parent / "runs" / "healthy"
+RUN = Path(__file__).parent.parent / "data" / "runs" / "healthy"
 _TEXT = "<think>{}</think><answer>{}</answer>"
 
 

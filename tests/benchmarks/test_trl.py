@@ -19,11 +19,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpo_agent.batch import Batch, collate
 from grpo_agent.config import LossConfig
 from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
-from grpo_agent.policy import Policy
 from grpo_envs.types import Completion, Group, Reward
+from grpo_policy.batch import Batch, collate
+from grpo_policy.policy import Policy
 from tests.conftest import make_random_policy
 
 trl = pytest.importorskip("trl")

@@ -16,8 +16,8 @@ from statistics import median
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from grpo_envs.env import TextEnv
+from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.types import Problem, Reward
-from grpo_envs.vector import GroupVectorEnv
 
 _MEMBERS, _GROUP = 1024, 8
 _EPISODES, _ROUNDS = 20, 7

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from grpo_envs.doctor import diagnose
-from grpo_envs.record import Record, read_record
-from tests.failing_runs import RUNS
+from grpo_envs.runs.record import Record, read_record
+from tests.support.failing_runs import RUNS
 
-FOLDER = Path(__file__).parent / "runs"
+FOLDER = Path(__file__).parents[1] / "data" / "runs"
 
 
 @pytest.mark.parametrize("name", RUNS)

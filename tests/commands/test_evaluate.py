@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from grpo_envs import evaluate
-from grpo_envs.build import build
-from grpo_envs.composition import compose_run
-from grpo_envs.environments import make_envs
+from grpo_envs.config.composition import compose_run
 from grpo_envs.errors import ConfigError
-from grpo_envs.rows import read_jsonl
-from tests import forked
+from grpo_envs.runs.rows import read_jsonl
+from grpo_envs.training.build import build
+from grpo_envs.training.environments import make_envs
+from tests.support import forked
 
 MIXED = "env.of={countdown: 1, math: {weight: 1, levels: [1, 3]}}"
 SMALL = ["sampler.max_new_tokens=16", "model.size=tiny"]

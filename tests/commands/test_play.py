@@ -17,13 +17,14 @@ from typing import ClassVar
 import pytest
 from transformers import AutoConfig
 
-from grpo_agent.models import TINY, load_chat
-from grpo_agent.policy import Policy
 from grpo_env_games.guess import GuessEnv
 from grpo_env_math import MathEnv
-from grpo_envs import Problem, Reply, Reward, TextEnv, Turn, play, plugins
+from grpo_envs import Problem, Reply, Reward, TextEnv, Turn, play
+from grpo_envs.env import plugins
 from grpo_envs.errors import ConfigError
-from tests import forked
+from grpo_policy.models import TINY, load_chat
+from grpo_policy.policy import Policy
+from tests.support import forked
 
 SYSTEM = "You may think in <think></think>. Answer in <answer></answer>."
 

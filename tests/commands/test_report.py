@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from grpo_envs.errors import ConfigError
-from grpo_envs.record import read_record
 from grpo_envs.report import write_report
+from grpo_envs.runs.record import read_record
 
-RUNS = Path(__file__).parent / "runs"
+RUNS = Path(__file__).parents[1] / "data" / "runs"
 CHROMIUM = shutil.which("chromium")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 HOSTILE = [

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo_envs.plugins import conf_dir
-from tests import forked
+from grpo_envs.env.plugins import conf_dir
+from tests.support import forked
 
 ENVIRONMENTS = ", ".join(sorted(path.stem for path in conf_dir().glob("env/*.yaml")))
 QUICK = [

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from grpo_envs.composition import compose_run
+from grpo_envs.config.composition import compose_run
 from grpo_envs.errors import ConfigError
-from grpo_envs.run_folder import RunFolder, job_name
+from grpo_envs.runs.folder import RunFolder, job_name
 from grpo_envs.sweep_report import main, ranked, read_jobs, report, table_of
-from tests import forked
+from tests.support import forked
 
 QUICK = [
     *("trainer.steps=2", "trainer.prompts_per_step=2", "trainer.eval_problems=4"),

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from grpo_envs.composition import compose_run, register, sweep_dir_name
-from grpo_envs.config import RunConfig
+from grpo_envs.config.composition import compose_run, register, sweep_dir_name
+from grpo_envs.config.schema import RunConfig
+from grpo_envs.env.plugins import conf_dir
 from grpo_envs.errors import ConfigError
-from grpo_envs.plugins import conf_dir
 
 OPTIONS = sorted(
     f"{path.parent.name}={path.stem}"

@@ -11,16 +11,16 @@ import pytest
 import yaml
 
 from grpo_agent import config as agent_config
-from grpo_envs import config
-from grpo_envs.composition import composed
-from grpo_envs.config import convert
-from grpo_envs.help import GROUPS, KEYS, WIDTH, field_docs, help_text, keys, options_of
-from grpo_envs.plugins import conf_dir
+from grpo_envs.config import schema
+from grpo_envs.config.composition import composed
+from grpo_envs.config.help import GROUPS, KEYS, WIDTH, field_docs, help_text, keys, options_of
+from grpo_envs.config.schema import convert
+from grpo_envs.env.plugins import conf_dir
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DATACLASSES = {
     node
-    for module in (config, agent_config)
+    for module in (schema, agent_config)
     for node in vars(module).values()
     if dataclasses.is_dataclass(node) and isinstance(node, type)
 }

@@ -15,9 +15,9 @@ from gymnasium.utils import env_checker
 
 import grpo_envs
 from grpo_envs import Problem, Reply, Reward, TextEnv, Turn, UnicodeText, check_env
-from grpo_envs.conformance import findings
+from grpo_envs.env.conformance import findings
+from grpo_envs.env.installed import ENVS, available
 from grpo_envs.errors import ContractBroken
-from grpo_envs.installed import ENVS, available
 from grpo_envs.seeding import split_of
 
 NAMES = sorted(available(ENVS))
@@ -33,7 +33,7 @@ MADE = [
     pytest.param(SLOW, None, marks=pytest.mark.slow),
 ]
 """Gymnasium's checker tries every render mode of each environment, whichever it is given."""
-KEYWORDS = {"gym": {"id": "tests.text_games:text_games/Reverse-v0"}}
+KEYWORDS = {"gym": {"id": "tests.support.text_games:text_games/Reverse-v0"}}
 """What an environment must be told that nothing can be the default of."""
 
 

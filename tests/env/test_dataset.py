@@ -12,7 +12,7 @@ import pytest
 
 import grpo_envs
 from grpo_env_math import MathEnv
-from grpo_envs.data import Records, Row, Rows
+from grpo_envs.env.dataset import Records, Row, Rows
 from grpo_envs.errors import ConfigError, DatasetError, UnknownName
 
 NEEDS = ("prompt", "gold")

@@ -12,9 +12,9 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 
 import grpo_envs
+from grpo_envs.env.installed import AGENTS, ENVS, available, check_keywords, check_values, load
+from grpo_envs.env.plugins import conf_dir
 from grpo_envs.errors import ConfigError, PluginError, UnknownName
-from grpo_envs.installed import AGENTS, ENVS, available, check_keywords, check_values, load
-from grpo_envs.plugins import conf_dir
 
 SOURCE = '''
 import random
@@ -130,7 +130,7 @@ def test_a_spec_travels_as_json() -> None:
     made = gymnasium.make("grpo_envs/math-v0", level=4, rewards={"format": 0.5})
     assert made.spec is not None
     for text in (made.spec.to_json(), gymnasium.spec("grpo_envs/math-v0").to_json()):
-        assert json.loads(text)["vector_entry_point"] == "grpo_envs.vector_entry:math"
+        assert json.loads(text)["vector_entry_point"] == "grpo_envs.env.vector_entry:math"
     again = gymnasium.make(EnvSpec.from_json(made.spec.to_json()))
     assert again.reset(seed=5) == made.reset(seed=5)
     assert again.unwrapped.weights == {"correct": 1.0, "format": 0.5}  # type: ignore[attr-defined]
@@ -374,7 +374,7 @@ def test_what_is_no_text_environment_is_refused(value: str, tmp_path: Path) -> N
     message = python(
         "import grpo_envs\n"
         "try:\n    grpo_envs.make('other')\n"
-        "except grpo_envs.plugins.PluginError as error:\n    print(json.dumps(str(error)))",
+        "except grpo_envs.env.plugins.PluginError as error:\n    print(json.dumps(str(error)))",
         tmp_path,
     )
     assert message.startswith("grpo_envs.envs: 'other' is ")
@@ -382,7 +382,7 @@ def test_what_is_no_text_environment_is_refused(value: str, tmp_path: Path) -> N
 
 
 def test_a_vector_entry_point_of_no_environment_is_absent() -> None:
-    from grpo_envs import vector_entry
+    from grpo_envs.env import vector_entry
 
     assert callable(vector_entry.math)
     with pytest.raises(AttributeError, match="nothing_of_ours"):

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import grpo_envs
-from grpo_envs.composition import compose_run
+from grpo_envs.config.composition import compose_run
+from grpo_envs.env.reward_functions import length, repetition
+from grpo_envs.env.rewards import Part, part_from
+from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError, ContractBroken
-from grpo_envs.metrics import group_metrics
-from grpo_envs.reward_functions import length, repetition
-from grpo_envs.rewards import Part, part_from
+from grpo_envs.runs.metrics import group_metrics
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Completion, Group, Problem, Reply, Reward, Turn
-from grpo_envs.vector import GroupVectorEnv
 
 FUNCTIONS = """
 import asyncio, os

@@ -13,8 +13,9 @@ from grpo_env_format import FormatEnv
 from grpo_env_games.guess import GuessEnv
 from grpo_env_math import MathEnv
 from grpo_env_mixture import MixtureEnv
-from grpo_envs import Problem, Reply, Reward, TextEnv, Turn, check, plugins
-from grpo_envs.score_sheet import Row, demonstration, score_sheet
+from grpo_envs import Problem, Reply, Reward, TextEnv, Turn, check
+from grpo_envs.env import plugins
+from grpo_envs.env.score_sheet import Row, demonstration, score_sheet
 from tests.conftest import Write
 
 KINDS = ["gold", "empty", "truncated", "wrong", "hacked", "echo"]

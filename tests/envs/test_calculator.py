@@ -8,21 +8,21 @@ from typing import Any
 import pytest
 
 import grpo_envs
-from grpo_agent.batch import collate
-from grpo_agent.policy import Policy
-from grpo_agent.rollout import Rollout
-from grpo_agent.sampler import Decoding
 from grpo_env_tools import CalculatorEnv
 from grpo_env_tools.env import EXPLAIN
 from grpo_env_tools.questions import LEVELS, Recipe, generate
 from grpo_env_tools.tools import LONGEST_PRINTED, TOOLS, Tool, calculate
+from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError, SandboxError
+from grpo_envs.runtime.timing import Timer
 from grpo_envs.sandbox import Limits, LocalPool
 from grpo_envs.seeding import rng_for, split_of
-from grpo_envs.timing import Timer
 from grpo_envs.types import Completion, Problem, Reply, Turn
-from grpo_envs.vector import GroupVectorEnv
-from tests.hostile_arithmetic import HOSTILE, pythons
+from grpo_policy.batch import collate
+from grpo_policy.policy import Policy
+from grpo_policy.rollout import Rollout
+from grpo_policy.samplers.torch import Decoding
+from tests.support.hostile_arithmetic import HOSTILE, pythons
 
 EVERY_LEVEL = pytest.mark.parametrize("level", LEVELS)
 
@@ -329,7 +329,7 @@ def play_by_script(
 def test_what_the_tool_says_is_context_and_never_loss(
     tiny: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("grpo_agent.rollout.sample_groups", play_by_script)
+    monkeypatch.setattr("grpo_policy.rollout.sample_groups", play_by_script)
     envs = GroupVectorEnv(CalculatorEnv(), 12, 6)
     groups = Rollout(envs, tiny, Decoding(max_new_tokens=40), seed=1)([3, 4], Timer())
     batch = collate(groups, tiny.pad_id, tiny.device)
@@ -383,7 +383,7 @@ def test_a_tool_that_writes_what_the_policy_would_write_says_nothing_for_it(
             yield p, [one] * (len(seeds) // len(prompts))
 
     monkeypatch.setitem(TOOLS, "forge", forge)
-    monkeypatch.setattr("grpo_agent.rollout.sample_groups", scripted)
+    monkeypatch.setattr("grpo_policy.rollout.sample_groups", scripted)
     envs = GroupVectorEnv(CalculatorEnv(tool="forge"), 2, 2)
     (group,) = Rollout(envs, tiny, Decoding(max_new_tokens=40), seed=1)([0], Timer())
     for completion, reward in zip(group.completions, group.rewards, strict=True):

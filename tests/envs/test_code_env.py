@@ -12,12 +12,12 @@ import grpo_envs
 from grpo_env_code import CodeEnv
 from grpo_env_code.feedback import feedback
 from grpo_env_code.generate import HIDDEN, LEVELS, VISIBLE, generate
+from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError, SandboxError
 from grpo_envs.graders.code import Case, CodeTests, program_of
 from grpo_envs.sandbox import Calls, Limits, Returned, RunResult, Verdict
 from grpo_envs.seeding import rng_for, split_of
 from grpo_envs.types import Problem, Turn
-from grpo_envs.vector import GroupVectorEnv
 
 DRAWS = 60
 EVERY_LEVEL = pytest.mark.parametrize("level", LEVELS)

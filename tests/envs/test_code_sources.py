@@ -14,15 +14,15 @@ import pytest
 import grpo_envs
 from grpo_env_code import CodeEnv, codeio
 from grpo_env_code.codeio import CodeIOEnv
-from grpo_envs.composition import compose_run
-from grpo_envs.conformance import findings
+from grpo_envs.config.composition import compose_run
+from grpo_envs.env.conformance import findings
 from grpo_envs.errors import ConfigError, ContractBroken, DatasetError
 from grpo_envs.graders.code import CodeTests, program_of
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Problem
 from tests.conftest import Write
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def all_of(env: CodeEnv) -> list[Problem]:

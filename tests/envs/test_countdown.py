@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 import grpo_envs
-from grpo_agent.policy import Policy
 from grpo_env_games.countdown import CountdownEnv, Goal
 from grpo_env_games.puzzles import LEVELS, Recipe, generate
 from grpo_envs.errors import ConfigError, DatasetError
 from grpo_envs.seeding import rng_for, split_of
 from grpo_envs.types import Problem
-from tests.hostile_arithmetic import HOSTILE, pythons
+from grpo_policy.policy import Policy
+from tests.support.hostile_arithmetic import HOSTILE, pythons
 
 EVERY_LEVEL = pytest.mark.parametrize("level", LEVELS)
 

@@ -13,11 +13,11 @@ import pytest
 
 from grpo_env_format import FormatEnv
 from grpo_env_format.build import build
-from grpo_envs.conformance import check_env
+from grpo_envs.env.conformance import check_env
 from grpo_envs.errors import ConfigError, DatasetError
 from grpo_envs.graders.format import CONSTRAINTS, constraint_from
 from grpo_envs.types import Problem
-from tests.format_cases import CASES
+from tests.support.format_cases import CASES
 
 DRAWS = 300
 PIECES = re.compile(r"</?\w+>| ?[a-z]+|\d|[^\w\s]|\s+")
@@ -326,7 +326,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
 
 
 def test_the_page_lists_every_constraint_with_its_options() -> None:
-    page = (Path(__file__).parents[1] / "envs" / "README.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "envs" / "README.md").read_text(encoding="utf-8")
     section = page.partition("## `env=format`")[2].partition("\n## ")[0]
     listed = {}
     for name, options in re.findall(r"(?m)^\| `(\w+)` \| ([^|]*) \|", section):

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 import grpo_envs
-from grpo_agent.policy import Policy
 from grpo_env_games.guess import HIGHER, LEVELS, LOWER, RIGHT, GuessEnv, Range, Recipe
+from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError
 from grpo_envs.types import Problem, Reward, Turn
-from grpo_envs.vector import GroupVectorEnv
+from grpo_policy.policy import Policy
 
 EVERY_LEVEL = pytest.mark.parametrize("level", LEVELS)
 Player = Callable[[Problem, list[Turn]], str]

@@ -9,12 +9,12 @@ import pytest
 import grpo_envs
 from grpo_env_gym import GymEnv
 from grpo_envs import GroupVectorEnv, Turn, check_env
-from grpo_envs.conformance import findings
+from grpo_envs.env.conformance import findings
 from grpo_envs.errors import ConfigError, ContractBroken
 from grpo_envs.seeding import split_of
 
-REVERSE = "tests.text_games:text_games/Reverse-v0"
-GUESS = "tests.text_games:text_games/Guess-v0"
+REVERSE = "tests.support.text_games:text_games/Reverse-v0"
+GUESS = "tests.support.text_games:text_games/Guess-v0"
 RANGE = [-6.0, 10.0]
 
 
@@ -46,7 +46,7 @@ def test_it_keeps_every_promise_and_has_no_solution_to_play() -> None:
 
 
 def test_what_forgets_its_seed_is_caught() -> None:
-    env = made(id="tests.text_games:text_games/Forgetful-v0")
+    env = made(id="tests.support.text_games:text_games/Forgetful-v0")
     with pytest.raises(ContractBroken, match="the same key draws the same problem"):
         check_env(env, problems=5)
 
@@ -139,7 +139,7 @@ def test_answers_in_tags() -> None:
 
 
 def test_what_raises_inside_is_invalid_and_no_wrong_answer() -> None:
-    env = made(id="tests.text_games:text_games/Faulty-v0")
+    env = made(id="tests.support.text_games:text_games/Faulty-v0")
     env.reset(seed=0)
     _, reward, terminated, _, info = env.step("boom")
     assert (reward, terminated, info["reward_valid"]) == (0.0, True, 0.0)

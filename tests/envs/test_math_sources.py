@@ -13,13 +13,13 @@ import pytest
 import grpo_envs
 from grpo_env_math import MathEnv
 from grpo_env_math.gsm_symbolic import GsmSymbolicEnv, templates
-from grpo_envs.composition import compose_run
+from grpo_envs.config.composition import compose_run
 from grpo_envs.errors import ConfigError, DatasetError
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Problem
 from tests.conftest import Write
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def by_prompt(env: MathEnv) -> dict[str, Problem]:

@@ -13,13 +13,13 @@ from grpo_env_mixture import MixtureEnv
 from grpo_env_mixture.ladder import Ladder
 from grpo_env_mixture.schedule import CYCLE, Schedule
 from grpo_envs import GroupVectorEnv, Problem, Reward
-from grpo_envs.build import build
-from grpo_envs.composition import compose_run
-from grpo_envs.environments import make_envs
+from grpo_envs.config.composition import compose_run
 from grpo_envs.errors import GrpoEnvsError
-from grpo_envs.evaluation import eval_metrics
-from grpo_envs.metrics import group_metrics
-from grpo_envs.rows import completion_rows
+from grpo_envs.runs.metrics import group_metrics
+from grpo_envs.runs.rows import completion_rows
+from grpo_envs.training.build import build
+from grpo_envs.training.environments import make_envs
+from grpo_envs.training.evaluation import eval_metrics
 from grpo_envs.types import Completion, Group, Turn
 
 TWO = {"math": 3, "code": {"weight": 1, "level": 2, "turns": 2}}

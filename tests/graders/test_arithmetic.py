@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from grpo_envs.graders.arithmetic import DEEPEST, Unreadable, whole_number, work_out
 from grpo_envs.graders.text import only_block
-from tests.hostile_arithmetic import HOSTILE, MEGABYTE, pythons
+from tests.support.hostile_arithmetic import HOSTILE, MEGABYTE, pythons
 
 
 def ours(text: str) -> Fraction | None:

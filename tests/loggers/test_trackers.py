@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 
-from grpo_envs.build import build
-from grpo_envs.composition import compose_run
-from grpo_envs.csv_logger import CsvLogger
-from grpo_envs.environments import make_envs
+from grpo_envs.config.composition import compose_run
 from grpo_envs.errors import ConfigError
-from grpo_envs.run_folder import RunFolder
-from grpo_envs.trackers import MlflowLogger, Tracker, TrackioLogger, WandbLogger
-from grpo_envs.trainer import Trainer
+from grpo_envs.loggers.csv import CsvLogger
+from grpo_envs.loggers.trackers import MlflowLogger, Tracker, TrackioLogger, WandbLogger
+from grpo_envs.runs.folder import RunFolder
+from grpo_envs.training.build import build
+from grpo_envs.training.environments import make_envs
+from grpo_envs.training.trainer import Trainer
 from grpo_envs.types import Completion, Group, Reward
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TRACKERS = (WandbLogger, MlflowLogger, TrackioLogger)
 EVERY_TRACKER = pytest.mark.parametrize("made", TRACKERS, ids=lambda made: made.name)
 CONFIG = {"env.name": "math", "agent.lr": 1e-4, "seed": 0, "env.level": None, "env.of": ""}

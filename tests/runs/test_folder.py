@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from grpo_envs.composition import compose_run
+from grpo_envs.config.composition import compose_run
 from grpo_envs.errors import ConfigError
-from grpo_envs.run_folder import RunFolder, failures, job_name, sweep_name
+from grpo_envs.runs.folder import RunFolder, failures, job_name, sweep_name
 
 NAMES = [
     pytest.param([], "default", id="no overrides"),

@@ -6,11 +6,12 @@ import sys
 
 import pytest
 
-from grpo_envs import evaluate, launch
+from grpo_envs import evaluate
 from grpo_envs.graders.math.workers import Pool
-from grpo_envs.processes import ALONE, connect
+from grpo_envs.runtime import launch
+from grpo_envs.runtime.processes import ALONE, connect
+from grpo_envs.runtime.stopping import Stop, StopNow
 from grpo_envs.sandbox.pool import LocalPool
-from grpo_envs.stopping import Stop, StopNow
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from grpo_envs.errors import SandboxError
-from grpo_envs.memory import MemoryExhausted, in_one_line, memory_metrics
+from grpo_envs.runtime.memory import MemoryExhausted, in_one_line, memory_metrics
 
 MIB = 2**20
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -17,11 +17,11 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
 
-from grpo_agent.models import TINY
 from grpo_envs.errors import ConfigError
-from grpo_envs.processes import ALONE, connect
-from grpo_envs.rows import read_jsonl
-from tests.two_processes import (
+from grpo_envs.runs.rows import read_jsonl
+from grpo_envs.runtime.processes import ALONE, connect
+from grpo_policy.models import TINY
+from tests.support.two_processes import (
     GRADIENTS,
     OF_FSDP,
     RUNS,
@@ -32,7 +32,7 @@ from tests.two_processes import (
     train,
 )
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Accelerate 1.15 starts one process with `--cpu --num_processes 2`; --multi_gpu starts two, and
 # trainer.device=cpu in them picks gloo.
 LAUNCH = [
@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("processes")
     for name in ("more", "sharded"):
         train(out / name, "plain")
-    command = [*LAUNCH, "tests.two_processes", str(out)]
+    command = [*LAUNCH, "tests.support.two_processes", str(out)]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )

@@ -13,7 +13,7 @@ import pytest
 
 from grpo_envs.sandbox import Calls, Limits, LocalPool, Returned
 from grpo_envs.sandbox.probes import bwrap_path
-from tests.hostile_programs import ESCAPES, HACKS, HARM, Hostile
+from tests.support.hostile_programs import ESCAPES, HACKS, HARM, Hostile
 
 LIMITS = Limits(wall_s=0.7, cpu_s=1, memory_mib=192, threads=16, stdout_kib=64, result_kib=256)
 SECRET = "the-secret-of-the-trainer"

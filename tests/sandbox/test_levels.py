@@ -17,10 +17,10 @@ import pytest
 from grpo_envs.sandbox import Limits, LocalPool, SandboxUnavailable, acts, levels, worker
 from grpo_envs.sandbox.acts import trial
 from grpo_envs.sandbox.probes import bwrap_path, probe_all
-from tests.hostile_programs import HARM
-from tests.test_sandbox import alive, children, soon, zygotes
+from tests.sandbox.test_pool import alive, children, soon, zygotes
+from tests.support.hostile_programs import HARM
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
 ACTS = 8

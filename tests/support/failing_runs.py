@@ -1,7 +1,7 @@
-"""Makes tests/runs: real runs of the bundled model, each made to fail in a way that is known.
+"""Makes tests/data/runs: real runs of the bundled model, each made to fail in a way that is known.
 
-    python tests/failing_runs.py tests/runs             # all: about ten minutes on two cores
-    python tests/failing_runs.py tests/runs truncated   # one
+    python tests/support/failing_runs.py tests/data/runs           # all: about ten minutes
+    python tests/support/failing_runs.py tests/data/runs truncated # one
 
 What the doctor reads is kept: all metrics, and of the completions those of the first and last step.
 """
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo_envs.build import build
-from grpo_envs.composition import compose_run
-from grpo_envs.environments import Envs, make_envs
-from grpo_envs.metrics import rounded
-from grpo_envs.rows import json_lines, read_jsonl
-from grpo_envs.run_folder import RunFolder
-from grpo_envs.trainer import RunStopped
+from grpo_envs.config.composition import compose_run
+from grpo_envs.runs.folder import RunFolder
+from grpo_envs.runs.metrics import rounded
+from grpo_envs.runs.rows import json_lines, read_jsonl
+from grpo_envs.training.build import build
+from grpo_envs.training.environments import Envs, make_envs
+from grpo_envs.training.trainer import RunStopped
 from grpo_envs.types import Problem, Reward
 
 _EVERY = ["trainer.steps=40", "trainer.prompts_per_step=8", "trainer.eval_problems=60"]

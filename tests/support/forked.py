@@ -18,7 +18,7 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
-HEAVY = ("datasets", "torch.utils.tensorboard", "plotly.graph_objects", "grpo_envs.build")
+HEAVY = ("datasets", "torch.utils.tensorboard", "plotly.graph_objects", "grpo_envs.training.build")
 """What commands import when they need it."""
 
 

@@ -15,14 +15,14 @@ from torch.distributed.tensor import DTensor
 
 from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig, SamplerConfig
-from grpo_envs.build import build, make_accelerator
-from grpo_envs.composition import compose_run
-from grpo_envs.environments import make_envs
+from grpo_envs.config.composition import compose_run
 from grpo_envs.errors import ConfigError
-from grpo_envs.processes import ALONE, Processes, connect
-from grpo_envs.stopping import StopNow
+from grpo_envs.runtime.processes import ALONE, Processes, connect
+from grpo_envs.runtime.stopping import StopNow
+from grpo_envs.training.build import build, make_accelerator
+from grpo_envs.training.environments import make_envs
+from tests.agents.test_agent import PRESETS, groups
 from tests.conftest import make_random_policy
-from tests.test_agent import PRESETS, groups
 
 SCORES = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.0, 0.0], [1.0, 1.0, 0.0, 0.5], [0.5, 0.5, 0.5, 0.5]]
 GRADIENTS = [*PRESETS, "one group a minibatch", "fewer rows than processes"]

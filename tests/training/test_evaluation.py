@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grpo_envs.evaluation import differences, estimates, eval_metrics
-from grpo_envs.statistics import mean_of, pass_at_k, share_of, wilson
+from grpo_envs.training.evaluation import differences, estimates, eval_metrics
+from grpo_envs.training.statistics import mean_of, pass_at_k, share_of, wilson
 from grpo_envs.types import Reward
 
 WEIGHTS = {"correct": 1.0, "format": 0.1}

@@ -19,15 +19,15 @@ import pytest
 import torch
 
 from grpo_agent.agent import GrpoAgent
-from grpo_envs.build import build
-from grpo_envs.checkpoint import Checkpoints
-from grpo_envs.composition import compose_run
-from grpo_envs.config import RunConfig
-from grpo_envs.environments import make_envs
-from grpo_envs.evaluation import Evaluation
+from grpo_envs.config.composition import compose_run
+from grpo_envs.config.schema import RunConfig
+from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.loggers import JsonlLogger
-from grpo_envs.stopping import Stop
-from grpo_envs.vector import GroupVectorEnv
+from grpo_envs.runs.checkpoint import Checkpoints
+from grpo_envs.runtime.stopping import Stop
+from grpo_envs.training.build import build
+from grpo_envs.training.environments import make_envs
+from grpo_envs.training.evaluation import Evaluation
 
 SMALL = [
     *("model.size=tiny", "logger=files", "trainer.steps=6", "trainer.prompts_per_step=3"),

@@ -16,16 +16,16 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import grpo_envs
-from grpo_agent.models import TINY, load_policy
-from grpo_envs.build import build
-from grpo_envs.checkpoint import Checkpoints
-from grpo_envs.composition import compose_run
-from grpo_envs.config import RunConfig
-from grpo_envs.environments import make_envs
+from grpo_envs.config.composition import compose_run
+from grpo_envs.config.schema import RunConfig
 from grpo_envs.errors import ConfigError
-from grpo_envs.timing import Timer
-from grpo_envs.trainer import RunStopped, Trainer
+from grpo_envs.runs.checkpoint import Checkpoints
+from grpo_envs.runtime.timing import Timer
+from grpo_envs.training.build import build
+from grpo_envs.training.environments import make_envs
+from grpo_envs.training.trainer import RunStopped, Trainer
 from grpo_envs.types import Completion, Group, Problem, Reward
+from grpo_policy.models import TINY, load_policy
 
 SMALL = [
     "model.size=tiny",
@@ -491,7 +491,7 @@ def test_reasons_for_not_learning_are_warnings_of_the_run(
     """Loud, once, with the step: what ten steps of flat groups by hand are told of."""
     with caplog.at_level(logging.WARNING):
         scripted(tmp_path, Scripted(EVERYTHING), "trainer.steps=12").run()
-    said = [r.getMessage() for r in caplog.records if r.name == "grpo_envs.trainer"]
+    said = [r.getMessage() for r in caplog.records if r.name == "grpo_envs.training.trainer"]
     assert [" ".join(line.split()[:5]) for line in said] == [
         "step 10: Nothing to learn",
         "step 10: reward/correct was 1",

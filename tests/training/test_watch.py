@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from grpo_envs.watch import Watch
+from grpo_envs.training.watch import Watch
 
 Step = dict[str, float]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-RUNS = Path(__file__).parent / "runs"
+RUNS = Path(__file__).parents[1] / "data" / "runs"
 COMMANDS = [
     (page.name, line.partition("  #")[0].strip())
     for page in PAGES
@@ -75,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cwd = tmp_path_factory.mktemp("docs")
     for name, kept in (("math", "healthy"), ("code", "truncated")):
         shutil.copytree(RUNS / kept, cwd / "outputs" / name)
-        tiny = ROOT / "agents" / "grpo_agent" / "tiny"
+        tiny = ROOT / "agents" / "grpo_policy" / "tiny"
         shutil.copytree(tiny, cwd / "outputs" / name / "checkpoints" / "last")
     return cwd
 

@@ -20,19 +20,19 @@ from transformers import AutoModelForCausalLM
 
 from grpo_agent.agent import GrpoAgent, OutOfMemory
 from grpo_agent.config import GrpoConfig, LossConfig, SamplerConfig
-from grpo_agent.models import TINY, load_policy
 from grpo_envs import GroupVectorEnv, Problem, Reward, TextEnv, batched
-from grpo_envs.checkpoint import Checkpoints
-from grpo_envs.composition import compose_run
-from grpo_envs.environments import make_envs
+from grpo_envs.config.composition import compose_run
+from grpo_envs.env.reward_functions import Function
+from grpo_envs.env.rewards import score_safely
 from grpo_envs.errors import ConfigError
-from grpo_envs.reward_functions import Function
-from grpo_envs.rewards import score_safely
-from grpo_envs.rows import read_jsonl
-from grpo_envs.run_folder import RunFolder, newest_cut_off
+from grpo_envs.runs.checkpoint import Checkpoints
+from grpo_envs.runs.folder import RunFolder, newest_cut_off
+from grpo_envs.runs.rows import read_jsonl
+from grpo_envs.training.environments import make_envs
 from grpo_envs.types import Completion, Group
+from grpo_policy.models import TINY, load_policy
 
-FAULTS = run_path(str(Path(__file__).parent.parent / "docs" / "faults.py"))
+FAULTS = run_path(str(Path(__file__).parents[2] / "docs" / "faults.py"))
 """What injects the faults of docs/faults.md."""
 Place: Any = FAULTS["Place"]
 QUICK = [

@@ -10,13 +10,13 @@ from statistics import fmean
 
 import pytest
 
-from grpo_envs.build import build
-from grpo_envs.composition import compose_run
-from grpo_envs.environments import make_envs
-from grpo_envs.processes import Sampler
+from grpo_envs.config.composition import compose_run
+from grpo_envs.runtime.processes import Sampler
+from grpo_envs.runtime.timing import Timer
 from grpo_envs.seeding import rng_for
-from grpo_envs.timing import Timer
-from grpo_envs.trainer import Trainer
+from grpo_envs.training.build import build
+from grpo_envs.training.environments import make_envs
+from grpo_envs.training.trainer import Trainer
 from grpo_envs.types import Group
 
 

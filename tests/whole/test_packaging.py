@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def test_the_wheel_has_our_packages_and_nothing_else(names: list[str]) -> None:
     "name",
     [
         *("grpo_envs/py.typed", "grpo_env_math/py.typed", "grpo_agent/py.typed"),
-        *("grpo_agent/tiny/model.safetensors", "grpo_agent/tiny/config.json"),
-        *("grpo_agent/tiny/tokenizer.json", "grpo_agent/tiny/chat_template.jinja"),
+        *("grpo_policy/tiny/model.safetensors", "grpo_policy/tiny/config.json"),
+        *("grpo_policy/tiny/tokenizer.json", "grpo_policy/tiny/chat_template.jinja"),
     ],
 )
 def test_the_wheel_has_its_data(names: list[str], name: str) -> None:
@@ -79,11 +79,11 @@ def test_the_sdist_can_be_tested(built: Path) -> None:
     with tarfile.open(sdist) as archive:
         files = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "conf/config.yaml"} <= files
-    assert "tests/test_packaging.py" in files
+    assert "tests/whole/test_packaging.py" in files
 
 
 def test_the_bundled_model_keeps_its_size() -> None:
-    folder = ROOT / "agents" / "grpo_agent" / "tiny"
+    folder = ROOT / "agents" / "grpo_policy" / "tiny"
     assert sum(f.stat().st_size for f in folder.iterdir()) < 5 * 1024 * 1024
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from grpo_envs.composition import compose_run
+from grpo_envs.config.composition import compose_run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [
     *(ROOT / "README.md", ROOT / "agents" / "README.md", ROOT / "envs" / "README.md"),

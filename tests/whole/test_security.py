@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from grpo_envs.checkpoint import Checkpoints
-from grpo_envs.composition import compose_run
-from grpo_envs.environments import make_envs
+from grpo_envs.config.composition import compose_run
 from grpo_envs.errors import ConfigError, GrpoEnvsError
+from grpo_envs.runs.checkpoint import Checkpoints
+from grpo_envs.training.environments import make_envs
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MODULES = sorted(p for d in ("grpo_envs", "envs", "agents") for p in (ROOT / d).rglob("*.py"))
 RUNS_PROGRAMS = {
     "grpo_envs/sandbox/runner.py": {"exec", "compile", "marshal"},

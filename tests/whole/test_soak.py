@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from grpo_envs.build import build
-from grpo_envs.composition import compose_run
-from grpo_envs.environments import make_envs
-from grpo_envs.trainer import Trainer
+from grpo_envs.config.composition import compose_run
+from grpo_envs.training.build import build
+from grpo_envs.training.environments import make_envs
+from grpo_envs.training.trainer import Trainer
 
 SMALL = [
     *("model.size=tiny", "logger=files", "trainer.prompts_per_step=2", "trainer.eval_problems=2"),

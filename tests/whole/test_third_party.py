@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 THEIRS = [ROOT / "tests" / "third_party" / name for name in ("acme", "bare", "rival", "broken")]
 SMALL = [
     *("trainer=smoke", "trainer.eval_problems=4", "agent.group_size=2"),

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from grpo_agent.kv_cache import roomy_cache
-from grpo_agent.policy import Policy
 from grpo_envs.types import Completion
+from grpo_policy.kv_cache import roomy_cache
+from grpo_policy.policy import Policy
 
 _GREEDY = 0.0
 _LOOK_EVERY = {"cuda": 8}

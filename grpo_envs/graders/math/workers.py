@@ -23,7 +23,7 @@ from weakref import WeakSet
 from grpo_envs.errors import GrpoEnvsError
 from grpo_envs.graders.math.nodes import Node
 from grpo_envs.graders.math.zygote import HUNG, NEEDS, NO_SIGNAL, Worker, Zygote, start
-from grpo_envs.launch import cores
+from grpo_envs.runtime.launch import cores
 
 DEADLINE = 1.0  # seconds of wall clock for a pair, from when a worker gets it
 MEMORY = 1 << 30  # bytes of address space of a worker

@@ -20,7 +20,7 @@ from grpo_envs.graders.code import (
 )
 from grpo_envs.graders.code.compare import EXACT, Rule, compare, same, same_output
 from grpo_envs.sandbox import Calls, Limits, LocalPool, RunResult, Verdict
-from tests.hostile_code import HACKS
+from tests.support.hostile_code import HACKS
 
 STRICT, NEAR = Rule(strict=True), Rule(rel_tol=1e-6, abs_tol=1e-6)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from grpo_envs.errors import ConfigError
 from grpo_envs.graders.format import CONSTRAINTS, constraint_from, constraints_from
-from tests.format_cases import CASES
+from tests.support.format_cases import CASES
 
 EVERY = pytest.mark.parametrize(
     ("name", "options", "right", "wrong"),

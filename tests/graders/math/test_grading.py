@@ -14,7 +14,7 @@ import pytest
 
 import grpo_envs
 from grpo_env_math import MathEnv
-from grpo_envs.composition import compose_run
+from grpo_envs.config.composition import compose_run
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.graders.math import (
     DEFAULT,
@@ -31,7 +31,7 @@ from grpo_envs.graders.math.evaluated import carried_out
 from grpo_envs.graders.math.grade import _VERDICTS
 from grpo_envs.graders.math.parse import parse
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 EVALUATED = MathPolicy(evaluated=True)
 
 

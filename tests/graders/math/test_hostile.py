@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from grpo_envs.graders.math import grade, grade_many
-from tests.hostile_math import Case, cases
+from tests.support.hostile_math import Case, cases
 
 LIMIT = 1.5
 """Seconds of wall clock for one answer."""

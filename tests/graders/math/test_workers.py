@@ -21,7 +21,7 @@ from grpo_envs.graders.math.nodes import Node
 from grpo_envs.graders.math.parse import parse
 from grpo_envs.graders.math.workers import Pool
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 K, X = ("var", "k"), ("var", "x")
 # Sums that sympy has no closed form for: it would add a trillion terms.
 HANGS: Node = ("sum", ("fn", "sin", ("pow", K, K)), K, ("num", "1"), ("num", "1000000000000"))

@@ -1,0 +1,1 @@
+"""What every agent shares: the policy, its sampler, rollouts, scoring and batches."""

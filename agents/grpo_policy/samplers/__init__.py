@@ -1,0 +1,1 @@
+"""Ways to sample from a policy."""

@@ -1,0 +1,1 @@
+"""The process and its machine: files, launchers, memory, the other processes, the terminal."""
