@@ -20,8 +20,8 @@ from typing import Any
 import rich
 from rich.progress import track
 
-from grpo_agent.config import SIZES
 from grpo_envs.config.composition import compose_run
+from grpo_envs.config.model import SIZES
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import ConfigError, GrpoEnvsError

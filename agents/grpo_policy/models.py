@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from grpo_agent.config import LoraConfig, ModelConfig
+from grpo_envs.config.model import LoraConfig, ModelConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.hub import missing_on_hub
 from grpo_policy.chat import Chat, end_tokens

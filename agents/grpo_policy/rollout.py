@@ -15,7 +15,8 @@ from grpo_envs.runtime.timing import Timer
 from grpo_envs.seeding import seed_for
 from grpo_envs.types import Completion, Group, Reward, Turn
 from grpo_policy.policy import Policy
-from grpo_policy.samplers.torch import Decoding, sample_groups
+from grpo_policy.samplers import Decoding
+from grpo_policy.samplers.torch import sample_groups
 
 
 @dataclass(slots=True)

@@ -20,7 +20,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from grpo_agent.config import GrpoConfig, ModelConfig, SamplerConfig
+from grpo_agent.config import GrpoConfig
+from grpo_envs.config.model import ModelConfig, SamplerConfig
 from grpo_envs.config.schema import LoggerConfig, RunConfig, TrainerConfig, convert, explain
 from grpo_envs.env.installed import AGENTS, CONF, ENVS, available
 from grpo_envs.env.plugins import conf_dir

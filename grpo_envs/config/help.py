@@ -15,8 +15,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from grpo_agent.config import GrpoConfig, LoraConfig, LossConfig, ModelConfig, SamplerConfig
+from grpo_agent.config import GrpoConfig, LossConfig
 from grpo_envs.config.composition import ENTRY_POINTS, yaml_folders
+from grpo_envs.config.model import LoraConfig, ModelConfig, SamplerConfig
 from grpo_envs.config.schema import LoggerConfig, RunConfig, TrainerConfig
 from grpo_envs.env.installed import ENVS, available, load
 from grpo_envs.errors import GrpoEnvsError

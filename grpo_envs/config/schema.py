@@ -15,7 +15,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from grpo_agent.config import PRECISIONS, ModelConfig, SamplerConfig
+from grpo_envs.config.model import PRECISIONS, ModelConfig, SamplerConfig
 from grpo_envs.env.installed import LOGGERS, available
 from grpo_envs.errors import ConfigError, nearest, require, require_one_of
 

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers.utils import logging as transformers_logging
 
-from grpo_agent.config import SamplerConfig
+from grpo_envs.config.model import SamplerConfig
 from grpo_envs.config.schema import RunConfig, TrainerConfig
 from grpo_envs.env import TextEnv
 from grpo_envs.env.installed import AGENTS, LOGGERS, load
@@ -29,7 +29,7 @@ from grpo_envs.training.trainer import Trainer
 from grpo_policy.models import adapt, hints, load_policy, resolve, restore
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
-from grpo_policy.samplers.torch import Decoding
+from grpo_policy.samplers import Decoding
 from grpo_policy.sharding import sharding_accelerator
 
 log = logging.getLogger(__name__)

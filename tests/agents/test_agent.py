@@ -16,20 +16,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 from grpo_agent import agent as agent_module
 from grpo_agent.agent import GrpoAgent
-from grpo_agent.config import (
-    AdvantageConfig,
-    GrpoConfig,
-    LossConfig,
-    OverlongConfig,
-    SamplerConfig,
-)
+from grpo_agent.config import AdvantageConfig, GrpoConfig, LossConfig, OverlongConfig
 from grpo_agent.losses import LossInputs
 from grpo_envs.config.composition import compose_run
+from grpo_envs.config.model import SamplerConfig
 from grpo_envs.env.plugins import conf_dir
 from grpo_envs.types import Completion, Group, Reward
 from grpo_policy.batch import Batch, collate
 from grpo_policy.policy import Policy
-from grpo_policy.samplers.torch import Decoding, sample
+from grpo_policy.samplers import Decoding
+from grpo_policy.samplers.torch import sample
 from tests.support.oracle import OracleLoss, oracle_advantages, oracle_loss
 
 SCORES = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.0, 0.0], [1.0, 1.0, 0.0, 0.5]]

@@ -15,7 +15,7 @@ from grpo_envs.types import Completion, Group, Reward
 from grpo_policy.batch import Batch, collate, micro_batches
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
-from grpo_policy.samplers.torch import Decoding
+from grpo_policy.samplers import Decoding
 
 PAD = 3
 CPU = torch.device("cpu")

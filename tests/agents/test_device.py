@@ -21,10 +21,11 @@ from torch.utils._pytree import tree_iter
 import grpo_envs
 from grpo_agent.advantages import Scores, advantages
 from grpo_agent.agent import GrpoAgent
-from grpo_agent.config import GrpoConfig, LossConfig, OverlongConfig, SamplerConfig
+from grpo_agent.config import GrpoConfig, LossConfig, OverlongConfig
 from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
 from grpo_agent.shaping import kl_penalty, overlong_penalty
 from grpo_envs.config.composition import compose_run
+from grpo_envs.config.model import SamplerConfig
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.training.build import build
@@ -33,7 +34,8 @@ from grpo_envs.types import Completion, Group, Reward
 from grpo_policy.batch import Batch, collate, micro_batches
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
-from grpo_policy.samplers.torch import Decoding, sample
+from grpo_policy.samplers import Decoding
+from grpo_policy.samplers.torch import sample
 
 GPU, HOST = torch.device("cpu", 0), torch.device("cpu")
 """Both are the CPU; they only differ by name."""

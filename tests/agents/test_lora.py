@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from grpo_agent.config import LoraConfig, LossConfig
+from grpo_agent.config import LossConfig
+from grpo_envs.config.model import LoraConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.training.trainer import Trainer
 from grpo_policy.models import TINY, adapt, load_policy

@@ -8,12 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from grpo_agent.config import LoraConfig, ModelConfig
+from grpo_envs.config.model import LoraConfig, ModelConfig
 from grpo_envs.errors import ConfigError
 from grpo_policy import models
 from grpo_policy.models import SMOLLM2, SMOLLM2_HINTS, TINY, Hints, hints, load_policy, resolve
 from grpo_policy.policy import Policy
-from grpo_policy.samplers.torch import Decoding, sample
+from grpo_policy.samplers import Decoding
+from grpo_policy.samplers.torch import sample
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 INSTALLED = pytest.mark.skipif(

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from grpo_agent.agent import GrpoAgent
-from grpo_agent.config import GrpoConfig, LossConfig, SamplerConfig
+from grpo_agent.config import GrpoConfig, LossConfig
+from grpo_envs.config.model import SamplerConfig
 from grpo_envs.types import Completion, Group, Reward
 from grpo_policy.batch import Batch, collate, micro_batches
 from grpo_policy.models import TINY

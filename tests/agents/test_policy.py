@@ -22,8 +22,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from grpo_agent.config import LoraConfig
 from grpo_envs.config.composition import compose_run
+from grpo_envs.config.model import LoraConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.training.build import build
 from grpo_envs.training.environments import make_envs
@@ -32,7 +32,8 @@ from grpo_policy import scoring
 from grpo_policy.batch import Batch, collate
 from grpo_policy.models import TINY, adapt
 from grpo_policy.policy import Policy, require_plain_head
-from grpo_policy.samplers.torch import Decoding, sample
+from grpo_policy.samplers import Decoding
+from grpo_policy.samplers.torch import sample
 
 PROMPTS = ["What is 1+2?", "What is 48+12+44+7?", "Why?"]
 ROWS = [([5, 6, 7], [8, 9]), ([5, 6, 7], [10]), ([11], [12, 13, 14, 15]), ([11], [16, 17, 18])]

@@ -18,7 +18,8 @@ from grpo_envs.types import Completion, Group, Problem, Reply, Reward, Turn
 from grpo_policy.batch import collate
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
-from grpo_policy.samplers.torch import Decoding, sample_groups
+from grpo_policy.samplers import Decoding
+from grpo_policy.samplers.torch import sample_groups
 
 
 def rollout(policy: Policy, problems: int, group_size: int) -> Rollout:

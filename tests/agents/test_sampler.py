@@ -7,7 +7,8 @@ from transformers.cache_utils import DynamicLayer
 
 from grpo_policy.kv_cache import RoomyLayer, roomy_cache
 from grpo_policy.policy import Policy
-from grpo_policy.samplers.torch import Decoding, _invert, sample, sample_groups
+from grpo_policy.samplers import Decoding
+from grpo_policy.samplers.torch import _invert, sample, sample_groups
 
 PROMPTS = ["What is 1+2?", "What is 48+12+44+7?", "Why?"]
 

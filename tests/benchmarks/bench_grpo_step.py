@@ -46,7 +46,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from grpo_agent.agent import GrpoAgent
-from grpo_agent.config import GrpoConfig, LossConfig, SamplerConfig
+from grpo_agent.config import GrpoConfig, LossConfig
+from grpo_envs.config.model import SamplerConfig
 from grpo_envs.env import TextEnv
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.runtime.timing import Timer
@@ -54,7 +55,7 @@ from grpo_envs.types import Problem, Reward
 from grpo_policy.models import TINY
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
-from grpo_policy.samplers.torch import Decoding
+from grpo_policy.samplers import Decoding
 
 _VOCABULARY = 49_152
 _NEVER = _VOCABULARY  # an end token that no logit belongs to

@@ -19,8 +19,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from grpo_agent.config import LoraConfig, LossConfig
+from grpo_agent.config import LossConfig
 from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
+from grpo_envs.config.model import LoraConfig
 from grpo_envs.types import Completion, Group, Reward
 from grpo_policy.batch import Batch, collate
 from grpo_policy.models import TINY, adapt

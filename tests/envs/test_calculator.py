@@ -21,7 +21,7 @@ from grpo_envs.types import Completion, Problem, Reply, Turn
 from grpo_policy.batch import collate
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
-from grpo_policy.samplers.torch import Decoding
+from grpo_policy.samplers import Decoding
 from tests.support.hostile_arithmetic import HOSTILE, pythons
 
 EVERY_LEVEL = pytest.mark.parametrize("level", LEVELS)

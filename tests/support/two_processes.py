@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from grpo_agent.agent import GrpoAgent
-from grpo_agent.config import GrpoConfig, SamplerConfig
+from grpo_agent.config import GrpoConfig
 from grpo_envs.config.composition import compose_run
+from grpo_envs.config.model import SamplerConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.processes import ALONE, Processes, connect
 from grpo_envs.runtime.stopping import StopNow

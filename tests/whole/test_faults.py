@@ -19,9 +19,10 @@ from accelerate import Accelerator
 from transformers import AutoModelForCausalLM
 
 from grpo_agent.agent import GrpoAgent, OutOfMemory
-from grpo_agent.config import GrpoConfig, LossConfig, SamplerConfig
+from grpo_agent.config import GrpoConfig, LossConfig
 from grpo_envs import GroupVectorEnv, Problem, Reward, TextEnv, batched
 from grpo_envs.config.composition import compose_run
+from grpo_envs.config.model import SamplerConfig
 from grpo_envs.env.reward_functions import Function
 from grpo_envs.env.rewards import score_safely
 from grpo_envs.errors import ConfigError

@@ -1,1 +1,5 @@
-"""Ways to sample from a policy."""
+"""How completions are sampled: the protocol, and the sampler that uses the trained model itself."""
+
+from grpo_policy.samplers.protocol import Decoding, Sampler
+
+__all__ = ["Decoding", "Sampler"]

@@ -12,21 +12,13 @@ from transformers import DynamicCache
 from grpo_envs.types import Completion
 from grpo_policy.kv_cache import roomy_cache
 from grpo_policy.policy import Policy
+from grpo_policy.samplers.protocol import Decoding
 
 _GREEDY = 0.0
 _LOOK_EVERY = {"cuda": 8}
 """Tokens after which it is looked at which rows have ended: a GPU has to be waited for, then."""
 _BLOCK = 256
 """Tokens of the vocabulary that are summed before one of them is looked for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decoding:
-    """How to decode."""
-
-    max_new_tokens: int
-    temperature: float = 1.0
-    """0 takes the most likely token."""
 
 
 @dataclass(slots=True)

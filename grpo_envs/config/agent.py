@@ -1,0 +1,31 @@
+"""What the framework knows of an agent's configuration: its own class adds the agent's keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from grpo_envs.config.schema import RunConfig
+
+
+@dataclass(kw_only=True, slots=True)
+class AgentConfig:
+    """The keys `agent.*` that every agent has; an agent's `Config` is a subclass with its own."""
+
+    name: str = ""
+    """Entry point of the agent."""
+    group_size: int = 1
+    """Completions per problem (G)."""
+
+    @property
+    def resamplings(self) -> int:
+        """Rounds of sampling, at most, that replace groups whose rewards are all equal."""
+        return 0
+
+    def check(self, run: RunConfig) -> None:
+        """Refuse values that are allowed alone and contradict other keys of the run.
+
+        Raises:
+            ConfigError: one line that names the keys, the values and what is allowed.
+        """

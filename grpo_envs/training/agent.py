@@ -1,0 +1,67 @@
+"""What the framework asks of an agent; packages bring agents as entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+
+from grpo_envs.config.agent import AgentConfig
+from grpo_envs.types import Group
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from grpo_policy.policy import Policy
+    from grpo_policy.samplers import Decoding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What an agent is made of: the framework opens the model and chooses the device."""
+
+    policy: Policy
+    """The model that is trained; it is still on the CPU."""
+    accelerator: Accelerator
+    """Accelerate's: device, precision and processes of the run."""
+    decoding: Decoding
+    """How the completions are sampled that the agent learns from."""
+    seed: int = 0
+    """The run's seed."""
+
+
+class Update(NamedTuple):
+    """The result of one update."""
+
+    metrics: dict[str, float]
+    """By `area/name`."""
+    advantages: list[list[float]]
+    """Of each member of each group, in the order of the groups: what is logged."""
+
+
+class Agent(Protocol):
+    """Learns from groups of completions."""
+
+    Config: ClassVar[type[AgentConfig]]
+    """The keys `agent.*`. Read for `--help`, so its module should not import torch."""
+
+    @classmethod
+    def make(cls, cfg: Any, parts: Parts) -> Self:
+        """Return the agent; it moves the policy to the accelerator's device.
+
+        Args:
+            cfg: An instance of `Config`.
+            parts: What the agent is made of.
+        """
+
+    def update(self, groups: Sequence[Group]) -> Update:
+        """Improve the policy on the groups of a step."""
+
+    def describe(self) -> str:
+        """Return the agent's most important numbers for the first line of the log."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs beside the model: tensors, numbers and text."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state that `state_dict` returned."""
