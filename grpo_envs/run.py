@@ -15,7 +15,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from grpo_envs.config import composition, schema
+from grpo_envs.config import composition
+from grpo_envs.config.convert import explain
 from grpo_envs.config.help import help_text
 from grpo_envs.env import plugins
 from grpo_envs.errors import ConfigError, GrpoEnvsError
@@ -67,7 +68,7 @@ def main() -> None:
     except (GrpoEnvsError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
-        _fail(f"grpo_envs: {schema.explain(error)}")
+        _fail(f"grpo_envs: {explain(error)}")
     except OSError as error:
         if wants_traceback or error.errno not in _OF_THE_DISK:
             raise

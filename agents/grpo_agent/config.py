@@ -1,8 +1,13 @@
 """Every number of the agent, with its default. No torch here: `--help` reads it."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
+from grpo_envs.config.agent import AgentConfig
 from grpo_envs.errors import ConfigError, require, require_one_of
+
+if TYPE_CHECKING:
+    from grpo_envs.config.schema import RunConfig
 
 ADVANTAGES = ("standardized", "centered", "leave_one_out", "batch_std", "whitened", "max_rl")
 RATIOS = ("token", "sequence", "sequence_product")
@@ -128,9 +133,13 @@ class OverlongConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class GrpoConfig:
+class GrpoConfig(AgentConfig):
     """The GRPO agent."""
 
+    main_keys: ClassVar[tuple[str, ...]] = (
+        *("group_size", "lr", "epochs", "minibatches", "micro_batch_tokens"),
+        *("loss.beta", "loss.clip_low", "loss.clip_high"),
+    )
     name: str = "grpo"
     """Entry point of the agent."""
     group_size: int = 8
@@ -174,3 +183,25 @@ class GrpoConfig:
         require(self.lr is None or self.lr >= 0, "agent.lr", self.lr, "0 or more, or null")
         require(self.weight_decay >= 0, "agent.weight_decay", self.weight_decay, "0 or more")
         require(self.max_grad_norm > 0, "agent.max_grad_norm", self.max_grad_norm, "above 0")
+
+    @property
+    def resamplings(self) -> int:
+        """As `dynamic_sampling`."""
+        return self.dynamic_sampling
+
+    def check(self, run: "RunConfig") -> None:
+        """Refuse values that are fine alone and mean nothing beside each other."""
+        prompts = run.trainer.prompts_per_step
+        if self.minibatches > prompts:
+            raise ConfigError(
+                f"agent.minibatches={self.minibatches} with trainer.prompts_per_step={prompts}: a "
+                f"minibatch has at least one group. Allowed: 1 to {prompts}."
+            )
+        every = f"agent.sync_reference_every={self.sync_reference_every}"
+        if self.sync_reference_every and run.model.lora.rank:
+            rank = f"model.lora.rank={run.model.lora.rank}"
+            raise ConfigError(
+                f"{every} with {rank}: the reference is the model itself. Allowed: 0."
+            )
+        if self.sync_reference_every and self.loss.beta == 0:
+            raise ConfigError(f"{every} with agent.loss.beta=0: there is no reference. Allowed: 0.")

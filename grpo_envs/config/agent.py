@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from grpo_envs.config.schema import RunConfig
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 class AgentConfig:
     """The keys `agent.*` that every agent has; an agent's `Config` is a subclass with its own."""
 
+    main_keys: ClassVar[tuple[str, ...]] = ()
+    """The keys that `--help` lists, such as `group_size` or `loss.beta`; () lists all."""
     name: str = ""
     """Entry point of the agent."""
     group_size: int = 1

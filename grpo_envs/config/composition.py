@@ -17,13 +17,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from grpo_agent.config import GrpoConfig
-from grpo_envs.config.model import ModelConfig, SamplerConfig
-from grpo_envs.config.schema import LoggerConfig, RunConfig, TrainerConfig, convert, explain
-from grpo_envs.env.installed import AGENTS, CONF, ENVS, available
+from grpo_envs.config.convert import convert, explain
+from grpo_envs.config.model import ModelConfig
+from grpo_envs.config.owners import EntryPointSource
+from grpo_envs.config.schema import LoggerConfig, RunConfig, TrainerConfig
+from grpo_envs.env.installed import CONF, available
 from grpo_envs.env.plugins import conf_dir
 from grpo_envs.runs.folder import job_name, newest_cut_off, sweep_name
 
@@ -33,7 +34,6 @@ COMPOSING = {"version_base": "1.3"} if _OLD_HYDRA else {}
 _CALLED = ("grpo_envs.*", "hydra.*", "hydra_plugins.*", "logging.*", "sys.*")
 RUNNING: dict[str, Any] = COMPOSING if _OLD_HYDRA else {"execution_whitelist": _CALLED}
 """The same of `@hydra.main`; from Hydra 1.4 on a configuration can call nothing else."""
-ENTRY_POINTS = {"env": ENVS, "agent": AGENTS}
 
 
 def register() -> None:
@@ -42,20 +42,15 @@ def register() -> None:
     run.env = {}
     OmegaConf.set_struct(run.env, False)  # an environment's keys are checked by its constructor
     _store("schema", "run", run, package="_global_")
-    _store("schema/agent", "grpo", GrpoConfig)
-    for name, node in {
-        "model": ModelConfig,
-        "sampler": SamplerConfig,
-        "trainer": TrainerConfig,
-        "logger": LoggerConfig,
-    }.items():
-        _store("schema", name, node)
+    _store("schema", "model", ModelConfig)
+    _store("schema", "trainer", TrainerConfig)
+    _store("schema", "logger", LoggerConfig)
     _register_resolver("grpo_key", lambda told: job_name(list(told)))
     # Cached, as `now` is: what the sweep resolves holds for its jobs, too.
     _register_resolver("grpo_sweep", lambda told: sweep_dir_name(list(told)), use_cache=True)
     _register_resolver("grpo_run_dir", run_dir)
+    Plugins.instance().register(EntryPointSource)
     Plugins.instance().register(PluginConf)
-    _store_what_has_no_yaml()
 
 
 def _store(group: str, name: str, node: Any, package: str | None = None) -> None:
@@ -97,12 +92,21 @@ def composed(overrides: list[str]) -> DictConfig:
     Raises:
         ConfigError: one line that names the key, the value and what is allowed.
     """
+    return _composed(overrides)[0]
+
+
+def _composed(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """Return a composed configuration and the option that was chosen of each group."""
     register()
     try:
         with initialize_config_dir(str(conf_dir()), **COMPOSING):
-            return compose("config", overrides=overrides)
+            cfg = compose("config", overrides=overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
+    choices = dict(cfg.hydra.runtime.choices)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg, choices
 
 
 def compose_run(overrides: list[str]) -> RunConfig:
@@ -111,11 +115,14 @@ def compose_run(overrides: list[str]) -> RunConfig:
     Raises:
         ConfigError: one line that names the key, the value and what is allowed.
     """
-    return convert(composed(overrides))
+    return convert(*_composed(overrides), overrides)
 
 
 class PluginConf(SearchPathPlugin):
-    """Adds the YAML of plugins: `pkg://<package>` for each entry point of `grpo_envs.conf`."""
+    """Adds the YAML of plugins: `pkg://<package>` for each entry point of `grpo_envs.conf`.
+
+    After it come the options and schemas that need no YAML, see `EntryPointSource`.
+    """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append what can be found; warn of what cannot."""
@@ -126,6 +133,7 @@ class PluginConf(SearchPathPlugin):
             else:
                 text = f"{CONF}: {name!r} ({ep.value}) is left out: {folder}"
                 warnings.warn(text, stacklevel=2)
+        search_path.append(provider="entry points", path=f"{EntryPointSource.scheme()}://")
 
 
 def _folder_of(package: str) -> Path | str:
@@ -143,13 +151,3 @@ def yaml_folders() -> list[Path]:
     """Return the folders with options: ours, then those of installed packages."""
     found = [_folder_of(ep.value) for ep in available(CONF).values()]
     return [conf_dir(), *(folder for folder in found if isinstance(folder, Path))]
-
-
-def _store_what_has_no_yaml() -> None:
-    """Give `env=<name>` and `agent=<name>` to a package that has an entry point alone."""
-    folders = yaml_folders()
-    for group, entry_points in ENTRY_POINTS.items():
-        for name in available(entry_points):
-            if not any((folder / group / f"{name}.yaml").is_file() for folder in folders):
-                node = {"name": name} if group == "env" else GrpoConfig(name=name)
-                _store(group, name, node)

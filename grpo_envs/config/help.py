@@ -10,38 +10,27 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from grpo_agent.config import GrpoConfig, LossConfig
-from grpo_envs.config.composition import ENTRY_POINTS, yaml_folders
-from grpo_envs.config.model import LoraConfig, ModelConfig, SamplerConfig
-from grpo_envs.config.schema import LoggerConfig, RunConfig, TrainerConfig
+from grpo_envs.config.composition import yaml_folders
+from grpo_envs.config.owners import ENTRY_POINTS, OWNERS, config_of
+from grpo_envs.config.schema import RunConfig
 from grpo_envs.env.installed import ENVS, available, load
 from grpo_envs.errors import GrpoEnvsError
 
 WIDTH = 100
 GROUPS = ("env", "model", "agent", "sampler", "trainer", "logger", "experiment")
-_SECTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
-    "model.": (ModelConfig, ("size", "path")),
-    "model.lora.": (LoraConfig, ("rank",)),
-    "agent.": (GrpoConfig, ("group_size", "lr", "epochs", "minibatches", "micro_batch_tokens")),
-    "agent.loss.": (LossConfig, ("beta", "clip_low", "clip_high")),
-    "sampler.": (SamplerConfig, ("temperature", "max_new_tokens")),
-    "trainer.": (
-        TrainerConfig,
-        (
-            *("steps", "prompts_per_step", "eval_every", "eval_problems", "save_every"),
-            *("device", "precision", "objective"),
-        ),
-    ),
-    "logger.": (LoggerConfig, ("names",)),
-    "": (RunConfig, ("seed", "resume")),
-}
-KEYS = tuple(prefix + name for prefix, (_, names) in _SECTIONS.items() for name in names)
-"""The keys that matter; `--cfg job` shows them all."""
+_MAIN = (
+    *("model.size", "model.path", "model.lora.rank"),
+    *("trainer.steps", "trainer.prompts_per_step", "trainer.eval_every", "trainer.eval_problems"),
+    *("trainer.save_every", "trainer.device", "trainer.precision", "trainer.sweep_metric"),
+    *("logger.names", "seed", "resume"),
+)
+"""The framework's keys that matter; `--cfg job` shows all. Agents and samplers name their own."""
 _HEAD = """\
 Train a language model with GRPO on a Gymnasium text environment.
 
@@ -69,7 +58,7 @@ def help_text(cfg: DictConfig) -> str:
         options = options_of(group)
         parts.append(f"{group}=\n" + "\n".join(_row(*option, at=18) for option in options.items()))
     parts.append("== Keys (key=value), and what they are now ==")
-    parts.append("\n".join(_row(f"{k}={_value(tree, k)}", text) for k, text in keys().items()))
+    parts.append("\n".join(_row(f"{k}={_value(tree, k)}", text) for k, text in keys(tree).items()))
     name = str(tree["env"].get("name"))
     parts.append(f"== Keys of env={name} ==")
     parts.append("\n".join(_environment(name, tree["env"])))
@@ -96,20 +85,54 @@ def _first_comment(text: str) -> str:
     return re.split(r"(?<!Dr\.)(?<=[.?!])\s", comment)[0]
 
 
-def keys() -> dict[str, str]:
-    """Return what each of KEYS is."""
-    docs: dict[str, str] = {}
-    for prefix, (owner, names) in _SECTIONS.items():
-        told = field_docs(owner)
-        docs |= {prefix + name: told[name] for name in names}
-    return docs
+def keys(tree: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys that matter and what each is, those of the chosen agent and sampler too.
+
+    Args:
+        tree: A composed configuration.
+
+    Raises:
+        GrpoEnvsError: the agent or the sampler cannot be loaded.
+    """
+    owners = {group: config_of(group, str(tree[group]["name"])) for group in OWNERS}
+    docs = _docs(RunConfig)
+    for group, owner in owners.items():
+        docs |= {f"{group}.{key}": text for key, text in _docs(owner).items()}
+    names = [
+        *(key for key in _MAIN if key.startswith("model.")),
+        *(f"{group}.{key}" for group, owner in owners.items() for key in _main_keys(owner)),
+        *(key for key in _MAIN if not key.startswith("model.")),
+    ]
+    return {name: docs[name] for name in names}
+
+
+def _main_keys(owner: type[Any]) -> list[str]:
+    """Return the keys that an owner names as the ones that matter: all where it names none."""
+    return list(owner.main_keys) or [key for key in _docs(owner) if key != "name"]
+
+
+def _docs(owner: type[Any]) -> dict[str, str]:
+    """Return the text below each field of a dataclass, nested ones included, by dotted key."""
+    docs = field_docs(owner)
+    hints = get_type_hints(owner)
+    found: dict[str, str] = {}
+    for field in fields(owner):
+        found[field.name] = docs.get(field.name, "")
+        if is_dataclass(hints[field.name]):
+            inner = _docs(hints[field.name])
+            del found[field.name]
+            found |= {f"{field.name}.{key}": text for key, text in inner.items()}
+    return found
 
 
 def field_docs(owner: type) -> dict[str, str]:
-    """Return the text below each field of a dataclass."""
+    """Return the text below each field of a dataclass, its base classes' included."""
+    docs: dict[str, str] = {}
+    for base in owner.__mro__[1:]:
+        if is_dataclass(base):
+            docs = field_docs(base) | docs
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
     assert isinstance(definition, ast.ClassDef)
-    docs = {}
     for field, below in zip(definition.body, definition.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
             assert isinstance(field.target, ast.Name)

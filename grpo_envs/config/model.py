@@ -1,6 +1,7 @@
 """Which model is trained (`model.*`) and how it samples (`sampler.*`); no torch, for `--help`."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from grpo_envs.errors import ConfigError, require, require_one_of
 
@@ -54,6 +55,10 @@ class ModelConfig:
 class SamplerConfig:
     """How completions are sampled for training. Evaluation is greedy."""
 
+    main_keys: ClassVar[tuple[str, ...]] = ("temperature", "max_new_tokens")
+    """The keys that `--help` lists; () lists all."""
+    name: str = "torch"
+    """Entry point of the sampler."""
     temperature: float = 1.0
     """Logits are divided by it, when sampling and when scoring alike."""
     max_new_tokens: int | None = None

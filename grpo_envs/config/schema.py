@@ -1,23 +1,15 @@
-"""From YAML and command-line overrides to one validated `RunConfig`."""
+"""The keys of a run with their defaults: `RunConfig`. Agents and samplers bring their own."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    OmegaConfBaseException,
-    ValidationError,
-)
+from omegaconf import MISSING
 
-from grpo_envs.config.model import PRECISIONS, ModelConfig, SamplerConfig
+from grpo_envs.config.model import PRECISIONS, ModelConfig
 from grpo_envs.env.installed import LOGGERS, available
-from grpo_envs.errors import ConfigError, nearest, require, require_one_of
+from grpo_envs.errors import require, require_one_of
 
 _DEVICES = ("auto", "cpu", "cuda")
 
@@ -46,8 +38,8 @@ class TrainerConfig:
     """Steps between checkpoints; one is always written at the end and on Ctrl-C."""
     keep_checkpoints: int = 0
     """How many of the newest checkpoints are kept; 0 keeps all."""
-    objective: str = "eval/accuracy"
-    """The metric that a sweeper maximises or minimises: its last value, any of eval.jsonl or
+    sweep_metric: str = "eval/accuracy"
+    """The metric that a run returns to a sweeper: its last value, any of eval.jsonl or
     metrics.jsonl."""
     max_invalid_fraction: float = 0.5
     """Stops the run when a larger share of a step's rewards is invalid (the grader failed)."""
@@ -102,7 +94,9 @@ class RunConfig:
     """`name` picks the environment; the other keys are its constructor's keywords."""
     model: ModelConfig = MISSING
     agent: Any = MISSING
-    sampler: SamplerConfig = MISSING
+    """The `Config` of the agent that `name` picks: an `AgentConfig`."""
+    sampler: Any = MISSING
+    """The `Config` of the sampler that `name` picks: a `SamplerConfig`."""
     trainer: TrainerConfig = MISSING
     logger: LoggerConfig = MISSING
     seed: int = 0
@@ -120,7 +114,7 @@ class RunConfig:
         tree = asdict(self)
         for key in ("resume", "logger"):
             del tree[key]
-        for key in ("eval_every", "save_every", "keep_checkpoints", "device", "objective"):
+        for key in ("eval_every", "save_every", "keep_checkpoints", "device", "sweep_metric"):
             del tree["trainer"][key]
         return flat(tree)
 
@@ -128,79 +122,6 @@ class RunConfig:
         """Return the keys that a resumed run must share with the run it resumes, flat."""
         more = ("trainer.steps", "trainer.max_samples")
         return {key: value for key, value in self.identity().items() if key not in more}
-
-
-def convert(cfg: DictConfig) -> RunConfig:
-    """Check a composed configuration and turn it into dataclasses.
-
-    Raises:
-        ConfigError: one line that names the key, the value and what is allowed.
-    """
-    try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
-        if missing:
-            raise ConfigError("missing: " + " ".join(f"{key}=..." for key in missing))
-        run = OmegaConf.to_object(cfg)
-    except OmegaConfBaseException as error:
-        raise explain(error) from error
-    except AttributeError as error:  # `+key=value`, which Hydra adds and our dataclasses lack
-        raise ConfigError(f"an added (+) key is none of ours: {error}.") from error
-    assert isinstance(run, RunConfig)
-    _check_together(run)
-    return run
-
-
-def _check_together(run: RunConfig) -> None:
-    """Refuse values that are fine alone and mean nothing beside each other."""
-    agent, prompts = run.agent, run.trainer.prompts_per_step
-    if agent.minibatches > prompts:
-        raise ConfigError(
-            f"agent.minibatches={agent.minibatches} with trainer.prompts_per_step={prompts}: a "
-            f"minibatch has at least one group. Allowed: 1 to {prompts}."
-        )
-    every = f"agent.sync_reference_every={agent.sync_reference_every}"
-    if agent.sync_reference_every and run.model.lora.rank:
-        rank = f"model.lora.rank={run.model.lora.rank}"
-        raise ConfigError(f"{every} with {rank}: the reference is the model itself. Allowed: 0.")
-    if agent.sync_reference_every and agent.loss.beta == 0:
-        raise ConfigError(f"{every} with agent.loss.beta=0: there is no reference. Allowed: 0.")
-
-
-def explain(error: Exception) -> ConfigError:
-    """Turn what Hydra and OmegaConf raise about a configuration into one line."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(cause, ConfigError):
-        return cause
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        allowed = ", ".join(error.options)
-        return ConfigError(f"{group}={option}. Allowed: {allowed}.{nearest(option, error.options)}")
-    if isinstance(error, OverrideParseException):
-        return ConfigError(f"{error.override}: not of the form key=value ({_first(error)})")
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError | ValidationError):
-        return _explain_key(error, cause)
-    if unknown_key := re.match(r"Could not override '([^']+)'", str(error)):
-        return _no_key(unknown_key[1], [f.name for f in fields(RunConfig)], "")
-    return ConfigError(_first(error))
-
-
-def _explain_key(error: Exception, cause: OmegaConfBaseException) -> ConfigError:
-    key = str(cause.full_key)
-    given = re.search(rf"{re.escape(key)}=(\S*)", str(error))
-    said = f"{key}={given[1]}" if given else key
-    if isinstance(cause, ValidationError):
-        return ConfigError(f"{said}: {_first(cause)}.")
-    node = cause.parent_node
-    keys = [str(name) for name in node if name != "hydra"] if isinstance(node, DictConfig) else []
-    return _no_key(said, keys, key.rpartition(".")[0])
-
-
-def _no_key(said: str, keys: list[str], parent: str) -> ConfigError:
-    prefix = f"{parent}." if parent else ""
-    name = said.removeprefix(prefix).partition("=")[0]
-    allowed = ", ".join(prefix + key for key in keys)
-    close = nearest(name, keys).replace("'", f"'{prefix}", 1)
-    return ConfigError(f"no {said}. Allowed: {allowed}.{close}")
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -216,8 +137,3 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[f"{prefix}{key}"] = value
     return leaves
-
-
-def _first(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from grpo_envs.config import composition, schema
+from grpo_envs.config.convert import convert
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.runs.checkpoint import Checkpoints
@@ -59,14 +60,15 @@ class Plan:
 
 
 def run(cfg: DictConfig) -> float | None:
-    """Train; return `trainer.objective`, None where nothing was evaluated.
+    """Train; return `trainer.sweep_metric`, None where nothing was evaluated.
 
     Raises:
         GrpoEnvsError: one line that says what to change.
         KeyboardInterrupt: stopped by Ctrl-C, and saved; `Terminated` by SIGTERM.
     """
-    run = schema.convert(cfg)
-    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    hydra = HydraConfig.get()
+    run = convert(cfg, hydra.runtime.choices, list(hydra.overrides.task))
+    folder = RunFolder(Path(hydra.runtime.output_dir))
     return _run(run, folder, connect(run.trainer.device))
 
 
@@ -91,7 +93,7 @@ def _run(run: schema.RunConfig, folder: RunFolder | None, processes: Processes) 
         agreed = processes.by_first(plan)
         if agreed.result is not None:
             log.info("already done: %s", shown(agreed.folder.path))
-            return agreed.result.get(run.trainer.objective)
+            return agreed.result.get(run.trainer.sweep_metric)
         return _train(agreed.run, agreed.folder, processes)
 
 
@@ -123,7 +125,7 @@ def run_in_sweep(cfg: DictConfig) -> float | None:
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     folder.try_again()
     try:
-        _require_objective(cfg)
+        _require_sweep_metric(cfg)
         return run(cfg)
     except GrpoEnvsError as error:
         why = str(error)
@@ -158,7 +160,7 @@ def _train(run: schema.RunConfig, folder: RunFolder, processes: Processes) -> fl
     log.info("checkpoint: %s", shown(folder.path / "checkpoints" / "last"))
     if "report" in run.logger.names:
         log.info("report: %s", shown(folder.path / "report.html"))
-    return metrics.get(run.trainer.objective)
+    return metrics.get(run.trainer.sweep_metric)
 
 
 def _claim(run: schema.RunConfig, folder: RunFolder, env: TextEnv) -> None:
@@ -182,12 +184,12 @@ def _again(folder: RunFolder) -> str:
     return shlex.join(["python", "-m", "grpo_envs.run", *overrides, f"resume={path}"])
 
 
-def _require_objective(cfg: DictConfig) -> None:
+def _require_sweep_metric(cfg: DictConfig) -> None:
     """Refuse a sweeper that learns from results where there will be none."""
     sweeper = HydraConfig.get().sweeper._target_
-    evaluates = cfg.trainer.eval_problems or not cfg.trainer.objective.startswith("eval/")
+    evaluates = cfg.trainer.eval_problems or not cfg.trainer.sweep_metric.startswith("eval/")
     if sweeper != _BASIC_SWEEPER and not evaluates:
         raise ConfigError(
-            f"trainer.objective={cfg.trainer.objective} with trainer.eval_problems=0: nothing is "
-            "evaluated. Allowed: a metric of the training steps, such as reward/mean."
+            f"trainer.sweep_metric={cfg.trainer.sweep_metric} with trainer.eval_problems=0: "
+            "nothing is evaluated. Allowed: a metric of the training steps, such as reward/mean."
         )

@@ -95,7 +95,7 @@ class Trainer:
 
         Raises:
             RunStopped: too many rewards are invalid, or gradients stay not finite.
-            ConfigError: `trainer.objective` is no metric of this run.
+            ConfigError: `trainer.sweep_metric` is no metric of this run.
         """
         try:
             with self.stop.listening():
@@ -131,7 +131,7 @@ class Trainer:
             self._evaluate()
         while not (stopping := self._stopping()) and not self._finished():
             self._step()
-            self._require_objective()
+            self._require_sweep_metric()
             due = self.cfg.eval_every and self.done % self.cfg.eval_every == 0
             if due and not self._finished():
                 self._evaluate()
@@ -234,10 +234,10 @@ class Trainer:
                 f"trainer.precision=fp32; the last good weights are in {self.checkpoints.last}."
             )
 
-    def _require_objective(self) -> None:
-        name, known = self.cfg.objective, [*self.last, *self._evaluated]
+    def _require_sweep_metric(self) -> None:
+        name, known = self.cfg.sweep_metric, [*self.last, *self._evaluated]
         if self._evaluated or not name.startswith("eval/"):
-            require_one_of("trainer.objective", name, known)
+            require_one_of("trainer.sweep_metric", name, known)
 
     def _evaluate(self) -> None:
         if not self.evaluation.problems:

@@ -203,14 +203,14 @@ def test_a_sweeper_is_told_the_objective(tmp_path: Path) -> None:
     """Optuna looks for the better of two runs that are done already."""
     pytest.importorskip("optuna")
     for beta, reward in (("0.0", 0.25), ("0.04", 0.75)):
-        overrides = [f"agent.loss.beta={beta}", "trainer.objective=reward/mean"]
+        overrides = [f"agent.loss.beta={beta}", "trainer.sweep_metric=reward/mean"]
         run = RunFolder(tmp_path / "here" / job_name(overrides))
         run.claim(compose_run(overrides).identity(), overrides)
         run.finish(60, {"reward/mean": reward, "eval/accuracy": 0.0})
     code, out, err = sweep(
         tmp_path,
         *("hydra/sweeper=optuna", "agent.loss.beta=0.0,0.04", "hydra.sweeper.n_trials=4"),
-        *("trainer.objective=reward/mean", "hydra.sweeper.direction=maximize"),
+        *("trainer.sweep_metric=reward/mean", "hydra.sweeper.direction=maximize"),
         *("hydra.sweeper.storage=sqlite:///study.db", "hydra.sweeper.study_name=s"),
         *("hydra.sweeper.sampler.seed=1", "hydra.sweep.dir=here"),
     )
@@ -227,4 +227,4 @@ def test_a_sweeper_that_would_learn_from_nothing_is_refused(tmp_path: Path) -> N
     args = ["hydra/sweeper=optuna", "seed=0,1", "trainer.eval_problems=0"]
     code, _, err = sweep(tmp_path, *args, "hydra.sweep.dir=here")
     assert code == 1
-    assert "trainer.objective=eval/accuracy with trainer.eval_problems=0: nothing is" in err
+    assert "trainer.sweep_metric=eval/accuracy with trainer.eval_problems=0: nothing is" in err

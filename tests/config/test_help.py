@@ -6,24 +6,29 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from grpo_agent import config as agent_config
-from grpo_envs.config import schema
-from grpo_envs.config.composition import composed
-from grpo_envs.config.help import GROUPS, KEYS, WIDTH, field_docs, help_text, keys, options_of
-from grpo_envs.config.schema import convert
+from grpo_envs.config import agent, model, schema
+from grpo_envs.config.composition import compose_run, composed
+from grpo_envs.config.convert import convert
+from grpo_envs.config.help import GROUPS, WIDTH, field_docs, help_text, keys, options_of
 from grpo_envs.env.plugins import conf_dir
 
 ROOT = Path(__file__).parents[2]
 DATACLASSES = {
     node
-    for module in (schema, agent_config)
+    for module in (agent, model, schema, agent_config)
     for node in vars(module).values()
     if dataclasses.is_dataclass(node) and isinstance(node, type)
 }
+
+
+TREE: Any = OmegaConf.to_container(composed([]))
 
 
 @pytest.fixture(scope="module")
@@ -66,18 +71,20 @@ def test_an_environment_without_yaml_is_listed_with_its_class(
 
 
 def test_the_keys_that_matter_are_told_with_values_and_meaning(told: str) -> None:
-    assert 20 <= len(KEYS) <= 25
+    known = keys(TREE)
+    assert 20 <= len(known) <= 25
     assert row(told, "agent.group_size=8") == "Completions per problem (G)."
     assert row(told, "trainer.device=auto").startswith("auto takes a CUDA GPU")
     assert all(row(told, key_value) for key_value in ("seed=0", "resume=null"))
-    assert "trainer.objective=eval/accuracy" in told
-    assert all(len(text) > 15 for text in keys().values())
+    assert "trainer.sweep_metric=eval/accuracy" in told
+    assert all(len(text) > 15 for text in known.values())
 
 
 def test_the_readme_speaks_of_each_of_them() -> None:
     table = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = {key for key in KEYS if key in table or f"`.{key.rpartition('.')[2]}`" in table}
-    assert set(KEYS) == named
+    known = set(keys(TREE))
+    named = {key for key in known if key in table or f"`.{key.rpartition('.')[2]}`" in table}
+    assert known == named
 
 
 def test_the_values_are_those_of_the_command() -> None:
@@ -119,7 +126,7 @@ def test_the_configuration_that_is_shown_can_be_read_back(tmp_path: Path) -> Non
     shown = yaml.safe_load(run(sys.executable, "-m", "grpo_envs.run", *overrides, "--cfg", "job"))
     cfg = composed(["env=format", "agent=gspo"])
     cfg.merge_with(shown)
-    assert convert(cfg).identity() == convert(composed(overrides)).identity()
+    assert convert(cfg, {}).identity() == compose_run(overrides).identity()
 
 
 def test_info_shows_where_the_options_come_from() -> None:

@@ -64,7 +64,7 @@ def test_evaluations_and_checkpoints_come_when_they_are_due(tmp_path: Path) -> N
 
 
 def test_a_run_ends_with_the_metrics_of_its_last_step_and_evaluation(tmp_path: Path) -> None:
-    made = trainer(tmp_path, "trainer.steps=2", 'trainer.objective="reward/mean"')
+    made = trainer(tmp_path, "trainer.steps=2", 'trainer.sweep_metric="reward/mean"')
     metrics = made.run()
     for name, at in (("metrics", 2), ("eval", 2)):
         row = json.loads((tmp_path / f"{name}.jsonl").read_text().splitlines()[-1])
@@ -78,9 +78,9 @@ def test_a_run_ends_with_the_metrics_of_its_last_step_and_evaluation(tmp_path: P
 
 
 def test_an_objective_that_is_no_metric_ends_the_run_after_a_step(tmp_path: Path) -> None:
-    made = trainer(tmp_path, "trainer.steps=9", 'trainer.objective="eval/accurracy"')
+    made = trainer(tmp_path, "trainer.steps=9", 'trainer.sweep_metric="eval/accurracy"')
     with pytest.raises(
-        ConfigError, match=r"^trainer\.objective=.* Did you mean 'eval/accuracy'\?$"
+        ConfigError, match=r"^trainer\.sweep_metric=.* Did you mean 'eval/accuracy'\?$"
     ):
         made.run()
     assert steps(tmp_path / "metrics.jsonl") == [1]

@@ -1,0 +1,121 @@
+"""From a composed configuration to one validated `RunConfig`, or one line that says why not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from grpo_envs.config.owners import ENTRY_POINTS, OWNERS, config_of
+from grpo_envs.config.schema import RunConfig
+from grpo_envs.env.installed import available
+from grpo_envs.errors import ConfigError, nearest
+
+RENAMED = {"trainer.objective": "trainer.sweep_metric"}
+"""Keys of the version before, and their names now."""
+
+
+def convert(
+    cfg: DictConfig, choices: Mapping[str, str], overrides: Sequence[str] = ()
+) -> RunConfig:
+    """Check a composed configuration and turn it into dataclasses.
+
+    Args:
+        cfg: Without the node `hydra`.
+        choices: The option that was chosen of each group (`hydra.runtime.choices`).
+        overrides: Of the command: `agent.name=...` among them is a choice of the agent itself.
+
+    Raises:
+        ConfigError: one line that names the key, the value and what is allowed.
+    """
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise ConfigError("missing: " + " ".join(f"{key}=..." for key in missing))
+        run = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
+    except AttributeError as error:  # `+key=value`, which Hydra adds and our dataclasses lack
+        raise ConfigError(f"an added (+) key is none of ours: {error}.") from error
+    assert isinstance(run, RunConfig)
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    for group in OWNERS:
+        option = "" if f"{group}.name" in given else str(choices.get(group, ""))
+        _require_owner(group, getattr(run, group), option)
+    run.agent.check(run)
+    return run
+
+
+def _require_owner(group: str, keys: Any, option: str) -> None:
+    """Refuse keys that are not those of the agent or sampler that they name.
+
+    An option file that extends another one inherits its `name`: without a name of its own it would
+    silently train the other agent.
+    """
+    own = config_of(group, keys.name)
+    if option != keys.name and option in available(ENTRY_POINTS[group]):
+        raise ConfigError(
+            f"{group}={option} has {group}.name={keys.name}, and {option!r} is installed itself. "
+            f"Write `name: {option}` into {group}/{option}.yaml, or give {group}={keys.name}."
+        )
+    if not isinstance(keys, own):
+        raise ConfigError(
+            f"{group}.name={keys.name} with the keys of {type(keys).__name__}. Allowed: those of "
+            f"{own.__name__}: give {group}={keys.name}, or begin the option file's defaults with "
+            f"`/schema/{group}/{keys.name}@_here_`."
+        )
+
+
+def explain(error: Exception) -> ConfigError:
+    """Turn what Hydra and OmegaConf raise about a configuration into one line."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(cause, ConfigError):
+        return cause
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        allowed = ", ".join(error.options)
+        return ConfigError(f"{group}={option}. Allowed: {allowed}.{nearest(option, error.options)}")
+    if isinstance(error, OverrideParseException):
+        return ConfigError(f"{error.override}: not of the form key=value ({_first(error)})")
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError | ValidationError):
+        return _explain_key(error, cause)
+    if unknown_key := re.match(r"Could not override '([^']+)'", str(error)):
+        return _no_key(unknown_key[1], [f.name for f in fields(RunConfig)], "")
+    return ConfigError(_first(error))
+
+
+def _explain_key(error: Exception, cause: OmegaConfBaseException) -> ConfigError:
+    key = str(cause.full_key)
+    given = re.search(rf"{re.escape(key)}=(\S*)", str(error))
+    said = f"{key}={given[1]}" if given else key
+    if isinstance(cause, ValidationError):
+        return ConfigError(f"{said}: {_first(cause)}.")
+    node = cause.parent_node
+    keys = [str(name) for name in node if name != "hydra"] if isinstance(node, DictConfig) else []
+    return _no_key(said, keys, key.rpartition(".")[0])
+
+
+def _no_key(said: str, keys: list[str], parent: str) -> ConfigError:
+    old = said.partition("=")[0]
+    if old in RENAMED:
+        return ConfigError(f"{old} is now {RENAMED[old]}. Write {said.replace(old, RENAMED[old])}.")
+    prefix = f"{parent}." if parent else ""
+    name = said.removeprefix(prefix).partition("=")[0]
+    allowed = ", ".join(prefix + key for key in keys)
+    close = nearest(name, keys).replace("'", f"'{prefix}", 1)
+    return ConfigError(f"no {said}. Allowed: {allowed}.{close}")
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
