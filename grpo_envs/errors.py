@@ -31,6 +31,10 @@ class CheckpointError(GrpoEnvsError):
     """A checkpoint cannot be written; those before it are whole."""
 
 
+class RunStopped(GrpoEnvsError):
+    """A run cannot go on; a checkpoint of the steps before is kept."""
+
+
 class ResetNeeded(GrpoEnvsError, RuntimeError):
     """`step` was called before `reset`, or after the episode ended."""
 

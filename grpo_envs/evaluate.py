@@ -89,12 +89,12 @@ def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
 
 def _open(cfg: RunConfig, held_out: tuple[TextEnv, int]) -> Evaluation:
     """Load the model."""
-    from grpo_envs.training.build import filled_in, make_evaluation, open_policy, sampling_dtype
+    from grpo_envs.training.build import make_evaluation, open_policy, sampling_dtype
 
     policy, accelerator = open_policy(cfg, adapters=True)
     policy.to(accelerator.device)
     dtype = sampling_dtype(cfg.sampler, accelerator)
-    return make_evaluation(filled_in(cfg, policy), policy, held_out, dtype)
+    return make_evaluation(cfg, policy, held_out, dtype)
 
 
 def _answer(evaluation: Evaluation, problems: Sequence[int], file: Path) -> None:

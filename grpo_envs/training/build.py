@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,10 @@ from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runtime import launch
 from grpo_envs.runtime.processes import ALONE, Processes
 from grpo_envs.runtime.stopping import Stop
+from grpo_envs.training.agent import Agent, Parts
 from grpo_envs.training.environments import Envs
 from grpo_envs.training.evaluation import Evaluation
+from grpo_envs.training.source import InStep
 from grpo_envs.training.trainer import Trainer
 from grpo_policy.models import adapt, hints, load_policy, resolve, restore
 from grpo_policy.policy import Policy
@@ -47,39 +48,47 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
-    agent_class = load(AGENTS, cfg.agent.name)
+    agent_class: type[Agent] = load(AGENTS, cfg.agent.name)
     policy, accelerator = open_policy(cfg)
-    filled = filled_in(cfg, policy)
     _make_trainable(policy, cfg, compute_dtype(accelerator))
+    decoding = training_decoding(cfg, policy)
+    parts = Parts(policy=policy, accelerator=accelerator, decoding=decoding, seed=cfg.seed)
     # The agent first: it moves the policy to the device and copies the reference before a resume
     # puts trained weights into the policy.
-    agent = agent_class(policy, filled.agent, accelerator, filled.sampler)
+    agent = agent_class.make(cfg.agent, parts)
     checkpoints = Checkpoints(out, cfg.trainer.keep_checkpoints)
-    done, state = _resume(agent, envs.train.env, cfg, checkpoints) if cfg.resume else (0, {})
-    log.info("%s", _summary(filled, policy, accelerator))
+    done, state = _resume(agent, policy, cfg, checkpoints) if cfg.resume else (0, {})
+    log.info("%s; %s", _summary(cfg, parts), agent.describe())
     log.info("first prompt, as the model sees it: %r", _first_prompt(envs.train, policy))
     dtype = sampling_dtype(cfg.sampler, accelerator)
     stop = Stop(patient=processes.count == 1)
-    sampling = _decoding(filled.sampler)
-    rollout = Rollout(envs.train, policy, sampling, cfg.seed, dtype, tick=stop.check)
+    rollout = Rollout(envs.train, policy, decoding, cfg.seed, dtype, tick=stop.check)
+    source = InStep(
+        rollout=processes.shared(rollout),
+        prompts=cfg.trainer.prompts_per_step,
+        seed=cfg.seed,
+        resamplings=cfg.agent.resamplings,
+        max_invalid=cfg.trainer.max_invalid_fraction,
+    )
+    if state:
+        source.load_state_dict(state["source"])
+        envs.train.env.load_state_dict(state["env"])
     evaluation = make_evaluation(
-        filled, policy, (envs.held_out, envs.problems), dtype, tick=stop.check, processes=processes
+        cfg, policy, (envs.held_out, envs.problems), dtype, tick=stop.check, processes=processes
     )
     names = cfg.logger.names if processes.first else []
     return Trainer(
         cfg=cfg.trainer,
-        seed=cfg.seed,
         agent=agent,
+        policy=policy,
         env=envs.train.env,
-        rollout=processes.shared(rollout),
+        source=source,
         evaluation=evaluation,
         loggers=[load(LOGGERS, name)(out, cfg.trainer.steps, done) for name in names],
         checkpoints=checkpoints,
         decisive=cfg.decisive(),
         group_size=cfg.agent.group_size,
-        resamplings=cfg.agent.dynamic_sampling,
         done=done,
-        drawn=state.get("drawn", 0),
         last=state.get("last", {}),
         skipped=state.get("skipped", 0),
         owes_evaluation=state.get("owes_evaluation", False),
@@ -117,15 +126,14 @@ def make_evaluation(
     """Make what evaluates a policy.
 
     Args:
-        cfg: Filled in, see `filled_in`.
+        cfg: How it is evaluated.
         policy: Who answers.
         held_out: The environment, and how many of its problems.
         dtype: What the weights are held in meanwhile, see `Rollout`.
         tick: Called before each token.
         processes: Those that share the problems.
     """
-    tokens = cfg.trainer.eval_max_new_tokens or cfg.sampler.max_new_tokens
-    assert tokens is not None  # filled in
+    tokens = cfg.trainer.eval_max_new_tokens or training_decoding(cfg, policy).max_new_tokens
 
     def play(env: GroupVectorEnv, temperature: float) -> Rollout:
         decoding = Decoding(max_new_tokens=tokens, temperature=temperature)
@@ -161,9 +169,10 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
     return accelerator
 
 
-def _decoding(cfg: SamplerConfig) -> Decoding:
-    assert cfg.max_new_tokens is not None  # filled in
-    return Decoding(max_new_tokens=cfg.max_new_tokens, temperature=cfg.temperature)
+def training_decoding(cfg: RunConfig, policy: Policy) -> Decoding:
+    """Return how completions are sampled for training; null stands for what the model wants."""
+    tokens = cfg.sampler.max_new_tokens or hints(policy).max_new_tokens
+    return Decoding(max_new_tokens=tokens, temperature=cfg.sampler.temperature)
 
 
 def compute_dtype(accelerator: Accelerator) -> torch.dtype:
@@ -185,28 +194,18 @@ def _make_trainable(policy: Policy, cfg: RunConfig, compute: torch.dtype) -> Non
 
 
 def _resume(
-    agent: Any, env: TextEnv, cfg: RunConfig, checkpoints: Checkpoints
+    agent: Agent, policy: Policy, cfg: RunConfig, checkpoints: Checkpoints
 ) -> tuple[int, dict[str, Any]]:
-    """Put agent and environment back to where they were; return the steps done and the state."""
+    """Put weights and agent back to where they were; return the steps done and the state."""
     step, folder, state = checkpoints.load(cfg.decisive())
-    restore(agent.policy, folder)
+    restore(policy, folder)
     agent.load_state_dict(state["agent"])
-    env.load_state_dict(state.get("env", {}))
     log.info("resuming %s after step %d", checkpoints.folder.parent, step)
     return step, state
 
 
-def filled_in(cfg: RunConfig, policy: Policy) -> RunConfig:
-    """Put what the model wants in the place of nulls."""
-    advice = hints(policy)
-    lr = advice.lr if cfg.agent.lr is None else cfg.agent.lr
-    tokens = cfg.sampler.max_new_tokens or advice.max_new_tokens
-    return replace(
-        cfg, agent=replace(cfg.agent, lr=lr), sampler=replace(cfg.sampler, max_new_tokens=tokens)
-    )
-
-
-def _summary(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> str:
+def _summary(cfg: RunConfig, parts: Parts) -> str:
+    policy, accelerator = parts.policy, parts.accelerator
     millions = sum(p.numel() for p in policy.model.parameters()) / 1e6
     adapters = sum(p.numel() for p in policy.trained_parameters()) / 1e6
     trained = f", {adapters:.2f} M of them trained (LoRA)," if policy.has_adapters else ""
@@ -217,7 +216,7 @@ def _summary(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> str:
         f"{millions:.1f} M parameters{trained} on {accelerator.device.type}{processes}, "
         f"{accelerator.mixed_precision.replace('no', 'fp32')}; {cfg.trainer.steps} steps of "
         f"{cfg.trainer.prompts_per_step} prompts x {cfg.agent.group_size} completions of at most "
-        f"{cfg.sampler.max_new_tokens} tokens; lr {cfg.agent.lr:g}, beta {cfg.agent.loss.beta:g}"
+        f"{parts.decoding.max_new_tokens} tokens"
     )
 
 

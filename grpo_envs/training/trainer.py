@@ -8,36 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from grpo_envs.config.schema import TrainerConfig
-from grpo_envs.errors import GrpoEnvsError, require_one_of
+from grpo_envs.errors import RunStopped, require_one_of
 from grpo_envs.loggers import Logger
 from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runs.metrics import group_metrics
 from grpo_envs.runtime.memory import memory_metrics
-from grpo_envs.runtime.processes import ALONE, Processes, Sampler
+from grpo_envs.runtime.processes import ALONE, Processes
 from grpo_envs.runtime.stopping import Stop, StopNow
 from grpo_envs.runtime.timing import Timer
-from grpo_envs.seeding import seed_for
+from grpo_envs.training.agent import Agent
 from grpo_envs.training.evaluation import Evaluation
+from grpo_envs.training.source import Source
 from grpo_envs.training.watch import Watch
 from grpo_envs.types import Group
 
 log = logging.getLogger(__name__)
-
-
-class RunStopped(GrpoEnvsError):
-    """The run cannot go on; a checkpoint of the steps before is kept."""
-
-
-class Agent(Protocol):
-    """What the loop asks of an agent."""
-
-    policy: Any
-
-    def update(self, groups: Sequence[Group]) -> tuple[dict[str, float], list[list[float]]]:
-        """Improve the policy; return metrics and each member's advantage."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs beside the model."""
 
 
 class Adaptive(Protocol):
@@ -52,13 +37,14 @@ class Adaptive(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Trainer:
-    """Runs `cfg.steps` steps from wherever `done` says that the run stands."""
+    """Trains from step `done` to step `cfg.steps`."""
 
     cfg: TrainerConfig
-    seed: int
     agent: Agent
+    policy: Any
+    """The model that the agent trains: what a checkpoint saves."""
     env: Adaptive
-    rollout: Sampler
+    source: Source
     evaluation: Evaluation
     loggers: Sequence[Logger]
     checkpoints: Checkpoints
@@ -66,12 +52,8 @@ class Trainer:
     """The configuration that a resumed run must share."""
     group_size: int
     """Completions per problem."""
-    resamplings: int = 0
-    """Rounds of sampling, at most, that replace groups which teach nothing."""
     done: int = 0
     """Steps already done."""
-    drawn: int = 0
-    """Problems already drawn."""
     last: dict[str, float] = field(default_factory=dict)
     """Metrics of the last step."""
     skipped: int = 0
@@ -149,19 +131,19 @@ class Trainer:
         return asked
 
     def _finished(self) -> bool:
-        samples = self.drawn * self.group_size
+        samples = self.source.drawn * self.group_size
         return self.done >= self.cfg.steps or 0 < self.cfg.max_samples <= samples
 
     def _step(self) -> None:
         timer = Timer()
         with timer("step"):
-            chosen, dropped = self._collect(timer)
+            chosen, dropped = self.source.take(self.done + 1, timer)
             groups = [*chosen, *dropped]
             metrics = group_metrics(groups)
             with timer("update"), self.processes.linked():
                 updates, advantages = self.agent.update(chosen)
         self.done += 1
-        self.drawn += len(groups)  # now: a step that fails is made again from the same problems
+        self.source.updated()
         self.env.adapt(groups)
         tokens = sum(c.length for group in groups for c in group.completions)
         metrics |= updates
@@ -185,45 +167,6 @@ class Trainer:
         for logger in self.loggers:
             logger.log(self.done, metrics)
             logger.log_completions(self.done, groups, advantages)
-
-    def _collect(self, timer: Timer) -> tuple[list[Group], list[Group]]:
-        """Sample the groups of a step; return those to learn from, and the others.
-
-        With `resamplings` flat groups are replaced by new ones (DAPO's dynamic sampling, arXiv
-        2503.14476), until the step is full or the rounds are used up: then it is smaller, and flat
-        only if nothing else came.
-        """
-        wanted = self.cfg.prompts_per_step
-        sampled: list[Group] = []
-        for _ in range(1 + self.resamplings):
-            groups = self.rollout(self._problem_seeds(ahead=len(sampled)), timer)
-            self._require_valid(groups)
-            sampled += groups
-            if sum(not group.flat for group in sampled) >= wanted:
-                break
-        chosen = sampled[:wanted]
-        if self.resamplings:
-            chosen = [group for group in sampled if not group.flat][:wanted] or chosen
-        keys = {group.key for group in chosen}
-        return chosen, [group for group in sampled if group.key not in keys]
-
-    def _problem_seeds(self, ahead: int = 0) -> list[int]:
-        """Count on from a place that the run's seed decides: a dataset's rows come in epochs."""
-        first = seed_for("problems", self.seed) % 2**40 + self.drawn + ahead
-        return list(range(first, first + self.cfg.prompts_per_step))
-
-    def _require_valid(self, groups: Sequence[Group]) -> None:
-        errors = [r.error for group in groups for r in group.rewards if not r.valid]
-        invalid = len(errors) / sum(len(group.rewards) for group in groups)
-        if errors:
-            log.warning(
-                "step %d: %d rewards are invalid: %s", self.done + 1, len(errors), errors[0]
-            )
-        if invalid > self.cfg.max_invalid_fraction:
-            raise RunStopped(
-                f"{invalid:.0%} of the rewards of step {self.done + 1} are invalid, more than "
-                f"trainer.max_invalid_fraction={self.cfg.max_invalid_fraction}: {errors[0]}"
-            )
 
     def _require_updates(self, skipped: float, updates: float) -> None:
         self.skipped = self.skipped + 1 if skipped == updates else 0
@@ -252,15 +195,17 @@ class Trainer:
             logger.log_eval(self.done, self._evaluated, rows)
 
     def _save(self) -> None:
-        if self._saved != self.done and self.agent.policy.finite():  # never over good weights
+        if self._saved != self.done and self.policy.finite():  # never over good weights
             state = {
                 "agent": self.agent.state_dict(),
                 "env": self.env.state_dict(),
-                "drawn": self.drawn,
+                "source": self.source.state_dict(),
                 "last": self.last,
                 "skipped": self.skipped,
                 "owes_evaluation": self.owes_evaluation,
             }
-            policy, config = self.agent.policy, dict(self.decisive)
-            self.processes.by_first(lambda: self.checkpoints.save(self.done, policy, state, config))
+            config = dict(self.decisive)
+            self.processes.by_first(
+                lambda: self.checkpoints.save(self.done, self.policy, state, config)
+            )
             self._saved = self.done

@@ -248,7 +248,7 @@ def test_a_run_saves_adapters_and_goes_on_from_them(
         first = trainer(tmp_path / "cut", "trainer.steps=2")
     assert "M of them trained (LoRA)" in caplog.text
     first.run()
-    model = first.agent.policy.model
+    model = first.policy.model
     for name, value in load_policy(str(TINY)).model.state_dict().items():
         if name in base(model.state_dict()):
             assert base(model.state_dict())[name].equal(value), name
@@ -268,7 +268,7 @@ def test_a_run_saves_adapters_and_goes_on_from_them(
     # A resume takes adapters and moments over, and ends where a straight run does.
     second = trainer(tmp_path / "cut", "trainer.steps=4", f"resume={tmp_path / 'cut'}")
     assert second.done == 2
-    resumed = second.agent.policy.model.state_dict()
+    resumed = second.policy.model.state_dict()
     assert resumed.keys() == model.state_dict().keys()
     assert all(value.equal(resumed[name]) for name, value in model.state_dict().items())
     moments = [t.agent.state_dict()["optimizer"]["state"] for t in (first, second)]
@@ -278,8 +278,8 @@ def test_a_run_saves_adapters_and_goes_on_from_them(
     torch.manual_seed(3)
     straight = trainer(tmp_path / "straight", "trainer.steps=4")
     straight.run()
-    expected = straight.agent.policy.model.state_dict()
-    got = second.agent.policy.model.state_dict()
+    expected = straight.policy.model.state_dict()
+    got = second.policy.model.state_dict()
     assert all(value.equal(got[name]) for name, value in expected.items())
     rows = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     kl = [json.loads(row)["loss/kl"] for row in rows]
@@ -291,7 +291,7 @@ def test_the_seed_of_the_run_decides_the_first_weights_of_the_adapters(tmp_path:
     made = []
     for i, seed in enumerate((5, 5, 6)):
         torch.manual_seed(100 + i)
-        made.append(adapters(weights(trainer(tmp_path / str(i), f"seed={seed}").agent.policy)))
+        made.append(adapters(weights(trainer(tmp_path / str(i), f"seed={seed}").policy)))
     assert all(value.equal(made[1][name]) for name, value in made[0].items())
     assert not any(v.equal(made[2][n]) for n, v in made[0].items() if "lora_A" in n)
 
@@ -299,7 +299,7 @@ def test_the_seed_of_the_run_decides_the_first_weights_of_the_adapters(tmp_path:
 def test_a_bf16_model_trains_float32_adapters(tmp_path: Path) -> None:
     args = ["trainer.steps=2", 'trainer.device="cpu"', 'trainer.precision="bf16"']
     made = trainer(tmp_path, *args)
-    policy = made.agent.policy
+    policy = made.policy
     before = weights(policy)
     assert {value.dtype for value in base(before).values()} == {torch.bfloat16}
     assert {value.dtype for value in adapters(before).values()} == {torch.float32}
@@ -312,7 +312,7 @@ def test_a_bf16_model_trains_float32_adapters(tmp_path: Path) -> None:
         row = json.loads(line)
         assert all(abs(value) < 1e9 for value in row.values()), row
         assert (row["optim/skipped"], row["policy/sample_gap"] < 0.1) == (0, True)
-    again = trainer(tmp_path, *args, f"resume={tmp_path}").agent.policy
+    again = trainer(tmp_path, *args, f"resume={tmp_path}").policy
     for name, value in weights(again).items():
         assert value.dtype == after[name].dtype
         assert value.equal(after[name])

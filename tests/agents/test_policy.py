@@ -319,7 +319,7 @@ def test_a_run_with_gradient_checkpointing(tmp_path: Any) -> None:
     cfg = compose_run([*small, "model.gradient_checkpointing=true"])
     made = build(cfg, tmp_path, make_envs(cfg))
     counts: Counter[int] = Counter()
-    layer = made.agent.policy.model.model.layers[1]
+    layer = made.policy.model.model.layers[1]
     layer.mlp.register_forward_pre_hook(lambda *_: counts.update([int(torch.is_grad_enabled())]))
     made.run()
     assert counts[1] == 2  # scored once, and once more in the backward pass

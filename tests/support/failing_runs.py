@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from grpo_envs.config.composition import compose_run
+from grpo_envs.errors import RunStopped
 from grpo_envs.runs.folder import RunFolder
 from grpo_envs.runs.metrics import rounded
 from grpo_envs.runs.rows import json_lines, read_jsonl
 from grpo_envs.training.build import build
 from grpo_envs.training.environments import Envs, make_envs
-from grpo_envs.training.trainer import RunStopped
 from grpo_envs.types import Problem, Reward
 
 _EVERY = ["trainer.steps=40", "trainer.prompts_per_step=8", "trainer.eval_problems=60"]

@@ -18,12 +18,13 @@ from transformers import AutoModelForCausalLM
 import grpo_envs
 from grpo_envs.config.composition import compose_run
 from grpo_envs.config.schema import RunConfig
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, RunStopped
 from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.training.build import build
 from grpo_envs.training.environments import make_envs
-from grpo_envs.training.trainer import RunStopped, Trainer
+from grpo_envs.training.source import InStep
+from grpo_envs.training.trainer import Trainer
 from grpo_envs.types import Completion, Group, Problem, Reward
 from grpo_policy.models import TINY, load_policy
 
@@ -50,6 +51,11 @@ def trainer(out: Path, *overrides: str) -> Trainer:
         value = text if key == "resume" else json.loads(text)
         setattr(reduce(getattr, nodes, cfg), name, value)
     return build(cfg, out, make_envs(cfg))
+
+
+def in_step(made: Trainer) -> InStep:
+    assert isinstance(made.source, InStep)
+    return made.source
 
 
 def steps(path: Path) -> list[int]:
@@ -108,7 +114,7 @@ def test_too_many_invalid_rewards_stop_the_run_and_lose_nothing(
     made = trainer(tmp_path, "trainer.steps=4", "trainer.eval_problems=0")
     made._step()
     made._save()
-    made.rollout.env.env.score_batch = Scorer(always=True)  # type: ignore[attr-defined]
+    in_step(made).rollout.env.env.score_batch = Scorer(always=True)  # type: ignore[attr-defined]
     with (
         caplog.at_level(logging.WARNING),
         pytest.raises(RunStopped, match=r"100% .* step 2 .*max_invalid_fraction.*sandbox down"),
@@ -128,7 +134,7 @@ def test_what_is_graded_while_sigterm_comes_does_not_count(tmp_path: Path) -> No
         os.kill(os.getpid(), signal.SIGTERM)
         return [Reward(valid=False, error="the sandbox was killed") for _ in answers]
 
-    made.rollout.env.env.score_batch = until_sigterm  # type: ignore[attr-defined]
+    in_step(made).rollout.env.env.score_batch = until_sigterm  # type: ignore[attr-defined]
     made.run()
     assert made.stop.terminated
     assert steps(tmp_path / "metrics.jsonl") == [1]
@@ -137,7 +143,7 @@ def test_what_is_graded_while_sigterm_comes_does_not_count(tmp_path: Path) -> No
 
 def test_some_invalid_rewards_are_counted_and_the_run_goes_on(tmp_path: Path) -> None:
     made = trainer(tmp_path, "trainer.steps=1", "trainer.eval_problems=0", "agent.group_size=4")
-    made.rollout.env.env.score_batch = Scorer(always=False)  # type: ignore[attr-defined]
+    in_step(made).rollout.env.env.score_batch = Scorer(always=False)  # type: ignore[attr-defined]
     made.run()
     (row,) = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert 0 < row["reward/invalid"] <= 0.5
@@ -152,12 +158,12 @@ def test_a_resume_takes_over_step_weights_and_moments(tmp_path: Path) -> None:
     first.run()
     second = trainer(tmp_path, "trainer.steps=4", "agent.lr=1e-3", f"resume={tmp_path}")
     assert second.done == 2
-    for name, value in first.agent.policy.model.state_dict().items():
-        assert value.equal(second.agent.policy.model.state_dict()[name])
+    for name, value in first.policy.model.state_dict().items():
+        assert value.equal(second.policy.model.state_dict()[name])
     moments = [t.agent.state_dict()["optimizer"]["state"] for t in (first, second)]
     assert all(moments[0][i]["exp_avg_sq"].equal(moments[1][i]["exp_avg_sq"]) for i in moments[0])
     reference = second.agent.reference.model.state_dict()  # type: ignore[attr-defined]
-    started = trainer(tmp_path / "new").agent.policy.model.state_dict()
+    started = trainer(tmp_path / "new").policy.model.state_dict()
     assert all(value.equal(started[name]) for name, value in reference.items())
 
 
@@ -244,7 +250,7 @@ class Scripted:
 
 def scripted(out: Path, rollout: Scripted, *overrides: str) -> Trainer:
     made = trainer(out, "trainer.eval_problems=0", "trainer.prompts_per_step=3", *overrides)
-    made.rollout = rollout
+    in_step(made).rollout = rollout
     return made
 
 
@@ -316,7 +322,7 @@ def test_no_problem_comes_twice_in_rounds_steps_and_runs(tmp_path: Path) -> None
     assert len(first.rounds) == 5
     second = Scripted([0])
     made = scripted(tmp_path, second, "trainer.steps=5", *args, f"resume={tmp_path}")
-    assert (made.done, made.drawn) == (3, 15)
+    assert (made.done, made.source.drawn) == (3, 15)
     made.run()
     drawn = [seed for part in [*first.rounds, *second.rounds] for seed in part]
     assert drawn == list(range(drawn[0], drawn[0] + len(drawn)))
@@ -353,7 +359,7 @@ def test_max_samples_ends_the_run(tmp_path: Path) -> None:
     rollout = Scripted()
     args = ["trainer.steps=9", "trainer.eval_problems=2", "trainer.max_samples=13"]
     made = trainer(tmp_path, "trainer.prompts_per_step=3", *args)
-    made.rollout = rollout
+    in_step(made).rollout = rollout
     assert made.run() is not None
     assert [row["step"] for row in rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     assert [row["step"] for row in rows(tmp_path / "eval.jsonl")] == [0, 3]
@@ -383,7 +389,7 @@ def spoil(made: Trainer, steps: Container[int]) -> None:
     def hook(grad: Tensor) -> Tensor:
         return grad * float("nan") if made.done in steps else grad
 
-    made.agent.policy.model.get_input_embeddings().weight.register_hook(hook)
+    made.policy.model.get_input_embeddings().weight.register_hook(hook)
 
 
 def last_weights(made: Trainer) -> dict[str, Tensor]:
@@ -409,7 +415,7 @@ def test_gradients_that_stay_not_finite_stop_the_run(tmp_path: Path) -> None:
     assert skipped == [0, 0, 1, 1, 1]
     for name, value in last_weights(made).items():
         assert value.isfinite().all()
-        assert value.equal(made.agent.policy.model.state_dict()[name])
+        assert value.equal(made.policy.model.state_dict()[name])
     trained = load_policy(str(TINY)).model.state_dict()["model.norm.weight"]
     assert not last_weights(made)["model.norm.weight"].equal(trained), "two steps were good"
 
@@ -430,7 +436,7 @@ def test_a_step_with_some_good_updates_is_no_skipped_step(tmp_path: Path) -> Non
         calls.append(None)
         return grad * float("nan") if len(calls) % 3 == 1 else grad
 
-    made.agent.policy.model.model.norm.weight.register_hook(hook)
+    made.policy.model.model.norm.weight.register_hook(hook)
     made.run()
     assert [row["optim/skipped"] for row in rows(tmp_path / "metrics.jsonl")] == [1, 1, 1]
 
@@ -456,7 +462,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, stops: bool
     made._step()
     made._save()
     with torch.no_grad():
-        made.agent.policy.model.model.norm.weight[3] = float("inf")
+        made.policy.model.model.norm.weight[3] = float("inf")
     if stops:
         with pytest.raises(RunStopped, match="not finite"):
             made.run()

@@ -16,6 +16,7 @@ from grpo_envs.runtime.timing import Timer
 from grpo_envs.seeding import rng_for
 from grpo_envs.training.build import build
 from grpo_envs.training.environments import make_envs
+from grpo_envs.training.source import InStep
 from grpo_envs.training.trainer import Trainer
 from grpo_envs.types import Group
 
@@ -71,7 +72,8 @@ class Shuffled:
 def test_shuffled_rewards_teach_nothing(seed: int, tmp_path: Path) -> None:
     """The control: the same rewards, given to the wrong answers. Nothing else can have taught."""
     control = trainer(tmp_path, f"seed={seed}")
-    control.rollout = Shuffled(control.rollout)
+    assert isinstance(control.source, InStep)
+    control.source.rollout = Shuffled(control.source.rollout)
     control.run()
     before, after = column(tmp_path / "eval.jsonl", "eval/accuracy")
     assert after <= before + 0.1

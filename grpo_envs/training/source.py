@@ -1,0 +1,123 @@
+"""Where the groups of a step come from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from grpo_envs.errors import RunStopped
+from grpo_envs.runtime.processes import Sampler
+from grpo_envs.runtime.timing import Timer
+from grpo_envs.seeding import seed_for
+from grpo_envs.types import Group
+
+log = logging.getLogger(__name__)
+
+
+class Taken(NamedTuple):
+    """The groups of one step."""
+
+    chosen: list[Group]
+    """The groups that the agent learns from."""
+    dropped: list[Group]
+    """The groups that were sampled and replaced by others: they are logged only."""
+
+
+class Source(Protocol):
+    """Gives the groups of each step."""
+
+    drawn: int
+    """Problems whose groups were used in the steps so far."""
+
+    def take(self, step: int, timer: Timer) -> Taken:
+        """Return the groups of a step.
+
+        Args:
+            step: Its number, counted from 1.
+            timer: Gets the seconds of `sample` and `score`.
+
+        Raises:
+            RunStopped: too many of the rewards are invalid.
+        """
+
+    def updated(self) -> None:
+        """Go on to the next problems: the groups taken last are learnt, the weights have moved."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs of the source."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state that `state_dict` returned."""
+
+
+@dataclass(slots=True, kw_only=True)
+class InStep:
+    """Samples the groups of a step in the step itself, with the weights as they are.
+
+    With `resamplings` groups whose rewards are all equal are replaced by new ones (DAPO's dynamic
+    sampling, arXiv 2503.14476), until the step is full or the rounds are used up: then the step is
+    smaller. It consists of such groups only if there was no other.
+    """
+
+    rollout: Sampler
+    prompts: int
+    """Problems per step (P)."""
+    seed: int
+    """The run's: it decides the order of the problems."""
+    resamplings: int = 0
+    """Rounds of sampling, at most, that replace groups whose rewards are all equal."""
+    max_invalid: float = 1.0
+    """The largest share of a round's rewards that may be invalid."""
+    publish: Callable[[], None] = lambda: None
+    """Gives the new weights to the sampler, after each update."""
+    drawn: int = 0
+    _taken: int = 0
+    """Problems of the step that is under way."""
+
+    def take(self, step: int, timer: Timer) -> Taken:
+        """Sample until the step is full or the rounds are used up."""
+        sampled: list[Group] = []
+        for _ in range(1 + self.resamplings):
+            groups = self.rollout(self._problem_seeds(ahead=len(sampled)), timer)
+            self._require_valid(step, groups)
+            sampled += groups
+            if sum(not group.flat for group in sampled) >= self.prompts:
+                break
+        chosen = sampled[: self.prompts]
+        if self.resamplings:
+            chosen = [group for group in sampled if not group.flat][: self.prompts] or chosen
+        keys = {group.key for group in chosen}
+        self._taken = len(sampled)
+        return Taken(chosen, [group for group in sampled if group.key not in keys])
+
+    def updated(self) -> None:
+        """Count the problems now: a step that fails is made again from the same problems."""
+        self.drawn += self._taken
+        self._taken = 0
+        self.publish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of problems drawn."""
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the problem after the last one drawn."""
+        self.drawn = state["drawn"]
+
+    def _problem_seeds(self, ahead: int) -> list[int]:
+        """Count on from a place that the run's seed decides: a dataset's rows come in epochs."""
+        first = seed_for("problems", self.seed) % 2**40 + self.drawn + ahead
+        return list(range(first, first + self.prompts))
+
+    def _require_valid(self, step: int, groups: Sequence[Group]) -> None:
+        errors = [r.error for group in groups for r in group.rewards if not r.valid]
+        invalid = len(errors) / sum(len(group.rewards) for group in groups)
+        if errors:
+            log.warning("step %d: %d rewards are invalid: %s", step, len(errors), errors[0])
+        if invalid > self.max_invalid:
+            raise RunStopped(
+                f"{invalid:.0%} of the rewards of step {step} are invalid, more than "
+                f"trainer.max_invalid_fraction={self.max_invalid}: {errors[0]}"
+            )
