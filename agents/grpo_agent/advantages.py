@@ -1,18 +1,19 @@
 """Rewards of a group -> advantages of its members. One function per rule; presets name papers.
 
+A rule is `f(scores, *, option=default)`, registered as an entry point of `grpo_envs.advantages`;
+`eps` and `ddof` are filled from `agent.advantage`, others from `agent.advantage.options`.
 Members whose grader failed are not valid: they leave the statistics and get advantage 0. A flat
 group (all valid rewards equal) teaches nothing and gets exact zeros, as does a group with fewer
 than two valid members.
-Shapes: P groups of G members. The groups are those of a whole step, of all processes together.
+Shapes: P groups of G members of T tokens. The groups are those of a whole step, of all processes.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from grpo_agent.config import AdvantageConfig
+from grpo_agent.mechanisms import Mechanism
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,73 +24,92 @@ class Scores:
     """Total reward of each member."""
     valid_PG: Tensor
     """False where the grader failed; the reward there is ignored."""
-    tokens_PG: Tensor
-    """Tokens of each member that count in the loss."""
+    mask_PGT: Tensor
+    """True on the tokens that count in the loss."""
+
+    @property
+    def tokens_PG(self) -> Tensor:
+        """How many tokens of each member count in the loss."""
+        return self.mask_PGT.sum(dim=-1)
 
 
-AdvantageFn = Callable[[Scores, AdvantageConfig], Tensor]
-
-
-def centered(s: Scores, cfg: AdvantageConfig) -> Tensor:
+def centered(s: Scores) -> Tensor:
     """r - mean of the group (Dr. GRPO, arXiv 2503.20783)."""
     return s.rewards_PG - _group_mean(s)
 
 
-def standardized(s: Scores, cfg: AdvantageConfig) -> Tensor:
+def standardized(s: Scores, *, eps: float, ddof: int) -> Tensor:
     """(r - mean) / (std + eps), both of the group (GRPO, arXiv 2402.03300, eq. 3)."""
-    centered_PG = centered(s, cfg)
-    degrees_P1 = (s.valid_PG.sum(dim=1, keepdim=True) - cfg.ddof).clamp(min=1)
+    centered_PG = centered(s)
+    degrees_P1 = (s.valid_PG.sum(dim=1, keepdim=True) - ddof).clamp(min=1)
     squares_P1 = (centered_PG.square() * s.valid_PG).sum(dim=1, keepdim=True)
-    return centered_PG / ((squares_P1 / degrees_P1).sqrt() + cfg.eps)
+    return centered_PG / ((squares_P1 / degrees_P1).sqrt() + eps)
 
 
-def leave_one_out(s: Scores, cfg: AdvantageConfig) -> Tensor:
+def leave_one_out(s: Scores) -> Tensor:
     """n/(n-1) (r - mean): r minus the mean of the others (RLOO, arXiv 2402.14740)."""
     n_P1 = s.valid_PG.sum(dim=1, keepdim=True)
-    return centered(s, cfg) * n_P1 / (n_P1 - 1).clamp(min=1)
+    return centered(s) * n_P1 / (n_P1 - 1).clamp(min=1)
 
 
-def batch_std(s: Scores, cfg: AdvantageConfig) -> Tensor:
+def batch_std(s: Scores, *, eps: float, ddof: int) -> Tensor:
     """(r - mean of the group) / (std of all rewards of the step + eps) (arXiv 2508.08221)."""
-    return centered(s, cfg) / (_std(s.rewards_PG, s.valid_PG, cfg.ddof) + cfg.eps)
+    return centered(s) / (_std(s.rewards_PG, s.valid_PG, ddof) + eps)
 
 
-def whitened(s: Scores, cfg: AdvantageConfig) -> Tensor:
+def whitened(s: Scores, *, eps: float, ddof: int) -> Tensor:
     """r - mean of the group, then whitened over all tokens of the step.
 
     (REINFORCE++-baseline, arXiv 2501.03262.) A completion counts as often as it has tokens.
     """
-    centered_PG = centered(s, cfg)
+    centered_PG = centered(s)
     weights_PG = s.valid_PG * s.tokens_PG
     shifted_PG = centered_PG - _mean(centered_PG, weights_PG)
-    std = _std(centered_PG, weights_PG, cfg.ddof)
+    std = _std(centered_PG, weights_PG, ddof)
     varies = std > 0  # not so where all tokens that count are of one completion
-    return torch.where(varies, shifted_PG / (torch.where(varies, std, 1.0) + cfg.eps), 0.0)
+    return torch.where(varies, shifted_PG / (torch.where(varies, std, 1.0) + eps), 0.0)
 
 
-def max_rl(s: Scores, cfg: AdvantageConfig) -> Tensor:
+def max_rl(s: Scores) -> Tensor:
     """(r - mean) / mean of the group, 0 where the mean is not positive (arXiv 2602.02710)."""
     mean_P1 = _group_mean(s)
     positive_P1 = mean_P1 > 0
-    return torch.where(positive_P1, centered(s, cfg) / torch.where(positive_P1, mean_P1, 1.0), 0.0)
+    return torch.where(positive_P1, centered(s) / torch.where(positive_P1, mean_P1, 1.0), 0.0)
 
 
-ADVANTAGES: dict[str, AdvantageFn] = {
-    "standardized": standardized,
-    "centered": centered,
-    "leave_one_out": leave_one_out,
-    "batch_std": batch_std,
-    "whitened": whitened,
-    "max_rl": max_rl,
-}
+def advantages(s: Scores, rule: Mechanism) -> Tensor:
+    """Return advantages by a rule: (P, G), or (P, G, T) where the rule tells tokens apart.
+
+    Raises:
+        ConfigError: the rule returns something else.
+    """
+    s = replace(s, rewards_PG=torch.where(s.valid_PG, s.rewards_PG, 0.0))  # no NaN may spread
+    value = rule(s)
+    shapes = (s.rewards_PG.shape, s.mask_PGT.shape)
+    if not isinstance(value, Tensor) or value.shape not in shapes:
+        wanted = " or ".join(
+            f"(P, G{t}) = {tuple(x)}" for t, x in zip(("", ", T"), shapes, strict=True)
+        )
+        raise rule.refuse(value, f"a tensor of shape {wanted}")
+    value = value.detach().to(s.rewards_PG)
+    counts = s.valid_PG & ~flat(s)[:, None]
+    if value.ndim == s.mask_PGT.ndim:
+        counts = counts[..., None] & s.mask_PGT
+    return torch.where(counts, value, 0.0)
 
 
-def advantages(s: Scores, cfg: AdvantageConfig) -> Tensor:
-    """Return advantages (P, G) by the rule that `cfg` names."""
-    rewards_PG = torch.where(s.valid_PG, s.rewards_PG, 0.0)  # a NaN there must not spread
-    s = Scores(rewards_PG=rewards_PG, valid_PG=s.valid_PG, tokens_PG=s.tokens_PG)
-    teaches_P1 = ~flat(s)[:, None]
-    return torch.where(s.valid_PG & teaches_P1, ADVANTAGES[cfg.name](s, cfg), 0.0)
+def per_token(value: Tensor, mask_PGT: Tensor) -> Tensor:
+    """Return the advantage (B, T) of each token of all members, from what `advantages` returns."""
+    if value.ndim < mask_PGT.ndim:
+        value = value[..., None].expand(mask_PGT.shape)
+    return value.flatten(0, 1)
+
+
+def per_member(value: Tensor, mask_PGT: Tensor) -> Tensor:
+    """Return one advantage (P, G) a member: of several tokens that count their mean."""
+    if value.ndim < mask_PGT.ndim:
+        return value
+    return value.sum(dim=-1) / mask_PGT.sum(dim=-1).clamp(min=1)
 
 
 def flat(s: Scores) -> Tensor:

@@ -1,113 +1,110 @@
-"""GrpoAgent: groups in, a better policy out. The only place that calls backward and step."""
+"""GrpoAgent: groups in, a better policy out."""
 
 from __future__ import annotations
 
-import copy
-import logging
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from grpo_agent.advantages import Scores, advantages
+from grpo_agent.advantages import Scores, advantages, per_member, per_token
 from grpo_agent.config import GrpoConfig
 from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
+from grpo_agent.mechanisms import ADVANTAGE, OBJECTIVE, resolve
 from grpo_agent.shaping import kl_penalty, overlong_penalty
 from grpo_agent.step import Step, minibatches
-from grpo_envs.config.model import SamplerConfig
-from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.training.agent import Parts, Update
 from grpo_envs.types import Group
-from grpo_policy.batch import Batch, collate, micro_batches
+from grpo_policy.batch import Batch, collate
+from grpo_policy.learner import Learner, LearnerSettings, RowLoss, Scored
+from grpo_policy.models import hints
 from grpo_policy.policy import Policy
-from grpo_policy.sharding import replica_of
-
-log = logging.getLogger(__name__)
-
-
-class OutOfMemory(GrpoEnvsError):
-    """The device has too little memory for an update, in halved micro-batches too."""
+from grpo_policy.samplers import Decoding
 
 
 class GrpoAgent:
     """Group Relative Policy Optimization (DeepSeekMath, arXiv 2402.03300) and its relatives."""
 
+    Config: ClassVar[type[GrpoConfig]] = GrpoConfig
+
     def __init__(
-        self, policy: Policy, cfg: GrpoConfig, accelerator: Accelerator, sampler: SamplerConfig
+        self, policy: Policy, cfg: GrpoConfig, accelerator: Accelerator, decoding: Decoding
     ) -> None:
         """Take charge of `policy`.
 
         Args:
             policy: Trained in place. Where beta is above 0 the reference is the model without its
                 adapters, or a frozen copy of a model that has none.
-            cfg: With the learning rate filled in.
+            cfg: A learning rate of null is the model's own.
             accelerator: Places the model, sets the precision, runs backward.
-            sampler: With the length filled in: what was sampled is what is scored.
+            decoding: How the completions are sampled: they are scored at the same temperature.
+
+        Raises:
+            GrpoEnvsError: the advantage or the objective cannot be used; one line that says why.
         """
-        if cfg.lr is None or sampler.max_new_tokens is None:
-            raise ValueError("GrpoAgent needs a learning rate and the sampler's max_new_tokens.")
         self.cfg = cfg
-        self.policy = policy.to(accelerator.device)  # before the reference is copied from it
+        self.policy = policy
         self.accelerator = accelerator
-        self.temperature = sampler.temperature
-        self.max_tokens = sampler.max_new_tokens
-        self.dtype = torch.promote_types(policy.trained_parameters()[0].dtype, torch.float32)
-        self.steps = 0
-        self.micro_batch_tokens = cfg.micro_batch_tokens
-        copied = cfg.loss.beta > 0 and not policy.has_adapters
-        self.reference = _frozen_copy(policy) if copied else None
-        self.optimizer = torch.optim.AdamW(
-            policy.trained_parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay, fused=True
+        self.max_tokens = decoding.max_new_tokens
+        self.rule = resolve(ADVANTAGE, cfg.advantage)
+        self.objective = resolve(OBJECTIVE, cfg.loss)
+        settings = LearnerSettings(
+            lr=hints(policy).lr if cfg.lr is None else cfg.lr,
+            temperature=decoding.temperature,
+            warmup_steps=cfg.warmup_steps,
+            weight_decay=cfg.weight_decay,
+            max_grad_norm=cfg.max_grad_norm,
+            micro_batch_tokens=cfg.micro_batch_tokens,
+            entropy_grad=cfg.loss.entropy > 0,
+            reference=cfg.loss.beta > 0,
+            sync_reference_every=cfg.sync_reference_every,
+            memory_keys=("agent.loss.beta=0",),
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: min(1.0, (step + 1) / (cfg.warmup_steps + 1))
-        )
-        self._replica = replica_of(policy, self.optimizer, accelerator)
+        self.learner = Learner(policy, settings, accelerator)
+
+    @classmethod
+    def make(cls, cfg: GrpoConfig, parts: Parts) -> Self:
+        """Return the agent, see `grpo_envs.training.agent.Agent`."""
+        return cls(parts.policy, cfg, parts.accelerator, parts.decoding)
+
+    def describe(self) -> str:
+        """Return the agent's most important numbers for the first line of the log."""
+        return f"lr {self.learner.settings.lr:g}, beta {self.cfg.loss.beta:g}"
 
     def update(self, groups: Sequence[Group]) -> tuple[dict[str, float], list[list[float]]]:
         """Improve the policy on `groups`, all of one size.
 
         With several processes each is given all groups of the step, and takes its share of every
-        update: what comes of it does not depend on how many there are.
+        update: the result does not depend on how many there are.
 
         Returns:
-            Metrics by `area/name`, means over the updates of this step, and the advantage of each
-            member of each group.
+            An `Update`: metrics, means over the updates of this step, and the advantage of each
+            member of each group. To type checkers it is a tuple, which a subclass may return.
         """
         batch = collate(groups, self.policy.pad_id, self.policy.device)
         parts = minibatches(batch, len(groups), self.cfg.minibatches)
-        step = self._step_of(groups, batch, torch.cat([self._own(rows_B) for rows_B in parts]))
-        updates: list[dict[str, Tensor]] = []
+        own_B = torch.cat([self.learner.own(rows_B) for rows_B in parts])
+        step, advantages_PG = self._step_of(groups, batch, own_B)
+        metrics = self.learner.learn(self._updates(step, parts))
+        return Update(metrics, advantages_PG.tolist())
+
+    def _updates(self, step: Step, parts: Sequence[Tensor]) -> Iterator[tuple[Batch, RowLoss]]:
+        """Yield the batch and the loss of each update of a step; only the first is on-policy."""
+        on_policy = True
         for _ in range(self.cfg.epochs):
-            for rows in parts:
-                updates.append(self._optimise(step.rows(rows), on_policy=not updates))
-        skipped = sum(update.pop("optim/skipped") for update in updates)
-        metrics = {
-            name: torch.stack([u[name] for u in updates if name in u]).mean().item()
-            for name in updates[0]
-        }
-        metrics["optim/lr"] = float(self.schedule.get_last_lr()[0])
-        metrics["optim/skipped"] = float(skipped)
-        metrics["optim/updates"] = float(len(updates))
-        if skipped < len(updates):
-            self.schedule.step()
-        self.steps += 1
-        if self._reference_is_due():
-            assert self.reference is not None
-            self.reference.load_state_dict(self.policy.state_dict())
-        return metrics, step.advantages_B.view(len(groups), -1).tolist()
+            for rows_B in parts:
+                part = step.rows(rows_B)
+                yield part.batch, self._loss_of(part, on_policy=on_policy)
+                on_policy = False
 
-    def _own(self, rows_B: Tensor) -> Tensor:
-        """Return this process's share of some rows."""
-        shares = rows_B.tensor_split(self.accelerator.num_processes)
-        own_B: Tensor = shares[self.accelerator.process_index]
-        return own_B
+    def _step_of(self, groups: Sequence[Group], batch: Batch, own_B: Tensor) -> tuple[Step, Tensor]:
+        """Return what every update of this step needs, and the advantage of each member (P, G).
 
-    def _step_of(self, groups: Sequence[Group], batch: Batch, own_B: Tensor) -> Step:
-        """Put together what every update of this step needs; the reference's part for own rows."""
-        ref_logps_BT = self._reference_logps(batch, own_B)
+        The reference's log-probabilities are those of this process's own rows.
+        """
+        ref_logps_BT = self.learner.reference_logps(batch, own_B)
         truncated_B = torch.tensor(
             [c.finish_reason == "length" for group in groups for c in group.completions],
             device=batch.mask_BT.device,
@@ -120,20 +117,23 @@ class GrpoAgent:
         scores = Scores(
             rewards_PG=rewards_B.view(len(groups), -1),
             valid_PG=valid_B.view(len(groups), -1),
-            tokens_PG=counted_BT.sum(dim=1).view(len(groups), -1),
+            mask_PGT=counted_BT.unflatten(0, (len(groups), -1)),
         )
-        return Step(
+        value = advantages(scores, self.rule)
+        step = Step(
             batch=batch,
             counted_BT=counted_BT,
             ref_logps_BT=ref_logps_BT,
-            advantages_B=advantages(scores, self.cfg.advantage).flatten(),
+            advantages_BT=per_token(value, scores.mask_PGT),
         )
+        return step, per_member(value, scores.mask_PGT)
 
     def _rewards(self, groups: Sequence[Group], truncated_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return rewards (B) less the penalty of length, and which of them count (B)."""
         device, cfg = truncated_B.device, self.cfg
         rewards = [reward for group in groups for reward in group.rewards]
-        totals_B = torch.tensor([r.total for r in rewards], device=device, dtype=self.dtype)
+        dtype = self.learner.dtype
+        totals_B = torch.tensor([r.total for r in rewards], device=device, dtype=dtype)
         valid_B = torch.tensor([r.valid for r in rewards], device=device)
         answers = [c.longest_turn for group in groups for c in group.completions]
         lengths_B = torch.tensor(answers, device=device)
@@ -148,149 +148,43 @@ class GrpoAgent:
         everyone: Tensor = self.accelerator.reduce(own, "sum")
         return everyone
 
-    def _optimise(self, step: Step, *, on_policy: bool) -> dict[str, Tensor]:
-        """Make one update; where the memory does not suffice, once more in smaller micro-batches.
-
-        Raises:
-            OutOfMemory: they are halved already.
-        """
-        try:
-            return self._update(step, on_policy=on_policy)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            tokens, given = self.micro_batch_tokens, self.cfg.micro_batch_tokens
-            # The others of several processes wait for this one's gradients.
-            if tokens < given or self.accelerator.num_processes > 1:
-                half = "half of " if tokens < given else "of "
-                raise OutOfMemory(
-                    f"out of memory with micro-batches of {tokens} tokens, {half}"
-                    f"agent.micro_batch_tokens={given}. Turn that down, or "
-                    "model.gradient_checkpointing=true, model.lora.rank=16, agent.loss.beta=0. If "
-                    "memory/process of metrics.jsonl rises with the steps, it is a leak."
-                ) from error
-        # Out here the error is gone, and with it what its frames held.
-        self.optimizer.zero_grad()
-        if self.policy.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.micro_batch_tokens = max(1, tokens // 2)
-        log.warning(
-            "out of memory: from now on micro-batches have %d tokens, half of before (%s=%d)",
-            *(self.micro_batch_tokens, "agent.micro_batch_tokens", tokens),
-        )
-        return self._optimise(step, on_policy=on_policy)
-
-    def _update(self, step: Step, *, on_policy: bool) -> dict[str, Tensor]:
-        """Make one update from this process's rows of `step`, a micro-batch at a time."""
-        tokens, counted = torch.stack([step.batch.mask_BT.sum(), step.counted_BT.sum()]).tolist()
+    def _loss_of(self, step: Step, *, on_policy: bool) -> RowLoss:
+        """Return the loss of one update, for any of its rows."""
         size = StepSize(
-            completions=len(step.counted_BT), tokens=counted, max_tokens=self.max_tokens
+            completions=len(step.counted_BT),
+            tokens=step.counted_BT.sum().item(),
+            max_tokens=self.max_tokens,
         )
-        weights_BT = token_weights(step.counted_BT.to(self.dtype), size, self.cfg.loss)
-        rows_B = torch.arange(len(weights_BT), device=weights_BT.device)
-        own_B = self._own(rows_B)
-        counts = min(1, len(own_B))  # one that has no rows takes part with a row that counts 0
-        own_B = own_B if counts else rows_B[:1]
-        own, weights_BT = step.rows(own_B), weights_BT[own_B] * counts
-        parts = self._parts(own.batch)
-        sums: dict[str, Tensor] = {}
-        for i, rows in enumerate(parts):
-            last = i == len(parts) - 1  # processes exchange gradients once an update
-            with nullcontext() if last else self.accelerator.no_sync(self._replica.scorer):
-                values = self._backward(own.rows(rows), weights_BT[rows], on_policy=on_policy)
-            for name, value in values.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value * counts
-        metrics = {name: self.accelerator.reduce(value, "sum") for name, value in sums.items()}
-        for name in metrics.keys() - {"loss/total"}:
-            metrics[name] = metrics[name] / max(tokens, 1.0)
-        return metrics | self._apply()
+        weights_BT = token_weights(step.counted_BT.to(self.learner.dtype), size, self.cfg.loss)
 
-    def _backward(self, step: Step, weights_BT: Tensor, *, on_policy: bool) -> dict[str, Tensor]:
-        """Add the gradient of these rows; return their loss and sums of values over tokens."""
-        batch, cfg = step.batch, self.cfg.loss
-        scorer, entropy_grad = self._replica.scorer, cfg.entropy > 0
-        with self.accelerator.autocast():
-            logps_BT, entropy_BT = scorer(batch, self.temperature, entropy_grad=entropy_grad)
-        # Exactly on-policy the ratio is 1 by definition; see policy/sample_gap for how far the
-        # sampler's own log-probabilities are from these.
-        old_BT = logps_BT.detach() if on_policy else batch.sampled_logps_BT
-        inputs = LossInputs(
-            logps_BT=logps_BT,
-            entropy_BT=entropy_BT,
-            old_logps_BT=old_BT,
-            ref_logps_BT=step.ref_logps_BT,
-            advantages_B=step.advantages_B,
-            mask_BT=batch.mask_BT,
-            weights_BT=weights_BT[:, : batch.mask_BT.shape[1]],
-        )
-        loss, values = policy_loss(inputs, cfg)
-        # DistributedDataParallel takes the mean of the processes' gradients; theirs add up.
-        self.accelerator.backward(loss * self.accelerator.num_processes)
-        values["policy/entropy"] = entropy_BT.detach()
-        if on_policy:
-            values["policy/sample_gap"] = (logps_BT.detach() - batch.sampled_logps_BT).abs()
-        sums = {name: (value * batch.mask_BT).sum() for name, value in values.items()}
-        return {"loss/total": loss.detach(), **sums}
+        def loss(scored: Scored) -> tuple[Tensor, dict[str, Tensor]]:
+            rows_B, batch, logps_BT = scored.rows_B, scored.batch, scored.logps_BT
+            columns = slice(batch.mask_BT.shape[1])
+            ref_BT = step.ref_logps_BT
+            inputs = LossInputs(
+                logps_BT=logps_BT,
+                # Exactly on-policy the ratio is 1 by definition; policy/sample_gap is how far the
+                # sampler's own log-probabilities are from these.
+                old_logps_BT=logps_BT.detach() if on_policy else batch.sampled_logps_BT,
+                sampled_logps_BT=batch.sampled_logps_BT,
+                ref_logps_BT=None if ref_BT is None else ref_BT[rows_B, columns],
+                entropy_BT=scored.entropy_BT,
+                advantages_BT=step.advantages_BT[rows_B, columns],
+                mask_BT=batch.mask_BT,
+                weights_BT=weights_BT[rows_B, columns],
+            )
+            total, values = policy_loss(inputs, self.cfg.loss, self.objective)
+            values["policy/entropy"] = scored.entropy_BT.detach()
+            if on_policy:
+                values["policy/sample_gap"] = (logps_BT.detach() - batch.sampled_logps_BT).abs()
+            return total, values
 
-    def _apply(self) -> dict[str, Tensor]:
-        """Take the optimiser's step, unless the gradient is not finite."""
-        with self._replica.stepping():
-            norm = self._replica.clip(self.cfg.max_grad_norm)
-            finite = torch.isfinite(norm)
-            if finite:
-                self.optimizer.step()
-            self.optimizer.zero_grad()
-        return {"optim/grad_norm": norm, "optim/skipped": (~finite).float()}
-
-    @torch.no_grad()
-    def _reference_logps(self, batch: Batch, own_B: Tensor) -> Tensor | None:
-        """Return log-probabilities (B, T) of some rows under the reference, 0 for the others.
-
-        None where there is no reference.
-        """
-        if self.cfg.loss.beta == 0:
-            return None
-        reference = self.policy if self.reference is None else self.reference
-        logps_BT = torch.zeros_like(batch.sampled_logps_BT)
-        switched = nullcontext() if self.reference else self.policy.adapters_off()
-        with switched, self.accelerator.autocast():
-            for rows in self._parts(batch.rows(own_B)) if len(own_B) else ():
-                part_BT, _ = reference(batch.rows(own_B[rows]), self.temperature)
-                logps_BT[own_B[rows], : part_BT.shape[1]] = part_BT.to(logps_BT.dtype)
-        return logps_BT
-
-    def _parts(self, batch: Batch) -> list[Tensor]:
-        packed = self.policy.packs(batch)
-        return micro_batches(batch, self.micro_batch_tokens, packed=packed)
-
-    def _reference_is_due(self) -> bool:
-        every = self.cfg.sync_reference_every
-        return every > 0 and self.reference is not None and self.steps % every == 0
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs beside the model's weights."""
-        synced = self.reference is not None and self.cfg.sync_reference_every
-        return {
-            "optimizer": self._replica.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "steps": self.steps,
-            "reference": self.reference.state_dict() if self.reference and synced else None,
-        }
+        return self.learner.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the optimiser's moments, the schedule's place and a synced reference."""
-        self._replica.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.steps = state["steps"]
-        if self.reference is not None and state["reference"] is not None:
-            self.reference.load_state_dict(state["reference"])
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether a device, or the CPU's allocator, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _frozen_copy(policy: Policy) -> Policy:
-    reference = copy.deepcopy(policy)
-    return reference.requires_grad_(False).eval()
+        self.learner.load_state_dict(state)

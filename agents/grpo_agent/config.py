@@ -1,17 +1,18 @@
 """Every number of the agent, with its default. No torch here: `--help` reads it."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from grpo_agent.mechanisms import ADVANTAGE, OBJECTIVE, check, require_known
 from grpo_envs.config.agent import AgentConfig
 from grpo_envs.errors import ConfigError, require, require_one_of
 
 if TYPE_CHECKING:
     from grpo_envs.config.schema import RunConfig
 
-ADVANTAGES = ("standardized", "centered", "leave_one_out", "batch_std", "whitened", "max_rl")
 RATIOS = ("token", "sequence", "sequence_product")
-OBJECTIVES = ("clipped", "cispo", "sapo")
 KLS = ("k1", "k2", "k3", "k3_ratio")
 KL_PLACES = ("loss", "reward")
 AGGREGATES = ("sequence_mean", "token_mean", "fixed_length")
@@ -24,15 +25,18 @@ class AdvantageConfig:
 
     name: str = "standardized"
     """standardized (GRPO), centered (Dr. GRPO), leave_one_out (RLOO), batch_std (Lite-PPO),
-    whitened (REINFORCE++-baseline), max_rl; see advantages.py."""
+    whitened (REINFORCE++-baseline), max_rl, one of an installed package, or
+    package.module:function; see advantages.py."""
     eps: float = 1e-4
     """Added to a standard deviation."""
     ddof: int = 1
     """A std divides by n - ddof: 1 is the unbiased estimate, 0 the population's."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of an advantage that another package brings."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
-        require_one_of("agent.advantage.name", self.name, ADVANTAGES)
+        require_known(ADVANTAGE, self.name)
         require(self.eps >= 0, "agent.advantage.eps", self.eps, "0 or more")
         require(self.ddof in (0, 1), "agent.advantage.ddof", self.ddof, "0, 1")
 
@@ -45,7 +49,8 @@ class LossConfig:
     """What is importance-weighted: token (GRPO), sequence (GSPO: mean log ratio of the
     completion), sequence_product (RLOO: product over the completion)."""
     objective: str = "clipped"
-    """clipped (PPO), cispo (clipped weight, gradient of every token), sapo (soft gate)."""
+    """clipped (PPO), cispo (clipped weight, gradient of every token), sapo (soft gate), one of an
+    installed package, or package.module:function."""
     clip_low: float = 0.2
     """clipped: the ratio is clipped below 1 - clip_low."""
     clip_high: float = 0.2
@@ -70,11 +75,13 @@ class LossConfig:
     """How token losses become one number: sequence_mean (GRPO: mean of each completion, then over
     completions), token_mean (DAPO: over all tokens), fixed_length (Dr. GRPO: the sum, divided by
     completions * sampler.max_new_tokens)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of an objective that another package brings."""
 
     def __post_init__(self) -> None:
         """Check names, ranges and combinations."""
         require_one_of("agent.loss.ratio", self.ratio, RATIOS)
-        require_one_of("agent.loss.objective", self.objective, OBJECTIVES)
+        require_known(OBJECTIVE, self.objective)
         require_one_of("agent.loss.kl", self.kl, KLS)
         require_one_of("agent.loss.kl_in", self.kl_in, KL_PLACES)
         require_one_of("agent.loss.aggregate", self.aggregate, AGGREGATES)
@@ -186,11 +193,18 @@ class GrpoConfig(AgentConfig):
 
     @property
     def resamplings(self) -> int:
-        """As `dynamic_sampling`."""
+        """Rounds of sampling, at most, that replace groups whose rewards are all equal."""
         return self.dynamic_sampling
 
-    def check(self, run: "RunConfig") -> None:
-        """Refuse values that are fine alone and mean nothing beside each other."""
+    def check(self, run: RunConfig) -> None:
+        """Refuse what contradicts other keys of the run, and functions that cannot be used.
+
+        Raises:
+            ConfigError: one line that names the keys, the values and what is allowed.
+            PluginError: the function of an advantage or objective cannot be imported.
+        """
+        check(ADVANTAGE, self.advantage)
+        check(OBJECTIVE, self.loss)
         prompts = run.trainer.prompts_per_step
         if self.minibatches > prompts:
             raise ConfigError(

@@ -3,7 +3,10 @@
     J = E[ 1/G sum_i 1/L_i sum_t ( min(rho A_i, clip(rho, 1-eps, 1+eps) A_i) - beta k3 ) ]
 
 (DeepSeekMath, arXiv 2402.03300, eq. 3.) The loss is -J. A paper is a preset in conf/agent/ that
-picks one value of each; a new mechanism is a function here and an entry in its table.
+picks one value of each. A ratio, KL or aggregation is a function here and an entry in its table; an
+objective is `f(ratio_BT, x, *, option=default) -> (loss_BT, bounded_BT)`, registered as an entry
+point of `grpo_envs.objectives`. Its options are filled from the keys of `agent.loss` that have
+their names, others from `agent.loss.options`.
 Shapes: B completions, T completion tokens. Every tensor is (B, T) unless its name says otherwise.
 """
 
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor
 
 from grpo_agent.config import LossConfig
+from grpo_agent.mechanisms import Mechanism
 
 _LOG_LIMIT = 20.0
 """Log ratios are clamped to +-20 before exp: one wild token must not make an infinity."""
@@ -25,20 +29,24 @@ class LossInputs:
 
     logps_BT: Tensor
     """Log-probabilities under the policy being trained."""
-    entropy_BT: Tensor
-    """Entropy in nats of the policy's full distribution."""
     old_logps_BT: Tensor
-    """Log-probabilities under the policy that sampled the completions."""
+    """Under the policy before this step's updates: the ratio divides by it."""
+    sampled_logps_BT: Tensor
+    """Under the policy that sampled the completions, as the sampler reported them."""
     ref_logps_BT: Tensor | None
     """Under the reference policy; None when beta is 0."""
-    advantages_B: Tensor
+    entropy_BT: Tensor
+    """Entropy in nats of the policy's full distribution."""
+    advantages_BT: Tensor
+    """Finite everywhere; one number for all tokens of a completion, unless the rule tells them
+    apart."""
     mask_BT: Tensor
     """True where the policy chose the token, end-of-turn token included."""
     weights_BT: Tensor
     """What each token counts in the step's loss, from `token_weights`; 0 outside the mask."""
 
 
-# --- ratio: how much likelier a completion has become since it was sampled
+# --- ratio: how much likelier a completion has become since the policy before the step
 
 
 def token_ratio(x: LossInputs) -> Tensor:
@@ -60,31 +68,38 @@ def sequence_product_ratio(x: LossInputs) -> Tensor:
 # --- objective: what is minimised at each token
 
 
-def clipped(ratio_BT: Tensor, x: LossInputs, cfg: LossConfig) -> Tensor:
+def clipped(
+    ratio_BT: Tensor, x: LossInputs, *, clip_low: float, clip_high: float, dual_clip: float | None
+) -> tuple[Tensor, Tensor]:
     """-min(rho A, clip(rho) A): PPO's pessimistic bound (arXiv 1707.06347).
 
     With `dual_clip` c, at most -c A where A is negative (arXiv 1912.09729).
     """
-    advantages_B1 = x.advantages_B[:, None]
-    clipped_BT = ratio_BT.clamp(1 - cfg.clip_low, 1 + cfg.clip_high)
-    objective_BT = -torch.minimum(ratio_BT * advantages_B1, clipped_BT * advantages_B1)
-    if cfg.dual_clip is None:
-        return objective_BT
-    bounded_BT = torch.minimum(objective_BT, -cfg.dual_clip * advantages_B1)
-    return torch.where(advantages_B1 < 0, bounded_BT, objective_BT)
+    a_BT = x.advantages_BT
+    clipped_BT = ratio_BT.clamp(1 - clip_low, 1 + clip_high)
+    loss_BT = -torch.minimum(ratio_BT * a_BT, clipped_BT * a_BT)
+    if dual_clip is not None:
+        loss_BT = torch.where(a_BT < 0, torch.minimum(loss_BT, -dual_clip * a_BT), loss_BT)
+    high_BT = _choose(a_BT > 0, 1 + clip_high, dual_clip or torch.inf, ratio_BT)
+    low_BT = _choose(a_BT < 0, 1 - clip_low, -torch.inf, ratio_BT)
+    return loss_BT, ((ratio_BT > high_BT) | (ratio_BT < low_BT)) & (a_BT != 0)
 
 
-def cispo(ratio_BT: Tensor, x: LossInputs, cfg: LossConfig) -> Tensor:
+def cispo(ratio_BT: Tensor, x: LossInputs, *, cispo_cap: float) -> tuple[Tensor, Tensor]:
     """-sg[min(rho, cap)] A lp: every token keeps its gradient (MiniMax-M1, arXiv 2506.13585)."""
-    weights_BT = ratio_BT.detach().clamp(max=cfg.cispo_cap)
-    return -weights_BT * x.advantages_B[:, None] * x.logps_BT
+    weights_BT = ratio_BT.detach().clamp(max=cispo_cap)
+    bounded_BT = (ratio_BT > cispo_cap) & (x.advantages_BT != 0)
+    return -weights_BT * x.advantages_BT * x.logps_BT, bounded_BT
 
 
-def sapo(ratio_BT: Tensor, x: LossInputs, cfg: LossConfig) -> Tensor:
+def sapo(
+    ratio_BT: Tensor, x: LossInputs, *, sapo_tau_positive: float, sapo_tau_negative: float
+) -> tuple[Tensor, Tensor]:
     """-(4/tau) sigmoid(tau (rho - 1)) A: a soft gate in place of the clip (arXiv 2511.20347)."""
-    advantages_B1 = x.advantages_B[:, None]
-    tau_B1 = _choose(advantages_B1 > 0, cfg.sapo_tau_positive, cfg.sapo_tau_negative, ratio_BT)
-    return -(4 / tau_B1) * torch.sigmoid(tau_B1 * (ratio_BT - 1)) * advantages_B1
+    a_BT = x.advantages_BT
+    tau_BT = _choose(a_BT > 0, sapo_tau_positive, sapo_tau_negative, ratio_BT)
+    loss_BT = -(4 / tau_BT) * torch.sigmoid(tau_BT * (ratio_BT - 1)) * a_BT
+    return loss_BT, torch.zeros_like(ratio_BT, dtype=torch.bool)
 
 
 # --- KL(policy || reference) at each token, from y = log pi_ref - log pi (Schulman 2020)
@@ -145,13 +160,11 @@ def fixed_length(mask_BT: Tensor, size: StepSize) -> Tensor:
     return mask_BT / (size.completions * size.max_tokens)
 
 
-Objective = Callable[[Tensor, LossInputs, LossConfig], Tensor]
 RATIOS: dict[str, Callable[[LossInputs], Tensor]] = {
     "token": token_ratio,
     "sequence": sequence_ratio,
     "sequence_product": sequence_product_ratio,
 }
-OBJECTIVES: dict[str, Objective] = {"clipped": clipped, "cispo": cispo, "sapo": sapo}
 KLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "k1": k1,
     "k2": k2,
@@ -174,18 +187,20 @@ def token_weights(mask_BT: Tensor, size: StepSize, cfg: LossConfig) -> Tensor:
     return AGGREGATES[cfg.aggregate](mask_BT, size)
 
 
-def policy_loss(x: LossInputs, cfg: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def policy_loss(
+    x: LossInputs, cfg: LossConfig, objective: Mechanism
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of these rows (a sum of weighted tokens) and detached values per token.
 
     The values are (B, T): `loss/policy`, the objective alone; `loss/clipped`, 1 where it was
     bounded; `loss/kl`, the k3 estimate whatever the penalty is.
+
+    Raises:
+        ConfigError: the objective returns something else than two tensors (B, T).
     """
     ratio_BT = RATIOS[cfg.ratio](x)
-    loss_BT = OBJECTIVES[cfg.objective](ratio_BT, x, cfg)
-    values = {
-        "loss/policy": loss_BT.detach(),
-        "loss/clipped": bounded(ratio_BT.detach(), x, cfg),
-    }
+    loss_BT, bounded_BT = _pair(objective(ratio_BT, x), objective, ratio_BT)
+    values = {"loss/policy": loss_BT.detach(), "loss/clipped": bounded_BT}
     if x.ref_logps_BT is not None:
         gap_BT = reference_gap(x.logps_BT, x.ref_logps_BT)
         values["loss/kl"] = k3(gap_BT, ratio_BT).detach()
@@ -196,19 +211,19 @@ def policy_loss(x: LossInputs, cfg: LossConfig) -> tuple[Tensor, dict[str, Tenso
     return (loss_BT * x.weights_BT).sum(), values
 
 
-def bounded(ratio_BT: Tensor, x: LossInputs, cfg: LossConfig) -> Tensor:
-    """Return 1 where the objective's bound is active, 0 elsewhere; sapo has none."""
-    advantages_B1 = x.advantages_B[:, None]
-    if cfg.objective == "cispo":
-        active_BT = (ratio_BT > cfg.cispo_cap) & (advantages_B1 != 0)
-    elif cfg.objective == "sapo":
-        active_BT = torch.zeros_like(ratio_BT, dtype=torch.bool)
-    else:
-        ceiling = cfg.dual_clip or torch.inf
-        high_B1 = _choose(advantages_B1 > 0, 1 + cfg.clip_high, ceiling, ratio_BT)
-        low_B1 = _choose(advantages_B1 < 0, 1 - cfg.clip_low, -torch.inf, ratio_BT)
-        active_BT = ((ratio_BT > high_B1) | (ratio_BT < low_B1)) & (advantages_B1 != 0)
-    return active_BT.to(ratio_BT.dtype)
+def _pair(value: object, objective: Mechanism, ratio_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss of each token, and 1 where a bound of the objective is active, else 0."""
+    match value:
+        case (Tensor() as loss_BT, Tensor() as bounded_BT) if (
+            loss_BT.shape == bounded_BT.shape == ratio_BT.shape
+        ):
+            pass
+        case _:
+            shape = f"(B, T) = {tuple(ratio_BT.shape)}"
+            raise objective.refuse(value, f"(loss_BT, bounded_BT), two tensors of shape {shape}")
+    if ratio_BT.requires_grad and not loss_BT.requires_grad:
+        raise objective.refuse(value, "a loss_BT with a gradient: made of ratio_BT or x.logps_BT")
+    return loss_BT, bounded_BT.detach().to(ratio_BT.dtype)
 
 
 def _choose(condition: Tensor, yes: float, no: float, like: Tensor) -> Tensor:

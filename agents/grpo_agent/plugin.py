@@ -1,18 +1,24 @@
 """The entry point `grpo`. No torch here: `--help` reads its keys."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
 
 from grpo_agent.config import GrpoConfig
+
+if TYPE_CHECKING:
+    from grpo_agent.agent import GrpoAgent
+    from grpo_envs.training.agent import Parts
 
 
 class Grpo:
     """The agent's keys, and how it is made."""
 
-    Config = GrpoConfig
+    Config: ClassVar[type[GrpoConfig]] = GrpoConfig
 
     @classmethod
-    def make(cls, cfg: GrpoConfig, parts: Any) -> Any:
-        """Return the agent."""
+    def make(cls, cfg: GrpoConfig, parts: Parts) -> GrpoAgent:
+        """Return the agent, see `GrpoAgent.make`."""
         from grpo_agent.agent import GrpoAgent  # torch: not for --help
 
         return GrpoAgent.make(cfg, parts)

@@ -18,7 +18,7 @@ class Step:
     counted_BT: Tensor
     """True on the tokens that count in the loss: not those of a masked completion."""
     ref_logps_BT: Tensor | None
-    advantages_B: Tensor
+    advantages_BT: Tensor
 
     def rows(self, index: Tensor) -> Step:
         """Return some rows, cut to the longest of them."""
@@ -29,7 +29,7 @@ class Step:
             batch=batch,
             counted_BT=self.counted_BT[index, :tokens],
             ref_logps_BT=None if ref is None else ref[index, :tokens],
-            advantages_B=self.advantages_B[index],
+            advantages_BT=self.advantages_BT[index, :tokens],
         )
 
 

@@ -32,6 +32,7 @@ class Policy(nn.Module):
         self.pad_id = int(_first(tokenizer.pad_token_id, self.eos_ids[0]))
         self.share_prompts = True
         """Whether `forward` may pack rows of a group; it does where that saves work."""
+        self.version = 0
 
     @property
     def device(self) -> torch.device:

@@ -20,6 +20,8 @@ ENVS = "grpo_envs.envs"
 AGENTS = "grpo_envs.agents"
 REWARDS = "grpo_envs.rewards"
 LOGGERS = "grpo_envs.loggers"
+ADVANTAGES = "grpo_envs.advantages"
+OBJECTIVES = "grpo_envs.objectives"
 CONF = "grpo_envs.conf"
 SAMPLERS = "grpo_envs.samplers"
 

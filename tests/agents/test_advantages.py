@@ -8,14 +8,21 @@ import torch
 from torch import Tensor
 
 from grpo_agent import advantages as module
-from grpo_agent.advantages import ADVANTAGES, Scores
+from grpo_agent.advantages import Scores
 from grpo_agent.config import AdvantageConfig
+from grpo_agent.mechanisms import ADVANTAGE, resolve
+from grpo_envs.env import installed
 from grpo_envs.errors import ConfigError
 from tests.support.oracle import oracle_advantages
 
 NAN = float("nan")
 GROUP_WISE = ("standardized", "centered", "leave_one_out", "max_rl")
 STEP_WIDE = ("batch_std", "whitened")
+ADVANTAGES = [
+    name
+    for name, ep in installed.available(installed.ADVANTAGES).items()
+    if ep.module == module.__name__
+]
 
 
 def scores(
@@ -25,17 +32,20 @@ def scores(
     dtype: torch.dtype = torch.float64,
 ) -> Scores:
     rewards_PG = torch.tensor(rewards, dtype=dtype)
+    counts_PG = torch.tensor(tokens or [[1] * len(row) for row in rewards])
+    most = int(counts_PG.max())
     return Scores(
         rewards_PG=rewards_PG,
         valid_PG=torch.ones_like(rewards_PG).bool() if valid is None else torch.tensor(valid),
-        tokens_PG=torch.ones_like(rewards_PG).long() if tokens is None else torch.tensor(tokens),
+        mask_PGT=torch.arange(most) < counts_PG[..., None],
     )
 
 
 def advantages(
     s: Scores, name: str = "standardized", *, eps: float = 1e-4, ddof: int = 1
 ) -> Tensor:
-    return module.advantages(s, AdvantageConfig(name=name, eps=eps, ddof=ddof))
+    cfg = AdvantageConfig(name=name, eps=eps, ddof=ddof)
+    return module.advantages(s, resolve(ADVANTAGE, cfg))
 
 
 def close(got: Tensor, expected: list[list[float]], tolerance: float = 1e-12) -> None:
@@ -164,7 +174,7 @@ def test_equals_the_oracle(name: str, ddof: int, eps: float, seed: int) -> None:
     expected = oracle_advantages(
         s.rewards_PG.tolist(), s.valid_PG.tolist(), s.tokens_PG.tolist(), cfg
     )
-    close(module.advantages(s, cfg), expected, 1e-8)
+    close(module.advantages(s, resolve(ADVANTAGE, cfg)), expected, 1e-8)
     assert any(a > 0 for row in expected for a in row)
 
 
@@ -252,7 +262,7 @@ def test_groups_touch_each_other_only_by_the_step_wide_rules(name: str) -> None:
     both = advantages(scores([ONE, OTHER]), name)[:1]
     alone = advantages(scores([ONE]), name)
     assert torch.allclose(both, alone) == (name in GROUP_WISE)
-    assert {*GROUP_WISE, *STEP_WIDE} == ADVANTAGES.keys()
+    assert {*GROUP_WISE, *STEP_WIDE} == {*ADVANTAGES}
 
 
 @pytest.mark.parametrize("name", ADVANTAGES)
@@ -262,7 +272,7 @@ def test_the_order_of_groups_and_members_is_that_of_their_advantages(name: str) 
     moved = Scores(
         rewards_PG=s.rewards_PG[groups][:, members],
         valid_PG=s.valid_PG[groups][:, members],
-        tokens_PG=s.tokens_PG[groups][:, members],
+        mask_PGT=s.mask_PGT[groups][:, members],
     )
     expected = advantages(s, name)[groups][:, members]
     torch.testing.assert_close(advantages(moved, name), expected, rtol=1e-12, atol=1e-12)

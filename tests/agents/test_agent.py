@@ -19,7 +19,6 @@ from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import AdvantageConfig, GrpoConfig, LossConfig, OverlongConfig
 from grpo_agent.losses import LossInputs
 from grpo_envs.config.composition import compose_run
-from grpo_envs.config.model import SamplerConfig
 from grpo_envs.env.plugins import conf_dir
 from grpo_envs.types import Completion, Group, Reward
 from grpo_policy.batch import Batch, collate
@@ -98,8 +97,8 @@ def agent_of(
     **changes: Any,
 ) -> GrpoAgent:
     cfg = replace(cfg or GrpoConfig(lr=1e-3, group_size=4, warmup_steps=0), **changes)
-    sampler = SamplerConfig(max_new_tokens=max_tokens, temperature=temperature)
-    return GrpoAgent(policy, cfg, Accelerator(cpu=True), sampler)
+    decoding = Decoding(max_new_tokens=max_tokens, temperature=temperature)
+    return GrpoAgent(policy, cfg, Accelerator(cpu=True), decoding)
 
 
 def weights(policy: Policy) -> dict[str, Tensor]:
@@ -122,7 +121,7 @@ def catch(agent: GrpoAgent) -> list[dict[str, Tensor]]:
         named = agent.policy.model.named_parameters()
         caught.append({n: p.grad.clone() for n, p in named if p.grad is not None})
 
-    agent.optimizer.register_step_pre_hook(keep)
+    agent.learner.optimizer.register_step_pre_hook(keep)
     return caught
 
 
@@ -136,8 +135,8 @@ def gradients(
     """
     agent = agent_of(policy, cfg, max_grad_norm=1e9, **changes)
     before = weights(policy)
-    if agent.reference is not None:
-        move(agent.reference, 1)
+    if agent.learner.reference is not None:
+        move(agent.learner.reference, 1)
     move(policy, 2)
     caught = catch(agent)
     agent.update(given)
@@ -264,7 +263,8 @@ def plain_step(
     agent: GrpoAgent, given: Sequence[Group], *, on_policy: bool
 ) -> tuple[OracleLoss, list[list[float]]]:
     """The loss of a whole step from the full logits of each row alone, and the advantages."""
-    cfg, reference, temperature = agent.cfg, agent.reference, agent.temperature
+    cfg, reference = agent.cfg, agent.learner.reference
+    temperature = agent.learner.settings.temperature
     rows = [(group, i) for group in given for i in range(len(group.completions))]
     lps = [chosen(agent.policy, group, i, temperature) for group, i in rows]
     stored = [torch.tensor(g.completions[i].logprobs, dtype=torch.float64) for g, i in rows]
@@ -278,14 +278,17 @@ def plain_step(
     lengths = [[len(c.token_ids) for c in group.completions] for group in given]
     valid = [[True] * len(row) for row in totals]
     advantages = oracle_advantages(totals, valid, lengths, cfg.advantage)
-    logps_BT = pad_sequence(lps, batch_first=True)
+    logps_BT, stored_BT = (pad_sequence(rows, batch_first=True) for rows in (lps, stored))
     known = [ref for ref in refs if ref is not None]
     x = LossInputs(
         logps_BT=logps_BT,
         entropy_BT=torch.zeros_like(logps_BT),
-        old_logps_BT=logps_BT.detach() if on_policy else pad_sequence(stored, batch_first=True),
+        old_logps_BT=logps_BT.detach() if on_policy else stored_BT,
+        sampled_logps_BT=stored_BT,
         ref_logps_BT=pad_sequence(known, batch_first=True) if known else None,
-        advantages_B=torch.tensor([a for row in advantages for a in row], dtype=torch.float64),
+        advantages_BT=torch.tensor(
+            [[a] * logps_BT.shape[1] for row in advantages for a in row], dtype=torch.float64
+        ),
         mask_BT=pad_sequence([torch.ones(len(lp), dtype=torch.bool) for lp in lps], True),
         weights_BT=torch.zeros_like(logps_BT),  # the oracle has its own
     )
@@ -300,8 +303,8 @@ def test_an_update_equals_plain_loops_over_full_logits(random_policy: Policy, na
     if cfg.loss.beta:
         cfg = replace(cfg, loss=replace(cfg.loss, beta=0.3))  # as heavy as the rest
     agent = agent_of(random_policy, cfg, temperature=0.7)
-    if agent.reference is not None:
-        move(agent.reference, 1)
+    if agent.learner.reference is not None:
+        move(agent.learner.reference, 1)
     move(random_policy, 2)
     caught = catch(agent)
     metrics, advantages = agent.update(given)
@@ -323,7 +326,7 @@ def test_an_update_equals_plain_loops_over_full_logits(random_policy: Policy, na
     assert metrics["loss/clipped"] == pytest.approx(fmean(shares), abs=1e-6)
     assert shares[0] == 0
     assert shares[1] > 0.05 or cfg.loss.objective != "clipped"
-    if agent.reference is not None:
+    if agent.learner.reference is not None:
         assert metrics["loss/kl"] == pytest.approx(fmean(steps[0].kl), rel=1e-4)
         assert metrics["loss/kl"] > 0.01
     assert apart(*caught) > 1e-3
@@ -336,7 +339,8 @@ def test_each_minibatch_is_whole_groups_and_each_row_comes_once_an_epoch(
     random_policy: Policy,
 ) -> None:
     given = [made([3, 5, 2, 4], [1.0, 0.0, 0.0, 1.0], key=key) for key in range(5)]
-    agent = agent_of(random_policy, epochs=2, minibatches=3, micro_batch_tokens=20)
+    without = LossConfig(beta=0.0)  # a reference would score rows as well, once a step
+    agent = agent_of(random_policy, epochs=2, minibatches=3, micro_batch_tokens=20, loss=without)
     seen: list[tuple[int, ...]] = []
     updates: list[list[tuple[int, ...]]] = []
 
@@ -350,10 +354,8 @@ def test_each_minibatch_is_whole_groups_and_each_row_comes_once_an_epoch(
         updates.append(seen.copy())
         seen.clear()
 
-    agent.reference = None  # scores rows as well, once a step
-    agent.cfg = replace(agent.cfg, loss=LossConfig(beta=0.0))
     random_policy.register_forward_pre_hook(look)
-    agent.optimizer.register_step_pre_hook(stepped)
+    agent.learner.optimizer.register_step_pre_hook(stepped)
     metrics, _ = agent.update(given)
     assert metrics["optim/updates"] == 6
     rows = [[(*g.prompt_ids, *c.token_ids) for c in g.completions] for g in given]
@@ -525,8 +527,8 @@ def test_kl_in_the_reward_is_a_reward_and_no_loss(random_policy: Policy) -> None
     cfg = replace(preset("rloo"), max_grad_norm=1e9)
     cfg = replace(cfg, loss=replace(cfg.loss, beta=0.05))
     agent = agent_of(random_policy, cfg)
-    assert agent.reference is not None
-    move(agent.reference, 1)
+    assert agent.learner.reference is not None
+    move(agent.learner.reference, 1)
     caught = catch(agent)
     before = weights(random_policy)
     metrics, advantages = agent.update(given)
@@ -539,7 +541,7 @@ def test_kl_in_the_reward_is_a_reward_and_no_loss(random_policy: Policy) -> None
             for i, (completion, reward) in enumerate(
                 zip(group.completions, group.rewards, strict=True)
             ):
-                ref = chosen(agent.reference, group, i, 1.0)
+                ref = chosen(agent.learner.reference, group, i, 1.0)
                 gaps = [lp - r for lp, r in zip(completion.logprobs, ref.tolist(), strict=True)]
                 totals.append(reward.total - 0.05 * math.fsum(gaps))
             by_hand.append(with_rewards(group, totals))
@@ -648,14 +650,14 @@ def test_the_reference_stays_where_it_was(random_policy: Policy) -> None:
     agent.update(given)
     metrics, _ = agent.update(given)
     assert metrics["loss/kl"] > 1e-4
-    assert agent.reference is not None
-    assert not any(p.requires_grad for p in agent.reference.parameters())
+    assert agent.learner.reference is not None
+    assert not any(p.requires_grad for p in agent.learner.reference.parameters())
 
 
 def test_without_a_penalty_there_is_no_reference(random_policy: Policy) -> None:
     agent = agent_of(random_policy, loss=LossConfig(beta=0.0))
     metrics, _ = agent.update(groups(random_policy))
-    assert agent.reference is None
+    assert agent.learner.reference is None
     assert "loss/kl" not in metrics
 
 
@@ -678,7 +680,7 @@ def test_gradients_are_clipped(random_policy: Policy) -> None:
             ).norm()
         )
 
-    agent.optimizer.register_step_pre_hook(catch)
+    agent.learner.optimizer.register_step_pre_hook(catch)
     metrics, _ = agent.update(given)
     assert metrics["optim/grad_norm"] > 1e-2
     assert norms[0].item() == pytest.approx(1e-3, rel=1e-2)
@@ -705,7 +707,7 @@ def test_state_survives_a_round_trip(random_policy: Policy) -> None:
     expected = weights(random_policy)
     random_policy.model.load_state_dict(model, strict=False)
     second = agent_of(random_policy, warmup_steps=4)
-    second.reference = first.reference
+    second.learner.reference = first.learner.reference
     second.load_state_dict(state)
     second.update(given)
     same(expected, weights(random_policy))
@@ -717,8 +719,8 @@ def test_a_synced_reference_follows_every_second_step(random_policy: Policy) -> 
     kl = [agent.update(given)[0]["loss/kl"] for _ in range(5)]
     # Steps 1, 3 and 5 start where the reference is; 2 and 4 one update away from it.
     assert [value > 1e-5 for value in kl] == [False, True, False, True, False]
-    assert agent.reference is not None
-    assert not any(p.requires_grad for p in agent.reference.parameters())
+    assert agent.learner.reference is not None
+    assert not any(p.requires_grad for p in agent.learner.reference.parameters())
 
 
 def test_a_synced_reference_and_its_rhythm_survive_a_round_trip(random_policy: Policy) -> None:
@@ -757,20 +759,20 @@ def test_some_updates_are_skipped_and_the_others_made(random_policy: Policy) -> 
         return grad * float("nan") if not updates and spoiled[0] else grad
 
     handle = head.weight.register_hook(spoil)
-    zero_grad = agent.optimizer.zero_grad
+    zero_grad = agent.learner.optimizer.zero_grad
 
     def counted() -> None:
         updates.append(None)
         zero_grad()
 
-    agent.optimizer.zero_grad = counted  # type: ignore[method-assign, assignment]
+    agent.learner.optimizer.zero_grad = counted  # type: ignore[method-assign, assignment]
     metrics, _ = agent.update(given)
     handle.remove()
     assert (metrics["optim/skipped"], metrics["optim/updates"]) == (1, 3)
     after = weights(random_policy)
     assert apart(before, after) > 1e-5
     assert all(bool(value.isfinite().all()) for value in after.values())
-    assert agent.schedule.last_epoch == 1
+    assert agent.learner.schedule.last_epoch == 1
 
 
 def test_a_step_without_an_update_leaves_the_warm_up_where_it_was(random_policy: Policy) -> None:
@@ -781,7 +783,7 @@ def test_a_step_without_an_update_leaves_the_warm_up_where_it_was(random_policy:
     metrics, _ = agent.update(given)
     handle.remove()
     assert (metrics["optim/skipped"], metrics["optim/updates"]) == (2, 2)
-    assert agent.schedule.last_epoch == 0
+    assert agent.learner.schedule.last_epoch == 0
     assert agent.update(given)[0]["optim/skipped"] == 0  # nothing of it is left in the gradient
 
 

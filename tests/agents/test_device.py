@@ -19,13 +19,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter
 
 import grpo_envs
-from grpo_agent.advantages import Scores, advantages
+from grpo_agent.advantages import Scores, advantages, per_token
 from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig, LossConfig, OverlongConfig
 from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
+from grpo_agent.mechanisms import ADVANTAGE, OBJECTIVE, resolve
 from grpo_agent.shaping import kl_penalty, overlong_penalty
 from grpo_envs.config.composition import compose_run
-from grpo_envs.config.model import SamplerConfig
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.training.build import build
@@ -214,10 +214,11 @@ def test_advantages_losses_and_penalties_stay_on_their_device(on_gpu: Policy) ->
         scores = Scores(
             rewards_PG=torch.arange(4.0, device=device).view(2, 2),
             valid_PG=torch.ones((2, 2), dtype=torch.bool, device=device),
-            tokens_PG=mask.sum(dim=1).view(2, 2),
+            mask_PGT=mask.view(2, 2, 3),
         )
         cfg = replace(GrpoConfig().advantage, name=name)
-        assert advantages(scores, cfg).device == GPU
+        value = advantages(scores, resolve(ADVANTAGE, cfg))
+        assert per_token(value, scores.mask_PGT).device == GPU
     truncated = mask[:, :2].view(4, 2)
     lengths = mask.sum(dim=1, keepdim=True).expand(4, 2)
     for overlong in ({}, {"truncated": "penalise"}, {"buffer": 0.5}):
@@ -240,12 +241,13 @@ def test_advantages_losses_and_penalties_stay_on_their_device(on_gpu: Policy) ->
             logps_BT=logps,
             entropy_BT=logps.detach(),
             old_logps_BT=logps.detach(),
+            sampled_logps_BT=logps.detach(),
             ref_logps_BT=logps.detach(),
-            advantages_B=torch.arange(-2.0, 2.0, device=device),
+            advantages_BT=torch.arange(-2.0, 2.0, device=device)[:, None].expand(4, 3),
             mask_BT=mask,
             weights_BT=token_weights(mask.float(), size, loss_cfg),
         )
-        loss, values = policy_loss(x, loss_cfg)
+        loss, values = policy_loss(x, loss_cfg, resolve(OBJECTIVE, loss_cfg))
         loss.backward()
         assert {t.device for t in (loss, *values.values())} == {GPU}
 
@@ -295,20 +297,20 @@ def test_an_update_stays_on_the_device(
         metrics, _ = agent.update(GIVEN)
         assert metrics["optim/skipped"] == 0
         assert metric in metrics
-    state = agent.optimizer.state_dict()["state"]
+    state = agent.learner.optimizer.state_dict()["state"]
     assert {entry["exp_avg"].device for entry in state.values()} == {GPU}
 
 
 def agent_of(policy: Policy, accelerator: Accelerator, **changes: Any) -> GrpoAgent:
     cfg = GrpoConfig(lr=1e-3, group_size=4, warmup_steps=0, micro_batch_tokens=30, **changes)
-    return GrpoAgent(policy, cfg, accelerator, SamplerConfig(max_new_tokens=12))
+    return GrpoAgent(policy, cfg, accelerator, Decoding(max_new_tokens=12))
 
 
 def test_the_agent_moves_policy_and_reference(on_host: Policy, accelerator: Accelerator) -> None:
     """The reference is copied from a policy that is already there."""
     agent = agent_of(on_host, accelerator)
-    assert agent.reference is not None
-    for policy in (agent.policy, agent.reference):
+    assert agent.learner.reference is not None
+    for policy in (agent.policy, agent.learner.reference):
         assert {p.device for p in policy.model.parameters()} == {GPU}
     assert agent.update(GIVEN)[0]["optim/skipped"] == 0
 
@@ -373,7 +375,7 @@ def test_bf16_computes_on_float32_weights(tmp_path: Path) -> None:
     assert {p.dtype for p in after.values()} == {torch.float32}
     moved = torch.cat([(p != before[n]).flatten() for n, p in after.items()])
     assert moved.float().mean() > 0.9
-    states = agent.optimizer.state_dict()["state"].values()
+    states = agent.learner.optimizer.state_dict()["state"].values()
     assert {s["exp_avg"].dtype for s in states} == {torch.float32}
     assert {s["exp_avg_sq"].dtype for s in states} == {torch.float32}
 

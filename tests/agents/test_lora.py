@@ -181,7 +181,7 @@ def test_the_reference_is_the_untouched_model(random_policy: Policy) -> None:
     untouched = deepcopy(random_policy)
     policy = with_adapters(random_policy)
     agent = agent_of(policy, lr=1e-2)
-    assert agent.reference is None, "no copy: that is what adapters save"
+    assert agent.learner.reference is None, "no copy: that is what adapters save"
     given = groups(policy)
     agent.update(given)
     rows = [(group, i) for group in given for i in range(4)]

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from grpo_agent import losses
 from grpo_agent.config import AGGREGATES, RATIOS, LossConfig
-from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
+from grpo_agent.losses import LossInputs, StepSize, token_weights
+from grpo_agent.mechanisms import OBJECTIVE, Mechanism, resolve
 from grpo_envs.errors import ConfigError
 from tests.support.oracle import oracle_loss
 
@@ -22,10 +24,25 @@ E20 = math.exp(20)
 MAX_TOKENS = 8
 
 
+def policy_loss(x: LossInputs, cfg: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss with the objective that `cfg` names."""
+    return losses.policy_loss(x, cfg, objective(repr(cfg), cfg))
+
+
+_OBJECTIVES: dict[str, Mechanism] = {}
+
+
+def objective(key: str, cfg: LossConfig) -> Mechanism:
+    """Entry points are read once for each configuration: a thousand tests ask."""
+    if key not in _OBJECTIVES:
+        _OBJECTIVES[key] = resolve(OBJECTIVE, cfg)
+    return _OBJECTIVES[key]
+
+
 def inputs(
     logps: Rows,
     old: Rows,
-    advantages: list[float],
+    advantages: list[float] | Rows,
     *,
     ref: Rows | None = None,
     entropy: Rows | None = None,
@@ -38,12 +55,14 @@ def inputs(
     mask_BT = torch.tensor(mask or [[1] * len(row) for row in logps], dtype=torch.bool)
     size = StepSize(completions=len(logps), tokens=float(mask_BT.sum()), max_tokens=MAX_TOKENS)
     entropy = entropy or [[0.0] * len(row) for row in logps]
+    a_BT = torch.tensor(advantages, dtype=dtype)
     return LossInputs(
         logps_BT=logps_BT,
         entropy_BT=torch.tensor(entropy, dtype=dtype, requires_grad=True),
         old_logps_BT=torch.tensor(old, dtype=dtype),
+        sampled_logps_BT=torch.full_like(logps_BT, torch.nan),  # no loss of ours may look at it
         ref_logps_BT=None if ref is None else torch.tensor(ref, dtype=dtype),
-        advantages_B=torch.tensor(advantages, dtype=dtype),
+        advantages_BT=a_BT if a_BT.ndim == 2 else a_BT[:, None].expand_as(logps_BT),
         mask_BT=mask_BT,
         weights_BT=token_weights(mask_BT.to(dtype), size, cfg or LossConfig()),
     )
@@ -500,8 +519,9 @@ def part(x: LossInputs, rows: list[int], columns: int) -> LossInputs:
         logps_BT=x.logps_BT[rows, :columns],
         entropy_BT=x.entropy_BT[rows, :columns],
         old_logps_BT=x.old_logps_BT[rows, :columns],
+        sampled_logps_BT=x.sampled_logps_BT[rows, :columns],
         ref_logps_BT=x.ref_logps_BT[rows, :columns],
-        advantages_B=x.advantages_B[rows],
+        advantages_BT=x.advantages_BT[rows, :columns],
         mask_BT=x.mask_BT[rows, :columns],
         weights_BT=x.weights_BT[rows, :columns],
     )
@@ -577,7 +597,7 @@ def test_on_policy_every_objective_has_the_gradient_of_reinforce(
     x = spread(cfg)
     x = dataclasses.replace(x, old_logps_BT=x.logps_BT.detach())
     _, by_logps_BT, _ = gradients(x, cfg)
-    expected_BT = -x.advantages_B[:, None] * x.weights_BT
+    expected_BT = -x.advantages_BT * x.weights_BT
     torch.testing.assert_close(by_logps_BT, expected_BT, rtol=1e-12, atol=0)
     if choice in ("clipped", "dual_clip"):
         assert torch.equal(by_logps_BT, expected_BT)  # the ratio is 1, not nearly

@@ -12,12 +12,12 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, Qwen3Config
 
 from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig, LossConfig
-from grpo_envs.config.model import SamplerConfig
 from grpo_envs.types import Completion, Group, Reward
 from grpo_policy.batch import Batch, collate, micro_batches
 from grpo_policy.models import TINY
 from grpo_policy.packing import pack, saves
 from grpo_policy.policy import Policy
+from grpo_policy.samplers import Decoding
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY)
 CPU = torch.device("cpu")
@@ -198,7 +198,7 @@ def test_an_update_is_that_of_rows(budget: int, monkeypatch: pytest.MonkeyPatch)
             assert policy.packs(batch()) == packed
             cfg = GrpoConfig(group_size=3, lr=1e-3, epochs=2, micro_batch_tokens=budget)
             cfg = replace(cfg, loss=LossConfig(beta=0.1))
-            agent = GrpoAgent(policy, cfg, Accelerator(cpu=True), SamplerConfig(max_new_tokens=4))
+            agent = GrpoAgent(policy, cfg, Accelerator(cpu=True), Decoding(max_new_tokens=4))
             agent.update([group(key, *given) for key, given in enumerate(GROUPS)])
             weights.append(policy.state_dict())
     for name, value in weights[0].items():

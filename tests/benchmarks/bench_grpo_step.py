@@ -47,7 +47,6 @@ from transformers.utils import logging as transformers_logging
 
 from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig, LossConfig
-from grpo_envs.config.model import SamplerConfig
 from grpo_envs.env import TextEnv
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.runtime.timing import Timer
@@ -172,7 +171,8 @@ def ours(shape: Shape, how: How) -> list[dict[str, float]]:
     policy = Policy(make_model(shape.model), AutoTokenizer.from_pretrained(TINY))
     policy.eos_ids = (_NEVER,)
     cfg = GrpoConfig(group_size=shape.group, lr=1e-6, loss=LossConfig(beta=0.0))
-    agent = GrpoAgent(policy, cfg, accelerator, SamplerConfig(max_new_tokens=shape.tokens))
+    decoding = Decoding(max_new_tokens=shape.tokens)
+    agent = GrpoAgent(policy, cfg, accelerator, decoding)
     env = GroupVectorEnv(WordsEnv(shape.words), shape.prompts * shape.group, shape.group)
     decoding = Decoding(max_new_tokens=shape.tokens)
     rollout = Rollout(env, policy, decoding, 0, torch.bfloat16 if low else None)

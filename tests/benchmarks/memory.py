@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from grpo_agent.config import LossConfig
 from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
+from grpo_agent.mechanisms import OBJECTIVE, resolve
 from grpo_envs.config.model import LoraConfig
 from grpo_envs.types import Completion, Group, Reward
 from grpo_policy.batch import Batch, collate
@@ -107,12 +108,13 @@ def measure(side: str, kind: str) -> tuple[float, float]:
         logps_BT=logps_BT,
         entropy_BT=entropy_BT,
         old_logps_BT=logps_BT.detach(),
+        sampled_logps_BT=logps_BT.detach(),
         ref_logps_BT=logps_BT.detach() - 0.1,
-        advantages_B=torch.linspace(-1, 1, ROWS),
+        advantages_BT=torch.linspace(-1, 1, ROWS)[:, None].expand_as(logps_BT),
         mask_BT=batch.mask_BT,
         weights_BT=token_weights(batch.mask_BT, size, LossConfig()),
     )
-    loss, _ = policy_loss(inputs, LossConfig())
+    loss, _ = policy_loss(inputs, LossConfig(), resolve(OBJECTIVE, LossConfig()))
     loss.backward()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return (peak - before) / _MIB, loss.item()

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from grpo_agent.config import LossConfig
 from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
+from grpo_agent.mechanisms import OBJECTIVE, resolve
 from grpo_envs.types import Completion, Group, Reward
 from grpo_policy.batch import Batch, collate
 from grpo_policy.policy import Policy
@@ -130,7 +131,7 @@ def their_inputs(x: LossInputs, batch: Batch, pad_id: int) -> dict[str, Any]:
         "prompt_mask": torch.tensor([[0] * (longest - n) + [1] * n for n in lengths]),
         "completion_ids": batch.token_ids_BT,
         "completion_mask": x.mask_BT.long(),
-        "advantages": x.advantages_B,
+        "advantages": x.advantages_BT[:, 0],
         "old_per_token_logps": x.old_logps_BT,
         "ref_per_token_logps": x.ref_logps_BT,
         "num_items_in_batch": x.mask_BT.sum(),
@@ -188,8 +189,11 @@ def loss_inputs(
         logps_BT=logps_BT,
         entropy_BT=entropy_BT,
         old_logps_BT=old_BT,
+        sampled_logps_BT=old_BT,
         ref_logps_BT=ref_BT if cfg.beta else None,
-        advantages_B=torch.tensor([a for _, a, _ in ROWS], dtype=logps_BT.dtype),
+        advantages_BT=torch.tensor(
+            [[a] * logps_BT.shape[1] for _, a, _ in ROWS], dtype=logps_BT.dtype
+        ),
         mask_BT=mask_BT,
         weights_BT=token_weights(mask_BT.to(logps_BT.dtype), size, cfg),
     )
@@ -218,7 +222,7 @@ def test_the_same_numbers_give_the_same_loss_and_gradient(
     )
     x = loss_inputs(logps_BT, entropy_BT, batch.mask_BT, cfg)
     theirs = trainer._compute_loss(policy.model, their_inputs(x, batch, policy.pad_id))
-    ours, values = policy_loss(x, cfg)
+    ours, values = policy_loss(x, cfg, resolve(OBJECTIVE, cfg))
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
     got = gradients(ours, [logps_BT, entropy_BT])
     for mine, other in zip(got, gradients(theirs, [logps_BT, entropy_BT]), strict=True):
@@ -247,7 +251,7 @@ def test_one_model_gets_the_same_gradient(
     policy, batch = random_policy, rows_of(random_policy)
     logps_BT, entropy_BT = policy(batch, TEMPERATURE, entropy_grad=True)
     x = loss_inputs(logps_BT, entropy_BT, batch.mask_BT, cfg)
-    ours, _ = policy_loss(x, cfg)
+    ours, _ = policy_loss(x, cfg, resolve(OBJECTIVE, cfg))
     expected = gradients(ours, policy.trained_parameters())
     trainer = make_trainer(policy, tmp_path, twin.theirs)  # changes the model's forward
     theirs = trainer._compute_loss(policy.model, their_inputs(x, batch, policy.pad_id))

@@ -38,10 +38,10 @@ def oracle_loss(x: LossInputs, cfg: LossConfig, max_tokens: int) -> OracleLoss:
     for i, mask in enumerate(x.mask_BT.tolist()):
         tokens = [t for t in range(len(mask)) if mask[t]]
         quotients = {t: torch.exp(logps[i][t]) / torch.exp(old[i][t]) for t in tokens}
-        advantage = x.advantages_B[i].item()
         row: list[Tensor] = []
         for t in tokens:
             rho = _importance(quotients, t, cfg.ratio)
+            advantage = x.advantages_BT[i][t].item()
             loss, is_clipped = _objective(rho, advantage, logps[i][t], cfg)
             clipped.append(float(is_clipped))
             if ref is not None:

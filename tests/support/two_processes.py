@@ -16,12 +16,12 @@ from torch.distributed.tensor import DTensor
 from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig
 from grpo_envs.config.composition import compose_run
-from grpo_envs.config.model import SamplerConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.processes import ALONE, Processes, connect
 from grpo_envs.runtime.stopping import StopNow
 from grpo_envs.training.build import build, make_accelerator
 from grpo_envs.training.environments import make_envs
+from grpo_policy.samplers import Decoding
 from tests.agents.test_agent import PRESETS, groups
 from tests.conftest import make_random_policy
 
@@ -74,7 +74,7 @@ def gradients(accelerator: Accelerator, case: str) -> dict[str, Tensor]:
         given = [
             replace(g, completions=g.completions[1:2], rewards=g.rewards[1:2]) for g in given[:1]
         ]
-    agent = GrpoAgent(policy, cfg, accelerator, SamplerConfig(max_new_tokens=15))
+    agent = GrpoAgent(policy, cfg, accelerator, Decoding(max_new_tokens=15))
     with torch.no_grad():  # away from the reference, or the KL would be 0
         for parameter in policy.model.parameters():
             parameter.mul_(1.05)
@@ -86,9 +86,9 @@ def gradients(accelerator: Accelerator, case: str) -> dict[str, Tensor]:
             gradient = parameter.grad.clone()
             caught[name] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
 
-    agent.optimizer.register_step_pre_hook(catch)
+    agent.learner.optimizer.register_step_pre_hook(catch)
     metrics, advantages = agent.update(given)
-    moments = [values["exp_avg"] for values in agent.optimizer.state.values()]
+    moments = [values["exp_avg"] for values in agent.learner.optimizer.state.values()]
     held = sum(x.to_local().numel() if isinstance(x, DTensor) else x.numel() for x in moments)
     shared = ("loss/total", "policy/entropy", "loss/kl", "optim/grad_norm")
     found = {name: torch.tensor(metrics[name]) for name in shared if name in metrics}

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import torch
 
-from grpo_agent.agent import GrpoAgent
 from grpo_envs.config.composition import compose_run
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env.vector import GroupVectorEnv
@@ -28,6 +27,7 @@ from grpo_envs.runtime.stopping import Stop
 from grpo_envs.training.build import build
 from grpo_envs.training.environments import make_envs
 from grpo_envs.training.evaluation import Evaluation
+from grpo_policy.learner import Learner
 
 SMALL = [
     *("model.size=tiny", "logger=files", "trainer.steps=6", "trainer.prompts_per_step=3"),
@@ -49,7 +49,7 @@ KINDS = {
 PLACES: dict[str, tuple[type, str, int]] = {
     "sampling": (Stop, "check", 60),
     "grading": (GroupVectorEnv, "step", 3),
-    "updating": (GrpoAgent, "_backward", 3),
+    "updating": (Learner, "_backward", 3),
     "between updates": (torch.optim.AdamW, "step", 3),
     "writing a log": (JsonlLogger, "_write", 5),
     "writing a checkpoint": (Checkpoints, "point_last_to", 1),

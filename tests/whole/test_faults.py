@@ -18,11 +18,10 @@ import pytest
 from accelerate import Accelerator
 from transformers import AutoModelForCausalLM
 
-from grpo_agent.agent import GrpoAgent, OutOfMemory
+from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig, LossConfig
 from grpo_envs import GroupVectorEnv, Problem, Reward, TextEnv, batched
 from grpo_envs.config.composition import compose_run
-from grpo_envs.config.model import SamplerConfig
 from grpo_envs.env.reward_functions import Function
 from grpo_envs.env.rewards import score_safely
 from grpo_envs.errors import ConfigError
@@ -31,7 +30,9 @@ from grpo_envs.runs.folder import RunFolder, newest_cut_off
 from grpo_envs.runs.rows import read_jsonl
 from grpo_envs.training.environments import make_envs
 from grpo_envs.types import Completion, Group
+from grpo_policy.learner import OutOfMemory
 from grpo_policy.models import TINY, load_policy
+from grpo_policy.samplers import Decoding
 
 FAULTS = run_path(str(Path(__file__).parents[2] / "docs" / "faults.py"))
 """What injects the faults of docs/faults.md."""
@@ -313,7 +314,7 @@ def update_in_a_child(micro_batch_tokens: int, limit: int | None) -> dict[str, A
             cfg = GrpoConfig(lr=1e-3, loss=LossConfig(beta=0.0))
             cfg.micro_batch_tokens = micro_batch_tokens
             accelerator = Accelerator(cpu=True)
-            agent = GrpoAgent(policy, cfg, accelerator, SamplerConfig(max_new_tokens=256))
+            agent = GrpoAgent(policy, cfg, accelerator, Decoding(max_new_tokens=256))
             before = memory("VmSize")
             if limit is not None:
                 most = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -322,7 +323,7 @@ def update_in_a_child(micro_batch_tokens: int, limit: int | None) -> dict[str, A
                 agent.update(make_groups(64, 256))
             except OutOfMemory as error:
                 told["error"] = str(error)
-            told |= {"grown": memory("VmPeak") - before, "tokens": agent.micro_batch_tokens}
+            told |= {"grown": memory("VmPeak") - before, "tokens": agent.learner.micro_batch_tokens}
             told["weight"] = float(policy.trained_parameters()[1].detach().double().sum())
         finally:
             os.write(there, json.dumps(told).encode())

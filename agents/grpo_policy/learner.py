@@ -1,0 +1,275 @@
+"""Optimiser steps on completions: what every agent with a policy gradient needs.
+
+An agent decides what the loss is; the learner scores the rows a micro-batch at a time, adds up
+gradients, over micro-batches and processes, and takes the optimiser's step. The only place that
+calls backward and step.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from grpo_envs.errors import GrpoEnvsError
+from grpo_policy.batch import Batch, micro_batches
+from grpo_policy.policy import Policy
+from grpo_policy.sharding import replica_of
+
+log = logging.getLogger(__name__)
+
+
+class OutOfMemory(GrpoEnvsError):
+    """The device has too little memory for an update, in halved micro-batches too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerSettings:
+    """The numbers of a learner, all of them decided."""
+
+    lr: float
+    """AdamW's peak learning rate."""
+    temperature: float = 1.0
+    """Logits are divided by it; the one that the completions were sampled at."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    weight_decay: float = 0.0
+    """AdamW's."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this L2 norm."""
+    micro_batch_tokens: int = 4096
+    """Tokens, padding included, per forward and backward pass."""
+    entropy_grad: bool = False
+    """Whether the loss differentiates `Scored.entropy_BT`."""
+    reference: bool = False
+    """Whether the loss needs a reference: the model without its adapters, or a frozen copy."""
+    sync_reference_every: int = 0
+    """Steps after which a frozen copy takes over the policy's weights; 0: never."""
+    memory_keys: tuple[str, ...] = ()
+    """Settings of the agent that save memory, for the message of `OutOfMemory`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """Some rows of an update under the policy. `logps_BT` and `entropy_BT` carry gradient."""
+
+    rows_B: Tensor
+    """Their places in the batch of the update."""
+    batch: Batch
+    """These rows alone, cut to the longest of them."""
+    logps_BT: Tensor
+    """Log-probabilities of the completions' tokens, 0 outside the mask."""
+    entropy_BT: Tensor
+    """Entropy in nats of the distributions they were drawn from."""
+
+
+RowLoss = Callable[[Scored], tuple[Tensor, dict[str, Tensor]]]
+"""Returns the loss of some rows, and detached values (B, T) by the name of their metric.
+
+The losses of micro-batches and processes are summed, so a mean over the update divides by the rows
+or tokens of the whole update. A metric is the mean of its values over the update's tokens.
+"""
+
+
+class Learner:
+    """Trains a policy with AdamW, in one process or several that share every update."""
+
+    def __init__(self, policy: Policy, settings: LearnerSettings, accelerator: Accelerator) -> None:
+        """Take charge of `policy`.
+
+        Args:
+            policy: Trained in place; moved to the accelerator's device.
+            settings: All numbers.
+            accelerator: Places the model, sets the precision, runs backward.
+        """
+        self.policy = policy.to(accelerator.device)  # before the reference is copied from it
+        self.settings = settings
+        self.accelerator = accelerator
+        self.dtype = torch.promote_types(policy.trained_parameters()[0].dtype, torch.float32)
+        self.steps = 0
+        self.micro_batch_tokens = settings.micro_batch_tokens
+        copied = settings.reference and not policy.has_adapters
+        self.reference = _frozen_copy(policy) if copied else None
+        self.optimizer = torch.optim.AdamW(
+            policy.trained_parameters(),
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: min(1.0, (step + 1) / (settings.warmup_steps + 1))
+        )
+        self._replica = replica_of(policy, self.optimizer, accelerator)
+
+    def learn(self, updates: Iterable[tuple[Batch, RowLoss]]) -> dict[str, float]:
+        """Make one training step: an update of the weights for each batch and its loss.
+
+        With several processes each passes whole batches and scores its own rows of them: the
+        result does not depend on the number of processes.
+
+        Returns:
+            Metrics by `area/name`, means over the updates.
+
+        Raises:
+            OutOfMemory: the memory is too small for halved micro-batches.
+        """
+        made = [self._optimise(batch, loss) for batch, loss in updates]
+        skipped = sum(update.pop("optim/skipped") for update in made)
+        metrics = {
+            name: torch.stack([u[name] for u in made if name in u]).mean().item()
+            for name in made[0]
+        }
+        metrics["optim/lr"] = float(self.schedule.get_last_lr()[0])
+        metrics["optim/skipped"] = float(skipped)
+        metrics["optim/updates"] = float(len(made))
+        if skipped < len(made):
+            self.schedule.step()
+        self.steps += 1
+        every = self.settings.sync_reference_every
+        if self.reference is not None and every and self.steps % every == 0:
+            self.reference.load_state_dict(self.policy.state_dict())
+        return metrics
+
+    def own(self, rows_B: Tensor) -> Tensor:
+        """Return this process's share of some rows."""
+        shares = rows_B.tensor_split(self.accelerator.num_processes)
+        own_B: Tensor = shares[self.accelerator.process_index]
+        return own_B
+
+    @torch.no_grad()
+    def reference_logps(self, batch: Batch, rows_B: Tensor) -> Tensor | None:
+        """Return log-probabilities (B, T) of some rows under the reference, 0 for the others.
+
+        None where the settings ask for no reference.
+        """
+        if not self.settings.reference:
+            return None
+        reference = self.policy if self.reference is None else self.reference
+        logps_BT = torch.zeros_like(batch.sampled_logps_BT)
+        switched = nullcontext() if self.reference else self.policy.adapters_off()
+        with switched, self.accelerator.autocast():
+            for part_B in self._parts(batch.rows(rows_B)) if len(rows_B) else ():
+                i = rows_B[part_B]
+                part_BT, _ = reference(batch.rows(i), self.settings.temperature)
+                logps_BT[i, : part_BT.shape[1]] = part_BT.to(logps_BT.dtype)
+        return logps_BT
+
+    def _optimise(self, batch: Batch, loss: RowLoss) -> dict[str, Tensor]:
+        """Make one update; if memory runs out, make it once more in smaller micro-batches.
+
+        Raises:
+            OutOfMemory: they are halved already.
+        """
+        try:
+            return self._update(batch, loss)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            tokens, given = self.micro_batch_tokens, self.settings.micro_batch_tokens
+            # The others of several processes wait for this one's gradients.
+            if tokens < given or self.accelerator.num_processes > 1:
+                half = "half of " if tokens < given else "of "
+                keys = ("model.gradient_checkpointing=true", "model.lora.rank=16")
+                raise OutOfMemory(
+                    f"out of memory with micro-batches of {tokens} tokens, {half}"
+                    f"agent.micro_batch_tokens={given}. Turn that down, or "
+                    f"{', '.join((*keys, *self.settings.memory_keys))}. If memory/process of "
+                    "metrics.jsonl rises with the steps, it is a leak."
+                ) from error
+        # Out here the error is gone, and with it what its frames held.
+        self.optimizer.zero_grad()
+        if self.policy.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.micro_batch_tokens = max(1, tokens // 2)
+        log.warning(
+            "out of memory: from now on micro-batches have %d tokens, half of before (%s=%d)",
+            *(self.micro_batch_tokens, "agent.micro_batch_tokens", tokens),
+        )
+        return self._optimise(batch, loss)
+
+    def _update(self, batch: Batch, loss: RowLoss) -> dict[str, Tensor]:
+        """Make one update from this process's rows of `batch`, a micro-batch at a time."""
+        tokens = batch.mask_BT.sum().item()
+        rows_B = torch.arange(len(batch.mask_BT), device=batch.mask_BT.device)
+        own_B = self.own(rows_B)
+        counts = min(1, len(own_B))  # without rows: one row of weight 0, as gradients are exchanged
+        own_B = own_B if counts else rows_B[:1]
+        own = batch.rows(own_B)
+        parts = self._parts(own)
+        sums: dict[str, Tensor] = {}
+        for i, part_B in enumerate(parts):
+            last = i == len(parts) - 1  # processes exchange gradients once an update
+            with nullcontext() if last else self.accelerator.no_sync(self._replica.scorer):
+                values = self._backward(own.rows(part_B), own_B[part_B], loss, weight=counts)
+            for name, value in values.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value * counts
+        metrics = {name: self.accelerator.reduce(value, "sum") for name, value in sums.items()}
+        for name in metrics.keys() - {"loss/total"}:
+            metrics[name] = metrics[name] / max(tokens, 1.0)
+        return metrics | self._apply()
+
+    def _backward(
+        self, batch: Batch, rows_B: Tensor, loss: RowLoss, *, weight: int
+    ) -> dict[str, Tensor]:
+        """Add the gradient of these rows; return their loss and sums of values over tokens."""
+        with self.accelerator.autocast():
+            logps_BT, entropy_BT = self._replica.scorer(
+                batch, self.settings.temperature, entropy_grad=self.settings.entropy_grad
+            )
+        total, values = loss(
+            Scored(rows_B=rows_B, batch=batch, logps_BT=logps_BT, entropy_BT=entropy_BT)
+        )
+        # DistributedDataParallel takes the mean of the processes' gradients; theirs add up.
+        self.accelerator.backward(total * (weight * self.accelerator.num_processes))
+        sums = {name: (value * batch.mask_BT).sum() for name, value in values.items()}
+        return {"loss/total": total.detach(), **sums}
+
+    def _apply(self) -> dict[str, Tensor]:
+        """Take the optimiser's step, unless the gradient is not finite."""
+        with self._replica.stepping():
+            norm = self._replica.clip(self.settings.max_grad_norm)
+            finite = torch.isfinite(norm)
+            if finite:
+                self.optimizer.step()
+                self.policy.version += 1
+            self.optimizer.zero_grad()
+        return {"optim/grad_norm": norm, "optim/skipped": (~finite).float()}
+
+    def _parts(self, batch: Batch) -> list[Tensor]:
+        packed = self.policy.packs(batch)
+        return micro_batches(batch, self.micro_batch_tokens, packed=packed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs beside the model's weights."""
+        synced = self.reference is not None and self.settings.sync_reference_every
+        return {
+            "optimizer": self._replica.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "steps": self.steps,
+            "reference": self.reference.state_dict() if self.reference and synced else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the optimiser's moments, the schedule's place and a synced reference."""
+        self._replica.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.steps = state["steps"]
+        if self.reference is not None and state["reference"] is not None:
+            self.reference.load_state_dict(state["reference"])
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether a device, or the CPU's allocator, had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _frozen_copy(policy: Policy) -> Policy:
+    reference = copy.deepcopy(policy)
+    return reference.requires_grad_(False).eval()
