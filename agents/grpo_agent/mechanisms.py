@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from functools import cache, partial
 from importlib import import_module
 from inspect import Parameter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_envs.env.installed import (
@@ -161,8 +162,10 @@ def _imported(said: str, name: str) -> Any:
     try:
         found: Any = import_module(module)
     except Exception as error:  # anything can go wrong in somebody else's import
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise PluginError(f"{said}: {module} cannot be imported: {cause}") from error
+        cause = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(".")
+        here = {"", str(Path.cwd())}.isdisjoint(sys.path) and isinstance(error, ModuleNotFoundError)
+        hint = " `python -m grpo_envs.run` looks in this folder, too." if here else ""
+        raise PluginError(f"{said}: {module} cannot be imported: {cause}.{hint}") from error
     for part in path.split("."):
         if not hasattr(found, part):
             known = [key for key, value in vars(found).items() if _is_of(value, module)]

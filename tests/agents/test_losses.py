@@ -460,6 +460,20 @@ def test_equals_the_oracle(
 
 
 @pytest.mark.parametrize(("ratio", "choice", "kl"), _MECHANISMS)
+def test_equals_the_oracle_with_an_advantage_of_each_token(
+    ratio: str, choice: str, kl: str
+) -> None:
+    """Of both signs, and 0, within a completion."""
+    cfg = config(ratio, choice, kl)
+    x = spread(cfg)
+    rng = random.Random(11)
+    a_BT = torch.tensor(
+        [[rng.choice([-1.3, -0.4, 0.0, 0.8, 2.1]) for _ in row] for row in x.mask_BT]
+    )
+    equals_the_oracle(dataclasses.replace(x, advantages_BT=a_BT.double()), cfg)
+
+
+@pytest.mark.parametrize(("ratio", "choice", "kl"), _MECHANISMS)
 def test_equals_the_oracle_beyond_the_clamp(ratio: str, choice: str, kl: str) -> None:
     cfg = config(ratio, choice, kl)
     equals_the_oracle(wild(cfg), cfg)
