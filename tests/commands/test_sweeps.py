@@ -153,6 +153,22 @@ def test_the_report_names_what_failed_and_what_was_cut_off(tmp_path: Path) -> No
     assert "no <disk>" not in page
 
 
+def test_the_report_has_jobs_that_failed_before_they_began(tmp_path: Path) -> None:
+    """A job whose configuration is refused leaves failed.json and nothing else."""
+    code, _, _ = sweep(tmp_path, "env.level=99,77", *QUICK, "hydra.sweep.dir=here")
+    assert code == 1
+    folder = tmp_path / "here"
+    assert not list(folder.glob("*/config.json"))
+    done = started(folder, "done")
+    done.finish(9, {"eval/reward": 0.5, "eval/reward_ci95": 0.1})
+    header, cells = table_of(ranked(read_jobs(folder), "eval/reward"), "eval/reward")
+    shown = [dict(zip(header, row, strict=True)) for row in cells]
+    assert [(row["env.level"], row["state"]) for row in shown] == [
+        ("-", "done"),
+        *((level, f"failed: env.level={level}. Allowed: 1, 2, 3, 4, 5.") for level in ("77", "99")),
+    ]
+
+
 def test_no_sweep_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep_report", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit, match=r"nowhere: no jobs of a sweep in it\."):

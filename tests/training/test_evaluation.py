@@ -138,6 +138,15 @@ def test_pass_at_k_by_hand() -> None:
     assert "eval/accuracy" not in metrics
 
 
+def test_k_goes_up_to_the_least_number_of_answers() -> None:
+    # Two answers to the first problem and three to the second: pass@3 of the first is not known.
+    # Right: 1 of 2 and 1 of 3. pass@1: 1/2, 1/3. pass@2: 1 and 1 - C(2,2)/C(3,2) = 2/3.
+    metrics = eval_metrics(sampled([[1, 0], [0, 1, 0]]), WEIGHTS)
+    assert metrics["eval/pass@1"] == pytest.approx(5 / 12)
+    assert metrics["eval/pass@2"] == pytest.approx(5 / 6)
+    assert "eval/pass@3" not in metrics
+
+
 # Intervals
 
 

@@ -69,6 +69,25 @@ def test_evaluations_and_checkpoints_come_when_they_are_due(tmp_path: Path) -> N
     assert saved == ["step_000003", "step_000005"]
 
 
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        pytest.param(0, [1, 2, 3], id="0 keeps all"),
+        pytest.param(1, [3], id="the last"),
+        pytest.param(2, [2, 3], id="the last two"),
+    ],
+)
+def test_as_many_checkpoints_are_kept_as_were_asked_for(
+    tmp_path: Path, keep: int, left: list[int]
+) -> None:
+    args = ["trainer.steps=3", "trainer.save_every=1", "trainer.eval_problems=0"]
+    made = trainer(tmp_path, *args, f"trainer.keep_checkpoints={keep}")
+    made.run()
+    saved = sorted(folder.name for folder in made.checkpoints.folder.glob("step_*"))
+    assert saved == [f"step_{step:06d}" for step in left]
+    assert made.checkpoints.last.resolve().name == "step_000003"
+
+
 def test_a_run_ends_with_the_metrics_of_its_last_step_and_evaluation(tmp_path: Path) -> None:
     made = trainer(tmp_path, "trainer.steps=2", 'trainer.sweep_metric="reward/mean"')
     metrics = made.run()
@@ -328,6 +347,27 @@ def test_no_problem_comes_twice_in_rounds_steps_and_runs(tmp_path: Path) -> None
     assert drawn == list(range(drawn[0], drawn[0] + len(drawn)))
     logged = {row["problem"] for row in rows(tmp_path / "completions.jsonl")}
     assert logged == set(drawn)
+
+
+def test_a_curriculum_counts_the_groups_that_are_dropped(tmp_path: Path) -> None:
+    """Of almost greedy answers every group is flat: most are dropped, and lead up all the same."""
+    of = "{math: {levels: [1, 2], terms: [2, 2]}}"
+    cfg = compose_run(
+        [
+            *(*SMALL, "trainer.steps=2", "trainer.eval_problems=0", "agent.dynamic_sampling=2"),
+            *("env=mixture", f"env.of={of}", "env.pace=100"),
+            *("sampler.temperature=0.01", "sampler.max_new_tokens=24"),
+        ]
+    )
+    made = build(cfg, tmp_path, make_envs(cfg))
+    made.run()
+    right: dict[int, list[bool]] = {}
+    for row in rows(tmp_path / "completions.jsonl"):
+        right.setdefault(row["problem"], []).append(all(row["parts"].values()))
+    points = sum(all(group) - (not any(group)) for group in right.values())
+    used = sum(row["group/used"] for row in rows(tmp_path / "metrics.jsonl"))
+    assert used < points, "those that were learned from could not lead up so far"
+    assert made.env.state_dict() == {"points": {"math": points}}
 
 
 def test_another_seed_draws_other_problems(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """The pages in docs/: what they say is generated, composes, or is run as it stands."""
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ COMMANDS = [
     if re.search(r"grpo_envs\.(check|play|report|doctor|evaluate) ", line)
 ]
 QUICK = ("grpo_envs.doctor", "grpo_envs.report")
+OWN = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+"""The PATH of an activated environment: the pages say `python`, and tests may run without it."""
 
 
 def maker_of(page: str) -> Any:
@@ -93,6 +97,7 @@ def test_a_command_of_the_pages_runs(page: str, command: str, folder: Path) -> N
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
+        env={**os.environ, "PATH": OWN},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -108,7 +113,13 @@ def test_the_api_pages_are_made_by_the_command_that_is_named(tmp_path: Path) -> 
     page = (DOCS / "README.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^pdoc .*$", page, re.MULTILINE)
     done = subprocess.run(
-        command.split(), cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": OWN},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     site = tmp_path / "site"
