@@ -12,7 +12,8 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from grpo_envs.config.composition import compose_run
 from grpo_envs.config.model import SIZES
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import TextEnv
+from grpo_envs.env.installed import SAMPLERS, load
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.loggers import ConsoleHandler
 from grpo_envs.runs.rows import json_lines, read_jsonl
@@ -76,25 +78,30 @@ def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
     there = by_problem(read_jsonl(file) if file.is_file() else [])
     whole = [row for rows in there.values() if len(rows) == each for row in rows]
     missing = [n for n in range(problems) if len(there.get(n, ())) != each]
-    evaluation = _open(cfg, (env, problems)) if missing else None  # a model that is not there
-    folder.mkdir(parents=True, exist_ok=True)  # leaves no folder
-    write_atomically(folder / "config.json", json.dumps(identity, indent=1))
-    write_atomically(file, json_lines(whole))
-    if evaluation:
-        _answer(evaluation, missing, file)
+    # Opened first: a model that is not there leaves no folder.
+    with _opened(cfg, (env, problems)) if missing else nullcontext() as evaluation:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "config.json", json.dumps(identity, indent=1))
+        write_atomically(file, json_lines(whole))
+        if evaluation:
+            _answer(evaluation, missing, file)
     rows = [row for row in read_jsonl(file) if row["problem"] < problems]
     rows.sort(key=lambda row: int(row["problem"]))  # the order of a first time and of a later one
     return Evaluated(name=said.removeprefix("model: "), folder=folder, rows=rows, env=env)
 
 
-def _open(cfg: RunConfig, held_out: tuple[TextEnv, int]) -> Evaluation:
-    """Load the model."""
-    from grpo_envs.training.build import filled_in, make_evaluation, open_policy, sampling_dtype
+@contextmanager
+def _opened(cfg: RunConfig, held_out: tuple[TextEnv, int]) -> Iterator[Evaluation]:
+    """Load the model and its sampler; the sampler is closed at the end."""
+    from grpo_envs.training.build import filled_in, make_evaluation, open_policy
+    from grpo_policy.samplers import SamplerParts, SamplerPlugin
 
+    sampler_class: type[SamplerPlugin] = load(SAMPLERS, cfg.sampler.name)
     policy, accelerator = open_policy(cfg, adapters=True)
     policy.to(accelerator.device)
-    dtype = sampling_dtype(cfg.sampler, accelerator)
-    return make_evaluation(filled_in(cfg, policy), policy, held_out, dtype)
+    parts = SamplerParts(policy=policy, accelerator=accelerator)
+    with closing(sampler_class.make(cfg.sampler, parts)) as sampler:
+        yield make_evaluation(filled_in(cfg, policy), policy.chat, held_out, sampler)
 
 
 def _answer(evaluation: Evaluation, problems: Sequence[int], file: Path) -> None:

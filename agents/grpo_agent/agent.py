@@ -239,6 +239,7 @@ class GrpoAgent:
             finite = torch.isfinite(norm)
             if finite:
                 self.optimizer.step()
+                self.policy.version += 1
             self.optimizer.zero_grad()
         return {"optim/grad_norm": norm, "optim/skipped": (~finite).float()}
 

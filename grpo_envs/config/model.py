@@ -54,6 +54,8 @@ class ModelConfig:
 class SamplerConfig:
     """How completions are sampled for training. Evaluation is greedy."""
 
+    name: str = "torch"
+    """Entry point of the sampler."""
     temperature: float = 1.0
     """Logits are divided by it, when sampling and when scoring alike."""
     max_new_tokens: int | None = None

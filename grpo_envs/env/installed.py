@@ -21,6 +21,7 @@ AGENTS = "grpo_envs.agents"
 REWARDS = "grpo_envs.rewards"
 LOGGERS = "grpo_envs.loggers"
 CONF = "grpo_envs.conf"
+SAMPLERS = "grpo_envs.samplers"
 
 _PLAIN = {
     int: "a whole number",

@@ -16,9 +16,10 @@ from transformers.utils import logging as transformers_logging
 from grpo_envs.config.model import SamplerConfig
 from grpo_envs.config.schema import RunConfig, TrainerConfig
 from grpo_envs.env import TextEnv
-from grpo_envs.env.installed import AGENTS, LOGGERS, load
+from grpo_envs.env.installed import AGENTS, LOGGERS, SAMPLERS, load
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError
+from grpo_envs.loggers import Logger
 from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runtime import launch
 from grpo_envs.runtime.processes import ALONE, Processes
@@ -26,10 +27,11 @@ from grpo_envs.runtime.stopping import Stop
 from grpo_envs.training.environments import Envs
 from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.trainer import Trainer
+from grpo_policy.chat import Chat
 from grpo_policy.models import adapt, hints, load_policy, resolve, restore
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
-from grpo_policy.samplers import Decoding
+from grpo_policy.samplers import Decoding, Sampler, SamplerParts
 from grpo_policy.sharding import sharding_accelerator
 
 log = logging.getLogger(__name__)
@@ -47,33 +49,32 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
-    agent_class = load(AGENTS, cfg.agent.name)
+    agent_class, sampler_class = load(AGENTS, cfg.agent.name), load(SAMPLERS, cfg.sampler.name)
     policy, accelerator = open_policy(cfg)
-    filled = filled_in(cfg, policy)
+    filled, chat = filled_in(cfg, policy), policy.chat
     _make_trainable(policy, cfg, compute_dtype(accelerator))
     # The agent first: it moves the policy to the device and copies the reference before a resume
-    # puts trained weights into the policy.
+    # puts trained weights into the policy. The sampler last: it may copy those weights.
     agent = agent_class(policy, filled.agent, accelerator, filled.sampler)
     checkpoints = Checkpoints(out, cfg.trainer.keep_checkpoints)
     done, state = _resume(agent, envs.train.env, cfg, checkpoints) if cfg.resume else (0, {})
-    log.info("%s", _summary(filled, policy, accelerator))
-    log.info("first prompt, as the model sees it: %r", _first_prompt(envs.train, policy))
-    dtype = sampling_dtype(cfg.sampler, accelerator)
+    sampler = sampler_class.make(cfg.sampler, SamplerParts(policy=policy, accelerator=accelerator))
+    _log_start(filled, policy, accelerator, envs.train)
     stop = Stop(patient=processes.count == 1)
-    sampling = _decoding(filled.sampler)
-    rollout = Rollout(envs.train, policy, sampling, cfg.seed, dtype, tick=stop.check)
+    decoding, held_out = _decoding(filled.sampler), (envs.held_out, envs.problems)
+    rollout = Rollout(envs.train, chat, sampler, decoding, cfg.seed, tick=stop.check)
     evaluation = make_evaluation(
-        filled, policy, (envs.held_out, envs.problems), dtype, tick=stop.check, processes=processes
+        filled, chat, held_out, sampler, tick=stop.check, processes=processes
     )
-    names = cfg.logger.names if processes.first else []
     return Trainer(
         cfg=cfg.trainer,
         seed=cfg.seed,
         agent=agent,
         env=envs.train.env,
         rollout=processes.shared(rollout),
+        sampler=sampler,
         evaluation=evaluation,
-        loggers=[load(LOGGERS, name)(out, cfg.trainer.steps, done) for name in names],
+        loggers=_loggers(cfg, out, done) if processes.first else [],
         checkpoints=checkpoints,
         decisive=cfg.decisive(),
         group_size=cfg.agent.group_size,
@@ -86,6 +87,10 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         stop=stop,
         processes=processes,
     )
+
+
+def _loggers(cfg: RunConfig, out: Path, done: int) -> list[Logger]:
+    return [load(LOGGERS, name)(out, cfg.trainer.steps, done) for name in cfg.logger.names]
 
 
 def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Accelerator]:
@@ -107,9 +112,9 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
 
 def make_evaluation(
     cfg: RunConfig,
-    policy: Policy,
+    chat: Chat,
     held_out: tuple[TextEnv, int],
-    dtype: torch.dtype | None,
+    sampler: Sampler,
     *,
     tick: Callable[[], None] = lambda: None,
     processes: Processes = ALONE,
@@ -118,10 +123,10 @@ def make_evaluation(
 
     Args:
         cfg: Filled in, see `filled_in`.
-        policy: Who answers.
+        chat: The model's.
         held_out: The environment, and how many of its problems.
-        dtype: What the weights are held in meanwhile, see `Rollout`.
-        tick: Called before each token.
+        sampler: Samples the answers.
+        tick: Called often while sampling.
         processes: Those that share the problems.
     """
     tokens = cfg.trainer.eval_max_new_tokens or cfg.sampler.max_new_tokens
@@ -129,7 +134,7 @@ def make_evaluation(
 
     def play(env: GroupVectorEnv, temperature: float) -> Rollout:
         decoding = Decoding(max_new_tokens=tokens, temperature=temperature)
-        return Rollout(env, policy, decoding, cfg.seed, dtype, tick=tick)
+        return Rollout(env, chat, sampler, decoding, cfg.seed, tick=tick)
 
     env, problems = held_out
     return Evaluation(
@@ -171,12 +176,6 @@ def compute_dtype(accelerator: Accelerator) -> torch.dtype:
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
 
 
-def sampling_dtype(cfg: SamplerConfig, accelerator: Accelerator) -> torch.dtype | None:
-    """Return what weights are held in while sampling, None where that is as they are."""
-    same = cfg.precision == "auto" and compute_dtype(accelerator) is torch.bfloat16
-    return torch.bfloat16 if same or cfg.precision == "bf16" else None
-
-
 def _make_trainable(policy: Policy, cfg: RunConfig, compute: torch.dtype) -> None:
     if cfg.model.gradient_checkpointing:
         policy.checkpoint_layers()
@@ -206,6 +205,13 @@ def filled_in(cfg: RunConfig, policy: Policy) -> RunConfig:
     )
 
 
+def _log_start(
+    cfg: RunConfig, policy: Policy, accelerator: Accelerator, env: GroupVectorEnv
+) -> None:
+    log.info("%s", _summary(cfg, policy, accelerator))
+    log.info("first prompt, as the model sees it: %r", _first_prompt(env, policy.chat))
+
+
 def _summary(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> str:
     millions = sum(p.numel() for p in policy.model.parameters()) / 1e6
     adapters = sum(p.numel() for p in policy.trained_parameters()) / 1e6
@@ -221,7 +227,6 @@ def _summary(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> str:
     )
 
 
-def _first_prompt(env: GroupVectorEnv, policy: Policy) -> str:
+def _first_prompt(env: GroupVectorEnv, chat: Chat) -> str:
     problem = env.env.problem(0)
-    ids = policy.render(problem.prompt, env.env.system_prompt_of(problem))
-    return str(policy.tokenizer.decode(list(ids)))
+    return chat.text(chat.render(problem.prompt, env.env.system_prompt_of(problem)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,13 +14,14 @@ from grpo_envs.loggers import Logger
 from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runs.metrics import group_metrics
 from grpo_envs.runtime.memory import memory_metrics
-from grpo_envs.runtime.processes import ALONE, Processes, Sampler
+from grpo_envs.runtime.processes import ALONE, Processes, RolloutFn
 from grpo_envs.runtime.stopping import Stop, StopNow
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.seeding import seed_for
 from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.watch import Watch
 from grpo_envs.types import Group
+from grpo_policy.samplers import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,9 @@ class Trainer:
     seed: int
     agent: Agent
     env: Adaptive
-    rollout: Sampler
+    rollout: RolloutFn
+    sampler: Sampler
+    """The rollouts' and the evaluation's: it gets the weights after each update."""
     evaluation: Evaluation
     loggers: Sequence[Logger]
     checkpoints: Checkpoints
@@ -98,7 +102,7 @@ class Trainer:
             ConfigError: `trainer.objective` is no metric of this run.
         """
         try:
-            with self.stop.listening():
+            with closing(self.sampler), self.stop.listening():
                 self._run_and_save()
         except BaseException:
             self._close(failed=True)
@@ -160,11 +164,12 @@ class Trainer:
             metrics = group_metrics(groups)
             with timer("update"), self.processes.linked():
                 updates, advantages = self.agent.update(chosen)
+            self.sampler.sync(self.agent.policy)
         self.done += 1
         self.drawn += len(groups)  # now: a step that fails is made again from the same problems
         self.env.adapt(groups)
         tokens = sum(c.length for group in groups for c in group.completions)
-        metrics |= updates
+        metrics |= updates | self.sampler.metrics()
         metrics["group/sampled"] = float(len(groups))
         metrics["group/used"] = float(len(chosen))
         metrics |= {f"time/{name}": seconds for name, seconds in timer.seconds.items()}
