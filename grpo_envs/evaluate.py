@@ -12,7 +12,8 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,25 +77,27 @@ def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
     there = by_problem(read_jsonl(file) if file.is_file() else [])
     whole = [row for rows in there.values() if len(rows) == each for row in rows]
     missing = [n for n in range(problems) if len(there.get(n, ())) != each]
-    evaluation = _open(cfg, (env, problems)) if missing else None  # a model that is not there
-    folder.mkdir(parents=True, exist_ok=True)  # leaves no folder
-    write_atomically(folder / "config.json", json.dumps(identity, indent=1))
-    write_atomically(file, json_lines(whole))
-    if evaluation:
-        _answer(evaluation, missing, file)
+    # Opened first: a model that is not there leaves no folder.
+    with _opened(cfg, (env, problems)) if missing else nullcontext() as evaluation:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "config.json", json.dumps(identity, indent=1))
+        write_atomically(file, json_lines(whole))
+        if evaluation:
+            _answer(evaluation, missing, file)
     rows = [row for row in read_jsonl(file) if row["problem"] < problems]
     rows.sort(key=lambda row: int(row["problem"]))  # the order of a first time and of a later one
     return Evaluated(name=said.removeprefix("model: "), folder=folder, rows=rows, env=env)
 
 
-def _open(cfg: RunConfig, held_out: tuple[TextEnv, int]) -> Evaluation:
-    """Load the model."""
-    from grpo_envs.training.build import make_evaluation, open_policy, sampling_dtype
+@contextmanager
+def _opened(cfg: RunConfig, held_out: tuple[TextEnv, int]) -> Iterator[Evaluation]:
+    """Load the model and its sampler; the sampler is closed at the end."""
+    from grpo_envs.training.build import make_evaluation, make_sampler, open_policy
 
     policy, accelerator = open_policy(cfg, adapters=True)
     policy.to(accelerator.device)
-    dtype = sampling_dtype(cfg.sampler, accelerator)
-    return make_evaluation(cfg, policy, held_out, dtype)
+    with closing(make_sampler(cfg, policy, accelerator)) as sampler:
+        yield make_evaluation(cfg, policy, held_out, sampler)
 
 
 def _answer(evaluation: Evaluation, problems: Sequence[int], file: Path) -> None:

@@ -38,7 +38,8 @@ class Turn:
     action: str
     observation: str = ""
     reward: float = 0.0
-    """What it earned, weighted."""
+    """The weighted reward of this answer alone. 0 while the environment grades it: `respond` sees
+    the rewards of the earlier turns, and 0 in the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,21 @@ class Reward:
     valid: bool = True
     """False when the grader failed (sandbox down, plugin raised), which is not a wrong answer."""
     error: str = ""
-    """Why it is not valid; of a valid one, what people may want to know of the grading."""
+    """Why it is not valid; always '' of a valid one."""
+    note: str = ""
+    """A remark on the grading for people; nothing is computed from it."""
+
+    def __post_init__(self) -> None:
+        """Keep the `error` that a valid reward is given as its note."""
+        if self.valid and self.error:
+            notes = [text for text in (self.note, self.error) if text]
+            object.__setattr__(self, "note", "; ".join(notes))
+            object.__setattr__(self, "error", "")
+
+    @property
+    def detail(self) -> str:
+        """The text for people: why it is not valid, else the note."""
+        return self.error or self.note
 
     @property
     def total(self) -> float:
@@ -117,6 +132,8 @@ class Group:
     rewards: tuple[Reward, ...]
     meta: Mapping[str, Any] = field(default_factory=dict)
     """The problem's."""
+    version: int = 0
+    """Of the policy's weights that sampled the completions, see `Policy.version`."""
 
     @property
     def flat(self) -> bool:

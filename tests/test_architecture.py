@@ -23,7 +23,7 @@ COMMANDS = ("run", "check", "evaluate", "doctor", "play", "plot", "sweep_report"
 """Files in grpo_envs/ that a user runs: the floor `commands`."""
 WINGS = ("graders", "sandbox")
 """Environments use them; the framework does without."""
-GROUPS = ("envs", "rewards", "loggers", "agents", "conf")
+GROUPS = ("envs", "rewards", "loggers", "agents", "samplers", "conf")
 """Entry-point groups `grpo_envs.<group>`. Other packages write them down: they never change."""
 # Third-party packages that only these areas may import.
 HEAVY = {

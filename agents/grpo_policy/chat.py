@@ -1,22 +1,28 @@
-"""How what is said to a model, and by it, is written as its tokens. No weights needed."""
+"""Text to tokens and back, by a model's tokenizer and chat template. No weights, no torch."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from grpo_envs.errors import ConfigError
 
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+NO_LIMIT = sys.maxsize
 _ANSWER = "(the answer)"  # stands for what the policy said, in a template
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A tokenizer with its chat template, and the tokens that end a turn."""
+    """A tokenizer with its chat template, the tokens that end a turn, and the context's length."""
 
     tokenizer: PreTrainedTokenizerBase
     eos_ids: tuple[int, ...]
+    context_length: int = NO_LIMIT
+    """The most tokens that the model can attend to; `NO_LIMIT` where it names no number."""
 
     def render(self, prompt: str, system_prompt: str = "") -> tuple[int, ...]:
         """Return the tokens of a prompt, through the chat template where the model has one."""
@@ -31,24 +37,24 @@ class Chat:
         )
         return tuple(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
-    def follow_up(self, told: str, *, ended: bool) -> tuple[int, ...]:
-        """Return the tokens between an answer and the next: what the environment says, framed.
+    def follow_up(self, observation: str, *, ended: bool) -> tuple[int, ...]:
+        """Return the tokens between an answer and the next: the environment's reply, framed.
 
         What came before is never rendered or tokenised again, so a template that would rewrite
         earlier turns (Qwen3's drops their thoughts) changes nothing in the context.
 
         Args:
-            told: What the environment says.
+            observation: The environment's reply.
             ended: Whether the policy ended its turn itself; else the end is put in for it.
 
         Raises:
             ConfigError: the chat template ends an answer with none of the model's end tokens.
         """
         if self.tokenizer.chat_template is None:
-            text, end = f"\n{told}\n", ""
+            text, end = f"\n{observation}\n", ""
         else:
             answer = {"role": "assistant", "content": _ANSWER}
-            asked, reply = ({"role": "user", "content": content} for content in ("?", told))
+            asked, reply = ({"role": "user", "content": text} for text in ("?", observation))
             rendered = self.tokenizer.apply_chat_template(
                 [asked, answer, reply], add_generation_prompt=True, tokenize=False
             )
@@ -66,6 +72,15 @@ class Chat:
     def text(self, token_ids: tuple[int, ...]) -> str:
         """Return what tokens stand for, those that frame a turn included."""
         return str(self.tokenizer.decode(list(token_ids)))
+
+    def decode(self, token_ids: tuple[int, ...]) -> str:
+        """Return the text of a completion, without the tokens that only end a turn."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+
+def context_length_of(config: Any) -> int:
+    """Return the most tokens that a model with this configuration can attend to."""
+    return int(getattr(config, "max_position_embeddings", None) or NO_LIMIT)
 
 
 def end_tokens(

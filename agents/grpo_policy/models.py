@@ -22,7 +22,7 @@ from transformers import (
 from grpo_envs.config.model import LoraConfig, ModelConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.hub import missing_on_hub
-from grpo_policy.chat import Chat, end_tokens
+from grpo_policy.chat import NO_LIMIT, Chat, context_length_of, end_tokens
 from grpo_policy.policy import Policy, require_plain_head
 
 TINY = Path(__file__).parent / "tiny"
@@ -103,19 +103,25 @@ def load_policy(path: str, *, adapters: bool = False) -> Policy:
 def load_chat(path: str) -> Chat:
     """Load what of a model is needed to write and read its tokens: no weights.
 
+    A checkpoint of adapters (LoRA) holds no configuration of the model, so that the chat has no
+    limit on the context's length.
+
     Raises:
         ConfigError: there is no such model, or nothing ends its turns.
     """
     with _reading(path) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
+        adapters = (Path(place) / "adapter_config.json").is_file()
+        config = None if adapters else AutoConfig.from_pretrained(place, **where)
         try:
             generation = GenerationConfig.from_pretrained(
                 place, local_files_only=where["local_files_only"]
             )
         except OSError:  # it has none of its own: as when the model itself is loaded
-            config = AutoConfig.from_pretrained(place, **where)
+            config = config or AutoConfig.from_pretrained(place, **where)
             generation = GenerationConfig.from_model_config(config)
-    return Chat(tokenizer, end_tokens(tokenizer, generation))
+    length = NO_LIMIT if config is None else context_length_of(config)
+    return Chat(tokenizer, end_tokens(tokenizer, generation), length)
 
 
 def _is_gguf(path: str) -> bool:
@@ -217,6 +223,7 @@ def restore(policy: Policy, folder: Path) -> None:
         peft.set_peft_model_state_dict(policy.model, weights)
     else:
         policy.model.load_state_dict(load_policy(str(folder)).model.state_dict())
+    policy.version += 1
 
 
 def hints(policy: Policy) -> Hints:

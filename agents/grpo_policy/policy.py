@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo_envs.errors import ConfigError
 from grpo_policy.batch import Batch
-from grpo_policy.chat import Chat, end_tokens
+from grpo_policy.chat import Chat, context_length_of, end_tokens
 from grpo_policy.packing import pack, saves
 from grpo_policy.scoring import score_tokens
 
@@ -33,6 +32,7 @@ class Policy(nn.Module):
         self.share_prompts = True
         """Whether `forward` may pack rows of a group; it does where that saves work."""
         self.version = 0
+        """Counts the changes of the weights: each update, each restore."""
 
     @property
     def device(self) -> torch.device:
@@ -42,7 +42,7 @@ class Policy(nn.Module):
     @property
     def context_length(self) -> int:
         """The most tokens that the model can attend to; without a limit where it names none."""
-        return int(getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize)
+        return context_length_of(self.model.config)
 
     @property
     def has_adapters(self) -> bool:
@@ -100,20 +100,20 @@ class Policy(nn.Module):
 
     @property
     def chat(self) -> Chat:
-        """How what is said to it is written as tokens."""
-        return Chat(self.tokenizer, self.eos_ids)
+        """How text becomes its tokens and tokens become text."""
+        return Chat(self.tokenizer, self.eos_ids, self.context_length)
 
     def render(self, prompt: str, system_prompt: str = "") -> tuple[int, ...]:
         """Return the tokens of a prompt, see `Chat.render`."""
         return self.chat.render(prompt, system_prompt)
 
-    def follow_up(self, told: str, *, ended: bool) -> tuple[int, ...]:
+    def follow_up(self, observation: str, *, ended: bool) -> tuple[int, ...]:
         """Return the tokens between an answer and the next, see `Chat.follow_up`."""
-        return self.chat.follow_up(told, ended=ended)
+        return self.chat.follow_up(observation, ended=ended)
 
     def decode(self, token_ids: tuple[int, ...]) -> str:
-        """Return the text of a completion, without the tokens that only end a turn."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        """Return the text of a completion, see `Chat.decode`."""
+        return self.chat.decode(token_ids)
 
     def forward(
         self, batch: Batch, temperature: float, *, entropy_grad: bool = False

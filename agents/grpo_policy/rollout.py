@@ -1,27 +1,25 @@
-"""P problems -> P groups of G sampled and scored completions, through the vector API only."""
+"""P problems -> P groups of G sampled and scored completions, through the vector API only.
+
+A rollout needs no weights: the tokens come from a `Sampler`, the text from a `Chat`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
 
 from grpo_envs.env.rewards import summed
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.seeding import seed_for
-from grpo_envs.types import Completion, Group, Reward, Turn
-from grpo_policy.policy import Policy
-from grpo_policy.samplers import Decoding
-from grpo_policy.samplers.torch import sample_groups
+from grpo_envs.types import Completion, Group, Reply, Reward, Turn
+from grpo_policy.chat import Chat
+from grpo_policy.samplers import Decoding, Sampler
 
 
 @dataclass(slots=True)
 class Talk:
-    """A member's episode so far, as tokens: what was sampled and what was said in between."""
+    """A member's episode so far, as tokens: the sampled answers and the replies between them."""
 
     prompt_ids: tuple[int, ...]
     answer: Completion
@@ -39,30 +37,30 @@ class Talk:
         self.answered(self.answer)
 
     def answered(self, answer: Completion) -> None:
-        """Take down what the policy said."""
+        """Append an answer of the policy."""
         self.answer = answer
         self._add(answer.token_ids, answer.logprobs, chosen=True)
 
-    def graded(self, observation: str, reward: Reward) -> None:
-        """Take down what the environment made of it."""
-        turn = Turn(action=self.answer.text, observation=observation, reward=reward.total)
-        self.turns.append(turn)
+    def graded(self, reply: Reply) -> None:
+        """Append the turn that consists of the last answer and the environment's reply."""
+        said, reward = reply.observation, reply.reward
+        self.turns.append(Turn(action=self.answer.text, observation=said, reward=reward.total))
         self.rewards.append(reward)
 
-    def told(self, token_ids: tuple[int, ...]) -> None:
-        """Take down what the policy answers next, which it did not choose."""
+    def heard(self, token_ids: tuple[int, ...]) -> None:
+        """Append the tokens of a reply, which the policy did not choose and answers next."""
         self._add(token_ids, (0.0,) * len(token_ids), chosen=False)
 
     def context(self) -> tuple[int, ...]:
         """Return all tokens so far."""
         return (*self.prompt_ids, *self.token_ids)
 
-    def completion(self, policy: Policy) -> Completion:
+    def completion(self, chat: Chat) -> Completion:
         """Return the whole of it; an episode of one turn as it was sampled."""
         if len(self.turns) == 1 and not self.cut:
             return self.answer
         return Completion(
-            text=policy.decode(tuple(self.token_ids)),
+            text=chat.decode(tuple(self.token_ids)),
             token_ids=tuple(self.token_ids),
             logprobs=tuple(self.logprobs),
             mask=tuple(self.mask),
@@ -82,30 +80,28 @@ class Talk:
 
 @dataclass(slots=True)
 class Rollout:
-    """Plays an episode with the policy in each member of a vector environment."""
+    """Plays an episode in each member of a vector environment, with answers of a sampler."""
 
     env: GroupVectorEnv
-    policy: Policy
+    chat: Chat
+    sampler: Sampler
     decoding: Decoding
     seed: int
     """Of the run; with a problem's seed and a member's number it decides the member's noise."""
-    dtype: torch.dtype | None = None
-    """What the weights are held in while sampling; None: as they are."""
-    batch_size: int = 256
-    """Completions that are sampled at once."""
     tick: Callable[[], None] = lambda: None
-    """Called before each token and after grading; what it raises ends the sampling."""
+    """Called often while sampling and after grading; an exception that it raises ends both."""
 
     def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
         """Return one group for each problem seed; times `sample` and `score`."""
         size = self.env.group_size
         observations, about = self.env.reset(seed=list(seeds))
         asked = zip(observations[::size], about["system_prompt"][::size], strict=True)
-        prompts = [self.policy.render(text, told) for text, told in asked]
+        prompts = [self.chat.render(prompt, system_prompt) for prompt, system_prompt in asked]
         noise = [(key, i) for key in seeds for i in range(size)]
         with timer("sample"):
             seeds_of_noise = [seed_for(self.seed, *place) for place in noise]
             answers = self._sample(prompts, seeds_of_noise, range(len(noise)))
+        version = self.sampler.version
         talks = [Talk(prompts[i // size], answer) for i, answer in enumerate(answers)]
         active = self._step(talks, range(len(talks)), timer)
         while active:
@@ -122,9 +118,10 @@ class Rollout:
                 key=seed,
                 prompt=observations[p * size],
                 prompt_ids=prompts[p],
-                completions=tuple(talk.completion(self.policy) for talk in members),
+                completions=tuple(talk.completion(self.chat) for talk in members),
                 rewards=tuple(talk.reward() for talk in members),
                 meta=about["meta"][p * size],
+                version=version,
             )
             for p, seed in enumerate(seeds)
             if (members := talks[p * size : (p + 1) * size])
@@ -138,50 +135,35 @@ class Rollout:
         Those of `members`; the environment may grade them as soon as all of a prompt are there.
         """
         copies = len(noise) // len(prompts)
-        step = max(1, self.batch_size // copies)
-        order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))  # little padding
         completions: dict[int, list[Completion]] = {}
-        with self.policy.weights_in(self.dtype) if self.dtype else nullcontext():
-            for start in range(0, len(prompts), step):
-                part = order[start : start + step]
-                seeds = [seed for p in part for seed in noise[p * copies : (p + 1) * copies]]
-                asked = [prompts[p] for p in part]
-                for i, found in sample_groups(
-                    self.policy, asked, seeds, self.decoding, tick=self.tick
-                ):
-                    p = part[i]
-                    completions[p] = found
-                    own = members[p * copies : (p + 1) * copies]
-                    self.env.score_ahead({m: c.text for m, c in zip(own, found, strict=True)})
+        for p, found in self.sampler.sample(prompts, noise, self.decoding, tick=self.tick):
+            completions[p] = found
+            own = members[p * copies : (p + 1) * copies]
+            self.env.score_ahead({m: c.text for m, c in zip(own, found, strict=True)})
         return [completion for p in range(len(prompts)) for completion in completions[p]]
 
     def _step(self, talks: Sequence[Talk], active: Sequence[int], timer: Timer) -> list[int]:
         """Give the last answers to the environment; return the members whose episodes go on."""
-        actions = [""] * len(talks)
+        actions = [""] * len(talks)  # the environment ignores those of members that are over
         for i in active:
             actions[i] = talks[i].answer.text
         with timer("score"):
-            told, _, terminated, truncated, infos = self.env.step(actions)
+            _, _, terminated, truncated, _ = self.env.step(actions)
         timer.add("score_hidden", self.env.hidden_seconds)
         self.tick()  # what ends the run may have ended its graders, too
+        replies, over = self.env.replies, terminated | truncated
         for i in active:
-            talks[i].graded(told[i], self._reward(infos, i))
-        over = terminated | truncated
-        return [i for i in active if not over[i] and self._goes_on(talks[i], told[i])]
+            talks[i].graded(replies[i])
+        running = [i for i in active if not over[i]]
+        for i in running:
+            self._reply(talks[i], replies[i].observation)
+        self.env.truncate([i for i in running if talks[i].cut])
+        return [i for i in running if not talks[i].cut]
 
-    def _goes_on(self, talk: Talk, told: str) -> bool:
-        """Put what was told into the context, unless another turn would not fit into it."""
-        tokens = self.policy.follow_up(told, ended=talk.answer.finish_reason == "stop")
+    def _reply(self, talk: Talk, observation: str) -> None:
+        """Put the reply into the context, or cut the talk where the next answer would not fit."""
+        tokens = self.chat.follow_up(observation, ended=talk.answer.finish_reason == "stop")
         needed = len(talk.context()) + len(tokens) + self.decoding.max_new_tokens
-        talk.cut = needed > self.policy.context_length
+        talk.cut = needed > self.chat.context_length
         if not talk.cut:
-            talk.told(tokens)
-        return not talk.cut
-
-    def _reward(self, infos: Mapping[str, Any], i: int) -> Reward:
-        if not infos["reward_valid"][i]:
-            return Reward(valid=False, error=str(infos["detail"][i]))
-        keys = {name: f"reward/{name}" for name in self.env.weights}
-        there = {name: key for name, key in keys.items() if key in infos and infos[f"_{key}"][i]}
-        parts = {name: float(infos[key][i]) for name, key in there.items()}
-        return Reward(parts=parts, weights=self.env.weights)
+            talk.heard(tokens)

@@ -120,7 +120,7 @@ class CodeEnv(TextEnv):
         verdict = grade_code(problem.gold, program, self.backend, self.limits)
         passed = verdict.passed if self.passed == "fraction" else float(verdict.passed == 1)
         parts = {"passed": passed, "runs": float(verdict.ran), "format": form}
-        return Reward(parts=parts, error=detail(problem.gold, verdict, self.backend.level))
+        return Reward(parts=parts, note=detail(problem.gold, verdict, self.backend.level))
 
     def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
         """Run the programs side by side."""

@@ -113,5 +113,5 @@ class FormatEnv(TextEnv):
         form = (well_formed if tagged else bare_text)(answer)
         named = zip(constraints, values, strict=True)
         missed = ", ".join(constraint.name for constraint, value in named if value < 1)
-        error = f"not satisfied: {missed}" if missed else ""
-        return Reward(parts={"satisfied": satisfied, "format": float(form)}, error=error)
+        note = f"not satisfied: {missed}" if missed else ""
+        return Reward(parts={"satisfied": satisfied, "format": float(form)}, note=note)

@@ -133,7 +133,7 @@ class CountdownEnv(TextEnv):
         if block is None:
             return Reward(parts={"correct": 0.0, "format": 0.0})
         why = self._wrong(problem.gold, block.text)
-        return Reward(parts={"correct": float(not why), "format": float(block.neat)}, error=why)
+        return Reward(parts={"correct": float(not why), "format": float(block.neat)}, note=why)
 
     def _wrong(self, goal: Goal, text: str) -> str:
         """Return why `text` does not make the goal, '' where it does."""

@@ -128,8 +128,8 @@ class GymEnv(TextEnv):
         return _paid(min(max(share, 0.0), 1.0) if outside else share, told)
 
 
-def _paid(score: float, error: str = "") -> Reward:
-    return Reward(parts={"score": score}, error=error)
+def _paid(score: float, note: str = "") -> Reward:
+    return Reward(parts={"score": score}, note=note)
 
 
 def _range(given: list[float] | None) -> tuple[float, float]:

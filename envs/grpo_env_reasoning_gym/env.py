@@ -97,7 +97,7 @@ class ReasoningGymEnv(TextEnv):
         if self.credit == "partial" and 0 < grade.score < 1:
             base = self.library.grade(item, _JUNK, self.limits).score
             correct = max(0.0, grade.score - base) / (1 - base) if base < 1 else 0.0
-        return Reward(parts={"correct": correct, "format": form}, error=grade.note)
+        return Reward(parts={"correct": correct, "format": form}, note=grade.note)
 
     def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
         """Grade side by side, each answer in a process of its own."""

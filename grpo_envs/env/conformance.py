@@ -136,7 +136,7 @@ def _solution_is_best(env: TextEnv, problems: int) -> Iterator[str]:
         reward = _reward(env, problem, problem.solution)
         most = _most(env, problem)
         if not math.isclose(reward.total, most):
-            parts = dict(reward.parts) or reward.error
+            parts = dict(reward.parts) or reward.detail
             yield f"{problem.solution!r} earns {reward.total} of {most} ({parts})"
 
 
@@ -151,7 +151,7 @@ def _empty_earns_nothing(env: TextEnv, problems: int) -> Iterator[str]:
     for problem in _both(env, problems):
         reward = _reward(env, problem, "")
         if not reward.valid or reward.total > 0:
-            yield f"'' earns {reward.total} {reward.error}"
+            yield f"'' earns {reward.total} {reward.detail}"
 
 
 def _hostile_earns_less(env: TextEnv, problems: int) -> Iterator[str]:
@@ -229,8 +229,9 @@ def play(
     while len(turns) < env.turns_of(problem):
         action = player(problem, turns)
         reply = env.reply_batch([problem], [[*turns, Turn(action=action)]])[0]
-        turns.append(Turn(action=action, observation=reply.observation))
         rewards.append(reply.reward)
+        said, total = reply.observation, reply.reward.total
+        turns.append(Turn(action=action, observation=said, reward=total))
         if reply.done:
             break
     return turns, rewards

@@ -91,20 +91,22 @@ def settle(reward: Reward, parts: Mapping[str, Part], weights: Mapping[str, floa
         if not math.isfinite(value):
             return Reward(valid=False, error=f"reward part {name!r} is {value}")
         shaped[name] = parts[name].shaped(value)
-    return Reward(parts=shaped, weights=weights, error=reward.error)
+    return Reward(parts=shaped, weights=weights, note=reward.note)
 
 
 def merged(rewards: Sequence[Reward]) -> Reward:
-    """Return one reward with the parts of all; not valid where one of them is not."""
+    """Return one reward with the parts and notes of all; not valid where one of them is not."""
     failed = next((reward for reward in rewards if not reward.valid), None)
     parts = {name: value for reward in rewards for name, value in reward.parts.items()}
-    return failed or dataclasses.replace(rewards[0], parts=parts)
+    note = "; ".join(reward.note for reward in rewards if reward.note)
+    return failed or dataclasses.replace(rewards[0], parts=parts, note=note)
 
 
 def summed(rewards: Sequence[Reward]) -> Reward:
-    """Return what the turns of an episode earn together, part by part.
+    """Return the sum of the rewards of an episode's turns, part by part.
 
-    It is not valid where one of them is not.
+    The notes of several turns are joined, each with the number of its turn. The sum is not valid
+    where one of the rewards is not.
     """
     failed = [reward for reward in rewards if not reward.valid]
     if failed or len(rewards) == 1:
@@ -113,7 +115,8 @@ def summed(rewards: Sequence[Reward]) -> Reward:
     parts = {
         name: math.fsum(reward.parts.get(name, 0.0) for reward in rewards) for name in sorted(names)
     }
-    return Reward(parts=parts, weights=rewards[-1].weights)
+    notes = [f"turn {n}: {reward.note}" for n, reward in enumerate(rewards, 1) if reward.note]
+    return Reward(parts=parts, weights=rewards[-1].weights, note="; ".join(notes))
 
 
 def score_safely(

@@ -192,17 +192,24 @@ class TextEnv(gymnasium.Env[str, str]):
         rewards = score_safely(self.score_batch, problems, answers)
         return [Reply(reward=reward) for reward in rewards]
 
+    def parts_of(self, reward: Reward) -> dict[str, float]:
+        """Return the value of every reward part that applies to the problem, in declared order.
+
+        A part of the environment's own that the grader left out is 0.
+        """
+        return {
+            name: float(reward.parts.get(name, 0.0))
+            for name in self._parts
+            if name in reward.parts or name not in self._optional
+        }
+
     def info_for(self, reward: Reward) -> dict[str, Any]:
         """Return a step's `info`: every part, floats only, and `detail` for people.
 
         A part that does not apply to the problem is left out.
         """
-        info: dict[str, Any] = {
-            f"reward/{name}": float(reward.parts.get(name, 0.0))
-            for name in self._parts
-            if name in reward.parts or name not in self._optional
-        }
-        info["reward_valid"], info["detail"] = float(reward.valid), reward.error
+        info: dict[str, Any] = {f"reward/{name}": x for name, x in self.parts_of(reward).items()}
+        info["reward_valid"], info["detail"] = float(reward.valid), reward.detail
         return info
 
     def info_of(self, problem: Problem) -> dict[str, Any]:
@@ -229,10 +236,11 @@ class TextEnv(gymnasium.Env[str, str]):
             raise ResetNeeded(f"{type(self).__name__}.step() needs reset(): the episode is over.")
         turns = [*self._turns, Turn(action=action)]
         reply = self.reply_batch([self._problem], [turns])[0]
-        self._turns = [*self._turns, Turn(action=action, observation=reply.observation)]
+        total = reply.reward.total
+        turn = Turn(action=action, observation=reply.observation, reward=total)
+        self._turns = [*self._turns, turn]
         truncated = not reply.done and len(self._turns) >= self.turns_of(self._problem)
         self._over = reply.done or truncated
-        total = reply.reward.total
         return reply.observation, total, reply.done, truncated, self.info_for(reply.reward)
 
     def render(self) -> str | None:

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import (
-    BrokenExecutor,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-)
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,14 +12,13 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from grpo_envs.env.ahead import Ahead
+from grpo_envs.env.grading import Graders
 from grpo_envs.env.text import TextEnv
 from grpo_envs.errors import ConfigError, ResetNeeded
-from grpo_envs.runtime.launch import cores
 from grpo_envs.seeding import seed_for
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
 Array = NDArray[Any]
-CONCURRENCY = ("none", "threads", "processes")
 _IDLE = Reply(reward=Reward())
 """To a member whose episode is over."""
 
@@ -49,16 +41,12 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             group_size: G.
 
         Raises:
-            ConfigError: `num_envs` is not a multiple of `group_size`.
+            ConfigError: `num_envs` is not a multiple of `group_size`, or the environment's
+                `concurrency` is unknown.
         """
         if group_size < 1 or num_envs < 1 or num_envs % group_size:
             raise ConfigError(
                 f"num_envs={num_envs}, group_size={group_size}. Allowed: whole groups, 1 or more."
-            )
-        if env.concurrency not in CONCURRENCY:
-            name = type(env).__name__
-            raise ConfigError(
-                f"{name}.concurrency={env.concurrency!r}. Allowed: {', '.join(CONCURRENCY)}."
             )
         self.env = env
         self.num_envs = num_envs
@@ -73,7 +61,8 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         self._over: NDArray[np.bool_] = np.ones(num_envs, dtype=np.bool_)
         self._cut: NDArray[np.bool_] = np.zeros(num_envs, dtype=np.bool_)
         """Those of the members whose episode is over that were truncated."""
-        self._executor: Executor | None = None
+        self._last: dict[int, Reply] = {}
+        self._graders = Graders(env)
         self._ahead = Ahead(self._replies)
 
     @property
@@ -90,6 +79,15 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
     def max_turns(self) -> int:
         """Answers per episode, at most."""
         return self.env.max_turns
+
+    @property
+    def replies(self) -> Mapping[int, Reply]:
+        """The replies of the last step by member; empty after a reset.
+
+        Their rewards are shaped and weighted, and hold every part that applies to the problem; one
+        that is not valid holds none. Members whose episode was over before that step have no reply.
+        """
+        return {i: self._complete(reply) for i, reply in self._last.items()}
 
     def reset(
         self,
@@ -113,6 +111,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         """
         seeds = self._group_seeds(seed)
         self._ahead.take({})  # of no use any more
+        self._last = {}
         for group in self._marked(options):
             problem = self.env.problem(seeds[group])
             members = slice(group * self.group_size, (group + 1) * self.group_size)
@@ -129,6 +128,15 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         """
         if self.env.grades_each_alone and not self._over[list(actions)].any():
             self._ahead.begin({i: Turn(action=action) for i, action in actions.items()})
+
+    def truncate(self, members: Sequence[int]) -> None:
+        """End the episodes of these members, for instance because a policy's context is full.
+
+        They are truncated. Later steps ignore their actions: nothing is graded, no turn is added,
+        and their reward is 0.
+        """
+        running = [i for i in members if not self._over[i]]
+        self._over[running] = self._cut[running] = True
 
     @property
     def hidden_seconds(self) -> float:
@@ -159,25 +167,23 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         replies |= zip(rest, self._replies(rest, given), strict=True)
         terminated = self._over & ~self._cut
         truncated = self._cut.copy()
+        rewards = np.zeros(self.num_envs, dtype=np.float64)
         for i, reply in replies.items():
-            said, turn = reply.observation, given[i]
-            self._turns[i].append(Turn(action=turn.action, observation=said) if said else turn)
+            said, rewards[i] = reply.observation, (total := reply.reward.total)
+            self._turns[i].append(Turn(action=actions[i], observation=said, reward=total))
             if reply.done:
                 terminated[i] = True
             else:
                 truncated[i] = len(self._turns[i]) >= self._most_turns(i)
-        self._over, self._cut = terminated | truncated, truncated.copy()
+        self._over, self._cut, self._last = terminated | truncated, truncated.copy(), replies
         rows = [replies.get(i, _IDLE) for i in range(self.num_envs)]
-        rewards = np.array([row.reward.total for row in rows], dtype=np.float64)
         infos = self._infos([row.reward for row in rows], active)
         return tuple([row.observation for row in rows]), rewards, terminated, truncated, infos
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the scoring workers and close the environment."""
         self._ahead.close()
-        if self._executor is not None:
-            self._executor.shutdown()
-            self._executor = None
+        self._graders.close()
         self.env.close()
 
     def _observation(self, member: int) -> str:
@@ -231,35 +237,14 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         return [int(group) for group in np.flatnonzero(by_group.any(axis=1))]
 
     def _replies(self, active: Sequence[int], given: Mapping[int, Turn]) -> list[Reply]:
-        if not active:
-            return []
         problems = [problem for i in active if (problem := self._problems[i]) is not None]
-        episodes = [[*self._turns[i], given[i]] for i in active]
-        if self.env.concurrency == "none":
-            return self.env.reply_batch(problems, episodes)
-        workers = min(cores(), len(active))
-        size = -(-len(active) // workers)
-        starts = range(0, len(active), size)
-        parts = [(problems[i : i + size], episodes[i : i + size]) for i in starts]
-        executor = self._executor = self._executor or _executor(self.env.concurrency)
-        futures = [_submit(executor, self.env.reply_batch, *part) for part in parts]
-        replies: list[Reply] = []
-        for part, future in zip(parts, futures, strict=True):
-            try:
-                replies += future.result()
-            except BrokenExecutor:  # a process of the pool was killed, perhaps by one answer
-                self._executor = None
-                replies += [self._alone(*pair) for pair in zip(*part, strict=True)]
-        return replies
+        return self._graders.replies(problems, [[*self._turns[i], given[i]] for i in active])
 
-    def _alone(self, problem: Problem, episode: Sequence[Turn]) -> Reply:
-        """Grade one answer in the pool; its reward is invalid where that kills a process."""
-        executor = self._executor = self._executor or _executor(self.env.concurrency)
-        try:
-            return executor.submit(self.env.reply_batch, [problem], [episode]).result()[0]
-        except BrokenExecutor as error:
-            self._executor = None
-            return Reply(reward=Reward(valid=False, error=f"the grading process died: {error}"))
+    def _complete(self, reply: Reply) -> Reply:
+        """Return the reply with every part that applies in its reward; with none if not valid."""
+        reward = reply.reward
+        parts = self.env.parts_of(reward) if reward.valid else {}
+        return replace(reply, reward=replace(reward, parts=parts))
 
     def _infos(self, rewards: Sequence[Reward], active: Sequence[int]) -> dict[str, Any]:
         rows = [self.env.info_for(reward) for reward in rewards]
@@ -271,19 +256,3 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             infos[key] = np.array([row.get(key, 0.0) for row in rows], dtype=dtype)
             infos[f"_{key}"] = acted & np.array([key in row for row in rows])
         return infos
-
-
-def _submit(executor: Executor, call: Callable[..., Any], *args: Any) -> Future[Any]:
-    """Let a pool that broke before, while idle or just now, fail where its results are read."""
-    try:
-        return executor.submit(call, *args)
-    except BrokenExecutor as error:
-        failed: Future[Any] = Future()
-        failed.set_exception(error)
-        return failed
-
-
-def _executor(kind: str) -> Executor:
-    if kind == "threads":
-        return ThreadPoolExecutor(cores())
-    return ProcessPoolExecutor(cores(), mp_context=get_context("spawn"))

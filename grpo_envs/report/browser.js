@@ -51,6 +51,7 @@ function card(row) {
   head.append(group);
   article.append(head, element("p", row.prompt, "prompt"));
   if (row.error) article.append(element("p", row.error, "warn"));
+  if (row.note) article.append(element("p", row.note, "note"));
   if (row.turns) {
     for (const [said, told] of row.turns) {
       article.append(marked(said));

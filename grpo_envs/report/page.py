@@ -123,6 +123,8 @@ def _changed(run: Record) -> Iterator[str]:
         yield f'<article><p class="prompt">{escape(before[n]["prompt"])}</p>'
         for label, row in (("before", before[n]), ("after", after[n])):
             yield f"<h4>{label}: {row['reward']:.2f}</h4><pre>{escape(row['text'])}</pre>"
+            if detail := row["error"] or row.get("note"):
+                yield f'<p class="note">{escape(detail)}</p>'
         yield "</article>"
     yield "</div>"
 
@@ -151,6 +153,7 @@ def _small(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("step", "problem", "prompt", "text", "reward", "parts", "valid", "error", "advantage")
     turns = [[turn["action"], turn["observation"]] for turn in row["turns"]]
     more = {"run": name, "tokens": row["tokens"], "cut": row["finish_reason"] == "length"}
+    more["note"] = row.get("note", "")  # rows of runs of version 0.1 have none
     return {key: row[key] for key in keys} | more | ({"turns": turns} if len(turns) > 1 else {})
 
 

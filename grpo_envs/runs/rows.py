@@ -23,6 +23,7 @@ def completion_rows(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
                 "parts": dict(reward.parts),
                 "valid": reward.valid,
                 "error": reward.error,
+                "note": reward.note,
                 "finish_reason": completion.finish_reason,
                 "tokens": completion.length,
                 "turns": [asdict(turn) for turn in completion.turns],

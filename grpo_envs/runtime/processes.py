@@ -32,7 +32,7 @@ class ProcessLost(GrpoEnvsError):
     """Another process of the run failed, or is gone."""
 
 
-class Sampler(Protocol):
+class RolloutFn(Protocol):
     """Samples and scores a group for each problem seed."""
 
     def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
@@ -94,18 +94,18 @@ class Processes:
         start = self.index * size + min(self.index, more)
         return what[start : start + size + (self.index < more)]
 
-    def shared(self, sampler: Sampler) -> Sampler:
-        """Return a sampler whose problems are shared out, and whose groups all of them get."""
+    def shared(self, rollout: RolloutFn) -> RolloutFn:
+        """Return a rollout whose problems are shared out, and whose groups all of them get."""
         if self.count == 1:
-            return sampler
+            return rollout
 
-        def sample(seeds: Sequence[int], timer: Timer) -> list[Group]:
+        def play(seeds: Sequence[int], timer: Timer) -> list[Group]:
             own = self.share(seeds)
-            parts = self.gather(lambda: sampler(own, timer) if own else [])
+            parts = self.gather(lambda: rollout(own, timer) if own else [])
             timer.add("wait", self.waited)
             return [group for part in parts for group in part]
 
-        return sample
+        return play
 
     def _told(self, error: Exception) -> Exception:
         """Return what the others are to raise where this one raised an error."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from grpo_envs.config.agent import AgentConfig
 from grpo_envs.types import Group
@@ -42,18 +42,6 @@ class Update(NamedTuple):
 class Agent(Protocol):
     """Learns from groups of completions."""
 
-    Config: ClassVar[type[AgentConfig]]
-    """The keys `agent.*`. Read for `--help`, so its module should not import torch."""
-
-    @classmethod
-    def make(cls, cfg: Any, parts: Parts) -> Self:
-        """Return the agent; it moves the policy to the accelerator's device.
-
-        Args:
-            cfg: An instance of `Config`.
-            parts: What the agent is made of.
-        """
-
     def update(self, groups: Sequence[Group]) -> Update:
         """Improve the policy on the groups of a step."""
 
@@ -65,3 +53,19 @@ class Agent(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state that `state_dict` returned."""
+
+
+class AgentPlugin(Protocol):
+    """The entry point of an agent (`grpo_envs.agents`)."""
+
+    Config: ClassVar[type[AgentConfig]]
+    """The keys `agent.*`. Read for `--help`, so its module should not import torch."""
+
+    @classmethod
+    def make(cls, cfg: Any, parts: Parts) -> Agent:
+        """Return the agent; it moves the policy to the accelerator's device.
+
+        Args:
+            cfg: An instance of `Config`.
+            parts: What the agent is made of.
+        """

@@ -12,25 +12,26 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers.utils import logging as transformers_logging
 
-from grpo_envs.config.model import SamplerConfig
 from grpo_envs.config.schema import RunConfig, TrainerConfig
 from grpo_envs.env import TextEnv
-from grpo_envs.env.installed import AGENTS, LOGGERS, load
+from grpo_envs.env.installed import AGENTS, LOGGERS, SAMPLERS, load
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError
+from grpo_envs.loggers import Logger
 from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runtime import launch
-from grpo_envs.runtime.processes import ALONE, Processes
+from grpo_envs.runtime.processes import ALONE, Processes, RolloutFn
 from grpo_envs.runtime.stopping import Stop
-from grpo_envs.training.agent import Agent, Parts
+from grpo_envs.training.agent import Agent, AgentPlugin, Parts
 from grpo_envs.training.environments import Envs
 from grpo_envs.training.evaluation import Evaluation
-from grpo_envs.training.source import InStep
+from grpo_envs.training.source import InStep, Source
 from grpo_envs.training.trainer import Trainer
+from grpo_policy.chat import Chat
 from grpo_policy.models import adapt, hints, load_policy, resolve, restore
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
-from grpo_policy.samplers import Decoding
+from grpo_policy.samplers import Decoding, Sampler, SamplerParts, SamplerPlugin
 from grpo_policy.sharding import sharding_accelerator
 
 log = logging.getLogger(__name__)
@@ -48,43 +49,39 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
-    agent_class: type[Agent] = load(AGENTS, cfg.agent.name)
+    plugin: type[AgentPlugin] = load(AGENTS, cfg.agent.name)
     policy, accelerator = open_policy(cfg)
     _make_trainable(policy, cfg, compute_dtype(accelerator))
     decoding = training_decoding(cfg, policy)
     parts = Parts(policy=policy, accelerator=accelerator, decoding=decoding, seed=cfg.seed)
     # The agent first: it moves the policy to the device and copies the reference before a resume
-    # puts trained weights into the policy.
-    agent = agent_class.make(cfg.agent, parts)
+    # puts trained weights into the policy. The sampler last: it may copy those weights.
+    agent = plugin.make(cfg.agent, parts)
     checkpoints = Checkpoints(out, cfg.trainer.keep_checkpoints)
     done, state = _resume(agent, policy, cfg, checkpoints) if cfg.resume else (0, {})
+    sampler = make_sampler(cfg, policy, accelerator)
     log.info("%s; %s", _summary(cfg, parts), agent.describe())
-    log.info("first prompt, as the model sees it: %r", _first_prompt(envs.train, policy))
-    dtype = sampling_dtype(cfg.sampler, accelerator)
+    log.info("first prompt, as the model sees it: %r", _first_prompt(envs.train, policy.chat))
     stop = Stop(patient=processes.count == 1)
-    rollout = Rollout(envs.train, policy, decoding, cfg.seed, dtype, tick=stop.check)
-    source = InStep(
-        rollout=processes.shared(rollout),
-        prompts=cfg.trainer.prompts_per_step,
-        seed=cfg.seed,
-        resamplings=cfg.agent.resamplings,
-        max_invalid=cfg.trainer.max_invalid_fraction,
-    )
+    rollout = Rollout(envs.train, policy.chat, sampler, decoding, cfg.seed, tick=stop.check)
+    source = _source(cfg, processes.shared(rollout), lambda: _publish(policy, sampler))
     if state:
         source.load_state_dict(state["source"])
         envs.train.env.load_state_dict(state["env"])
     evaluation = make_evaluation(
-        cfg, policy, (envs.held_out, envs.problems), dtype, tick=stop.check, processes=processes
+        *(cfg, policy, (envs.held_out, envs.problems), sampler),
+        tick=stop.check,
+        processes=processes,
     )
-    names = cfg.logger.names if processes.first else []
     return Trainer(
         cfg=cfg.trainer,
         agent=agent,
         policy=policy,
         env=envs.train.env,
         source=source,
+        sampler=sampler,
         evaluation=evaluation,
-        loggers=[load(LOGGERS, name)(out, cfg.trainer.steps, done) for name in names],
+        loggers=_loggers(cfg, out, done) if processes.first else [],
         checkpoints=checkpoints,
         decisive=cfg.decisive(),
         group_size=cfg.agent.group_size,
@@ -95,6 +92,33 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         stop=stop,
         processes=processes,
     )
+
+
+def _source(cfg: RunConfig, rollout: RolloutFn, publish: Callable[[], None]) -> Source:
+    return InStep(
+        rollout=rollout,
+        prompts=cfg.trainer.prompts_per_step,
+        seed=cfg.seed,
+        resamplings=cfg.agent.resamplings,
+        max_invalid=cfg.trainer.max_invalid_fraction,
+        publish=publish,
+    )
+
+
+def make_sampler(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> Sampler:
+    """Return the sampler that the configuration names, with the policy's weights as they are.
+
+    Raises:
+        GrpoEnvsError: one line that says what to change.
+    """
+    plugin: type[SamplerPlugin] = load(SAMPLERS, cfg.sampler.name)
+    sampler = plugin.make(cfg.sampler, SamplerParts(policy=policy, accelerator=accelerator))
+    sampler.sync(policy)
+    return sampler
+
+
+def _loggers(cfg: RunConfig, out: Path, done: int) -> list[Logger]:
+    return [load(LOGGERS, name)(out, cfg.trainer.steps, done) for name in cfg.logger.names]
 
 
 def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Accelerator]:
@@ -118,7 +142,7 @@ def make_evaluation(
     cfg: RunConfig,
     policy: Policy,
     held_out: tuple[TextEnv, int],
-    dtype: torch.dtype | None,
+    sampler: Sampler,
     *,
     tick: Callable[[], None] = lambda: None,
     processes: Processes = ALONE,
@@ -127,17 +151,17 @@ def make_evaluation(
 
     Args:
         cfg: How it is evaluated.
-        policy: Who answers.
+        policy: The model; its sampler holds the weights.
         held_out: The environment, and how many of its problems.
-        dtype: What the weights are held in meanwhile, see `Rollout`.
-        tick: Called before each token.
+        sampler: Samples the answers.
+        tick: Called often while sampling.
         processes: Those that share the problems.
     """
     tokens = cfg.trainer.eval_max_new_tokens or training_decoding(cfg, policy).max_new_tokens
 
     def play(env: GroupVectorEnv, temperature: float) -> Rollout:
         decoding = Decoding(max_new_tokens=tokens, temperature=temperature)
-        return Rollout(env, policy, decoding, cfg.seed, dtype, tick=tick)
+        return Rollout(env, policy.chat, sampler, decoding, cfg.seed, tick=tick)
 
     env, problems = held_out
     return Evaluation(
@@ -180,12 +204,6 @@ def compute_dtype(accelerator: Accelerator) -> torch.dtype:
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
 
 
-def sampling_dtype(cfg: SamplerConfig, accelerator: Accelerator) -> torch.dtype | None:
-    """Return what weights are held in while sampling, None where that is as they are."""
-    same = cfg.precision == "auto" and compute_dtype(accelerator) is torch.bfloat16
-    return torch.bfloat16 if same or cfg.precision == "bf16" else None
-
-
 def _make_trainable(policy: Policy, cfg: RunConfig, compute: torch.dtype) -> None:
     if cfg.model.gradient_checkpointing:
         policy.checkpoint_layers()
@@ -204,6 +222,12 @@ def _resume(
     return step, state
 
 
+def _publish(policy: Policy, sampler: Sampler) -> None:
+    """Give the weights to the sampler if they have changed since it got them."""
+    if sampler.version != policy.version:
+        sampler.sync(policy)
+
+
 def _summary(cfg: RunConfig, parts: Parts) -> str:
     policy, accelerator = parts.policy, parts.accelerator
     millions = sum(p.numel() for p in policy.model.parameters()) / 1e6
@@ -220,7 +244,6 @@ def _summary(cfg: RunConfig, parts: Parts) -> str:
     )
 
 
-def _first_prompt(env: GroupVectorEnv, policy: Policy) -> str:
+def _first_prompt(env: GroupVectorEnv, chat: Chat) -> str:
     problem = env.env.problem(0)
-    ids = policy.render(problem.prompt, env.env.system_prompt_of(problem))
-    return str(policy.tokenizer.decode(list(ids)))
+    return chat.text(chat.render(problem.prompt, env.env.system_prompt_of(problem)))

@@ -11,7 +11,7 @@ from grpo_envs.env import TextEnv
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.runs.metrics import earns_all
 from grpo_envs.runs.rows import completion_rows
-from grpo_envs.runtime.processes import ALONE, Processes, Sampler
+from grpo_envs.runtime.processes import ALONE, Processes, RolloutFn
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.training.statistics import Estimate, mean_of, pass_at_k, share_of
 from grpo_envs.types import Group, Reward
@@ -32,11 +32,11 @@ class Evaluation:
     samples: int
     """Answers to each at `temperature`, beside the greedy one."""
     temperature: float
-    play: Callable[[GroupVectorEnv, float], Sampler]
+    play: Callable[[GroupVectorEnv, float], RolloutFn]
     """Makes the policy a player of an environment, at a temperature (0: greedy)."""
     processes: Processes = ALONE
     """Those that share the problems; each returns the answers to all."""
-    _players: dict[tuple[int, int], Sampler] = field(default_factory=dict)
+    _players: dict[tuple[int, int], RolloutFn] = field(default_factory=dict)
 
     def __call__(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Return `eval/...` metrics, and the answers that they are of."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from grpo_envs.errors import RunStopped
-from grpo_envs.runtime.processes import Sampler
+from grpo_envs.runtime.processes import RolloutFn
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.seeding import seed_for
 from grpo_envs.types import Group
@@ -61,7 +61,7 @@ class InStep:
     smaller. It consists of such groups only if there was no other.
     """
 
-    rollout: Sampler
+    rollout: RolloutFn
     prompts: int
     """Problems per step (P)."""
     seed: int

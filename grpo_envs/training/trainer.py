@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.source import Source
 from grpo_envs.training.watch import Watch
 from grpo_envs.types import Group
+from grpo_policy.samplers import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ class Trainer:
     """The model that the agent trains: what a checkpoint saves."""
     env: Adaptive
     source: Source
+    sampler: Sampler
+    """The rollouts' and the evaluation's."""
     evaluation: Evaluation
     loggers: Sequence[Logger]
     checkpoints: Checkpoints
@@ -80,7 +84,7 @@ class Trainer:
             ConfigError: `trainer.sweep_metric` is no metric of this run.
         """
         try:
-            with self.stop.listening():
+            with closing(self.sampler), self.stop.listening():
                 self._run_and_save()
         except BaseException:
             self._close(failed=True)
@@ -146,7 +150,7 @@ class Trainer:
         self.source.updated()
         self.env.adapt(groups)
         tokens = sum(c.length for group in groups for c in group.completions)
-        metrics |= updates
+        metrics |= updates | self.sampler.metrics()
         metrics["group/sampled"] = float(len(groups))
         metrics["group/used"] = float(len(chosen))
         metrics |= {f"time/{name}": seconds for name, seconds in timer.seconds.items()}

@@ -16,6 +16,7 @@ from grpo_policy.batch import Batch, collate, micro_batches
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
 from grpo_policy.samplers import Decoding
+from grpo_policy.samplers.torch import TorchSampler
 
 PAD = 3
 CPU = torch.device("cpu")
@@ -149,7 +150,8 @@ def test_parts_hold_rows_of_similar_length() -> None:
 def rollout(policy: Policy, problems: int, *, batch_size: int = 256) -> Rollout:
     envs = GroupVectorEnv(grpo_envs.make("math"), problems * 3, 3)
     how = Decoding(max_new_tokens=12)
-    return Rollout(envs, policy, how, seed=3, batch_size=batch_size)
+    sampler = TorchSampler(policy, batch_size=batch_size)
+    return Rollout(envs, policy.chat, sampler, how, seed=3)
 
 
 def test_tokens_go_in_as_they_were_sampled(random_policy: Policy) -> None:

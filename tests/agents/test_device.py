@@ -35,7 +35,7 @@ from grpo_policy.batch import Batch, collate, micro_batches
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
 from grpo_policy.samplers import Decoding
-from grpo_policy.samplers.torch import sample
+from grpo_policy.samplers.torch import TorchSampler, sample
 
 GPU, HOST = torch.device("cpu", 0), torch.device("cpu")
 """Both are the CPU; they only differ by name."""
@@ -333,7 +333,8 @@ def test_a_resume_moves_what_was_read_from_disk(
 
 def test_a_rollout_stays_on_the_device(on_gpu: Policy, accelerator: Accelerator) -> None:
     envs = GroupVectorEnv(grpo_envs.make("math"), 4, 2)
-    groups = Rollout(envs, on_gpu, Decoding(max_new_tokens=4), seed=0)([1, 2], Timer())
+    how, sampler = Decoding(max_new_tokens=4), TorchSampler(on_gpu)
+    groups = Rollout(envs, on_gpu.chat, sampler, how, seed=0)([1, 2], Timer())
     metrics, _ = agent_of(on_gpu, accelerator).update(groups)
     assert metrics["policy/sample_gap"] < 1e-5
 

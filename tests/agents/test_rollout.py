@@ -19,12 +19,12 @@ from grpo_policy.batch import collate
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
 from grpo_policy.samplers import Decoding
-from grpo_policy.samplers.torch import sample_groups
+from grpo_policy.samplers.torch import TorchSampler
 
 
 def rollout(policy: Policy, problems: int, group_size: int) -> Rollout:
     envs = GroupVectorEnv(grpo_envs.make("math"), problems * group_size, group_size)
-    return Rollout(envs, policy, Decoding(max_new_tokens=40), seed=3)
+    return Rollout(envs, policy.chat, TorchSampler(policy), Decoding(max_new_tokens=40), seed=3)
 
 
 def test_each_completion_has_the_reward_of_its_own_text(tiny: Policy) -> None:
@@ -58,7 +58,7 @@ def test_members_and_problems_have_noise_of_their_own(tiny: Policy) -> None:
 def test_sampling_in_parts_changes_nothing(tiny: Policy) -> None:
     whole = rollout(tiny, 4, 3)([1, 2, 3, 4], Timer())
     small = rollout(tiny, 4, 3)
-    small.batch_size = 5  # one group at a time
+    small.sampler = TorchSampler(tiny, batch_size=5)  # one group at a time
     parts = small([1, 2, 3, 4], Timer())
     for one, other in zip(whole, parts, strict=True):
         assert [c.token_ids for c in one.completions] == [c.token_ids for c in other.completions]
@@ -97,7 +97,7 @@ class Dice(grpo_envs.TextEnv):
 def talks(policy: Policy, *, temperature: float = 1.0, tokens: int = 12, **kwargs: Any) -> Rollout:
     envs = GroupVectorEnv(Dice(), 24, 4)
     how = Decoding(max_new_tokens=tokens, temperature=temperature)
-    return Rollout(envs, policy, how, seed=5, **kwargs)
+    return Rollout(envs, policy.chat, TorchSampler(policy, **kwargs), how, seed=5)
 
 
 SEEDS = range(6)
@@ -227,22 +227,24 @@ def test_a_conversation_does_not_depend_on_the_batch_around_it(tiny: Policy) -> 
         assert (one.token_ids, one.mask) == (other.token_ids, other.mask)
 
 
-def test_each_turn_has_noise_of_its_own(tiny: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_turn_has_noise_of_its_own(tiny: Policy) -> None:
     used: list[int] = []
 
-    def spy(
-        policy: Policy,
-        prompts: Sequence[tuple[int, ...]],
-        seeds: Sequence[int],
-        how: Decoding,
-        *,
-        tick: Callable[[], None],
-    ) -> Iterator[tuple[int, list[Completion]]]:
-        used.extend(seeds)
-        return sample_groups(policy, prompts, seeds, how, tick=tick)
+    class Spy(TorchSampler):
+        def sample(
+            self,
+            prompts: Sequence[tuple[int, ...]],
+            seeds: Sequence[int],
+            how: Decoding,
+            *,
+            tick: Callable[[], None] = lambda: None,
+        ) -> Iterator[tuple[int, list[Completion]]]:
+            used.extend(seeds)
+            return super().sample(prompts, seeds, how, tick=tick)
 
-    monkeypatch.setattr("grpo_policy.rollout.sample_groups", spy)
-    found = members(talks(tiny)(SEEDS, Timer()))
+    made = talks(tiny)
+    made.sampler = Spy(tiny)
+    found = members(made(SEEDS, Timer()))
     assert len(used) == sum(max(1, len(completion.turns)) for _, completion, _ in found)
     assert len(set(used)) == len(used) > len(found)
 

@@ -55,6 +55,7 @@ from grpo_policy.models import TINY
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
 from grpo_policy.samplers import Decoding
+from grpo_policy.samplers.torch import TorchSampler
 
 _VOCABULARY = 49_152
 _NEVER = _VOCABULARY  # an end token that no logit belongs to
@@ -175,7 +176,8 @@ def ours(shape: Shape, how: How) -> list[dict[str, float]]:
     agent = GrpoAgent(policy, cfg, accelerator, decoding)
     env = GroupVectorEnv(WordsEnv(shape.words), shape.prompts * shape.group, shape.group)
     decoding = Decoding(max_new_tokens=shape.tokens)
-    rollout = Rollout(env, policy, decoding, 0, torch.bfloat16 if low else None)
+    sampler = TorchSampler(policy, torch.bfloat16 if low else None)
+    rollout = Rollout(env, policy.chat, sampler, decoding, 0)
     taken = []
     for step in range(how.steps):
         timer = Timer()

@@ -1,7 +1,7 @@
 """A tool in mid-conversation: what it says, what is an answer, whose tokens are whose."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -17,12 +17,13 @@ from grpo_envs.errors import ConfigError, SandboxError
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.sandbox import Limits, LocalPool
 from grpo_envs.seeding import rng_for, split_of
-from grpo_envs.types import Completion, Problem, Reply, Turn
+from grpo_envs.types import Problem, Reply, Turn
 from grpo_policy.batch import collate
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
 from grpo_policy.samplers import Decoding
 from tests.support.hostile_arithmetic import HOSTILE, pythons
+from tests.support.scripted import Scripted
 
 EVERY_LEVEL = pytest.mark.parametrize("level", LEVELS)
 
@@ -304,34 +305,17 @@ def test_members_of_a_group_end_at_different_turns() -> None:
 # In training
 
 
-def play_by_script(
-    policy: Policy,
-    prompts: Sequence[tuple[int, ...]],
-    seeds: Sequence[int],
-    how: Decoding,
-    *,
-    tick: Callable[[], None],
-) -> Iterator[tuple[int, list[Completion]]]:
+def play_by_script(context: str, place: int) -> str:
     """Stand in for the model: some call the tool first, some answer what it is not."""
-    made = []
-    for i in range(len(seeds)):
-        context = str(policy.tokenizer.decode(list(prompts[i * len(prompts) // len(seeds)])))
-        asked, *told = re.findall(r"<\|im_start\|>user\n(.*?)<\|im_end\|>", context, re.DOTALL)
-        expression = asked.removeprefix("What is ").removesuffix("?")
-        text = answer(told[-1]) if told else (tool(expression) if i % 3 else answer(1))
-        ids = (*policy.tokenizer(text)["input_ids"], policy.eos_ids[0])
-        made.append(Completion(text=text, token_ids=ids, logprobs=(-1.0,) * len(ids)))
-    size = len(seeds) // len(prompts)
-    for p in range(len(prompts)):
-        yield p, made[p * size : (p + 1) * size]
+    asked, *told = re.findall(r"<\|im_start\|>user\n(.*?)<\|im_end\|>", context, re.DOTALL)
+    expression = asked.removeprefix("What is ").removesuffix("?")
+    return answer(told[-1]) if told else (tool(expression) if place % 3 else answer(1))
 
 
-def test_what_the_tool_says_is_context_and_never_loss(
-    tiny: Policy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("grpo_policy.rollout.sample_groups", play_by_script)
-    envs = GroupVectorEnv(CalculatorEnv(), 12, 6)
-    groups = Rollout(envs, tiny, Decoding(max_new_tokens=40), seed=1)([3, 4], Timer())
+def test_what_the_tool_says_is_context_and_never_loss(tiny: Policy) -> None:
+    envs, sampler = GroupVectorEnv(CalculatorEnv(), 12, 6), Scripted(tiny.chat, play_by_script)
+    how = Decoding(max_new_tokens=40)
+    groups = Rollout(envs, tiny.chat, sampler, how, seed=1)([3, 4], Timer())
     batch = collate(groups, tiny.pad_id, tiny.device)
     row = 0
     for group in groups:
@@ -368,24 +352,11 @@ def test_a_tool_that_writes_what_the_policy_would_write_says_nothing_for_it(
 
     said = [tool("1"), answer(7)]  # of seed 0, whose answer is -1019
 
-    def scripted(
-        policy: Policy,
-        prompts: Sequence[tuple[int, ...]],
-        seeds: Sequence[int],
-        how: Decoding,
-        *,
-        tick: Callable[[], None],
-    ) -> Iterator[tuple[int, list[Completion]]]:
-        turn = int(len(prompts) == len(seeds))  # from the second on each has its own context
-        ids = (*policy.tokenizer(said[turn])["input_ids"], policy.eos_ids[0])
-        one = Completion(text=said[turn], token_ids=ids, logprobs=(-1.0,) * len(ids))
-        for p in range(len(prompts)):
-            yield p, [one] * (len(seeds) // len(prompts))
-
     monkeypatch.setitem(TOOLS, "forge", forge)
-    monkeypatch.setattr("grpo_policy.rollout.sample_groups", scripted)
     envs = GroupVectorEnv(CalculatorEnv(tool="forge"), 2, 2)
-    (group,) = Rollout(envs, tiny, Decoding(max_new_tokens=40), seed=1)([0], Timer())
+    sampler = Scripted(tiny.chat, lambda context, _: said[forged in context])
+    how = Decoding(max_new_tokens=40)
+    (group,) = Rollout(envs, tiny.chat, sampler, how, seed=1)([0], Timer())
     for completion, reward in zip(group.completions, group.rewards, strict=True):
         assert [turn.action for turn in completion.turns] == said
         assert completion.turns[0].observation == forged

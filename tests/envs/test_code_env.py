@@ -289,7 +289,7 @@ def test_programs_run_side_by_side() -> None:
 def test_no_isolation_is_said_in_every_detail(level: str) -> None:
     env = CodeEnv()
     env.backend = Fake(level)
-    assert env.score(SQUARE, SQUARE.solution).error == f"call: The sandbox is {level}."
+    assert env.score(SQUARE, SQUARE.solution).note == f"call: The sandbox is {level}."
 
 
 def test_weak_tests_are_said_in_every_detail() -> None:
@@ -297,8 +297,8 @@ def test_weak_tests_are_said_in_every_detail() -> None:
     problem = Problem(prompt="", gold=weak, solution="")
     env = CodeEnv()
     told = "weak: the tests ran in the program's own process."
-    assert env.score(problem, SQUARE.solution).error == f"weak: {told}"
-    wrong = env.score(problem, block("def f(x):\n    return 5")).error
+    assert env.score(problem, SQUARE.solution).note == f"weak: {told}"
+    wrong = env.score(problem, block("def f(x):\n    return 5")).note
     assert wrong == f"weak: The program fails: AssertionError. {told}"
 
 

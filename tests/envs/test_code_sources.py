@@ -189,7 +189,7 @@ def test_weak_rows_run_where_they_are_asked_for(write: Write) -> None:
         for i in range(40)
     ]
     env = CodeEnv(dataset=write("rows.jsonl", rows), trust="weak")
-    assert "weak" in env.score(all_of(env)[0], all_of(env)[0].solution).error
+    assert "weak" in env.score(all_of(env)[0], all_of(env)[0].solution).note
     grpo_envs.check_env(env, problems=5)
 
 

@@ -253,7 +253,7 @@ def test_what_a_grader_does_is_a_score_or_invalid(
     (reward,) = env.score_batch([problem], ["<answer>8</answer>"])
     assert reward.valid == (expected is not None)
     assert reward.parts.get("correct") == expected
-    assert bool(reward.error) == (not result.values or isinstance(result.values[0], Raised))
+    assert bool(reward.detail) == (not result.values or isinstance(result.values[0], Raised))
 
 
 EVALUATED = (
@@ -280,7 +280,7 @@ def test_code_in_an_answer_runs_nowhere_and_decides_nothing(task: str, tmp_path:
     for reward in env.score_batch([problem] * 4, [f"<answer>{code}</answer>" for code in codes]):
         assert reward.valid
         assert reward.parts["correct"] < 0.1
-        assert "the grader ended" not in reward.error
+        assert "the grader ended" not in reward.note
     assert not mark.exists()
 
 
@@ -343,7 +343,7 @@ def test_an_answer_that_never_ends_costs_its_own_reward() -> None:
     endless, right = env.score_batch([problem] * 2, answers)
     assert endless.valid
     assert endless.parts["correct"] == 0
-    assert "the grader ended by" in endless.error
+    assert "the grader ended by" in endless.note
     assert right.parts["correct"] == 1
 
 

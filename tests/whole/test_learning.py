@@ -11,7 +11,7 @@ from statistics import fmean
 import pytest
 
 from grpo_envs.config.composition import compose_run
-from grpo_envs.runtime.processes import Sampler
+from grpo_envs.runtime.processes import RolloutFn
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.seeding import rng_for
 from grpo_envs.training.build import build
@@ -54,7 +54,7 @@ def test_the_quick_start_learns(seed: int, tmp_path: Path) -> None:
 class Shuffled:
     """Gives the rewards of a group to its members in another order."""
 
-    def __init__(self, rollout: Sampler) -> None:
+    def __init__(self, rollout: RolloutFn) -> None:
         self.rollout = rollout
 
     def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:

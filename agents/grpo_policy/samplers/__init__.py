@@ -1,5 +1,5 @@
 """How completions are sampled: the protocol, and the sampler that uses the trained model itself."""
 
-from grpo_policy.samplers.protocol import Decoding, Sampler
+from grpo_policy.samplers.protocol import Decoding, Sampler, SamplerParts, SamplerPlugin
 
-__all__ = ["Decoding", "Sampler"]
+__all__ = ["Decoding", "Sampler", "SamplerParts", "SamplerPlugin"]

@@ -1,9 +1,25 @@
 """The entry point `torch`: the sampler that uses the trained model itself."""
 
+from __future__ import annotations
+
+from typing import ClassVar
+
 from grpo_envs.config.model import SamplerConfig
+from grpo_policy.samplers.protocol import Sampler, SamplerParts
 
 
 class Torch:
-    """The sampler's keys."""
+    """The sampler's keys, and how it is made."""
 
-    Config = SamplerConfig
+    Config: ClassVar[type[SamplerConfig]] = SamplerConfig
+
+    @classmethod
+    def make(cls, cfg: SamplerConfig, parts: SamplerParts) -> Sampler:
+        """Return a sampler that holds the weights as `cfg.precision` says while it samples."""
+        import torch  # not above: `Config` is read for `--help`
+
+        from grpo_policy.samplers.torch import TorchSampler
+
+        as_update = cfg.precision == "auto" and parts.accelerator.mixed_precision == "bf16"
+        low = as_update or cfg.precision == "bf16"
+        return TorchSampler(parts.policy, torch.bfloat16 if low else None)

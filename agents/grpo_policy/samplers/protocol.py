@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from grpo_envs.config.model import SamplerConfig
 from grpo_envs.types import Completion
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from grpo_policy.policy import Policy
 
 
@@ -24,11 +27,12 @@ class Decoding:
 class Sampler(Protocol):
     """Samples completions from some version of the policy's weights."""
 
-    version: int
-    """The `Policy.version` of the weights that it samples with."""
+    @property
+    def version(self) -> int:
+        """The `Policy.version` of the weights that it samples with."""
 
     def sync(self, policy: Policy) -> None:
-        """Take over the policy's weights. Called when `policy.version` has moved."""
+        """Take over the policy's weights and version. Called after each step's update."""
 
     def sample(
         self,
@@ -56,3 +60,29 @@ class Sampler(Protocol):
 
     def close(self) -> None:
         """Let go of servers, processes and memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerParts:
+    """What a sampler is made of: the framework opens the model and chooses the device."""
+
+    policy: Policy
+    """The model that is trained, on its device, with the weights to start with."""
+    accelerator: Accelerator
+    """Accelerate's: device, precision and processes of the run."""
+
+
+class SamplerPlugin(Protocol):
+    """An entry point of the group `grpo_envs.samplers`."""
+
+    Config: ClassVar[type[SamplerConfig]]
+    """The keys `sampler.*`. Read for `--help`, so its module should not import torch."""
+
+    @classmethod
+    def make(cls, cfg: Any, parts: SamplerParts) -> Sampler:
+        """Return the sampler.
+
+        Args:
+            cfg: An instance of `Config`.
+            parts: What the sampler is made of.
+        """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -80,6 +81,54 @@ class _Written:
             )
             for tokens, logps, length, ended in zip(*(x[rows].tolist() for x in parts), strict=True)
         ]
+
+
+@dataclass(slots=True)
+class TorchSampler:
+    """Samples with the trained model itself: it needs no copy of the weights."""
+
+    policy: Policy
+    dtype: torch.dtype | None = None
+    """What the weights are held in while sampling; None: as they are."""
+    batch_size: int = 256
+    """Completions that are sampled at once, at least the completions of one prompt."""
+    version: int = field(init=False)
+    """The policy's when `sync` was called last."""
+
+    def __post_init__(self) -> None:
+        """Begin with the policy's weights as they are."""
+        self.sync(self.policy)
+
+    def sync(self, policy: Policy) -> None:
+        """Sample with this policy from now on. Nothing is copied."""
+        self.policy, self.version = policy, policy.version
+
+    def sample(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        seeds: Sequence[int],
+        how: Decoding,
+        *,
+        tick: Callable[[], None] = lambda: None,
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Sample the prompts in batches, prompts of similar length together; see `Sampler`."""
+        copies = len(seeds) // len(prompts)
+        size = max(1, self.batch_size // copies)
+        order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))  # little padding
+        with self.policy.weights_in(self.dtype) if self.dtype else nullcontext():
+            for start in range(0, len(prompts), size):
+                part = order[start : start + size]
+                noise = [seed for p in part for seed in seeds[p * copies : (p + 1) * copies]]
+                asked = [prompts[p] for p in part]
+                for i, found in sample_groups(self.policy, asked, noise, how, tick=tick):
+                    yield part[i], found
+
+    def metrics(self) -> dict[str, float]:
+        """Return nothing: the run measures the time of sampling itself."""
+        return {}
+
+    def close(self) -> None:
+        """Do nothing: the model is the run's."""
 
 
 def sample(
