@@ -1,10 +1,20 @@
-"""The floors: a module imports its own floor and those below. And nothing grows too large."""
+"""The floors: a module imports its own floor and those below. And nothing grows too large.
+
+`python tests/test_architecture.py` prints the picture: each floor's folders and what they import.
+"""
 
 import ast
-from collections.abc import Iterator
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from grpo_envs.env import installed
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENTS = tuple(p.parent.name for p in (ROOT / "envs").glob("*/__init__.py"))
@@ -23,8 +33,10 @@ COMMANDS = ("run", "check", "evaluate", "doctor", "play", "plot", "sweep_report"
 """Files in grpo_envs/ that a user runs: the floor `commands`."""
 WINGS = ("graders", "sandbox")
 """Environments use them; the framework does without."""
-GROUPS = ("envs", "rewards", "loggers", "agents", "samplers", "conf")
-"""Entry-point groups `grpo_envs.<group>`. Other packages write them down: they never change."""
+GROUPS = {f"grpo_envs.{name}" for name in ("envs", "rewards", "loggers", "agents", "conf")}
+"""Entry-point groups. Other packages write them down: they never change."""
+NEW_GROUPS = {f"grpo_envs.{name}" for name in ("samplers", "advantages", "objectives")}
+"""Groups that came later."""
 # Third-party packages that only these areas may import.
 HEAVY = {
     "torch": {"grpo_agent", "grpo_policy", "runs", "loggers", "training", "runtime"},
@@ -52,21 +64,118 @@ def area(path: Path) -> str:
     return "commands" if not rest and first in COMMANDS else first
 
 
+def area_of(module: str) -> str:
+    """grpo_envs.graders.math -> graders; grpo_env_math.env -> grpo_env_math; torch -> torch."""
+    package, _, rest = module.partition(".")
+    first = rest.partition(".")[0] if package == "grpo_envs" else package
+    return "commands" if package == "grpo_envs" and first in COMMANDS else first
+
+
 def floor(name: str) -> int | None:
     return next((number for number, names in enumerate(FLOORS) if name in names), None)
 
 
-def imported(path: Path) -> Iterator[tuple[str, bool]]:
-    """Yield each imported module and whether it is at the top of the file."""
+@cache
+def statements(path: Path) -> list[tuple[list[str], bool]]:
+    """The modules that each import statement names, and whether it is at the top of the file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     top = set(map(id, tree.body))
+    found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, id(node) in top) for alias in node.names)
+            found += [([alias.name], id(node) in top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.module, f"{path}: relative import"
-            yield node.module, id(node) in top
-            yield from ((f"{node.module}.{alias.name}", id(node) in top) for alias in node.names)
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found.append(([node.module, *names], id(node) in top))
+    return found
+
+
+def imported(path: Path) -> Iterator[tuple[str, bool]]:
+    """Yield each imported module and whether it is at the top of the file."""
+    yield from ((name, top) for names, top in statements(path) for name in names)
+
+
+def upward(path: Path) -> list[str]:
+    """What a module imports from a floor above its own; nothing for the front door."""
+    own = floor(area(path))
+    if own is None:
+        return []
+    return [names[0] for names, _ in statements(path) if any(above(name, own) for name in names)]
+
+
+def above(module: str, own: int) -> bool:
+    other = floor(area_of(module))
+    return other is not None and other > own
+
+
+def arrows() -> Counter[tuple[str, str]]:
+    """How many import statements lead from one folder to another."""
+    found: Counter[tuple[str, str]] = Counter()
+    for path in MODULES:
+        here = area(path)
+        for names, _ in statements(path) if floor(here) is not None else ():
+            theirs = {area_of(name) for name in names} - {here}
+            found.update((here, there) for there in theirs if floor(there) is not None)
+    return found
+
+
+def modules() -> dict[str, set[str]]:
+    """What each module of ours imports at its top: an import cycle fails only there."""
+    graph = {}
+    for path in MODULES:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts if parts[0] == "grpo_envs" else parts[1:]).removesuffix(".__init__")
+        graph[name] = {module for module, top in imported(path) if top and module != name}
+    return graph
+
+
+def folders() -> dict[str, set[str]]:
+    """Which folders each folder imports, anywhere in its files."""
+    graph: dict[str, set[str]] = {}
+    for here, there in arrows():
+        graph.setdefault(here, set()).add(there)
+    return graph
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[str]:
+    """Each edge that closes a circle of imports, with the way around."""
+    state: dict[str, str] = {}
+    found: list[str] = []
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        if state.get(name) == "open":
+            found.append(" -> ".join((*trail[trail.index(name) :], name)))
+        if name in state or name not in graph:
+            return
+        state[name] = "open"
+        for other in sorted(graph[name]):
+            visit(other, (*trail, name))
+        state[name] = "done"
+
+    for name in graph:
+        visit(name, ())
+    return found
+
+
+def picture() -> int:
+    """Print the floors, lowest first, and who imports whom; return 1 if a rule is broken."""
+    sizes = Counter(map(area, MODULES))
+    counts = sorted(arrows().items(), key=lambda arrow: (-arrow[1], arrow[0]))
+    for number, names in enumerate(FLOORS):
+        print(f"floor {number}")
+        for name in names:
+            size = f"{sizes[name]} module{'s' * (sizes[name] != 1)}"
+            theirs = ", ".join(
+                f"{there} {count}" for (here, there), count in counts if here == name
+            )
+            print(f"  {name:24}{size:12}{theirs and f'-> {theirs}'}".rstrip())
+    around = [*circles(modules()), *circles(folders())]
+    up = [f"{path.relative_to(ROOT)} -> {name}" for path in MODULES for name in upward(path)]
+    for line in (*around, *up):
+        print(f"  {line}")
+    print(f"circles: {len(around)}\nupward: {len(up)}")
+    return int(bool(around or up))
 
 
 @EVERY_MODULE
@@ -79,18 +188,33 @@ def test_imports_point_down(path: Path) -> None:
     here = area(path)
     if here == "__init__":
         pytest.skip("the front door re-exports from several floors")
-    own = floor(here)
-    assert own is not None
+    assert upward(path) == [], f"{here} must not import from a floor above"
     for name, _ in imported(path):
-        package, _, rest = name.partition(".")
-        there = rest.partition(".")[0] if package == "grpo_envs" else package
-        there = "commands" if package == "grpo_envs" and there in COMMANDS else there
-        other = floor(there)
-        if other is not None:
-            assert other <= own, f"{here} must not import {name}: it is a floor above"
+        package, there = name.partition(".")[0], area_of(name)
         players = {here, there} <= set(ENVIRONMENTS)
         assert not players or here == there, f"{here} must not know {there}"
         assert here in HEAVY.get(package, {here}), f"{here} must not import {package}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in MODULES if p.is_relative_to(ROOT / "grpo_envs")],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_the_framework_knows_no_agent_and_no_grader(path: Path) -> None:
+    theirs = {area_of(name) for name, _ in imported(path)}
+    assert "grpo_agent" not in theirs
+    assert area(path) in WINGS or not theirs & {*WINGS}
+
+
+def test_the_groups_of_entry_points_are_pinned() -> None:
+    """Some are the names of modules, too: who renames a module must not rename a group."""
+    constants = {str(value) for name, value in vars(installed).items() if name.isupper()}
+    groups = {value for value in constants if value.startswith("grpo_envs.")}
+    assert groups >= GROUPS
+    assert groups <= GROUPS | NEW_GROUPS
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(project["entry-points"]) <= groups
 
 
 @EVERY_MODULE
@@ -107,27 +231,32 @@ def test_files_and_functions_stay_small(path: Path) -> None:
 
 
 def test_there_is_no_import_cycle() -> None:
-    graph: dict[str, set[str]] = {}
-    for path in MODULES:
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        name = ".".join(parts if parts[0] == "grpo_envs" else parts[1:]).removesuffix(".__init__")
-        graph[name] = {module for module, top in imported(path) if top}
-    state: dict[str, str] = {}
+    assert circles(modules()) == []
+    assert circles(folders()) == []
+    loop = {"a": {"b"}, "b": {"c", "d"}, "c": set(), "d": {"a"}}
+    assert circles(loop) == ["a -> b -> d -> a"]
 
-    def visit(name: str, trail: tuple[str, ...]) -> None:
-        if state.get(name) == "done" or name not in graph:
-            return
-        assert state.get(name) != "open", f"import cycle: {' -> '.join((*trail, name))}"
-        state[name] = "open"
-        for other in sorted(graph[name]):
-            if other != name:
-                visit(other, (*trail, name))
-        state[name] = "done"
 
-    for name in graph:
-        visit(name, ())
+def test_the_picture_is_printed() -> None:
+    done = subprocess.run(
+        [sys.executable, __file__], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-2:] == ["circles: 0", "upward: 0"]
+    assert [line for line in lines if line.startswith("floor")] == [
+        f"floor {number}" for number in range(len(FLOORS))
+    ]
+    shown = {line.split()[0]: line for line in lines if line.startswith("  ")}
+    assert shown.keys() == {name for names in FLOORS for name in names}
+    for (here, there), count in arrows().items():
+        assert f"{there} {count}" in shown[here]
 
 
 def test_source_roots_are_not_packages() -> None:
     """An __init__.py in envs/ or agents/ would make `import agents` ours."""
     assert not [d for d in ("envs", "agents") if (ROOT / d / "__init__.py").exists()]
+
+
+if __name__ == "__main__":
+    sys.exit(picture())

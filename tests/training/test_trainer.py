@@ -65,6 +65,8 @@ def steps(path: Path) -> list[int]:
 def test_evaluations_and_checkpoints_come_when_they_are_due(tmp_path: Path) -> None:
     trainer(tmp_path, "trainer.steps=5", "trainer.eval_every=2", "trainer.save_every=3").run()
     assert steps(tmp_path / "eval.jsonl") == [0, 2, 4, 5]
+    answered = [row["problem"] for row in rows(tmp_path / "eval_completions.jsonl")]
+    assert answered == [0, 1, 2, 3] * 4, "the same held-out problems each time, in order"
     saved = sorted(p.name for p in (tmp_path / "checkpoints").glob("step_*"))
     assert saved == ["step_000003", "step_000005"]
 
