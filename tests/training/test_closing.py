@@ -18,6 +18,7 @@ from tests.support import forked
 
 COUNTED = """
 import itertools
+import threading
 import time
 from pathlib import Path
 
@@ -50,6 +51,9 @@ class Counted(MathEnv):
 
     def close(self):
         self.note("closed")
+        names = [thread.name for thread in threading.enumerate()]
+        if any(name.startswith("ThreadPool") for name in names):
+            self.note("still grades")
         if self.fails == "closed":
             raise ValueError("no such server")
 """
@@ -87,6 +91,7 @@ def notes(cwd: Path, word: str) -> list[str]:
 def closed(cwd: Path) -> list[str]:
     """The splits of those that were closed; that is each of those that were made, once."""
     assert notes(cwd, "closed ") == notes(cwd, "made ")
+    assert notes(cwd, "still grades ") == []
     return [note.partition(" ")[0] for note in notes(cwd, "closed ")]
 
 
