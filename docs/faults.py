@@ -209,6 +209,15 @@ def cut_short(place: Place) -> tuple[int, str]:
     return place.run("resume=cut", "trainer.steps=4", about="not whole")
 
 
+def only_one_cut_short(place: Place) -> tuple[int, str]:
+    """The only checkpoint, cut short; resumed."""
+    place.run("hydra.run.dir=cut", "trainer.steps=2")
+    (place.cwd / "cut" / "done.json").unlink()
+    weights = place.cwd / "cut" / "checkpoints" / "step_000002" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    return place.run("resume=cut", "trainer.steps=2", about="no checkpoint is whole")
+
+
 def helpers_killed(place: Place) -> tuple[int, str]:
     """The processes that run the programs of env=code are killed, all at once."""
     process = place.started("hydra.run.dir=code", "env=code", "trainer.steps=10")
@@ -267,6 +276,7 @@ FAULTS: dict[str, Callable[[Place], tuple[int, str]]] = {
     "Ctrl-C": lambda place: place.hit(signal.SIGINT),
     "SIGKILL, then the same command with `resume=auto`": killed_and_resumed,
     "the newest checkpoint was cut short; resumed": cut_short,
+    "the only checkpoint was cut short; resumed": only_one_cut_short,
     "two runs in one folder: the second": two_in_one,
     "a reward function that always raises": lambda place: place.run("env.rewards={raises: 1}"),
     "a reward function that raises for some answers": lambda place: place.run(

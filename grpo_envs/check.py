@@ -6,6 +6,7 @@ Below the promises, the score sheet: what answers of each kind earn on one probl
 import argparse
 import inspect
 import sys
+from contextlib import closing
 
 import rich
 from rich.console import Console
@@ -16,13 +17,14 @@ from grpo_envs.config.composition import compose_run
 from grpo_envs.env import TextEnv, plugins
 from grpo_envs.env.conformance import Finding, findings
 from grpo_envs.env.score_sheet import Row, score_sheet
-from grpo_envs.errors import GrpoEnvsError, require
-from grpo_envs.runtime.terminal import number, one_line, printable
+from grpo_envs.errors import require
+from grpo_envs.runtime.terminal import exit_on_error, number, one_line, printable
 
 _LEAST_ROOM = 16
 _LINE = 300
 
 
+@exit_on_error()
 def main() -> None:
     """Check the environment that the overrides name; exit 1 on a broken promise, 2 on a mistake."""
     about = (__doc__ or "").replace("\n\n", " ")
@@ -33,24 +35,26 @@ def main() -> None:
         "--seed", type=int, default=0, help="training problem of the score sheet (%(default)s)"
     )
     options = parser.parse_intermixed_args()
-    try:
-        require(options.seed >= 0, "--seed", options.seed, "0 or more")
-        cfg = compose_run(options.overrides)
-        env = plugins.make(cfg.env["name"], **cfg.env_keywords)
-    except GrpoEnvsError as error:
-        print(f"grpo_envs: {error}", file=sys.stderr)
-        sys.exit(2)
-    found = findings(env, options.problems)
+    require(options.seed >= 0, "--seed", options.seed, "0 or more")
+    cfg = compose_run(options.overrides)
+    name = cfg.env["name"]
+    with closing(plugins.make(name, **cfg.env_keywords)) as env:
+        sound = _check(env, name, problems=options.problems, seed=options.seed)
+    sys.exit(0 if sound else 1)
+
+
+def _check(env: TextEnv, name: str, *, problems: int, seed: int) -> bool:
+    """Print promises and score sheet; return whether all promises held and there is a sheet."""
+    found = findings(env, problems)
     broken = [finding for finding in found if finding.evidence]
     console = rich.get_console()
-    console.print(_table(cfg.env["name"], found))
+    console.print(_table(name, found))
     keys = inspect.signature(type(env)).parameters.values()
     told = " ".join(f"env.{key.name}={key.default}" for key in keys if key.name != "render_mode")
     console.print(f"keys: {told}", markup=False, highlight=False, soft_wrap=True)
     held = len(found) - len(broken)
-    console.print(f"{held} of {len(found)} promises held on {options.problems} problems a split.")
-    shown = _show_sheet(env, options.seed, console)
-    sys.exit(1 if broken or not shown else 0)
+    console.print(f"{held} of {len(found)} promises held on {problems} problems a split.")
+    return _show_sheet(env, seed, console) and not broken
 
 
 def _table(name: str, found: list[Finding]) -> Table:

@@ -11,9 +11,8 @@ import argparse
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,13 @@ from grpo_envs.config.composition import compose_run
 from grpo_envs.config.model import SIZES
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import TextEnv
-from grpo_envs.errors import ConfigError, GrpoEnvsError
+from grpo_envs.errors import ConfigError
 from grpo_envs.loggers import ConsoleHandler
 from grpo_envs.runs.rows import json_lines, read_jsonl
 from grpo_envs.runtime import launch
 from grpo_envs.runtime.files import fsync, shown, write_atomically
-from grpo_envs.training.environments import make_held_out
+from grpo_envs.runtime.terminal import exit_on_error
+from grpo_envs.training.environments import close_env, make_held_out
 from grpo_envs.training.evaluation import STRATA, Evaluation, by_problem, differences, estimates
 from grpo_envs.training.tables import difference_table, tables
 
@@ -45,12 +45,10 @@ class Evaluated:
     name: str
     folder: Path
     rows: list[dict[str, Any]]
-    env: TextEnv
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Of the environment's own reward parts."""
-        return self.env.own_weights
+    weights: dict[str, float]
+    """Of all reward parts."""
+    own_weights: dict[str, float]
+    """Of the environment's own reward parts."""
 
 
 def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
@@ -64,21 +62,28 @@ def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
         GrpoEnvsError: one line that says what to change.
     """
     env, problems = make_held_out(cfg)
-    if not problems:
-        raise ConfigError(f"env={cfg.env['name']}: no held-out problems. Allowed: 1 or more.")
+    with ExitStack() as opened:
+        opened.callback(close_env, env)
+        if not problems:
+            raise ConfigError(f"env={cfg.env['name']}: no held-out problems. Allowed: 1 or more.")
+        return _evaluated(cfg, out, (env, problems))
+
+
+def _evaluated(cfg: RunConfig, out: Path, held_out: tuple[TextEnv, int]) -> Evaluated:
     from grpo_envs.training.build import make_accelerator
     from grpo_policy.models import resolve  # torch and transformers: not for --help, nor a mistake
 
-    path, said = resolve(cfg.model, make_accelerator(cfg.trainer).device)
-    identity = _identity(cfg, path)
-    folder = out / cfg.env["name"] / f"{_label(path)}-{_digest(identity)}"
+    env, problems = held_out
+    model = resolve(cfg.model, make_accelerator(cfg.trainer).device)
+    identity = _identity(cfg, model.path)
+    folder = out / cfg.env["name"] / f"{_label(model.path)}-{_digest(identity)}"
     file = folder / "completions.jsonl"
     each = 1 + cfg.trainer.eval_samples
     there = by_problem(read_jsonl(file) if file.is_file() else [])
     whole = [row for rows in there.values() if len(rows) == each for row in rows]
     missing = [n for n in range(problems) if len(there.get(n, ())) != each]
     # Opened first: a model that is not there leaves no folder.
-    with _opened(cfg, (env, problems)) if missing else nullcontext() as evaluation:
+    with _opened(cfg, held_out) if missing else nullcontext() as evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "config.json", json.dumps(identity, indent=1))
         write_atomically(file, json_lines(whole))
@@ -86,7 +91,13 @@ def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
             _answer(evaluation, missing, file)
     rows = [row for row in read_jsonl(file) if row["problem"] < problems]
     rows.sort(key=lambda row: int(row["problem"]))  # the order of a first time and of a later one
-    return Evaluated(name=said.removeprefix("model: "), folder=folder, rows=rows, env=env)
+    return Evaluated(
+        name=model.name,
+        folder=folder,
+        rows=rows,
+        weights=dict(env.weights),
+        own_weights=dict(env.own_weights),
+    )
 
 
 @contextmanager
@@ -96,8 +107,11 @@ def _opened(cfg: RunConfig, held_out: tuple[TextEnv, int]) -> Iterator[Evaluatio
 
     policy, accelerator = open_policy(cfg, adapters=True)
     policy.to(accelerator.device)
-    with closing(make_sampler(cfg, policy, accelerator)) as sampler:
-        yield make_evaluation(cfg, policy, held_out, sampler)
+    with (
+        closing(make_sampler(cfg, policy, accelerator)) as sampler,
+        closing(make_evaluation(cfg, policy, held_out, sampler)) as evaluation,
+    ):
+        yield evaluation
 
 
 def _answer(evaluation: Evaluation, problems: Sequence[int], file: Path) -> None:
@@ -169,8 +183,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _tell(side: Evaluated, by: Sequence[str]) -> None:
-    figures = estimates(side.rows, side.weights, by)
-    for table in tables(side.name, side.rows, side.env.weights, figures):
+    figures = estimates(side.rows, side.own_weights, by)
+    for table in tables(side.name, side.rows, side.weights, figures):
         rich.get_console().print(table)
     file = side.folder / "evaluation.json"
     told = {
@@ -184,8 +198,8 @@ def _tell(side: Evaluated, by: Sequence[str]) -> None:
 
 
 def _compare(a: Evaluated, b: Evaluated, *, by: Sequence[str]) -> None:
-    of_a, of_b = (estimates(side.rows, side.weights, by) for side in (a, b))
-    gains = differences(a.rows, b.rows, a.weights, by)
+    of_a, of_b = (estimates(side.rows, side.own_weights, by) for side in (a, b))
+    gains = differences(a.rows, b.rows, a.own_weights, by)
     rich.get_console().print(difference_table((a.name, b.name), of_a, of_b, gains))
     digests = "-".join(side.folder.name.rpartition("-")[2] for side in (a, b))
     file = a.folder.parent / f"compare-{digests}.json"
@@ -194,6 +208,7 @@ def _compare(a: Evaluated, b: Evaluated, *, by: Sequence[str]) -> None:
     rich.get_console().print(shown(file.resolve()), soft_wrap=True)
 
 
+@exit_on_error("stopped; the same command goes on from here.")
 def main() -> None:
     """Read the options; exit 2 on a mistake in them."""
     first, _, more = (__doc__ or "").partition("\n\n")
@@ -213,14 +228,7 @@ def main() -> None:
     logger = logging.getLogger("grpo_envs")
     logger.addHandler(ConsoleHandler())
     logger.setLevel(logging.INFO)
-    try:
-        _run(options)
-    except GrpoEnvsError as error:
-        print(f"grpo_envs: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("grpo_envs: stopped; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
+    _run(options)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
 from grpo_envs.env.installed import ENVS, available
-from grpo_envs.errors import ConfigError, GrpoEnvsError
+from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.files import shown
+from grpo_envs.runtime.terminal import exit_on_error
 
 _PYPROJECT = """[build-system]
 requires = ["hatchling>=1.27"]
@@ -238,16 +238,14 @@ def _spell(text: str, spelt: dict[str, str]) -> str:
     return re.sub("|".join(spelt), lambda match: spelt[match[0]], text)
 
 
+@exit_on_error()
 def main() -> None:
     """Read the options, write the folder, say what to do next."""
     parser = argparse.ArgumentParser(prog="python -m grpo_envs.new_env", description=__doc__)
     parser.add_argument("name", help="of the environment: env=NAME")
     parser.add_argument("--out", type=Path, default=Path(), help="where to (the working folder)")
     options = parser.parse_args()
-    try:
-        folder = write(options.name, options.out.absolute())
-    except GrpoEnvsError as error:
-        sys.exit(f"grpo_envs: {error}")
+    folder = write(options.name, options.out.absolute())
     print(f'{shown(folder)}: now\n  cd {shown(folder)} && pip install -e ".[dev]" && pytest')
     print(f"  python -m grpo_envs.run env={options.name}")
 

@@ -16,33 +16,26 @@ from grpo_envs.config.composition import compose_run
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import SPLITS, TextEnv, plugins
 from grpo_envs.env.score_sheet import demonstration
-from grpo_envs.errors import ConfigError, GrpoEnvsError, require
-from grpo_envs.runtime.terminal import number, printable
+from grpo_envs.errors import ConfigError, require
+from grpo_envs.runtime.terminal import exit_on_error, number, printable
 
 if TYPE_CHECKING:
     from grpo_policy.chat import Chat
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 END = "."
 """The line that ends an answer."""
 _SEEDS = 2**31
 
 
+@exit_on_error()
 def main() -> None:
     """Play until there is enough, or no more input; exit 2 on a mistake, 130 on Ctrl-C."""
     options = _parser().parse_intermixed_args()
     _prepare_terminal()
     try:
         _run(options)
-    except GrpoEnvsError as error:
-        print(f"grpo_envs: {error}", file=sys.stderr)
-        sys.exit(2)
     except EOFError:  # the input is over, at whichever question
         print()
-    except KeyboardInterrupt:
-        print()
-        sys.exit(INTERRUPTED)
 
 
 def read_answer() -> str:
@@ -113,9 +106,9 @@ def _chat(cfg: RunConfig) -> "Chat":
     from grpo_envs.training.build import make_accelerator
     from grpo_policy.models import load_chat, resolve
 
-    path, why = resolve(cfg.model, make_accelerator(cfg.trainer).device)
-    print(why)
-    return load_chat(path)
+    model = resolve(cfg.model, make_accelerator(cfg.trainer).device)
+    print(model.line)
+    return load_chat(model.path)
 
 
 def _seeds(first: int | None) -> Iterator[int]:

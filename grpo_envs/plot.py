@@ -1,75 +1,125 @@
 """Curves of one or several runs as a picture: `python -m grpo_envs.plot RUN... --out curve.png`."""
 
 import argparse
-import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.errors import ConfigError
+from grpo_envs.runs.curves import ACCURACY, KL, LENGTH, REWARD, Curve, Row, smooth
 from grpo_envs.runs.rows import read_jsonl
+from grpo_envs.runtime.terminal import exit_on_error
 
-_PANELS = {
-    "reward/mean": "reward of sampled answers",
-    "completion/length": "completion length [tokens]",
-    "loss/kl": "KL to the reference [nats/token]",
-}
-_SMOOTH = 5
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What a picture shows of a run."""
+
+    label: str
+    colour: int
+    """Its place in matplotlib's cycle of ten."""
+    steps: Sequence[Row]
+    evals: Sequence[Row]
 
 
 def plot(runs: list[Path], out: Path) -> None:
-    """Draw reward, length and KL of each run over its steps, and held-out accuracy.
+    """Draw held-out accuracy, reward, length and KL of each run over its steps.
 
     KL has no panel where no run has a reference.
+
+    Raises:
+        ConfigError: a folder is none of a run, or matplotlib is not installed.
     """
-    import matplotlib as mpl  # the extra `plot`; loaded only here
+    lines = [
+        Line(
+            label=run.name,
+            colour=number,
+            steps=read_jsonl(run / "metrics.jsonl"),
+            evals=read_jsonl(run / "eval.jsonl"),
+        )
+        for number, run in enumerate(runs)
+    ]
+    measured = {name for line in lines for row in line.steps for name in row}
+    curves = [curve for curve in (REWARD, LENGTH, KL) if curve.metric in measured]
+    draw(lines, [ACCURACY, *curves], out)
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
 
-    logged = [(run, read_jsonl(run / "metrics.jsonl")) for run in runs]
-    measured = {name for _, metrics in logged for row in metrics for name in row}
-    panels = {name: title for name, title in _PANELS.items() if name in measured}
-    size = (3.75 * (1 + len(panels)), 3.6)
-    figure, axes = plt.subplots(1, 1 + len(panels), figsize=size, layout="constrained")
-    for run, metrics in logged:
-        evals = read_jsonl(run / "eval.jsonl")
-        accuracy = [row["eval/accuracy"] for row in evals]
-        bars = [row["eval/ci95"] for row in evals]
-        axes[0].errorbar([e["step"] for e in evals], accuracy, bars, marker="o", label=run.name)
-        for axis, name in zip(axes[1:], panels, strict=True):
-            rows = [row for row in metrics if name in row]
-            steps, values = [row["step"] for row in rows], [row[name] for row in rows]
-            line = axis.plot(steps, smooth(values), label=run.name)[0]
-            axis.plot(steps, values, color=line.get_color(), alpha=0.25)
-    axes[0].set_ylim(0, 1)
-    for axis, title in zip(axes, ("held-out accuracy, greedy", *panels.values()), strict=True):
-        axis.set_title(title)
-        axis.set_xlabel("step")
+def draw(lines: Sequence[Line], curves: Sequence[Curve], out: Path, *, many: bool = False) -> None:
+    """Draw a panel for each curve, with all lines in it.
+
+    Args:
+        lines: Those of the same label share it in the legend.
+        curves: What is drawn.
+        out: The picture, a PNG.
+        many: Leave out what only a few lines have room for: the values of single steps and the
+            intervals of evaluations. The legend is below.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    plt = _pyplot()
+    width, height = (13 / 3, 4.0) if many else (3.75, 3.6)
+    size = (width * len(curves), height)
+    figure, axes = plt.subplots(1, len(curves), figsize=size, layout="constrained", squeeze=False)
+    for axis, curve in zip(axes[0], curves, strict=True):
+        named: set[str] = set()
+        for line in lines:
+            # What starts with an underscore is not in matplotlib's legend.
+            _draw_line(axis, line, curve, ("_" if line.label in named else line.label, many))
+            named.add(line.label)
+        axis.set(title=curve.title, xlabel="step")
         axis.grid(alpha=0.3)
-    if len(runs) > 1:
-        axes[0].legend(fontsize="small", loc="lower right")
+        if curve.share:
+            axis.set_ylim(-0.03, 1.03)
+    if many:
+        handles = axes[0][0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=4)
+    elif len(lines) > 1:
+        axes[0][0].legend(fontsize="small", loc="lower right")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
     plt.close(figure)
 
 
-def smooth(values: list[float]) -> list[float]:
-    """Return running means over the last five values."""
-    windows = [values[max(0, i - _SMOOTH + 1) : i + 1] for i in range(len(values))]
-    return [sum(window) / len(window) for window in windows]
+def _draw_line(axis: Any, line: Line, curve: Curve, how: tuple[str, bool]) -> None:
+    label, many = how
+    look = {"color": f"C{line.colour % 10}", "label": label}
+    steps, values = curve.points(line.steps, line.evals)
+    if curve.evaluated:
+        bars = None if many else curve.half_widths(line.evals)
+        axis.errorbar(steps, values, bars, marker="o", **look)
+        return
+    axis.plot(steps, smooth(values), **look)
+    if not many:
+        axis.plot(steps, values, color=look["color"], alpha=0.25)
 
 
+def _pyplot() -> Any:
+    """Import matplotlib, which only pictures need.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import matplotlib as mpl  # the extra `plot`
+    except ModuleNotFoundError as error:
+        text = 'pictures need matplotlib: pip install "grpo-envs[plot]"'
+        raise ConfigError(text) from error
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
+
+
+@exit_on_error()
 def main() -> None:
     """Read the options and draw."""
     parser = argparse.ArgumentParser(prog="python -m grpo_envs.plot", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
     parser.add_argument("--out", type=Path, default=Path("curve.png"), help="picture (%(default)s)")
     options = parser.parse_args()
-    try:
-        plot(options.runs, options.out)
-    except GrpoEnvsError as error:
-        sys.exit(f"grpo_envs: {error}")
-    except ModuleNotFoundError:
-        sys.exit('grpo_envs: pictures need matplotlib: pip install "grpo-envs[plot]"')
+    plot(options.runs, options.out)
     print(options.out)
 
 

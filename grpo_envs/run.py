@@ -24,11 +24,10 @@ from grpo_envs.runs.folder import RunFolder, failures
 from grpo_envs.runtime import launch
 from grpo_envs.runtime.files import shown
 from grpo_envs.runtime.stopping import end_on_sigterm
+from grpo_envs.runtime.terminal import INTERRUPTED
 from grpo_envs.training import job
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 _FIRST_SAYS = 15.0
 """Seconds that the first process has to say what is wrong."""
 

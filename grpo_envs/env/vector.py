@@ -180,11 +180,12 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         infos = self._infos([row.reward for row in rows], active)
         return tuple([row.observation for row in rows]), rewards, terminated, truncated, infos
 
-    def close_extras(self, **kwargs: Any) -> None:
-        """Stop the scoring workers and close the environment."""
+    def close_extras(self, *, shared: bool = False, **kwargs: Any) -> None:
+        """Stop the scoring workers and close the environment, unless it is shared with others."""
         self._ahead.close()
         self._graders.close()
-        self.env.close()
+        if not shared:
+            self.env.close()
 
     def _observation(self, member: int) -> str:
         """Return what the member was told last: the prompt, or the reply to its last turn."""

@@ -171,9 +171,8 @@ class TensorBoardLogger(Logger):
     def __init__(self, run: Path, steps: int, done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, only where it is used
 
-        self._writer = SummaryWriter(
-            str(run / "tensorboard"), purge_step=done + 1 if done else None
-        )
+        # What an earlier attempt wrote of later steps is not shown any more.
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1 if done else 0)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write scalars."""

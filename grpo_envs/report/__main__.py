@@ -1,14 +1,14 @@
 """`python -m grpo_envs.report RUN...`: see the package."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from grpo_envs.errors import GrpoEnvsError
 from grpo_envs.report import write_report
 from grpo_envs.runs.record import read_record
+from grpo_envs.runtime.terminal import exit_on_error
 
 
+@exit_on_error()
 def main() -> None:
     """Read the options and write the page."""
     parser = argparse.ArgumentParser(
@@ -21,10 +21,7 @@ def main() -> None:
     options = parser.parse_args()
     alone = options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html")
     out = options.out or alone
-    try:
-        write_report([read_record(run) for run in options.runs], out)
-    except GrpoEnvsError as error:
-        sys.exit(f"grpo_envs: {error}")
+    write_report([read_record(run) for run in options.runs], out)
     print(out)
 
 

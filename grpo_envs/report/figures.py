@@ -8,21 +8,9 @@ from typing import Any
 from plotly import graph_objects as go
 from plotly.colors import qualitative
 
-from grpo_envs.plot import smooth
+from grpo_envs.runs.curves import ACCURACY, MORE, REWARD, Curve, smooth
 from grpo_envs.runs.record import Record
 
-_TITLES = {
-    "reward/mean": "reward of sampled answers",
-    "loss/kl": "KL to the reference [nats/token]",
-    "policy/entropy": "entropy [nats/token]",
-    "completion/length": "length of answers [tokens]",
-    "completion/truncated": "share of truncated answers",
-    "group/zero_std": "share of flat groups (they teach nothing)",
-    "reward/invalid": "share of invalid rewards",
-    "optim/grad_norm": "norm of the gradient",
-    "policy/sample_gap": "gap between sampling and training [nats/token]",
-    "tokens/per_second": "tokens per second",
-}
 _SHARE = [-0.02, 1.02]
 _TIMES = {"time/sample": "sample", "time/score": "score", "time/update": "update"}
 
@@ -34,23 +22,23 @@ def figures(runs: Sequence[Record], names: Sequence[str]) -> Iterator[tuple[str,
         runs: What is drawn, a colour each.
         names: What the runs are called.
     """
-    for metric, title in (("eval/accuracy", "held-out accuracy, greedy"), *_passes(runs)):
-        if any(metric in row for run in runs for row in run.evals):
-            yield title, _evals(runs, names, metric)
-    yield _TITLES["reward/mean"], _curves(runs, names, "reward/mean")
+    for curve in (ACCURACY, *_passes(runs)):
+        if any(curve.metric in row for run in runs for row in run.evals):
+            yield curve.title, _evals(runs, names, curve)
+    yield REWARD.title, _curves(runs, names, REWARD)
     for part in sorted({part for run in runs for part in run.parts}):
-        yield f"reward part: {part}", _curves(runs, names, f"reward/{part}")
+        curve = Curve(metric=f"reward/{part}", title=f"reward part: {part}")
+        yield curve.title, _curves(runs, names, curve)
     logged = {name for run in runs for row in run.steps for name in row}
     for metric in sorted(name for name in logged if name.startswith("env/")):
         if metric.endswith(("/reward", "/level")):
-            yield metric.removeprefix("env/").replace("/", ": "), _curves(runs, names, metric)
-    for metric, title in _TITLES.items():
-        if metric in logged and metric != "reward/mean" and any(_seen(runs, metric)):
-            yield title, _curves(runs, names, metric)
-    if len(runs) == 1:
-        yield "seconds per step", _times(runs[0])
-    else:
-        yield "seconds per step", _curves(runs, names, "time/step")
+            title = metric.removeprefix("env/").replace("/", ": ")
+            yield title, _curves(runs, names, Curve(metric=metric, title=title))
+    for curve in MORE:
+        if curve.metric in logged and any(_seen(runs, curve.metric)):
+            yield curve.title, _curves(runs, names, curve)
+    seconds = Curve(metric="time/step", title="seconds per step")
+    yield seconds.title, _times(runs[0]) if len(runs) == 1 else _curves(runs, names, seconds)
 
 
 def _seen(runs: Sequence[Record], metric: str) -> Iterator[bool]:
@@ -58,32 +46,28 @@ def _seen(runs: Sequence[Record], metric: str) -> Iterator[bool]:
     yield from (any(run.column(metric)) for run in runs)
 
 
-def _passes(runs: Sequence[Record]) -> list[tuple[str, str]]:
+def _passes(runs: Sequence[Record]) -> list[Curve]:
     """Return pass@k for the largest k that was evaluated."""
     found = {name for run in runs for row in run.evals for name in row if _is_pass(name)}
     most = max(found, key=lambda name: int(name.partition("@")[2]), default=None)
-    return [] if most is None else [(most, f"held-out {most.removeprefix('eval/')}")]
+    if most is None:
+        return []
+    return [Curve(metric=most, title=f"held-out {most.removeprefix('eval/')}", share=True)]
 
 
 def _is_pass(name: str) -> bool:
     return name.startswith("eval/pass@") and name.partition("@")[2].isdecimal()
 
 
-def half_width_of(metric: str) -> str:
-    """Return what half the width of an evaluation's metric is called, see `eval_metrics`."""
-    return "eval/ci95" if metric == "eval/accuracy" else f"{metric}_ci95"
-
-
-def _evals(runs: Sequence[Record], names: Sequence[str], metric: str) -> go.Figure:
+def _evals(runs: Sequence[Record], names: Sequence[str], curve: Curve) -> go.Figure:
     """Draw an evaluation's metric with its 95 % intervals."""
-    half = half_width_of(metric)
     figure = _figure()
     for i, (run, name) in enumerate(zip(runs, names, strict=True)):
-        rows = [row for row in run.evals if metric in row]
+        steps, values = curve.points(run.steps, run.evals)
         figure.add_scatter(
-            x=[row["step"] for row in rows],
-            y=[row[metric] for row in rows],
-            error_y={"array": [row.get(half, 0.0) for row in rows], "thickness": 1},
+            x=steps,
+            y=values,
+            error_y={"array": curve.half_widths(run.evals), "thickness": 1},
             mode="lines+markers",
             line_color=_colour(i),
             **_told(name),
@@ -92,16 +76,15 @@ def _evals(runs: Sequence[Record], names: Sequence[str], metric: str) -> go.Figu
     return figure
 
 
-def _curves(runs: Sequence[Record], names: Sequence[str], metric: str) -> go.Figure:
+def _curves(runs: Sequence[Record], names: Sequence[str], curve: Curve) -> go.Figure:
     """Draw a metric of each step, and its running mean."""
     figure = _figure()
     for i, (run, name) in enumerate(zip(runs, names, strict=True)):
-        rows = [row for row in run.steps if metric in row]
-        steps, values = [row["step"] for row in rows], [row[metric] for row in rows]
+        steps, values = curve.points(run.steps, run.evals)
         faint = {"line": {"color": _colour(i), "width": 1}, "opacity": 0.35, "hoverinfo": "skip"}
         figure.add_scatter(x=steps, y=values, **faint)
         figure.add_scatter(x=steps, y=smooth(values), line_color=_colour(i), **_told(name))
-    if _TITLES.get(metric, "").startswith("share"):
+    if curve.share:
         figure.update_yaxes(range=_SHARE)
     return figure
 

@@ -12,7 +12,8 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from grpo_envs.doctor import diagnose
-from grpo_envs.report.figures import colours, figures, half_width_of
+from grpo_envs.report.figures import colours, figures
+from grpo_envs.runs.curves import half_width_of
 from grpo_envs.runs.record import Record
 
 _HERE = Path(__file__).parent

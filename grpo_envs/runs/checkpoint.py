@@ -6,12 +6,13 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from pickle import UnpicklingError  # what torch raises
 from typing import Any
 
 from grpo_envs.errors import CheckpointError, ConfigError
-from grpo_envs.runs.folder import differences
+from grpo_envs.runs.folder import require_alike
 from grpo_envs.runtime.files import fsync, shown, write_atomically
 
 log = logging.getLogger(__name__)
@@ -42,16 +43,33 @@ class Checkpoints:
         return self.folder / f"step_{step:06d}"
 
     def newest_whole(self) -> Path | None:
-        """Return the newest checkpoint that has all of its bytes; None where there is none.
+        """Return the newest checkpoint that has all of its bytes: the one to go on from.
 
-        A log line names each that is passed over, as one is whose disk was full.
+        None where there is none: a run starts anew.
         """
-        for folder in sorted(self.folder.glob("step_*"), reverse=True):
+        newest_first = sorted(self.folder.glob("step_*"), reverse=True)
+        return next((folder for folder in newest_first if not _lacks(folder)), None)
+
+    def set_aside(self) -> list[str]:
+        """Rename the checkpoints that are not whole: a run that starts anew overwrites none.
+
+        Returns:
+            Their new names, with what they lack.
+        """
+        kept = []
+        for folder in sorted(self.folder.glob("step_*")):
             lacks = _lacks(folder)
-            if not lacks:
-                return folder
-            log.warning("%s is not whole (%s): passed over", shown(folder), lacks)
-        return None
+            if lacks:
+                name = self._unused(f"broken_{folder.name}")
+                folder.rename(self.folder / name)
+                kept.append(f"{name} ({lacks})")
+        if self.last.is_symlink() and not self.last.exists():
+            self.last.unlink()
+        return kept
+
+    def _unused(self, name: str) -> str:
+        names = (f"{name}-{number}" if number > 1 else name for number in count(1))
+        return next(each for each in names if not (self.folder / each).exists())
 
     def save(self, step: int, policy: Any, state: Mapping[str, Any], config: Any) -> Path:
         """Write a checkpoint: model and tokenizer, `state` and the run's configuration.
@@ -82,8 +100,10 @@ class Checkpoints:
         temporary.rename(final)
         self.point_last_to(final)
         fsync(self.folder)
-        for old in sorted(self.folder.glob("step_*"))[: -self.keep or None] if self.keep else ():
-            shutil.rmtree(old)
+        if self.keep:  # later ones are not whole, and count for nothing
+            until = [path for path in sorted(self.folder.glob("step_*")) if path.name <= final.name]
+            for old in until[: -self.keep]:
+                shutil.rmtree(old)
         return final
 
     def _write(
@@ -105,17 +125,25 @@ class Checkpoints:
     def require(self, config: Mapping[str, Any]) -> int:
         """Return the step of the checkpoint to go on from. Loads nothing, so it takes no time.
 
+        A log line names each newer one that is not whole, as where the disk was full.
+
         Raises:
             ConfigError: there is none, or it comes from another configuration; the message names
                 the keys that differ.
         """
         folder = self.newest_whole()
+        for newer in sorted(self.folder.glob("step_*"), reverse=True) if folder else ():
+            if newer == folder:
+                break
+            log.warning("%s is not whole (%s): passed over", shown(newer), _lacks(newer))
+        return self._step(folder, config)
+
+    def _step(self, folder: Path | None, config: Mapping[str, Any]) -> int:
+        """Return the step of a checkpoint that has the given configuration."""
         if folder is None:
             raise ConfigError(f"resume={shown(self.folder.parent)}: no checkpoint in it.")
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
-        told = differences(meta["config"], config)
-        if told:
-            raise ConfigError(f"resume={shown(self.folder.parent)}: another configuration: {told}.")
+        require_alike(self.folder.parent, meta["config"], config)
         return int(meta["step"])
 
     def load(self, config: Mapping[str, Any]) -> tuple[int, Path, dict[str, Any]]:
@@ -126,7 +154,8 @@ class Checkpoints:
         """
         import torch  # not at the top: who only asks need not wait for it
 
-        step = self.require(config)
+        newest = self.newest_whole()
+        step = self._step(newest, config)
         folder = self.after(step)
         try:
             state = torch.load(folder / _STATE, weights_only=True, map_location="cpu")
@@ -148,6 +177,8 @@ def _lacks(folder: Path) -> str:
     try:
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        meta = None
+    if not (isinstance(meta, dict) and {"step", "config"} <= meta.keys()):
         return f"no {_META} that can be read"
     for name, size in meta.get("bytes", {}).items():
         there = (folder / name).stat().st_size if (folder / name).is_file() else 0

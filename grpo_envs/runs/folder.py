@@ -75,8 +75,12 @@ class RunFolder:
         overrides: Sequence[str],
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Note the configuration (flat) of the run that starts here, and more about it. JSON."""
+        """Note the configuration (flat) of the run that starts here, and more about it. JSON.
+
+        A run that was done here is no longer: it goes on, or starts anew.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "done.json").unlink(missing_ok=True)
         told = {"overrides": list(overrides), "config": dict(config), "about": dict(about or {})}
         write_atomically(self.path / "config.json", json.dumps(told, indent=1))
 
@@ -112,8 +116,8 @@ class RunFolder:
     @property
     def config(self) -> dict[str, Any] | None:
         """The configuration of the run in this folder, flat; None where none started."""
-        told = _read(self.path / "config.json")
-        return None if told is None else dict(told["config"])
+        told = _read(self.path / "config.json") or {}
+        return dict(told["config"]) if "config" in told else None
 
     @property
     def about(self) -> dict[str, Any]:
@@ -137,11 +141,6 @@ class RunFolder:
         """Why the run ended early, None where it did not."""
         failed = _read(self.path / "failed.json")
         return None if failed is None else str(failed["error"])
-
-    @property
-    def has_checkpoint(self) -> bool:
-        """Whether there is something to go on from."""
-        return any((self.path / "checkpoints").glob("step_*"))
 
 
 def newest_cut_off(runs: Path, overrides: Sequence[str]) -> Path | None:
@@ -174,6 +173,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """
     keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     return ", ".join(f"{key}={before.get(key)} then, {now.get(key)} now" for key in keys)
+
+
+def require_alike(run: Path, before: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuse to go on in a run's folder with another configuration than it had before.
+
+    Raises:
+        ConfigError: naming the keys that differ.
+    """
+    different = differences(before, _as_read(config))
+    if different:
+        raise ConfigError(f"resume={shown(run)}: another configuration: {different}.")
 
 
 def _as_read(config: Mapping[str, Any]) -> dict[str, Any]:

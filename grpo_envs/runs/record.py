@@ -49,18 +49,18 @@ class Record:
     def early(self, name: str) -> float:
         """Return a metric's mean over the first quarter of the steps, at most 20; 0 without any."""
         column = self.column(name)
-        return fmean(column[: _quarter(column)]) if column else 0.0
+        return fmean(column[: quarter(column)]) if column else 0.0
 
     def late(self, name: str) -> float:
         """Return the same of the last quarter."""
         column = self.column(name)
-        return fmean(column[-_quarter(column) :]) if column else 0.0
+        return fmean(column[-quarter(column) :]) if column else 0.0
 
     @property
     def parts(self) -> list[str]:
         """The names of the reward parts that were logged."""
         names = {key for row in self.steps for key in row if key.startswith("reward/")}
-        return sorted(name.removeprefix("reward/") for name in names - _NOT_PARTS)
+        return sorted(name.removeprefix("reward/") for name in names - NOT_PARTS)
 
     @property
     def main_part(self) -> str | None:
@@ -70,7 +70,8 @@ class Record:
         return max(own, key=lambda part: float(weights.get(part, 1.0)), default=None)
 
 
-_NOT_PARTS = {"reward/mean", "reward/std", "reward/invalid"}
+NOT_PARTS = {"reward/mean", "reward/std", "reward/invalid"}
+"""Metrics of rewards that are no reward part."""
 
 
 def read_record(path: Path) -> Record:
@@ -105,5 +106,6 @@ def state_of(folder: RunFolder, steps: Sequence[Mapping[str, Any]]) -> str:
     return "done"
 
 
-def _quarter(column: list[float]) -> int:
+def quarter(column: Sequence[float]) -> int:
+    """Return how many values the first and the last quarter have: 1 to 20."""
     return min(20, max(1, len(column) // 4))

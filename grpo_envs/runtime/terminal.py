@@ -1,7 +1,42 @@
-"""Text of models and environments on a terminal: nothing in it moves the cursor or hides."""
+"""What commands print: text of models and environments, and the line that they end with.
 
+Nothing in a text of others moves the cursor or hides.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from grpo_envs.errors import GrpoEnvsError
+
+MISTAKE = 2
+"""Exit code after a mistake of the user, as argparse has it."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 _KEPT = "\n\t"
 _GAP = "..."
+
+
+@contextmanager
+def exit_on_error(interrupted: str = "") -> Iterator[None]:
+    """End the process with one line on stderr after an error of ours, or after Ctrl-C.
+
+    Also a decorator: of each command's `main`.
+
+    Args:
+        interrupted: What to say after Ctrl-C; '' for nothing but the end of the line.
+
+    Raises:
+        SystemExit: with the exit code 2, or 130 after Ctrl-C.
+    """
+    try:
+        yield
+    except GrpoEnvsError as error:
+        sys.stderr.write(f"grpo_envs: {error}\n")
+        sys.exit(MISTAKE)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"grpo_envs: {interrupted}\n" if interrupted else "\n")
+        sys.exit(INTERRUPTED)
 
 
 def printable(text: str) -> str:

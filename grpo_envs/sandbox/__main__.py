@@ -7,12 +7,14 @@ import rich
 from rich.table import Table
 
 from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.runtime.terminal import exit_on_error
 from grpo_envs.sandbox import levels
 from grpo_envs.sandbox.acts import trial
 from grpo_envs.sandbox.pool import LocalPool
 from grpo_envs.sandbox.probes import probe_all
 
 
+@exit_on_error()
 def main() -> None:
     """Print the probes, the level and its self-test; exit 1 where no safe level works."""
     parser = argparse.ArgumentParser(prog="python -m grpo_envs.sandbox", description=__doc__)

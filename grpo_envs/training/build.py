@@ -133,9 +133,9 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
     """
     accelerator = make_accelerator(cfg.trainer)
     transformers_logging.disable_progress_bar()
-    path, why = resolve(cfg.model, accelerator.device)
-    log.info(why)
-    return load_policy(path, adapters=adapters), accelerator
+    model = resolve(cfg.model, accelerator.device)
+    log.info(model.line)
+    return load_policy(model.path, adapters=adapters), accelerator
 
 
 def make_evaluation(

@@ -1,5 +1,7 @@
 """The environments of a run. No torch here: a mistake in `env.*` is told within a second."""
 
+import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from grpo_envs.config.schema import RunConfig
@@ -7,6 +9,8 @@ from grpo_envs.env import TextEnv, plugins
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError, require
 from grpo_envs.runtime.processes import ALONE, Processes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +21,20 @@ class Envs:
     held_out: TextEnv
     problems: int
     """How many of them there are to evaluate on, at most as many as asked for."""
+
+    def close(self) -> None:
+        """Close both, and what grades answers."""
+        for env in (self.train, self.held_out):
+            close_env(env)
+
+
+def close_env(env: TextEnv | GroupVectorEnv) -> None:
+    """Close an environment; an error of its `close` is a warning: what was done with it counts."""
+    try:
+        env.close()
+    except Exception as error:  # noqa: BLE001 - anything can go wrong in somebody else's code
+        name = type(env.env if isinstance(env, GroupVectorEnv) else env).__name__
+        log.warning("%s.close() failed: %s: %s", name, type(error).__name__, error)
 
 
 def make_envs(cfg: RunConfig, processes: Processes = ALONE) -> Envs:
@@ -36,9 +54,14 @@ def make_envs(cfg: RunConfig, processes: Processes = ALONE) -> Envs:
         prompts >= least, "trainer.prompts_per_step", prompts, f"{least} or more, one a process"
     )
     members = len(processes.share(range(prompts))) * size
-    env = plugins.make(cfg.env["name"], **cfg.env_keywords)
-    held_out, problems = make_held_out(cfg)
-    return Envs(train=GroupVectorEnv(env, members, size), held_out=held_out, problems=problems)
+    with ExitStack() as made:
+        env = plugins.make(cfg.env["name"], **cfg.env_keywords)
+        made.callback(close_env, env)
+        held_out, problems = make_held_out(cfg)
+        made.callback(close_env, held_out)
+        train = GroupVectorEnv(env, members, size)
+        made.pop_all()  # nothing failed: they stay open
+    return Envs(train=train, held_out=held_out, problems=problems)
 
 
 def make_held_out(cfg: RunConfig) -> tuple[TextEnv, int]:

@@ -37,6 +37,7 @@ class Evaluation:
     processes: Processes = ALONE
     """Those that share the problems; each returns the answers to all."""
     _players: dict[tuple[int, int], RolloutFn] = field(default_factory=dict)
+    _members: list[GroupVectorEnv] = field(default_factory=list)
 
     def __call__(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Return `eval/...` metrics, and the answers that they are of."""
@@ -51,6 +52,13 @@ class Evaluation:
             rows += [{"decoding": "sampled"} | row for row in sampled]
         return rows
 
+    def close(self) -> None:
+        """Stop what grades the answers. Who made the environment closes it."""
+        for members in self._members:
+            members.close(shared=True)
+        self._members.clear()
+        self._players.clear()
+
     def _rows(
         self, problems: Sequence[int], each: int, temperature: float
     ) -> Iterator[dict[str, Any]]:
@@ -58,6 +66,7 @@ class Evaluation:
             shape = (len(seeds) * each, each if temperature else 0)
             if shape not in self._players:
                 members = GroupVectorEnv(self.env, len(seeds) * each, each)
+                self._members.append(members)
                 self._players[shape] = self.play(members, temperature)
             return self._players[shape](seeds, timer)
 

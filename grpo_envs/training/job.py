@@ -6,7 +6,7 @@ import logging
 import platform
 import shlex
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from grpo_envs.config.convert import convert
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.runs.checkpoint import Checkpoints
-from grpo_envs.runs.folder import RunFolder
+from grpo_envs.runs.folder import RunFolder, require_alike
 from grpo_envs.runtime.files import shown
 from grpo_envs.runtime.memory import in_one_line
 from grpo_envs.runtime.processes import Processes, connect
@@ -98,22 +98,45 @@ def _run(run: schema.RunConfig, folder: RunFolder | None, processes: Processes) 
 
 
 def _plan(run: schema.RunConfig, folder: RunFolder) -> Plan:
-    if run.resume == AUTO:  # as `resume=FOLDER` where there is something to go on with
-        done = folder.result is not None and folder.is_of(run.identity())
-        there = str(folder.path) if folder.has_checkpoint and not done else None
-        run = replace(run, resume=there)
-    result = folder.result if run.resume is None else None
-    if run.resume is None:
+    asked, run = run.resume, replace(run, resume=None)
+    result = folder.result if asked in (None, AUTO) else None
+    if asked is None:
         folder.require_same(run.identity())
-    if run.resume is None and result is None and folder.has_checkpoint:
-        if not in_sweep():
-            path = shown(folder.path)
-            raise ConfigError(f"{path} holds a run that was cut off. Add resume={path} to go on.")
-        run = replace(run, resume=str(folder.path))
-    if run.resume is not None:
-        checkpoints = Checkpoints(folder.path)
-        checkpoints.point_last_to(checkpoints.after(checkpoints.require(run.decisive())))
-    return Plan(run, folder, result)
+    if result is not None and (asked is None or folder.is_of(run.identity())):
+        return Plan(run, folder, result)
+    checkpoints = Checkpoints(folder.path)
+    if checkpoints.newest_whole() is None:
+        if asked is not None:
+            _require_restartable(run, folder, asked)
+        _begin_anew(folder, asked)
+        return Plan(run, folder, None)
+    if asked is None and not in_sweep():
+        path = shown(folder.path)
+        raise ConfigError(f"{path} holds a run that was cut off. Add resume={path} to go on.")
+    checkpoints.point_last_to(checkpoints.after(checkpoints.require(run.decisive())))
+    return Plan(replace(run, resume=str(folder.path)), folder, None)
+
+
+def _require_restartable(run: schema.RunConfig, folder: RunFolder, asked: str) -> None:
+    """Refuse to resume what is no run, or a run of another configuration."""
+    before, checkpoints = folder.config, Checkpoints(folder.path)
+    if before is not None:
+        free = run.identity().keys() - run.decisive().keys()
+        decisive = {key: value for key, value in before.items() if key not in free}
+        require_alike(folder.path, decisive, run.decisive())
+    elif asked != AUTO and not checkpoints.folder.is_dir():
+        checkpoints.require(run.decisive())  # says that there is none
+
+
+def _begin_anew(folder: RunFolder, asked: str | None) -> None:
+    """Keep what is left of broken checkpoints under other names; say so in one line."""
+    kept = Checkpoints(folder.path).set_aside()
+    if kept:
+        where = shown(folder.path / "checkpoints")
+        told = f"no checkpoint is whole; the run starts anew. Kept in {where}: {', '.join(kept)}"
+        log.warning("%s: %s", shown(folder.path), told)
+    elif asked not in (None, AUTO):
+        log.warning("%s: no checkpoint yet; the run starts anew.", shown(folder.path))
 
 
 def run_in_sweep(cfg: DictConfig) -> float | None:
@@ -143,20 +166,23 @@ def in_sweep() -> bool:
 
 
 def _train(run: schema.RunConfig, folder: RunFolder, processes: Processes) -> float | None:
-    envs = processes.each(lambda: make_envs(run, processes))
-    from grpo_envs.training.build import (
-        build,  # torch and transformers: not for --help, nor for a mistake
-    )
+    with ExitStack() as opened:  # closed however the run ends
+        envs = processes.each(lambda: opened.enter_context(closing(make_envs(run, processes))))
+        from grpo_envs.training.build import (
+            build,  # torch and transformers: not for --help, nor for a mistake
+        )
 
-    trainer = processes.each(lambda: build(run, folder.path, envs, processes))
-    processes.by_first(lambda: _claim(run, folder, envs.train.env))
-    metrics = trainer.run()
-    if not processes.first:
-        return None
-    if trainer.stop.asked:
-        log.warning("stopped after step %d, saved. To go on:\n  %s", trainer.done, _again(folder))
-        raise Terminated if trainer.stop.terminated else KeyboardInterrupt  # ends a sweep, too
-    folder.finish(trainer.done, metrics)
+        trainer = processes.each(lambda: build(run, folder.path, envs, processes))
+        opened.enter_context(closing(trainer.evaluation))
+        processes.by_first(lambda: _claim(run, folder, envs.train.env))
+        metrics = trainer.run()
+        if not processes.first:
+            return None
+        if trainer.stop.asked:
+            again = _again(folder)
+            log.warning("stopped after step %d, saved. To go on:\n  %s", trainer.done, again)
+            raise Terminated if trainer.stop.terminated else KeyboardInterrupt  # ends a sweep, too
+        folder.finish(trainer.done, metrics)
     log.info("checkpoint: %s", shown(folder.path / "checkpoints" / "last"))
     if "report" in run.logger.names:
         log.info("report: %s", shown(folder.path / "report.html"))

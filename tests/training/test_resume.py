@@ -8,7 +8,9 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
+import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import cache
@@ -17,17 +19,23 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 
 from grpo_envs.config.composition import compose_run
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.loggers import JsonlLogger
 from grpo_envs.runs.checkpoint import Checkpoints
+from grpo_envs.runs.folder import RunFolder, job_name
+from grpo_envs.runs.rows import read_jsonl
 from grpo_envs.runtime.stopping import Stop
 from grpo_envs.training.build import build
 from grpo_envs.training.environments import make_envs
 from grpo_envs.training.evaluation import Evaluation
 from grpo_policy.learner import Learner
+from tests.support import forked
 
 SMALL = [
     *("model.size=tiny", "logger=files", "trainer.steps=6", "trainer.prompts_per_step=3"),
@@ -210,6 +218,138 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(
     older = Checkpoints(tmp_path).newest_whole()
     assert older is not None
     assert older.name == "step_000002"
+    assert Checkpoints(tmp_path).require(composed("quick").decisive()) == 2
     assert "step_000004 is not whole (model.safetensors has 1,000 of" in caplog.text
     assert in_a_child(lambda: live("quick", tmp_path)) == 0
     assert left_by(tmp_path) == straight("quick")
+
+
+# A folder whose only checkpoint is broken
+
+SHORT = [
+    *("trainer.steps=2", "trainer.prompts_per_step=2", "trainer.eval_problems=2"),
+    *("trainer.save_every=2", "agent.group_size=2", "sampler.max_new_tokens=8"),
+    "logger.names=[jsonl,csv,tensorboard]",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that is done; only its last step has a checkpoint."""
+    cwd = tmp_path_factory.mktemp("short")
+    done = forked.run(cwd, "grpo_envs.run", *SHORT, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    return cwd / "run"
+
+
+def break_in(folder: Path, finished: Path) -> bytes:
+    """Leave a run in a folder that was cut off, whose only checkpoint lacks most of its weights."""
+    shutil.copytree(finished, folder, symlinks=True)
+    (folder / "done.json").unlink()
+    weights = folder / "checkpoints" / "step_000002" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:  # steps that are lost
+        file.write('{"step": 3, "reward/mean": 0.5}\n{"step": 4, "rew')
+    return weights.read_bytes()
+
+
+@forks
+@pytest.mark.parametrize(
+    ("args", "place"),
+    [
+        pytest.param(["hydra.run.dir=run", "resume=auto"], "run", id="resume=auto"),
+        pytest.param(["resume=run"], "run", id="resume=FOLDER"),
+        pytest.param(["resume=run", "trainer.steps=3"], "run", id="resume=FOLDER for longer"),
+        pytest.param(["hydra.run.dir=run"], "run", id="the same command"),
+        pytest.param(["-m", "hydra.sweep.dir=here"], f"here/{job_name(SHORT)}", id="a sweep"),
+    ],
+)
+def test_a_run_whose_only_checkpoint_is_broken_starts_anew(
+    args: list[str], place: str, tmp_path: Path, finished: Path
+) -> None:
+    folder = tmp_path / place
+    lost = break_in(folder, finished)
+    flags, more = ([word for word in args if (word == "-m") is flag] for flag in (True, False))
+    done = forked.run(tmp_path, "grpo_envs.run", *flags, *SHORT, *more)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if "whole" in line or "anew" in line]
+    assert told == [
+        f"{place}: no checkpoint is whole; the run starts anew. Kept in {place}/checkpoints: "
+        f"broken_step_000002 (model.safetensors has 1,000 of 3,435,248 bytes)"
+    ]
+    kept = folder / "checkpoints" / "broken_step_000002"
+    assert (kept / "model.safetensors").read_bytes() == lost
+    last = 3 if "trainer.steps=3" in args else 2
+    assert (folder / "checkpoints" / "last").resolve().name == f"step_{last:06d}"
+    assert RunFolder(folder).result is not None
+    for name, steps in (("metrics", range(1, last + 1)), ("eval", (0, last))):
+        rows = [row["step"] for row in read_jsonl(folder / f"{name}.jsonl")]
+        table = (folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()[1:]
+        assert rows == [int(row.partition(",")[0]) for row in table] == [*steps]
+    drawn = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0}).Reload()
+    for name, steps in (("reward/mean", range(1, last + 1)), ("eval/accuracy", (0, last))):
+        assert [event.step for event in drawn.Scalars(name)] == [*steps]
+    if last == 2:
+        assert left_by(folder)["weights"] == left_by(finished)["weights"]
+
+
+@forks
+def test_what_begins_anew_can_be_told_so_twice(tmp_path: Path, finished: Path) -> None:
+    """It is broken again before it is done, and both are kept."""
+    folder = tmp_path / "run"
+    break_in(folder, finished)
+    kept = folder / "checkpoints" / "broken_step_000002"
+    shutil.copytree(folder / "checkpoints" / "step_000002", kept)
+    done = forked.run(tmp_path, "grpo_envs.run", *SHORT, "resume=run")
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert names == ["broken_step_000002", "broken_step_000002-2", "last", "step_000002"]
+
+
+@forks
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        pytest.param(["resume=run", "seed=1"], "resume=run: another configuration: seed=0 then, 1"),
+        pytest.param(["hydra.run.dir=run", "seed=1"], "run holds another run: seed=0 then, 1 now."),
+        pytest.param(["resume=nowhere"], "resume=nowhere: no checkpoint in it."),
+    ],
+)
+def test_a_run_of_another_configuration_is_not_begun_in_its_place(
+    args: list[str], said: str, tmp_path: Path, finished: Path
+) -> None:
+    break_in(tmp_path / "run", finished)
+    done = forked.run(tmp_path, "grpo_envs.run", *SHORT, *args)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"grpo_envs: {said}")
+    assert (tmp_path / "run" / "checkpoints" / "step_000002").is_dir()
+
+
+@forks
+def test_a_run_that_was_cut_off_before_its_first_checkpoint_starts_anew(
+    tmp_path: Path, finished: Path
+) -> None:
+    break_in(tmp_path / "run", finished)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    done = forked.run(tmp_path, "grpo_envs.run", *SHORT, "resume=run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run: no checkpoint yet; the run starts anew.") == 1
+    assert [row["step"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+
+
+@forks
+def test_a_run_that_was_done_and_is_made_longer_is_not_done_while_it_goes_on(
+    tmp_path: Path, finished: Path
+) -> None:
+    """Killed on its way, the same command with resume=auto goes on."""
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    longer = [*SHORT, "trainer.steps=400", "trainer.save_every=1", "hydra.run.dir=run"]
+    process = forked.Forked(tmp_path, "grpo_envs.run", *longer, "resume=auto")
+    try:
+        while not (tmp_path / "run" / "checkpoints" / "step_000003").is_dir():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert RunFolder(tmp_path / "run").result is None

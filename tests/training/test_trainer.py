@@ -542,7 +542,7 @@ def test_reasons_for_not_learning_are_warnings_of_the_run(
     said = [r.getMessage() for r in caplog.records if r.name == "grpo_envs.training.trainer"]
     assert [" ".join(line.split()[:5]) for line in said] == [
         "step 10: Nothing to learn",
-        "step 10: reward/correct was 1",
-        "step 10: reward/format was 0",
+        "step 10: reward/correct teaches nothing:",
+        "step 10: reward/format teaches nothing:",
         "step 10: Sampling and training",  # the log-probabilities are by hand as well
     ]

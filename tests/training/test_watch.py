@@ -192,6 +192,14 @@ def test_a_part_that_was_seen_once_is_not_constant() -> None:
     assert warnings_of([*run, step(9)]) == []
 
 
+def test_a_part_must_be_there_in_each_of_ten_steps() -> None:
+    same = {**step(), "reward/format": 0.0}
+    lacks = {key: value for key, value in same.items() if key != "reward/format"}
+    moving = [{**x, "reward/correct": 0.01 * i} for i, x in enumerate([*[same] * 9, lacks])]
+    assert warnings_of(moving) == []
+    assert len(warnings_of([*moving[:9], {**same, "reward/correct": 0.5}])) == 1
+
+
 # --- means over the window: KL and sample gap
 
 

@@ -395,7 +395,7 @@ def test_a_leak_is_told_of_ends_with_a_line_and_the_run_goes_on(tmp_path: Path) 
     *_, line = printed.splitlines()
     assert line.startswith("grpo_envs: ")
     assert "MemoryError" in line or "out of memory" in line
-    (told,) = [line for line in printed.splitlines() if "memory of this process grows" in line]
+    (told,) = [line for line in printed.splitlines() if "memory of the run's process grows" in line]
     assert told.startswith("step 40: ")
     saved = Checkpoints(tmp_path / "run").newest_whole()
     assert saved is not None

@@ -1,0 +1,266 @@
+"""What keeps a run from learning: rules over its metrics, with their limits and their words.
+
+`grpo_envs.training.watch` applies them to the last steps of a run that goes on, `grpo_envs.doctor`
+to the whole of a run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean
+
+from grpo_envs.runs.record import NOT_PARTS, Record
+from grpo_envs.training.stretch import Stretch, Symptom
+
+KL_LIMIT = 1.0
+"""Nats per token; useful runs stay far below it."""
+GAP_LIMIT = 0.1
+"""Nats per token; about 1e-6 in float32 and 0.02 in bf16."""
+COLLAPSED = 0.6
+"""Of the best mean reward: below it the reward has collapsed."""
+INVALID = 0.01
+"""Share of invalid rewards in a step above which the grader of a whole run fails."""
+KNOWN, NEVER = 0.9, 0.1
+"""A task is known above the one value of its main reward part, and never done below the other."""
+_WARM_UP, _PARTS, _PART = 10, 5, 6
+"""Memory may do as it likes for so many steps; then the least of so many parts is compared."""
+MEMORY = _WARM_UP + _PARTS * _PART
+"""Steps that `leak` looks at."""
+_NOTICEABLE = 0.01
+"""Of the memory that there is; about 10 MiB a step on a machine of 24 GiB."""
+
+
+def invalid(seen: Stretch) -> Iterator[Symptom]:
+    """The grader fails: at all in a whole run, always in one that goes on."""
+    shares = seen.column("reward/invalid")
+    if seen.run is None:
+        fails = min(shares, default=0.0) >= 1
+        evidence = f"no reward was valid in {_last(shares)}; the errors are in completions.jsonl"
+    else:
+        worst = max(shares, default=0.0)
+        fails = worst > INVALID
+        errors = Counter(row["error"] for row in seen.run.completions if not row["valid"])
+        most = f"; mostly {errors.most_common(1)[0][0]!r}" if errors else ""
+        evidence = f"up to {worst:.0%} of a step's rewards are invalid{most}"
+    if fails:
+        yield Symptom(
+            name="invalid rewards",
+            says="The grader fails: such answers teach nothing, and are no wrong answers.",
+            evidence=evidence,
+            turn="mend the reward function or the sandbox (python -m grpo_envs.check env=..., "
+            "python -m grpo_envs.sandbox)",
+        )
+
+
+def not_finite(seen: Stretch) -> Iterator[Symptom]:
+    """Some updates had no finite gradient."""
+    skipped = [row for row in seen.steps if row.get("optim/skipped")]
+    if skipped and seen.run is None:
+        evidence = f"optim/skipped is {skipped[-1]['optim/skipped']:g} in this step"
+    elif skipped:
+        first = skipped[0]["step"]
+        evidence = f"{len(skipped)} of {len(seen.steps)} steps, the first is step {first}"
+    else:
+        return
+    yield Symptom(
+        name="not finite",
+        says="Gradients were not finite (inf or nan), usually because the learning rate is too "
+        "high or bf16 overflows; those updates were left out.",
+        evidence=evidence,
+        turn="agent.lr down, or trainer.precision=fp32",
+    )
+
+
+def truncated(seen: Stretch) -> Iterator[Symptom]:
+    """Answers run out of tokens."""
+    late, early = (get("completion/truncated") for get in (seen.late, seen.early))
+    if _mean(late) < seen.limits.truncated:
+        return
+    before = f", {_mean(early):.0%} at first" if early else ""
+    tokens = _mean(seen.late("completion/length"))
+    yield Symptom(
+        name="truncated",
+        says="Most answers run out of tokens before they are complete, usually because the model "
+        "thinks longer than it may.",
+        evidence=f"{_mean(late):.0%} of the answers of {_last(late)} ran out of tokens{before}; "
+        f"they have {tokens:.0f}",
+        turn="sampler.max_new_tokens up, or agent.overlong.* to punish length",
+    )
+
+
+def runaway(seen: Stretch) -> Iterator[Symptom]:
+    """The policy leaves its reference."""
+    late, early = seen.late("loss/kl"), seen.early("loss/kl")
+    if _mean(late) < KL_LIMIT:
+        return
+    before = f", {_mean(early):.3f} at first" if early else ""
+    yield Symptom(
+        name="KL runaway",
+        says="The policy runs away from its reference, usually because the learning rate is too "
+        "high or the penalty too weak.",
+        evidence=f"KL {_mean(late):.2f} nats per token (mean of {_count(late)}){before}",
+        turn="agent.lr down, or agent.loss.beta up",
+    )
+
+
+def collapsed(seen: Stretch) -> Iterator[Symptom]:
+    """The reward had been better."""
+    level = seen.level
+    fallen = level.best > 0 and level.now < COLLAPSED * level.best
+    if not fallen or level.best - level.now <= seen.limits.drop:
+        return
+    yield Symptom(
+        name="collapse",
+        says=f"The reward fell from {level.best:.3f} to {level.now:.3f} (means of "
+        f"{_count(range(level.width))}), usually because the learning rate is too high for this "
+        "model.",
+        evidence=f"{level.now / level.best:.0%} of its best, which was {level.when}",
+        turn="agent.lr down, or agent.loss.beta up; checkpoints/ may still have the better one",
+    )
+
+
+def flat(seen: Stretch) -> Iterator[Symptom]:
+    """The groups have no contrast. Why not, only a whole run shows."""
+    shares = seen.late("group/zero_std")
+    if _mean(shares) < seen.limits.flat:
+        return
+    if _mean(seen.late("reward/invalid")) >= seen.limits.ungraded:
+        return
+    share = f"{_mean(shares):.0%} of the groups of {_last(shares)}"
+    evidence = f"{share} earn the same throughout"
+    if seen.run is not None:
+        yield from _flat_because(seen.run, evidence)
+        return
+    yield Symptom(
+        name="flat",
+        says="Nothing to learn from: every group's rewards were all equal, usually because the "
+        "problems are too hard or too easy for the model.",
+        evidence=evidence,
+        turn="env.* (an easier or harder level), agent.group_size or sampler.temperature",
+    )
+
+
+def _flat_because(run: Record, evidence: str) -> Iterator[Symptom]:
+    part = run.main_part
+    if part is None:
+        return
+    early, late = run.early(f"reward/{part}"), run.late(f"reward/{part}")
+    evidence = f"{evidence}; {part} is {late:.2f}"
+    if late > KNOWN and early > KNOWN:
+        yield Symptom(
+            name="too easy",
+            says="The model knows the task already: all answers earn the same.",
+            evidence=f"{evidence}, and was {early:.2f} at first",
+            turn="env.* to something harder (env.level=...), or another task",
+        )
+    elif late < NEVER and early < NEVER:
+        yield Symptom(
+            name="too hard",
+            says="No answer is ever right, so there is nothing to compare.",
+            evidence=f"{evidence}, and was {early:.2f} at first",
+            turn="env.* to something easier (env.level=...), agent.group_size up, or a stronger "
+            "model; python -m grpo_envs.play shows what is asked",
+        )
+    elif late <= KNOWN:
+        before, now = run.early("policy/entropy"), run.late("policy/entropy")
+        yield Symptom(
+            name="same answers",
+            says="The answers of a group are alike: nothing is tried any more.",
+            evidence=f"{evidence}; entropy {before:.3f} at first, {now:.3f} nats at last",
+            turn="agent.lr down, sampler.temperature or agent.loss.entropy up, "
+            "agent.loss.clip_high up (agent=dapo)",
+        )
+
+
+def constant(seen: Stretch) -> Iterator[Symptom]:
+    """A reward part is the same in all steps, and no weight says that this is fine."""
+    weights = {} if seen.run is None else seen.run.about.get("weights", {})
+    names = {name for row in seen.steps for name in row if name.startswith("reward/")}
+    for name in sorted(names - NOT_PARTS):
+        part, column = name.removeprefix("reward/"), seen.column(name)
+        if len(column) < seen.limits.constant or min(column) != max(column):
+            continue
+        weight = float(weights.get(part, 1.0))
+        if seen.run is not None and weight * column[0] == max(weight, 0.0):
+            continue  # always earned, or never punished
+        why, turn = _CONSTANT.get(column[0] if weight > 0 else None, _CONSTANT[None])
+        yield Symptom(
+            name="constant part",
+            part=part,
+            says=f"{name} teaches nothing: {why}.",
+            evidence=f"{name} was {column[0]:g} in every one of {_last(column)}",
+            turn=turn,
+        )
+
+
+_CONSTANT: Mapping[float | None, tuple[str, str]] = {
+    0.0: (
+        "the model never earns it",
+        "env.* (an easier level), env.rewards (its weight, scale or clip) or agent.group_size",
+    ),
+    1.0: (
+        "the model has learnt it and always earns it",
+        "nothing, or env.* to something harder",
+    ),
+    None: (
+        "every answer earns the same",
+        "env.rewards (its weight, scale or clip), or env.* to a level where it differs",
+    ),
+}
+
+
+def gap(seen: Stretch) -> Iterator[Symptom]:
+    """Sampling and training compute different log-probabilities."""
+    late = seen.late("policy/sample_gap")
+    if _mean(late) < GAP_LIMIT:
+        return
+    yield Symptom(
+        name="sampling gap",
+        says="Sampling and training disagree on the probabilities of the same tokens, usually "
+        "because low precision adds up over long completions.",
+        evidence=f"log-probabilities differ by {_mean(late):.3f} nats per token (mean of "
+        f"{_count(late)})",
+        turn="sampler.precision=fp32, trainer.precision=fp32, or sampler.max_new_tokens down",
+    )
+
+
+def leak(own: Sequence[float], left: float, ahead: float = math.inf) -> Iterator[Symptom]:
+    """Memory grows evenly, and will not last.
+
+    Args:
+        own: What the process took after each of the last steps [MiB].
+        left: What is left [MiB].
+        ahead: Steps that are still to come.
+    """
+    judged = own[-MEMORY:][_WARM_UP:]
+    if len(judged) < _PARTS * _PART:
+        return
+    least = [min(judged[i : i + _PART]) for i in range(0, len(judged), _PART)]
+    rises = [after - before for before, after in pairwise(least)]
+    grown, rate = least[-1] - least[0], fmean(rises) / _PART
+    noticeable = grown > _NOTICEABLE * (own[-1] + left) and rate * ahead > left
+    if not noticeable or min(rises) < fmean(rises) / 2:
+        return
+    yield Symptom(
+        name="leak",
+        says=f"The memory of the run's process grows by {rate:,.0f} MiB a step, and {left:,.0f} "
+        f"MiB are left: enough for {left / rate:.0f} steps more.",
+        evidence=f"{least[0]:,.0f} to {least[-1]:,.0f} MiB in {_last(judged)}",
+        turn="env.rewards (a function of it, or the environment, usually keeps what it sees); a "
+        "run that is killed for its memory goes on with resume=auto",
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else 0.0
+
+
+def _count(values: Sequence[float]) -> str:
+    return "1 step" if len(values) == 1 else f"{len(values)} steps"
+
+
+def _last(values: Sequence[float]) -> str:
+    return "the last step" if len(values) == 1 else f"the last {len(values)} steps"

@@ -1,0 +1,81 @@
+"""Every command ends with one line after a mistake, and quietly after Ctrl-C."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from grpo_envs.errors import ConfigError
+from grpo_envs.runtime.terminal import exit_on_error
+
+MISTAKES = {
+    "check": ["env=maths"],
+    "doctor": ["nowhere"],
+    "evaluate": ["env=maths"],
+    "new_env": ["Bad Name"],
+    "play": ["env=maths"],
+    "plot": ["nowhere"],
+    "report.__main__": ["nowhere"],
+    "sweep_report": ["nowhere"],
+}
+"""Each command but `run`, with what it refuses."""
+EVERY_COMMAND = pytest.mark.parametrize("name", MISTAKES)
+
+
+def end_of(main: Callable[[], None]) -> object:
+    """The exit code."""
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return stopped.value.code
+
+
+@EVERY_COMMAND
+def test_a_mistake_is_one_line_and_exit_code_2(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *MISTAKES[name]])
+    assert end_of(import_module(f"grpo_envs.{name}").main) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("grpo_envs: ")
+
+
+@EVERY_COMMAND
+def test_ctrl_c_is_exit_code_130_without_a_traceback(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for method in ("parse_args", "parse_intermixed_args"):  # the first thing that each calls
+        monkeypatch.setattr(argparse.ArgumentParser, method, interrupted)
+    assert end_of(import_module(f"grpo_envs.{name}").main) == 130
+    hint = "grpo_envs: stopped; the same command goes on from here." if name == "evaluate" else ""
+    assert capsys.readouterr().err == f"{hint}\n"
+
+
+def test_the_commands_are_all_there() -> None:
+    files = Path(import_module("grpo_envs").__file__ or "").parent.glob("*.py")
+    commands = {path.stem for path in files if 'if __name__ == "__main__"' in path.read_text()}
+    assert commands - {"run"} == {name for name in MISTAKES if "." not in name}
+
+
+def test_an_error_that_is_not_ours_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), exit_on_error():
+        raise ZeroDivisionError
+
+
+def test_what_ends_well_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with exit_on_error("stopped."):
+        pass
+    with pytest.raises(SystemExit), exit_on_error("stopped."):
+        raise ConfigError("seed=-1. Allowed: 0 or more.")
+    assert capsys.readouterr().err == "grpo_envs: seed=-1. Allowed: 0 or more.\n"
