@@ -49,6 +49,16 @@ def test_total_is_the_weighted_sum_of_the_parts(reward: Reward, total: float) ->
     assert reward.total == pytest.approx(total, abs=1e-12)
 
 
+def test_the_error_of_a_valid_reward_is_its_note() -> None:
+    """Graders of other packages say `error=` for both."""
+    assert Reward(parts={"a": 1.0}, error="close") == Reward(parts={"a": 1.0}, note="close")
+    assert Reward(error="close", note="neat").note == "neat; close"
+    failed = Reward(valid=False, error="no sandbox", note="slow")
+    assert (failed.error, failed.note, failed.detail) == ("no sandbox", "slow", "no sandbox")
+    assert Reward(note="close").detail == "close"
+    assert dataclasses.replace(Reward(note="close"), parts={"a": 1.0}).note == "close"
+
+
 def test_total_does_not_depend_on_the_order_of_the_parts() -> None:
     values = {"a": 1e16, "b": 1.0, "c": -1e16}
     # Left to right in floats this is 0.0 or 1.0, by order; exactly summed it is 1.0.

@@ -1,9 +1,12 @@
 """Rollouts: who gets which prompt, noise and reward."""
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -12,6 +15,7 @@ import torch
 import grpo_envs
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError
+from grpo_envs.runs.rows import completion_rows
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.seeding import seed_for
 from grpo_envs.types import Completion, Group, Problem, Reply, Reward, Turn
@@ -20,6 +24,7 @@ from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
 from grpo_policy.samplers import Decoding
 from grpo_policy.samplers.torch import TorchSampler
+from tests.support.scripted import Scripted, letters
 
 
 def rollout(policy: Policy, problems: int, group_size: int) -> Rollout:
@@ -299,6 +304,158 @@ def test_without_a_template_the_reply_stands_on_a_line_of_its_own(
     monkeypatch.setattr(tiny.tokenizer, "chat_template", None)
     tokens = tiny.follow_up("wrong", ended=True)
     assert tiny.tokenizer.decode(list(tokens)) == "\nwrong\n"
+
+
+# Without weights: the words of a script
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = sys.modules["transformers"] = None  # importing either raises
+
+from grpo_envs.env.plugins import make
+from grpo_envs.env.vector import GroupVectorEnv
+from grpo_envs.runtime.timing import Timer
+from grpo_policy.rollout import Rollout
+from grpo_policy.samplers import Decoding
+from grpo_policy.samplers.plugin import Torch
+from tests.support.scripted import Scripted, letters
+
+def say(context, place):
+    *_, last = context.strip().rpartition("\\n")
+    return f"<answer>{last}</answer>" if last.isdigit() else "<tool>40+2</tool>"
+
+assert Torch.Config().name == "torch"
+chat = letters()
+sampler = Scripted(chat, say, version=7)
+envs = GroupVectorEnv(make("calculator"), 4, 2)
+for group in Rollout(envs, chat, sampler, Decoding(max_new_tokens=40), seed=1)([3, 4], Timer()):
+    for completion, reward in zip(group.completions, group.rewards, strict=True):
+        print(group.version, [turn.action for turn in completion.turns], reward.parts["tool"])
+"""
+
+
+def test_a_rollout_plays_with_any_sampler_and_without_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    line = "7 ['<tool>40+2</tool>', '<answer>42</answer>'] 1.0\n"
+    assert done.stdout == line * 4
+
+
+class Steps(grpo_envs.TextEnv):
+    """Pays each turn by its length in letters; `last` ends the episode. Notes what it is asked."""
+
+    parts: ClassVar[Mapping[str, float]] = {"long": 0.5}
+    max_turns = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[list[Turn]] = []
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        return Problem(prompt="Go", gold="", solution="")
+
+    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+        self.asked.append(list(turns))
+        said = turns[-1].action
+        reward = Reward(parts={"long": len(said) / 10}, note=f"{len(said)} letters")
+        return Reply(reward=reward, observation="on", done=said == "last")
+
+
+def scripted(room: int, say: Callable[[str, int], str], size: int = 1) -> tuple[Steps, Rollout]:
+    env, chat = Steps(), letters(room)
+    envs = GroupVectorEnv(env, size, size)
+    return env, Rollout(envs, chat, Scripted(chat, say), Decoding(max_new_tokens=10), seed=0)
+
+
+def four_then_last(context: str, place: int) -> str:
+    return "last" if "four" in context else "four"
+
+
+# "Go" has 2 letters, "four" with its end 5, "\non\n" 4; then up to 10 may come.
+FITS = 2 + 5 + 4 + 10
+
+
+@pytest.mark.parametrize(("room", "turns"), [(FITS, 2), (FITS - 1, 1)])
+def test_another_turn_is_played_where_its_longest_answer_fits(room: int, turns: int) -> None:
+    _, made = scripted(room, four_then_last)
+    (group,) = made([1], Timer())
+    (completion,) = group.completions
+    assert [turn.action for turn in completion.turns] == ["four", "last"][:turns]
+    assert completion.finish_reason == ("stop" if turns == 2 else "length")
+    expected = "four\0\non\nlast\0" if turns == 2 else "four\0"
+    assert "".join(map(chr, completion.token_ids)) == expected
+
+
+def test_a_member_whose_context_is_full_has_no_further_turns() -> None:
+    """It was answered '' in its place, graded and paid for that, as long as others went on."""
+
+    def say(context: str, place: int) -> str:
+        if context == "Go":
+            return ["a", "too long"][place]
+        return "last" if "b" in context else "b"
+
+    env, made = scripted(FITS + 3, say, size=2)
+    (group,) = made([1], Timer())
+    assert [[turn.action for turn in turns] for turns in env.asked] == [
+        ["a"],
+        ["too long"],
+        ["a", "b"],
+        ["a", "b", "last"],
+    ]
+    short, cut = group.completions
+    assert [turn.action for turn in short.turns] == ["a", "b", "last"]
+    assert [turn.action for turn in cut.turns] == ["too long"]
+    assert (short.finish_reason, cut.finish_reason) == ("stop", "length")
+    assert [reward.parts["long"] for reward in group.rewards] == pytest.approx([0.6, 0.8])
+
+
+def test_a_turn_has_its_reward_from_when_it_is_graded() -> None:
+    env, made = scripted(1000, four_then_last)
+    (group,) = made([1], Timer())
+    seen = [[turn.reward for turn in turns] for turns in env.asked]
+    assert seen == [[0.0], [0.2, 0.0]]  # weighted; 0 in the turn that is being graded
+    assert [turn.reward for turn in group.completions[0].turns] == [0.2, 0.2]
+
+
+def test_the_note_of_a_valid_reward_stands_in_its_row() -> None:
+    _, made = scripted(1000, four_then_last)
+    (row,) = completion_rows(made([1], Timer()))
+    assert (row["valid"], row["error"]) == (True, "")
+    assert row["note"] == "turn 1: 4 letters; turn 2: 4 letters"
+
+
+def test_the_note_of_one_turn_is_as_the_grader_wrote_it() -> None:
+    envs, chat = GroupVectorEnv(grpo_envs.make("countdown"), 2, 2), letters()
+    sampler = Scripted(chat, lambda *_: "<answer>1+1</answer>")
+    groups = Rollout(envs, chat, sampler, Decoding(max_new_tokens=40), seed=0)([1], Timer())
+    env = grpo_envs.make("countdown")
+    env.reset(seed=1)
+    *_, info = env.step("<answer>1+1</answer>")  # as `play` shows it
+    assert info["detail"]
+    assert [row["note"] for row in completion_rows(groups)] == [info["detail"]] * 2
+
+
+def test_a_part_that_was_left_out_is_0_and_one_that_does_not_apply_is_not_there() -> None:
+    env, chat = grpo_envs.make("math", rewards={"length": -0.1}), letters()
+    envs = GroupVectorEnv(env, 1, 1)
+    env.score_batch = lambda problems, answers: [Reward(parts={"format": 1.0})]  # type: ignore[method-assign]
+    sampler = Scripted(chat, lambda *_: "seven")
+    made = Rollout(envs, chat, sampler, Decoding(max_new_tokens=9), seed=0)
+    (whole,) = made([1], Timer())[0].rewards
+    assert list(whole.parts) == ["correct", "format", "length"]
+    assert (whole.parts["correct"], whole.parts["format"]) == (0.0, 1.0)
+    assert whole.weights == env.weights
+    env._functions.clear()
+    (fewer,) = made([1], Timer())[0].rewards
+    assert fewer.parts == {"correct": 0.0, "format": 1.0}
 
 
 # --- precision

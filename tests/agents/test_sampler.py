@@ -2,13 +2,18 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from grpo_envs.env.installed import SAMPLERS, load
 from grpo_policy.kv_cache import RoomyLayer, roomy_cache
+from grpo_policy.models import TINY, restore
 from grpo_policy.policy import Policy
-from grpo_policy.samplers import Decoding
-from grpo_policy.samplers.torch import _invert, sample, sample_groups
+from grpo_policy.samplers import Decoding, SamplerParts
+from grpo_policy.samplers.plugin import Torch
+from grpo_policy.samplers.torch import TorchSampler, _invert, sample, sample_groups
 
 PROMPTS = ["What is 1+2?", "What is 48+12+44+7?", "Why?"]
 
@@ -54,6 +59,75 @@ def test_a_group_is_there_when_its_last_member_has_ended(tiny: Policy) -> None:
     assert ends[0] < ends[-1]
     whole = [c for _, completions in sorted(came) for c in completions]
     assert [c.token_ids for c in whole] == [c.token_ids for c in sample(tiny, asked, seeds, how)]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_batches_are_prompts_of_similar_length_and_change_no_bit(
+    tiny: Policy, dtype: torch.dtype | None
+) -> None:
+    """As batches of the same prompts that were put together by hand."""
+    texts = ["What is 48+12+44+7?", "Why?", "What is 1+2?", "What is 1+2+3?", "Why?!"]
+    asked = [tiny.render(text) for text in texts]
+    assert [len(ids) - len(asked[1]) for ids in asked] == [10, 0, 3, 5, 1]
+    how, seeds, copies = Decoding(max_new_tokens=20), list(range(10)), 2
+    ticks: list[int] = []
+    sampler = TorchSampler(tiny, dtype, batch_size=5)  # room for two prompts with two copies
+    found = list(sampler.sample(asked, seeds, how, tick=lambda: ticks.append(1)))
+    expected = []
+    with tiny.weights_in(dtype or torch.float32):
+        for batch in ([1, 4], [2, 3], [0]):
+            noise = [seed for p in batch for seed in seeds[p * copies : (p + 1) * copies]]
+            some = sample_groups(tiny, [asked[p] for p in batch], noise, how)
+            expected += [(batch[i], completions) for i, completions in some]
+    assert found == expected
+    assert len(ticks) >= max(len(c.token_ids) for _, group in found for c in group)
+    assert all(p.dtype == torch.float32 for p in tiny.parameters())
+
+
+def test_a_batch_holds_at_least_the_completions_of_one_prompt(tiny: Policy) -> None:
+    sampler = TorchSampler(tiny, batch_size=2)
+    found = dict(sampler.sample(prompts(tiny), range(12), Decoding(max_new_tokens=3)))
+    assert [len(found[p]) for p in range(3)] == [4, 4, 4]
+
+
+def test_sampling_that_is_given_up_leaves_the_weights_as_they_were(tiny: Policy) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    before = [p.data_ptr() for p in tiny.parameters()]
+    sampler = TorchSampler(tiny, torch.bfloat16)
+    with pytest.raises(KeyboardInterrupt):
+        list(sampler.sample(prompts(tiny), range(3), Decoding(max_new_tokens=9), tick=stop))
+    assert [p.data_ptr() for p in tiny.parameters()] == before
+
+
+def test_a_sampler_has_the_version_of_the_policy_it_was_given(tiny: Policy) -> None:
+    sampler = TorchSampler(tiny)
+    assert (sampler.version, tiny.version) == (0, 0)
+    restore(tiny, TINY)
+    assert (sampler.version, tiny.version) == (0, 1)
+    sampler.sync(tiny)
+    assert sampler.version == 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "mixed", "dtype"),
+    [
+        ("auto", "no", None),
+        ("auto", "bf16", torch.bfloat16),
+        ("bf16", "no", torch.bfloat16),
+        ("fp32", "bf16", None),
+    ],
+)
+def test_weights_are_held_while_sampling_as_the_configuration_says(
+    tiny: Policy, precision: str, mixed: str, dtype: torch.dtype | None
+) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # another test's precision
+    accelerator = Accelerator(cpu=True, mixed_precision=mixed)
+    cfg = Torch.Config(precision=precision)
+    made = load(SAMPLERS, cfg.name).make(cfg, SamplerParts(policy=tiny, accelerator=accelerator))
+    assert isinstance(made, TorchSampler)
+    assert made.dtype is dtype
 
 
 @pytest.mark.parametrize("every", [2, 7, 100])

@@ -22,6 +22,7 @@ from grpo_env_math import MathEnv
 from grpo_envs import Problem, Reply, Reward, TextEnv, Turn, play
 from grpo_envs.env import plugins
 from grpo_envs.errors import ConfigError
+from grpo_policy.chat import NO_LIMIT
 from grpo_policy.models import TINY, load_chat
 from grpo_policy.policy import Policy
 from tests.support import forked
@@ -369,6 +370,8 @@ def test_a_chat_needs_no_weights(tmp_path: Path, tiny: Policy) -> None:
             shutil.copy(file, tmp_path)
     chat = load_chat(str(tmp_path))
     assert chat.eos_ids == tiny.eos_ids
+    assert chat.context_length == tiny.context_length < NO_LIMIT
+    assert chat.decode((*tiny.eos_ids, 65)) == tiny.decode((*tiny.eos_ids, 65))
     assert chat.render("3+4?", "Think.") == tiny.render("3+4?", "Think.")
     assert chat.follow_up("no", ended=True) == tiny.follow_up("no", ended=True)
 

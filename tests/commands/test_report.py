@@ -105,6 +105,27 @@ def test_what_a_model_wrote_does_nothing(tmp_path: Path) -> None:
     assert "5 match, 5 shown" in document
 
 
+@needs_browser
+def test_a_remark_of_the_grader_stands_with_its_answer(tmp_path: Path) -> None:
+    old = completion(1, 2, "of a run before there were notes")
+    rows = [completion(1, 1, "<answer>8</answer>", note="it comes to <8>"), old]
+    run = run_with(tmp_path, rows)
+    answers = [
+        {"decoding": "greedy", **completion(0, 1, "eight", note="no <number>")},
+        {"decoding": "greedy", **completion(40, 1, "8", reward=1.0)},
+        {"decoding": "greedy", **completion(0, 2, "nine", error="sandbox <down>", valid=False)},
+        {"decoding": "greedy", **completion(40, 2, "9", reward=1.0)},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in answers)
+    (run / "eval_completions.jsonl").write_text(text, encoding="utf-8")
+    document = opened(page_of(run))
+    assert listed(document).count('class="note"') == 1
+    assert '<p class="note">it comes to &lt;8&gt;</p>' in listed(document)
+    before, _, after = document.partition("<h4>after: 1.00</h4>")
+    assert '<pre>eight</pre><p class="note">no &lt;number&gt;</p>' in before
+    assert '<p class="note">sandbox &lt;down&gt;</p>' in after
+
+
 FILTERS = [
     ("", 6),
     ("step=2", 3),

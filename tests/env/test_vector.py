@@ -425,6 +425,71 @@ def test_conversations_are_single_environments() -> None:
     assert all(over)
 
 
+def test_members_that_are_truncated_from_outside_are_left_alone() -> None:
+    env = Guessing()
+    vector = GroupVectorEnv(env, 3, 3)
+    vector.reset(seed=[1])
+    (gold,) = golds(vector, [1])
+    wrong = str((gold + 1) % 10)
+    vector.step([wrong, str(gold), wrong])
+    vector.truncate([0, 1])  # 1 has ended by itself, and stays so
+    env.asked.clear()
+    observations, rewards, terminated, truncated, info = vector.step(["a phantom", "x", str(gold)])
+    assert env.asked == [str(gold)]
+    assert (observations[0], rewards.tolist()) == ("", [0.0, 0.0, 1.0])
+    assert terminated.tolist() == [False, True, True]
+    assert truncated.tolist() == [True, False, False]
+    assert info["_reward_valid"].tolist() == [False, False, True]
+    assert list(vector.replies) == [2]
+    with pytest.raises(ResetNeeded):
+        vector.step([wrong] * 3)
+    vector.reset(seed=[1])
+    assert vector.replies == {}
+    assert vector.step([wrong] * 3)[3].tolist() == [False] * 3
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_the_replies_of_a_step_hold_its_rewards(ahead: bool) -> None:
+    env = Adding(rewards={"near": {"weight": 0.25, "scale": 2}})
+    vector = GroupVectorEnv(env, 4, 2)
+    vector.reset(seed=[1, 2])
+    actions = shifted(env, [1, 1, 2, 2], [0, 1, 0, 3])
+    actions[2] = "many"
+    if ahead:
+        vector.score_ahead({0: actions[0], 1: actions[1]})
+    _, rewards, _, _, info = vector.step(actions)
+    found = [vector.replies[i].reward for i in range(4)]
+    assert [reward.total for reward in found] == rewards.tolist()
+    assert [reward.valid for reward in found] == [True, True, False, True]
+    assert [reward.detail for reward in found] == info["detail"].tolist()
+    assert found[2].parts == {}
+    for i in (0, 1, 3):
+        assert found[i].parts == {name: info[f"reward/{name}"][i] for name in ("correct", "near")}
+        assert found[i].weights == env.weights
+    vector.close()
+
+
+def test_earlier_turns_have_their_rewards_and_the_one_that_is_graded_has_none() -> None:
+    seen: list[list[float]] = []
+
+    class Paying(Guessing):
+        parts: ClassVar[Mapping[str, float]] = {"correct": 3.0}
+
+        def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+            seen.append([turn.reward for turn in turns])
+            return Reply(reward=Reward(parts={"correct": 0.5 * len(turns)}), done=False)
+
+    vector = GroupVectorEnv(Paying(), 1)
+    vector.reset(seed=1)
+    for _ in range(3):
+        vector.step(["1"])
+    single = Paying()
+    single.reset(seed=1)
+    for _ in range(3):
+        single.step("1")
+    assert seen == [[0.0], [1.5, 0.0], [1.5, 3.0, 0.0]] * 2
+
+
 def test_a_turn_that_raises_ends_one_member() -> None:
     vector = GroupVectorEnv(Guessing(), 2, 2)
     vector.reset(seed=[1])

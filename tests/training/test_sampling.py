@@ -1,0 +1,99 @@
+"""A sampler of another package in a run: who finds it, and when it gets the weights."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpo_envs.errors import UnknownName
+from grpo_envs.types import Group
+from tests.training.test_trainer import trainer
+
+PACKAGE = """
+from grpo_envs.config.model import SamplerConfig
+
+calls = []
+
+
+class Noting:
+    Config = SamplerConfig
+
+    @classmethod
+    def make(cls, cfg, parts):
+        from grpo_policy.samplers.torch import TorchSampler
+
+        class Sampler(TorchSampler):
+            def sync(self, policy):
+                calls.append(("sync", policy.version))
+                super().sync(policy)
+
+            def metrics(self):
+                return {"sampler/version": float(self.version)}
+
+            def close(self):
+                calls.append(("close", self.version))
+
+        return Sampler(parts.policy)
+"""
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What is asked of the sampler `noting`, which is installed meanwhile."""
+    info = tmp_path / "site" / "noting-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: noting\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[grpo_envs.samplers]\nnoting = noting_sampler:Noting\n")
+    (info.parent / "noting_sampler.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(info.parent)
+    import noting_sampler  # type: ignore[import-not-found]
+
+    noting_sampler.calls.clear()
+    found: list[tuple[str, int]] = noting_sampler.calls
+    return found
+
+
+def test_it_gets_the_weights_after_each_update_and_is_closed(
+    tmp_path: Path, calls: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ("trainer.eval_problems=0", "agent.minibatches=2", 'sampler.name="noting"')
+    made = trainer(tmp_path, "trainer.steps=2", *small)
+    versions: list[int] = []
+    update = made.agent.update
+
+    def noted(groups: Sequence[Group]) -> Any:
+        versions.extend(group.version for group in groups)
+        return update(groups)
+
+    monkeypatch.setattr(made.agent, "update", noted)
+    made.run()
+    assert versions == [0, 0, 2, 2]  # two updates a step
+    assert calls == [("sync", 0), ("sync", 2), ("sync", 4), ("close", 4)]
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["sampler/version"] for line in lines] == [2.0, 4.0]
+
+    calls.clear()
+    trainer(tmp_path, "trainer.steps=3", *small, f"resume={tmp_path}").run()
+    assert calls == [("sync", 1), ("sync", 3), ("close", 3)], "the first are restored weights"
+
+
+def test_it_is_closed_where_the_run_fails(
+    tmp_path: Path, calls: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = trainer(tmp_path, "trainer.steps=2", "trainer.eval_problems=0", 'sampler.name="noting"')
+
+    def broken(groups: Sequence[Group]) -> Any:
+        raise RuntimeError("the device is lost")
+
+    monkeypatch.setattr(made.agent, "update", broken)
+    with pytest.raises(RuntimeError, match="the device is lost"):
+        made.run()
+    assert calls == [("sync", 0), ("close", 0)]
+
+
+def test_one_that_is_not_installed_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName) as caught:
+        trainer(tmp_path, 'sampler.name="troch"')
+    assert str(caught.value) == "no sampler 'troch'. Allowed: torch. Did you mean 'torch'?"
