@@ -468,7 +468,7 @@ def test_the_sound_environment_keeps_every_promise() -> None:
 
 def test_what_the_prompt_asks_is_tried_as_an_answer() -> None:
     """For 7, 3+4: an environment that takes it for 7 pays for copying the question."""
-    mild = grpo_envs.make("math", policy={"evaluated": False})
+    mild = grpo_envs.make("math", grading={"evaluated": False})
     broken = {found.promise: found.evidence for found in findings(mild, 5) if found.evidence}
     assert list(broken) == [HOSTILE]
     assert "earns 1.1" in broken[HOSTILE]

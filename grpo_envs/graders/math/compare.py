@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from grpo_envs.graders.math.finding import EQUAL, Finding, all_of, different, paired, unknown
+from grpo_envs.graders.math.grading import MathGrading
 from grpo_envs.graders.math.identity import approximate, identical, value_of
 from grpo_envs.graders.math.judge import Judge
 from grpo_envs.graders.math.matrices import carried_out
 from grpo_envs.graders.math.nodes import INFINITY, Node, kinds, substitute, walk
-from grpo_envs.graders.math.policy import MathPolicy
 from grpo_envs.graders.math.relations import congruences, on_the_line, relations
 from grpo_envs.graders.math.rounding import rounds_to
 from grpo_envs.graders.math.units import canonical
@@ -25,25 +25,25 @@ _PLAIN = frozenset(
 _LINES = frozenset({"union", "minus", "inter", "setbuilder"})
 
 
-def compare(gold: Node, answer: Node, policy: MathPolicy) -> Finding:
+def compare(gold: Node, answer: Node, grading: MathGrading) -> Finding:
     """Return whether `answer` is `gold`.
 
     >>> from grpo_envs.graders.math.parse import parse
-    >>> from grpo_envs.graders.math.policy import DEFAULT
+    >>> from grpo_envs.graders.math.grading import DEFAULT
     >>> compare(parse("(x+1)^2"), parse("x^2 + 2x + 1"), DEFAULT).equal
     True
     """
-    return _Rules(policy).compare(gold, answer)
+    return _Rules(grading).compare(gold, answer)
 
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    policy: MathPolicy
+    grading: MathGrading
 
     def compare(self, gold: Node, answer: Node) -> Finding:
         if gold == answer:
             return EQUAL
-        if self.policy.rounded_digits is None and kinds(gold, answer) <= _PLAIN:
+        if self.grading.rounded_digits is None and kinds(gold, answer) <= _PLAIN:
             return identical(gold, answer)  # no rule is about these
         for rule in _RULES:
             finding = rule(gold, answer, self)
@@ -60,7 +60,7 @@ def _units(gold: Node, answer: Node, judge: Judge) -> Finding | None:
         letter = ("var", quantity[2])
         if letter in walk(plain):  # 5 m, where m was read as a name
             return judge.compare(("mul", quantity[1], letter), plain)
-        if judge.policy.units and gold[0] == "unit":
+        if judge.grading.units and gold[0] == "unit":
             return different("the unit is missing")
         gold, answer = (gold[1], answer) if quantity is gold else (gold, answer[1])
         return judge.compare(gold, answer)
@@ -133,7 +133,7 @@ def _items(gold: Node, answer: Node, judge: Judge) -> Finding | None:
         found = [list(dict.fromkeys(side)) for side in found]
     if _labelled(found[0]) != _labelled(found[1]):  # x = 1, y = 2 and only 1, 2
         return _in_order(tuple(found[0]), tuple(found[1]), judge)
-    if judge.policy.ordered and gold[0] == answer[0] == "list":
+    if judge.grading.ordered and gold[0] == answer[0] == "list":
         return _in_order(tuple(found[0]), tuple(found[1]), judge)
     return paired(found[0], found[1], judge.compare)
 
@@ -179,7 +179,7 @@ def _infinite(gold: Node, answer: Node, _: Judge) -> Finding | None:
 
 
 def _signs(gold: Node, answer: Node, judge: Judge) -> Finding | None:
-    for kind, required in (("deg", judge.policy.degree_sign), ("pct", judge.policy.percent_sign)):
+    for kind, required in (("deg", judge.grading.degree_sign), ("pct", judge.grading.percent_sign)):
         has = [kind in kinds(side) for side in (gold, answer)]
         if required or has[0] == has[1]:
             continue
@@ -198,9 +198,9 @@ def _bare(node: Node, kind: str) -> Node:
 
 
 def _rounded(gold: Node, answer: Node, judge: Judge) -> Finding | None:
-    if judge.policy.rounded_digits is None:
+    if judge.grading.rounded_digits is None:
         return None
-    return EQUAL if rounds_to(gold, answer, judge.policy.rounded_digits) else None
+    return EQUAL if rounds_to(gold, answer, judge.grading.rounded_digits) else None
 
 
 def _ratios(gold: Node, answer: Node, judge: Judge) -> Finding | None:

@@ -36,7 +36,7 @@ def relations(gold: Node, answer: Node, judge: Judge) -> Finding | None:
     if not _INEQUALITIES.isdisjoint(relation[2::2]):
         return on_the_line(gold, answer, judge) or different("an inequality is no value")
     relation = _named_first(relation)
-    if not judge.policy.unwrap or not _names(relation[1]):
+    if not judge.grading.unwrap or not _names(relation[1]):
         return different("an equation is no value")
     value, consistent = _assigned(relation, judge)
     pair = (value, other) if gold_is_relation else (other, value)
