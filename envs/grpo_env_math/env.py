@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from grpo_env_math.generate import LEVELS, Recipe, generate
+from grpo_env_math.generate import LEVELS, MathRecipe, generate
 from grpo_env_math.shape import bare_number, well_formed
 from grpo_envs.env import TextEnv
 from grpo_envs.env.dataset import Row, Rows
@@ -84,7 +84,7 @@ class MathEnv(TextEnv):
         base = LEVELS[level]
         if terms is not None and not set(operators or base.operators) & set("+-"):
             raise ConfigError(f"env.terms={terms}: without + or - a question has one term.")
-        self.recipe = Recipe(
+        self.recipe = MathRecipe(
             terms=base.terms if terms is None else terms,
             digits=base.digits if digits is None else digits,
             operators=base.operators if operators is None else operators,

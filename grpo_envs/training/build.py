@@ -26,7 +26,7 @@ from grpo_envs.runtime.stopping import Stop
 from grpo_envs.training.environments import Envs
 from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.trainer import Trainer
-from grpo_policy.models import adapt, hints, load_policy, resolve, restore
+from grpo_policy.models import add_adapters, hints, load_policy, resolve, restore
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
 from grpo_policy.samplers import Decoding
@@ -181,7 +181,7 @@ def _make_trainable(policy: Policy, cfg: RunConfig, compute: torch.dtype) -> Non
     if cfg.model.gradient_checkpointing:
         policy.checkpoint_layers()
     if cfg.model.lora.rank:
-        adapt(policy, cfg.model.lora, compute, seed=cfg.seed)
+        add_adapters(policy, cfg.model.lora, compute, seed=cfg.seed)
 
 
 def _resume(

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from grpo_envs.graders.math.cache import Cache
 from grpo_envs.graders.math.compare import compare
-from grpo_envs.graders.math.evaluated import carried_out
+from grpo_envs.graders.math.comparison import Comparison, different, unknown
+from grpo_envs.graders.math.evaluated import is_evaluated
 from grpo_envs.graders.math.extract import extract
-from grpo_envs.graders.math.finding import Finding, different, unknown
 from grpo_envs.graders.math.grading import DEFAULT, MathGrading
 from grpo_envs.graders.math.nodes import Node, kinds, walk
 from grpo_envs.graders.math.numbers import clean, parse_number, parse_numbers
@@ -37,15 +37,15 @@ class Verdict:
 
 
 class _Decision(NamedTuple):
-    finding: Finding
+    comparison: Comparison
     stage: str
     asks: _Pair | None = None
     """What the workers are asked where nothing is known."""
 
 
-_SAME_NUMBER = _Decision(Finding(equal=True), "number")
-_OTHER_NUMBER = _Decision(Finding(equal=False), "number")
-_SAME_TEXT = _Decision(Finding(equal=True), "text")
+_SAME_NUMBER = _Decision(Comparison(equal=True), "number")
+_OTHER_NUMBER = _Decision(Comparison(equal=False), "number")
+_SAME_TEXT = _Decision(Comparison(equal=True), "text")
 
 
 def grade(gold: str, completion: str, grading: MathGrading = DEFAULT) -> Verdict:
@@ -132,11 +132,11 @@ def prepare(grading: MathGrading = DEFAULT) -> None:
 def _verdict(gold: str, answer: str | None, decision: _Decision | None) -> Verdict:
     if answer is None or decision is None:
         return Verdict(correct=False, extracted=None, stage="extract", reason="no answer found")
-    finding, stage, _ = decision
-    correct = finding.equal is True
+    comparison, stage, _ = decision
+    correct = comparison.equal is True
     reason = f"{answer[:_SHOWN]} is {'' if correct else 'not '}{gold[:_SHOWN]}"
-    if finding.reason:
-        reason = f"{reason}: {finding.reason}"
+    if comparison.reason:
+        reason = f"{reason}: {comparison.reason}"
     return Verdict(correct=correct, extracted=answer, stage=stage, reason=reason)
 
 
@@ -181,13 +181,13 @@ def _same_numbers(gold: str, answer: str) -> bool | None:
 
 
 def _symbolic(gold: Node, answer: Node, grading: MathGrading) -> _Decision:
-    if grading.evaluated and carried_out(gold) and not carried_out(answer):
+    if grading.evaluated and is_evaluated(gold) and not is_evaluated(answer):
         return _Decision(different("not carried out"), "symbolic")
-    finding = compare(gold, answer, grading)
-    if finding.equal is None and not kinds(gold, answer) & _BEYOND_SYMPY:
+    comparison = compare(gold, answer, grading)
+    if comparison.equal is None and not kinds(gold, answer) & _BEYOND_SYMPY:
         pair = (_tuple(gold), _tuple(answer)) if grading.ordered else (gold, answer)
-        return _Decision(finding, "sympy", pair)
-    return _Decision(finding, "symbolic")
+        return _Decision(comparison, "sympy", pair)
+    return _Decision(comparison, "symbolic")
 
 
 def _tuple(node: Node) -> Node:
@@ -207,12 +207,12 @@ def _bare(text: str) -> str:
 
 def _in_text(gold: str, answer: str | None, decision: _Decision | None) -> _Decision | None:
     """Ask about the texts themselves where nothing is known yet."""
-    if answer is None or decision is None or decision.finding.equal is not None:
+    if answer is None or decision is None or decision.comparison.equal is not None:
         return decision
     return decision._replace(asks=(gold, answer))
 
 
-_VERDICTS: Cache[tuple[str, _Pair], Finding] = Cache(4096)
+_VERDICTS: Cache[tuple[str, _Pair], Comparison] = Cache(4096)
 
 
 def _ask(equal: str, decisions: Sequence[_Decision | None]) -> list[_Decision | None]:
@@ -226,7 +226,7 @@ def _ask(equal: str, decisions: Sequence[_Decision | None]) -> list[_Decision | 
     known = {pair: found for pair in pairs if (found := _VERDICTS.get((equal, pair)))}
     new = [pair for pair in pairs if pair not in known]
     for pair, same in zip(new, decide(new, equal) if new else [], strict=True):
-        known[pair] = unknown("undecided") if same is None else Finding(same)
+        known[pair] = unknown("undecided") if same is None else Comparison(same)
         _VERDICTS.put((equal, pair), known[pair])
     return [
         _Decision(known[decision.asks], _STAGES[equal]) if decision and decision.asks else decision

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from grpo_envs.graders.math.finding import Finding
+from grpo_envs.graders.math.comparison import Comparison
 from grpo_envs.graders.math.grading import MathGrading
 from grpo_envs.graders.math.nodes import Node
 
@@ -14,5 +14,5 @@ class Judge(Protocol):
     def grading(self) -> MathGrading:
         """What counts as the same."""
 
-    def compare(self, gold: Node, answer: Node) -> Finding:
+    def compare(self, gold: Node, answer: Node) -> Comparison:
         """Return whether `answer` is `gold`."""

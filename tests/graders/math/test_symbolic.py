@@ -28,7 +28,7 @@ PROPERTY = settings(max_examples=200, deadline=None, derandomize=True)
 def same(gold: str, answer: str, **grading: Any) -> bool | None:
     """What the first three stages find; None where they leave it to sympy."""
     decision = _decide(gold, answer, MathGrading(**grading))
-    return decision.finding.equal
+    return decision.comparison.equal
 
 
 # What is read

@@ -77,7 +77,7 @@ def judge(what, how, seconds):
 _, number, memory, deadline, *_ = sys.argv[1:]
 control = socket.socket(fileno=int(number))
 control.sendall(b"R")
-worker.Zygote(control, judge, int(memory), float(deadline)).serve()
+worker.WorkerZygote(control, judge, int(memory), float(deadline)).serve()
 """
 
 
