@@ -88,9 +88,11 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.chmod(0o755)
     package = top / "grpo_envs"
     shutil.copytree(ROOT / "grpo_envs" / "sandbox", package / "sandbox")
-    for name in ("errors.py", "launch.py"):
-        shutil.copy(ROOT / "grpo_envs" / name, package)
-    (package / "__init__.py").touch()
+    (package / "runtime").mkdir()
+    for name in ("errors.py", "runtime/launch.py"):
+        shutil.copy(ROOT / "grpo_envs" / name, package / name)
+    for folder in (package, package / "runtime"):
+        (folder / "__init__.py").touch()
     for path in top.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return top
