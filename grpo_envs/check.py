@@ -15,7 +15,7 @@ from rich.text import Text
 
 from grpo_envs.config.composition import compose_run
 from grpo_envs.env import TextEnv, plugins
-from grpo_envs.env.conformance import Finding, findings
+from grpo_envs.env.conformance import PromiseCheck, check_promises
 from grpo_envs.env.score_sheet import Row, score_sheet
 from grpo_envs.errors import require
 from grpo_envs.runtime.terminal import exit_on_error, number, one_line, printable
@@ -45,24 +45,23 @@ def main() -> None:
 
 def _check(env: TextEnv, name: str, *, problems: int, seed: int) -> bool:
     """Print promises and score sheet; return whether all promises held and there is a sheet."""
-    found = findings(env, problems)
-    broken = [finding for finding in found if finding.evidence]
+    checks = check_promises(env, problems)
+    broken = [check for check in checks if check.evidence]
     console = rich.get_console()
-    console.print(_table(name, found))
+    console.print(_table(name, checks))
     keys = inspect.signature(type(env)).parameters.values()
-    told = " ".join(f"env.{key.name}={key.default}" for key in keys if key.name != "render_mode")
-    console.print(f"keys: {told}", markup=False, highlight=False, soft_wrap=True)
-    held = len(found) - len(broken)
-    console.print(f"{held} of {len(found)} promises held on {problems} problems a split.")
+    values = " ".join(f"env.{key.name}={key.default}" for key in keys if key.name != "render_mode")
+    console.print(f"keys: {values}", markup=False, highlight=False, soft_wrap=True)
+    held = len(checks) - len(broken)
+    console.print(f"{held} of {len(checks)} promises held on {problems} problems a split.")
     return _show_sheet(env, seed, console) and not broken
 
 
-def _table(name: str, found: list[Finding]) -> Table:
+def _table(name: str, checks: list[PromiseCheck]) -> Table:
     table = Table("promise", "held", "broken by", title=f"env={name}")
-    for finding in found:
-        mark = "[red]no[/red]" if finding.evidence else "[green]yes[/green]"
-        told = finding.evidence or finding.note
-        table.add_row(finding.promise, mark, Text(printable(told)))
+    for check in checks:
+        mark = "[red]no[/red]" if check.evidence else "[green]yes[/green]"
+        table.add_row(check.promise, mark, Text(printable(check.evidence or check.note)))
     return table
 
 
@@ -90,14 +89,14 @@ def _print_rows(rows: list[Row], console: Console) -> None:
     for row in rows:
         numbers = [number(value) for value in (*row.parts.values(), row.total)]
         valid = "-" if not row.answers else "yes" if row.valid else "no"
-        table.add_row(row.kind, Text(_told(row.answers, room)), *numbers, valid)
+        table.add_row(row.kind, Text(_one_line(row.answers, room)), *numbers, valid)
     # Many parts are wider than some terminals, where a long line is better than one that is cut.
     Console(width=others + room).print(table)
     for row in rows:
         if row.note:
             console.print(Text(f"{row.kind}: {one_line(row.note, _LINE)}"), soft_wrap=True)
     hacked = next(row for row in rows if row.kind == "hacked")
-    console.print(Text(f"hacked: {_told(hacked.answers, _LINE)}"), soft_wrap=True)
+    console.print(Text(f"hacked: {_one_line(hacked.answers, _LINE)}"), soft_wrap=True)
 
 
 def _header(part: str) -> list[str]:
@@ -105,7 +104,7 @@ def _header(part: str) -> list[str]:
     return part.replace("/", "/ ").split(" ")
 
 
-def _told(answers: tuple[str, ...], room: int) -> str:
+def _one_line(answers: tuple[str, ...], room: int) -> str:
     """Return the answers of all turns in one line; one that is repeated to the end once."""
     if len(answers) > 1 and len(set(answers)) == 1:
         times = f" (x{len(answers)})"

@@ -191,7 +191,7 @@ def _make_ordinary(model: PreTrainedModel, file: Path) -> None:
         setattr(model.config, HINTS, asdict(SMOLLM2_HINTS))
 
 
-def adapt(policy: Policy, cfg: LoraConfig, compute: torch.dtype, *, seed: int = 0) -> None:
+def add_adapters(policy: Policy, cfg: LoraConfig, compute: torch.dtype, *, seed: int = 0) -> None:
     """Give the model low-rank adapters, the only weights that are trained from then on.
 
     The model itself is never updated and is kept in the dtype it computes in; the adapters are in

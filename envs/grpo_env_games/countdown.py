@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from grpo_env_games.puzzles import LEVELS, Recipe, generate
+from grpo_env_games.puzzles import LEVELS, CountdownRecipe, generate
 from grpo_envs.env import SPLITS, TextEnv
 from grpo_envs.env.dataset import Row, Rows
 from grpo_envs.errors import ConfigError, DatasetError, require_one_of
@@ -82,7 +82,7 @@ class CountdownEnv(TextEnv):
         require_one_of("env.use", use, USES)
         base = LEVELS[level]
         usual = base.operators if dataset is None else "+-*/"
-        self.recipe = Recipe(
+        self.recipe = CountdownRecipe(
             numbers=base.numbers if numbers is None else numbers,
             values=base.values if values is None else values,
             operators=usual if operators is None else operators,

@@ -29,7 +29,7 @@ _NOTHING = {"correct": 0.0, "format": 0.0, "quick": 0.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class GuessRecipe:
     """How much there is to guess, and in how many turns."""
 
     span: list[int]
@@ -52,11 +52,11 @@ class Recipe:
 
 # Halving finds each of 2**turns - 1 numbers; nothing else always does.
 LEVELS = {
-    1: Recipe(span=[6, 7], turns=3, largest=299),
-    2: Recipe(span=[12, 15], turns=4, largest=499),
-    3: Recipe(span=[24, 31], turns=5, largest=999),
-    4: Recipe(span=[90, 127], turns=7, largest=9999),
-    5: Recipe(span=[800, 1023], turns=10, largest=99999),
+    1: GuessRecipe(span=[6, 7], turns=3, largest=299),
+    2: GuessRecipe(span=[12, 15], turns=4, largest=499),
+    3: GuessRecipe(span=[24, 31], turns=5, largest=999),
+    4: GuessRecipe(span=[90, 127], turns=7, largest=9999),
+    5: GuessRecipe(span=[800, 1023], turns=10, largest=99999),
 }
 
 
@@ -110,7 +110,7 @@ class GuessEnv(TextEnv):
         super().__init__(split, rewards=rewards, render_mode=render_mode)
         require_one_of("env.level", level, LEVELS)
         base = LEVELS[level]
-        self.recipe = Recipe(
+        self.recipe = GuessRecipe(
             span=base.span if span is None else span,
             turns=base.turns if turns is None else turns,
             largest=base.largest if largest is None else largest,

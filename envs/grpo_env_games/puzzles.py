@@ -14,7 +14,7 @@ _ALONE = 3  # a number needs no parentheses anywhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class CountdownRecipe:
     """What the puzzles of a level are made of."""
 
     numbers: int
@@ -36,11 +36,11 @@ class Recipe:
 
 
 LEVELS = {
-    1: Recipe(numbers=3, values=[10, 30], operators="+-"),
-    2: Recipe(numbers=4, values=[1, 50], operators="+-"),
-    3: Recipe(numbers=3, values=[1, 20], operators="+-*"),
-    4: Recipe(numbers=4, values=[1, 25], operators="+-*/"),
-    5: Recipe(numbers=6, values=[1, 100], operators="+-*/"),
+    1: CountdownRecipe(numbers=3, values=[10, 30], operators="+-"),
+    2: CountdownRecipe(numbers=4, values=[1, 50], operators="+-"),
+    3: CountdownRecipe(numbers=3, values=[1, 20], operators="+-*"),
+    4: CountdownRecipe(numbers=4, values=[1, 25], operators="+-*/"),
+    5: CountdownRecipe(numbers=6, values=[1, 100], operators="+-*/"),
 }
 
 
@@ -66,7 +66,7 @@ class Part:
     work: tuple[str, ...] = ()
 
 
-def generate(rng: random.Random, recipe: Recipe) -> Puzzle:
+def generate(rng: random.Random, recipe: CountdownRecipe) -> Puzzle:
     """Make one puzzle, whose target is none of its numbers.
 
     Raises:

@@ -11,17 +11,17 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from grpo_env_math.generate import LEVELS, Recipe, generate
+from grpo_env_math.generate import LEVELS, MathRecipe, generate
 from grpo_env_math.shape import bare_number, well_formed
 from grpo_envs.env import TextEnv
 from grpo_envs.env.dataset import Row, Rows
 from grpo_envs.errors import ConfigError, DatasetError, require_one_of
 from grpo_envs.graders.math import (
-    MathPolicy,
+    MathGrading,
     extract,
     grade_many,
+    grading_from,
     parse_number,
-    policy_from,
     prepare,
     readable,
 )
@@ -40,6 +40,7 @@ class MathEnv(TextEnv):
     """Questions with an answer that can be checked: a number, an expression, a set, an interval."""
 
     parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.1}
+    renamed: ClassVar[Mapping[str, str]] = {"policy": "grading"}
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class MathEnv(TextEnv):
         answer: str = "tag",
         dataset: str | None = None,
         columns: dict[str, str] | None = None,
-        policy: dict[str, Any] | None = None,
+        grading: dict[str, Any] | None = None,
         rewards: dict[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -68,7 +69,7 @@ class MathEnv(TextEnv):
                 text, for models that write neither). Tag and box are always read.
             dataset: A local file or hub id with questions and golds; None generates them.
             columns: Names of the dataset's columns: {"prompt": ..., "gold": ...}.
-            policy: What counts as the same answer, field by field of `MathPolicy`, in place of
+            grading: What counts as the same answer, field by field of `MathGrading`, in place of
                 {"evaluated": True} and the defaults.
             rewards: Weights of `correct` and `format`.
             render_mode: None or `ansi`.
@@ -83,21 +84,21 @@ class MathEnv(TextEnv):
         base = LEVELS[level]
         if terms is not None and not set(operators or base.operators) & set("+-"):
             raise ConfigError(f"env.terms={terms}: without + or - a question has one term.")
-        self.recipe = Recipe(
+        self.recipe = MathRecipe(
             terms=base.terms if terms is None else terms,
             digits=base.digits if digits is None else digits,
             operators=base.operators if operators is None else operators,
         )
         self.answer = answer
         self.system_prompt = _ASK[answer]
-        usual = MathPolicy(evaluated=True, lenient=answer == "number")
-        self.policy = policy_from(policy, usual)
+        usual = MathGrading(evaluated=True, lenient=answer == "number")
+        self.grading = grading_from(grading, usual)
         if dataset is not None:
             self.rows = Rows(dataset, needs=("prompt", "gold"), columns=columns)
             # A gold that cannot be read is named now, not at step 300.
             golds = [self.from_row(row).gold for row in self.rows.all()]
             if not all(map(parse_number, golds)):
-                prepare(self.policy)
+                prepare(self.grading)
 
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Generate questions until one belongs to `split`."""
@@ -126,7 +127,7 @@ class MathEnv(TextEnv):
 
     def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
         """Grade many at once: what only sympy can decide, its workers decide side by side."""
-        verdicts = grade_many([problem.gold for problem in problems], answers, self.policy)
+        verdicts = grade_many([problem.gold for problem in problems], answers, self.grading)
         form = bare_number if self.answer == "number" else well_formed
         return [
             Reward(parts={"correct": float(verdict.correct), "format": float(form(answer))})

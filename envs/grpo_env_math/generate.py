@@ -10,7 +10,7 @@ OPERATORS = "+-*/="
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class MathRecipe:
     """What the questions of a level are made of."""
 
     operators: str
@@ -36,11 +36,11 @@ class Recipe:
 
 
 LEVELS = {
-    1: Recipe(operators="+"),
-    2: Recipe(operators="+-"),
-    3: Recipe(operators="+-*", terms=[1, 3]),
-    4: Recipe(operators="+-*/", terms=[1, 3]),
-    5: Recipe(operators="="),
+    1: MathRecipe(operators="+"),
+    2: MathRecipe(operators="+-"),
+    3: MathRecipe(operators="+-*", terms=[1, 3]),
+    4: MathRecipe(operators="+-*/", terms=[1, 3]),
+    5: MathRecipe(operators="="),
 }
 
 
@@ -63,14 +63,14 @@ class Term:
     work: tuple[str, ...] = ()
 
 
-def generate(rng: random.Random, recipe: Recipe) -> Question:
+def generate(rng: random.Random, recipe: MathRecipe) -> Question:
     """Make one question."""
     if recipe.operators == "=":
         return _equation(rng, recipe)
     return _expression(rng, recipe)
 
 
-def _expression(rng: random.Random, recipe: Recipe) -> Question:
+def _expression(rng: random.Random, recipe: MathRecipe) -> Question:
     kinds = [_KINDS[op] for op in recipe.operators if op in _KINDS] + [_number]
     signs = [op for op in recipe.operators if op in "+-"]
     count = rng.randint(*recipe.terms) if signs else 1
@@ -87,7 +87,7 @@ def _expression(rng: random.Random, recipe: Recipe) -> Question:
     return Question(text=f"What is {text}?", gold=total, work="\n".join(work))
 
 
-def _equation(rng: random.Random, recipe: Recipe) -> Question:
+def _equation(rng: random.Random, recipe: MathRecipe) -> Question:
     """Make `a x + b = c` with a whole-number solution."""
     a = rng.randint(2, 9)
     x, b = _below(rng, recipe.digits), _below(rng, recipe.digits)

@@ -13,7 +13,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from grpo_env_tools.questions import LEVELS, Recipe, generate
+from grpo_env_tools.questions import LEVELS, CalculatorRecipe, generate
 from grpo_env_tools.tools import TOOLS
 from grpo_envs.env import SPLITS, TextEnv
 from grpo_envs.errors import ConfigError, require, require_one_of
@@ -71,7 +71,7 @@ class CalculatorEnv(TextEnv):
         require_one_of("env.tool", tool, TOOLS)
         require(type(turns) is int and 1 <= turns <= 20, "env.turns", turns, "1 to 20")
         base = LEVELS[level]
-        self.recipe = Recipe(
+        self.recipe = CalculatorRecipe(
             operators=base.operators if operators is None else operators,
             terms=base.terms if terms is None else terms,
             digits=base.digits if digits is None else digits,

@@ -10,7 +10,7 @@ OPERATORS = "+-*/("
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class CalculatorRecipe:
     """What the questions of a level are made of."""
 
     operators: str
@@ -36,11 +36,11 @@ class Recipe:
 
 
 LEVELS = {
-    1: Recipe(operators="+-*", terms=2, digits=2),
-    2: Recipe(operators="+-*", terms=2, digits=3),
-    3: Recipe(operators="+-*(", terms=3, digits=3),
-    4: Recipe(operators="+-*/(", terms=4, digits=4),
-    5: Recipe(operators="+-*/(", terms=6, digits=6),
+    1: CalculatorRecipe(operators="+-*", terms=2, digits=2),
+    2: CalculatorRecipe(operators="+-*", terms=2, digits=3),
+    3: CalculatorRecipe(operators="+-*(", terms=3, digits=3),
+    4: CalculatorRecipe(operators="+-*/(", terms=4, digits=4),
+    5: CalculatorRecipe(operators="+-*/(", terms=6, digits=6),
 }
 
 
@@ -52,7 +52,7 @@ class Question:
     value: int
 
 
-def generate(rng: random.Random, recipe: Recipe) -> Question:
+def generate(rng: random.Random, recipe: CalculatorRecipe) -> Question:
     """Make an expression; at least one term is more than a number, if the recipe has such."""
     kinds = [_KINDS[kind] for kind in recipe.operators if kind in _KINDS]
     signs = [sign for sign in recipe.operators if sign in "+-"]

@@ -50,7 +50,7 @@ HOSTILE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class PromiseCheck:
     """One promise and whether it held."""
 
     promise: str
@@ -66,24 +66,24 @@ def check_env(env: TextEnv, problems: int = 50) -> None:
     Raises:
         ContractBroken: one line for each promise that `env` breaks, with the input that breaks it.
     """
-    broken = [f for f in findings(env, problems) if f.evidence]
+    broken = [f for f in check_promises(env, problems) if f.evidence]
     if broken:
         lines = "\n".join(f"broken promise: {f.promise}: {f.evidence}" for f in broken)
         raise ContractBroken(f"{type(env).__name__} breaks its contract.\n{lines}")
 
 
-def findings(env: TextEnv, problems: int = 50) -> list[Finding]:
+def check_promises(env: TextEnv, problems: int = 50) -> list[PromiseCheck]:
     """Try every promise; return them all, in order."""
     return [_try(promise, check, env, problems) for promise, check in _PROMISES.items()]
 
 
-def _try(promise: str, check: _Check, env: TextEnv, problems: int) -> Finding:
+def _try(promise: str, check: _Check, env: TextEnv, problems: int) -> PromiseCheck:
     try:
         evidence = next(iter(check(env, problems)), "")
         note = _left_out(env, problems) if check is _solution_is_best else ""
     except Exception as error:  # noqa: BLE001  raising breaks the promise that was tried
         evidence, note = f"{type(error).__name__}: {error}".replace("\n", " "), ""
-    return Finding(promise=promise, evidence=evidence[:300], note=note)
+    return PromiseCheck(promise=promise, evidence=evidence[:300], note=note)
 
 
 def _left_out(env: TextEnv, problems: int) -> str:
@@ -132,7 +132,7 @@ def _disjoint(env: TextEnv, problems: int) -> Iterator[str]:
 def _solution_is_best(env: TextEnv, problems: int) -> Iterator[str]:
     for problem in _both(env, problems):
         if not problem.solution:
-            continue  # a dataset may have none; the finding's note counts them
+            continue  # a dataset may have none; the note of the check counts them
         reward = _reward(env, problem, problem.solution)
         most = _most(env, problem)
         if not math.isclose(reward.total, most):
@@ -142,8 +142,8 @@ def _solution_is_best(env: TextEnv, problems: int) -> Iterator[str]:
 
 def _no_leak(env: TextEnv, problems: int) -> Iterator[str]:
     for problem in _both(env, problems):
-        told = (problem.prompt, env.system_prompt_of(problem))
-        if problem.solution and any(problem.solution in text for text in told):
+        shown = (problem.prompt, env.system_prompt_of(problem))
+        if problem.solution and any(problem.solution in text for text in shown):
             yield f"{problem.solution!r} stands in {problem.prompt!r}"
 
 

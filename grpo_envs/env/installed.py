@@ -72,15 +72,28 @@ def check_keywords(
 ) -> None:
     """Refuse keywords that `target` does not take.
 
+    Args:
+        target: The callable that the keywords are for. Its attribute `renamed`, if it has one,
+            maps keywords of earlier versions to their present names (see `TextEnv.renamed`).
+        given: The keywords.
+        prefix: Stands before each keyword in messages, such as "env.".
+        also: Further keywords that are allowed.
+
     Raises:
-        UnknownName: naming the keyword with `prefix`, what is allowed (`also` is) and the nearest.
+        UnknownName: naming the keyword with `prefix`, what is allowed and the nearest; for a
+            renamed keyword, its present name.
     """
     parameters = inspect.signature(target).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    names = [*(p.name for p in parameters if p.kind is not p.VAR_POSITIONAL), *also]
+    named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    names, open_ended = [*named, *also], any(p.kind is p.VAR_KEYWORD for p in parameters)
+    renamed: Mapping[str, str] = getattr(target, "renamed", {})
     for key in given:
-        if key not in names:
+        if key in names:
+            continue
+        new = renamed.get(key)
+        if new is not None and (open_ended or new in names):  # a subclass may take fewer keywords
+            raise UnknownName(f"{prefix}{key} is now {prefix}{new}. Write {prefix}{new}=...")
+        if not open_ended:
             allowed = ", ".join(prefix + name for name in names if name != "render_mode")
             raise UnknownName(f"no {prefix}{key}. Allowed: {allowed}.{nearest(key, names)}")
 

@@ -8,23 +8,19 @@ one does; options beside `weight`, `scale`, `clip` and `timeout` are its keyword
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import queue
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from grpo_envs.env.deadlines import in_time, in_time_together
 from grpo_envs.env.installed import REWARDS, available, check_keywords, check_values, load
 from grpo_envs.env.rewards import SHAPING, Part, part_from
 from grpo_envs.errors import require, unknown
 from grpo_envs.types import Problem, Reward
 
 _TIMEOUT = 60.0
-_MOST_LATE = 3
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -118,78 +114,21 @@ class Function:
 
     def __call__(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
         """Return what each answer earns of this part."""
+        pairs = [(problems, answers)] if self.whole else zip(problems, answers, strict=True)
+        calls = [partial(self.function, *pair) for pair in pairs]
+        together = inspect.iscoroutinefunction(self.function)
+        values = (in_time_together if together else in_time)(calls, self.timeout)
         if self.whole:
-            (values,) = in_time([partial(self._whole, problems, answers)], self.timeout)
-            if isinstance(values, BaseException):
+            (values,) = values
+            if isinstance(values, Exception):
                 raise values
-        elif inspect.iscoroutinefunction(getattr(self.function, "func", self.function)):
-            values = _run(self._together(problems, answers))
-        else:
-            pairs = zip(problems, answers, strict=True)
-            values = in_time([partial(self.function, *pair) for pair in pairs], self.timeout)
+            if isinstance(values, BaseException):  # raised here, SystemExit would end the run
+                raise RuntimeError(f"{type(values).__name__}: {values}")
         return [_reward(self.name, value) for value in values]
-
-    def _whole(self, problems: Sequence[Problem], answers: Sequence[str]) -> Any:
-        values = self.function(problems, answers)
-        return _run(values) if inspect.isawaitable(values) else values
-
-    async def _together(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Any]:
-        """Wait for all at once; one that raises is its own answer's misfortune."""
-        pairs = zip(problems, answers, strict=True)
-        calls = [asyncio.wait_for(self.function(*pair), self.timeout) for pair in pairs]
-        values = await asyncio.gather(*calls, return_exceptions=True)
-        late = TimeoutError(f"took longer than {self.timeout:g} s")
-        return [late if isinstance(value, TimeoutError) else value for value in values]
-
-
-def in_time(calls: Sequence[Callable[[], Any]], seconds: float) -> list[Any]:
-    """Return what each call returns, or the exception that it raises.
-
-    One that takes longer than `seconds` gives a TimeoutError, and is left behind in a thread that
-    does not keep the process alive; after a few of them the rest are not called at all.
-    """
-    results: list[Any] = []
-    late = 0
-    while len(results) < len(calls) and late < _MOST_LATE:
-        answered: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        left = threading.Event()
-        rest = calls[len(results) :]
-        threading.Thread(target=_call, args=(rest, answered, left), daemon=True).start()
-        try:
-            for _ in rest:
-                results.append(answered.get(timeout=seconds))  # noqa: PERF401  those before stay
-        except queue.Empty:
-            left.set()
-            late += 1
-            results.append(TimeoutError(f"took longer than {seconds:g} s"))
-    unasked = TimeoutError(f"not asked: {_MOST_LATE} others took longer than {seconds:g} s")
-    return [*results, *[unasked] * (len(calls) - len(results))]
-
-
-def _call(
-    calls: Sequence[Callable[[], Any]], answered: queue.SimpleQueue[Any], left: threading.Event
-) -> None:
-    for call in calls:
-        if left.is_set():
-            return
-        try:
-            answered.put(call())
-        except BaseException as error:  # noqa: BLE001  handed over; SystemExit would end the thread
-            answered.put(error)
 
 
 def _reward(name: str, value: Any) -> Reward:
     if isinstance(value, BaseException):
-        told = f"{name}: {type(value).__name__}: {value}"
-        return Reward(valid=False, error=told.removesuffix(": "))  # a MemoryError says no more
+        error = f"{name}: {type(value).__name__}: {value}"
+        return Reward(valid=False, error=error.removesuffix(": "))  # a MemoryError says no more
     return Reward(parts={} if value is None else {name: float(value)})
-
-
-def _run(awaitable: Any) -> Any:
-    """Run a coroutine to its end, also where the caller is within a running event loop."""
-
-    async def whole() -> Any:
-        return await awaitable
-
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, whole()).result()

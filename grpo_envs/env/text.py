@@ -44,6 +44,8 @@ class TextEnv(gymnasium.Env[str, str]):
     """How a vector env may score members at once: none, threads or processes."""
     rows: Rows | None = None
     """Set by an environment whose problems come from a dataset; see `from_row`."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Keywords of earlier versions and their present names: an old one is refused with the new."""
 
     def __init__(
         self,

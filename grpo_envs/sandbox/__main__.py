@@ -27,12 +27,12 @@ def main() -> None:
     except GrpoEnvsError as error:
         sys.exit(f"grpo_envs: {error}")
     console.print(f"level={options.level} is {setting.level}: {_TOLD[setting.level]}.")
-    findings = trial(setting)
+    results = trial(setting)
     table = Table("act", "expected", "held", title=f"self-test of {setting.level}")
-    for finding in findings:
-        table.add_row(finding.act, finding.expected, _mark(not finding.problem, finding.problem))
+    for result in results:
+        table.add_row(result.act, result.expected, _mark(not result.problem, result.problem))
     console.print(table)
-    sys.exit(0 if setting.level in levels.SAFE and not any(f.problem for f in findings) else 1)
+    sys.exit(0 if setting.level in levels.SAFE and not any(f.problem for f in results) else 1)
 
 
 _TOLD = {

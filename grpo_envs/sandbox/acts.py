@@ -25,7 +25,7 @@ _ACTS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class ActResult:
     """What one program of the self-test showed."""
 
     act: str
@@ -34,7 +34,7 @@ class Finding:
     """Empty where it went as expected."""
 
 
-def trial(setting: Setting) -> list[Finding]:
+def trial(setting: Setting) -> list[ActResult]:
     """Run the self-test on a worker of its own, which is ended again.
 
     Raises:
@@ -57,22 +57,22 @@ def trial(setting: Setting) -> list[Finding]:
         worker.stop()
 
 
-def _forbidden(worker: Worker, folder: Path, full: bool) -> list[Finding]:
+def _forbidden(worker: Worker, folder: Path, full: bool) -> list[ActResult]:
     secret, new = folder / "secret", folder / "new"
     secret.write_text("secret", encoding="ascii")
     folder.chmod(0o777)  # so that only the sandbox stands between a program and the file
     secret.chmod(0o666)
-    findings = []
+    results = []
     for act, program in _ACTS.items():
         text = program.format(new=str(new), secret=str(secret), victim=os.getpid())
         status, _, told = _ran(worker, text, full=full)
         held = status == "error" and told.rpartition("\n")[2].startswith(_REFUSED)
         problem = "" if held else f"{status}: {told[-200:] or 'it was done'}"
-        findings.append(Finding(act=act, expected="refused", problem=problem))
-    return findings
+        results.append(ActResult(act=act, expected="refused", problem=problem))
+    return results
 
 
-def _honest(worker: Worker, full: bool) -> list[Finding]:
+def _honest(worker: Worker, full: bool) -> list[ActResult]:
     adder = "print(sum(map(int, input().split())), end='')"
     status, out, told = _ran(worker, adder, full=full)
     script = "" if (status, out) == ("ok", "6") else f"{status}: {out} {told}"
@@ -80,8 +80,8 @@ def _honest(worker: Worker, full: bool) -> list[Finding]:
     status, out, told = _ran(worker, doubler, full=full, calls=[dump([21])])
     call = "" if (status, out) == ("ok", "[21, 42]") else f"{status}: {out} {told}"
     return [
-        Finding(act="read and print", expected="done", problem=script),
-        Finding(act="call by value", expected="done", problem=call),
+        ActResult(act="read and print", expected="done", problem=script),
+        ActResult(act="call by value", expected="done", problem=call),
     ]
 
 

@@ -21,9 +21,9 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     from grpo_envs.sandbox import requests, wire
 
-    zygotes: list[Zygote] = []
+    zygotes: list[ProgramZygoteHandle] = []
     try:
-        zygotes += [Zygote(command) for command in json.loads(commands)]
+        zygotes += [ProgramZygoteHandle(command) for command in json.loads(commands)]
         places = [zygote.place(trainer, light=zygote is not zygotes[-1]) for zygote in zygotes]
     except Exception as error:  # noqa: BLE001  whatever it is, the trainer must be told
         wire.send_message(trainer, {"failed": f"{error}"[:300]})
@@ -38,7 +38,7 @@ def main() -> None:
             end(zygotes)
 
 
-def end(zygotes: "list[Zygote]") -> NoReturn:
+def end(zygotes: "list[ProgramZygoteHandle]") -> NoReturn:
     """End everything, and this process."""
     for zygote in zygotes:
         zygote.process.kill()
@@ -46,8 +46,8 @@ def end(zygotes: "list[Zygote]") -> NoReturn:
     os._exit(0)
 
 
-class Zygote:
-    """This side of a zygote."""
+class ProgramZygoteHandle:
+    """A zygote's process and the keeper's end of its socket."""
 
     def __init__(self, command: list[str]) -> None:
         """Start it, without waiting."""

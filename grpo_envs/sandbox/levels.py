@@ -55,10 +55,10 @@ def _proven(level: str, preload: tuple[str, ...]) -> Setting:
             raise SandboxError(f"no table of system calls for {platform.machine()}.")
         wrapper = _bwrap(preload) if level == "bubblewrap" else ()
         setting = Setting(level=level, wrapper=wrapper, preload=preload)
-        broken = [finding for finding in trial(setting) if finding.problem]
+        broken = [result for result in trial(setting) if result.problem]
         if broken:
-            told = "; ".join(f"{finding.act}: {finding.problem}" for finding in broken)
-            raise SandboxError(f"the self-test failed: {told}.")
+            problems = "; ".join(f"{result.act}: {result.problem}" for result in broken)
+            raise SandboxError(f"the self-test failed: {problems}.")
         _PROVEN[key] = setting
     return _PROVEN[key]
 

@@ -31,7 +31,7 @@ def main() -> None:
     real = os.register_at_fork
     if settings["confined"]:  # a program does not fork, and the hooks take a third of a run
         os.register_at_fork = lambda **_: None
-    zygote = Zygote(_moved(control), settings)
+    zygote = ProgramZygote(_moved(control), settings)
     os.register_at_fork = real
     zygote.serve()
 
@@ -54,7 +54,7 @@ def _moved(control: socket.socket) -> socket.socket:
     return moved
 
 
-class Zygote:
+class ProgramZygote:
     """Forks children, kills them on demand and reaps them."""
 
     def __init__(self, control: socket.socket, settings: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.source import InStep, Source
 from grpo_envs.training.trainer import Trainer
 from grpo_policy.chat import Chat
-from grpo_policy.models import adapt, hints, load_policy, resolve, restore
+from grpo_policy.models import add_adapters, hints, load_policy, resolve, restore
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
 from grpo_policy.samplers import Decoding, Sampler, SamplerParts, SamplerPlugin
@@ -208,7 +208,7 @@ def _make_trainable(policy: Policy, cfg: RunConfig, compute: torch.dtype) -> Non
     if cfg.model.gradient_checkpointing:
         policy.checkpoint_layers()
     if cfg.model.lora.rank:
-        adapt(policy, cfg.model.lora, compute, seed=cfg.seed)
+        add_adapters(policy, cfg.model.lora, compute, seed=cfg.seed)
 
 
 def _resume(

@@ -17,7 +17,7 @@ from grpo_agent.config import LossConfig
 from grpo_envs.config.model import LoraConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.training.trainer import Trainer
-from grpo_policy.models import TINY, adapt, load_policy
+from grpo_policy.models import TINY, add_adapters, load_policy
 from grpo_policy.policy import Policy
 from tests.agents.test_agent import agent_of, chosen, gradients, groups, same, size_of, weights
 from tests.training import test_trainer
@@ -42,7 +42,7 @@ def adapted(random_policy: Policy) -> Policy:
 
 
 def with_adapters(policy: Policy) -> Policy:
-    adapt(policy, LoraConfig(rank=4, alpha=8), torch.float64)
+    add_adapters(policy, LoraConfig(rank=4, alpha=8), torch.float64)
     policy.model.double()
     torch.manual_seed(1)
     for name, parameter in policy.model.named_parameters():
@@ -68,7 +68,7 @@ def test_at_the_start_the_model_is_what_it_was(random_policy: Policy) -> None:
     ids = torch.arange(9)[None]
     before = random_policy.model(input_ids=ids).logits
     names = base(weights(random_policy)).keys()
-    adapt(random_policy, LoraConfig(rank=4), torch.float64)
+    add_adapters(random_policy, LoraConfig(rank=4), torch.float64)
     assert random_policy.has_adapters
     torch.testing.assert_close(random_policy.model(input_ids=ids).logits, before)
     assert base(weights(random_policy)).keys() == names
@@ -90,7 +90,7 @@ def test_only_adapters_are_trained_and_the_model_stays_bit_for_bit(adapted: Poli
 
 
 def test_the_rank_and_the_scale_are_the_configured_ones(random_policy: Policy) -> None:
-    adapt(random_policy, LoraConfig(rank=4, alpha=8), torch.float64)
+    add_adapters(random_policy, LoraConfig(rank=4, alpha=8), torch.float64)
     random_policy.model.double()
     layer = random_policy.model.model.layers[0].mlp.up_proj
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -115,7 +115,7 @@ def test_the_rank_and_the_scale_are_the_configured_ones(random_policy: Policy) -
 def test_targets_are_layers_by_name(
     random_policy: Policy, targets: list[str], layers: set[str]
 ) -> None:
-    adapt(random_policy, LoraConfig(rank=2, targets=targets), torch.float64)
+    add_adapters(random_policy, LoraConfig(rank=2, targets=targets), torch.float64)
     names = [n for n, p in random_policy.model.named_parameters() if p.requires_grad]
     assert {name.split(".lora_")[0].rpartition(".")[2] for name in names} == layers
     assert len(names) == 2 * 2 * len(layers)  # A and B, in two decoder layers
@@ -132,7 +132,7 @@ def test_targets_are_layers_by_name(
 )
 def test_a_wrong_target_is_one_line(random_policy: Policy, targets: list[str]) -> None:
     with pytest.raises(ConfigError) as raised:
-        adapt(random_policy, LoraConfig(rank=2, targets=targets), torch.float64)
+        add_adapters(random_policy, LoraConfig(rank=2, targets=targets), torch.float64)
     said = str(raised.value)
     assert said.startswith(f"model.lora.targets={targets}. Allowed: all-linear, down_proj, ")
     assert "\n" not in said
@@ -140,7 +140,7 @@ def test_a_wrong_target_is_one_line(random_policy: Policy, targets: list[str]) -
 
 def test_no_module_is_left_in_training_mode(random_policy: Policy) -> None:
     """The rule of the design: eval() while sampling and scoring, what PEFT adds included."""
-    adapt(random_policy, LoraConfig(rank=2), torch.float64)
+    add_adapters(random_policy, LoraConfig(rank=2), torch.float64)
     assert [name for name, m in random_policy.model.named_modules() if m.training] == []
 
 
@@ -149,7 +149,7 @@ def test_without_peft_one_line_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError) as raised:
-        adapt(random_policy, LoraConfig(rank=2), torch.float64)
+        add_adapters(random_policy, LoraConfig(rank=2), torch.float64)
     assert str(raised.value) == 'model.lora.rank=2 needs PEFT: pip install "grpo-envs[peft]"'
 
 

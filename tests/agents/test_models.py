@@ -231,7 +231,7 @@ def test_adapters_of_smollm2_are_restored(smollm2: Policy, tmp_path: Path) -> No
     cfg = LoraConfig(rank=4)
     trained, fresh = load_policy(path), load_policy(path)
     for policy in (trained, fresh):
-        models.adapt(policy, cfg, torch.float32)
+        models.add_adapters(policy, cfg, torch.float32)
     with torch.no_grad():
         for parameter in trained.trained_parameters():
             parameter.add_(0.01)

@@ -30,7 +30,7 @@ from grpo_envs.training.environments import make_envs
 from grpo_envs.types import Completion, Group, Reward
 from grpo_policy import scoring
 from grpo_policy.batch import Batch, collate
-from grpo_policy.models import TINY, adapt
+from grpo_policy.models import TINY, add_adapters
 from grpo_policy.policy import Policy, require_plain_head
 from grpo_policy.samplers import Decoding
 from grpo_policy.samplers.torch import sample
@@ -165,7 +165,7 @@ def test_scores_equal_the_plain_way(
     monkeypatch.setattr(scoring, "_CHUNK_ELEMENTS", chunk)
     policy = policy_of(qwen3, tie_word_embeddings=tied)
     if lora:
-        adapt(policy, LoraConfig(rank=2), torch.float64)
+        add_adapters(policy, LoraConfig(rank=2), torch.float64)
         policy.model.double()
         for name, parameter in policy.model.named_parameters():
             if "lora_B" in name:  # zeros so far, and nothing of A would show

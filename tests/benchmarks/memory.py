@@ -25,7 +25,7 @@ from grpo_agent.mechanisms import OBJECTIVE, resolve
 from grpo_envs.config.model import LoraConfig
 from grpo_envs.types import Completion, Group, Reward
 from grpo_policy.batch import Batch, collate
-from grpo_policy.models import TINY, adapt
+from grpo_policy.models import TINY, add_adapters
 from grpo_policy.policy import Policy
 
 VOCABULARY = 151_936
@@ -55,7 +55,7 @@ def make_policy(kind: str) -> Policy:
     )
     policy = Policy(Qwen3ForCausalLM(config), AutoTokenizer.from_pretrained(TINY))
     if rank:
-        adapt(policy, LoraConfig(rank=rank), torch.float32)
+        add_adapters(policy, LoraConfig(rank=rank), torch.float32)
     return policy
 
 

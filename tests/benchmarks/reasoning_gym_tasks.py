@@ -21,7 +21,7 @@ from unittest.mock import patch
 from grpo_env_reasoning_gym import ReasoningGymEnv
 from grpo_env_reasoning_gym.library import tasks
 from grpo_env_reasoning_gym.refused import REFUSED
-from grpo_envs.env.conformance import findings
+from grpo_envs.env.conformance import check_promises
 from grpo_envs.errors import GrpoEnvsError
 
 SEEDS = 30
@@ -59,7 +59,7 @@ def look(task: str, problems: int) -> Row:
         began = time.perf_counter()
         prompts |= {env.problem(seed, split).prompt for seed in range(SEEDS)}
         seconds = max(seconds, (time.perf_counter() - began) / SEEDS)
-    found = findings(env, problems)
+    found = check_promises(env, problems)
     broken = tuple(f"{one.promise}: {one.evidence}" for one in found if one.evidence)
     broken += tuple(paid_for_junk(env))
     note = "; ".join(one.note for one in found if one.note)

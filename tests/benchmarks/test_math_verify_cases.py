@@ -18,17 +18,17 @@ from typing import NamedTuple
 
 import pytest
 
-from grpo_envs.graders.math import MathPolicy, grade_many
+from grpo_envs.graders.math import MathGrading, grade_many
 
 VERSION = "0.9.0"
 # Their tests compare 28 with 28% and round to the digits given.
-POLICY = MathPolicy(percent_sign=False, rounded_digits=2)
+GRADING = MathGrading(percent_sign=False, rounded_digits=2)
 LEAST_AGREEMENT = 0.95
 
 _FORMULA = re.compile(
     r"\$\$(.+?)\$\$|(?<!\\)\$([^$]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
 )
-_DECIMAL_COMMA = re.compile(r"(?<![\d,.(])\d+,\d+(?= \$ a|$)")  # asks for that policy
+_DECIMAL_COMMA = re.compile(r"(?<![\d,.(])\d+,\d+(?= \$ a|$)")  # needs `decimal_comma`
 _NUMBER = re.compile(r"[-+]?\$?(?:\d[\d, ]*)?\.?\d+(?:/\d+)?\s*(?:\\?%|percent|pct)?")
 _JOIN = re.compile(r"[\s$,;.]*(?:\\quad|\\text\{\s*and\s*\}|and|\\\)|\\\(|\s|,|\$)*")
 
@@ -153,8 +153,8 @@ def test_agreement_with_math_verify(cases: list[Case]) -> None:
     commas = [
         _DECIMAL_COMMA.fullmatch(case.gold) or _DECIMAL_COMMA.search(case.answer) for case in cases
     ]
-    exact = grade_many(golds, answers, POLICY)
-    comma = grade_many(golds, answers, replace(POLICY, decimal_comma=True))
+    exact = grade_many(golds, answers, GRADING)
+    comma = grade_many(golds, answers, replace(GRADING, decimal_comma=True))
     verdicts = [two if used else one for one, two, used in zip(exact, comma, commas, strict=True)]
     wrong = [
         (gold, answer[7:-1], case.expected, verdict.reason)

@@ -15,7 +15,7 @@ from gymnasium.utils import env_checker
 
 import grpo_envs
 from grpo_envs import Problem, Reply, Reward, TextEnv, Turn, UnicodeText, check_env
-from grpo_envs.env.conformance import findings
+from grpo_envs.env.conformance import check_promises
 from grpo_envs.env.installed import ENVS, available
 from grpo_envs.errors import ContractBroken
 from grpo_envs.seeding import split_of
@@ -463,13 +463,15 @@ GREEDY = [SolutionAnywhere, NanIsNear, PrefixIsEnough, SuffixIsEnough, NearIsEno
 
 def test_the_sound_environment_keeps_every_promise() -> None:
     check_env(Sound())
-    assert [finding.evidence for finding in findings(Sound())] == [""] * len(findings(Sound()))
+    assert [check.evidence for check in check_promises(Sound())] == [""] * len(
+        check_promises(Sound())
+    )
 
 
 def test_what_the_prompt_asks_is_tried_as_an_answer() -> None:
     """For 7, 3+4: an environment that takes it for 7 pays for copying the question."""
-    mild = grpo_envs.make("math", policy={"evaluated": False})
-    broken = {found.promise: found.evidence for found in findings(mild, 5) if found.evidence}
+    mild = grpo_envs.make("math", grading={"evaluated": False})
+    broken = {found.promise: found.evidence for found in check_promises(mild, 5) if found.evidence}
     assert list(broken) == [HOSTILE]
     assert "earns 1.1" in broken[HOSTILE]
 
@@ -515,7 +517,7 @@ def test_rendering_is_checked_where_the_environment_was_made_by_gymnasium() -> N
 
 def test_every_promise_has_a_fault_that_breaks_it() -> None:
     # A promise that no planted fault breaks may check nothing at all.
-    assert {finding.promise for finding in findings(Sound(), problems=2)} == {
+    assert {check.promise for check in check_promises(Sound(), problems=2)} == {
         promise for _, promise in FAULTS
     }
 
@@ -536,7 +538,7 @@ def test_every_promise_has_a_fault_that_breaks_it() -> None:
 def test_the_evidence_names_what_broke_the_promise(
     fault: type[TextEnv], promise: str, evidence: str
 ) -> None:
-    found = {finding.promise: finding.evidence for finding in findings(fault())}
+    found = {check.promise: check.evidence for check in check_promises(fault())}
     assert evidence in found[promise]
 
 

@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, ClassVar, Literal, Optional
 
 import gymnasium
 import pytest
@@ -167,6 +169,38 @@ def test_the_allowed_keywords_leave_out_what_the_configuration_has_not() -> None
         grpo_envs.make("math", bogus=1)
     assert "env.render_mode" not in str(caught.value)
     assert grpo_envs.make("math", render_mode="ansi").render_mode == "ansi"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(partial(grpo_envs.make, "math"), id="make"),
+        pytest.param(partial(gymnasium.make_vec, "grpo_envs/math-v0", 2), id="make_vec"),
+    ],
+)
+def test_a_renamed_keyword_is_answered_with_its_present_name(make: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(policy={"units": True})
+    assert str(caught.value) == "env.policy is now env.grading. Write env.grading=..."
+
+
+def test_a_renamed_keyword_that_a_subclass_lacks_is_an_unknown_one() -> None:
+    with pytest.raises(UnknownName, match=r"^no env\.policy\. Allowed: env\.split, env\.answer, "):
+        grpo_envs.make("gsm_symbolic", policy={})
+
+
+def test_old_and_present_names_of_keywords() -> None:
+    class Outer:
+        """Passes keywords on to what it wraps."""
+
+        renamed: ClassVar[dict[str, str]] = {"old": "new", "kept": "other"}
+
+        def __init__(self, kept: int = 0, **others: object) -> None:
+            """Take them."""
+
+    with pytest.raises(UnknownName, match=r"^env\.old is now env\.new\. Write env\.new=\.\.\.$"):
+        check_keywords(Outer, {"old": 1}, "env.")
+    check_keywords(Outer, {"kept": 1, "new": 2, "whatever": 3}, "env.")  # `kept` is taken again
 
 
 def test_an_unknown_agent_is_one_line() -> None:

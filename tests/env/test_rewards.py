@@ -3,6 +3,9 @@
 import asyncio
 import math
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +26,7 @@ from grpo_envs.seeding import split_of
 from grpo_envs.types import Completion, Group, Problem, Reply, Reward, Turn
 
 FUNCTIONS = """
-import asyncio, os
+import asyncio, sys, time
 import grpo_envs
 
 def vowels(problem, answer, *, of="aeiou"):
@@ -37,6 +40,51 @@ async def slowly(problem, answer):
     if answer == "raise":
         raise OSError("no connection")
     return 0.5
+
+calls = []
+
+async def careless(problem, answer):
+    # Some answers make it block the event loop for 3 s, or ignore that it is cancelled.
+    calls.append(answer)
+    if answer == "sleep at once":
+        time.sleep(3)
+    await asyncio.sleep(0.05)
+    end = time.monotonic() + 3
+    if answer == "sleep":
+        time.sleep(3)
+    while answer == "spin" and time.monotonic() < end:
+        pass
+    if answer == "sleep in a task":
+        await asyncio.gather(asyncio.sleep(0), careless(problem, "sleep"))
+    while answer == "go on" and time.monotonic() < end:
+        try:
+            await asyncio.sleep(3)
+        except asyncio.CancelledError:
+            pass
+    if answer == "sleep when cancelled":
+        try:
+            await asyncio.sleep(3)
+        finally:
+            time.sleep(3)
+    if answer == "raise":
+        raise OSError("no connection")
+    if answer == "exit":
+        sys.exit("enough")
+    if answer == "cancel":
+        raise asyncio.CancelledError
+    return 0.5
+
+async def in_pieces(problem, answer):
+    # Computes for 0.3 or 1.2 s, or waits for 0.3 s.
+    for _ in range(3):
+        if answer.startswith("compute"):
+            time.sleep(0.4 if answer == "compute long" else 0.1)
+        await asyncio.sleep(0.1 if answer == "wait" else 0)
+    return 0.5
+
+@grpo_envs.batched
+async def careless_together(problems, answers):
+    return [await careless(*pair) for pair in zip(problems, answers)]
 
 @grpo_envs.batched
 def ranked(problems, answers):
@@ -62,7 +110,7 @@ def too_few(problems, answers):
 """
 NAMES = [
     *("vowels", "only_even", "slowly", "ranked", "ranked_later", "raises", "not_a_number"),
-    *("too_few", "absent"),
+    *("too_few", "absent", "careless", "careless_together", "in_pieces"),
 ]
 
 
@@ -167,8 +215,6 @@ def test_a_function_of_a_package_is_a_part(
 
 
 def test_async_functions_wait_together() -> None:
-    import time
-
     started = time.perf_counter()
     rewards(Echo(rewards={"slowly": 1.0}), *map(str, range(40)))
     assert time.perf_counter() - started < 4.0  # 8 seconds one after the other
@@ -179,6 +225,104 @@ def test_async_functions_work_within_a_running_loop() -> None:
         return rewards(Echo(rewards={"slowly": 1.0}), "a")
 
     assert asyncio.run(inside())[0].parts["slowly"] == 0.5
+
+
+LATE = "careless: TimeoutError: took longer than 0.8 s"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        pytest.param("sleep at once", LATE, id="blocks before it awaits"),
+        pytest.param("sleep", LATE, id="blocks"),
+        pytest.param("spin", LATE, id="computes without an end"),
+        pytest.param("sleep in a task", LATE, id="blocks in a task of its own"),
+        pytest.param("go on", LATE, id="ignores that it is cancelled"),
+        pytest.param("sleep when cancelled", LATE, id="blocks when it is cancelled"),
+        pytest.param("raise", "careless: OSError: no connection", id="raises"),
+        pytest.param("exit", "careless: SystemExit: enough", id="exits"),
+        pytest.param("cancel", "careless: CancelledError", id="is cancelled"),
+    ],
+)
+def test_an_async_function_costs_its_own_answer_only(answer: str, error: str) -> None:
+    env = Echo(rewards={"careless": {"timeout": 0.8}})
+    started = time.perf_counter()
+    found = rewards(env, "a", answer, "b", "c")
+    assert time.perf_counter() - started < 2.9  # else it waited for the function to end
+    assert [reward.valid for reward in found] == [True, False, True, True]
+    assert found[1].error == error
+    assert [reward.parts.get("careless") for reward in found] == [0.5, None, 0.5, 0.5]
+
+
+def test_a_few_async_functions_that_block_end_the_asking() -> None:
+    env = Echo(rewards={"careless": {"timeout": 0.2}})
+    found = rewards(env, "a", *["sleep"] * 50)
+    assert [reward.valid for reward in found] == [True, *[False] * 50]
+    unasked = "careless: TimeoutError: not asked: 3 others took longer than 0.2 s"
+    assert [reward.error for reward in found].count(unasked) == 47
+
+
+def test_a_loop_that_is_left_behind_asks_nothing_more() -> None:
+    import demo_rewards  # type: ignore[import-not-found]
+
+    env = Echo(rewards={"careless": {"timeout": 0.2}})
+    demo_rewards.calls.clear()
+    assert [reward.valid for reward in rewards(env, "sleep at once", "a")] == [False, True]
+    time.sleep(3.1)  # until the first loop is free again
+    assert demo_rewards.calls == ["sleep at once", "a"]
+
+
+def test_the_time_that_others_compute_is_not_an_answers_own() -> None:
+    env = Echo(rewards={"in_pieces": {"timeout": 0.9}})
+    answers = ["wait", *["compute"] * 5, "wait"]  # 1.5 s of computing, 0.3 s for each
+    assert [reward.error for reward in rewards(env, *answers)] == [""] * len(answers)
+    strict = Echo(rewards={"in_pieces": {"timeout": 0.15}})
+    assert not any(reward.valid for reward in rewards(strict, *answers))
+
+
+def test_what_is_late_stays_late_while_others_go_on() -> None:
+    """The long one is cancelled at 0.8 s, which raises in it; the other one ends later."""
+    env = Echo(rewards={"in_pieces": {"timeout": 0.6}})
+    late = "in_pieces: TimeoutError: took longer than 0.6 s"
+    assert [reward.error for reward in rewards(env, "compute long", "wait")] == [late, ""]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        pytest.param("sleep", "TimeoutError: took longer than 0.4 s", id="blocks"),
+        pytest.param("exit", "RuntimeError: SystemExit: enough", id="exits"),
+    ],
+)
+def test_an_async_function_of_all_answers_costs_one_of_them_only(answer: str, error: str) -> None:
+    found = rewards(Echo(rewards={"careless_together": {"timeout": 0.4}}), "a", answer)
+    assert [reward.valid for reward in found] == [True, False]
+    assert found[1].error == error
+
+
+def test_a_function_that_is_left_behind_does_not_keep_the_process_alive(tmp_path: Path) -> None:
+    code = """if True:
+        import asyncio, time
+        from grpo_envs.env.deadlines import in_time, in_time_together
+
+        async def blocks():
+            time.sleep(600)
+
+        async def waits():
+            while True:
+                try:
+                    await asyncio.sleep(600)
+                except asyncio.CancelledError:
+                    pass
+
+        values = in_time_together([blocks, waits], 0.2) + in_time([blocks, waits], 0.2)
+        print(*values, sep="\\n")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["took longer than 0.2 s"] * 4
 
 
 def test_a_part_that_does_not_apply_is_left_out() -> None:
@@ -293,7 +437,8 @@ def test_a_function_that_looks_at_all_answers_is_not_asked_ahead_of_them() -> No
     [
         pytest.param(
             {"vowel": 1.0},
-            "no reward part 'vowel'. Allowed: absent, correct, length, not_a_number, only_even, "
+            "no reward part 'vowel'. Allowed: absent, careless, careless_together, correct, "
+            "in_pieces, length, not_a_number, only_even, "
             "raises, ranked, ranked_later, repetition, short, slowly, too_few, vowels. "
             "Did you mean 'vowels'?",
             id="a name",

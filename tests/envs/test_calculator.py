@@ -10,7 +10,7 @@ import pytest
 import grpo_envs
 from grpo_env_tools import CalculatorEnv
 from grpo_env_tools.env import EXPLAIN
-from grpo_env_tools.questions import LEVELS, Recipe, generate
+from grpo_env_tools.questions import LEVELS, CalculatorRecipe, generate
 from grpo_env_tools.tools import LONGEST_PRINTED, TOOLS, Tool, calculate
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError, SandboxError
@@ -104,7 +104,7 @@ def test_operators_are_overridden(operators: str) -> None:
     texts = "".join(env.problem(seed).meta["expression"] for seed in range(100))
     expected = set(operators) | (set("+-*") if "(" in operators else set())
     assert set(re.sub(r"[\d)]", "", texts)) == expected
-    assert env.recipe == Recipe(operators=operators, terms=terms, digits=2)
+    assert env.recipe == CalculatorRecipe(operators=operators, terms=terms, digits=2)
 
 
 @pytest.mark.parametrize(("level", "turns"), [*((level, 4) for level in LEVELS), (1, 1)])

@@ -15,7 +15,7 @@ import grpo_envs
 from grpo_env_code import CodeEnv, codeio
 from grpo_env_code.codeio import CodeIOEnv
 from grpo_envs.config.composition import compose_run
-from grpo_envs.env.conformance import findings
+from grpo_envs.env.conformance import check_promises
 from grpo_envs.errors import ConfigError, ContractBroken, DatasetError
 from grpo_envs.graders.code import CodeTests, program_of
 from grpo_envs.seeding import split_of
@@ -112,7 +112,7 @@ def test_rows_may_have_no_solution(write: Write) -> None:
     env = CodeEnv(dataset=write("rows.jsonl", rows))
     assert sorted(problem.solution != "" for problem in all_of(env)) == [False] * 19 + [True]
     grpo_envs.check_env(env, problems=10)
-    notes = {finding.promise: finding.note for finding in findings(env, 20) if finding.note}
+    notes = {check.promise: check.note for check in check_promises(env, 20) if check.note}
     assert list(notes) == ["the solution earns the maximum"]
     assert notes["the solution earns the maximum"].endswith("of 40 problems have no solution")
 

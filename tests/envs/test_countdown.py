@@ -11,7 +11,7 @@ import pytest
 
 import grpo_envs
 from grpo_env_games.countdown import CountdownEnv, Goal
-from grpo_env_games.puzzles import LEVELS, Recipe, generate
+from grpo_env_games.puzzles import LEVELS, CountdownRecipe, generate
 from grpo_envs.errors import ConfigError, DatasetError
 from grpo_envs.seeding import rng_for, split_of
 from grpo_envs.types import Problem
@@ -107,7 +107,7 @@ def test_operators_are_overridden(operators: str) -> None:
 
 def test_numbers_and_values_are_overridden() -> None:
     env = CountdownEnv(level=4, numbers=2, values=[3, 9])
-    assert env.recipe == Recipe(numbers=2, values=[3, 9], operators="+-*/")
+    assert env.recipe == CountdownRecipe(numbers=2, values=[3, 9], operators="+-*/")
     for given in drawn(env):
         assert len(given.gold.numbers) == 2
         assert set(given.gold.numbers) <= set(range(3, 10))

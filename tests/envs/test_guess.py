@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import grpo_envs
-from grpo_env_games.guess import HIGHER, LEVELS, LOWER, RIGHT, GuessEnv, Range, Recipe
+from grpo_env_games.guess import HIGHER, LEVELS, LOWER, RIGHT, GuessEnv, GuessRecipe, Range
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError
 from grpo_envs.types import Problem, Reward, Turn
@@ -314,7 +314,7 @@ def test_a_wrong_argument_is_one_line(arguments: dict[str, Any], message: str) -
 
 def test_a_level_is_overridden_piece_by_piece() -> None:
     env = GuessEnv(level=2, turns=6, largest=99)
-    assert env.recipe == Recipe(span=[12, 15], turns=6, largest=99)
+    assert env.recipe == GuessRecipe(span=[12, 15], turns=6, largest=99)
     assert env.max_turns == 6
     assert env.problem(0).prompt.endswith("Guess it in 6 turns.")
     assert GuessEnv(turns=1).problem(0).prompt.endswith("Guess it in 1 turn.")

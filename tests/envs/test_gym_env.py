@@ -9,7 +9,7 @@ import pytest
 import grpo_envs
 from grpo_env_gym import GymEnv
 from grpo_envs import GroupVectorEnv, Turn, check_env
-from grpo_envs.env.conformance import findings
+from grpo_envs.env.conformance import check_promises
 from grpo_envs.errors import ConfigError, ContractBroken
 from grpo_envs.seeding import split_of
 
@@ -41,7 +41,7 @@ def test_a_single_answer_is_paid_by_the_wrapped_environment() -> None:
 
 def test_it_keeps_every_promise_and_has_no_solution_to_play() -> None:
     check_env(made(id=REVERSE), problems=20)
-    notes = [found.note for found in findings(made(id=REVERSE), problems=3)]
+    notes = [found.note for found in check_promises(made(id=REVERSE), problems=3)]
     assert "6 of 6 problems have no solution" in notes
 
 

@@ -13,7 +13,7 @@ import sympy
 import grpo_envs
 from grpo_env_math import MathEnv
 from grpo_env_math.env import ANSWERS
-from grpo_env_math.generate import LEVELS, Recipe, generate
+from grpo_env_math.generate import LEVELS, MathRecipe, generate
 from grpo_env_math.shape import bare_number, well_formed
 from grpo_envs.errors import ConfigError
 from grpo_envs.seeding import rng_for
@@ -392,6 +392,6 @@ def test_a_wrong_type_is_one_line(arguments: dict[str, Any]) -> None:
 
 
 def test_a_level_is_overridden_piece_by_piece() -> None:
-    assert MathEnv(level=3, digits=1).recipe == Recipe(operators="+-*", terms=[1, 3], digits=1)
-    assert MathEnv(level=3, operators="+*").recipe == Recipe(operators="+*", terms=[1, 3])
-    assert LEVELS[3] == Recipe(operators="+-*", terms=[1, 3], digits=2)
+    assert MathEnv(level=3, digits=1).recipe == MathRecipe(operators="+-*", terms=[1, 3], digits=1)
+    assert MathEnv(level=3, operators="+*").recipe == MathRecipe(operators="+*", terms=[1, 3])
+    assert LEVELS[3] == MathRecipe(operators="+-*", terms=[1, 3], digits=2)

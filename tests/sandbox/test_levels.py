@@ -88,9 +88,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.chmod(0o755)
     package = top / "grpo_envs"
     shutil.copytree(ROOT / "grpo_envs" / "sandbox", package / "sandbox")
-    shutil.copy(ROOT / "grpo_envs" / "errors.py", package)
     (package / "runtime").mkdir()
-    shutil.copy(ROOT / "grpo_envs" / "runtime" / "launch.py", package / "runtime")
+    for name in ("errors.py", "runtime/launch.py"):
+        shutil.copy(ROOT / "grpo_envs" / name, package / name)
     for folder in (package, package / "runtime"):
         (folder / "__init__.py").touch()
     for path in top.rglob("*"):
@@ -286,23 +286,23 @@ def test_auto_never_chooses_them() -> None:
 @pytest.mark.parametrize("act", acts._ACTS)
 def test_the_self_test_sees_every_act(act: str) -> None:
     """At a level that forbids nothing each is done, or at least not refused as it should be."""
-    findings = {f.act: f.problem for f in trial(worker.Setting(level="unsafe"))}
+    results = {f.act: f.problem for f in trial(worker.Setting(level="unsafe"))}
     if act == "write a file":
         pytest.skip("refused by a limit on file sizes at every level")
-    assert findings[act]
+    assert results[act]
 
 
 def test_the_self_test_is_fast_and_complete() -> None:
     began = time.monotonic()
-    findings = trial(worker.Setting(level="confined"))
+    results = trial(worker.Setting(level="confined"))
     assert time.monotonic() - began < 3
-    assert len(findings) == ACTS + 2
-    assert not any(finding.problem for finding in findings)
+    assert len(results) == ACTS + 2
+    assert not any(result.problem for result in results)
 
 
 def test_a_failed_self_test_makes_a_level_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    finding = acts.Finding(act="fork", expected="refused", problem="ok: it was done")
-    monkeypatch.setattr(levels, "trial", lambda setting: [finding])
+    result = acts.ActResult(act="fork", expected="refused", problem="ok: it was done")
+    monkeypatch.setattr(levels, "trial", lambda setting: [result])
     monkeypatch.setattr(levels, "_PROVEN", {})
     with pytest.raises(SandboxUnavailable, match="self-test failed: fork: ok: it was done"):
         LocalPool(level="confined").run("pass")

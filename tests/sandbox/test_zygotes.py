@@ -171,7 +171,7 @@ def test_the_self_test_tries_both(monkeypatch: pytest.MonkeyPatch) -> None:
     """What only one of them lets through is found."""
     setting = Setting(level="confined", preload=("numpy",))
     real = Worker.ask
-    assert not any(finding.problem for finding in acts.trial(setting))
+    assert not any(result.problem for result in acts.trial(setting))
     for leaky in (False, True):
 
         def ask(self, limits, blobs, *, judge, full, leaky=leaky):  # type: ignore[no-untyped-def]
@@ -180,7 +180,7 @@ def test_the_self_test_tries_both(monkeypatch: pytest.MonkeyPatch) -> None:
             return real(self, limits, blobs, judge=judge, full=full)
 
         monkeypatch.setattr(Worker, "ask", ask)
-        problems = {finding.act: finding.problem for finding in acts.trial(setting)}
+        problems = {result.act: result.problem for result in acts.trial(setting)}
         assert [act for act, problem in problems.items() if problem] == ["fork"]
 
 

@@ -77,7 +77,7 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
         "env.rewards={_target_: os.system}",
         "+env._target_=os.system",
         "logger.names=[os:system]",
-        "env.policy={_target_: os.system}",
+        "env.grading={_target_: os.system}",
     ],
 )
 def test_a_configuration_calls_no_code(override: str) -> None:

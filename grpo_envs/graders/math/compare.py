@@ -6,17 +6,17 @@ The rules stand in a table and are asked in turn; each sees only what those befo
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grpo_envs.graders.math.finding import EQUAL, Finding, all_of, different, paired, unknown
+from grpo_envs.graders.math.comparison import EQUAL, Comparison, all_of, different, paired, unknown
+from grpo_envs.graders.math.grading import MathGrading
 from grpo_envs.graders.math.identity import approximate, identical, value_of
 from grpo_envs.graders.math.judge import Judge
-from grpo_envs.graders.math.matrices import carried_out
+from grpo_envs.graders.math.matrices import combine_matrices
 from grpo_envs.graders.math.nodes import INFINITY, Node, kinds, substitute, walk
-from grpo_envs.graders.math.policy import MathPolicy
 from grpo_envs.graders.math.relations import congruences, on_the_line, relations
 from grpo_envs.graders.math.rounding import rounds_to
 from grpo_envs.graders.math.units import canonical
 
-Rule = Callable[[Node, Node, Judge], Finding | None]
+Rule = Callable[[Node, Node, Judge], Comparison | None]
 
 _MOST_ITEMS = 250
 _PLAIN = frozenset(
@@ -25,34 +25,34 @@ _PLAIN = frozenset(
 _LINES = frozenset({"union", "minus", "inter", "setbuilder"})
 
 
-def compare(gold: Node, answer: Node, policy: MathPolicy) -> Finding:
+def compare(gold: Node, answer: Node, grading: MathGrading) -> Comparison:
     """Return whether `answer` is `gold`.
 
     >>> from grpo_envs.graders.math.parse import parse
-    >>> from grpo_envs.graders.math.policy import DEFAULT
+    >>> from grpo_envs.graders.math.grading import DEFAULT
     >>> compare(parse("(x+1)^2"), parse("x^2 + 2x + 1"), DEFAULT).equal
     True
     """
-    return _Rules(policy).compare(gold, answer)
+    return _Rules(grading).compare(gold, answer)
 
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    policy: MathPolicy
+    grading: MathGrading
 
-    def compare(self, gold: Node, answer: Node) -> Finding:
+    def compare(self, gold: Node, answer: Node) -> Comparison:
         if gold == answer:
             return EQUAL
-        if self.policy.rounded_digits is None and kinds(gold, answer) <= _PLAIN:
+        if self.grading.rounded_digits is None and kinds(gold, answer) <= _PLAIN:
             return identical(gold, answer)  # no rule is about these
         for rule in _RULES:
-            finding = rule(gold, answer, self)
-            if finding is not None:
-                return finding
+            comparison = rule(gold, answer, self)
+            if comparison is not None:
+                return comparison
         return identical(gold, answer)
 
 
-def _units(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+def _units(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
     if "unit" not in (gold[0], answer[0]):
         return None
     if gold[0] != answer[0]:
@@ -60,7 +60,7 @@ def _units(gold: Node, answer: Node, judge: Judge) -> Finding | None:
         letter = ("var", quantity[2])
         if letter in walk(plain):  # 5 m, where m was read as a name
             return judge.compare(("mul", quantity[1], letter), plain)
-        if judge.policy.units and gold[0] == "unit":
+        if judge.grading.units and gold[0] == "unit":
             return different("the unit is missing")
         gold, answer = (gold[1], answer) if quantity is gold else (gold, answer[1])
         return judge.compare(gold, answer)
@@ -69,12 +69,12 @@ def _units(gold: Node, answer: Node, judge: Judge) -> Finding | None:
     return judge.compare(gold[1], answer[1])
 
 
-def _words(gold: Node, answer: Node, _: Judge) -> Finding | None:
+def _words(gold: Node, answer: Node, _: Judge) -> Comparison | None:
     # Two equal words were seen before any rule.
     return different("another word") if "word" in (gold[0], answer[0]) else None
 
 
-def _lines(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+def _lines(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
     both = {gold[0], answer[0]}
     if both & _LINES or (("const", "R") in (gold, answer) and both != {"const"}):
         if gold[0] == answer[0] == "list":
@@ -83,7 +83,7 @@ def _lines(gold: Node, answer: Node, judge: Judge) -> Finding | None:
     return None
 
 
-def _tuples(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+def _tuples(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
     rows = _entries(gold), _entries(answer)
     if "tuple" not in (gold[0], answer[0]):
         return None
@@ -105,16 +105,16 @@ def _entries(node: Node) -> tuple[Node, ...] | None:
     return None
 
 
-def _in_order(gold: tuple[Node, ...], answer: tuple[Node, ...], judge: Judge) -> Finding:
+def _in_order(gold: tuple[Node, ...], answer: tuple[Node, ...], judge: Judge) -> Comparison:
     if len(gold) != len(answer):
         return different(f"{len(answer)} entries for {len(gold)}")
     return all_of(judge.compare(one, two) for one, two in zip(gold, answer, strict=True))
 
 
-def _matrices(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+def _matrices(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
     if "matrix" not in (gold[0], answer[0]):
         return None
-    gold, answer = carried_out(gold), carried_out(answer)
+    gold, answer = combine_matrices(gold), combine_matrices(answer)
     if gold[0] != answer[0]:
         return unknown("a matrix and something else")
     if len(gold) != len(answer) or len(gold[1]) != len(answer[1]):
@@ -123,7 +123,7 @@ def _matrices(gold: Node, answer: Node, judge: Judge) -> Finding | None:
     return _in_order(cells[0], cells[1], judge)
 
 
-def _items(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+def _items(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
     found = [_alternatives(side) for side in (gold, answer)]
     if not ({"list", "set"} & {gold[0], answer[0]}) and len(found[0]) == len(found[1]) == 1:
         return None
@@ -133,7 +133,7 @@ def _items(gold: Node, answer: Node, judge: Judge) -> Finding | None:
         found = [list(dict.fromkeys(side)) for side in found]
     if _labelled(found[0]) != _labelled(found[1]):  # x = 1, y = 2 and only 1, 2
         return _in_order(tuple(found[0]), tuple(found[1]), judge)
-    if judge.policy.ordered and gold[0] == answer[0] == "list":
+    if judge.grading.ordered and gold[0] == answer[0] == "list":
         return _in_order(tuple(found[0]), tuple(found[1]), judge)
     return paired(found[0], found[1], judge.compare)
 
@@ -167,7 +167,7 @@ def _signed(node: Node, *, upper: bool) -> Node:
     return ("add", parts[1], parts[2] if plus else ("neg", parts[2]))
 
 
-def _infinite(gold: Node, answer: Node, _: Judge) -> Finding | None:
+def _infinite(gold: Node, answer: Node, _: Judge) -> Comparison | None:
     sides = [INFINITY in (side, side[1] if side[0] == "neg" else side) for side in (gold, answer)]
     if not any(sides):
         return None
@@ -178,14 +178,14 @@ def _infinite(gold: Node, answer: Node, _: Judge) -> Finding | None:
     return unknown("infinity and an expression")
 
 
-def _signs(gold: Node, answer: Node, judge: Judge) -> Finding | None:
-    for kind, required in (("deg", judge.policy.degree_sign), ("pct", judge.policy.percent_sign)):
+def _signs(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
+    for kind, required in (("deg", judge.grading.degree_sign), ("pct", judge.grading.percent_sign)):
         has = [kind in kinds(side) for side in (gold, answer)]
         if required or has[0] == has[1]:
             continue
-        finding = identical(gold, answer)
-        if finding.equal:
-            return finding
+        comparison = identical(gold, answer)
+        if comparison.equal:
+            return comparison
         return judge.compare(_bare(gold, kind), _bare(answer, kind))
     return None
 
@@ -197,13 +197,13 @@ def _bare(node: Node, kind: str) -> Node:
     return node
 
 
-def _rounded(gold: Node, answer: Node, judge: Judge) -> Finding | None:
-    if judge.policy.rounded_digits is None:
+def _rounded(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
+    if judge.grading.rounded_digits is None:
         return None
-    return EQUAL if rounds_to(gold, answer, judge.policy.rounded_digits) else None
+    return EQUAL if rounds_to(gold, answer, judge.grading.rounded_digits) else None
 
 
-def _ratios(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+def _ratios(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
     if "ratio" not in (gold[0], answer[0]):
         return None
     if gold[0] == answer[0]:

@@ -9,25 +9,25 @@ _AROUND = frozenset({"list", "tuple", "set", "matrix", "row", "pct", "deg", "uni
 _LONGEST = 400  # digits
 
 
-def carried_out(node: Node) -> bool:
+def is_evaluated(node: Node) -> bool:
     """Return whether no operation is left in `node`, which may be a number or a collection.
 
     A fraction in lowest terms, a mixed number and scientific notation are numbers.
 
     >>> from grpo_envs.graders.math.parse import parse
-    >>> [carried_out(parse(text)) for text in ("-7", "1/2", "1 1/2", "2.5e3", "(7, x)", "x = 7")]
+    >>> [is_evaluated(parse(text)) for text in ("-7", "1/2", "1 1/2", "2.5e3", "(7, x)", "x = 7")]
     [True, True, True, True, True, True]
-    >>> [carried_out(parse(text)) for text in ("3+4", "14/2", "2/4", "2^3", "x = 3+4", "(3+4, x)")]
+    >>> [is_evaluated(parse(text)) for text in ("3+4", "14/2", "2/4", "2^3", "x = 3+4", "(3+4, x)")]
     [False, False, False, False, False, False]
     """
     kind = node[0]
     if kind == "rel":  # of a chain of equations, its last value
         values = [part for part in children(node) if part[0] != "var"]
-        return not values or carried_out(values[-1])
+        return not values or is_evaluated(values[-1])
     if kind in _AROUND:
-        return all(map(carried_out, children(node)))
+        return all(map(is_evaluated, children(node)))
     if kind == "neg":
-        return node[1][0] != "neg" and carried_out(node[1])
+        return node[1][0] != "neg" and is_evaluated(node[1])
     if kind == "add":  # 1 1/2
         return len(node) == 3 and _whole(node[1]) and _fraction(node[2])
     if kind == "mul":  # 1.5e3

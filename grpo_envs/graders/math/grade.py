@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from grpo_envs.graders.math.cache import Cache
 from grpo_envs.graders.math.compare import compare
-from grpo_envs.graders.math.evaluated import carried_out
+from grpo_envs.graders.math.comparison import Comparison, different, unknown
+from grpo_envs.graders.math.evaluated import is_evaluated
 from grpo_envs.graders.math.extract import extract
-from grpo_envs.graders.math.finding import Finding, different, unknown
+from grpo_envs.graders.math.grading import DEFAULT, MathGrading
 from grpo_envs.graders.math.nodes import Node, kinds, walk
 from grpo_envs.graders.math.numbers import clean, parse_number, parse_numbers
 from grpo_envs.graders.math.parse import Unreadable, parse
-from grpo_envs.graders.math.policy import DEFAULT, MathPolicy
 
 _Pair = tuple[Node, Node] | tuple[str, str]
 _SHOWN = 80  # characters of a text in a reason
@@ -37,18 +37,18 @@ class Verdict:
 
 
 class _Decision(NamedTuple):
-    finding: Finding
+    comparison: Comparison
     stage: str
     asks: _Pair | None = None
     """What the workers are asked where nothing is known."""
 
 
-_SAME_NUMBER = _Decision(Finding(equal=True), "number")
-_OTHER_NUMBER = _Decision(Finding(equal=False), "number")
-_SAME_TEXT = _Decision(Finding(equal=True), "text")
+_SAME_NUMBER = _Decision(Comparison(equal=True), "number")
+_OTHER_NUMBER = _Decision(Comparison(equal=False), "number")
+_SAME_TEXT = _Decision(Comparison(equal=True), "text")
 
 
-def grade(gold: str, completion: str, policy: MathPolicy = DEFAULT) -> Verdict:
+def grade(gold: str, completion: str, grading: MathGrading = DEFAULT) -> Verdict:
     r"""Decide whether `completion` answers with `gold`, whatever the two strings are.
 
     What cannot be decided is not correct, and the reason says so.
@@ -56,8 +56,8 @@ def grade(gold: str, completion: str, policy: MathPolicy = DEFAULT) -> Verdict:
     Args:
         gold: The right answer.
         completion: What the model wrote.
-        policy: What counts as the same answer. The default is mathematics, where 3+4 is 7; for
-            a reward see `MathPolicy.evaluated`.
+        grading: What counts as the same answer. The default is mathematics, where 3+4 is 7; for
+            a reward see `MathGrading.evaluated`.
 
     Raises:
         GrpoEnvsError: the processes that run sympy cannot be started, which is no answer's fault.
@@ -69,24 +69,24 @@ def grade(gold: str, completion: str, policy: MathPolicy = DEFAULT) -> Verdict:
     >>> grade("80", "<answer>81</answer>").reason
     '81 is not 80'
     """
-    return grade_many([gold], [completion], policy)[0]
+    return grade_many([gold], [completion], grading)[0]
 
 
 def grade_many(
-    golds: Sequence[str], completions: Sequence[str], policy: MathPolicy = DEFAULT
+    golds: Sequence[str], completions: Sequence[str], grading: MathGrading = DEFAULT
 ) -> list[Verdict]:
     """Grade each completion against the gold at the same place, as `grade` does.
 
     What is left for sympy is asked at once, so that its workers decide side by side.
     """
-    answers = [extract(completion, lenient=policy.lenient) for completion in completions]
+    answers = [extract(completion, lenient=grading.lenient) for completion in completions]
     decisions = [
-        None if answer is None else _decide(gold, answer, policy)
+        None if answer is None else _decide(gold, answer, grading)
         for gold, answer in zip(golds, answers, strict=True)
     ]
     if any(decision and decision.asks for decision in decisions):
         decisions = _ask("sympy_equal", decisions)
-    if policy.math_verify:
+    if grading.math_verify:
         texts = zip(golds, answers, decisions, strict=True)
         decisions = _ask("math_verify_equal", [_in_text(*each) for each in texts])
     return [
@@ -116,8 +116,8 @@ def _is_number(node: Node) -> bool:
     return node[0] in ("num", "repeat", "base") or node == ("const", "pi")
 
 
-def prepare(policy: MathPolicy = DEFAULT) -> None:
-    """Start in the background what `policy` may need, so that no answer waits for it.
+def prepare(grading: MathGrading = DEFAULT) -> None:
+    """Start the workers that `grading` may need in the background, so that no answer waits.
 
     Raises:
         GrpoEnvsError: a package that it needs is not installed.
@@ -125,29 +125,29 @@ def prepare(policy: MathPolicy = DEFAULT) -> None:
     from grpo_envs.graders.math.workers import prepare as start
 
     start("sympy_equal")
-    if policy.math_verify:
+    if grading.math_verify:
         start("math_verify_equal")
 
 
 def _verdict(gold: str, answer: str | None, decision: _Decision | None) -> Verdict:
     if answer is None or decision is None:
         return Verdict(correct=False, extracted=None, stage="extract", reason="no answer found")
-    finding, stage, _ = decision
-    correct = finding.equal is True
+    comparison, stage, _ = decision
+    correct = comparison.equal is True
     reason = f"{answer[:_SHOWN]} is {'' if correct else 'not '}{gold[:_SHOWN]}"
-    if finding.reason:
-        reason = f"{reason}: {finding.reason}"
+    if comparison.reason:
+        reason = f"{reason}: {comparison.reason}"
     return Verdict(correct=correct, extracted=answer, stage=stage, reason=reason)
 
 
 @lru_cache(maxsize=4096)
-def _decide(gold: str, answer: str, policy: MathPolicy) -> _Decision:
+def _decide(gold: str, answer: str, grading: MathGrading) -> _Decision:
     """Decide without sympy."""
-    if policy.decimal_comma:
+    if grading.decimal_comma:
         gold, answer = (_DECIMAL_COMMA.sub(".", text) for text in (gold, answer))
     wanted, given = parse_number(gold), parse_number(answer)
-    exact = policy.percent_sign and policy.rounded_digits is None
-    literal = not policy.evaluated or not _OPERATION.search(answer)
+    exact = grading.percent_sign and grading.rounded_digits is None
+    literal = not grading.evaluated or not _OPERATION.search(answer)
     if wanted is not None:
         if given == wanted and literal:
             return _SAME_NUMBER
@@ -158,7 +158,7 @@ def _decide(gold: str, answer: str, policy: MathPolicy) -> _Decision:
     if exact and literal and (same := _same_numbers(gold, answer)) is not None:
         return _SAME_NUMBER if same else _OTHER_NUMBER
     try:
-        return _symbolic(_gold_tree(gold), parse(_bare(answer)), policy)
+        return _symbolic(_gold_tree(gold), parse(_bare(answer)), grading)
     except Unreadable as error:
         return _Decision(unknown(f"unreadable: {error}"), "symbolic")
     except RecursionError:  # little stack was left where we were called
@@ -180,14 +180,14 @@ def _same_numbers(gold: str, answer: str) -> bool | None:
     return wanted[1] == given[1]
 
 
-def _symbolic(gold: Node, answer: Node, policy: MathPolicy) -> _Decision:
-    if policy.evaluated and carried_out(gold) and not carried_out(answer):
+def _symbolic(gold: Node, answer: Node, grading: MathGrading) -> _Decision:
+    if grading.evaluated and is_evaluated(gold) and not is_evaluated(answer):
         return _Decision(different("not carried out"), "symbolic")
-    finding = compare(gold, answer, policy)
-    if finding.equal is None and not kinds(gold, answer) & _BEYOND_SYMPY:
-        pair = (_tuple(gold), _tuple(answer)) if policy.ordered else (gold, answer)
-        return _Decision(finding, "sympy", pair)
-    return _Decision(finding, "symbolic")
+    comparison = compare(gold, answer, grading)
+    if comparison.equal is None and not kinds(gold, answer) & _BEYOND_SYMPY:
+        pair = (_tuple(gold), _tuple(answer)) if grading.ordered else (gold, answer)
+        return _Decision(comparison, "sympy", pair)
+    return _Decision(comparison, "symbolic")
 
 
 def _tuple(node: Node) -> Node:
@@ -207,12 +207,12 @@ def _bare(text: str) -> str:
 
 def _in_text(gold: str, answer: str | None, decision: _Decision | None) -> _Decision | None:
     """Ask about the texts themselves where nothing is known yet."""
-    if answer is None or decision is None or decision.finding.equal is not None:
+    if answer is None or decision is None or decision.comparison.equal is not None:
         return decision
     return decision._replace(asks=(gold, answer))
 
 
-_VERDICTS: Cache[tuple[str, _Pair], Finding] = Cache(4096)
+_VERDICTS: Cache[tuple[str, _Pair], Comparison] = Cache(4096)
 
 
 def _ask(equal: str, decisions: Sequence[_Decision | None]) -> list[_Decision | None]:
@@ -226,7 +226,7 @@ def _ask(equal: str, decisions: Sequence[_Decision | None]) -> list[_Decision | 
     known = {pair: found for pair in pairs if (found := _VERDICTS.get((equal, pair)))}
     new = [pair for pair in pairs if pair not in known]
     for pair, same in zip(new, decide(new, equal) if new else [], strict=True):
-        known[pair] = unknown("undecided") if same is None else Finding(same)
+        known[pair] = unknown("undecided") if same is None else Comparison(same)
         _VERDICTS.put((equal, pair), known[pair])
     return [
         _Decision(known[decision.asks], _STAGES[equal]) if decision and decision.asks else decision

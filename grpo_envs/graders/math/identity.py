@@ -6,8 +6,8 @@ from fractions import Fraction
 from itertools import islice
 from typing import Any
 
+from grpo_envs.graders.math.comparison import EQUAL, UNKNOWN, Comparison, different, unknown
 from grpo_envs.graders.math.evaluate import Undefined, exact
-from grpo_envs.graders.math.finding import EQUAL, UNKNOWN, Finding, different, unknown
 from grpo_envs.graders.math.nodes import SYMPY_KINDS, Node, kinds, variables, walk
 from grpo_envs.graders.math.numeric import System, numeric, rational
 
@@ -30,7 +30,7 @@ _PIECEWISE = frozenset({"abs", "floor", "ceil", "sgn", "max", "min", "mod", "gcd
 Point = Mapping[str, Fraction]
 
 
-def identical(left: Node, right: Node) -> Finding:
+def identical(left: Node, right: Node) -> Comparison:
     """Return whether two scalar expressions have the same value, wherever both have one."""
     names, found = variables(left, right), kinds(left, right)
     if found & SYMPY_KINDS or len(names) > _MOST_VARIABLES:
@@ -41,12 +41,12 @@ def identical(left: Node, right: Node) -> Finding:
         return _exactly(left, right, list(_whole_points(names)))
     bent, largest = _bends(left, right)
     points = _points(names, bent, largest)
-    finding = _exactly(left, right, list(points if bent else islice(points, _ENOUGH)))
-    if finding.equal is None:
-        finding = _numerically(left, right, list(_points(names, bent, largest)))
-    if finding.equal is None:
-        finding = _exactly(left, right, list(_whole_points(names)))
-    return finding
+    comparison = _exactly(left, right, list(points if bent else islice(points, _ENOUGH)))
+    if comparison.equal is None:
+        comparison = _numerically(left, right, list(_points(names, bent, largest)))
+    if comparison.equal is None:
+        comparison = _exactly(left, right, list(_whole_points(names)))
+    return comparison
 
 
 def value_of(node: Node) -> Fraction | None:
@@ -69,7 +69,7 @@ def approximate(node: Node) -> float | None:
         return None
 
 
-def proportional(left: Node, right: Node, *, positive: bool) -> Finding:
+def proportional(left: Node, right: Node, *, positive: bool) -> Comparison:
     """Return whether `left` is `right` times a constant other than zero.
 
     Args:
@@ -102,7 +102,7 @@ def fraction(value: Fraction) -> Node:
     return ("neg", node) if value < 0 else node
 
 
-def _ratio(left: Node, right: Node, *, positive: bool) -> Finding:
+def _ratio(left: Node, right: Node, *, positive: bool) -> Comparison:
     """Return whether left / right is the same at several points; coefficients may be irrational."""
     names = variables(left, right)
     numbers = System(50, real=True)
@@ -124,7 +124,7 @@ def _ratio(left: Node, right: Node, *, positive: bool) -> Finding:
     return EQUAL
 
 
-def _closed(left: Node, right: Node) -> Finding:
+def _closed(left: Node, right: Node) -> Comparison:
     try:
         values = exact(left, {}), exact(right, {})
     except Undefined:
@@ -169,7 +169,7 @@ def _whole_points(names: list[str]) -> Iterator[Point]:
         yield {names[0]: Fraction(2 * rng.randint(1, 8) + number % 2), **rest}
 
 
-def _exactly(left: Node, right: Node, points: list[Point]) -> Finding:
+def _exactly(left: Node, right: Node, points: list[Point]) -> Comparison:
     """Compare rational values; three points decide, because they are random."""
     defined = 0
     for point in points:
@@ -185,7 +185,7 @@ def _exactly(left: Node, right: Node, points: list[Point]) -> Finding:
     return EQUAL if defined >= min(_ENOUGH, len(points)) else UNKNOWN
 
 
-def _numerically(left: Node, right: Node, points: list[Point]) -> Finding:
+def _numerically(left: Node, right: Node, points: list[Point]) -> Comparison:
     real = ("const", "i") not in walk(left, right)
     good = []
     for point in points:
@@ -206,13 +206,13 @@ def _numerically(left: Node, right: Node, points: list[Point]) -> Finding:
     if len(good) < _ENOUGH:
         return unknown("no common domain was found")
     for point in good[:2]:
-        finding = _precisely(left, right, point, real=real)
-        if not finding.equal:
-            return finding
+        comparison = _precisely(left, right, point, real=real)
+        if not comparison.equal:
+            return comparison
     return EQUAL
 
 
-def _precisely(left: Node, right: Node, point: Point, *, real: bool) -> Finding:
+def _precisely(left: Node, right: Node, point: Point, *, real: bool) -> Comparison:
     for digits in (50, 250):
         numbers = System(digits, real=real)
         try:

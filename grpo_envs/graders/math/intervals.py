@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from grpo_envs.graders.math.finding import EQUAL, Compare, Finding, all_of, different
+from grpo_envs.graders.math.comparison import EQUAL, Compare, Comparison, all_of, different
 from grpo_envs.graders.math.identity import approximate
 from grpo_envs.graders.math.nodes import INFINITY, Node
 
@@ -59,7 +59,7 @@ def _free(node: Node) -> bool:
     return node[0] in ("var", "call")
 
 
-def same_pieces(left: list[Piece], right: list[Piece], same: Compare) -> Finding:
+def same_pieces(left: list[Piece], right: list[Piece], same: Compare) -> Comparison:
     """Return whether two lists of pieces cover the same numbers."""
     left, right = _merged(left), _merged(right)
     if len(left) != len(right):
@@ -74,7 +74,7 @@ def _ends(one: Piece, two: Piece) -> tuple[tuple[tuple[Node, bool], tuple[Node, 
     return low, high
 
 
-def _same_end(one: tuple[Node, bool], two: tuple[Node, bool], same: Compare) -> Finding:
+def _same_end(one: tuple[Node, bool], two: tuple[Node, bool], same: Compare) -> Comparison:
     if one[0] in _INFINITE or two[0] in _INFINITE:
         return EQUAL if one[0] == two[0] else different("another end of an interval")
     if one[1] != two[1]:

@@ -2,17 +2,17 @@
 
 from typing import Protocol
 
-from grpo_envs.graders.math.finding import Finding
+from grpo_envs.graders.math.comparison import Comparison
+from grpo_envs.graders.math.grading import MathGrading
 from grpo_envs.graders.math.nodes import Node
-from grpo_envs.graders.math.policy import MathPolicy
 
 
 class Judge(Protocol):
     """Compares the parts of what a rule compares."""
 
     @property
-    def policy(self) -> MathPolicy:
+    def grading(self) -> MathGrading:
         """What counts as the same."""
 
-    def compare(self, gold: Node, answer: Node) -> Finding:
+    def compare(self, gold: Node, answer: Node) -> Comparison:
         """Return whether `answer` is `gold`."""

@@ -8,13 +8,13 @@ from grpo_envs.graders.math.nodes import Node
 _MOST_ENTRIES = 100
 
 
-def carried_out(node: Node) -> Node:
-    """Return the matrix that a sum or a product of matrices is; anything else as it is."""
-    if node[0] == "neg" and (inner := carried_out(node[1]))[0] == "matrix":
+def combine_matrices(node: Node) -> Node:
+    """Return a sum or a product of matrices as one matrix, and anything else unchanged."""
+    if node[0] == "neg" and (inner := combine_matrices(node[1]))[0] == "matrix":
         return _each(inner, lambda entry: ("neg", entry))
     if node[0] not in ("add", "mul"):
         return node
-    parts = [carried_out(part) for part in node[1:]]
+    parts = [combine_matrices(part) for part in node[1:]]
     large = any(part[0] == "matrix" and _size(part) > _MOST_ENTRIES for part in parts)
     if large or not any(part[0] == "matrix" for part in parts):
         return node

@@ -1,6 +1,6 @@
 """Compare equations, inequalities and congruences."""
 
-from grpo_envs.graders.math.finding import EQUAL, Finding, all_of, different, unknown
+from grpo_envs.graders.math.comparison import EQUAL, Comparison, all_of, different, unknown
 from grpo_envs.graders.math.identity import proportional, value_of
 from grpo_envs.graders.math.intervals import pieces, same_pieces, variable
 from grpo_envs.graders.math.judge import Judge
@@ -11,7 +11,7 @@ _INEQUALITIES = frozenset({"<", "<=", ">", ">=", "!="})
 _EQUALITIES = frozenset({"=", "~"})
 
 
-def congruences(gold: Node, answer: Node, _: Judge) -> Finding | None:
+def congruences(gold: Node, answer: Node, _: Judge) -> Comparison | None:
     """Compare congruences: 3 (mod 5) is 8 (mod 5)."""
     if "congruent" not in (gold[0], answer[0]):
         return None
@@ -25,7 +25,7 @@ def congruences(gold: Node, answer: Node, _: Judge) -> Finding | None:
     return EQUAL if same else different("another residue")
 
 
-def relations(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+def relations(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
     """Compare where at least one side is an equation, an inequality or a chain of them."""
     if "rel" not in (gold[0], answer[0]):
         return None
@@ -36,21 +36,21 @@ def relations(gold: Node, answer: Node, judge: Judge) -> Finding | None:
     if not _INEQUALITIES.isdisjoint(relation[2::2]):
         return on_the_line(gold, answer, judge) or different("an inequality is no value")
     relation = _named_first(relation)
-    if not judge.policy.unwrap or not _names(relation[1]):
+    if not judge.grading.unwrap or not _names(relation[1]):
         return different("an equation is no value")
     value, consistent = _assigned(relation, judge)
     pair = (value, other) if gold_is_relation else (other, value)
     return all_of((consistent, judge.compare(*pair)))
 
 
-def _two_relations(gold: Node, answer: Node, judge: Judge) -> Finding:
+def _two_relations(gold: Node, answer: Node, judge: Judge) -> Comparison:
     signs = set(gold[2::2]), set(answer[2::2])
     if all(sign <= _EQUALITIES for sign in signs):
         return _two_equations(gold, answer, judge)
     if any(sign <= _EQUALITIES for sign in signs) or "to" in signs[0] | signs[1]:
         return different("another relation")
-    if variable(gold) == variable(answer) and (finding := on_the_line(gold, answer, judge)):
-        return finding
+    if variable(gold) == variable(answer) and (comparison := on_the_line(gold, answer, judge)):
+        return comparison
     gold, answer = _ascending(gold), _ascending(answer)
     if gold[2::2] != answer[2::2]:
         return different("another relation")
@@ -62,7 +62,7 @@ def _two_relations(gold: Node, answer: Node, judge: Judge) -> Finding:
     return proportional(*differences, positive=gold[2] != "!=")
 
 
-def _two_equations(gold: Node, answer: Node, judge: Judge) -> Finding:
+def _two_equations(gold: Node, answer: Node, judge: Judge) -> Comparison:
     if gold[1] == answer[1] and _names(gold[1]):
         (value, consistent), (other, also) = _assigned(gold, judge), _assigned(answer, judge)
         return all_of((consistent, also, judge.compare(value, other)))
@@ -102,7 +102,7 @@ def _named_first(relation: Node) -> Node:
     return ("rel", *relation[:0:-1]) if turned else relation
 
 
-def _assigned(relation: Node, judge: Judge) -> tuple[Node, Finding]:
+def _assigned(relation: Node, judge: Judge) -> tuple[Node, Comparison]:
     """Return the value that a chain x = a = b gives, and whether a is b.
 
     What is only about equal decides nothing where there is an exact value: x = 1/3, about 0.3.
@@ -115,7 +115,7 @@ def _assigned(relation: Node, judge: Judge) -> tuple[Node, Finding]:
     return exact[-1], links
 
 
-def on_the_line(gold: Node, answer: Node, judge: Judge) -> Finding | None:
+def on_the_line(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
     """Compare two sets of real numbers, or return None if they are none."""
     found = pieces(gold), pieces(answer)
     if found[0] is None or found[1] is None:

@@ -1,4 +1,4 @@
-"""Decimals as rounded values, where the policy says so."""
+"""Decimals as rounded values, where the grading rules say so."""
 
 from fractions import Fraction
 

@@ -217,7 +217,7 @@ class Pair:
         return False
 
     def _apart(self, x: Any, y: Any) -> bool:
-        # How near a rounded decimal must be is for the policy to say, not for algebra.
+        # How near a rounded decimal must be is decided by the grading rules, not by algebra.
         return far(x, y) and not (self.decimal and near(x, y, 2))
 
 

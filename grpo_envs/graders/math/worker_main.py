@@ -43,10 +43,10 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # a collection in a worker would copy the pages that it looks through
     control.sendall(b"R")
-    Zygote(control, decider.equal, int(memory), float(deadline)).serve()
+    WorkerZygote(control, decider.equal, int(memory), float(deadline)).serve()
 
 
-class Zygote:
+class WorkerZygote:
     """Forks workers, kills them on demand and reaps them. Nothing else ever runs here."""
 
     def __init__(self, control: socket.socket, equal: Equal, memory: int, deadline: float) -> None:

@@ -22,7 +22,7 @@ from weakref import WeakSet
 
 from grpo_envs.errors import GrpoEnvsError
 from grpo_envs.graders.math.nodes import Node
-from grpo_envs.graders.math.zygote import HUNG, NEEDS, NO_SIGNAL, Worker, Zygote, start
+from grpo_envs.graders.math.zygote import HUNG, NEEDS, NO_SIGNAL, Worker, WorkerZygoteHandle, start
 from grpo_envs.runtime.launch import cores
 
 DEADLINE = 1.0  # seconds of wall clock for a pair, from when a worker gets it
@@ -71,7 +71,7 @@ class Pool:
         self.size = size or min(4, cores())
         self.deadline = deadline
         self.memory = memory
-        self._zygote: Zygote | None = None
+        self._zygote: WorkerZygoteHandle | None = None
         self._running: dict[int, tuple[_Job, Worker]] = {}
         self._opening: list[socket.socket] = []
         self._lock = threading.Lock()
@@ -141,10 +141,10 @@ class Pool:
                     job.tries, job.last = 0, _NEVER
                 self._stop()
 
-    def _started(self) -> Zygote:
+    def _started(self) -> WorkerZygoteHandle:
         return start(self.equal, self.memory, self.deadline, self._opening)
 
-    def _fill(self, zygote: Zygote, waiting: int) -> None:
+    def _fill(self, zygote: WorkerZygoteHandle, waiting: int) -> None:
         """Ask for workers until there is one for each pair that can run now, and one to spare."""
         zygote.wait()
         wanted = 1 + min(self.size, waiting + len(self._running))
@@ -177,7 +177,9 @@ class Pool:
             raise TimeoutError
         return events
 
-    def _collect(self, zygote: Zygote, waiting: deque[_Job], verdicts: list[bool | None]) -> None:
+    def _collect(
+        self, zygote: WorkerZygoteHandle, waiting: deque[_Job], verdicts: list[bool | None]
+    ) -> None:
         events = self._poll(zygote.control)
         now = time.monotonic()
         if zygote.control.fileno() in events:  # first: its death explains those of its workers

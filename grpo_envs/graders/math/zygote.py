@@ -39,8 +39,8 @@ class Worker:
 
 
 @dataclass(slots=True)
-class Zygote:
-    """The process, and the workers that it has forked and nobody has used."""
+class WorkerZygoteHandle:
+    """The zygote's process, and the workers that it has forked and nobody has used."""
 
     process: subprocess.Popen[bytes]
     control: socket.socket
@@ -103,15 +103,17 @@ class Zygote:
             worker.end.close()
 
 
-def start(equal: str, memory: int, deadline: float, opening: list[socket.socket]) -> Zygote:
+def start(
+    equal: str, memory: int, deadline: float, opening: list[socket.socket]
+) -> WorkerZygoteHandle:
     """Start a zygote by exec, without waiting for it.
 
     Args:
         equal: The module that decides, one of NEEDS.
         memory: Bytes of address space of a worker.
         deadline: Seconds that a worker may take.
-        opening: Holds the sockets while they belong to no Zygote yet, for a child that is forked
-            at this very moment by another thread.
+        opening: Holds the sockets while no handle owns them yet: a child that another thread forks
+            at this very moment closes them.
 
     Raises:
         GrpoEnvsError: a package is not installed, or the system starts no process.
@@ -138,7 +140,7 @@ def start(equal: str, memory: int, deadline: float, opening: list[socket.socket]
         theirs.close()
         opening.clear()
     ours.settimeout(HUNG)
-    return Zygote(process, ours)
+    return WorkerZygoteHandle(process, ours)
 
 
 def _no_start(why: str) -> GrpoEnvsError:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from grpo_envs.graders.math import MathPolicy, Verdict, extract, grade, grade_many, parse_number
+from grpo_envs.graders.math import MathGrading, Verdict, extract, grade, grade_many, parse_number
 from grpo_envs.graders.math.numbers import clean
 
 # The same examples in every run; no deadline, because a busy machine is no defect.
@@ -572,7 +572,7 @@ def test_hostile_text_is_a_wrong_answer(text: str) -> None:
     # A grader that is quadratic in any of these, or computes them, would not come back from here.
     for completion in (text, f"<answer>{text}</answer>", f"\\boxed{{{text}}}", f"#### {text}"):
         assert not grade("7", completion).correct
-        assert not grade("7", completion, MathPolicy(lenient=True)).correct
+        assert not grade("7", completion, MathGrading(lenient=True)).correct
     assert not grade(text[:3000], "<answer>7</answer>").correct
 
 

@@ -1,4 +1,4 @@
-"""What a policy changes: answers that are carried out, math-verify in a worker, sympy's part."""
+"""Grading rules: answers that are carried out, math-verify in a worker, the part of sympy."""
 
 import os
 import signal
@@ -18,25 +18,25 @@ from grpo_envs.config.composition import compose_run
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.graders.math import (
     DEFAULT,
-    MathPolicy,
+    MathGrading,
     grade,
     grade_many,
-    policy_from,
+    grading_from,
     prepare,
     readable,
     workers,
     zygote,
 )
-from grpo_envs.graders.math.evaluated import carried_out
+from grpo_envs.graders.math.evaluated import is_evaluated
 from grpo_envs.graders.math.grade import _VERDICTS
 from grpo_envs.graders.math.parse import parse
 
 ROOT = Path(__file__).parents[3]
-EVALUATED = MathPolicy(evaluated=True)
+EVALUATED = MathGrading(evaluated=True)
 
 
-def right(gold: str, answer: str, policy: MathPolicy = DEFAULT) -> bool:
-    return grade(gold, rf"\boxed{{{answer}}}", policy).correct
+def right(gold: str, answer: str, grading: MathGrading = DEFAULT) -> bool:
+    return grade(gold, rf"\boxed{{{answer}}}", grading).correct
 
 
 # Carried out
@@ -117,8 +117,8 @@ def test_without_the_policy_a_sum_is_its_value() -> None:
 
 def test_numbers_of_any_length_are_looked_at_in_bounds() -> None:
     digits = "9" * 390
-    assert carried_out(parse(f"{digits}/5"))
-    assert not carried_out(("div", ("num", "9" * 9000), ("num", "7")))
+    assert is_evaluated(parse(f"{digits}/5"))
+    assert not is_evaluated(("div", ("num", "9" * 9000), ("num", "7")))
 
 
 # sympy's part
@@ -151,7 +151,7 @@ def test_what_the_first_stages_leave_open(gold: str, answer: str, correct: bool)
 
 
 def test_where_order_counts_sympy_keeps_it() -> None:
-    ordered = MathPolicy(ordered=True)
+    ordered = MathGrading(ordered=True)
     assert right(r"\int_0^1 x dx, \int_0^2 x dx", "1/2, 2", ordered)
     assert not right(r"\int_0^1 x dx, \int_0^2 x dx", "2, 1/2", ordered)
     assert right(r"\int_0^1 x dx, \int_0^2 x dx", "2, 1/2")
@@ -181,21 +181,21 @@ BEYOND = ("10", "10 @")  # we do not read the answer, math-verify does
 
 
 @pytest.fixture
-def math_verify() -> Iterator[MathPolicy]:
+def math_verify() -> Iterator[MathGrading]:
     pytest.importorskip("math_verify")
     _VERDICTS.clear()
-    yield MathPolicy(math_verify=True)
+    yield MathGrading(math_verify=True)
     workers._POOLS["math_verify_equal"].close()
 
 
-def test_math_verify_decides_what_we_cannot_read(math_verify: MathPolicy) -> None:
+def test_math_verify_decides_what_we_cannot_read(math_verify: MathGrading) -> None:
     gold, answer = BEYOND
-    verdicts = [grade(gold, rf"\boxed{{{answer}}}", policy) for policy in (DEFAULT, math_verify)]
+    verdicts = [grade(gold, rf"\boxed{{{answer}}}", grading) for grading in (DEFAULT, math_verify)]
     assert [verdict.correct for verdict in verdicts] == [False, True]
     assert [verdict.stage for verdict in verdicts] == ["symbolic", "math-verify"]
 
 
-def test_math_verify_is_asked_about_nothing_else(math_verify: MathPolicy) -> None:
+def test_math_verify_is_asked_about_nothing_else(math_verify: MathGrading) -> None:
     golds = ["7", "7", "x+1", r"\sum_{k=1}^{10} k", "7"]
     answers = ["7", "8", "1+x", "55", None]
     texts = [rf"\boxed{{{answer}}}" if answer else "nothing" for answer in answers]
@@ -205,7 +205,7 @@ def test_math_verify_is_asked_about_nothing_else(math_verify: MathPolicy) -> Non
     assert workers._POOLS["math_verify_equal"]._zygote is None
 
 
-def test_math_verify_runs_where_it_can_be_killed(math_verify: MathPolicy) -> None:
+def test_math_verify_runs_where_it_can_be_killed(math_verify: MathGrading) -> None:
     gold, answer = BEYOND
     assert right(gold, answer, math_verify)
     _VERDICTS.clear()
@@ -223,7 +223,7 @@ def test_without_math_verify_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
         zygote, "find_spec", lambda name: None if name == "math_verify" else find_spec(name)
     )
     with pytest.raises(GrpoEnvsError) as caught:
-        prepare(MathPolicy(math_verify=True))
+        prepare(MathGrading(math_verify=True))
     expected = 'math_verify is not installed: pip install "grpo-envs[math-verify]".'
     assert str(caught.value) == expected
 
@@ -232,42 +232,42 @@ def test_without_math_verify_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_environment_asks_for_what_is_carried_out_unless_told() -> None:
-    strict, mild = MathEnv(), MathEnv(policy={"evaluated": False})
+    strict, mild = MathEnv(), MathEnv(grading={"evaluated": False})
     problem = strict.problem(0)
     answer = f"<answer>{problem.prompt[len('What is ') : -1]}</answer>"
     assert strict.score(problem, answer).parts["correct"] == 0
     assert mild.score(problem, answer).parts["correct"] == 1
-    assert MathEnv(answer="number").policy == MathPolicy(evaluated=True, lenient=True)
+    assert MathEnv(answer="number").grading == MathGrading(evaluated=True, lenient=True)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        pytest.param({"unit": True}, "no field of env.policy 'unit'. Allowed: ", id="a name"),
-        pytest.param({"units": 1}, "env.policy.units=1. Allowed: true, false.", id="a number"),
+        pytest.param({"unit": True}, "no field of env.grading 'unit'. Allowed: ", id="a name"),
+        pytest.param({"units": 1}, "env.grading.units=1. Allowed: true, false.", id="a number"),
         pytest.param(
             {"rounded_digits": True},
-            "env.policy.rounded_digits=True. Allowed: a number above 0, or null.",
+            "env.grading.rounded_digits=True. Allowed: a number above 0, or null.",
             id="no number",
         ),
     ],
 )
-def test_a_wrong_policy_is_one_line(given: dict[str, Any], message: str) -> None:
+def test_a_wrong_grading_is_one_line(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        policy_from(given)
+        grading_from(given)
     assert str(caught.value).startswith(message)
 
 
-def test_a_policy_from_a_configuration() -> None:
-    assert policy_from({"rounded_digits": 3, "units": True}) == MathPolicy(
+def test_a_grading_from_a_configuration() -> None:
+    assert grading_from({"rounded_digits": 3, "units": True}) == MathGrading(
         rounded_digits=3, units=True
     )
-    assert policy_from(None, EVALUATED) is not DEFAULT
-    assert policy_from({}, EVALUATED) == EVALUATED
-    keywords = compose_run(["env.policy={rounded_digits: 3}"]).env_keywords
+    assert grading_from(None, EVALUATED) is not DEFAULT
+    assert grading_from({}, EVALUATED) == EVALUATED
+    keywords = compose_run(["env.grading={rounded_digits: 3}"]).env_keywords
     env = grpo_envs.make("math", **keywords)
     assert isinstance(env, MathEnv)
-    assert env.policy == MathPolicy(evaluated=True, rounded_digits=3)
+    assert env.grading == MathGrading(evaluated=True, rounded_digits=3)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from grpo_envs.graders.math import DEFAULT, MathPolicy, grade, grade_many, workers
+from grpo_envs.graders.math import DEFAULT, MathGrading, grade, grade_many, workers
 from grpo_envs.graders.math.compare import compare
 from grpo_envs.graders.math.evaluate import Undefined, exact
 from grpo_envs.graders.math.grade import _VERDICTS, _decide, _gold_tree
@@ -25,10 +25,10 @@ from grpo_envs.graders.math.parse import Unreadable, parse
 PROPERTY = settings(max_examples=200, deadline=None, derandomize=True)
 
 
-def same(gold: str, answer: str, **policy: Any) -> bool | None:
+def same(gold: str, answer: str, **grading: Any) -> bool | None:
     """What the first three stages find; None where they leave it to sympy."""
-    decision = _decide(gold, answer, MathPolicy(**policy))
-    return decision.finding.equal
+    decision = _decide(gold, answer, MathGrading(**grading))
+    return decision.comparison.equal
 
 
 # What is read
@@ -382,7 +382,7 @@ def test_what_is_the_same_is_equal(gold: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer", "policy", "correct"),
+    ("gold", "answer", "grading", "correct"),
     [
         pytest.param("50\\%", "50", {}, False, id="percent are hundredths"),
         pytest.param("50\\%", "50", {"percent_sign": False}, True, id="the sign may be missing"),
@@ -409,9 +409,9 @@ def test_what_is_the_same_is_equal(gold: str, answer: str) -> None:
     ],
 )
 def test_a_policy_says_what_is_the_same(
-    gold: str, answer: str, policy: dict[str, Any], correct: bool
+    gold: str, answer: str, grading: dict[str, Any], correct: bool
 ) -> None:
-    assert same(gold, answer, **policy) is correct
+    assert same(gold, answer, **grading) is correct
 
 
 def test_the_reason_names_the_difference() -> None:
@@ -762,9 +762,9 @@ def test_sympy_is_asked_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_another_policy_decided_is_not_remembered() -> None:
     cold()
     assert not grade("50\\%", "#### 50").correct
-    assert grade("50\\%", "#### 50", MathPolicy(percent_sign=False)).correct
+    assert grade("50\\%", "#### 50", MathGrading(percent_sign=False)).correct
     assert not grade("7", "it is 7").correct
-    assert grade("7", "it is 7", MathPolicy(lenient=True)).correct
+    assert grade("7", "it is 7", MathGrading(lenient=True)).correct
 
 
 def test_it_decides_with_little_stack_left() -> None:

@@ -77,7 +77,7 @@ def judge(what, how, seconds):
 _, number, memory, deadline, *_ = sys.argv[1:]
 control = socket.socket(fileno=int(number))
 control.sendall(b"R")
-worker.Zygote(control, judge, int(memory), float(deadline)).serve()
+worker.WorkerZygote(control, judge, int(memory), float(deadline)).serve()
 """
 
 
@@ -178,7 +178,7 @@ def running(pool: Pool) -> list[int]:
         pytest.param(r"\int_0^1 x^2 dx", r"\frac14", False, id="an integral, wrong"),
         pytest.param(r"\int_{-\infty}^\infty e^{-x^2} dx", r"\sqrt{\pi}", True, id="Gauss"),
         pytest.param(r"\int_0^\infty e^{-a x} dx", r"\frac1a", True, id="a parameter"),
-        pytest.param(r"\int_0^1 e^{-x^2} dx", "0.7468", None, id="rounding is for the policy"),
+        pytest.param(r"\int_0^1 e^{-x^2} dx", "0.7468", None, id="rounding is left to the rules"),
         pytest.param(r"\int_0^1 e^{-x^2} dx", "0.5", False, id="a decimal, wrong"),
         pytest.param(r"\int 2x dx", "x^2 + C", True, id="up to a constant"),
         pytest.param(r"\int 2x dx", "x^3 + C", False, id="up to a constant, wrong"),

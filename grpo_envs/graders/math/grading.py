@@ -8,7 +8,7 @@ from grpo_envs.errors import ConfigError, require, unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MathPolicy:
+class MathGrading:
     """How strictly an answer is compared with the gold. What is not set here is mathematics."""
 
     evaluated: bool = False
@@ -34,27 +34,27 @@ class MathPolicy:
     decided by none. Its verdicts depend on the ANTLR that is installed, and some are wrong."""
 
 
-DEFAULT = MathPolicy()
+DEFAULT = MathGrading()
 
 
-def policy_from(given: Mapping[str, Any] | None, usual: MathPolicy = DEFAULT) -> MathPolicy:
-    """Return `usual` with the given fields in place of its own: `env.policy` of a configuration.
+def grading_from(given: Mapping[str, Any] | None, usual: MathGrading = DEFAULT) -> MathGrading:
+    """Return `usual` with the given fields in place of its own: `env.grading` of a configuration.
 
     Raises:
         ConfigError: a field is unknown, or its value is not allowed.
 
-    >>> policy_from({"units": True}).units
+    >>> grading_from({"units": True}).units
     True
     """
-    names = [field.name for field in fields(MathPolicy)]
+    names = [field.name for field in fields(MathGrading)]
     for name, value in (given or {}).items():
         if name not in names:
-            raise unknown("field of env.policy", name, names)
+            raise unknown("field of env.grading", name, names)
         if name == "rounded_digits":
             whole = type(value) is int and value > 0
             require(
-                value is None or whole, f"env.policy.{name}", value, "a number above 0, or null"
+                value is None or whole, f"env.grading.{name}", value, "a number above 0, or null"
             )
         elif type(value) is not bool:
-            raise ConfigError(f"env.policy.{name}={value}. Allowed: true, false.")
+            raise ConfigError(f"env.grading.{name}={value}. Allowed: true, false.")
     return replace(usual, **(given or {}))

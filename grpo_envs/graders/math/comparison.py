@@ -1,4 +1,4 @@
-"""What a comparison finds: equal, different, or not known; and why."""
+"""Outcomes of comparisons: equal, different or unknown, and why."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from grpo_envs.graders.math.nodes import Node
 _MOST_UNPAIRED = 40
 
 
-class Finding(NamedTuple):
+class Comparison(NamedTuple):
     """The outcome of a comparison."""
 
     equal: bool | None
@@ -16,36 +16,36 @@ class Finding(NamedTuple):
     reason: str = ""
 
 
-EQUAL = Finding(equal=True)
-DIFFERENT = Finding(equal=False)
-UNKNOWN = Finding(equal=None, reason="undecided")
+EQUAL = Comparison(equal=True)
+DIFFERENT = Comparison(equal=False)
+UNKNOWN = Comparison(equal=None, reason="undecided")
 
 
-Compare = Callable[[Node, Node], Finding]
+Compare = Callable[[Node, Node], Comparison]
 
 
-def different(reason: str) -> Finding:
+def different(reason: str) -> Comparison:
     """Return that two things differ, and why."""
-    return Finding(equal=False, reason=reason)
+    return Comparison(equal=False, reason=reason)
 
 
-def unknown(reason: str) -> Finding:
+def unknown(reason: str) -> Comparison:
     """Return that nothing is known, and why."""
-    return Finding(equal=None, reason=reason)
+    return Comparison(equal=None, reason=reason)
 
 
-def all_of(findings: Iterable[Finding]) -> Finding:
+def all_of(comparisons: Iterable[Comparison]) -> Comparison:
     """Return whether all are equal: one difference decides, whatever is not known."""
     result = EQUAL
-    for finding in findings:
-        if finding.equal is False:
-            return finding
-        if finding.equal is None:
-            result = finding
+    for comparison in comparisons:
+        if comparison.equal is False:
+            return comparison
+        if comparison.equal is None:
+            result = comparison
     return result
 
 
-def paired(left: Sequence[Node], right: Sequence[Node], same: Compare) -> Finding:
+def paired(left: Sequence[Node], right: Sequence[Node], same: Compare) -> Comparison:
     """Return whether the things on both sides can be paired off, in whatever order.
 
     Equality is transitive, so the first partner that is equal is as good as any other.
@@ -63,13 +63,13 @@ def paired(left: Sequence[Node], right: Sequence[Node], same: Compare) -> Findin
         return unknown("too many answers")
     for item in rest:
         partner = None
-        doubt: Finding | None = None
+        doubt: Comparison | None = None
         for place, other in enumerate(free):
-            finding = same(item, other)
-            if finding.equal:
+            comparison = same(item, other)
+            if comparison.equal:
                 partner = place
                 break
-            doubt = finding if finding.equal is None else doubt
+            doubt = comparison if comparison.equal is None else doubt
         if partner is None:
             return doubt or different("an answer without its counterpart")
         free.pop(partner)
