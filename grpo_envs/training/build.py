@@ -68,10 +68,9 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     if state:
         source.load_state_dict(state["source"])
         envs.train.env.load_state_dict(state["env"])
+    held_out = (envs.held_out, envs.problems)
     evaluation = make_evaluation(
-        *(cfg, policy, (envs.held_out, envs.problems), sampler),
-        tick=stop.check,
-        processes=processes,
+        cfg, policy, held_out, sampler, tick=stop.check, processes=processes
     )
     return Trainer(
         cfg=cfg.trainer,
@@ -86,11 +85,9 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         decisive=cfg.decisive(),
         group_size=cfg.agent.group_size,
         done=done,
-        last=state.get("last", {}),
-        skipped=state.get("skipped", 0),
-        owes_evaluation=state.get("owes_evaluation", False),
         stop=stop,
         processes=processes,
+        **{key: state[key] for key in ("last", "skipped", "owes_evaluation") if state},
     )
 
 
