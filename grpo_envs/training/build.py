@@ -60,8 +60,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     checkpoints = Checkpoints(out, cfg.trainer.keep_checkpoints)
     done, state = _resume(agent, policy, cfg, checkpoints) if cfg.resume else (0, {})
     sampler = make_sampler(cfg, policy, accelerator)
-    log.info("%s; %s", _summary(cfg, parts), agent.describe())
-    log.info("first prompt, as the model sees it: %r", _first_prompt(envs.train, policy.chat))
+    _log_start(cfg, parts, agent, envs.train)
     stop = Stop(patient=processes.count == 1)
     rollout = Rollout(envs.train, policy.chat, sampler, decoding, cfg.seed, tick=stop.check)
     source = _source(cfg, processes.shared(rollout), lambda: _publish(policy, sampler))
@@ -223,6 +222,11 @@ def _publish(policy: Policy, sampler: Sampler) -> None:
     """Give the weights to the sampler if they have changed since it got them."""
     if sampler.version != policy.version:
         sampler.sync(policy)
+
+
+def _log_start(cfg: RunConfig, parts: Parts, agent: Agent, env: GroupVectorEnv) -> None:
+    log.info("%s; %s", _summary(cfg, parts), agent.describe())
+    log.info("first prompt, as the model sees it: %r", _first_prompt(env, parts.policy.chat))
 
 
 def _summary(cfg: RunConfig, parts: Parts) -> str:

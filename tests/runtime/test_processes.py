@@ -119,8 +119,9 @@ def assert_same(one: Path, two: Path) -> None:
             assert a == b
     for name in ("metrics", "eval"):
         for a, b in zip(rows(one, name), rows(two, name), strict=True):
-            gaps = [row.pop("policy/sample_gap", 0.0) for row in (a, b)]  # of bf16: roundings
-            assert gaps[0] == pytest.approx(gaps[1], rel=0.05, abs=1e-5)
+            # Roundings alone. Those of bf16 depend on the batch's shape and on the processor.
+            gap = max(row.pop("policy/sample_gap", 0.0) for row in (a, b))
+            assert gap < (0.02 if "bf16" in one.name else 1e-5)
             assert a == {key: pytest.approx(x, rel=1e-3, abs=1e-5) for key, x in b.items()}
     for a_file in sorted((one / "checkpoints").glob("*/*.safetensors")):
         b_file = two / a_file.relative_to(one)
