@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-THEIRS = [ROOT / "tests" / "third_party" / name for name in ("acme", "bare", "rival", "broken")]
+THEIRS = [
+    ROOT / "tests" / "third_party" / name for name in ("acme", "bare", "rival", "broken", "lab")
+]
 SMALL = [
     *("trainer=smoke", "trainer.eval_problems=4", "agent.group_size=2"),
     *("sampler.max_new_tokens=8", "logger.names=[jsonl]"),
@@ -214,6 +216,75 @@ def test_an_experiment_of_theirs_is_a_sweep(place: Place) -> None:
     assert len(list((place.cwd / "theirs").glob("*/done.json"))) == 2
 
 
+LAB = [
+    *("agent=patient", "agent.clipping.norm=0.5", "agent.group_size=2", "sampler=generate"),
+    *("sampler.rows=1", "sampler.max_new_tokens=8", "trainer=smoke", "trainer.eval_problems=4"),
+    "logger.names=[jsonl]",
+]
+
+
+def test_an_agent_and_a_sampler_of_theirs_train_and_go_on(place: Place) -> None:
+    """Keys of their own, no file of ours: a run, and one that is cut off and goes on."""
+    for name, more in (("whole", []), ("half", ["trainer.steps=1"])):
+        place.grpo("grpo_envs.run", "env=shout", *LAB, *more, f"hydra.run.dir={name}")
+    _, err = place.grpo("grpo_envs.run", "env=shout", *LAB, "resume=half")
+    assert "resuming half after step 1" in err
+    assert "REINFORCE, lr 0.0001, decay 0.99" in err
+    whole, half = (
+        [json.loads(line) for line in lines(place.cwd / name / "metrics.jsonl")]
+        for name in ("whole", "half")
+    )
+    assert [row["step"] for row in half] == [1, 2]
+    for a, b in zip(whole, half, strict=True):
+        assert a["lab/baseline"] == b["lab/baseline"]
+        assert a["optim/grad_norm"] == b["optim/grad_norm"] > 0
+        assert a["lab/completions"] > 0
+    weights = [
+        (place.cwd / name / "checkpoints" / "last" / "model.safetensors").read_bytes()
+        for name in ("whole", "half")
+    ]
+    assert weights[0] == weights[1]
+    config = json.loads((place.cwd / "whole" / "config.json").read_text())["config"]
+    assert (config["agent.name"], config["agent.decay"]) == ("reinforce", 0.99)
+    assert (config["sampler.name"], config["sampler.rows"]) == ("generate", 1)
+
+
+def test_an_advantage_and_an_objective_of_theirs_train(place: Place) -> None:
+    mechanisms = [
+        *("agent.advantage.name=ranked", "agent.advantage.options.power=0.5"),
+        *("agent.loss.objective=leashed", "agent.loss.options.leash=0.1", "agent.minibatches=2"),
+    ]
+    args = ["env.rewards={correct: 1.0, acme_vowels: 0.5}", "sampler.max_new_tokens=16"]
+    place.grpo(
+        *("grpo_envs.run", "env=shout", *SMALL, *args, *mechanisms, "hydra.run.dir=mechanisms"),
+        "agent.group_size=4",
+    )
+    sampled = [json.loads(line) for line in lines(place.cwd / "mechanisms" / "completions.jsonl")]
+    ranks = {round(abs(row["advantage"]) ** 2, 6) for row in sampled}
+    thirds = {0.0, *(round(i / 3, 6) for i in range(1, 4))}
+    assert ranks <= thirds
+    assert ranks - {0.0}, "some group had different rewards"
+
+
+@pytest.mark.slow
+def test_a_sweep_over_keys_of_theirs(place: Place) -> None:
+    sweep = ["agent.decay=0.5,0.9", "sampler.rows=1,2", "trainer.steps=1"]
+    args = [word for word in LAB if word.partition("=")[0] != "sampler.rows"]
+    place.grpo("grpo_envs.run", "-m", "env=shout", *args, *sweep, "hydra.sweep.dir=lab")
+    assert len(list((place.cwd / "lab").glob("*/done.json"))) == 4
+
+
+def test_help_has_their_keys(place: Place) -> None:
+    text, _ = place.grpo("grpo_envs.run", "agent=reinforce", "sampler=generate", "--help")
+    for row in (
+        "patient         REINFORCE whose baseline moves slowly.",
+        "agent.decay=0.9",
+        "agent.clipping.norm=1.0         Gradients are scaled down to this L2 norm.",
+        "sampler.rows=4                  Completions of a prompt that are sampled at once.",
+    ):
+        assert row in text
+
+
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "an environment": (["env=shoot"], "whisper. Did you mean 'shout'?"),
     "an option": (["agent=acne"], "Did you mean 'acme'?"),
@@ -230,6 +301,21 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a keyword of another type that its constructor takes": (
         ["env=whisper", "env.gap=3"],
         "env.gap=3. Allowed: text.",
+    ),
+    "a key of an agent": (
+        ["agent=reinforce", "agent.deca=1"],
+        "agent.decay, agent.clipping. Did you mean 'agent.decay'?",
+    ),
+    "a value of an agent": (["agent=reinforce", "agent.decay=1"], "0 to below 1."),
+    "a value of a sampler": (["sampler=generate", "sampler.rows=0"], "1 or more."),
+    "an option of an advantage": (
+        ["agent.advantage.name=ranked", "agent.advantage.options.powr=2"],
+        "no agent.advantage.options.powr. Allowed: agent.advantage.options.power. "
+        "Did you mean 'power'?",
+    ),
+    "an option that an objective needs": (
+        ["agent.loss.objective=leashed"],
+        "missing: agent.loss.options.leash=...",
     ),
     "a reward": (["env.rewards={acme_vowel: 1}"], "Did you mean 'acme_vowels'?"),
     "a name that two claim": (
@@ -265,6 +351,8 @@ def test_a_mistake_is_told_with_their_names(refusals: dict[str, str], mistake: s
         ("grpo-envs env=", {"env=math", "env=shout", "env=whisper", "env=sort_letters"}),
         ("grpo-envs agent=a", {"agent=acme"}),
         ("grpo-envs experiment=a", {"experiment=acme"}),
+        ("grpo-envs agent=reinforce agent.clipping.", {"agent.clipping.norm="}),
+        ("grpo-envs sampler=", {"sampler=default", "sampler=generate", "sampler=torch"}),
     ],
 )
 def test_the_shell_completes_their_names(place: Place, typed: str, offered: set[str]) -> None:
