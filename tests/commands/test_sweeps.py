@@ -169,10 +169,14 @@ def test_the_report_has_jobs_that_failed_before_they_began(tmp_path: Path) -> No
     ]
 
 
-def test_no_sweep_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_sweep_there_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep_report", str(tmp_path / "nowhere")])
-    with pytest.raises(SystemExit, match=r"nowhere: no jobs of a sweep in it\."):
+    with pytest.raises(SystemExit, match="^2$"):
         main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nowhere: no jobs of a sweep in it." in line
 
 
 def test_a_job_that_fails_stops_no_other_and_is_told_at_the_end(tmp_path: Path) -> None:
