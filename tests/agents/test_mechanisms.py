@@ -381,21 +381,25 @@ def test_what_is_logged_of_a_member_is_the_mean_over_its_tokens(random_policy: P
     assert logged == pytest.approx(by_hand)
 
 
-def test_members_without_a_grade_and_flat_groups_get_zeros_at_every_token() -> None:
-    s = scores(
-        [[1.0, 0.0, 5.0], [2.0, 2.0, 2.0], [1.0, 0.0, 0.0]], [[3, 2, 1], [2, 2, 2], [1, 3, 2]]
-    )
+@pytest.mark.parametrize("each_token", [False, True])
+def test_members_without_a_grade_and_flat_groups_get_zeros(each_token: bool) -> None:
+    """Whatever the rule returns for them; of each token also outside the mask, where it is NaN."""
+
+    def ones(s: Scores) -> Tensor:
+        if not each_token:
+            return torch.ones_like(s.rewards_PG)
+        return torch.where(s.mask_PGT, 1.0, torch.nan)
+
+    rewards = [[1.0, 0.0, 5.0], [2.0, 2.0, 2.0], [1.0, 0.0, 0.0]]
+    s = scores(rewards, [[3, 2, 1], [2, 2, 2], [1, 3, 2]])
     valid_PG = torch.tensor([[True, True, False], [True] * 3, [True] * 3])
-    value = advantages(replace(s, valid_PG=valid_PG), rule("ideas:late"))
-    assert value.isfinite().all()
-    zero = value == 0
-    assert zero[0, 2].all()
-    assert zero[1].all()
-    assert not zero[0, :2].all(dim=-1).any()
-    assert not zero[2].all(dim=-1).any()
-    assert zero[~s.mask_PGT].all()
-    assert per_token(value, s.mask_PGT).shape == (9, 3)
-    assert per_member(value, s.mask_PGT).shape == (3, 3)
+    value = advantages(replace(s, valid_PG=valid_PG), Mechanism("agent.advantage.name=ones", ones))
+    counts_PG = torch.tensor([[1.0, 1.0, 0.0], [0.0] * 3, [1.0] * 3])
+    assert per_member(value, s.mask_PGT).equal(counts_PG)
+    expected_PGT = counts_PG[..., None].expand(3, 3, 3)
+    if each_token:
+        expected_PGT = expected_PGT * s.mask_PGT
+    assert per_token(value, s.mask_PGT).equal(expected_PGT.reshape(9, 3))
 
 
 def test_an_integer_advantage_counts_as_one(random_policy: Policy) -> None:
