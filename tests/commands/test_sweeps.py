@@ -173,7 +173,7 @@ def test_no_sweep_there_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep_report", str(tmp_path / "nowhere")])
-    with pytest.raises(SystemExit, match="^2$"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         main()
     (line,) = capsys.readouterr().err.splitlines()
     assert "nowhere: no jobs of a sweep in it." in line
