@@ -86,7 +86,7 @@ def _evals(runs: Sequence[Record], names: Sequence[str], metric: str) -> go.Figu
             error_y={"array": [row.get(half, 0.0) for row in rows], "thickness": 1},
             mode="lines+markers",
             line_color=_colour(i),
-            **_told(name),
+            **_label(name),
         )
     figure.update_yaxes(range=_SHARE)
     return figure
@@ -100,7 +100,7 @@ def _curves(runs: Sequence[Record], names: Sequence[str], metric: str) -> go.Fig
         steps, values = [row["step"] for row in rows], [row[metric] for row in rows]
         faint = {"line": {"color": _colour(i), "width": 1}, "opacity": 0.35, "hoverinfo": "skip"}
         figure.add_scatter(x=steps, y=values, **faint)
-        figure.add_scatter(x=steps, y=smooth(values), line_color=_colour(i), **_told(name))
+        figure.add_scatter(x=steps, y=smooth(values), line_color=_colour(i), **_label(name))
     if _TITLES.get(metric, "").startswith("share"):
         figure.update_yaxes(range=_SHARE)
     return figure
@@ -116,7 +116,7 @@ def _times(run: Record) -> go.Figure:
             y=[row[metric] for row in rows],
             stackgroup="seconds",
             line={"color": _colour(i), "width": 0},
-            **_told(name),
+            **_label(name),
         )
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.25})
     return figure
@@ -139,8 +139,8 @@ def _figure() -> go.Figure:
     return figure
 
 
-def _told(name: str) -> Mapping[str, Any]:
-    """Return how a line is called, and what it says where it is pointed at."""
+def _label(name: str) -> Mapping[str, Any]:
+    """Return the name of a line and the text that shows where the pointer is on it."""
     return {"name": name, "hovertemplate": "%{fullData.name}<br>step %{x}: %{y:.4g}<extra></extra>"}
 
 
