@@ -26,7 +26,7 @@ def page() -> str:
     """Return the page."""
     ours = {name: ep for name, ep in available(ENVS).items() if _is_ours(ep.value)}
     options = {path.stem for path in conf_dir().glob("env/*.yaml")}
-    rows = [f"| `{name}` | {told} |" for name, told in options_of("env").items() if name in options]
+    rows = [f"| `{name}` | {doc} |" for name, doc in options_of("env").items() if name in options]
     sections = (line for name in sorted(ours) for line in _section(name))
     return "\n".join([_HEAD, *rows, "", *sections])
 
@@ -44,7 +44,7 @@ def _section(name: str) -> Iterator[str]:
     parts = ", ".join(f"`{part}` ({weight:g})" for part, weight in target.parts.items())
     yield f"Reward parts and their weights: {parts or 'those of the tasks'}.\n"
     yield "| key | default | what it is |\n|---|---|---|"
-    docs: dict[str, str] = {}  # a keyword may be told of by the class that it is inherited from
+    docs: dict[str, str] = {}  # an inherited keyword is described by the class that it comes from
     for base in reversed(target.__mro__):
         docs |= argument_docs(inspect.cleandoc(vars(base).get("__init__", object).__doc__ or ""))
     for key, parameter in inspect.signature(target).parameters.items():

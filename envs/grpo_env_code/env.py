@@ -130,10 +130,12 @@ class CodeEnv(TextEnv):
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
         """Say what went wrong on the visible tests; pay at the end, for all tests."""
         answer = turns[-1].action
-        told = feedback(problem.gold, program_of(answer), self.backend, self.limits)
-        if told and len(turns) < self.max_turns:
-            return Reply(reward=Reward(parts=_NOTHING), observation=told, done=False)
-        return Reply(reward=self.score(problem, answer), observation=told, done=not told)
+        observation = feedback(problem.gold, program_of(answer), self.backend, self.limits)
+        if observation and len(turns) < self.max_turns:
+            return Reply(reward=Reward(parts=_NOTHING), observation=observation, done=False)
+        return Reply(
+            reward=self.score(problem, answer), observation=observation, done=not observation
+        )
 
     def _score_or_invalid(self, problem: Problem, answer: str) -> Reward:
         """Let a failing sandbox, or broken test code, cost one answer and not the batch."""

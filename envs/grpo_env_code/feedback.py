@@ -1,7 +1,7 @@
-"""What the policy is told between turns, and what people are told after an episode.
+"""Feedback: to the policy between turns, and to people after an episode.
 
 Hidden tests never show: between turns only the visible ones run, in a process of their own, so that
-not even what the program prints could tell of others.
+not even the output of the program shows others.
 """
 
 from grpo_envs.graders.code import CodeTests, CodeVerdict, grade_code, load_error, visible_part
@@ -28,12 +28,12 @@ def feedback(
 
 def detail(tests: CodeTests, verdict: CodeVerdict, level: str) -> str:
     """Return a line for people: what failed first, and whether the program could have cheated."""
-    told = [_first_failure(tests, verdict)]
+    notes = [_first_failure(tests, verdict)]
     if verdict.weak:
-        told.append("weak: the tests ran in the program's own process.")
+        notes.append("weak: the tests ran in the program's own process.")
     if level in ("unsafe", "degraded"):
-        told.append(f"The sandbox is {level}.")
-    line = " ".join(text for text in told if text)
+        notes.append(f"The sandbox is {level}.")
+    line = " ".join(text for text in notes if text)
     return f"{verdict.kind}: {line}" if line else ""
 
 

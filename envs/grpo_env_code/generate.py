@@ -1,6 +1,6 @@
 """Small functions to write, by level: what is asked, a program that does it, and calls to test it.
 
-Levels 1 and 2 are told in words, or (two of three) by two values that the constants follow from.
+Levels 1 and 2 are described in words, or (two of three) by two values that fix the constants.
 """
 
 import random

@@ -83,10 +83,10 @@ def _blocks(rng: random.Random, demands: Demands) -> int | None:
 
 
 def _write(rng: random.Random, demands: Demands, plan: Plan, deck: Deck) -> str | None:
-    told = _told(rng, demands)
-    if told == "":
+    fixed = _fixed_text(rng, demands)
+    if fixed == "":
         return None
-    text = in_case(told, demands) if told else _laid_out(rng, demands, plan, deck)
+    text = in_case(fixed, demands) if fixed else _laid_out(rng, demands, plan, deck)
     title, postscript = demands.one(Title), demands.one(Postscript)
     if title:
         heading = f"<<{in_case(deck.draw(), demands)}>>"
@@ -99,8 +99,8 @@ def _write(rng: random.Random, demands: Demands, plan: Plan, deck: Deck) -> str 
     return f'"{text}"' if demands.one(Quoted) else text
 
 
-def _told(rng: random.Random, demands: Demands) -> str | None:
-    """Return the text that a constraint leaves no choice about, '' where there is none after all.
+def _fixed_text(rng: random.Random, demands: Demands) -> str | None:
+    """Return the text that a constraint fixes, or '' where it cannot be met.
 
     None where no constraint is of this kind.
     """

@@ -1,4 +1,4 @@
-"""Level 1: one constraint, told in few and simple words, with the steps that lead to an answer.
+"""Level 1: one constraint in few and simple words, with the steps that lead to an answer.
 
 The bundled model learned from these: what they look like stays as it is (a test holds them to it).
 """

@@ -2,11 +2,11 @@
 
 Task: "I think of a number from 134 to 140. Guess it in 3 turns."; each guess is answered with
 "higher" or "lower".
-Answer: a whole number in `<answer>...</answer>`, the only one after any `<think>` block. What is no
-number, or out of range, is told so and costs the turn.
+Answer: a whole number in `<answer>...</answer>`, the only one after any `<think>` block. Anything
+else, or a number out of range, is answered with the range and costs the turn.
 Reward, paid once, at the end: `correct` for the number, `format` for the share of the turns that
 are exactly one answer, at their end; `quick` for the share of turns left. `quick` weighs nothing
-unless `env.rewards` says so: with it the maximum takes luck, and no accuracy could be told.
+unless `env.rewards` says so: with it the maximum takes luck, and accuracy has no meaning.
 """
 
 import random
@@ -67,11 +67,11 @@ class Range:
     low: int
     high: int
 
-    def after(self, guess: int | None, told: str) -> "Range":
-        """Return what is left of it."""
-        if guess is not None and told == HIGHER:
+    def after(self, guess: int | None, reply: str) -> "Range":
+        """Return the numbers that are left after a guess and the reply to it."""
+        if guess is not None and reply == HIGHER:
             return Range(max(self.low, guess + 1), self.high)
-        if guess is not None and told == LOWER:
+        if guess is not None and reply == LOWER:
             return Range(self.low, min(self.high, guess - 1))
         return self
 
@@ -146,15 +146,15 @@ class GuessEnv(TextEnv):
         guess = _guessed(turns[-1].action)
         within = Range(*problem.meta["range"])
         if guess is None or not within.low <= guess <= within.high:
-            told = f"Guess a number from {within.low} to {within.high}."
+            reply = f"Guess a number from {within.low} to {within.high}."
         else:
-            told = RIGHT if guess == problem.gold else LOWER if guess > problem.gold else HIGHER
-        if told != RIGHT and len(turns) < self.max_turns:
-            return Reply(reward=Reward(parts=_NOTHING), observation=told, done=False)
+            reply = RIGHT if guess == problem.gold else LOWER if guess > problem.gold else HIGHER
+        if reply != RIGHT and len(turns) < self.max_turns:
+            return Reply(reward=Reward(parts=_NOTHING), observation=reply, done=False)
         return Reply(
-            reward=Reward(parts=self._earned(turns, found=told == RIGHT)),
-            observation=told,
-            done=told == RIGHT,
+            reward=Reward(parts=self._earned(turns, found=reply == RIGHT)),
+            observation=reply,
+            done=reply == RIGHT,
         )
 
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:

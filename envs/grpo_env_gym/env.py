@@ -57,7 +57,7 @@ class GymEnv(TextEnv):
             answer: What is its action: the `text` after any think block, or what is in the `tag`.
             return_range: [least, most] that an episode returns; [0, 1] when None.
             turns: Most answers of an episode; when None the id's `max_episode_steps`, or 16.
-            system_prompt: What a chat model is told first.
+            system_prompt: The system message of a chat model.
             rewards: Weight of `score`.
             render_mode: None or `ansi`.
 
@@ -124,8 +124,8 @@ class GymEnv(TextEnv):
             return _paid(0.0, "the answer is outside the action space")
         share = (step.total - self.low) / (self.high - self.low)
         outside = not 0 <= share <= 1 and not math.isnan(share)
-        told = f"the return {step.total:g} is outside env.return_range" if outside else ""
-        return _paid(min(max(share, 0.0), 1.0) if outside else share, told)
+        note = f"the return {step.total:g} is outside env.return_range" if outside else ""
+        return _paid(min(max(share, 0.0), 1.0) if outside else share, note)
 
 
 def _paid(score: float, note: str = "") -> Reward:

@@ -41,8 +41,8 @@ class Wrapped:
         for what in ("observation", "action"):
             space = getattr(self.env, f"{what}_space")
             if not isinstance(space, spaces.Text | UnicodeText):
-                told = f"env.id={name}: its {what}s are {type(space).__name__}"
-                raise ConfigError(f"{told}. Allowed: Text or UnicodeText for both.")
+                problem = f"env.id={name}: its {what}s are {type(space).__name__}"
+                raise ConfigError(f"{problem}. Allowed: Text or UnicodeText for both.")
         self.most_steps: int | None = self.env.spec.max_episode_steps if self.env.spec else None
 
     def open(self, seed: int) -> str:
@@ -111,8 +111,8 @@ def _made(
         return gymnasium.make(spec, disable_env_checker=True, **keywords)
     except Exception as error:  # anything can go wrong in somebody else's constructor
         cause = " ".join(f"{type(error).__name__}: {error}".split())
-        told = f" with env.kwargs={dict(keywords)}" if keywords else ""
-        raise ConfigError(f"env.id={spec.id} cannot be made{told}: {cause}.") from error
+        how = f" with env.kwargs={dict(keywords)}" if keywords else ""
+        raise ConfigError(f"env.id={spec.id} cannot be made{how}: {cause}.") from error
 
 
 def _text(observation: Any) -> str:

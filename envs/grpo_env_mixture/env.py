@@ -96,10 +96,10 @@ class MixtureEnv(TextEnv):
         level = self._level(name, seed, split)
         env = self._members[name][level]
         problem = env.problem(number, split)
-        told = {"env": name} if level is None else {"env": name, "level": level}
+        source = {"env": name} if level is None else {"env": name, "level": level}
         return dataclasses.replace(
             problem,
-            meta={**problem.meta, **told},
+            meta={**problem.meta, **source},
             system_prompt=env.system_prompt_of(problem),
             max_turns=env.turns_of(problem),
         )

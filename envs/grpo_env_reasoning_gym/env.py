@@ -74,7 +74,7 @@ class ReasoningGymEnv(TextEnv):
         self.limits = Limits(wall_s=float(wall_s), cpu_s=max(1, round(wall_s) // 2))
         self.workers = workers or cores()
         self._item = lru_cache(_KEPT)(self.library.draw)
-        for name in ("train", "eval"):  # a split that cannot be drawn from is told now
+        for name in ("train", "eval"):  # a split that cannot be drawn from is refused now
             self.problem(0, name)
 
     def draw(self, rng: random.Random, split: str) -> Problem:
@@ -93,10 +93,10 @@ class ReasoningGymEnv(TextEnv):
             return Reward(parts={"correct": 0.0, "format": form})
         item: Item = problem.gold
         grade = self.library.grade(item, found, self.limits)
-        correct = float(grade.score >= 1)
-        if self.credit == "partial" and 0 < grade.score < 1:
-            base = self.library.grade(item, _JUNK, self.limits).score
-            correct = max(0.0, grade.score - base) / (1 - base) if base < 1 else 0.0
+        correct = float(grade.value >= 1)
+        if self.credit == "partial" and 0 < grade.value < 1:
+            base = self.library.grade(item, _JUNK, self.limits).value
+            correct = max(0.0, grade.value - base) / (1 - base) if base < 1 else 0.0
         return Reward(parts={"correct": correct, "format": form}, note=grade.note)
 
     def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:

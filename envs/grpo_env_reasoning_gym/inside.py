@@ -58,7 +58,7 @@ def tasks() -> list[str]:
 
 
 def options(task: str) -> list[str]:
-    """Return what a generator can be told."""
+    """Return the names of a generator's options."""
     return [field.name for field in _fields(task)]
 
 
@@ -99,7 +99,7 @@ def grade(task: str, given: dict[str, Any], drawn: tuple[int, bytes], answer: st
         answer: What the policy wrote.
     """
     number, entry = drawn
-    return _score(_dataset(task, given, number), pickle.loads(entry), answer)
+    return _graded(_dataset(task, given, number), pickle.loads(entry), answer)
 
 
 def configured(task: str, given: dict[str, Any]) -> None:
@@ -135,7 +135,7 @@ def _answered(dataset: Any, entry: dict[str, Any]) -> dict[str, Any]:
     known = (entry["answer"], *(entry["metadata"].get(name) for name in _EXAMPLES))
     answer = next((str(one) for one in known if one not in (None, "")), "").strip()
     try:
-        best = _score(dataset, entry, answer) if answer else 0.0
+        best = _graded(dataset, entry, answer) if answer else 0.0
     except Exception:  # noqa: BLE001  what a grader does with its own answer
         best = None
     return {"answer": answer, "best": best, "entry": packed}
@@ -144,7 +144,7 @@ def _answered(dataset: Any, entry: dict[str, Any]) -> dict[str, Any]:
 _EXAMPLES = ("example_answer", "example_correct_answer")
 
 
-def _score(dataset: Any, entry: dict[str, Any], answer: str) -> float:
+def _graded(dataset: Any, entry: dict[str, Any], answer: str) -> float:
     _guard()
     return float(dataset.score_answer(answer, entry))
 
@@ -183,17 +183,17 @@ def _read(field: Any, value: Any) -> Any:
         if dataclasses.is_dataclass(kind):
             return kind(**value)
     except (TypeError, ValueError):
-        raise ValueError(f"{field.name} {_told(default)}") from None
+        raise ValueError(f"{field.name} {_allowed(default)}") from None
     if isinstance(default, list | tuple) and isinstance(value, list | tuple):
         return kind(tuple(item) if isinstance(item, list) else item for item in value)
     kinds = {int, float} if kind is float or field.type in (float, "float") else {kind}
     if default is not None and type(value) not in kinds:
-        raise ValueError(f"{field.name} {_told(default)}")
+        raise ValueError(f"{field.name} {_allowed(default)}")
     return value
 
 
-def _told(default: Any) -> str:
-    """Return what a value must be."""
+def _allowed(default: Any) -> str:
+    """Return in words which values an option takes."""
     one = default[0] if default and isinstance(default, list) else default
     if isinstance(one, enum.Enum):
         return f"is one of {', '.join(str(member.value) for member in type(one))}"

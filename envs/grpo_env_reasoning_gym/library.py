@@ -47,16 +47,16 @@ class Item:
     """Whether what looks much like the answer is wrong."""
 
     def __str__(self) -> str:
-        return self.answer if self.answer and self.lonely else "(not told)"
+        return self.answer if self.answer and self.lonely else "(not shown)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grade:
-    """What a grader said."""
+    """The number that a task's grader gives an answer."""
 
-    score: float
+    value: float
     note: str = ""
-    """Why it is 0 where the grader said nothing."""
+    """Why it is 0 where the grader gave none."""
 
 
 class Library:
@@ -91,8 +91,8 @@ class Library:
         )
         if not result.values and result.status in ("cpu", "wall"):
             raise ConfigError(f"{self._named}: a question takes more than {_DRAW.cpu_s} s to draw.")
-        if result.values and isinstance(told := result.values[0], Raised):
-            raise ConfigError(f"{self._named}: no question can be drawn: {told.error}.")
+        if result.values and isinstance(failure := result.values[0], Raised):
+            raise ConfigError(f"{self._named}: no question can be drawn: {failure.error}.")
         drawn = self._value(result)
         if "question" in drawn:
             return Item(**drawn, lonely=self.task not in NEIGHBOURS)
@@ -108,46 +108,47 @@ class Library:
             SandboxError: the sandbox failed, or the grader raises for the known answer, too.
         """
         if _NAN.search(answer) and not _NAN.search(item.answer):
-            return Grade(score=0.0, note="it is not a number")
+            return Grade(value=0.0, note="it is not a number")
         given = (self.task, self.options, (item.number, item.entry), answer)
         result = backend_call(self.backend, "grade", *given, limits=limits)
-        told = result.values[0] if result.values else None
-        if isinstance(told, Returned):
-            return Grade(score=_score(told.value))
-        if told is None and result.status == "wall" and result.cpu_s < _BUSY * limits.cpu_s:
+        outcome = result.values[0] if result.values else None
+        if isinstance(outcome, Returned):
+            return Grade(value=_share(outcome.value))
+        if outcome is None and result.status == "wall" and result.cpu_s < _BUSY * limits.cpu_s:
             raise SandboxError(f"the machine was too busy to grade in {limits.wall_s:g} s.")
-        note = f"the grader ended by {result.status}" if told is None else told.error
+        note = f"the grader ended by {result.status}" if outcome is None else outcome.error
         if item.best is None:
             raise SandboxError(f"the grader fails for its own answer, too: {note}.")
-        return Grade(score=0.0, note=note)
+        return Grade(value=0.0, note=note)
 
     @property
     def _named(self) -> str:
-        told = f" env.options={self.options}" if self.options else ""
-        return f"env.task={self.task}{told}"
+        options = f" env.options={self.options}" if self.options else ""
+        return f"env.task={self.task}{options}"
 
     def _check_values(self) -> None:
         """Raise for the first option that makes a difference between good and bad."""
         values = backend_call(self.backend, "configured", self.task, self.options).values
-        told = values[0] if values else None
-        if isinstance(told, Returned):
+        outcome = values[0] if values else None
+        if isinstance(outcome, Returned):
             return
-        why = told.error if told else "it does not end"
+        why = outcome.error if outcome else "it does not end"
         kind, _, message = why.partition(": ")
         allowed = message if kind in ("AssertionError", "TypeError", "ValueError") else why
         raise ConfigError(f"{self._named}. Allowed: {allowed or why}.")
 
     def _value(self, result: RunResult) -> Any:
-        told = result.values[0] if result.values else None
-        if isinstance(told, Returned):
-            return told.value
-        why = f"ended by {result.status}: {result.stderr[-200:]}" if told is None else told.error
+        outcome = result.values[0] if result.values else None
+        if isinstance(outcome, Returned):
+            return outcome.value
+        ended = f"ended by {result.status}: {result.stderr[-200:]}"
+        why = ended if outcome is None else outcome.error
         raise SandboxError(f"env.task={self.task}: reasoning-gym {' '.join(why.split())}.")
 
 
-def _score(told: float) -> float:
-    """Return what a grader said in [0, 1]. Above 1 is a sum of parts, never a match."""
-    return _NEARLY if told > 1 else told if told > 0 else 0.0
+def _share(value: float) -> float:
+    """Return a grader's number in [0, 1]. A number above 1 is a sum of parts, never a match."""
+    return _NEARLY if value > 1 else value if value > 0 else 0.0
 
 
 def backend_call(

@@ -3,7 +3,7 @@
 Task: "What is 347*286-199?" (see `questions.py` for the levels).
 A turn ends in one of two blocks, after any `<think>` block: `<tool>347*286</tool>` is answered with
 the result, or with an error, and the episode goes on; `<answer>99043</answer>` ends it. A turn with
-neither, with both or with several is told so and costs the turn.
+neither, with both or with several is answered with the rule and costs the turn.
 Answer: a whole number; the question itself, or anything else to be worked out, is wrong.
 Reward, paid once, at the end: `correct` for the number, `format` for the share of the turns that
 end in their block; `tool` tells whether a tool gave a result, and weighs nothing.
@@ -112,8 +112,8 @@ class CalculatorEnv(TextEnv):
                 "tool": float(any(_gave_a_result(turn) for turn in turns)),
             }
             return Reply(reward=Reward(parts=parts))
-        told = self.tool.call(block.text) if block else EXPLAIN
-        return Reply(reward=Reward(parts=_NOTHING), observation=told, done=False)
+        observation = self.tool.call(block.text) if block else EXPLAIN
+        return Reply(reward=Reward(parts=_NOTHING), observation=observation, done=False)
 
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
         """Ask the tool for all of it, then say what it said."""

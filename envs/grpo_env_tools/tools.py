@@ -17,7 +17,7 @@ class Tool:
     """Something that answers the text between `<tool>` and `</tool>`."""
 
     about: str
-    """What the policy is told of it."""
+    """A sentence on the tool for the system prompt."""
     call: Callable[[str], str]
     """Returns the result, or a line that begins with "error"."""
     ask: Callable[[str], str]

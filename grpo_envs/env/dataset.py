@@ -108,7 +108,7 @@ class Rows:
             records = _load_plain(dataset)
         tables: Mapping[str, Table] = _load(dataset) if records is None else {"train": records}
         for table in tables.values():
-            if len(table):  # what is empty is told below
+            if len(table):  # an empty one is refused below
                 self._require_columns(table.column_names)
         self._train, self._eval = self._split(tables, needs[0])
 

@@ -92,11 +92,11 @@ def _said(env: TextEnv, problem: Problem, kind: str, answer: str) -> Row:
 def _played(env: TextEnv, problem: Problem, kind: str, player: _Player) -> Row:
     turns, rewards = play(env, problem, player)
     reward = summed(rewards)
-    told = env.info_for(reward) if reward.valid else {}
+    info = env.info_for(reward) if reward.valid else {}
     return Row(
         kind=kind,
         answers=tuple(turn.action for turn in turns),
-        parts={name: told.get(f"reward/{name}") for name in env.weights},
+        parts={name: info.get(f"reward/{name}") for name in env.weights},
         total=reward.total if reward.valid else None,
         valid=reward.valid,
         note="" if reward.valid else reward.error,

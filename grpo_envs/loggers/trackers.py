@@ -27,8 +27,8 @@ _COLUMNS = ("step", "problem", "prompt", "text", "reward", "advantage")
 class Tracker(Logger, ABC):
     """One run of a tracker for one run of ours, however often that is resumed.
 
-    `<name>.json` in the run's folder says which it is and how far it was told. Trackers cannot
-    take back what they have: where a resumed run repeats steps, the first values stay. At the end
+    `<name>.json` in the run's folder names it and the last step that was sent. Trackers cannot
+    take values back: where a resumed run repeats steps, the first values stay. At the end
     a sample of the completions goes along, spread over the steps.
     """
 
@@ -38,13 +38,13 @@ class Tracker(Logger, ABC):
         run.mkdir(parents=True, exist_ok=True)
         self._folder, self._note = run, run / f"{self.name}.json"
         old = json.loads(self._note.read_text("utf-8")) if done and self._note.is_file() else {}
-        self._told: dict[str, Any] = {"id": None, "step": 0, "eval": -1, **old}
-        self._first = self._told["step"] + 1
+        self._sent: dict[str, Any] = {"id": None, "step": 0, "eval": -1, **old}
+        self._first = self._sent["step"] + 1
         self._every = max(1, -(-steps // MOST_COMPLETIONS))
         self._each = max(1, MOST_COMPLETIONS // max(1, steps))
         self._sample: list[dict[str, Any]] = []
         self._configured = self._closed = False
-        self._told["id"] = self._open(self._told["id"])
+        self._sent["id"] = self._open(self._sent["id"])
         self._write_note()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -71,7 +71,7 @@ class Tracker(Logger, ABC):
             return
         self._closed = True
         if self._sample:
-            self._send_table(self._told["step"], self._sample)
+            self._send_table(self._sent["step"], self._sample)
         self._end()
 
     @property
@@ -81,17 +81,17 @@ class Tracker(Logger, ABC):
         return f"{path.parent.name}-{path.name}"
 
     def _send(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
-        if step <= self._told[kind]:
+        if step <= self._sent[kind]:
             return
         if not self._configured:  # the folder has no config.json yet when loggers are made
             self._send_config(RunFolder(self._folder).config or {})
             self._configured = True
         self._send_metrics(step, metrics)
-        self._told[kind] = step
+        self._sent[kind] = step
         self._write_note()
 
     def _write_note(self) -> None:
-        write_atomically(self._note, json.dumps(self._told))
+        write_atomically(self._note, json.dumps(self._sent))
 
     @abstractmethod
     def _open(self, known: str | None) -> str:
@@ -201,25 +201,25 @@ class MlflowLogger(Tracker):
         return str(found.experiment_id)
 
     def _send_config(self, config: Mapping[str, Any]) -> None:
-        known = self._client.get_run(self._told["id"]).data.params
+        known = self._client.get_run(self._sent["id"]).data.params
         named = ((_mlflow_name(key), str(value)) for key, value in config.items())
         new = [self._kinds.Param(*item) for item in named if item[0] not in known]
         for start in range(0, len(new), 100):  # the most that MLflow takes at once
-            self._client.log_batch(self._told["id"], params=new[start : start + 100])
+            self._client.log_batch(self._sent["id"], params=new[start : start + 100])
 
     def _send_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
         named = ((_mlflow_name(name), value) for name, value in metrics.items())
         made = [self._kinds.Metric(*item, now, step) for item in named]
-        self._client.log_batch(self._told["id"], metrics=made)
+        self._client.log_batch(self._sent["id"], metrics=made)
 
     def _send_table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         # As objects: of columns of strings MLflow asks pandas 3 what it warns of.
         table = _imported(self.name, "pandas").DataFrame(rows, dtype=object)
-        self._client.log_table(self._told["id"], table, "completions.json")  # after what is there
+        self._client.log_table(self._sent["id"], table, "completions.json")  # after what is there
 
     def _end(self) -> None:
-        self._client.set_terminated(self._told["id"])
+        self._client.set_terminated(self._sent["id"])
 
 
 class TrackioLogger(Tracker):

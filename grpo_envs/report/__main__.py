@@ -16,8 +16,8 @@ def main() -> None:
         description="Runs as one page: curves over each other, completions, configurations.",
     )
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, finished or not")
-    told = "the page (report.html: in the run's folder, of several runs here)"
-    parser.add_argument("--out", type=Path, help=told)
+    where = "the page (report.html: in the run's folder, of several runs here)"
+    parser.add_argument("--out", type=Path, help=where)
     options = parser.parse_args()
     alone = options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html")
     out = options.out or alone

@@ -53,9 +53,9 @@ function card(row) {
   if (row.error) article.append(element("p", row.error, "warn"));
   if (row.note) article.append(element("p", row.note, "note"));
   if (row.turns) {
-    for (const [said, told] of row.turns) {
-      article.append(marked(said));
-      if (told) article.append(element("p", told, "prompt told"));
+    for (const [action, observation] of row.turns) {
+      article.append(marked(action));
+      if (observation) article.append(element("p", observation, "prompt observation"));
     }
   } else {
     article.append(marked(row.text));
@@ -109,9 +109,9 @@ function readAddress() {
 }
 
 function writeAddress() {
-  const told = [...new FormData(FORM)].filter(([, text]) => text !== "");
-  history.replaceState(null, "", "#" + new URLSearchParams(told));
-  show(Object.fromEntries(told));
+  const filters = [...new FormData(FORM)].filter(([, text]) => text !== "");
+  history.replaceState(null, "", "#" + new URLSearchParams(filters));
+  show(Object.fromEntries(filters));
 }
 
 function offer(name, options) {

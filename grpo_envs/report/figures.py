@@ -70,7 +70,7 @@ def _evals(runs: Sequence[Record], names: Sequence[str], curve: Curve) -> go.Fig
             error_y={"array": curve.half_widths(run.evals), "thickness": 1},
             mode="lines+markers",
             line_color=_colour(i),
-            **_told(name),
+            **_label(name),
         )
     figure.update_yaxes(range=_SHARE)
     return figure
@@ -83,7 +83,7 @@ def _curves(runs: Sequence[Record], names: Sequence[str], curve: Curve) -> go.Fi
         steps, values = curve.points(run.steps, run.evals)
         faint = {"line": {"color": _colour(i), "width": 1}, "opacity": 0.35, "hoverinfo": "skip"}
         figure.add_scatter(x=steps, y=values, **faint)
-        figure.add_scatter(x=steps, y=smooth(values), line_color=_colour(i), **_told(name))
+        figure.add_scatter(x=steps, y=smooth(values), line_color=_colour(i), **_label(name))
     if curve.share:
         figure.update_yaxes(range=_SHARE)
     return figure
@@ -99,7 +99,7 @@ def _times(run: Record) -> go.Figure:
             y=[row[metric] for row in rows],
             stackgroup="seconds",
             line={"color": _colour(i), "width": 0},
-            **_told(name),
+            **_label(name),
         )
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.25})
     return figure
@@ -122,8 +122,8 @@ def _figure() -> go.Figure:
     return figure
 
 
-def _told(name: str) -> Mapping[str, Any]:
-    """Return how a line is called, and what it says where it is pointed at."""
+def _label(name: str) -> Mapping[str, Any]:
+    """Return the name of a line and the text that shows where the pointer is on it."""
     return {"name": name, "hovertemplate": "%{fullData.name}<br>step %{x}: %{y:.4g}<extra></extra>"}
 
 

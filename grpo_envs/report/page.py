@@ -28,7 +28,7 @@ _MOST_CHANGED = 12
 def page(runs: Sequence[Record]) -> str:
     """Return the page as HTML."""
     names = _names(runs)
-    rows, told = _browsable(runs, names)
+    rows, extent = _browsable(runs, names)
     drawn = list(figures(runs, names))
     return Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(", ".join(names) if len(runs) > 1 else _title(runs[0])),
@@ -38,7 +38,7 @@ def page(runs: Sequence[Record]) -> str:
         figures="".join(_FIGURE.format(escape(title)) for title, _ in drawn),
         charts=_safe(f"[{','.join(str(figure.to_json()) for _, figure in drawn)}]"),
         changed="".join(_changed(runs[0])) if len(runs) == 1 else "",
-        told=escape(told),
+        extent=escape(extent),
         rows=_safe(json.dumps(rows, separators=(",", ":"), ensure_ascii=False)),
         browser=(_HERE / "browser.js").read_text(encoding="utf-8"),
         drawing=(_HERE / "charts.js").read_text(encoding="utf-8"),
@@ -158,9 +158,9 @@ def _small(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in keys} | more | ({"turns": turns} if len(turns) > 1 else {})
 
 
-def _safe(told: str) -> str:
+def _safe(text: str) -> str:
     """Return JSON that can stand within <script>: no text of a model can end it."""
-    return told.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _config(runs: Sequence[Record], names: Sequence[str]) -> str:
@@ -169,9 +169,11 @@ def _config(runs: Sequence[Record], names: Sequence[str]) -> str:
         {**run.config, **{f"version of {k}": v for k, v in run.about.get("versions", {}).items()}}
         for run in runs
     ]
-    keys = list(dict.fromkeys(key for told in flat for key in told))
-    keys.sort(key=lambda key: len({json.dumps(told.get(key)) for told in flat}) == 1)
-    rows = [[escape(key), *(escape(json.dumps(told.get(key))) for told in flat)] for key in keys]
+    keys = list(dict.fromkeys(key for config in flat for key in config))
+    keys.sort(key=lambda key: len({json.dumps(config.get(key)) for config in flat}) == 1)
+    rows = [
+        [escape(key), *(escape(json.dumps(config.get(key))) for config in flat)] for key in keys
+    ]
     return _table([["key", *map(escape, names)], *rows])
 
 

@@ -1,4 +1,4 @@
-"""A run's folder: what it is called in a sweep, whose it is, and what became of the run."""
+"""A run's folder: its name in a sweep, the configuration of its run, and how the run ended."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def job_name(overrides: Sequence[str]) -> str:
     >>> job_name(["seed=1", "env=math"])
     'env-math_seed-1'
     """
-    return _readable(sorted(overrides, key=lambda told: ("." in told.partition("=")[0], told)))
+    return _readable(sorted(overrides, key=lambda text: ("." in text.partition("=")[0], text)))
 
 
 def sweep_name(overrides: Mapping[str, str | None]) -> str:
@@ -38,8 +38,8 @@ def sweep_name(overrides: Mapping[str, str | None]) -> str:
     Args:
         overrides: Each key with its value, or None where it takes several.
     """
-    told = [key if value is None else f"{key}={value}" for key, value in overrides.items()]
-    return _readable(sorted(told))
+    words = [key if value is None else f"{key}={value}" for key, value in overrides.items()]
+    return _readable(sorted(words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,8 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "done.json").unlink(missing_ok=True)
-        told = {"overrides": list(overrides), "config": dict(config), "about": dict(about or {})}
-        write_atomically(self.path / "config.json", json.dumps(told, indent=1))
+        note = {"overrides": list(overrides), "config": dict(config), "about": dict(about or {})}
+        write_atomically(self.path / "config.json", json.dumps(note, indent=1))
 
     def require_same(self, config: Mapping[str, Any]) -> None:
         """Refuse a folder that holds a run of another configuration.
@@ -92,8 +92,8 @@ class RunFolder:
         """
         before = self.config
         if before is not None and not self.is_of(config):
-            told = differences(before, _as_read(config))
-            raise ConfigError(f"{shown(self.path)} holds another run: {told}.")
+            changes = differences(before, _as_read(config))
+            raise ConfigError(f"{shown(self.path)} holds another run: {changes}.")
 
     def is_of(self, config: Mapping[str, Any]) -> bool:
         """Return whether the run in this folder has this configuration."""
@@ -106,8 +106,8 @@ class RunFolder:
 
     def fail(self, why: str, overrides: Sequence[str]) -> None:
         """Note that the run ended early, and why."""
-        told = {"overrides": list(overrides), "error": why}
-        write_atomically(self.path / "failed.json", json.dumps(told, indent=1))
+        note = {"overrides": list(overrides), "error": why}
+        write_atomically(self.path / "failed.json", json.dumps(note, indent=1))
 
     def try_again(self) -> None:
         """Forget that the run ended early."""
@@ -116,8 +116,8 @@ class RunFolder:
     @property
     def config(self) -> dict[str, Any] | None:
         """The configuration of the run in this folder, flat; None where none started."""
-        told = _read(self.path / "config.json") or {}
-        return dict(told["config"]) if "config" in told else None
+        note = _read(self.path / "config.json") or {}
+        return dict(note["config"]) if "config" in note else None
 
     @property
     def about(self) -> dict[str, Any]:
@@ -127,8 +127,8 @@ class RunFolder:
     @property
     def overrides(self) -> list[str]:
         """What the command line said."""
-        told = _read(self.path / "config.json") or _read(self.path / "failed.json")
-        return [] if told is None else list(told["overrides"])
+        note = _read(self.path / "config.json") or _read(self.path / "failed.json")
+        return [] if note is None else list(note["overrides"])
 
     @property
     def result(self) -> dict[str, float] | None:
@@ -150,10 +150,10 @@ def newest_cut_off(runs: Path, overrides: Sequence[str]) -> Path | None:
         runs: The folder that holds the runs' folders.
         overrides: What the command said; `resume=` does not count.
     """
-    said = [told for told in overrides if not told.startswith("resume=")]
+    said = [override for override in overrides if not override.startswith("resume=")]
     for path in sorted(runs.glob("*/config.json"), reverse=True):
         folder = RunFolder(path.parent)
-        before = [told for told in folder.overrides if not told.startswith("resume=")]
+        before = [override for override in folder.overrides if not override.startswith("resume=")]
         if before == said and folder.result is None:
             return folder.path
     return None

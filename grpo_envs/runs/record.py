@@ -32,7 +32,7 @@ class Record:
 
     @cached_property
     def completions(self) -> list[dict[str, Any]]:
-        """Rows of completions.jsonl; [] where a run was told to write none."""
+        """Rows of completions.jsonl; [] where the run wrote none."""
         file = self.path / "completions.jsonl"
         return read_jsonl(file) if file.is_file() else []
 
@@ -78,12 +78,12 @@ def read_record(path: Path) -> Record:
     """Read the folder of a run.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the folder holds no run.
     """
     if not (path / "metrics.jsonl").is_file():
         near = sorted(path.glob("*/metrics.jsonl"))
-        told = f" Did you mean {near[-1].parent}?" if near else ""
-        raise ConfigError(f"{path}: no metrics.jsonl. Give the folder of a run.{told}")
+        hint = f" Did you mean {near[-1].parent}?" if near else ""
+        raise ConfigError(f"{path}: no metrics.jsonl. Give the folder of a run.{hint}")
     folder = RunFolder(path)
     steps = read_jsonl(path / "metrics.jsonl")
     evals = path / "eval.jsonl"
@@ -98,7 +98,7 @@ def read_record(path: Path) -> Record:
 
 
 def state_of(folder: RunFolder, steps: Sequence[Mapping[str, Any]]) -> str:
-    """Return what became of a run: done, failed: why, or cut off after step N."""
+    """Return how a run ended: done, failed: why, or cut off after step N."""
     if folder.error is not None:
         return f"failed: {folder.error}"
     if folder.result is None:

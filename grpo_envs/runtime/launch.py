@@ -34,24 +34,24 @@ def speaks() -> bool:
 
 
 def shards() -> bool:
-    """Return whether the launcher was told to use FSDP."""
-    return _told("ACCELERATE_USE_FSDP") == "true"
+    """Return whether `accelerate launch` has FSDP switched on."""
+    return _variable("ACCELERATE_USE_FSDP") == "true"
 
 
 def require_known() -> None:
-    """Refuse what `accelerate launch` was told and a run does not do.
+    """Refuse options of `accelerate launch` that a run does not support.
 
     Raises:
         ConfigError: one line that says what to use instead.
     """
     for name in _UNKNOWN:
-        if _told(f"ACCELERATE_USE_{name}") == "true":
+        if _variable(f"ACCELERATE_USE_{name}") == "true":
             raise ConfigError(
                 f"{name.lower()} of accelerate launch. Allowed: --multi_gpu, or --use_fsdp "
                 "--fsdp_version 2, which shards the optimiser's state as ZeRO-1 does."
             )
     for name, allowed in _ALLOWED_FSDP.items() if shards() else ():
-        value = _told(f"FSDP_{name}", allowed[0])
+        value = _variable(f"FSDP_{name}", allowed[0])
         if value != allowed[0]:
             raise ConfigError(f"fsdp_{name.lower()}={value}. Allowed: {', or '.join(allowed)}.")
 
@@ -67,6 +67,6 @@ def _number(name: str, alone: int) -> int:
     return int(os.environ.get(name, alone)) if "LOCAL_RANK" in os.environ else alone
 
 
-def _told(name: str, else_: str = "false") -> str:
-    """Return a variable of Accelerate's; not set is as `else_`."""
+def _variable(name: str, else_: str = "false") -> str:
+    """Return one of Accelerate's variables, or `else_` where it is not set."""
     return os.environ.get(name, else_).lower()

@@ -77,10 +77,10 @@ def _left_in_groups(root: Path) -> Iterator[float]:
     """Yield the bytes that each control group around this process has left; inf without a limit."""
     yield math.inf
     try:
-        told = (root / "proc/self/cgroup").read_text()
+        groups = (root / "proc/self/cgroup").read_text()
     except OSError:
         return
-    paths = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in told.splitlines()}
+    paths = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in groups.splitlines()}
     for controller, mount, limit, usage in _GROUPS:
         place = Path(paths.get(controller, "/"))
         for folder in (place, *place.parents):  # in a container some are not to be seen

@@ -41,7 +41,7 @@ class RolloutFn(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Processes:
-    """This process among those of the run. What it is told to do in several, all are told."""
+    """This process among those of the run. All of them must make the calls that exchange."""
 
     index: int = 0
     count: int = 1
@@ -55,36 +55,37 @@ class Processes:
         return self.index == 0
 
     def gather(self, do: Callable[[], T]) -> list[T]:
-        """Do something in every process; return what came of it, in their order.
+        """Call `do` in every process; return the results of all, in order of the processes.
 
-        What one of them raises, all raise, so that none waits for ever.
+        An exception in one of them is raised in all, so that none waits for ever.
 
         Raises:
-            ProcessLost: another raised what is nobody's mistake, or was killed.
+            ProcessLost: `do` failed in another process through no mistake of the user's, or that
+                process was killed.
         """
         if self.count == 1:
             return [do()]
         value, raised = None, None
         try:
             value = do()
-        except Exception as error:  # noqa: BLE001 - told to the others, then raised
+        except Exception as error:  # noqa: BLE001 - sent to the others, then raised
             raised = error
-        outcomes = self._exchange((value, raised and self._told(raised)))
+        outcomes = self._exchange((value, raised and self._for_others(raised)))
         if raised is not None:
             raise raised
-        for _, told in outcomes:
-            if told is not None:
-                raise told
+        for _, foreign in outcomes:
+            if foreign is not None:
+                raise foreign
         return [value for value, _ in outcomes]
 
     def each(self, do: Callable[[], T]) -> T:
-        """Do something in every process; return what came of it in this one."""
+        """Call `do` in every process; return the result of this one."""
         own: list[T] = []
         self.gather(lambda: own.append(do()))
         return own[0]
 
     def by_first(self, do: Callable[[], T]) -> T:
-        """Do something in the first process only; return what came of it, in all."""
+        """Call `do` in the first process only; return its result in all of them."""
         found: T = self.gather(lambda: do() if self.first else None)[0]  # type: ignore[assignment]
         return found
 
@@ -101,14 +102,14 @@ class Processes:
 
         def play(seeds: Sequence[int], timer: Timer) -> list[Group]:
             own = self.share(seeds)
-            parts = self.gather(lambda: rollout(own, timer) if own else [])
+            shares = self.gather(lambda: rollout(own, timer) if own else [])
             timer.add("wait", self.waited)
-            return [group for part in parts for group in part]
+            return [group for share in shares for group in share]
 
         return play
 
-    def _told(self, error: Exception) -> Exception:
-        """Return what the others are to raise where this one raised an error."""
+    def _for_others(self, error: Exception) -> Exception:
+        """Return the exception that the other processes raise for an error of this one."""
         if isinstance(error, GrpoEnvsError | StopNow):
             return error
         return ProcessLost(f"process {self.index} failed: {type(error).__name__}: {error}")
@@ -125,7 +126,7 @@ class Processes:
 
     @contextmanager
     def linked(self) -> Iterator[None]:
-        """Say in one line, where the processes exchange something, that one of them is gone.
+        """Turn the error of a lost connection, during an exchange, into one line.
 
         Raises:
             ProcessLost: it failed, or was killed.
@@ -135,8 +136,8 @@ class Processes:
         except RuntimeError as error:
             if self.count == 1 or not any(word in str(error).lower() for word in _BACKENDS):
                 raise
-            told = "another process of the run has failed or was killed; resume=auto goes on"
-            raise ProcessLost(f"{told} from the last checkpoint.") from error
+            lost = "another process of the run has failed or was killed; resume=auto goes on"
+            raise ProcessLost(f"{lost} from the last checkpoint.") from error
 
 
 ALONE = Processes()
@@ -150,7 +151,7 @@ def connect(device: str) -> Processes:
         device: `trainer.device`.
 
     Raises:
-        ConfigError: the launcher was told to do what a run does not.
+        ConfigError: an option of the launcher is not supported.
     """
     launch.require_known()
     if launch.count() == 1:

@@ -57,12 +57,12 @@ def one_line(text: str, most: int) -> str:
     """
     # Of a long text only the ends: escaping makes nothing shorter.
     ends = text if len(text) <= 2 * most else text[:most] + text[-most:]
-    told = "".join(c if c.isprintable() else _escaped(c) for c in ends)
-    if len(told) <= most and ends is text:
-        return told
+    line = "".join(c if c.isprintable() else _escaped(c) for c in ends)
+    if len(line) <= most and ends is text:
+        return line
     room = max(0, most - len(_GAP))
     head = room // 3  # an answer comes after its thoughts
-    return f"{told[:head]}{_GAP}{told[len(told) - (room - head) :]}"
+    return f"{line[:head]}{_GAP}{line[len(line) - (room - head) :]}"
 
 
 def number(value: float | None) -> str:

@@ -26,7 +26,7 @@ def main() -> None:
         setting = LocalPool(level=options.level).setting
     except GrpoEnvsError as error:
         sys.exit(f"grpo_envs: {error}")
-    console.print(f"level={options.level} is {setting.level}: {_TOLD[setting.level]}.")
+    console.print(f"level={options.level} is {setting.level}: {_ISOLATION[setting.level]}.")
     results = trial(setting)
     table = Table("act", "expected", "held", title=f"self-test of {setting.level}")
     for result in results:
@@ -35,7 +35,7 @@ def main() -> None:
     sys.exit(0 if setting.level in levels.SAFE and not any(f.problem for f in results) else 1)
 
 
-_TOLD = {
+_ISOLATION = {
     "bubblewrap": "own namespaces (files, processes, network, users), and all of `confined`",
     "confined": "no files but Python's, no sockets, processes, signals or privileges; limits on "
     "time, memory, output, threads and descriptors",

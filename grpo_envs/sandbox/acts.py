@@ -65,20 +65,20 @@ def _forbidden(worker: Worker, folder: Path, full: bool) -> list[ActResult]:
     results = []
     for act, program in _ACTS.items():
         text = program.format(new=str(new), secret=str(secret), victim=os.getpid())
-        status, _, told = _ran(worker, text, full=full)
-        held = status == "error" and told.rpartition("\n")[2].startswith(_REFUSED)
-        problem = "" if held else f"{status}: {told[-200:] or 'it was done'}"
+        status, _, stderr = _ran(worker, text, full=full)
+        held = status == "error" and stderr.rpartition("\n")[2].startswith(_REFUSED)
+        problem = "" if held else f"{status}: {stderr[-200:] or 'it was done'}"
         results.append(ActResult(act=act, expected="refused", problem=problem))
     return results
 
 
 def _honest(worker: Worker, full: bool) -> list[ActResult]:
     adder = "print(sum(map(int, input().split())), end='')"
-    status, out, told = _ran(worker, adder, full=full)
-    script = "" if (status, out) == ("ok", "6") else f"{status}: {out} {told}"
+    status, out, stderr = _ran(worker, adder, full=full)
+    script = "" if (status, out) == ("ok", "6") else f"{status}: {out} {stderr}"
     doubler = "def f(x):\n    print(end=str([x, 2 * x]))\n    return x"
-    status, out, told = _ran(worker, doubler, full=full, calls=[dump([21])])
-    call = "" if (status, out) == ("ok", "[21, 42]") else f"{status}: {out} {told}"
+    status, out, stderr = _ran(worker, doubler, full=full, calls=[dump([21])])
+    call = "" if (status, out) == ("ok", "[21, 42]") else f"{status}: {out} {stderr}"
     return [
         ActResult(act="read and print", expected="done", problem=script),
         ActResult(act="call by value", expected="done", problem=call),

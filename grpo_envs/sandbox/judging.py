@@ -83,11 +83,11 @@ class _Stub:
     def _answer(self) -> str:
         line = next(self.answers, "")
         if line[:1] == "!":
-            name, _, told = str(load(line[1:])).partition(": ")
+            name, _, message = str(load(line[1:])).partition(": ")
             kind = getattr(builtins, name, None)
             if isinstance(kind, type) and issubclass(kind, Exception):
-                raise kind(told)
-            raise RuntimeError(f"{name}: {told}")
+                raise kind(message)
+            raise RuntimeError(f"{name}: {message}")
         if line[:1] not in ("=", "&"):
             self.gone = True
             raise _Gone

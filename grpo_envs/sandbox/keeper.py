@@ -25,7 +25,7 @@ def main() -> None:
     try:
         zygotes += [ProgramZygoteHandle(command) for command in json.loads(commands)]
         places = [zygote.place(trainer, light=zygote is not zygotes[-1]) for zygote in zygotes]
-    except Exception as error:  # noqa: BLE001  whatever it is, the trainer must be told
+    except Exception as error:  # noqa: BLE001  whatever it is, the trainer must know
         wire.send_message(trainer, {"failed": f"{error}"[:300]})
         end(zygotes)
     wire.send_message(trainer, {"failed": ""})
@@ -74,8 +74,8 @@ class ProgramZygoteHandle:
             _, handles = wire.Notice.receive(self.control)
         except (EOFError, OSError):
             self.process.kill()
-            _, told = self.process.communicate(timeout=5)
-            lines = told.decode(errors="replace").strip().splitlines() or ["it ended"]
+            _, stderr = self.process.communicate(timeout=5)
+            lines = stderr.decode(errors="replace").strip().splitlines() or ["it ended"]
             raise ChildProcessError(lines[-1]) from None
         self.control.settimeout(None)
         return session.Place(

@@ -128,11 +128,11 @@ class LocalPool:
             return Verdict(passed=False, error="refused: the program is too large")
         served = payload(program=program, entry_point=entry_point, longest=longest)
         judged = payload(tests=tests, entry_point=entry_point, longest=longest)
-        header, (told,) = self._ask(limits, [served, judged], program + tests, judge=True)
+        header, (outcome,) = self._ask(limits, [served, judged], program + tests, judge=True)
         wall_s = header["wall_s"]
         if header["status"] != "ok":
             return Verdict(passed=False, error=header["status"], wall_s=wall_s)
-        verdict, error = load(told)
+        verdict, error = load(outcome)
         if verdict == BROKEN:
             raise DatasetError(f"tests of {entry_point}: {error}.")
         return Verdict(passed=verdict == PASSED, error=error, wall_s=wall_s)

@@ -86,13 +86,13 @@ def _judge(session: Session, blobs: list[bytes], opened: list[int]) -> Reply:
     session.wait(judge)
     if session.read()[0].startswith(_GONE):
         session.linger(candidate)  # its descriptors are closed before its end is known
-    told = session.finish()
+    streams = session.finish()
     assert judge.end is not None
     assert candidate.end is not None
     status = _status(session, judge.end)
-    session.light &= told[0].startswith(_GONE)  # a program that was judged gets no second try
+    session.light &= streams[0].startswith(_GONE)  # a program that was judged gets no second try
     _status(session, candidate.end)  # killed from outside it must not look like a wrong answer
-    return {"failed": "", "status": status}, told
+    return {"failed": "", "status": status}, streams
 
 
 def _status(session: Session, end: Notice) -> str:

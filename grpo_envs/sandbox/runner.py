@@ -175,10 +175,10 @@ def _make_calls(names: dict[str, Any], entry_point: str, calls: list[str]) -> No
 
 def _error(error: BaseException) -> str:
     try:
-        told = str(error)
+        message = str(error)
     except Exception:  # noqa: BLE001  its own __str__
-        told = ""
-    text = f"{type(error).__name__}: {told}" if told else type(error).__name__
+        message = ""
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return dump(" ".join(text[:_LONGEST_ERROR].split()))
 
 

@@ -68,7 +68,7 @@ class Notice(NamedTuple):
     """Whether the keeper asked for its end."""
 
     def send(self, to: socket.socket, fds: Sequence[int] = ()) -> None:
-        """Send it, with a pidfd where one is told of."""
+        """Send the notice, with a pidfd if it has one."""
         _send_fixed(to, _NOTICE.pack(*self), fds)
 
     @classmethod

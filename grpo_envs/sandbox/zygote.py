@@ -58,7 +58,7 @@ class ProgramZygote:
     """Forks children, kills them on demand and reaps them."""
 
     def __init__(self, control: socket.socket, settings: dict[str, Any]) -> None:
-        """Take all steps that need files, rights or time; what fails is told to the keeper."""
+        """Take all steps that need files, rights or time; an exception goes to the keeper."""
         import random  # hooks into forks
 
         from grpo_envs.sandbox import confine, judging, preload, runner, seccomp, wire

@@ -25,8 +25,8 @@ def settings(preset: str) -> str:
     """Return what a preset sets differently from the defaults."""
     usual = flat(asdict(compose_run([]).agent))
     own = flat(asdict(compose_run([f"agent={preset}"]).agent))
-    told = [f"{key}={value}" for key, value in own.items() if usual[key] != value]
-    return ", ".join(told) or "the defaults"
+    changed = [f"{key}={value}" for key, value in own.items() if usual[key] != value]
+    return ", ".join(changed) or "the defaults"
 
 
 def train(preset: str, seed: int, samples: int, out: Path) -> Path:

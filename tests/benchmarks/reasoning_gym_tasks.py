@@ -101,8 +101,8 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         check = "refused" if row.task in REFUSED else "broken" if row.broken else "held"
         reason = REFUSED.get(row.task) or "; ".join(row.broken) or row.note
-        told = " ".join(reason.split()).replace("|", "\\|")
-        lines.append(f"| {row.task} | {row.distinct} | {row.seconds:.2f} | {check} | {told} |")
+        cell = " ".join(reason.split()).replace("|", "\\|")
+        lines.append(f"| {row.task} | {row.distinct} | {row.seconds:.2f} | {check} | {cell} |")
     return "\n".join(lines)
 
 

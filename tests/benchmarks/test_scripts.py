@@ -62,5 +62,7 @@ def test_a_step_takes_less_time_and_memory_than_trls(device: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
 def test_the_time_that_a_report_takes_to_open_is_measured() -> None:
-    told = printed("report_page.py")
-    assert re.search(r"5,000 completions, .* ready after [\d.]+ s, drawn after [\d.]+ s", told)
+    printed_text = printed("report_page.py")
+    assert re.search(
+        r"5,000 completions, .* ready after [\d.]+ s, drawn after [\d.]+ s", printed_text
+    )

@@ -36,7 +36,7 @@ TEMPERATURE = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Twin:
-    """One loss, as each of the two is told."""
+    """One loss, as settings of each of the two."""
 
     ours: dict[str, Any]
     theirs: dict[str, Any]

@@ -34,7 +34,7 @@ MADE = [
 ]
 """Gymnasium's checker tries every render mode of each environment, whichever it is given."""
 KEYWORDS = {"gym": {"id": "tests.support.text_games:text_games/Reverse-v0"}}
-"""What an environment must be told that nothing can be the default of."""
+"""Keywords that an environment needs and that have no default."""
 
 
 # Every environment that is installed

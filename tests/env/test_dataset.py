@@ -225,7 +225,7 @@ def test_a_worked_answer_ends_in_its_gold(write: Write) -> None:
             None,
             DatasetError,
             "{path}: row 3: gold 'a dozen\\neggs' cannot be graded: it is prose, not mathematics.",
-            id="a gold of two lines is told in one",
+            id="a gold of two lines in a message of one",
         ),
         pytest.param(
             "rows.jsonl",

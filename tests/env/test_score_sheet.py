@@ -276,30 +276,30 @@ def test_markup_and_control_characters_do_nothing(
     prompt = "[red]3+4[/nope] \x1b[2J :smile:"
     rows = [{"prompt": f"{prompt}{n}", "gold": str(n)} for n in range(40)]
     run_check(monkeypatch, MathEnv(dataset=write("rows.jsonl", rows)))
-    told = capsys.readouterr().out
-    assert "earn:\n[red]3+4[/nope] \\x1b[2J :smile:" in told
-    assert "\x1b" not in told
-    echo = sheet_of(told)["echo"][0]
+    printed = capsys.readouterr().out
+    assert "earn:\n[red]3+4[/nope] \\x1b[2J :smile:" in printed
+    assert "\x1b" not in printed
+    echo = sheet_of(printed)["echo"][0]
     assert echo.startswith("[red]3")
     assert ":smile:" in echo
 
 
-def test_a_failure_is_told_below_in_one_line(
+def test_a_failure_stands_below_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_check(monkeypatch, Crashes()) == 1
-    told = capsys.readouterr().out
-    assert sheet_of(told)["echo"][1:] == ["-", "-", "no"]
-    assert "\necho: ValueError: no [red]\\x1b[2Jnumber\n" in told
+    printed = capsys.readouterr().out
+    assert sheet_of(printed)["echo"][1:] == ["-", "-", "no"]
+    assert "\necho: ValueError: no [red]\\x1b[2Jnumber\n" in printed
 
 
 def test_a_repeated_answer_stands_there_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_check(monkeypatch, GuessEnv()) == 0
-    told = capsys.readouterr().out
-    assert sheet_of(told)["truncated"][0] == "<answer>21 (x3)"
-    assert max(map(len, told.partition("earn:")[2].partition("\nhacked:")[0].splitlines())) <= 80
+    printed = capsys.readouterr().out
+    assert sheet_of(printed)["truncated"][0] == "<answer>21 (x3)"
+    assert max(map(len, printed.partition("earn:")[2].partition("\nhacked:")[0].splitlines())) <= 80
 
 
 def test_many_parts_are_not_cut(

@@ -27,7 +27,7 @@ class Adding(TextEnv):
 
 
 class Guessing(TextEnv):
-    """Three turns to guess a number below ten, told whether it is higher or lower."""
+    """Three turns to guess a number below ten; the replies are higher and lower."""
 
     max_turns = 3
 

@@ -148,11 +148,11 @@ def test_the_calculator(text: str, result: str) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:30]))
-def test_a_hostile_call_is_told_an_error(text: str) -> None:
-    told = calculate(text)
-    assert told.startswith("error: ")
-    assert len(told) < 100
-    told.encode()
+def test_a_hostile_call_gets_an_error(text: str) -> None:
+    result = calculate(text)
+    assert result.startswith("error: ")
+    assert len(result) < 100
+    result.encode()
 
 
 def test_another_tool_is_one_entry_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,13 +289,17 @@ def test_members_of_a_group_end_at_different_turns() -> None:
         [tool("76*62"), tool("4712+29"), answer(4741)],
         [tool("76*62"), "hm", tool("4712+29")],
     ]
-    told, rewards, ends = [], [], []
+    observations, rewards, ends = [], [], []
     for turn in range(3):
         out = groups.step([play[turn] for play in plays])
-        told.append(out[0])
+        observations.append(out[0])
         rewards.append(out[1].tolist())
         ends.append((out[2].tolist(), out[3].tolist()))
-    assert told == [("", "4741", "4712", "4712"), ("", "", "4741", EXPLAIN), ("", "", "", "4741")]
+    assert observations == [
+        ("", "4741", "4712", "4712"),
+        ("", "", "4741", EXPLAIN),
+        ("", "", "", "4741"),
+    ]
     assert rewards == [[1.1, 0, 0, 0], [0, 1.1, 0, 0], [0, 0, 1.1, 0]]
     assert ends[0] == ([True, False, False, False], [False] * 4)
     assert ends[1] == ([True, True, False, False], [False] * 4)
@@ -307,9 +311,9 @@ def test_members_of_a_group_end_at_different_turns() -> None:
 
 def play_by_script(context: str, place: int) -> str:
     """Stand in for the model: some call the tool first, some answer what it is not."""
-    asked, *told = re.findall(r"<\|im_start\|>user\n(.*?)<\|im_end\|>", context, re.DOTALL)
+    asked, *results = re.findall(r"<\|im_start\|>user\n(.*?)<\|im_end\|>", context, re.DOTALL)
     expression = asked.removeprefix("What is ").removesuffix("?")
-    return answer(told[-1]) if told else (tool(expression) if place % 3 else answer(1))
+    return answer(results[-1]) if results else (tool(expression) if place % 3 else answer(1))
 
 
 def test_what_the_tool_says_is_context_and_never_loss(tiny: Policy) -> None:
@@ -377,7 +381,7 @@ def test_a_call_and_its_answer_fit_into_the_bundled_models_turns(tiny: Policy) -
 
 
 @pytest.mark.parametrize(
-    ("program", "told"),
+    ("program", "expected"),
     [
         pytest.param("print(47*86-19)", "4023", id="a number"),
         pytest.param("for i in range(3):\n    print(i)", "0\n1\n2", id="lines"),
@@ -394,11 +398,11 @@ def test_a_call_and_its_answer_fit_into_the_bundled_models_turns(tiny: Policy) -
         pytest.param("print(open('/etc/passwd').read())", "error: ", id="a file"),
     ],
 )
-def test_python_runs_in_the_sandbox(program: str, told: str) -> None:
+def test_python_runs_in_the_sandbox(program: str, expected: str) -> None:
     env = CalculatorEnv(tool="python")
     assert "Python runs" in env.system_prompt
     reply = env.respond(PROBLEM, [Turn(action=tool(program))])
-    assert reply.observation.startswith(told)
+    assert reply.observation.startswith(expected)
     assert len(reply.observation) <= LONGEST_PRINTED
     assert not reply.done
     reply.observation.encode()
@@ -427,8 +431,8 @@ def test_members_call_python_at_once() -> None:
     assert groups.env.concurrency == "threads"
     groups.reset(seed=[1, 2])
     calls = [tool(f"print({i}**2)") for i in range(4)]
-    told, rewards, terminated, _, _ = groups.step([*calls, answer(4741), answer(-1208)])
-    assert told == ("0", "1", "4", "9", "", "")
+    observations, rewards, terminated, _, _ = groups.step([*calls, answer(4741), answer(-1208)])
+    assert observations == ("0", "1", "4", "9", "", "")
     assert rewards.tolist() == pytest.approx([0, 0, 0, 0, 0.1, 1.1])
     assert terminated.tolist() == [False] * 4 + [True] * 2
     groups.close()

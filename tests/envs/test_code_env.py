@@ -51,7 +51,7 @@ def test_the_solution_computes_what_is_expected(level: int, split: str) -> None:
 
 @EVERY_LEVEL
 def test_values_in_the_text_are_the_visible_calls(level: int) -> None:
-    told = 0
+    with_values = 0
     for problem in drawn(CodeEnv(level=level)):
         values = re.findall(r"f\(([\d,]+)\)=(\d+)", problem.prompt)
         shown = [
@@ -59,8 +59,8 @@ def test_values_in_the_text_are_the_visible_calls(level: int) -> None:
             for case in problem.gold.cases[:VISIBLE]
         ]
         assert values in ([], shown), problem.prompt
-        told += bool(values)
-    assert (told > DRAWS / 3) == (level <= 2)
+        with_values += bool(values)
+    assert (with_values > DRAWS / 3) == (level <= 2)
 
 
 @EVERY_LEVEL
@@ -296,10 +296,10 @@ def test_weak_tests_are_said_in_every_detail() -> None:
     weak = CodeTests(kind="weak", entry_point="f", code="def check(f):\n    assert f(2) == 4")
     problem = Problem(prompt="", gold=weak, solution="")
     env = CodeEnv()
-    told = "weak: the tests ran in the program's own process."
-    assert env.score(problem, SQUARE.solution).note == f"weak: {told}"
+    weakness = "weak: the tests ran in the program's own process."
+    assert env.score(problem, SQUARE.solution).note == f"weak: {weakness}"
     wrong = env.score(problem, block("def f(x):\n    return 5")).note
-    assert wrong == f"weak: The program fails: AssertionError. {told}"
+    assert wrong == f"weak: The program fails: AssertionError. {weakness}"
 
 
 # Turns
@@ -313,17 +313,17 @@ def test_the_failing_visible_test_comes_back() -> None:
     first = problem.gold.cases[0]
     name = problem.gold.entry_point
 
-    told, reward, done, cut, _ = env.step(block("def f(x):\n    return None"))
-    assert told == f"{name}({first.given[0]}): None instead of {first.expected}."
+    observation, reward, done, cut, _ = env.step(block("def f(x):\n    return None"))
+    assert observation == f"{name}({first.given[0]}): None instead of {first.expected}."
     assert (reward, done, cut) == (0, False, False)
 
-    told, reward, done, cut, _ = env.step("I give up.")
-    assert told == "There is no program: end with one ```python block."
+    observation, reward, done, cut, _ = env.step("I give up.")
+    assert observation == "There is no program: end with one ```python block."
     assert (reward, done, cut) == (0, False, False)
 
-    told, reward, done, cut, info = env.step(problem.solution)
+    observation, reward, done, cut, info = env.step(problem.solution)
     assert reward == pytest.approx(1.2)
-    assert (told, done, cut) == ("", True, False)
+    assert (observation, done, cut) == ("", True, False)
     assert info["reward/passed"] == 1
 
 
@@ -346,7 +346,7 @@ def test_the_last_turn_is_paid_though_it_fails() -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "told"),
+    ("program", "expected"),
     [
         ("def f(x):\n    return x + 2", "f(3): 5 instead of 9."),
         ("def f(x):\n    return 1 // 0", "ZeroDivisionError"),
@@ -355,9 +355,9 @@ def test_the_last_turn_is_paid_though_it_fails() -> None:
         ("def g(x):\n    return 4", "The program fails: "),
     ],
 )
-def test_what_is_told(program: str, told: str) -> None:
+def test_the_feedback_on_a_program(program: str, expected: str) -> None:
     env = CodeEnv(turns=2)
-    assert told in feedback(SQUARE.gold, program, env.backend, env.limits)
+    assert expected in feedback(SQUARE.gold, program, env.backend, env.limits)
 
 
 SPIES = {
@@ -418,10 +418,10 @@ def test_members_of_a_group_take_their_own_number_of_turns() -> None:
     groups = GroupVectorEnv(CodeEnv(turns=2), num_envs=4, group_size=2)
     groups.reset(seed=[0, 1])
     solutions = [groups.env.problem(seed).solution for seed in (0, 0, 1, 1)]
-    told, rewards, done, cut, _ = groups.step([solutions[0], "?", "?", solutions[3]])
+    observations, rewards, done, cut, _ = groups.step([solutions[0], "?", "?", solutions[3]])
     assert list(rewards) == [pytest.approx(1.2), 0, 0, pytest.approx(1.2)]
     assert list(done) == [True, False, False, True]
-    assert [bool(text) for text in told] == [False, True, True, False]
+    assert [bool(text) for text in observations] == [False, True, True, False]
     _, rewards, done, cut, _ = groups.step(["", solutions[1], "?", ""])
     assert list(rewards) == [0, pytest.approx(1.2), 0, 0]
     assert list(done) == [True, True, False, True]

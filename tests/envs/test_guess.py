@@ -91,7 +91,7 @@ def test_every_level_keeps_every_promise(level: int, turns: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("action", "told"),
+    ("action", "expected"),
     [
         (tag(37), RIGHT),
         (tag(" 37 "), RIGHT),
@@ -116,13 +116,13 @@ def test_every_level_keeps_every_promise(level: int, turns: int | None) -> None:
     ],
     ids=lambda text: ascii(text[:40]) or "nothing",
 )
-def test_what_a_guess_is_told(action: str, told: str) -> None:
+def test_the_reply_to_a_guess(action: str, expected: str) -> None:
     given = problem(34, 41, 37)
     reply = GuessEnv().respond(given, [Turn(action=action)])
-    expected = "Guess a number from 34 to 41." if told == "range" else told
-    assert reply.observation == expected
-    assert reply.done is (told == RIGHT)
-    assert reply.reward.parts["correct"] == float(told == RIGHT)
+    text = "Guess a number from 34 to 41." if expected == "range" else expected
+    assert reply.observation == text
+    assert reply.done is (expected == RIGHT)
+    assert reply.reward.parts["correct"] == float(expected == RIGHT)
 
 
 @pytest.mark.parametrize(
@@ -275,13 +275,13 @@ def test_members_of_a_group_end_at_different_turns() -> None:
     for turn in range(3):
         wrong = [r.low if g != r.low else r.high for g, r in zip(golds, ranges, strict=True)]
         actions = [tag(golds[i] if when[i] == turn else wrong[i]) for i in range(8)]
-        told, rewards, terminated, truncated, _ = groups.step(actions)
+        observations, rewards, terminated, truncated, _ = groups.step(actions)
         sums = [total + reward for total, reward in zip(sums, rewards, strict=True)]
         assert terminated.tolist() == [w <= turn for w in when]
         assert truncated.tolist() == [w == 9 and turn == 2 for w in when]
         for i in range(8):
-            assert (told[i] == RIGHT) is (when[i] == turn)
-            assert (told[i] == "") is (when[i] < turn)
+            assert (observations[i] == RIGHT) is (when[i] == turn)
+            assert (observations[i] == "") is (when[i] < turn)
     assert sums == pytest.approx([1.1, 1.1, 1.1, 0.1] * 2)
 
 

@@ -91,13 +91,13 @@ def test_a_vector_of_groups_plays_both_at_once() -> None:
     assert [meta["env"] for meta in about["meta"]] == ["math", "math", "code", "code"]
     assert about["system_prompt"][0] != about["system_prompt"][2]
     wrong = "```python\ndef f(*_):\n    return 'no'\n```"
-    told, rewards, terminated, truncated, infos = envs.step(
+    observations, rewards, terminated, truncated, infos = envs.step(
         [env.problem(numbers[0]).solution, "?", wrong, wrong]
     )
     assert rewards.tolist() == pytest.approx([1.1, 0, 0, 0])
     assert terminated.tolist() == [True, True, False, False]
     assert not truncated.any()
-    assert told[2]
+    assert observations[2]
     assert infos["_reward/math/correct"].tolist() == [True, True, False, False]
     solution = env.problem(numbers[1]).solution
     _, rewards, terminated, truncated, _ = envs.step(["", "", solution, wrong])

@@ -199,7 +199,7 @@ def test_without_reasoning_gym_the_remedy_is_told(monkeypatch: pytest.MonkeyPatc
 class Told:
     """A sandbox in which grading an 8 ends in one way; any other answer earns nothing."""
 
-    level = "told"
+    level = "scripted"
 
     def __init__(self, result: RunResult) -> None:
         self.result = result

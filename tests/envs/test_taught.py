@@ -1,4 +1,4 @@
-"""Level 1 as the bundled model has learnt it: what it is told, asked, shown and replied.
+"""Level 1 as the bundled model learnt it: system prompts, questions, demonstrations, replies.
 
 Who changes one of these on purpose trains the model again and writes the new text here.
 """
@@ -25,7 +25,7 @@ def conversation(env: grpo_envs.TextEnv, seed: int, split: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "prompt"),
     [
         (
             "countdown",
@@ -40,8 +40,8 @@ def conversation(env: grpo_envs.TextEnv, seed: int, split: str) -> list[str]:
         ),
     ],
 )
-def test_what_the_model_is_told(name: str, told: str) -> None:
-    assert grpo_envs.make(name).system_prompt == told
+def test_the_system_prompt(name: str, prompt: str) -> None:
+    assert grpo_envs.make(name).system_prompt == prompt
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_hundreds_of_episodes_are_what_they_were(name: str, digest: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "action", "told"),
+    ("name", "action", "reply"),
     [
         pytest.param(
             "guess", "", "Guess a number from 208 to 214.", id="guess: nothing in the answer"
@@ -201,6 +201,6 @@ def test_hundreds_of_episodes_are_what_they_were(name: str, digest: str) -> None
         ),
     ],
 )
-def test_a_reply_to_what_is_seldom_demonstrated(name: str, action: str, told: str) -> None:
+def test_a_reply_to_what_is_seldom_demonstrated(name: str, action: str, reply: str) -> None:
     env = grpo_envs.make(name)
-    assert env.respond(env.problem(0), [Turn(action=action)]).observation == told
+    assert env.respond(env.problem(0), [Turn(action=action)]).observation == reply

@@ -259,7 +259,7 @@ def test_the_sample_of_completions_is_small_and_spread_over_the_run(
     logger = made(tmp_path / "run", 500, 0)
     for step in range(1, 501):
         # A lone surrogate, which a model may well write, fits into no database.
-        logger._told["step"] = step
+        logger._sent["step"] = step
         logger.log_completions(step, [group("\ud800 <b>")], [[0.5, -0.5]])
     logger.log_eval(500, {"eval/accuracy": 0.5}, [])
     logger.close()
@@ -317,7 +317,7 @@ def test_projects_are_ours_unless_said_otherwise(
         trackio = TrackioLogger(place, 1, 0)
         for logger in (wandb, mlflow, trackio):
             logger.close()
-        run = mlflow._client.get_run(mlflow._told["id"])
+        run = mlflow._client.get_run(mlflow._sent["id"])
         experiment = mlflow._client.get_experiment(run.info.experiment_id)
         return wandb._run.project, experiment.name, trackio._run.project
 
@@ -373,9 +373,9 @@ def test_what_wandb_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
         WandbLogger(tmp_path, 3, 0)
 
 
-def csv_text(run: Path, done: int, *told: tuple[int, Mapping[str, float]]) -> str:
+def csv_text(run: Path, done: int, *rows: tuple[int, Mapping[str, float]]) -> str:
     logger = CsvLogger(run, 9, done)
-    for step, metrics in told:
+    for step, metrics in rows:
         logger.log(step, metrics)
         logger.log_completions(step, [group()], [[0.0, 0.0]])
     logger.close()
@@ -383,7 +383,7 @@ def csv_text(run: Path, done: int, *told: tuple[int, Mapping[str, float]]) -> st
 
 
 def test_a_new_metric_is_a_new_column(tmp_path: Path) -> None:
-    told: Sequence[tuple[int, Mapping[str, float]]] = [
+    rows: Sequence[tuple[int, Mapping[str, float]]] = [
         (1, {"a": 0.123456789, "b,c": 2.0}),
         (2, {"b,c": 3.0, "a": float("nan")}),
         (3, {"d": 1.0, "a": 4.0}),
@@ -392,7 +392,7 @@ def test_a_new_metric_is_a_new_column(tmp_path: Path) -> None:
     text = 'step,a,"b,c",d\n1,0.123457,2.0,\n2,,3.0,\n3,4.0,,1.0\n4,5.0,,\n'
     run = tmp_path / "run"
     run.mkdir()
-    assert csv_text(run, 0, *told) == text
+    assert csv_text(run, 0, *rows) == text
     assert sorted(p.name for p in run.iterdir()) == ["metrics.csv"]
 
 

@@ -39,7 +39,7 @@ def test_a_process_knows_its_place_and_its_share_of_the_cores(
 
 @pytest.mark.usefixtures("launched")
 def test_variables_that_are_not_torchruns_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LOCAL_RANK")  # as in pods that are told their number and no more
+    monkeypatch.delenv("LOCAL_RANK")  # as in pods that know their number and no more
     assert (launch.index(), launch.count(), launch.cores()) == (0, 1, 6)
     assert connect("cpu") is ALONE
 

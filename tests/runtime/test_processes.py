@@ -87,17 +87,17 @@ def test_the_gradient_of_two_is_that_of_one(case: str, kind: str, made: Path) ->
 def test_what_one_raises_all_raise_and_shares_are_in_order(made: Path) -> None:
     lost = "ProcessLost: process 1 failed: KeyError: 'level'"
     for i in range(2):
-        told = ast.literal_eval((made / f"{i}.txt").read_text(encoding="utf-8"))
-        assert told["gathered"] == [0, 1]
-        assert told["by first"] == 0
-        assert told["each"] == i
-        assert told["shares"] == [[0, 1, 2, 3], [4, 5, 6]]
-        assert told["done by"] == ([0] if i == 0 else [])
-        assert told["a mistake"] == "ConfigError: env.level=9."
-        assert told["a stop"] == "StopNow: "
-        assert told["asked"] == (True, 0), "one was asked to end, all did"
-        assert told["answers"] == ([3, 6] if i == 0 else [2, 4]), "of five problems"
-        assert told["a bug"] == (lost if i == 0 else "KeyError: 'level'")
+        found = ast.literal_eval((made / f"{i}.txt").read_text(encoding="utf-8"))
+        assert found["gathered"] == [0, 1]
+        assert found["by first"] == 0
+        assert found["each"] == i
+        assert found["shares"] == [[0, 1, 2, 3], [4, 5, 6]]
+        assert found["done by"] == ([0] if i == 0 else [])
+        assert found["a mistake"] == "ConfigError: env.level=9."
+        assert found["a stop"] == "StopNow: "
+        assert found["asked"] == (True, 0), "one was asked to end, all did"
+        assert found["answers"] == ([3, 6] if i == 0 else [2, 4]), "of five problems"
+        assert found["a bug"] == (lost if i == 0 else "KeyError: 'level'")
 
 
 _OF_THIS_MACHINE = ("time/", "tokens/per_second", "score/hidden", "memory/")
@@ -192,8 +192,8 @@ def processes_of(run: subprocess.Popen[str]) -> dict[int, int]:
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text(encoding="utf-8").split()
     found: dict[int, int] = {}
     for child in children:
-        told = Path(f"/proc/{child}/environ").read_text(encoding="utf-8").split("\0")
-        found |= {int(x[5:]): int(child) for x in told if x.startswith("RANK=")}
+        environment = Path(f"/proc/{child}/environ").read_text(encoding="utf-8").split("\0")
+        found |= {int(x[5:]): int(child) for x in environment if x.startswith("RANK=")}
     return found
 
 

@@ -173,11 +173,11 @@ def sleeper() -> Iterator[int]:
 
 
 def test_what_the_kernel_says_of_a_child(sleeper: int) -> None:
-    told = status(sleeper)
-    assert told["NoNewPrivs"] == "1"
-    assert told["Seccomp"] == "2"
+    fields = status(sleeper)
+    assert fields["NoNewPrivs"] == "1"
+    assert fields["Seccomp"] == "2"
     for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
-        assert int(told[kind], 16) == 0
+        assert int(fields[kind], 16) == 0
     limits = Path(f"/proc/{sleeper}/limits").read_text().splitlines()
     hard = {line[:26].strip(): line[26:].split()[1] for line in limits[1:]}
     assert hard["Max file size"] == hard["Max core file size"] == hard["Max locked memory"] == "0"

@@ -124,11 +124,11 @@ def _keep(run: Path, kept: Path) -> None:
     for name in ("config.json", "done.json", "failed.json"):
         if (run / name).is_file():
             text = (run / name).read_text(encoding="utf-8")
-            told = json.loads(text.replace(str(run), kept.name))
-            if "config" in told:
-                told["config"].pop("model.path", None)  # of the machine that it was made on
-                told["overrides"] = [o for o in told["overrides"] if "model.path" not in o]
-            (kept / name).write_text(json.dumps(told, indent=1), encoding="utf-8")
+            note = json.loads(text.replace(str(run), kept.name))
+            if "config" in note:
+                note["config"].pop("model.path", None)  # of the machine that it was made on
+                note["overrides"] = [o for o in note["overrides"] if "model.path" not in o]
+            (kept / name).write_text(json.dumps(note, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

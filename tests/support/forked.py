@@ -68,12 +68,12 @@ class Forked:
                 os.killpg(self.pid, signal.SIGKILL)
                 raise subprocess.TimeoutExpired(self.args, timeout)
             time.sleep(0.01)
-        told = []
+        texts = []
         for file in (self._out, self._err):
             file.seek(0)
-            told.append(file.read().decode())
+            texts.append(file.read().decode())
             file.close()
-        return told[0], told[1]
+        return texts[0], texts[1]
 
 
 def run(cwd: Path, module: str, *args: str, said: str = "") -> subprocess.CompletedProcess[str]:
@@ -95,7 +95,7 @@ def _as_main(module: str, args: tuple[str, ...]) -> int:
     warnings.resetwarnings()
     for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
         warnings.simplefilter("ignore", category)
-    warnings.showwarning = lambda *told: print(warnings.formatwarning(*told[:4]), file=sys.stderr)
+    warnings.showwarning = lambda *shown: print(warnings.formatwarning(*shown[:4]), file=sys.stderr)
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:
         del os.environ[name]
     sys.modules.pop(module, None)

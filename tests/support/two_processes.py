@@ -147,8 +147,8 @@ def main(out: Path) -> None:
     print(f"process {processes.index} of {processes.count}", flush=True)
     torch.save(found, out / f"{processes.index}.pt")
     answers = {name: train(out / "two", name, processes) for name in RUNS}
-    told = exchanged(processes) | {"answers": answers["plain"], "asked": asked(out, processes)}
-    (out / f"{processes.index}.txt").write_text(repr(told), encoding="utf-8")
+    results = exchanged(processes) | {"answers": answers["plain"], "asked": asked(out, processes)}
+    (out / f"{processes.index}.txt").write_text(repr(results), encoding="utf-8")
     train(out / "more", "plain", processes, "trainer.steps=5", f"resume={out / 'more' / 'plain'}")
     sharded(out, processes)
 

@@ -57,13 +57,15 @@ def test_a_fault_ends_as_the_page_says(fault: str, tmp_path: Path) -> None:
     page = (DOCS / "faults.md").read_text(encoding="utf-8")
     (row,) = [line for line in page.splitlines() if line.startswith(f"| {fault} |")]
     code, line = FAULTS.FAULTS[fault](FAULTS.Place(tmp_path))
-    _, _, told_code, told, _ = re.split(r"(?<!\\) ?\| ?", row, maxsplit=4)
-    assert int(told_code) == code
+    _, _, page_code, page_line, _ = re.split(r"(?<!\\) ?\| ?", row, maxsplit=4)
+    assert int(page_code) == code
 
     def without_figures(text: str) -> str:
         return re.sub(r"\S*\d\S*", "#", text).replace("rewards", "reward")
 
-    words = [without_figures(text.replace(str(tmp_path), ".")) for text in (told.strip("`"), line)]
+    words = [
+        without_figures(text.replace(str(tmp_path), ".")) for text in (page_line.strip("`"), line)
+    ]
     assert words[0] == words[1]
 
 

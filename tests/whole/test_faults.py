@@ -308,7 +308,7 @@ def update_in_a_child(micro_batch_tokens: int, limit: int | None) -> dict[str, A
     here, there = os.pipe()
     child = os.fork()
     if not child:
-        told: dict[str, Any] = {}
+        outcome: dict[str, Any] = {}
         try:
             policy = load_policy(str(TINY))
             cfg = GrpoConfig(lr=1e-3, loss=LossConfig(beta=0.0))
@@ -322,17 +322,20 @@ def update_in_a_child(micro_batch_tokens: int, limit: int | None) -> dict[str, A
             try:
                 agent.update(make_groups(64, 256))
             except OutOfMemory as error:
-                told["error"] = str(error)
-            told |= {"grown": memory("VmPeak") - before, "tokens": agent.learner.micro_batch_tokens}
-            told["weight"] = float(policy.trained_parameters()[1].detach().double().sum())
+                outcome["error"] = str(error)
+            outcome |= {
+                "grown": memory("VmPeak") - before,
+                "tokens": agent.learner.micro_batch_tokens,
+            }
+            outcome["weight"] = float(policy.trained_parameters()[1].detach().double().sum())
         finally:
-            os.write(there, json.dumps(told).encode())
+            os.write(there, json.dumps(outcome).encode())
             os._exit(0)
     os.close(there)
     with os.fdopen(here) as pipe:
-        told = json.loads(pipe.read())
+        outcome = json.loads(pipe.read())
     os.waitpid(child, 0)
-    return told
+    return outcome
 
 
 @pytest.mark.slow
@@ -367,7 +370,7 @@ def test_the_death_of_the_sandboxs_helpers_costs_no_run(tmp_path: Path, times: i
     assert steps(tmp_path / "run") == list(range(1, 16))
     rows = read_jsonl(tmp_path / "run" / "completions.jsonl")
     invalid = [row["error"] for row in rows if not row["valid"]]
-    assert all("SandboxError: a program could not be run, twice: " in told for told in invalid)
+    assert all("SandboxError: a program could not be run, twice: " in error for error in invalid)
     assert times > 1 or not invalid
 
 
@@ -395,8 +398,10 @@ def test_a_leak_is_told_of_ends_with_a_line_and_the_run_goes_on(tmp_path: Path) 
     *_, line = printed.splitlines()
     assert line.startswith("grpo_envs: ")
     assert "MemoryError" in line or "out of memory" in line
-    (told,) = [line for line in printed.splitlines() if "memory of the run's process grows" in line]
-    assert told.startswith("step 40: ")
+    (warning,) = [
+        line for line in printed.splitlines() if "memory of the run's process grows" in line
+    ]
+    assert warning.startswith("step 40: ")
     saved = Checkpoints(tmp_path / "run").newest_whole()
     assert saved is not None
     last = int(saved.name.removeprefix("step_")) + 3

@@ -95,9 +95,9 @@ def test_every_value_that_the_agents_page_offers_is_allowed() -> None:
         key: re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", values)) for key, values in choices
     }
     for some in zip_longest(*offered.values()):  # the first of each key, the second of each, ...
-        told = [f"{key}={value}" for key, value in zip(offered, some, strict=True) if value]
-        extra = ["agent.loss.kl_in=reward"] if "agent.loss.kl=k1" in told else []
-        compose_run([*told, *extra])
+        overrides = [f"{key}={value}" for key, value in zip(offered, some, strict=True) if value]
+        extra = ["agent.loss.kl_in=reward"] if "agent.loss.kl=k1" in overrides else []
+        compose_run([*overrides, *extra])
 
 
 SMALL = [
@@ -131,7 +131,7 @@ LAUNCHERS = {  # each with any port that is free: tests run side by side
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
-    [told for told in dict.fromkeys(COMMANDS) if not any(word in told for word in CANNOT)],
+    [command for command in dict.fromkeys(COMMANDS) if not any(word in command for word in CANNOT)],
 )
 def test_every_run_runs(command: str, tmp_path: Path) -> None:
     """As it stands, but for its size; what needs something that is not here composes, above."""

@@ -147,8 +147,8 @@ def test_a_run_takes_environment_options_reward_and_logger(place: Place) -> None
 
 def test_check_finds_them_sound(place: Place) -> None:
     for overrides in (["env=shout"], ["env=whisper", "env.gap=+"], ["env=mumble", "env.mouth=2"]):
-        told, _ = place.grpo("grpo_envs.check", *overrides)
-        assert "13 of 13" in told
+        printed, _ = place.grpo("grpo_envs.check", *overrides)
+        assert "13 of 13" in printed
 
 
 def test_gymnasium_makes_them(place: Place) -> None:
@@ -366,5 +366,5 @@ def test_what_new_env_writes_passes_its_own_tests(place: Place) -> None:
     done = place.run("python", "-m", "pytest", "-q", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "10 passed" in done.stdout
-    told, _ = place.grpo("grpo_envs.check", "env=sort_letters", "env.length=9")
-    assert "13 of 13" in told
+    printed, _ = place.grpo("grpo_envs.check", "env=sort_letters", "env.length=9")
+    assert "13 of 13" in printed

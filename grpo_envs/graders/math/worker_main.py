@@ -37,7 +37,7 @@ def main() -> None:
         sys.path.extend(folders)
         decider = import_module(f"grpo_envs.graders.math.{module}")
         decider.warm()
-    except Exception as error:  # noqa: BLE001  told to the parent, which raises it in one line
+    except Exception as error:  # noqa: BLE001  sent to the parent, which raises it in one line
         control.sendall(f"E{type(error).__name__}: {error}".encode()[:300])
         sys.exit(1)
     gc.collect()

@@ -456,7 +456,7 @@ def test_the_visible_part_is_the_first() -> None:
 
 
 class Scripted:
-    """A backend that answers what it is told to."""
+    """A backend with scripted answers."""
 
     level = "scripted"
 

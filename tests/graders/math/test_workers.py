@@ -46,8 +46,8 @@ def area(n: int) -> tuple[Node, Node]:
     return pair(rf"\int_0^{{{n}}} x^2 dx", rf"\frac{{{n**3}}}{{3}}")
 
 
-# The same pool and the same zygote with another judge, which is told what to do: it starts in no
-# time, and what it does takes as long as it is told.
+# The same pool and the same zygote with another judge, which follows a script: it starts in no
+# time, and takes as long as the script says.
 JUDGE = f"""
 import importlib.util, os, socket, sys, time
 spec = importlib.util.spec_from_file_location("worker", {str(zygote.PROGRAM)!r})
