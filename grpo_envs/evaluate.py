@@ -151,13 +151,13 @@ def _label(path: str) -> str:
     return "".join(c if c.isalnum() or c in ".-_" else "_" for c in name)
 
 
-def model_overrides(told: str) -> list[str]:
+def model_overrides(model: str) -> list[str]:
     """Return the overrides that mean a model as `a=` and `b=` name it."""
-    if told in ("qwen", "smollm2"):
-        return [f"model={told}"]
-    if told in SIZES and not Path(told).exists():
-        return ["model=qwen", f"model.size={told}"]
-    return [f"model.path={told}"]
+    if model in ("qwen", "smollm2"):
+        return [f"model={model}"]
+    if model in SIZES and not Path(model).exists():
+        return ["model=qwen", f"model.size={model}"]
+    return [f"model.path={model}"]
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -187,13 +187,13 @@ def _tell(side: Evaluated, by: Sequence[str]) -> None:
     for table in tables(side.name, side.rows, side.weights, figures):
         rich.get_console().print(table)
     file = side.folder / "evaluation.json"
-    told = {
+    summary = {
         "model": side.name,
         "problems": len(by_problem(side.rows)),
         "prompts": len({row["prompt"] for row in side.rows}),
         "estimates": {name: asdict(figure) for name, figure in figures.items()},
     }
-    write_atomically(file, json.dumps(told, indent=1))
+    write_atomically(file, json.dumps(summary, indent=1))
     rich.get_console().print(f"{shown(file.resolve())}, and the answers beside it", soft_wrap=True)
 
 
@@ -203,8 +203,8 @@ def _compare(a: Evaluated, b: Evaluated, *, by: Sequence[str]) -> None:
     rich.get_console().print(difference_table((a.name, b.name), of_a, of_b, gains))
     digests = "-".join(side.folder.name.rpartition("-")[2] for side in (a, b))
     file = a.folder.parent / f"compare-{digests}.json"
-    told = {name: asdict(gain) for name, gain in gains.items()}
-    write_atomically(file, json.dumps({"a": a.name, "b": b.name, "b - a": told}, indent=1))
+    paired = {name: asdict(gain) for name, gain in gains.items()}
+    write_atomically(file, json.dumps({"a": a.name, "b": b.name, "b - a": paired}, indent=1))
     rich.get_console().print(shown(file.resolve()), soft_wrap=True)
 
 
@@ -215,8 +215,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m grpo_envs.evaluate", description=f"{first} {more}"
     )
-    told = "as for a run, e.g. env=math model.path=outputs/math/... ; a=MODEL b=MODEL compare two"
-    parser.add_argument("overrides", nargs="*", help=told)
+    words = "as for a run, e.g. env=math model.path=outputs/math/... ; a=MODEL b=MODEL compare two"
+    parser.add_argument("overrides", nargs="*", help=words)
     parser.add_argument("--problems", type=int, help="held-out problems (trainer.eval_problems)")
     parser.add_argument("--samples", type=int, default=4, help="to each of them (%(default)s)")
     parser.add_argument(

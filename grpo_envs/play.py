@@ -102,7 +102,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _chat(cfg: RunConfig) -> "Chat":
-    # Here and not above: they import torch, which takes seconds, and a mistake is told before.
+    # Here and not above: they import torch, which takes seconds, and a mistake is found before.
     from grpo_envs.training.build import make_accelerator
     from grpo_policy.models import load_chat, resolve
 
@@ -135,11 +135,11 @@ def _episode(env: TextEnv, seed: int, chat: "Chat | None") -> None:
         turn = f" (turn {len(totals) + 1} of {turns})" if turns > 1 else ""
         ended = f"end it with a line that holds only {END!r}, or with Ctrl-D"
         print(f"\nYour answer{turn}; {ended}:", flush=True)
-        told, total, terminated, truncated, info = env.step(read_answer())
+        observation, total, terminated, truncated, info = env.step(read_answer())
         over = terminated or truncated
         totals.append(total)
         _show_reward(env, total, info)
-        _show_reply(told, None if over else chat)
+        _show_reply(observation, None if over else chat)
     if turns > 1:
         print(f"\nThe episode is over. Its {len(totals)} turns earn {number(sum(totals))}.")
 
@@ -163,13 +163,13 @@ def _show_reward(env: TextEnv, total: float, info: Mapping[str, Any]) -> None:
         print(f"valid: no, the grader failed, and nothing is learnt from it: {detail}")
 
 
-def _show_reply(told: str, chat: "Chat | None") -> None:
+def _show_reply(observation: str, chat: "Chat | None") -> None:
     """Show what the environment says: in the model's words where it has another turn."""
     if chat:
         # Nobody types the token that ends a turn, so it is put in.
-        told = chat.text(chat.follow_up(told, ended=False))
-    if told:
-        print(f"\nThe environment says:\n{printable(told)}")
+        observation = chat.text(chat.follow_up(observation, ended=False))
+    if observation:
+        print(f"\nThe environment says:\n{printable(observation)}")
 
 
 def _show_solution(env: TextEnv, seed: int) -> None:

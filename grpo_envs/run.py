@@ -43,7 +43,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
             raise
-        raise SystemExit(_told_of_disk(error)) from None
+        raise SystemExit(_disk_error_in_words(error)) from None
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except job.JobFailed as error:
-        sys.exit(_told(failures(error.folder.parent, started)))
+        sys.exit(_failures_in_words(failures(error.folder.parent, started)))
     except (GrpoEnvsError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
@@ -71,7 +71,7 @@ def main() -> None:
     except OSError as error:
         if wants_traceback or error.errno not in _OF_THE_DISK:
             raise
-        _fail(_told_of_disk(error))
+        _fail(_disk_error_in_words(error))
 
 
 def _begin(words: list[str]) -> None:
@@ -90,7 +90,7 @@ def _begin(words: list[str]) -> None:
     job.follow(words)
 
 
-def _fail(told: str) -> NoReturn:
+def _fail(line: str) -> NoReturn:
     """End with one line.
 
     Of several processes on a machine the first says it, and then their launcher ends the others;
@@ -98,10 +98,10 @@ def _fail(told: str) -> NoReturn:
     """
     if not launch.speaks():
         time.sleep(_FIRST_SAYS)
-    sys.exit(told)
+    sys.exit(line)
 
 
-def _told_of_disk(error: OSError) -> str:
+def _disk_error_in_words(error: OSError) -> str:
     where = f" ({shown(Path(error.filename))})" if error.filename else ""
     return f"grpo_envs: {error.strerror}{where}. What was saved is whole; resume=auto goes on."
 
@@ -114,11 +114,11 @@ def _print_help(overrides: list[str]) -> None:
         sys.exit(f"grpo_envs: {error}")
 
 
-def _told(failed: list[RunFolder]) -> str:
+def _failures_in_words(failed: list[RunFolder]) -> str:
     """Return which jobs of a sweep failed, a line each: Hydra tells of the first one only."""
     lines = [f"  {shown(folder.path)}: {folder.error}" for folder in failed]
-    told = f"grpo_envs: {len(failed)} of the sweep's jobs failed; the same command tries them again"
-    return "\n".join([f"{told}:", *lines])
+    head = f"grpo_envs: {len(failed)} of the sweep's jobs failed; the same command tries them again"
+    return "\n".join([f"{head}:", *lines])
 
 
 if __name__ == "__main__":

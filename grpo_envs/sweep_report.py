@@ -147,8 +147,8 @@ def _lines(jobs: Sequence[Job]) -> list[tuple[str, int, Job]]:
     colours: dict[str, int] = {}
     lines = []
     for job in jobs:
-        told = [f"{key}={job.overrides[key]}" for key in keys if key in job.overrides]
-        label = " ".join(told) or "all seeds"
+        chosen = [f"{key}={job.overrides[key]}" for key in keys if key in job.overrides]
+        label = " ".join(chosen) or "all seeds"
         lines.append((label, colours.setdefault(label, len(colours)), job))
     return lines
 

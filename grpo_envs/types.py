@@ -26,7 +26,7 @@ class Problem:
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Anything else worth logging: level, source row, topic. JSON values only."""
     system_prompt: str | None = None
-    """What a chat model is told before this prompt; None for what its environment says."""
+    """The system message before this prompt; None for the environment's."""
     max_turns: int | None = None
     """Answers per episode of this problem; None for the environment's number."""
 

@@ -150,7 +150,7 @@ def _is_gguf(path: str) -> bool:
 
 @contextmanager
 def _reading(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give what `from_pretrained` is to be told; turn what it raises into one line."""
+    """Give the arguments of `from_pretrained`; turn its exceptions into one line."""
     if _is_gguf(path):
         with _reading_gguf(Path(path)) as where:
             yield str(Path(path).parent), where

@@ -142,15 +142,15 @@ class Policy(nn.Module):
     def packs(self, batch: Batch) -> bool:
         """Return whether rows of a group share their prompt's pass through the model.
 
-        They do where that takes fewer operations, and the attention can be told who attends to
+        They do where that takes fewer operations, and the attention takes a mask of who attends to
         whom: PyTorch's own, on every layer alike.
         """
         config = self.model.config
         layers = set(getattr(config, "layer_types", None) or ["full_attention"])
         plain = layers == {"full_attention"} and not getattr(config, "sliding_window", None)
-        told = getattr(config, "_attn_implementation", "") == "sdpa"
+        masked = getattr(config, "_attn_implementation", "") == "sdpa"
         depth = getattr(config, "num_hidden_layers", 0)
-        if not (self.share_prompts and plain and told and depth):
+        if not (self.share_prompts and plain and masked and depth):
             return False
         embedding = self.model.get_input_embeddings().weight
         body = sum(p.numel() for p in self.model.parameters() if p.shape[0] != len(embedding))

@@ -121,11 +121,11 @@ def demonstration(envs: Sequence[TextEnv], number: int, direct_share: float) -> 
         answer = env.demonstrate(problem, turns)
         if direct:
             answer = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
-        over, told = len(turns) + 1 == env.turns_of(problem), ""
+        over, observation = len(turns) + 1 == env.turns_of(problem), ""
         if not over:
             reply = env.respond(problem, [*turns, Turn(action=answer)])
-            over, told = reply.done, reply.observation
-        turns.append(Turn(action=answer, observation=told))
+            over, observation = reply.done, reply.observation
+        turns.append(Turn(action=answer, observation=observation))
     return Demonstration(
         system_prompt=env.system_prompt_of(problem), prompt=problem.prompt, turns=tuple(turns)
     )
@@ -189,9 +189,9 @@ def encode(policy: Policy, demo: Demonstration) -> tuple[list[int], list[int]]:
     for turn in demo.turns:
         answer = [*policy.tokenizer(turn.action)["input_ids"], policy.eos_ids[0]]
         last = turn is demo.turns[-1]
-        told = () if last else policy.follow_up(turn.observation, ended=True)
-        tokens += [*answer, *told]
-        labels += [*answer, *[IGNORED] * len(told)]
+        reply = () if last else policy.follow_up(turn.observation, ended=True)
+        tokens += [*answer, *reply]
+        labels += [*answer, *[IGNORED] * len(reply)]
     return tokens, labels
 
 

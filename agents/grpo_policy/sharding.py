@@ -138,13 +138,13 @@ def replica_of(
     return kind(policy, optimizer, accelerator)
 
 
-def sharding_accelerator(**told: Any) -> Accelerator:
-    """Return an Accelerator that shards where `accelerate launch` was told to use FSDP.
+def sharding_accelerator(**settings: Any) -> Accelerator:
+    """Return an Accelerator that shards where `accelerate launch` was asked to use FSDP.
 
-    Of what else it was told of FSDP nothing counts: all of it is chosen here.
+    All other settings of FSDP are chosen here; those of the launcher have no effect.
     """
     if not launch.shards():
-        return Accelerator(**told)
+        return Accelerator(**settings)
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         reshard_after_forward=False,
@@ -153,7 +153,7 @@ def sharding_accelerator(**told: Any) -> Accelerator:
         mixed_precision_policy=MixedPrecisionPolicy(),  # autocast does it, as without shards
         cpu_ram_efficient_loading=False,  # each process loads the model itself
     )
-    accelerator = Accelerator(fsdp_plugin=plugin, **told)
+    accelerator = Accelerator(fsdp_plugin=plugin, **settings)
     if accelerator.distributed_type == DistributedType.MULTI_CPU:  # Accelerate leaves these out
         PartialState().distributed_type = DistributedType.FSDP
         accelerator.state.distributed_type = DistributedType.FSDP

@@ -1,4 +1,4 @@
-"""Hydra, told of our schemas, our names for folders and what plugins bring."""
+"""Hydra with our schemas, our names for folders and the options of installed packages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from grpo_envs.runs.folder import job_name, newest_cut_off, sweep_name
 
 _OLD_HYDRA = hydra.__version__.startswith("1.3")
 COMPOSING = {"version_base": "1.3"} if _OLD_HYDRA else {}
-"""What Hydra 1.3 wants to be told and 1.4 does not."""
+"""An argument that Hydra 1.3 needs and 1.4 does not have."""
 _CALLED = ("grpo_envs.*", "hydra.*", "hydra_plugins.*", "logging.*", "sys.*")
 RUNNING: dict[str, Any] = COMPOSING if _OLD_HYDRA else {"execution_whitelist": _CALLED}
 """The same of `@hydra.main`; from Hydra 1.4 on a configuration can call nothing else."""
@@ -45,9 +45,9 @@ def register() -> None:
     _store("schema", "model", ModelConfig)
     _store("schema", "trainer", TrainerConfig)
     _store("schema", "logger", LoggerConfig)
-    _register_resolver("grpo_key", lambda told: job_name(list(told)))
+    _register_resolver("grpo_key", lambda overrides: job_name(list(overrides)))
     # Cached, as `now` is: what the sweep resolves holds for its jobs, too.
-    _register_resolver("grpo_sweep", lambda told: sweep_dir_name(list(told)), use_cache=True)
+    _register_resolver("grpo_sweep", lambda given: sweep_dir_name(list(given)), use_cache=True)
     _register_resolver("grpo_run_dir", run_dir)
     Plugins.instance().register(EntryPointSource)
     Plugins.instance().register(PluginConf)

@@ -1,6 +1,6 @@
 """What `--help` says: the options of each group, the keys that matter, and those of `env`.
 
-An option is told by the first line of its YAML, a key by the text below its field in the dataclass.
+An option is explained by the first line of its YAML, a key by the text below its field.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def options_of(group: str) -> dict[str, str]:
         for folder in reversed(yaml_folders())  # ours come first, as Hydra has it
         for path in folder.glob(f"{group}/*.yaml")
     }
-    told = {name: _first_comment(text) for name, text in found.items()}
+    lines = {name: _first_comment(text) for name, text in found.items()}
     for name, ep in available(ENTRY_POINTS[group]).items() if group in ENTRY_POINTS else ():
-        told.setdefault(name, f"({ep.value})")
-    return dict(sorted(told.items()))
+        lines.setdefault(name, f"({ep.value})")
+    return dict(sorted(lines.items()))
 
 
 def _first_comment(text: str) -> str:
@@ -148,11 +148,11 @@ def _environment(name: str, given: Mapping[str, Any]) -> Iterator[str]:
     except GrpoEnvsError as error:
         yield f"  {error}"
         return
-    told = argument_docs(inspect.getdoc(target.__init__) or "")
+    docs = argument_docs(inspect.getdoc(target.__init__) or "")
     for key, parameter in inspect.signature(target).parameters.items():
         if key not in ("split", "render_mode") and parameter.kind is not parameter.VAR_KEYWORD:
             default = None if parameter.default is parameter.empty else parameter.default
-            yield _row(f"env.{key}={shown(given.get(key, default))}", told.get(key, ""))
+            yield _row(f"env.{key}={shown(given.get(key, default))}", docs.get(key, ""))
 
 
 def argument_docs(doc: str) -> dict[str, str]:

@@ -37,7 +37,7 @@ class TextEnv(gymnasium.Env[str, str]):
     parts: ClassVar[Mapping[str, float]] = {"correct": 1.0}
     """The reward parts that `score` returns, each in [0, 1], with their default weights."""
     system_prompt: str = ""
-    """What a chat model is told before the prompt; '' for nothing."""
+    """The system message of a chat model; '' for none."""
     max_turns: int = 1
     """Answers per episode. Above 1, `respond` is called in place of `score_batch`."""
     concurrency: str = "none"
@@ -136,7 +136,7 @@ class TextEnv(gymnasium.Env[str, str]):
         return self.reward_range
 
     def system_prompt_of(self, problem: Problem) -> str:
-        """Return what a chat model is told before the problem's prompt."""
+        """Return the system message that precedes the problem's prompt."""
         return self.system_prompt if problem.system_prompt is None else problem.system_prompt
 
     def turns_of(self, problem: Problem) -> int:

@@ -72,7 +72,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
 
     @property
     def system_prompt(self) -> str:
-        """What a chat model is told before each prompt."""
+        """The system message before each prompt."""
         return self.env.system_prompt
 
     @property
@@ -188,7 +188,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             self.env.close()
 
     def _observation(self, member: int) -> str:
-        """Return what the member was told last: the prompt, or the reply to its last turn."""
+        """Return the last observation of a member: the prompt, or the reply to its last turn."""
         problem, turns = self._problems[member], self._turns[member]
         if turns:
             return turns[-1].observation

@@ -1,4 +1,4 @@
-"""The environments of a run. No torch here: a mistake in `env.*` is told within a second."""
+"""The environments of a run. No torch here: a mistake in `env.*` ends the run within a second."""
 
 import logging
 from contextlib import ExitStack

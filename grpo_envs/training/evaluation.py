@@ -19,7 +19,7 @@ from grpo_envs.types import Group, Reward
 Row = Mapping[str, Any]
 """What became of one answer; see `completion_rows`. `decoding` is greedy or sampled."""
 STRATA = ("env", "level")
-"""What problems are told apart by, where their `meta` has it."""
+"""Keys of the problems' `meta` that make strata."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -133,8 +133,8 @@ def _begin_anew(folder: RunFolder, asked: str | None) -> None:
     kept = Checkpoints(folder.path).set_aside()
     if kept:
         where = shown(folder.path / "checkpoints")
-        told = f"no checkpoint is whole; the run starts anew. Kept in {where}: {', '.join(kept)}"
-        log.warning("%s: %s", shown(folder.path), told)
+        message = f"no checkpoint is whole; the run starts anew. Kept in {where}: {', '.join(kept)}"
+        log.warning("%s: %s", shown(folder.path), message)
     elif asked not in (None, AUTO):
         log.warning("%s: no checkpoint yet; the run starts anew.", shown(folder.path))
 
@@ -152,8 +152,8 @@ def run_in_sweep(cfg: DictConfig) -> float | None:
         return run(cfg)
     except GrpoEnvsError as error:
         why = str(error)
-        log.error("failed: %s", why)  # noqa: TRY400 - a mistake, told in one line
-    except Exception as error:  # told at the end of the sweep; the other jobs go on
+        log.error("failed: %s", why)  # noqa: TRY400 - a mistake, in one line
+    except Exception as error:  # logged at the end of the sweep; the other jobs go on
         why = f"{type(error).__name__}: {error}"
         log.exception("failed")
     folder.fail(why, list(HydraConfig.get().overrides.task))

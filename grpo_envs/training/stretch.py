@@ -27,7 +27,7 @@ class Symptom:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What is too much. A run that goes on is told less: what lasts a few steps may pass."""
+    """Limits of the rules. Those of a run that goes on are wider: a few steps may be noise."""
 
     flat: float
     """Mean share of flat groups from which on hardly anything is learnt."""
