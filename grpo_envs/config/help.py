@@ -107,8 +107,15 @@ def keys(tree: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _main_keys(owner: type[Any]) -> list[str]:
-    """Return the keys that an owner names as the ones that matter: all where it names none."""
-    return list(owner.main_keys) or [key for key in _docs(owner) if key != "name"]
+    """Return the keys that matter: those that an owner names, and the keys it adds to its base.
+
+    All, where neither it nor its base names any.
+    """
+    docs, base = _docs(owner), owner.__mro__[1]
+    added: list[str] = []
+    if "main_keys" not in vars(owner) and is_dataclass(base):
+        added = [key for key in docs if key not in _docs(base)]
+    return [*owner.main_keys, *added] if owner.main_keys else [key for key in docs if key != "name"]
 
 
 def _docs(owner: type[Any]) -> dict[str, str]:

@@ -112,7 +112,7 @@ def test_what_is_answered_is_not_answered_again(
     def never(*args: object) -> None:
         raise AssertionError("it asked the model again")
 
-    monkeypatch.setattr(evaluate, "_open", never)
+    monkeypatch.setattr(evaluate, "_opened", never)
     assert evaluated(tmp_path).rows == first.rows
     fewer = evaluated(tmp_path, problems=3)
     assert {row["problem"] for row in fewer.rows} == {0, 1, 2}

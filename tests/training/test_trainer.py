@@ -183,7 +183,7 @@ def test_a_resume_takes_over_step_weights_and_moments(tmp_path: Path) -> None:
         assert value.equal(second.policy.model.state_dict()[name])
     moments = [t.agent.state_dict()["optimizer"]["state"] for t in (first, second)]
     assert all(moments[0][i]["exp_avg_sq"].equal(moments[1][i]["exp_avg_sq"]) for i in moments[0])
-    reference = second.agent.reference.model.state_dict()  # type: ignore[attr-defined]
+    reference = second.agent.learner.reference.model.state_dict()  # type: ignore[attr-defined]
     started = trainer(tmp_path / "new").policy.model.state_dict()
     assert all(value.equal(started[name]) for name, value in reference.items())
 
