@@ -220,7 +220,7 @@ def test_an_experiment_of_theirs_is_a_sweep(place: Place) -> None:
 LAB = [
     *("agent=patient", "agent.clipping.norm=0.5", "agent.group_size=2", "sampler=generate"),
     *("sampler.rows=1", "sampler.max_new_tokens=8", "trainer=smoke", "trainer.eval_problems=4"),
-    "logger.names=[jsonl]",
+    *("logger.names=[jsonl]", "env.rewards={correct: 1.0, acme_vowels: 0.5}"),
 ]
 
 
