@@ -43,7 +43,11 @@ class Agent(Protocol):
     """Learns from groups of completions."""
 
     def update(self, groups: Sequence[Group]) -> Update:
-        """Improve the policy on the groups of a step."""
+        """Improve the policy on the groups of a step.
+
+        Adds 1 to `policy.version` where weights have changed, as `grpo_policy.learner` does: a
+        sampler that keeps a copy of the weights is given the new ones then.
+        """
 
     def describe(self) -> str:
         """Return the agent's most important numbers for the first line of the log."""
