@@ -5,8 +5,10 @@ Below the promises, the score sheet: what answers of each kind earn on one probl
 
 import argparse
 import inspect
+import os
 import sys
 from contextlib import closing
+from typing import NoReturn
 
 import rich
 from rich.console import Console
@@ -17,6 +19,7 @@ from grpo_envs.config.composition import compose_run
 from grpo_envs.env import TextEnv, plugins
 from grpo_envs.env.conformance import PromiseCheck, check_promises
 from grpo_envs.env.score_sheet import Row, score_sheet
+from grpo_envs.env.trial import SECONDS
 from grpo_envs.errors import require
 from grpo_envs.runtime.terminal import exit_on_error, number, one_line, printable
 
@@ -34,27 +37,42 @@ def main() -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="training problem of the score sheet (%(default)s)"
     )
+    parser.add_argument(
+        "--timeout", type=float, default=SECONDS, help="seconds a call may take (%(default)g)"
+    )
     options = parser.parse_intermixed_args()
+    require(options.problems > 0, "--problems", options.problems, "1 or more")
     require(options.seed >= 0, "--seed", options.seed, "0 or more")
+    require(options.timeout > 0, "--timeout", options.timeout, "above 0")
     cfg = compose_run(options.overrides)
     name = cfg.env["name"]
     with closing(plugins.make(name, **cfg.env_keywords)) as env:
-        sound = _check(env, name, problems=options.problems, seed=options.seed)
+        sound = _check(env, name, options)
     sys.exit(0 if sound else 1)
 
 
-def _check(env: TextEnv, name: str, *, problems: int, seed: int) -> bool:
+def _check(env: TextEnv, name: str, options: argparse.Namespace) -> bool:
     """Print promises and score sheet; return whether all promises held and there is a sheet."""
-    checks = check_promises(env, problems)
+    console, problems = rich.get_console(), options.problems
+    with console.status("") as status:
+        checks = check_promises(env, problems, seconds=options.timeout, begins=status.update)
     broken = [check for check in checks if check.evidence]
-    console = rich.get_console()
     console.print(_table(name, checks))
     keys = inspect.signature(type(env)).parameters.values()
     values = " ".join(f"env.{key.name}={key.default}" for key in keys if key.name != "render_mode")
     console.print(f"keys: {values}", markup=False, highlight=False, soft_wrap=True)
     held = len(checks) - len(broken)
     console.print(f"{held} of {len(checks)} promises held on {problems} problems a split.")
-    return _show_sheet(env, seed, console) and not broken
+    if checks[-1].late:
+        print("The other promises are not tried: what did not end once would not end again.")
+        _leave()
+    return _show_sheet(env, options.seed, console) and not broken
+
+
+def _leave() -> NoReturn:
+    """End the process at once: what did not end may run on in threads, which an exit waits for."""
+    sys.stdout.flush()
+    os._exit(1)
 
 
 def _table(name: str, checks: list[PromiseCheck]) -> Table:

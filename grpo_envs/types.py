@@ -11,6 +11,23 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+REWARD_TOLERANCE = 1e-9
+"""Two rewards that differ by no more are equal: absolute, and relative to the larger of the two."""
+
+
+def compare_rewards(one: float, other: float) -> int:
+    """Return -1, 0 or 1: `one` is less than, equal to or more than `other`.
+
+    A reward is a weighted sum of floats, so equal ones may differ in the last bits. Every
+    comparison of two rewards is made here.
+
+    >>> compare_rewards(0.3 + 0.3 + 0.3 + 0.1, 1.0)
+    0
+    """
+    if math.isclose(one, other, rel_tol=REWARD_TOLERANCE, abs_tol=REWARD_TOLERANCE):
+        return 0
+    return 1 if one > other else -1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
@@ -138,4 +155,5 @@ class Group:
     @property
     def flat(self) -> bool:
         """Whether all valid rewards are equal, or fewer than two: there is nothing to compare."""
-        return len({reward.total for reward in self.rewards if reward.valid}) < 2
+        totals = [reward.total for reward in self.rewards if reward.valid]
+        return not totals or compare_rewards(max(totals), min(totals)) == 0

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from grpo_agent.mechanisms import Mechanism
+from grpo_envs.types import REWARD_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +116,12 @@ def per_member(value: Tensor, mask_PGT: Tensor) -> Tensor:
 def flat(s: Scores) -> Tensor:
     """Return a (P,) mask of the groups whose valid rewards are all equal, or fewer than two.
 
-    Compared exactly: the std of equal floats need not be 0.
+    Equal as `compare_rewards` says: the std of equal floats need not be 0.
     """
     most_P = torch.where(s.valid_PG, s.rewards_PG, -torch.inf).amax(dim=1)
     least_P = torch.where(s.valid_PG, s.rewards_PG, torch.inf).amin(dim=1)
-    return (most_P <= least_P) | (s.valid_PG.sum(dim=1) < 2)
+    equal_P = torch.isclose(most_P, least_P, rtol=REWARD_TOLERANCE, atol=REWARD_TOLERANCE)
+    return equal_P | (s.valid_PG.sum(dim=1) < 2)
 
 
 def _group_mean(s: Scores) -> Tensor:

@@ -17,8 +17,8 @@ from grpo_env_mixture.entries import read_entries
 from grpo_env_mixture.ladder import Ladder
 from grpo_env_mixture.schedule import Schedule
 from grpo_envs.env import TextEnv
+from grpo_envs.env.rewards import earns_all
 from grpo_envs.errors import ConfigError, require
-from grpo_envs.runs.metrics import earns_all
 from grpo_envs.seeding import rng_for
 from grpo_envs.types import Group, Problem, Reply, Turn
 

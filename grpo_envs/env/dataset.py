@@ -32,6 +32,11 @@ class Row:
     source: str
     values: Mapping[str, Any]
 
+    @property
+    def where(self) -> str:
+        """File and row, for messages."""
+        return f"{self.source}: row {self.number + 1}"
+
     def text(self, column: str) -> str:
         """Return a column as stripped text.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_envs.errors import ContractBroken, require, unknown
-from grpo_envs.types import Problem, Reply, Reward, Turn
+from grpo_envs.types import Problem, Reply, Reward, Turn, compare_rewards
 
 ScoreBatch = Callable[[Sequence[Problem], Sequence[str]], list[Reward]]
 SHAPING = ("weight", "scale", "clip")
@@ -117,6 +117,19 @@ def summed(rewards: Sequence[Reward]) -> Reward:
     }
     notes = [f"turn {n}: {reward.note}" for n, reward in enumerate(rewards, 1) if reward.note]
     return Reward(parts=parts, weights=rewards[-1].weights, note="; ".join(notes))
+
+
+def earns_all(reward: Reward, weights: Mapping[str, float]) -> bool:
+    """Return whether an answer earned the most that the parts in `weights` can give for it.
+
+    Parts that the reward does not have do not apply to its problem.
+    """
+    if not reward.valid:
+        return False
+    own = {name: weights[name] for name in reward.parts if name in weights}
+    most = math.fsum(weight for weight in own.values() if weight > 0)
+    earned = math.fsum(weight * reward.parts[name] for name, weight in own.items())
+    return bool(own) and compare_rewards(earned, most) >= 0
 
 
 def score_safely(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 
-from grpo_envs.env.conformance import HOSTILE, made_of, play
 from grpo_envs.env.rewards import summed
 from grpo_envs.env.text import TextEnv
-from grpo_envs.types import Problem, Turn
+from grpo_envs.env.trial import HOSTILE, Player, Trial, always, good_player, made_of
+from grpo_envs.types import Problem
 
-_Player = Callable[[Problem, Sequence[Turn]], str]
 _LOOK = 100  # problems that another gold is looked for in
 _NO_SOLUTION = "the problem has no solution"
 
@@ -59,22 +58,12 @@ def score_sheet(env: TextEnv, seed: int, split: str = "train") -> list[Row]:
 
 def demonstration(env: TextEnv, problem: Problem) -> list[str]:
     """Return what a good player says, a turn each; [] where the environment does not know."""
-    player = _good_player(env, problem)
-    return [turn.action for turn in play(env, problem, player)[0]] if player else []
-
-
-def _good_player(env: TextEnv, problem: Problem) -> _Player | None:
-    if env.turns_of(problem) > 1:
-        return env.demonstrate if env.demonstrate(problem, []) else None
-    return _always(problem.solution) if problem.solution else None
-
-
-def _always(answer: str) -> _Player:
-    return lambda _problem, _turns: answer
+    player = good_player(env, problem)
+    return [turn.action for turn in Trial(env=env).play(problem, player)[0]] if player else []
 
 
 def _gold(env: TextEnv, problem: Problem) -> Row:
-    player = _good_player(env, problem)
+    player = good_player(env, problem)
     return _played(env, problem, "gold", player) if player else _nothing(env, "gold")
 
 
@@ -86,11 +75,11 @@ def _wrong(env: TextEnv, problem: Problem, others: Iterator[Problem]) -> Row:
 
 
 def _said(env: TextEnv, problem: Problem, kind: str, answer: str) -> Row:
-    return _played(env, problem, kind, _always(answer))
+    return _played(env, problem, kind, always(answer))
 
 
-def _played(env: TextEnv, problem: Problem, kind: str, player: _Player) -> Row:
-    turns, rewards = play(env, problem, player)
+def _played(env: TextEnv, problem: Problem, kind: str, player: Player) -> Row:
+    turns, rewards = Trial(env=env).play(problem, player)
     reward = summed(rewards)
     info = env.info_for(reward) if reward.valid else {}
     return Row(

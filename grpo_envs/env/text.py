@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -129,7 +130,7 @@ class TextEnv(gymnasium.Env[str, str]):
     def reward_range(self) -> tuple[float, float]:
         """The least and the most that an answer can earn, where each raw part is in [0, 1]."""
         ranges = [part.range for part in self._parts.values()]
-        return sum(low for low, _ in ranges), sum(high for _, high in ranges)
+        return math.fsum(low for low, _ in ranges), math.fsum(high for _, high in ranges)
 
     def range_of(self, problem: Problem) -> tuple[float, float]:
         """Return the same for one problem, where not every part applies to every problem."""

@@ -41,19 +41,6 @@ def _weighted_mean(rewards: Sequence[Reward], name: str) -> float:
     return fmean(r.weights.get(name, 1.0) * r.parts.get(name, 0.0) for r in rewards)
 
 
-def earns_all(reward: Reward, weights: Mapping[str, float]) -> bool:
-    """Return whether an answer earned the most that the parts in `weights` can give for it.
-
-    Parts that the reward does not have do not apply to its problem.
-    """
-    if not reward.valid:
-        return False
-    own = {name: weights[name] for name in reward.parts if name in weights}
-    most = math.fsum(weight for weight in own.values() if weight > 0)
-    earned = math.fsum(weight * reward.parts[name] for name, weight in own.items())
-    return bool(own) and math.isclose(earned, most)
-
-
 def _sources(groups: Sequence[Group]) -> dict[str, list[Group]]:
     """Return the groups by the environment of a mixture that they come from; {} for no mixture."""
     found: dict[str, list[Group]] = {}

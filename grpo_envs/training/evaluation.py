@@ -8,8 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from grpo_envs.env import TextEnv
+from grpo_envs.env.rewards import earns_all
 from grpo_envs.env.vector import GroupVectorEnv
-from grpo_envs.runs.metrics import earns_all
 from grpo_envs.runs.rows import completion_rows
 from grpo_envs.runtime.processes import ALONE, Processes, RolloutFn
 from grpo_envs.runtime.timing import Timer

@@ -244,7 +244,8 @@ def test_fewer_than_two_valid_members_teach_nothing(name: str) -> None:
         pytest.param([1, 1, 0], [True, True, False], True, id="the one that differs is invalid"),
         pytest.param([1, 0, 0], [True, True, False], False, id="two that differ"),
         pytest.param([-2, -2, 0], [True, True, False], True, id="below what is put for invalid"),
-        pytest.param([1, 1 + 1e-15, 1], [True, True, True], False, id="compared exactly"),
+        pytest.param([1, 1 + 1e-15, 1], [True, True, True], True, id="equal but for the last bit"),
+        pytest.param([1, 1 + 1e-6, 1], [True, True, True], False, id="close, and not equal"),
     ],
 )
 def test_flat(rewards: list[float], valid: list[bool], is_flat: bool) -> None:

@@ -5,6 +5,8 @@ import itertools
 import math
 import random
 import re
+import signal
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -14,11 +16,15 @@ import pytest
 from gymnasium.utils import env_checker
 
 import grpo_envs
+from grpo_env_math import MathEnv
 from grpo_envs import Problem, Reply, Reward, TextEnv, Turn, UnicodeText, check_env
 from grpo_envs.env.conformance import check_promises
+from grpo_envs.env.dataset import Row
 from grpo_envs.env.installed import ENVS, available
+from grpo_envs.env.time_limit import TooLong, time_limit
 from grpo_envs.errors import ContractBroken
 from grpo_envs.seeding import split_of
+from tests.conftest import Write
 
 NAMES = sorted(available(ENVS))
 SLOW = "codeio"
@@ -401,6 +407,63 @@ class PolitePays(Guessing):
         return Reply(reward=Reward(parts={"correct": 1.0}))
 
 
+class IgnoresSplitOfMany(Sound):
+    """Its problems are so many that two draws are hardly ever the same."""
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        gold = str(rng.randrange(10**12))
+        return Problem(prompt=f"Say {int(gold) * 7} / 7.", gold=gold, solution=f"<{gold}>")
+
+
+class DrawNeverEnds(Sound):
+    """Catches what interrupts it, too."""
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        while True:
+            try:
+                time.sleep(60)
+            except Exception:  # noqa: BLE001  a fault to be caught
+                continue
+
+
+class GraderNeverEnds(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        while answer == "None":
+            pass
+        return super().score(problem, answer)
+
+
+class RegexNeverEnds(Sound):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        slow = re.fullmatch("(9|9)*x", answer.replace(" ", "9"))
+        return Reward(parts={"correct": float(answer == problem.solution or bool(slow))})
+
+
+class PaysThreeTenths(Sound):
+    """Sums of 0.2, 0.4 and 0.6 differ in the last bit, by their order."""
+
+    parts: ClassVar[Mapping[str, float]] = {"a": 0.2, "b": 0.4, "c": 0.6}
+
+    def range_of(self, problem: Problem) -> tuple[float, float]:
+        return 0.0, sum((0.2, 0.4, 0.6))
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts=dict.fromkeys("abc", float("<answer>" in answer)))
+
+
+class PenaltyThatNobodyEscapes(Sound):
+    """Its author says so; accuracy, which asks for all of the own parts, stays 0."""
+
+    parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "letters": -0.01}
+
+    def range_of(self, problem: Problem) -> tuple[float, float]:
+        return -1.0, 1.0 - 0.01 * len(problem.solution)
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        right = float(answer == problem.solution)
+        return Reward(parts={"correct": right, "letters": float(len(answer))})
+
+
 GYMNASIUM = "Gymnasium's own check_env passes without a warning"
 SAME = "the same key draws the same problem"
 DIFFERENT = "different keys draw different problems"
@@ -412,6 +475,8 @@ HOSTILE = "hostile answers never raise and earn less than the maximum"
 RANGE = "rewards are repeatable and in range"
 FOREIGN = "another problem's solution does not earn the maximum"
 CONVERSATION = "a conversation can be played again, its rewards add up within the range"
+ENDS = "drawing a problem and grading an answer end"
+RIGHT = "the solution counts as right in accuracy"
 GROUP = "a group shares its problem"
 FLOATS = "rewards and info are floats"
 
@@ -456,6 +521,13 @@ FAULTS: list[tuple[type[TextEnv], str]] = [
     (CountsItsCalls, CONVERSATION),
     (PaysEveryTurn, CONVERSATION),
     (PolitePays, EMPTY),
+    (IgnoresSplitOfMany, DISJOINT),
+    (DrawNeverEnds, ENDS),
+    (GraderNeverEnds, HOSTILE),
+    (RegexNeverEnds, HOSTILE),
+    (PaysThreeTenths, HOSTILE),
+    (PaysThreeTenths, FOREIGN),
+    (PenaltyThatNobodyEscapes, RIGHT),
 ]
 # Reward hacks: each looks into the shape of the solution and is content with too little.
 GREEDY = [SolutionAnywhere, NanIsNear, PrefixIsEnough, SuffixIsEnough, NearIsEnough]
@@ -485,7 +557,7 @@ def test_what_the_prompt_asks_is_tried_as_an_answer() -> None:
 )
 def test_a_planted_fault_is_caught(fault: type[TextEnv], promise: str) -> None:
     with pytest.raises(ContractBroken) as caught:
-        check_env(fault())
+        check_env(fault(), seconds=0.3)
     title, *lines = str(caught.value).split("\n")
     assert title == f"{fault.__name__} breaks its contract."
     assert all(line.startswith("broken promise: ") for line in lines)
@@ -540,6 +612,74 @@ def test_the_evidence_names_what_broke_the_promise(
 ) -> None:
     found = {check.promise: check.evidence for check in check_promises(fault())}
     assert evidence in found[promise]
+
+
+def test_after_a_call_that_does_not_end_nothing_more_is_tried() -> None:
+    found = {
+        check.promise: check.evidence for check in check_promises(DrawNeverEnds(), seconds=0.1)
+    }
+    assert found == {ENDS: "drawing problem 0 of train did not end within 0.1 s"}
+
+
+def test_a_limit_that_a_caller_set_is_put_back() -> None:
+    """Such as a test runner's; it counts on while calls are limited."""
+
+    class CallersLimitError(Exception):
+        pass
+
+    def ring(*_: object) -> None:
+        raise CallersLimitError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(TooLong), time_limit(0.01, "it"):
+            time.sleep(5)
+        with pytest.raises(CallersLimitError):
+            time.sleep(5)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_parts_that_sum_to_one_but_for_the_last_bit_break_nothing() -> None:
+    class Tenths(Sound):
+        parts: ClassVar[Mapping[str, float]] = {"a": 0.3, "b": 0.3, "c": 0.3, "d": 0.1}
+
+        def range_of(self, problem: Problem) -> tuple[float, float]:
+            return 0.0, sum((0.3, 0.3, 0.3, 0.1))  # below 1 by one bit
+
+        def score(self, problem: Problem, answer: str) -> Reward:
+            return Reward(parts=dict.fromkeys("abcd", float(answer == problem.solution)))
+
+    check_env(Tenths())
+
+
+@pytest.mark.parametrize("name", ["code", pytest.param(SLOW, marks=pytest.mark.slow)])
+def test_a_grader_of_programs_that_pays_everything_is_caught(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parts of these environments sum to 1.2 with an error in the last bit."""
+    env = grpo_envs.make(name)
+    paid = Reward(parts=dict.fromkeys(env.parts, 1.0))
+    monkeypatch.setattr(env, "score_batch", lambda problems, answers: [paid] * len(answers))
+    broken = {found.promise for found in check_promises(env, problems=3) if found.evidence}
+    assert {HOSTILE, FOREIGN} <= broken
+
+
+def test_the_solution_of_every_row_is_tried(write: Write) -> None:
+    rows = [{"prompt": f"What is {n} + 1?", "gold": str(n + 1)} for n in range(400)]
+    wrong = 321
+
+    class OneWrongSolution(MathEnv):
+        def from_row(self, row: Row) -> Problem:
+            problem = super().from_row(row)
+            bad = dataclasses.replace(problem, solution="<answer>0</answer>")
+            return bad if row.number == wrong else problem
+
+    env = OneWrongSolution(dataset=write("rows.jsonl", rows))
+    found = {check.promise: check.evidence for check in check_promises(env, problems=3)}
+    assert f"row {wrong + 1}: '<answer>0</answer>' earns 0.1 of 1.1" in found[SOLUTION]
 
 
 def test_a_fault_that_shows_in_one_split_only_is_found() -> None:

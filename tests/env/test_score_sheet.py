@@ -259,7 +259,7 @@ def test_check_prints_the_prompt_and_the_sheet() -> None:
     assert list(rows) == KINDS
     assert rows["gold"][1:] == ["1", "1", "1.1", "yes"]
     assert rows["wrong"][1:] == ["0", "1", "0.1", "yes"]
-    assert done.stdout.index("13 of 13") < done.stdout.index("Training problem 5")
+    assert done.stdout.index("15 of 15") < done.stdout.index("Training problem 5")
 
 
 def test_an_environment_on_eval_is_answered_on_train(
@@ -330,3 +330,25 @@ def test_a_seed_below_zero_is_one_line(
 ) -> None:
     assert run_check(monkeypatch, Sum(), "--seed=-1") == 2
     assert capsys.readouterr().err == "grpo_envs: --seed=-1. Allowed: 0 or more.\n"
+
+
+class DrawsForever(MathEnv):
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        while True:
+            pass
+
+
+def test_check_ends_where_a_call_does_not() -> None:
+    """In a process of its own, which it leaves without waiting for anything."""
+    script = (
+        "import sys\nfrom grpo_envs import check\n"
+        "from tests.env.test_score_sheet import DrawsForever\n"
+        "check.plugins.make = lambda name, **_: DrawsForever()\n"
+        "sys.argv = ['check', 'env=math', '--timeout=0.2']\ncheck.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "within 0.2 s" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("The other promises are not tried")

@@ -1,0 +1,155 @@
+"""Calls of an environment on trial, each with a time limit, and the answers that try a grader."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from grpo_envs.env.text import TextEnv
+from grpo_envs.env.time_limit import time_limit
+from grpo_envs.types import Problem, Reward, Turn
+
+Player = Callable[[Problem, Sequence[Turn]], str]
+"""Says the next answer of an episode."""
+SECONDS = 30.0
+"""The usual time limit of a call."""
+_BATCH = 16
+"""Answers that are graded at once where there are many: a grader may use several processes."""
+_EVERY_NUMBER = " ".join(str(n) for n in range(300))
+_COMPUTATION = re.compile(r"\S*\d ?[-+*/^] ?\S*\d\S*")
+HOSTILE = (
+    " ",
+    "\x00",
+    "\ud83d",
+    "\U0001f600 \u4f60\u597d \u0645\u0631\u062d\u0628\u0627",
+    "9" * 5000,
+    "9**9**9",
+    "1e999999",
+    "nan",
+    "inf",
+    "None",
+    "True",
+    "\\frac{1}{0}",
+    "<answer>",
+    "<answer></answer>",
+    "</answer>" * 50,
+    "</think>",
+    "<think>" * 50,
+    "\\boxed{",
+    "\\boxed{}",
+    "{" * 10_000,
+    "%s%n{0}{x}",
+    "```",
+    "```python\nimport sys\nsys.exit(0)\n```",
+    "```python\nwhile",
+    "I do not know.",
+)
+"""What no grader may trip over, whatever the problem."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """An environment, and how long each call of it may take.
+
+    Every method raises TooLong where a call does not end in time.
+    """
+
+    env: TextEnv
+    problems: int = 50
+    """Problems of each split that a promise is tried on."""
+    seconds: float = SECONDS
+
+    def problem(self, seed: int, split: str) -> Problem:
+        """Return problem number `seed` of `split`."""
+        with time_limit(self.seconds, f"drawing problem {seed} of {split}"):
+            return self.env.problem(seed, split)
+
+    def drawn(self, split: str, count: int | None = None) -> list[Problem]:
+        """Return the first `count` problems of `split` (`problems` of them when None)."""
+        return [self.problem(seed, split) for seed in range(count or self.problems)]
+
+    def of_both(self) -> list[Problem]:
+        """Return the first problems of both splits."""
+        return [*self.drawn("train"), *self.drawn("eval")]
+
+    def reward(self, problem: Problem, answer: str) -> Reward:
+        """Return what `answer` earns as the first of an episode."""
+        return self.rewards([problem], [answer])[0]
+
+    def rewards(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
+        """Return what each answer earns; they are graded together."""
+        episodes = [[Turn(action=answer)] for answer in answers]
+        with time_limit(self.seconds * len(answers), f"grading {answers[0][:40]!r}"):
+            return [reply.reward for reply in self.env.reply_batch(problems, episodes)]
+
+    def solved(self) -> Iterator[tuple[str, Problem, Reward]]:
+        """Yield each problem that has a solution, and what the solution earns.
+
+        Where the problems are rows of a dataset, all of them, with file and row.
+        """
+        known = [(where, problem) for where, problem in self.every_problem() if problem.solution]
+        for start in range(0, len(known), _BATCH):
+            places, problems = zip(*known[start : start + _BATCH], strict=True)
+            rewards = self.rewards(problems, [problem.solution for problem in problems])
+            yield from zip(places, problems, rewards, strict=True)
+
+    def every_problem(self) -> list[tuple[str, Problem]]:
+        """Return every row with its problem, or the first problems where there is no dataset.
+
+        Each has a prefix for messages, the file and row.
+        """
+        rows = self.env.rows
+        if rows is None:
+            return [("", problem) for problem in self.of_both()]
+        with time_limit(self.seconds * len(rows), "reading the rows"):
+            return [(f"{row.where}: ", self.env.from_row(row)) for row in rows.all()]
+
+    def play(self, problem: Problem, player: Player) -> tuple[list[Turn], list[Reward]]:
+        """Play an episode to its end; return its turns, and what each of them earned."""
+        turns: list[Turn] = []
+        rewards: list[Reward] = []
+        while len(turns) < self.env.turns_of(problem):
+            with time_limit(self.seconds, f"turn {len(turns) + 1} of an episode"):
+                action = player(problem, turns)
+                reply = self.env.reply_batch([problem], [[*turns, Turn(action=action)]])[0]
+            rewards.append(reply.reward)
+            said, total = reply.observation, reply.reward.total
+            turns.append(Turn(action=action, observation=said, reward=total))
+            if reply.done:
+                break
+        return turns, rewards
+
+    def most(self, problem: Problem) -> float:
+        """Return the most that an answer to `problem` can earn."""
+        return self.env.range_of(problem)[1]
+
+
+def good_player(env: TextEnv, problem: Problem) -> Player | None:
+    """Return who plays an episode well, None where the environment does not know how."""
+    if env.turns_of(problem) > 1:
+        return env.demonstrate if env.demonstrate(problem, []) else None
+    return always(problem.solution) if problem.solution else None
+
+
+def always(answer: str) -> Player:
+    """Return who says `answer` in every turn."""
+    return lambda _problem, _turns: answer
+
+
+def made_of(problem: Problem) -> Iterator[str]:
+    """Yield every answer at once, and wrong ones in the solution's shape.
+
+    Those are near misses, and what the prompt asks (3+4 in the place of 7).
+    """
+    gold = str(problem.gold)
+    shotgun = f"{_EVERY_NUMBER} {gold} -1"
+    yield shotgun
+    head, found, tail = problem.solution.rpartition(gold)
+    if gold and found:
+        yield head + shotgun + tail
+        yield "".join(f"{head}{n}{tail}" for n in shotgun.split())
+        near = [str(int(gold) + 1)] if gold.isdecimal() else []
+        asked = [found[0].rstrip(".,?") for found in _COMPUTATION.finditer(problem.prompt)]
+        for wrong in ("nan", "inf", f"{gold}1", f"1{gold}", *near, *asked):
+            yield head + wrong + tail
