@@ -23,19 +23,21 @@ class Chat:
     eos_ids: tuple[int, ...]
     context_length: int = NO_LIMIT
     """The most tokens that the model can attend to; `NO_LIMIT` where it names no number."""
+    embeddings: int = NO_LIMIT
+    """Tokens that the model has embeddings of: a tokenizer may know more of them."""
 
     def render(self, prompt: str, system_prompt: str = "") -> tuple[int, ...]:
         """Return the tokens of a prompt, through the chat template where the model has one."""
         if self.tokenizer.chat_template is None:
             text = f"{system_prompt}\n\n{prompt}\n" if system_prompt else prompt
-            return tuple(self.tokenizer(text)["input_ids"])
+            return self._tokens(text, special=True)
         messages = [{"role": "user", "content": prompt}]
         if system_prompt:
             messages.insert(0, {"role": "system", "content": system_prompt})
         rendered = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False
         )
-        return tuple(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        return self._tokens(rendered)
 
     def follow_up(self, observation: str, *, ended: bool) -> tuple[int, ...]:
         """Return the tokens between an answer and the next: the environment's reply, framed.
@@ -67,7 +69,17 @@ class Chat:
                     f"({', '.join(map(repr, ends))}), so no conversation can go on after one."
                 )
         text = text.removeprefix(end) if ended else text
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._tokens(text)
+
+    def _tokens(self, text: str, *, special: bool = False) -> tuple[int, ...]:
+        ids = tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        if max(ids, default=0) >= self.embeddings:
+            token = self.tokenizer.decode([max(ids)])
+            raise ConfigError(
+                f"model.path: its tokenizer knows {token!r}, for which the model has no embedding; "
+                "a prompt has it. Resize the model's embeddings, or take the token out."
+            )
+        return ids
 
     def text(self, token_ids: tuple[int, ...]) -> str:
         """Return what tokens stand for, those that frame a turn included."""
@@ -80,7 +92,8 @@ class Chat:
 
 def context_length_of(config: Any) -> int:
     """Return the most tokens that a model with this configuration can attend to."""
-    return int(getattr(config, "max_position_embeddings", None) or NO_LIMIT)
+    text = config.get_text_config()  # of a model that also sees
+    return int(getattr(text, "max_position_embeddings", None) or NO_LIMIT)
 
 
 def end_tokens(

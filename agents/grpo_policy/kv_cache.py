@@ -6,10 +6,12 @@ takes memory for the longest completion from the start, and a mask. This one gro
 
 from __future__ import annotations
 
+from collections.abc import Container
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 _BLOCK = 64
@@ -41,14 +43,9 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         return self.keys, self.values
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Copy each row so many times."""
-        super().batch_repeat_interleave(repeats)
-        self._rooms = None
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows."""
-        super().batch_select_indices(indices)
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Take these rows in place of all; a row may be taken several times, or not at all."""
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
         self._rooms = None
 
 
@@ -66,3 +63,43 @@ def roomy_cache(config: PreTrainedConfig) -> DynamicCache:
         RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+_ATTENTION, _RECURRENT = "past_key_values", "cache_params"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caching:
+    """How a model is given what it remembers of the tokens before."""
+
+    name: str = _ATTENTION
+    """The argument of its `forward`, and the attribute of what that returns."""
+    roomy: bool = True
+    """Whether its first cache is ours; else the model makes one of its own kind."""
+
+    def prefill(self, model: PreTrainedModel, **inputs: Any) -> tuple[Any, Tensor]:
+        """Pass the prompts through the model; return the cache that it filled, and its logits."""
+        given = {self.name: roomy_cache(model.config)} if self.roomy else {}
+        output = model(**inputs, **given, use_cache=True)
+        cache = given[self.name] if self.roomy else getattr(output, self.name)
+        return cache, output.logits
+
+    def take(self, cache: Any, rows: Tensor) -> None:
+        """Take these rows in place of all; a row may be taken several times, or not at all."""
+        if self.roomy:
+            cache.reorder_cache(rows)  # which layers with a recurrent state can, too
+        else:
+            cache.batch_select_indices(rows)
+
+    def mask(self, mask_RL: Tensor | None) -> Tensor | None:
+        """Return the mask for one more token; a recurrent state has no padding in it."""
+        return mask_RL if self.name == _ATTENTION else None
+
+
+def ways_to_cache(parameters: Container[str]) -> list[Caching]:
+    """Return how a model with these parameters of `forward` may be given its cache, best first.
+
+    Models of recurrent layers alone (Mamba) call the same object `cache_params`.
+    """
+    names = [name for name in (_ATTENTION, _RECURRENT) if name in parameters]
+    return [Caching(name=name, roomy=roomy) for name in names for roomy in (True, False)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,7 +24,8 @@ from grpo_envs.config.model import LoraConfig, ModelConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.hub import missing_on_hub
 from grpo_policy.chat import NO_LIMIT, Chat, context_length_of, end_tokens
-from grpo_policy.policy import Policy, require_plain_head
+from grpo_policy.policy import Policy
+from grpo_policy.selftest import settle
 
 TINY = Path(__file__).parent / "tiny"
 HINTS = "grpo_envs"
@@ -107,15 +109,22 @@ def load_policy(path: str, *, adapters: bool = False) -> Policy:
     """
     with _reading(path) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            place, dtype=torch.float32, **where
+        loaded = AutoModelForCausalLM.from_pretrained(
+            place, dtype=torch.float32, output_loading_info=True, **where
+        )
+    model: PreTrainedModel = loaded[0]
+    if missing := sorted(loaded[1]["missing_keys"]):
+        name = f"model.path={path}: {type(model).__name__}"
+        raise ConfigError(
+            f"{name} lacks {len(missing)} weights there ({', '.join(missing[:3])}). "
+            "Give the folder of a whole causal language model."
         )
     if _is_gguf(path):
         _make_ordinary(model, Path(path))
-    require_plain_head(model)
     policy = Policy(model, tokenizer)
     if policy.has_adapters and not adapters:
         raise ConfigError(f"model.path={path}: adapters (LoRA) alone. Go on with resume=RUN.")
+    settle(policy, path)
     return policy
 
 
@@ -159,7 +168,7 @@ def _reading(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     cached = bool(absent)  # not to be had from the hub: perhaps its cache has it
     try:
         yield path, {"local_files_only": cached}
-    except (OSError, ValueError) as error:  # what Transformers raises for anything unreadable
+    except (OSError, ValueError, SafetensorError) as error:  # raised for anything unreadable
         cause = absent or str(error).strip().splitlines()[0]
         raise ConfigError(
             f"model.path={path}: {cause}. Give model.path=FOLDER or a hub id that is cached or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,9 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from grpo_envs.errors import ConfigError
 from grpo_policy.batch import Batch
 from grpo_policy.chat import Chat, context_length_of, end_tokens
+from grpo_policy.head import OwnHead, decoder_of
+from grpo_policy.kv_cache import Caching
 from grpo_policy.packing import pack, saves
 from grpo_policy.scoring import score_tokens
 
@@ -31,6 +33,10 @@ class Policy(nn.Module):
         self.pad_id = int(_first(tokenizer.pad_token_id, self.eos_ids[0]))
         self.share_prompts = True
         """Whether `forward` may pack rows of a group; it does where that saves work."""
+        self.caching = Caching()
+        """How the model is given what it remembers while sampling."""
+        self.own_head = False
+        """Whether logits are more than a matrix times the last hidden state (scaled, capped)."""
         self.version = 0
         """Counts the changes of the weights: each update, each restore."""
 
@@ -38,6 +44,12 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return cast("torch.device", self.model.device)
+
+    @property
+    def last_logits(self) -> dict[str, int]:
+        """The argument that asks for the logits of the last position alone, where there is one."""
+        known = inspect.signature(self.model.forward).parameters
+        return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
 
     @property
     def context_length(self) -> int:
@@ -101,7 +113,8 @@ class Policy(nn.Module):
     @property
     def chat(self) -> Chat:
         """How text becomes its tokens and tokens become text."""
-        return Chat(self.tokenizer, self.eos_ids, self.context_length)
+        known = len(self.model.get_input_embeddings().weight)
+        return Chat(self.tokenizer, self.eos_ids, self.context_length, known)
 
     def render(self, prompt: str, system_prompt: str = "") -> tuple[int, ...]:
         """Return the tokens of a prompt, see `Chat.render`."""
@@ -128,10 +141,16 @@ class Policy(nn.Module):
             entropy_BT: entropy in nats of the full distribution it was drawn from; it carries
                 gradient only where `entropy_grad` asks for that.
         """
+        hidden_ND = self.packed(batch) if self.packs(batch) else self._by_rows(batch)
+        return self.scores(hidden_ND, batch, temperature, entropy_grad=entropy_grad)
+
+    def scores(
+        self, hidden_ND: Tensor, batch: Batch, temperature: float, *, entropy_grad: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Score the completion tokens, given the hidden states that they are predicted from."""
         rows_N, columns_N = batch.mask_BT.nonzero(as_tuple=True)
-        hidden_ND = self._packed(batch) if self.packs(batch) else self._by_rows(batch)
         targets_N = batch.token_ids_BT[rows_N, columns_N]
-        head = self.model.get_output_embeddings()
+        head = OwnHead(self.model) if self.own_head else self.model.get_output_embeddings()
         logps_N, entropy_N = score_tokens(
             hidden_ND, targets_N, head, temperature, entropy_grad=entropy_grad
         )
@@ -158,16 +177,16 @@ class Policy(nn.Module):
 
     def _by_rows(self, batch: Batch) -> Tensor:
         """Return the hidden state (N, D) that each chosen token is predicted from."""
-        decoder = self.model.get_decoder()
+        decoder = decoder_of(self.model)
         hidden_BLD = decoder(input_ids=batch.input_ids_BL, use_cache=False).last_hidden_state
         rows_N, columns_N = batch.mask_BT.nonzero(as_tuple=True)
         # The token at position t is predicted from position t - 1.
         return cast("Tensor", hidden_BLD[rows_N, batch.prompt_lengths_B[rows_N] + columns_N - 1])
 
-    def _packed(self, batch: Batch) -> Tensor:
-        """Return the same, with each prompt passed through the model once."""
+    def packed(self, batch: Batch) -> Tensor:
+        """Return the hidden states (N, D), with each prompt passed through the model once."""
         packs = pack(batch, self.pad_id)
-        hidden_KLD = self.model.get_decoder()(
+        hidden_KLD = decoder_of(self.model)(
             input_ids=packs.input_ids_KL,
             attention_mask=packs.attends_K1LL,
             position_ids=packs.position_ids_KL,
@@ -181,21 +200,6 @@ def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
     if torch.is_grad_enabled():
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
     return forward(*args, **kwargs)
-
-
-@torch.no_grad()
-def require_plain_head(model: PreTrainedModel) -> None:
-    """Refuse a model whose logits are more than its head applied to its last hidden state.
-
-    Raises:
-        ConfigError: the model scales or caps its logits; scoring would silently be wrong.
-    """
-    ids = torch.arange(4, device=model.device)[None]
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    plain = model.get_output_embeddings()(hidden)
-    if not torch.allclose(plain, model(input_ids=ids).logits, rtol=1e-2, atol=1e-2):
-        name = type(model).__name__
-        raise ConfigError(f"model.path: {name} scales or caps its logits, not supported so far.")
 
 
 def _first(*values: Any) -> Any:

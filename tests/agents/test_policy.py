@@ -24,16 +24,16 @@ from transformers import (
 
 from grpo_envs.config.composition import compose_run
 from grpo_envs.config.model import LoraConfig
-from grpo_envs.errors import ConfigError
 from grpo_envs.training.build import build
 from grpo_envs.training.environments import make_envs
 from grpo_envs.types import Completion, Group, Reward
 from grpo_policy import scoring
 from grpo_policy.batch import Batch, collate
 from grpo_policy.models import TINY, add_adapters
-from grpo_policy.policy import Policy, require_plain_head
+from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
 from grpo_policy.samplers.torch import sample
+from grpo_policy.selftest import settle
 
 PROMPTS = ["What is 1+2?", "What is 48+12+44+7?", "Why?"]
 ROWS = [([5, 6, 7], [8, 9]), ([5, 6, 7], [10]), ([11], [12, 13, 14, 15]), ([11], [16, 17, 18])]
@@ -457,7 +457,7 @@ def test_every_end_token_of_the_model_ends_a_turn() -> None:
     assert not any({own, 17, 23} & set(c.token_ids[:-1]) for c in completions)
 
 
-def test_a_model_that_scales_its_logits_is_refused() -> None:
+def test_a_model_that_scales_its_logits_is_scored_by_its_own_head() -> None:
     torch.manual_seed(0)
     config = GraniteConfig(
         vocab_size=VOCABULARY,
@@ -470,9 +470,12 @@ def test_a_model_that_scales_its_logits_is_refused() -> None:
         logits_scaling=8.0,
         pad_token_id=PAD,
     )
-    with pytest.raises(ConfigError, match="GraniteForCausalLM scales or caps its logits"):
-        require_plain_head(GraniteForCausalLM(config))
-    require_plain_head(policy_of(qwen3).model)
+    scaled = Policy(GraniteForCausalLM(config), policy_of(qwen3).tokenizer)
+    settle(scaled, "granite")
+    assert scaled.own_head
+    plain = policy_of(qwen3)
+    settle(plain, "qwen3")
+    assert not plain.own_head
 
 
 def test_the_mask_comes_from_lengths_not_from_the_pad_token(random_policy: Policy) -> None:

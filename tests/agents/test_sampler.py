@@ -205,11 +205,11 @@ def test_the_cache_holds_what_transformers_own_holds(tiny: Policy) -> None:
     for cache in caches:
         with torch.no_grad():
             tiny.model(input_ids=ids[:2, :50], past_key_values=cache)
-            cache.batch_repeat_interleave(2)
+            cache.reorder_cache(torch.tensor([0, 0, 1, 1]))
             for t in range(50, 200):
                 rows = ids if t < 100 else ids[[0, 3]]
                 if t == 100:
-                    cache.batch_select_indices(torch.tensor([0, 3]))
+                    cache.reorder_cache(torch.tensor([0, 3]))
                 tiny.model(input_ids=rows[:, t : t + 1], past_key_values=cache)
     for theirs, ours in zip(caches[0].layers, caches[1].layers, strict=True):
         assert isinstance(theirs, DynamicLayer)

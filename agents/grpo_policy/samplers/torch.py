@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from grpo_envs.types import Completion
-from grpo_policy.kv_cache import roomy_cache
+from grpo_policy.kv_cache import Caching
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.protocol import Decoding
 
@@ -33,7 +33,9 @@ class _Rows:
     """Attention mask of everything in the cache: 0 on left padding."""
     padded: bool
     """Whether there is any; attention is faster without a mask."""
-    cache: DynamicCache
+    cache: Any
+    """The model's."""
+    caching: Caching
     places: list[int]
     """`index_R`, without a look at the device."""
 
@@ -43,7 +45,7 @@ class _Rows:
         if len(kept) > len(self.places) // 2:
             return tokens_R
         kept_R = torch.tensor(kept, device=tokens_R.device)
-        self.cache.batch_select_indices(kept_R)
+        self.caching.take(self.cache, kept_R)
         self.index_R, self.mask_RL = self.index_R[kept_R], self.mask_RL[kept_R]
         self.places = [self.places[row] for row in kept]
         return tokens_R[kept_R]
@@ -194,23 +196,23 @@ def _prefill(policy: Policy, prompts: Sequence[tuple[int, ...]], copies: int) ->
     ids_PL = [[policy.pad_id] * pad + list(ids) for pad, ids in zip(pads, prompts, strict=True)]
     pads_P = torch.tensor(pads, device=policy.device)
     mask_PL = (torch.arange(longest, device=policy.device) >= pads_P[:, None]).long()
-    cache = roomy_cache(policy.model.config)
-    logits_PV = policy.model(
+    cache, logits_P1V = policy.caching.prefill(
+        policy.model,
         input_ids=torch.tensor(ids_PL, device=policy.device),
         attention_mask=mask_PL if any(pads) else None,
         position_ids=(mask_PL.cumsum(dim=1) - 1).clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    cache.batch_repeat_interleave(copies)
+        **policy.last_logits,
+    )
+    index_R = torch.arange(len(prompts) * copies, device=policy.device)
+    policy.caching.take(cache, index_R // copies)
     return _Rows(
-        index_R=torch.arange(len(prompts) * copies, device=policy.device),
+        index_R=index_R,
         places=list(range(len(prompts) * copies)),
-        logits_RV=logits_PV.repeat_interleave(copies, dim=0),
+        logits_RV=logits_P1V[:, -1].repeat_interleave(copies, dim=0),
         mask_RL=mask_PL.repeat_interleave(copies, dim=0),
         padded=any(pads),
         cache=cache,
+        caching=policy.caching,
     )
 
 
@@ -220,10 +222,10 @@ def _advance(policy: Policy, rows: _Rows, tokens_R: Tensor) -> None:
     rows.mask_RL = torch.cat([rows.mask_RL, rows.mask_RL.new_ones(len(tokens_R), 1)], dim=1)
     rows.logits_RV = policy.model(
         input_ids=tokens_R[:, None],
-        attention_mask=rows.mask_RL if rows.padded else None,
+        attention_mask=rows.caching.mask(rows.mask_RL if rows.padded else None),
         position_ids=positions_R[:, None],
-        past_key_values=rows.cache,
         use_cache=True,
+        **{rows.caching.name: rows.cache},
     ).logits[:, -1]
 
 

@@ -1,0 +1,171 @@
+"""Is a model sampled and scored exactly? A trial at load, on two short prompts.
+
+The reference is the model's plain pass over a whole sequence, alone. Against it are tried the
+sampler (groups, left padding, its cache) and the scores that an update is made of (right padding,
+the head in chunks, prompts that rows share). What differs is done another way or refused: nothing
+is sampled or trained that is only nearly the model.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from grpo_envs.errors import ConfigError
+from grpo_envs.types import Completion, Group
+from grpo_policy.batch import Batch, collate
+from grpo_policy.kv_cache import ways_to_cache
+from grpo_policy.policy import Policy
+from grpo_policy.samplers.protocol import Decoding
+from grpo_policy.samplers.torch import sample
+
+_LENGTHS = (9, 5)
+"""Of the two prompts: one is padded."""
+_COPIES = 2
+_DECODING = Decoding(temperature=0.0, max_new_tokens=6)
+_TOLERANCE = 2e-3
+"""Of a log-probability, in standard deviations of the logits. float32 stays below 3e-4 (measured
+on 90 architectures), and what is wrong lies above 0.02."""
+_COMMON = 500
+"""Tokens of the trial are drawn from so many: rare ones may have no embedding of their own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trial:
+    """What was sampled, and the model's own word on each token."""
+
+    groups: list[Group]
+    logps_B: list[Tensor]
+    """Of each row: the log-probability of each sampled token."""
+    spread_B: list[Tensor]
+    """Of each row: the standard deviation of the logits at each token."""
+    greedy: float
+    """How far a sampled token lies below the best, at most."""
+
+    def off(self, logps_B: Sequence[Tensor]) -> float:
+        """Return the largest difference of these log-probabilities, relative to the spread."""
+        gaps = [
+            ((mine - own).abs() / spread).max()
+            for mine, own, spread in zip(logps_B, self.logps_B, self.spread_B, strict=True)
+        ]
+        return float(torch.stack(gaps).max())
+
+
+@torch.no_grad()
+def settle(policy: Policy, path: str) -> None:
+    """Find out how the model is cached, packed, and its logits made; refuse what is not exact.
+
+    Args:
+        policy: Its `caching`, `own_head` and `share_prompts` are set.
+        path: The model's, for messages.
+
+    Raises:
+        ConfigError: the model cannot be sampled or scored exactly; one line that names its class.
+    """
+    name = f"model.path={path}: {type(policy.model).__name__}"
+    _require_numbers(policy, name)
+    trial = _sampled_exactly(policy, name)
+    batch = collate(trial.groups, policy.pad_id, policy.device)
+    _score_exactly(policy, trial, batch, name)
+    policy.share_prompts = _works(lambda: _packed_logps(policy, batch), trial)
+
+
+def _require_numbers(policy: Policy, name: str) -> None:
+    for weight, value in policy.model.named_parameters():
+        if not bool(value.isfinite().all()):
+            raise ConfigError(f"{name} has weights that are no finite numbers: {weight}.")
+
+
+def _sampled_exactly(policy: Policy, name: str) -> _Trial:
+    ways = ways_to_cache(inspect.signature(policy.model.forward).parameters)
+    causes = []
+    for policy.caching in ways:
+        try:
+            trial = _sample(policy)
+        except Exception as error:  # noqa: BLE001  of somebody's model; another way is tried
+            causes.append(f"{type(error).__name__}: {error}".splitlines()[0])
+            continue
+        sampled_B = [torch.tensor(c.logprobs) for group in trial.groups for c in group.completions]
+        worst = max(trial.off(sampled_B), trial.greedy)
+        if worst <= _TOLERANCE:
+            return trial
+        causes.append(f"its cache gives log-probabilities that are off by {worst:.2g}")
+    cause = "; ".join(dict.fromkeys(causes)) if causes else "it has no cache that can be passed on"
+    raise ConfigError(
+        f"{name} cannot be sampled token by token as it scores a whole text ({cause}). "
+        "Choose another model."
+    )
+
+
+def _sample(policy: Policy) -> _Trial:
+    """Sample greedily, past any end token, and ask the model about what was sampled."""
+    vocabulary = len(policy.model.get_input_embeddings().weight)
+    generator = torch.Generator().manual_seed(0)
+    prompts = [_prompt(min(vocabulary, _COMMON), n, generator) for n in _LENGTHS]
+    ends, policy.eos_ids = policy.eos_ids, ()
+    try:
+        found = sample(policy, prompts, [0] * (len(prompts) * _COPIES), _DECODING)
+    finally:
+        policy.eos_ids = ends
+    groups = [
+        Group(
+            key=number,
+            prompt="",
+            prompt_ids=prompt,
+            completions=tuple(found[number * _COPIES : (number + 1) * _COPIES]),
+            rewards=(),
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    rows = [_reference(policy, group, c) for group in groups for c in group.completions]
+    logps_B, spread_B, below_B = ([row[i] for row in rows] for i in range(3))
+    greedy = float(torch.stack([x.max() for x in below_B]).max())
+    return _Trial(groups=groups, logps_B=logps_B, spread_B=spread_B, greedy=greedy)
+
+
+def _prompt(vocabulary: int, length: int, generator: torch.Generator) -> tuple[int, ...]:
+    ids = torch.randint(vocabulary, (length,), generator=generator)
+    return tuple(map(int, ids))
+
+
+def _reference(policy: Policy, group: Group, completion: Completion) -> tuple[Tensor, ...]:
+    """Return, of each token (T): its log-probability, the spread, and how far below the best."""
+    ids = [*group.prompt_ids, *completion.token_ids]
+    ids_1L = torch.tensor([ids], device=policy.device)
+    start = len(group.prompt_ids) - 1
+    logits_TV = policy.model(input_ids=ids_1L, use_cache=False).logits[0, start:-1].float().cpu()
+    spread_T = logits_TV.std(dim=-1)
+    logps_TV = logits_TV.log_softmax(dim=-1)
+    own_T = logps_TV.gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
+    return own_T, spread_T, (logps_TV.amax(dim=-1) - own_T) / spread_T
+
+
+def _score_exactly(policy: Policy, trial: _Trial, batch: Batch, name: str) -> None:
+    """Take the plain head where it gives the model's logits, else all that the model does."""
+    policy.share_prompts = False
+    for policy.own_head in (False, True):
+        if _works(lambda: policy(batch, 1.0)[0], trial):
+            return
+    raise ConfigError(
+        f"{name} cannot be scored: its logits are not those of a pass through its decoder and its "
+        "head. Choose another model."
+    )
+
+
+def _packed_logps(policy: Policy, batch: Batch) -> Tensor:
+    """Return the scores (B, T) with each prompt passed through the model once."""
+    return policy.scores(policy.packed(batch), batch, 1.0)[0]
+
+
+def _works(score: Callable[[], Tensor], trial: _Trial) -> bool:
+    """Return whether scores (B, T) are the model's own; a model that cannot do it may raise."""
+    try:
+        logps_BT = score().float().cpu()
+    except Exception:  # noqa: BLE001  of somebody's model, which has another way
+        return False
+    return trial.off([cast("Tensor", row) for row in logps_BT]) <= _TOLERANCE
