@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from grpo_envs.graders.format.words import words_in
+from grpo_envs.graders.format.words import without_tags, words_in
 
 _STOPS = "\u3002\uff01\uff1f\uff61\u061f\u06d4\u0964\u0965\u1362\u0589\u17d4\u203d\u2047\u2048"
 _ENDS = (".", "!", "?", "\u2026", *_STOPS)
@@ -81,7 +81,7 @@ class _Token:
 def _paragraphs(text: str) -> Iterator[list[_Token]]:
     """Yield the tokens of what stands between blank lines."""
     tokens: list[_Token] = []
-    for line in text.splitlines():
+    for line in without_tags(text).splitlines():
         first, found = True, line.split()
         for one in found:
             tokens.append(_Token(one, first))

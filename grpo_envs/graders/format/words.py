@@ -8,6 +8,8 @@ These signs join what stands around them into one word:
 - the signs within a number, an abbreviation, an address or a file name: `1,000`, `3.14`, `10:30`,
   `1/2`, `e.g.`, `U.S.`, `R&D`, `https://example.org/a`, `a@b.org`, `notes.txt`.
 
+Tags are no words: `<a>one</a><b>two</b>` is two words. A tag has an end; `<br>` needs none.
+
 Chinese and Japanese have no blanks between words: every Han or Hiragana character is a part as the
 parts of a hyphenated word are. What has more than four parts is no word but a list or a sentence,
 and each of its parts counts as a word. Thai, Lao, Khmer and Burmese words cannot be told apart:
@@ -21,6 +23,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 MOST_PARTS = 4
+_NAME = r"[A-Za-z_][A-Za-z0-9_.:-]{0,99}"
+_ATTRIBUTE = r"""\s+[A-Za-z_:-]{1,50}=(?:"[^"<>]{0,200}"|'[^'<>]{0,200}')"""
+_CLOSING = re.compile(rf"</({_NAME})>")
+_TAG = re.compile(rf"</?({_NAME})(?:{_ATTRIBUTE}){{0,20}}\s?/?>")
+_BREAK = re.compile(r"<[bh]r\s?/?>")
 _MARK, _UNDERSCORE = "\ue000", "\ue001"
 _ALIKE = {"\u2019": "'", "\u02bc": "'", "\uff07": "'", "\u2010": "-", "\u2011": "-"}
 _KEPT = {"_": _UNDERSCORE, _MARK: " ", _UNDERSCORE: " ", **_ALIKE}
@@ -68,7 +75,19 @@ def words_of(text: str) -> list[str]:
     >>> words_of("and/or well-known, 1,000 red,green")
     ['and', 'or', 'well-known', '1,000', 'red', 'green']
     """
-    return [word for token in text.split() for _, word in words_in(token)]
+    return [word for token in without_tags(text).split() for _, word in words_in(token)]
+
+
+def without_tags(text: str) -> str:
+    """Return a text with a blank in place of every tag that is closed somewhere.
+
+    >>> without_tags("<a>b</a> <c>")
+    ' b  <c>'
+    """
+    if "</" not in text and not _BREAK.search(text):
+        return text
+    closed = {*_CLOSING.findall(text)}
+    return _TAG.sub(lambda tag: " " if tag[1] in closed else tag[0], _BREAK.sub(" ", text))
 
 
 def is_word(text: str) -> bool:
