@@ -252,6 +252,44 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
             '{"name": "E", "age": true}',
         ],
     ),
+    (
+        "json_schema",
+        {"schema": {"properties": {"$ref": {"type": "string"}, "pattern": {"enum": ["(?=a)"]}}}},
+        ['{"$ref": "a"}', '{"pattern": "(?=a)"}'],
+        ['{"$ref": 1}', '{"pattern": "a"}'],
+    ),
+    (
+        "json_schema",
+        {"schema": {"const": {"$ref": "a", "pattern": "("}, "description": "x"}},
+        ['{"$ref": "a", "pattern": "("}'],
+        ['{"$ref": "b", "pattern": "("}'],
+    ),
+    (
+        "json_schema",
+        {
+            "schema": {
+                "pattern": r"^\p{Letter}+\p{gc=Nd}\p{Script=Greek}?\u0041$",
+                "examples": ["x1A"],
+            }
+        },
+        ['"\u00e91A"', '"a\u0663\u03b1A"'],
+        ['"11A"', '"\u00e9A"', '"a1aA"'],
+    ),
+    (
+        "json_schema",
+        {
+            "schema": {
+                "$ref": "#/$defs/a",
+                "patternProperties": {"^x": True},
+                "if": {"required": ["x"]},
+                "then": {"properties": {"b": True}},
+                "unevaluatedProperties": False,
+                "$defs": {"a": {"properties": {"a": {"type": "string"}}}},
+            }
+        },
+        ['{"a": "b"}', '{"x": 1, "b": 2}', '{"xy": 1}'],
+        ['{"b": 1}', '{"a": 1}', '{"c": 1}', '{"xy": 1, "b": 2}'],
+    ),
     ("json_schema", {"schema": TREE}, ["1", "[1, [1]]"], ["2", "[1, [2]]"]),
     (
         "json_schema",

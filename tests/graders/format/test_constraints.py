@@ -97,12 +97,14 @@ def test_any_text_has_a_value(text: str) -> None:
         assert 0 <= constraint_from({"name": name, **options}).check(text) <= 1
 
 
-@pytest.mark.parametrize("keyword", ["pattern", "patternProperties"])
+@pytest.mark.parametrize("keyword", ["pattern", "patternProperties", "unevaluatedProperties"])
 def test_a_catastrophic_pattern_takes_linear_time(keyword: str) -> None:
     """Python's own engine would take 2^40 steps."""
     evil = "^(a+)+$"
-    below: dict[str, Any] = {evil: {"type": "null"}} if keyword == "patternProperties" else {}
-    schema = {"patternProperties": below} if below else {"items": {"pattern": evil}}
+    below: dict[str, Any] = {} if keyword == "pattern" else {evil: {"type": "null"}}
+    schema: dict[str, Any] = {"patternProperties": below} if below else {"items": {"pattern": evil}}
+    if keyword == "unevaluatedProperties":
+        schema[keyword] = True
     text = "a" * 40_000 + "!"
     start = time.process_time()
     assert constraint_from({"name": "regex", "pattern": evil}).check(text) == 0
@@ -163,6 +165,18 @@ def test_a_length_falls_off_by_its_slope(words: int, value: float) -> None:
             "*cannot be followed: its references never*",
         ),
         ({"name": "json_schema", "schema": {"$ref": "#/$defs/a"}}, "*cannot be followed: *"),
+        (
+            {"name": "json_schema", "schema": {"properties": {"a": {"$ref": "#/$defs/a"}}}},
+            "*cannot be followed: $ref=#/$defs/a leads to nothing in it.",
+        ),
+        (
+            {"name": "json_schema", "schema": {"x": {"pattern": "(?=a)"}, "not": {"$ref": "#/x"}}},
+            "*pattern='(?=a)' is no pattern of RE2*no lookaround*",
+        ),
+        (
+            {"name": "json_schema", "schema": {"pattern": r"\p{Alphabetic}"}},
+            "*is no pattern of RE2: *only categories (\\p{L}) and scripts.",
+        ),
         (
             {"name": "json_schema", "schema": {"pattern": "(?=a)"}},
             "*pattern='(?=a)' is no pattern*",
