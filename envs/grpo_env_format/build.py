@@ -191,7 +191,7 @@ def _separated(demands: Demands, blocks: list[str], lists: list[str]) -> str:
 def _only_lists(demands: Demands) -> bool:
     """Return whether the points of a list can be all of the text."""
     both = demands.one(Bullets) and demands.one(Numbered)
-    apart = any(map(demands.all, (Paragraphs, StartsWith, FirstWord)))
+    apart = demands.one(Paragraphs) or demands.one(StartsWith) or demands.one(FirstWord)
     return not (both or apart)
 
 

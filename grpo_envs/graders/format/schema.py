@@ -143,7 +143,7 @@ def _evaluated(validator: Any, instance: dict[str, Any], schema: Any) -> set[str
     """Return the keys of an object that a schema's keywords say something of."""
     if not isinstance(schema, dict):
         return set()
-    found = schema.get("properties", {}).keys() & instance.keys()
+    found: set[str] = {*schema.get("properties", ())} & {*instance}
     patterns = schema.get("patternProperties", ())
     found |= {key for key in instance if any(_found(pattern, key) for pattern in patterns)}
     for keyword in ("additionalProperties", "unevaluatedProperties"):
