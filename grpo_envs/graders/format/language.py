@@ -87,10 +87,11 @@ def _by_small_words(text: str, languages: Mapping[str, str]) -> str | None:
     if most < max(_LEAST_WORDS, _LEAST_COVER * words.total()):
         return None
     evidence = [(_evidence(word, owners), count) for word, count in words.items()]
-    for other in languages:
+    rivals = {own for owned, _ in evidence for own in owned} - {best}
+    for other in rivals:
         ours = sum(count for own, count in evidence if best in own and other not in own)
         theirs = sum(count for own, count in evidence if other in own and best not in own)
-        if other != best and ours < max(1, _LEAD * theirs):
+        if ours < max(1, _LEAD * theirs):
             return None
     return best
 
@@ -134,8 +135,11 @@ class Language(Constraint):
     def _measure(self, text: str) -> float:
         if language_of(text) != self.language:
             return 0.0
-        sentences = {language_of(" ".join(words)) for words in sentences_of(text)}
-        return not (sentences & {*NAMES}) - {self.language, *_LIKE.get(self.language, ())}
+        sentences = {" ".join(words) for words in sentences_of(text)}
+        return not ({*map(language_of, sentences)} & {*NAMES}) - {
+            self.language,
+            *_LIKE.get(self.language, ()),
+        }
 
 
 KINDS = (Language,)

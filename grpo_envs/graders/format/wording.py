@@ -104,7 +104,9 @@ class AvoidsPhrases(Constraint):
 
 def _plain(words: list[str]) -> str:
     """Return words for the search of phrases, the parts of hyphenated words apart."""
-    return " ".join(part for word in words for part in parts_of_word(compared(word)))
+    return " ".join(
+        part for word in compared(" ".join(words)).split() for part in parts_of_word(word)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

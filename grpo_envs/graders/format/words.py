@@ -64,6 +64,8 @@ _NUMBER = "|".join(
 _ATOM = rf"(?:(?<!\d[,./:])(?:{_NUMBER})[\w{_MARK}]*|\w[\w{_MARK}]*)"
 _CHAIN = rf"{_ATOM}(?:(?:'-|-'|[{_JOINS}]|{_UNDERSCORE}+){_ATOM})*"
 _WORD = re.compile(rf"(?P<whole>{_WHOLE})|{_CHAIN}")
+_BETWEEN_HYPHENS = re.compile(rf"[{_UNSPACED}]|[^\-{_UNDERSCORE}{_UNSPACED}]+")
+_WITHOUT_BLANKS = re.compile(f"[{_UNSPACED}]")
 _PART = re.compile(rf"[{_UNSPACED}]|[^{_JOINS}{_UNSPACED}]+")
 
 
@@ -105,12 +107,11 @@ def parts_of_word(word: str) -> list[str]:
     >>> parts_of_word("state-of-the-art"), parts_of_word("it's")
     (['state', 'of', 'the', 'art'], ["it's"])
     """
+    if len(word) == 1 or (word.isalpha() and word.isascii()):
+        return [word]
     shape = _shape(word)
-    found = [word[at.start() : at.end()] for at in re.finditer(_BETWEEN_HYPHENS, shape)]
+    found = [word[at.start() : at.end()] for at in _BETWEEN_HYPHENS.finditer(shape)]
     return [part for part in found if any(map(str.isalnum, part))]
-
-
-_BETWEEN_HYPHENS = rf"[{_UNSPACED}]|[^\-{_UNDERSCORE}{_UNSPACED}]+"
 
 
 def counts_of(word: str, text: str) -> tuple[int, int]:
@@ -122,7 +123,7 @@ def counts_of(word: str, text: str) -> tuple[int, int]:
     (1, 2)
     """
     wanted = compared(word)
-    if re.search(f"[{_UNSPACED}]", wanted):
+    if _WITHOUT_BLANKS.search(wanted):
         count = compared(text).count(wanted)
         return count, count
     words = _compared_words(text)
@@ -153,7 +154,7 @@ def folded(text: str) -> str:
 def words_in(token: str) -> Iterator[tuple[int, str]]:
     """Yield the words of a text without blanks, each with the place where it ends."""
     plain = token.strip(string.punctuation)
-    if plain.isascii() and plain.isalnum():
+    if plain.isalnum() and (plain.isascii() or not _WITHOUT_BLANKS.search(plain)):
         yield len(token.rstrip(string.punctuation)), plain
         return
     for found in _WORD.finditer(_shape(token)):

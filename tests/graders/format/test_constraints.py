@@ -182,6 +182,26 @@ def test_a_length_falls_off_by_its_slope(words: int, value: float) -> None:
             "*pattern='(?=a)' is no pattern*",
         ),
         ({"name": "tags", "tags": ["a b"]}, "tags.tags='a b'. Allowed: names."),
+        ({"name": "language", "language": "xx"}, "language.language=xx. Allowed: en, de, fr*"),
+        ({"name": "postscript", "marker": "PS"}, "postscript.marker=PS. Allowed: P.S., P.P.S.*"),
+        ({"name": "first_word", "word": "a b"}, "first_word.word='a b'. Allowed: single words."),
+        (
+            {"name": "first_word", "word": "a", "paragraph": 3, "paragraphs": 2},
+            "first_word.paragraphs=2. Allowed: a whole number, 3 to 1000.",
+        ),
+        (
+            {"name": "first_word", "word": "a", "paragraph": 0},
+            "first_word.paragraph=0. Allowed: a whole number, 1 to 1000.",
+        ),
+        (
+            {"name": "repeat_prompt", "prompt": "?"},
+            "repeat_prompt.prompt='?'. Allowed: a text with a word.",
+        ),
+        (
+            {"name": "avoids_phrases", "phrases": ["..."]},
+            "avoids_phrases.phrases='...'. Allowed: phrases with a word.",
+        ),
+        ({"name": "avoids", "words": ["and/or"]}, "avoids.words='and/or'. Allowed: single words."),
         ("words", "constraint='words'. Allowed: {name: ..., <option>: ...}."),
     ],
 )
