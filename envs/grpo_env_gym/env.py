@@ -97,8 +97,8 @@ class GymEnv(TextEnv):
         """Play the episode up to its last turn; pay at its end."""
         actions = [self._action(turn.action) for turn in turns]
         step = self.wrapped.play(problem.gold, actions)
-        told = (problem.prompt, *(turn.observation for turn in turns[:-1]))
-        difference = _difference(told, step.said)
+        seen = (problem.prompt, *(turn.observation for turn in turns[:-1]))
+        difference = _difference(seen, step.said)
         last = len(turns) >= self.max_turns
         done = step.terminated or (step.truncated and not last)
         if not difference and not done and not last:

@@ -38,6 +38,8 @@ _DATES = {
 }
 _PERHAPS = {"etc", "al", "a.m", "p.m", "usw"}
 """They end a sentence where a capital follows."""
+_UNITS = {"ft", "in", "lb", "lbs", "oz", "min", "sec", "hr", "hrs", "yr", "yrs"}
+"""The same, behind a number."""
 _NAMED = {"inc", "ltd", "corp", "co", "bros", "jr", "dept", "univ", "ave", "blvd", "est"}
 """They end one where a word follows that begins sentences, as do abbreviations of letters."""
 _INITIALISM = re.compile(r"[^\W\d](?:\.[^\W\d])+|[A-Z][a-z]?(?:\.[A-Z][a-z]?)+")
@@ -108,7 +110,7 @@ class _Reader:
                 continue
             end, word = 0, ""
             for at, word in words_in(token.text):
-                if end and _breaks(token.text[end : at - len(word)], word):
+                if end and _breaks(self.sentences[-1][-1], token.text[end : at - len(word)], word):
                     self.open = False
                 self._add(word)
                 end = at
@@ -155,6 +157,8 @@ def _abbreviates(word: str, before: str, behind: str) -> bool:
     begins = capital and behind.casefold() in _BEGINNINGS
     if small in _GO_ON:
         return True
+    if small in _UNITS and before[-1:].isdigit():
+        return not capital
     if small in _TITLES or (word in _RANKS and capital):
         return not begins
     if small in _BEFORE_NUMBERS or word in _DATES:
@@ -179,9 +183,12 @@ def _first_word(token: _Token) -> str:
     return next((word for _, word in words_in(token.text)), "")
 
 
-def _breaks(between: str, behind: str) -> bool:
+def _breaks(before: str, between: str, behind: str) -> bool:
     """Return whether what stands between two words without a blank ends a sentence."""
     if any(sign in _STOPS for sign in between):
         return True
     stop = between.rstrip(_OPENERS).lstrip(_CLOSERS)
-    return bool(stop) and (not stop.strip("!?") or (stop == "." and behind[0].isupper()))
+    if stop and not stop.strip(".\u2026"):
+        short = len(before) == 1 or before.casefold() in _TITLES or before in _RANKS
+        return behind[0].isupper() and not (short and stop == ".")
+    return bool(stop) and not stop.strip("!?")
