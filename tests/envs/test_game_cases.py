@@ -31,7 +31,8 @@ def test_what_a_wrapped_environment_earns(row: dict[str, Any]) -> None:
     env = grpo_envs.make("gym", id=QUIRKY, kwargs={"quirk": quirk})
     prompt, _ = env.reset(seed=3)
     answer = prompt.split()[-1].removesuffix(".")[::-1]
-    over, info = False, {}
+    info: dict[str, Any] = {}
+    over = False
     while not over:
         *_, terminated, truncated, info = env.step(answer)
         over = terminated or truncated
