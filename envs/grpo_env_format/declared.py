@@ -12,8 +12,9 @@ from grpo_env_format.vocabulary import MORE
 from grpo_envs.env.dataset import Row, Rows
 from grpo_envs.errors import ConfigError, DatasetError
 from grpo_envs.graders.format import Constraint, constraints_from, tagged_answer
-from grpo_envs.graders.format.base import words_of
+from grpo_envs.graders.format.contents import RepeatPrompt
 from grpo_envs.graders.format.structure import Tags
+from grpo_envs.graders.format.words import words_of
 from grpo_envs.graders.text import after_think
 from grpo_envs.types import Problem
 
@@ -85,6 +86,14 @@ def problem_from(row: Row, frame: str) -> Problem:
         raise DatasetError(f"{where}: the solution does not satisfy {', '.join(missed)}.")
     meta = {"row": row.number + 1}
     return Problem(prompt=prompt, gold=constraints, solution=solution.strip(), meta=meta)
+
+
+def own_part(prompt: str, text: str, constraints: Sequence[Constraint]) -> str:
+    """Return a text without the prompt at its start, where a constraint asks for it there."""
+    for one in constraints:
+        if isinstance(one, RepeatPrompt) and _plain(one.prompt) == _plain(prompt):
+            return one.rest(text) or text
+    return text
 
 
 def repeats(prompt: str, text: str) -> bool:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from grpo_env_format.declared import declared, exercise, problem_from, read_rows, repeats
+from grpo_env_format.declared import declared, exercise, own_part, problem_from, read_rows, repeats
 from grpo_env_format.generate import LEVELS
 from grpo_envs.env import TextEnv
 from grpo_envs.env.dataset import Row
@@ -105,7 +105,7 @@ class FormatEnv(TextEnv):
         text = (tagged_answer(answer) if tagged else after_think(answer)) or ""
         constraints: tuple[Constraint, ...] = problem.gold
         values = [0.0] * len(constraints)
-        if not repeats(problem.prompt, text):
+        if not repeats(problem.prompt, own_part(problem.prompt, text, constraints)):
             values = [constraint.check(text) for constraint in constraints]
         satisfied = sum(values) / len(values)
         if self.passed == "all":

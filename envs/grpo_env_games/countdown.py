@@ -1,9 +1,10 @@
-"""Countdown: make a number out of others.
+r"""Countdown: make a number out of others.
 
 Task: "Make 17 from 3, 5, 4.", with a target that can be made (see `puzzles.py` for the levels), or
 a row of a dataset.
 Answer: an expression in `<answer>...</answer>`, the only one after any `<think>` block; it may end
-in "= 17". Each number is used once; with `use=some`, at most once.
+in "= 17" and be written with brackets or in LaTeX (`$\frac{12}{4} \times 5$`). Each number is used
+once; with `use=some`, at most once.
 Reward: `correct` for an expression of those numbers that comes to the target exactly, `format` for
 exactly one answer, at the end.
 """
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from grpo_env_games.notation import plain, undelimited
 from grpo_env_games.puzzles import LEVELS, CountdownRecipe, generate
 from grpo_envs.env import SPLITS, TextEnv
 from grpo_envs.env.dataset import Row, Rows
@@ -137,11 +139,11 @@ class CountdownEnv(TextEnv):
 
     def _wrong(self, goal: Goal, text: str) -> str:
         """Return why `text` does not make the goal, '' where it does."""
-        expression, equals, right = text.partition("=")
-        if equals and right.strip() != str(goal.target):
+        expression, equals, right = undelimited(text).partition("=")
+        if equals and undelimited(right) != str(goal.target):
             return "what follows = is not the target"
         try:
-            made = work_out(expression, self.recipe.operators)
+            made = work_out(plain(expression), self.recipe.operators)
         except Unreadable as error:
             return str(error)
         given, used = Counter(goal.numbers), Counter(made.numbers)
