@@ -189,6 +189,14 @@ def test_what_does_not_repeat_itself_is_invalid_when_played(quirk: str, said: st
         assert said in info["detail"]
 
 
+@pytest.mark.parametrize("quirk", ["random answers", "random end"])
+def test_check_notices_what_does_not_repeat_itself(quirk: str) -> None:
+    """It says words that most action spaces allow: a sentence is outside many."""
+    env = made(id=QUIRKY, kwargs={"quirk": quirk})
+    found = " ".join(check.evidence for check in check_promises(env, problems=5))
+    assert NO_REPEAT in found
+
+
 def test_a_replay_is_compared_with_what_was_said_before() -> None:
     """From its second turn on it repeats itself, and differs from its first."""
     env = made(id=QUIRKY)
