@@ -29,6 +29,8 @@ def pieces(node: Node) -> list[Piece] | None:
         return [Piece(item, True, item, True) for item in node[1:]]
     if node == ("const", "R"):
         return [Piece(_MINUS_INFINITY, False, INFINITY, False)]
+    if node[0] == "list" and (excluded := _excluded(node)):
+        return _without(("minus", ("const", "R"), excluded))
     if node[0] in ("union", "list"):
         parts = [pieces(part) for part in node[1:]]
         if any(part is None for part in parts):
@@ -40,6 +42,8 @@ def pieces(node: Node) -> list[Piece] | None:
         return _without(node)
     if node[0] == "rel" and node[2:3] == ("in",) and len(node) == 4:
         return pieces(node[3])
+    if node[0] == "rel" and node[2:3] == ("notin",) and len(node) == 4 and _free(node[1]):
+        return _without(("minus", ("const", "R"), node[3]))
     return _solved(node) if node[0] == "rel" else None
 
 
@@ -106,10 +110,28 @@ def _solved(node: Node) -> list[Piece] | None:
     return {"<": [below], "<=": [below], ">": [above], ">=": [above]}.get(sign, [below, above])
 
 
+def _excluded(node: Node) -> Node | None:
+    """Return the points that a list excludes: `x != 1, x != 2`, or `x != 1, 2`."""
+    first = node[1]
+    if first[0] != "rel" or len(first) != 4 or first[2] != "!=" or not _free(first[1]):
+        return None
+    same = [part if part[0] != "rel" else part[3] for part in node[1:]]
+    others = (part for part in node[2:] if part[0] == "rel")
+    alike = all(part[1:3] == first[1:3] and len(part) == 4 for part in others)
+    return ("set", *same) if alike else None
+
+
 def _without(node: Node) -> list[Piece] | None:
-    """Return an interval without some points: R minus {1, 2}."""
+    """Return an interval without some points, or all numbers without an interval."""
     found, points = pieces(node[1]), node[2]
-    if found is None or len(found) != 1 or points[0] != "set":
+    if found is None or len(found) != 1:
+        return None
+    if points[0] == "tuple" and len(points) == 5 and node[1] == ("const", "R"):
+        inner = _interval(points)
+        below = Piece(_MINUS_INFINITY, False, inner.low, not inner.low_closed)
+        above = Piece(inner.high, not inner.high_closed, INFINITY, False)
+        return [part for part in (below, above) if part.low != part.high]
+    if points[0] != "set":
         return None
     places = [(approximate(point), point) for point in points[1:]]
     if any(place is None for place, _ in places):

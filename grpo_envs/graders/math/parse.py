@@ -20,7 +20,7 @@ Operations
     ("pct", a)  ("deg", a)              a percent, a degrees
     ("unit", a, "cm^2")                 a quantity
     ("fn", name, a, ...)                sin cos tan cot sec csc, arc-, -h and arc-h of them, exp ln
-                                        log (1 argument: natural; 2: the second is the base) lg abs
+                                        log (1 argument: to base 10; 2: the second is the base) lg abs
                                         floor ceil sgn re im arg conj gcd lcm max min mod det norm
     ("call", "f", a, ...)               an unknown function: f(2), f'(x), f^-1(x)
     ("pm", a, b)  ("mp", a, b)          a plus-minus b; a is 0 where there is only a sign
@@ -31,9 +31,11 @@ Collections
     ("set", a, ...)                     ("set",) is the empty set
     ("union", a, b, ...)  ("inter", a, b, ...)  ("minus", a, b)
     ("matrix", ("row", a, b), ...)      all rows of one length
+    ("transpose", a)                    of a matrix
 Relations
     ("rel", a, "<", b, "<=", c)         a chain; = != < <= > >= ~ (about) in notin subset
     ("congruent", a, b, m)              a = b (mod m)
+    ("where", a, ("param", "k", "Z", ""), b)    a with its qualifiers (`qualifiers`): at the top only
 For sympy only
     ("sum", body, ("var", "k"), low, high)      ("product", body, ("var", "k"), low, high)
     ("integral", body, ("var", "x"))            ("integral", body, ("var", "x"), low, high)
@@ -44,16 +46,22 @@ For sympy only
 A bound variable is a `var` in its body, also where it is written i or e.
 """
 
+from itertools import combinations
+
+from grpo_envs.graders.math.accents import ACCENTS
 from grpo_envs.graders.math.commands import COMMANDS
 from grpo_envs.graders.math.grammar import Parser
 from grpo_envs.graders.math.infix import INFIXES
 from grpo_envs.graders.math.leaves import LEAVES
 from grpo_envs.graders.math.nodes import Node
-from grpo_envs.graders.math.tokens import Unreadable, tokenize
+from grpo_envs.graders.math.qualifiers import split
+from grpo_envs.graders.math.systems import SYSTEMS
+from grpo_envs.graders.math.tokens import Token, Unreadable, tokenize
 
 __all__ = ["Node", "Unreadable", "parse"]
 
-_STARTS = {**LEAVES, **COMMANDS}
+_STARTS = {**LEAVES, **COMMANDS, **ACCENTS, **SYSTEMS}
+_FEWEST_BARS, _MOST_BARS = 4, 8
 
 
 def parse(text: str) -> Node:
@@ -67,4 +75,34 @@ def parse(text: str) -> Node:
     >>> parse("x < 5, 7")
     ('list', ('rel', ('var', 'x'), '<', ('num', '5')), ('num', '7'))
     """
-    return Parser(tokenize(text), _STARTS, INFIXES).answer()
+    tokens = tokenize(text)
+    body, qualifiers = split(tokens)
+    if not qualifiers:
+        return _tree(tokens)
+    return ("where", _tree(body), *qualifiers)
+
+
+def _tree(tokens: list[Token]) -> Node:
+    bars = [at for at, token in enumerate(tokens) if token == ("op", "|")]
+    if len(bars) % 2 or not _FEWEST_BARS <= len(bars) <= _MOST_BARS:
+        return Parser(tokens, _STARTS, INFIXES).answer()
+    try:
+        return Parser([*tokens], _STARTS, INFIXES).answer()  # which changes its tokens
+    except Unreadable:
+        return _with_bars(tokens, bars)
+
+
+def _with_bars(tokens: list[Token], bars: list[int]) -> Node:
+    """Try which bars open and which close: | |x| |y| | is written with six bars alike."""
+    half = len(bars) // 2
+    for opening in combinations(range(len(bars)), half):
+        if any(place > 2 * number for number, place in enumerate(opening)):
+            continue  # one closes that was not opened
+        marked = [*tokens]
+        for place, at in enumerate(bars):
+            marked[at] = ("op", "lbar" if place in opening else "rbar")
+        try:
+            return Parser(marked, _STARTS, INFIXES).answer()
+        except Unreadable:
+            continue
+    raise Unreadable("bars that do not pair off")

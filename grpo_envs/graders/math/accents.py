@@ -1,0 +1,30 @@
+r"""Names with accents and indices: `\vec{v}_0`, `\dot{x}`, `\overline{x}_n`."""
+
+from collections.abc import Mapping
+
+from grpo_envs.graders.math.grammar import Parser, Start
+from grpo_envs.graders.math.leaves import subscript
+from grpo_envs.graders.math.nodes import Node
+from grpo_envs.graders.math.tokens import Token
+
+_SAME = {
+    **{"overline": "bar", "widehat": "hat", "widetilde": "tilde", "overrightarrow": "vec"},
+    **{"boldsymbol": "mathbf", "bm": "mathbf", "bf": "mathbf", "dddot": "dot dot dot"},
+    **{"ddot": "dot dot"},
+}
+_ACCENTS = (
+    *("vec", "hat", "bar", "tilde", "dot", "breve", "check", "acute", "grave", "mathring"),
+    *("mathbf", "mathcal", "mathfrak", "mathscr", "underline", "overleftrightarrow", *_SAME),
+)
+
+
+def _accented(parser: Parser, accent: str) -> Node:
+    name = f"{_SAME.get(accent, accent)} {subscript(parser)}"
+    if parser.skip("_"):
+        name += "_" + subscript(parser)
+    while parser.skip("'"):
+        name += "'"
+    return ("var", name)
+
+
+ACCENTS: Mapping[Token, Start] = {("cmd", name): _accented for name in _ACCENTS}

@@ -1,0 +1,133 @@
+r"""Letters that may be any other: parameters (k in Z) and constants of integration.
+
+Decided once, for `x^3 + C`: a constant of integration may have another name (C, c, K, C_1), where
+it is a term of its own beside an expression of other letters. It may not be left out, be a number,
+or stand where a, b or c are other quantities.
+"""
+
+from itertools import permutations
+
+from grpo_envs.graders.math.comparison import Comparison, different
+from grpo_envs.graders.math.identity import approximate, identical
+from grpo_envs.graders.math.nodes import ZERO, Node, substitute, variables
+
+_INTEGERS = frozenset("ijklmnpqrst")
+_MOST_PARAMETERS = 3
+_CONSTANTS = frozenset({"C", "c", "K", "k"} | {f"{c}_{i}" for c in "CcKk" for i in "0123"})
+_QUANTITIES = frozenset("abcABCk")
+_ABOVE = ("rel", "list", "set", "unit")
+
+
+def reconciled(gold: Node, answer: Node) -> tuple[Node, Node] | Comparison:
+    """Return both without qualifiers, the answer with the gold's letters for what is arbitrary.
+
+    Returns:
+        Gold and answer, or that they differ where their letters stand for different things.
+    """
+    wanted, given = _parameters(gold), _parameters(answer)
+    if wanted is None and given is None:
+        return gold, _renamed_constant(gold, answer)
+    gold, answer = (side[1] if side[0] == "where" else side for side in (gold, answer))
+    wanted, given = wanted or {}, given or {}
+    renaming = _renaming(gold, answer, wanted, given)
+    for old, new in renaming.items():
+        answer = substitute(answer, ("var", old), ("var", f" {new}"))
+    for new in renaming.values():
+        answer = substitute(answer, ("var", f" {new}"), ("var", new))
+    given = {renaming.get(name, name): domain for name, domain in given.items()}
+    for name, (domain, least) in wanted.items():
+        other, also = given.get(name, (domain, least))
+        if "" not in (domain, other) and domain != other:
+            return different("a letter that stands for something else")
+        if "" not in (least, also) and least != also:
+            return different("another first value")
+    if not set(given) <= {*wanted, *variables(gold)}:
+        return different("a letter that does not stand in the gold")
+    whole = [name for name, (domain, _) in {**given, **wanted}.items() if domain == "Z"]
+    if len(whole) == 1:
+        return _least(gold, whole[0]), _least(answer, whole[0])
+    return gold, answer
+
+
+def _parameters(node: Node) -> dict[str, tuple[str, str]] | None:
+    if node[0] != "where":
+        return None
+    return {name: (domain, least) for _, name, domain, least in node[2:]}
+
+
+def _renaming(
+    gold: Node, answer: Node, wanted: dict[str, tuple[str, str]], given: dict[str, tuple[str, str]]
+) -> dict[str, str]:
+    """Return the gold's names for those parameters of the answer that the gold has not."""
+    mine, theirs = variables(gold), variables(answer)
+    new = [name for name in mine if name not in theirs and _arbitrary(name, wanted, given)]
+    old = [name for name in theirs if name not in mine and _arbitrary(name, given, wanted)]
+    if len(new) != len(old) or len(new) > _MOST_PARAMETERS:
+        return {}
+    orders = [dict(zip(old, order, strict=True)) for order in permutations(new)]
+    alike = [order for order in orders if all(_alike(order, wanted, given))]
+    return (alike or orders)[0]
+
+
+def _alike(
+    order: dict[str, str], wanted: dict[str, tuple[str, str]], given: dict[str, tuple[str, str]]
+) -> list[bool]:
+    return [given.get(old, ("", "")) == wanted.get(new, ("", "")) for old, new in order.items()]
+
+
+def _arbitrary(
+    name: str, said: dict[str, tuple[str, str]], other: dict[str, tuple[str, str]]
+) -> bool:
+    """Return whether a letter is a parameter: it is said, or the other side says so of its own."""
+    return name in said or (bool(other) and not said and name in _INTEGERS)
+
+
+def _least(node: Node, name: str) -> Node:
+    """Return a + b k for all whole k, with b > 0 and the least a >= 0: pi/6 + k pi for 7 pi/6 + k pi.
+
+    What is not linear in the letter stays as it is. Each item of a list has a letter of its own.
+    """
+    if node[0] in _ABOVE:
+        parts = node[1:-1] if node[0] == "rel" else ()
+        inner = node[-1:] if node[0] == "rel" else node[1:]
+        rest = (_least(part, name) if isinstance(part, tuple) else part for part in inner)
+        return (node[0], *parts, *rest)
+    if name not in variables(node) or len(variables(node)) > 1:
+        return node
+    letter: Node = ("var", name)
+    start = substitute(node, letter, ZERO)
+    step: Node = ("add", substitute(node, letter, ("num", "1")), ("neg", start))
+    if not identical(node, ("add", start, ("mul", letter, step))).equal:
+        return node
+    at, size = approximate(start), approximate(step)
+    if at is None or size is None or not 0 < abs(size) < float("inf"):
+        return node
+    if size < 0:
+        step, size = ("neg", step), -size
+    steps = int((at / size + 1e-9) // 1)
+    if abs(steps) > 10**6:
+        return node
+    count: Node = ("num", str(abs(steps)))
+    shift: Node = ("mul", count if steps < 0 else ("neg", count), step)
+    return ("add", start, shift, ("mul", letter, step))
+
+
+def _renamed_constant(gold: Node, answer: Node) -> Node:
+    """Return the answer with the gold's name for the constant of integration."""
+    wanted, given = _constant(gold), _constant(answer)
+    if wanted is None or given is None or wanted == given or wanted in variables(answer):
+        return answer
+    return substitute(answer, ("var", given), ("var", wanted))
+
+
+def _constant(node: Node) -> str | None:
+    """Return the constant of integration: a term of its own, and no other letter is like it."""
+    value = node[-1] if node[0] == "rel" and len(node) == 4 else node
+    if value[0] != "add":
+        return None
+    found = [term[1] for term in value[1:] if term[0] == "var" and term[1] in _CONSTANTS]
+    rest = [term for term in value[1:] if term != ("var", found[0])] if found else []
+    others = set(variables(*rest)) if rest else set()
+    if len(found) != 1 or not others or others & (_QUANTITIES | _CONSTANTS):
+        return None
+    return str(found[0])
