@@ -3,7 +3,7 @@ r"""Names with accents and indices: `\vec{v}_0`, `\dot{x}`, `\overline{x}_n`."""
 from collections.abc import Mapping
 
 from grpo_envs.graders.math.grammar import Parser, Start
-from grpo_envs.graders.math.leaves import subscript
+from grpo_envs.graders.math.leaves import defined, subscript
 from grpo_envs.graders.math.nodes import Node
 from grpo_envs.graders.math.tokens import Token
 
@@ -12,6 +12,7 @@ _SAME = {
     **{"boldsymbol": "mathbf", "bm": "mathbf", "bf": "mathbf", "dddot": "dot dot dot"},
     **{"ddot": "dot dot"},
 }
+_NUMBER_SETS = frozenset("RQZNC")
 _ACCENTS = (
     *("vec", "hat", "bar", "tilde", "dot", "breve", "check", "acute", "grave", "mathring"),
     *("mathbf", "mathcal", "mathfrak", "mathscr", "underline", "overleftrightarrow", *_SAME),
@@ -27,4 +28,15 @@ def _accented(parser: Parser, accent: str) -> Node:
     return ("var", name)
 
 
-ACCENTS: Mapping[Token, Start] = {("cmd", name): _accented for name in _ACCENTS}
+def _blackboard(parser: Parser, _: str) -> Node:
+    name = subscript(parser)
+    if name in _NUMBER_SETS:
+        return ("const", name)
+    return defined(parser, f"mathbb {name}") or ("var", f"mathbb {name}")
+
+
+ACCENTS: Mapping[Token, Start] = {
+    ("cmd", "mathbb"): _blackboard,
+    ("cmd", "Pr"): lambda parser, name: defined(parser, name) or ("var", name),
+    **{("cmd", name): _accented for name in _ACCENTS},
+}

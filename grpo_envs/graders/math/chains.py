@@ -6,14 +6,18 @@ from grpo_envs.graders.math.comparison import EQUAL, Comparison, all_of, differe
 from grpo_envs.graders.math.evaluated import names_value
 from grpo_envs.graders.math.identity import approximate
 from grpo_envs.graders.math.judge import Judge
-from grpo_envs.graders.math.nodes import Node, kinds, substitute, variables, walk
+from grpo_envs.graders.math.nodes import ONE, Node, kinds, substitute, variables, walk
 
 EQUALITIES = frozenset({"=", "~"})
 _UNWRAPPED = EQUALITIES | {"in"}
 _ASKED = frozenset(
-    *("var call fn add neg mul div pow root const row matrix binom fact union inter".split(),)
+    (
+        *("var", "call", "fn", "add", "neg", "mul", "div", "pow", "root", "const", "row"),
+        *("matrix", "binom", "fact", "union", "inter"),
+    )
 )
 _TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
+_MOST_TERMS = 8
 _CLOSE = 0.01  # relative; of a value that is about another one and no decimal
 
 
@@ -72,14 +76,17 @@ def _is_asked(node: Node) -> bool:
     """
     plain = all(part[0] in _ASKED for part in walk(_without_exponents(node)))
     inner = node[1] if node[0] == "pow" else node
-    return plain and (len(variables(node)) > 1 or inner[0] == "fn")
+    named = {part for part in walk(node) if part[0] in ("var", "call")}
+    return plain and (len(named) > 1 or inner[0] == "fn")
 
 
 def _without_exponents(node: Node) -> Node:
     if node[0] in ("pow", "root") and node[2][0] == "num":
         return _without_exponents(node[1])
-    if node[0] == "fn" and node[1] in _TRIGONOMETRIC:
+    if node[0] == "call" or (node[0] == "fn" and node[1] in _TRIGONOMETRIC):
         return ("fn", node[1], ("var", ""))
+    if node[:2] == ("div", ONE):  # 1/a + 1/b
+        return _without_exponents(node[2])
     return tuple(_without_exponents(p) if isinstance(p, tuple) else p for p in node)
 
 
@@ -117,3 +124,22 @@ def same_function(gold: Node, answer: Node) -> Node:
 
 def _of_names(node: Node) -> bool:
     return node[0] == "call" and kinds(*node[2:]) == {"var"} and "^-1" not in node[1]
+
+
+def without_denominators(difference: Node) -> Node:
+    """Return the difference of the sides of an equation times what its letters are divided by."""
+    below = []
+    for term in difference[1:]:
+        terms = term[1][1:] if term[0] == "neg" and term[1][0] == "add" else (term,)
+        for part in terms[:_MOST_TERMS]:
+            inner = part[1] if part[0] == "neg" else part
+            if inner[0] == "div" and variables(inner[2]):
+                below.append(inner[2])
+    return ("mul", *dict.fromkeys(below), difference) if below else difference
+
+
+def with_factorial(relation: Node) -> Node:
+    """Return 5! = 120 for `5!=120`, which is read as an inequality."""
+    if relation[2:3] != ("!=",) or relation[1][0] != "num" or len(relation) != 4:
+        return relation
+    return ("rel", ("fact", relation[1]), "=", relation[3])

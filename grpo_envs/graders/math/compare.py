@@ -15,6 +15,7 @@ from grpo_envs.graders.math.named_sets import is_number_set, meant
 from grpo_envs.graders.math.nodes import INFINITY, Node, kinds, substitute, walk
 from grpo_envs.graders.math.relations import congruences, on_the_line, relations
 from grpo_envs.graders.math.rounding import rounds_to
+from grpo_envs.graders.math.signs import signs_of
 from grpo_envs.graders.math.systems import in_order_of_names
 from grpo_envs.graders.math.units import canonical
 
@@ -93,7 +94,7 @@ def _lines(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
 
 
 def _tuples(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
-    if "tuple" not in (gold[0], answer[0]) or len(_signs_of(gold) + _signs_of(answer)) > 2:
+    if "tuple" not in (gold[0], answer[0]) or len(signs_of(gold) + signs_of(answer)) > 2:
         return None
     if gold[0] != answer[0]:
         gold, answer = _as_tuple(gold), _as_tuple(answer)
@@ -176,24 +177,7 @@ def _alternatives(node: Node) -> list[Node]:
     """Return the answers that `node` lists; 1 plus-minus 2 are two."""
     if node[0] in ("list", "set"):
         return [item for part in node[1:] for item in _alternatives(part)]
-    return _signs_of(node) if node[0] not in ("matrix", "rel", "setbuilder") else [node]
-
-
-def _signs_of(node: Node) -> list[Node]:
-    """Return the two values of 1 plus-minus 2, or of a pair with it; else the node alone."""
-    if not kinds(node) & {"pm", "mp"}:
-        return [node]
-    if sum(part[0] == "pm" for part in walk(node)) > 1:  # two values or four?
-        return [node]
-    return [_signed(node, upper=upper) for upper in (True, False)]
-
-
-def _signed(node: Node, *, upper: bool) -> Node:
-    parts = tuple(_signed(p, upper=upper) if isinstance(p, tuple) else p for p in node)
-    if parts[0] not in ("pm", "mp"):
-        return parts
-    plus = upper == (parts[0] == "pm")
-    return ("add", parts[1], parts[2] if plus else ("neg", parts[2]))
+    return signs_of(node) if node[0] not in ("matrix", "rel", "setbuilder") else [node]
 
 
 def _infinite(gold: Node, answer: Node, _: Judge) -> Comparison | None:

@@ -1,8 +1,9 @@
 """Whether an answer is carried out, or a computation that is left to the reader."""
 
+from collections.abc import Callable
 from math import gcd
 
-from grpo_envs.graders.math.nodes import Node, children, variables
+from grpo_envs.graders.math.nodes import ONE, ZERO, Node, children, variables
 
 _LEAVES = frozenset({"num", "repeat", "base", "var", "const", "word", "dots"})
 _AROUND = frozenset({"list", "tuple", "set", "matrix", "row", "pct", "deg", "unit", "union"})
@@ -27,29 +28,21 @@ def is_evaluated(node: Node) -> bool:
     kind = node[0]
     if kind in _LEAVES:
         return True
-    if kind == "rel":  # of a chain of equations, its last value
-        values = [part for part in children(node) if part[0] != "var"]
-        return not values or is_evaluated(values[-1])
     if kind in _AROUND:
         return all(map(is_evaluated, children(node)))
-    if kind == "neg":
-        return node[1][0] != "neg" and is_evaluated(node[1])
-    if kind == "add":  # 1 1/2
-        return len(node) == 3 and _whole(node[1]) and _fraction(node[2])
-    if kind == "mul":  # 1.5e3, a matrix with a factor, 2 pi
-        return len(node) == 3 and _is_product(node[1], node[2])
-    if kind in ("pm", "mp"):
-        return node[1] == ("num", "0") and is_evaluated(node[2])
-    if kind == "minus":  # R without some points
-        return node[2][0] == "set" and all(map(is_evaluated, children(node)))
-    if kind == "setbuilder":
-        named = node[1][0] == "var" or is_solved(node[1])  # x, or x in R
-        return named and all(is_solved(part) and is_evaluated(part) for part in node[2:])
-    if kind == "transpose":
-        return is_evaluated(node[1])
-    if kind == "ratio":
-        return _reduced(node)
-    return _fraction(node) or _power_of_ten(node) or _fraction_of_pi(node)
+    read = _EVALUATED.get(kind)
+    return read(node) if read else False
+
+
+def _relation(node: Node) -> bool:
+    """Of a chain of equations, the last value counts."""
+    values = [part for part in children(node) if part[0] != "var"]
+    return not values or is_evaluated(values[-1])
+
+
+def _described(node: Node) -> bool:
+    named = node[1][0] == "var" or is_solved(node[1])  # x, or x in R
+    return named and all(is_solved(part) and is_evaluated(part) for part in node[2:])
 
 
 def asks_for_value(gold: Node) -> bool:
@@ -96,17 +89,21 @@ def names_value(node: Node) -> bool:
     return node[0] in ("var", "call", "word")
 
 
-def _is_product(left: Node, right: Node) -> bool:
-    if left[0] == "num" and _power_of_ten(right):
-        return True
+def _product(node: Node) -> bool:
+    """Return whether `node` is 1.5e3, a matrix with a factor, or a multiple of pi."""
+    _, left, right, *more = node
+    if more:
+        return False
     if right[0] in ("matrix", "transpose"):
         return is_evaluated(left) and is_evaluated(right)
-    return right == _PI and (_fraction(left) or left[0] == "num")
+    if right == _PI:
+        return _fraction(left) or left[0] == "num"
+    return left[0] == "num" and _power_of_ten(right)
 
 
 def _reduced(ratio: Node) -> bool:
     if not all(map(_whole, ratio[1:])):
-        return ("num", "1") in ratio[1:] and all(map(is_evaluated, ratio[1:]))
+        return ONE in ratio[1:] and all(map(is_evaluated, ratio[1:]))
     return gcd(*(int(part[1]) for part in ratio[1:])) == 1
 
 
@@ -121,11 +118,9 @@ def _fraction(node: Node) -> bool:
 
 def _fraction_of_pi(node: Node) -> bool:
     """Return whether `node` is pi/4 or 3 pi/4, in lowest terms."""
-    if node[0] != "div":
-        return False
     top = _positive(node[1])
     if top == _PI:
-        return _fraction(("div", ("num", "1"), node[2]))
+        return _fraction(("div", ONE, node[2]))
     return len(top) == 3 and top[::2] == ("mul", _PI) and _fraction(("div", top[1], node[2]))
 
 
@@ -140,3 +135,20 @@ def _positive(node: Node) -> Node:
 
 def _whole(node: Node) -> bool:
     return node[0] == "num" and node[1].isdecimal() and len(node[1]) <= _LONGEST
+
+
+_EVALUATED: dict[str, Callable[[Node], bool]] = {
+    "rel": _relation,
+    "neg": lambda node: node[1][0] != "neg" and is_evaluated(node[1]),
+    "add": lambda node: len(node) == 3 and _whole(node[1]) and _fraction(node[2]),  # 1 1/2
+    "mul": _product,
+    "div": lambda node: _fraction(node) or _fraction_of_pi(node),
+    "pow": _power_of_ten,
+    "pm": lambda node: node[1] == ZERO and is_evaluated(node[2]),
+    "mp": lambda node: node[1] == ZERO and is_evaluated(node[2]),
+    # R without some points
+    "minus": lambda node: node[2][0] == "set" and all(map(is_evaluated, children(node))),
+    "setbuilder": _described,
+    "transpose": lambda node: is_evaluated(node[1]),
+    "ratio": _reduced,
+}

@@ -1,5 +1,6 @@
 """What can begin an expression, LaTeX commands apart: numbers, names, functions, brackets."""
 
+import re
 from collections.abc import Mapping
 
 from grpo_envs.graders.math.grammar import SIGN, SUM, Parser, Start
@@ -13,6 +14,7 @@ _CALLED = frozenset("fg")  # f(2) is a value of f; a(2) is a product
 _CONSTANTS = frozenset("ei")
 _ARC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"})
 _SEVERAL = frozenset({"gcd", "lcm", "max", "min"})
+_EXCEPT = re.compile(r"(?:all|any) real(?:s| numbers?) (?:except|other than|but)(?: for)?")
 _MINUS_ONE: Node = ("neg", ONE)
 
 
@@ -65,7 +67,7 @@ def _name(parser: Parser, name: str) -> Node:
 
 
 def defined(parser: Parser, name: str) -> Node | None:
-    r"""Read what an equation defines, or return None: P(x) = ..., E(x, 0, z) = ..., P(A \cap B) = ...
+    r"""Read what an equation defines, P(x), E(x, 0, z) or P(A \cap B), or return None.
 
     A small letter before a bracket is a factor, unless it stands before a name or before several.
     """
@@ -147,6 +149,12 @@ def _arguments(parser: Parser, name: str) -> tuple[Node, ...]:
 def _word(parser: Parser, text: str) -> Node:
     if parser.ahead("(") and (called := defined(parser, text)):
         return called
+    if _EXCEPT.fullmatch(text):  # all real numbers except 2 and 3
+        points = parser.expression()
+        if points[0] == "rel" and points[2:3] == ("=",):
+            points = points[-1]
+        items = points[1:] if points[0] in ("list", "set") else (points,)
+        return ("minus", ("const", "R"), ("set", *items))
     return ("word", f"{text} {words(parser)}".rstrip())
 
 

@@ -13,7 +13,7 @@ _SETS: tuple[tuple[re.Pattern[str], Node], ...] = (
     (
         re.compile(
             rf"{_SUBJECT}no (?:real )?(?:solutions?|roots?)(?: exists?)?(?: in the reals)?"
-            r"|(?:the )?(?:empty|null) set|(?:solution )?does not exist in reals?|no such x(?: exists)?"
+            r"|(?:the )?(?:empty|null) set|no such (?:x|number|value)s?(?: exists?)?|none"
         ),
         ("set",),
     ),
@@ -25,7 +25,7 @@ _SETS: tuple[tuple[re.Pattern[str], Node], ...] = (
         ("const", "R"),
     ),
     (
-        re.compile(r"(?:the set of )?(?:all|any|every)?(?: of)?(?: the)? ?integers?"),
+        re.compile(r"(?:the set of |all |any |every |the set of all )(?:of )?(?:the )?integers?"),
         ("const", "Z"),
     ),
     (

@@ -1,8 +1,8 @@
 r"""Letters that may be any other: parameters (k in Z) and constants of integration.
 
 Decided once, for `x^3 + C`: a constant of integration may have another name (C, c, K, C_1), where
-it is a term of its own beside an expression of other letters. It may not be left out, be a number,
-or stand where a, b or c are other quantities.
+it is a term of its own beside an expression of other letters, or the factor of a power of e
+(`Ce^{2x}`). It may not be left out, be a number, or stand where a, b or c are other quantities.
 """
 
 from itertools import permutations
@@ -10,7 +10,9 @@ from itertools import permutations
 from grpo_envs.graders.math.comparison import Comparison, different
 from grpo_envs.graders.math.identity import approximate, identical
 from grpo_envs.graders.math.nodes import ZERO, Node, substitute, variables
+from grpo_envs.graders.math.signs import signs_of
 
+_E: Node = ("const", "e")
 _INTEGERS = frozenset("ijklmnpqrst")
 _MOST_PARAMETERS = 3
 _CONSTANTS = frozenset({"C", "c", "K", "k"} | {f"{c}_{i}" for c in "CcKk" for i in "0123"})
@@ -26,9 +28,11 @@ def reconciled(gold: Node, answer: Node) -> tuple[Node, Node] | Comparison:
     """
     wanted, given = _parameters(gold), _parameters(answer)
     if wanted is None and given is None:
-        return gold, _renamed_constant(gold, answer)
+        return gold, _renamed_constant(gold, answer)[1]
     gold, answer = (side[1] if side[0] == "where" else side for side in (gold, answer))
     wanted, given = wanted or {}, given or {}
+    constant, answer = _renamed_constant(gold, answer)
+    given = {constant.get(name, name): domain for name, domain in given.items()}
     renaming = _renaming(gold, answer, wanted, given)
     for old, new in renaming.items():
         answer = substitute(answer, ("var", old), ("var", f" {new}"))
@@ -83,10 +87,12 @@ def _arbitrary(
 
 
 def _least(node: Node, name: str) -> Node:
-    """Return a + b k for all whole k, with b > 0 and the least a >= 0: pi/6 + k pi for 7 pi/6 + k pi.
+    """Return a + b k for all whole k, with b > 0 and the least a >= 0: k pi for k pi - 5 pi.
 
     What is not linear in the letter stays as it is. Each item of a list has a letter of its own.
     """
+    if len(both := signs_of(node)) > 1:
+        node = ("list", *both)
     if node[0] in _ABOVE:
         parts = node[1:-1] if node[0] == "rel" else ()
         inner = node[-1:] if node[0] == "rel" else node[1:]
@@ -112,22 +118,24 @@ def _least(node: Node, name: str) -> Node:
     return ("add", start, shift, ("mul", letter, step))
 
 
-def _renamed_constant(gold: Node, answer: Node) -> Node:
-    """Return the answer with the gold's name for the constant of integration."""
+def _renamed_constant(gold: Node, answer: Node) -> tuple[dict[str, str], Node]:
+    """Return the answer with the gold's name for the constant of integration, and what changed."""
     wanted, given = _constant(gold), _constant(answer)
     if wanted is None or given is None or wanted == given or wanted in variables(answer):
-        return answer
-    return substitute(answer, ("var", given), ("var", wanted))
+        return {}, answer
+    return {given: wanted}, substitute(answer, ("var", given), ("var", wanted))
 
 
 def _constant(node: Node) -> str | None:
-    """Return the constant of integration: a term of its own, and no other letter is like it."""
+    """Return the constant of integration: a term of its own, or a factor of a power of e.
+
+    No other letter may be like it.
+    """
     value = node[-1] if node[0] == "rel" and len(node) == 4 else node
-    if value[0] != "add":
-        return None
-    found = [term[1] for term in value[1:] if term[0] == "var" and term[1] in _CONSTANTS]
-    rest = [term for term in value[1:] if term != ("var", found[0])] if found else []
+    found = [part[1] for part in value[1:] if part[0] == "var" and part[1] in _CONSTANTS]
+    rest = [part for part in value[1:] if part != ("var", found[0])] if found else []
     others = set(variables(*rest)) if rest else set()
     if len(found) != 1 or not others or others & (_QUANTITIES | _CONSTANTS):
         return None
-    return str(found[0])
+    solution = value[0] == "mul" and any(part[:2] == ("pow", _E) for part in rest)
+    return str(found[0]) if value[0] == "add" or solution else None

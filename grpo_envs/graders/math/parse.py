@@ -20,7 +20,7 @@ Operations
     ("pct", a)  ("deg", a)              a percent, a degrees
     ("unit", a, "cm^2")                 a quantity
     ("fn", name, a, ...)                sin cos tan cot sec csc, arc-, -h and arc-h of them, exp ln
-                                        log (1 argument: to base 10; 2: the second is the base) lg abs
+                                        log (1 argument: base 10; 2: the second is the base) lg abs
                                         floor ceil sgn re im arg conj gcd lcm max min mod det norm
     ("call", "f", a, ...)               an unknown function: f(2), f'(x), f^-1(x)
     ("pm", a, b)  ("mp", a, b)          a plus-minus b; a is 0 where there is only a sign
@@ -35,7 +35,7 @@ Collections
 Relations
     ("rel", a, "<", b, "<=", c)         a chain; = != < <= > >= ~ (about) in notin subset
     ("congruent", a, b, m)              a = b (mod m)
-    ("where", a, ("param", "k", "Z", ""), b)    a with its qualifiers (`qualifiers`): at the top only
+    ("where", a, ("param", "k", "Z", ""), ...)  a with its `qualifiers`: at the top only
 For sympy only
     ("sum", body, ("var", "k"), low, high)      ("product", body, ("var", "k"), low, high)
     ("integral", body, ("var", "x"))            ("integral", body, ("var", "x"), low, high)
@@ -46,6 +46,7 @@ For sympy only
 A bound variable is a `var` in its body, also where it is written i or e.
 """
 
+import re
 from itertools import combinations
 
 from grpo_envs.graders.math.accents import ACCENTS
@@ -55,12 +56,20 @@ from grpo_envs.graders.math.infix import INFIXES
 from grpo_envs.graders.math.leaves import LEAVES
 from grpo_envs.graders.math.nodes import Node
 from grpo_envs.graders.math.qualifiers import split
-from grpo_envs.graders.math.systems import SYSTEMS
+from grpo_envs.graders.math.systems import SYSTEMS, as_system
 from grpo_envs.graders.math.tokens import Token, Unreadable, tokenize
 
 __all__ = ["Node", "Unreadable", "parse"]
 
-_STARTS = {**LEAVES, **COMMANDS, **ACCENTS, **SYSTEMS}
+_read_matrix = COMMANDS["begin", ""]
+_STARTS = {
+    **LEAVES,
+    **COMMANDS,
+    **ACCENTS,
+    **SYSTEMS,
+    ("begin", "array"): lambda parser, name: as_system(_read_matrix(parser, name)),
+}
+_FULL_STOP = re.compile(r"\.\s*(?=\\\\|\\end)")  # behind a line of a system
 _FEWEST_BARS, _MOST_BARS = 4, 8
 
 
@@ -75,10 +84,14 @@ def parse(text: str) -> Node:
     >>> parse("x < 5, 7")
     ('list', ('rel', ('var', 'x'), '<', ('num', '5')), ('num', '7'))
     """
+    if "\\end" in text:
+        text = _FULL_STOP.sub("", text)
+    if "Ce^" in text:  # the constant of integration, and no word
+        text = text.replace("Ce^", "C e^")
     tokens = tokenize(text)
     body, qualifiers = split(tokens)
     if not qualifiers:
-        return _tree(tokens)
+        return _tree(body)
     return ("where", _tree(body), *qualifiers)
 
 

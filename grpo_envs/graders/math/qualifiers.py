@@ -1,6 +1,6 @@
 r"""Words and conditions behind an answer that say what its letters stand for.
 
-`3^{n-1} \text{ where } n \ge 1`, `\frac{\pi}{6} + k\pi, k \in \mathbb{Z}`, `3x + c \text{ for any } c`.
+`3^{n-1} \text{ where } n \ge 1`, `k\pi, k \in \mathbb{Z}`, `3x + c \text{ for any } c`.
 A condition on the answer itself, `5 \text{ if } x > 0`, is none of these.
 """
 
@@ -12,7 +12,7 @@ from grpo_envs.graders.math.tokens import Token
 
 _END: Token = ("end", "")
 _COMMA: Token = ("op", ",")
-_OPENING = re.compile(r"(?:where|for|with|any|all|every|each|some|here)\b")
+_OPENING = re.compile(r"(?:where|for|with|any|all|every|each|some|here|[a-z] (?:is|are|be)\b)")
 _VOCABULARY = re.compile(
     r"(?:where|for|with|here|is|are|be|being|an?|any|all|every|each|some|in|the|set|of|integers?"
     r"|positive|natural|whole|real|numbers?|arbitrary|constants?|non-?negative|parameter|values?)"
@@ -23,13 +23,15 @@ _DOMAINS = (
     (re.compile(r"real"), "R"),
     (re.compile(r"constant|any|all|every|each|some|arbitrary|parameter"), ""),
 )
-_SET = re.compile(r"(?:mathb[bf])?\{?([ZNRQC])\}?(?:\^?\{?([+*]|ast)\}?)?")
+_SET = re.compile(r"(?:mathb[bf])?\{?([ZNRQC])\}?(?:\^?\{?([+*]|ast)\}?|(\^))?")
 _NAMES = r"([A-Za-z]\w*(?:,[A-Za-z]\w*)*)"
 _MEMBER = re.compile(rf"{_NAMES}in(.+)")
 _LEAST = re.compile(rf"{_NAMES}(>=?)(\d)")
 _COUNTED = re.compile(r"([A-Za-z])=([-+\dpm,]+)(?:,?\.\.\.,?)")
 _BRACKETS = {"(": 1, "[": 1, "{": 1, "\\{": 1, ")": -1, "]": -1, "}": -1, "\\}": -1}
 _MARKS = frozenset({"in", ">=", ">", "..."})
+_ALL = (("text", "all"), ("text", "any"), ("text", "every"), ("text", "for all"))
+_SIGNS = frozenset({"=", "<", ">", "<=", ">=", "!="})
 _COUNTERS = frozenset("ijklmn")
 
 
@@ -41,16 +43,22 @@ def split(tokens: list[Token]) -> tuple[list[Token], tuple[Node, ...]]:
         each letter; the domain is Z, N, R, Q, C, or '' where it is not said.
     """
     found: list[Node] = []
-    body = tokens
+    prefixed = len(tokens) > 3 and tokens[0] in _ALL and tokens[2] == ("op", "in")
+    body = tokens[1:] if prefixed else tokens  # all x in R
     while (cut := _tail(body)) is not None:
         start, params = cut
         head = body[:start]
         while head and head[-1] in (_COMMA, ("op", ";")):
             head.pop()
         names = {value for kind, value in head if kind == "name"}
+        names |= {name.swapcase() for name in names - {param[1] for param in params}}
         if not head or not all(param[1].partition("_")[0] in names for param in params):
             break
-        found += params
+        here = {value for kind, value in head if kind == "name"}
+        found += [
+            (kind, name if name.partition("_")[0] in here else name.swapcase(), *rest)
+            for kind, name, *rest in params
+        ]
         body = [*head, _END]
     return body, tuple(found)
 
@@ -62,8 +70,9 @@ def _tail(tokens: list[Token]) -> tuple[int, list[Node]] | None:
     depth, begins = 0, 0
     commas: list[int] = []
     for at, (kind, value) in enumerate(tokens[:-1]):
-        if kind == "text" and depth == 0 and at and _OPENING.match(value):
-            return _said(tokens, at, at)
+        opens = kind == "text" and _OPENING.match(value)
+        if at and depth == 0 and (opens or (kind, value) == ("cmd", "forall")):
+            return _said(tokens, at, at + (kind == "cmd"))
         depth += _BRACKETS.get(value, 0) if kind == "op" else 0
         if depth == 1 and value == "(":
             begins = at
@@ -71,6 +80,8 @@ def _tail(tokens: list[Token]) -> tuple[int, list[Node]] | None:
             commas.append(at)
     if begins and tokens[-2] == ("op", ")") and (said := _said(tokens, begins, begins + 1)):
         return said
+    if tokens[-2] == ("op", "..."):
+        commas = [at for at in commas if tokens[at + 2] == ("op", "=")]
     for comma in reversed(commas[-3:]):
         if said := _said(tokens, comma, comma + 1):
             return said
@@ -119,11 +130,9 @@ def _said(tokens: list[Token], start: int, first: int) -> tuple[int, list[Node]]
 
 def _stands_alone(head: Sequence[Token], names: Sequence[str]) -> bool:
     """Return whether a part of a list is about one of the names: `n > 3, n > 1`, `n = 3, n > 1`."""
-    signs = {"=", "<", ">", "<=", ">=", "!="}
-    pairs = zip(head, head[1:], strict=False)
     return any(
-        ("name" in (one[0], two[0])) and {one[1], two[1]} & signs and {one[1], two[1]} & {*names}
-        for one, two in pairs
+        token[0] == "name" and token[1] in names and sign[1] in _SIGNS and before[1] not in "_^"
+        for before, token, sign in zip([("", ""), *head], head, head[1:], strict=False)
     )
 
 
@@ -131,7 +140,7 @@ def _member(start: int, names: str, domain: str) -> tuple[int, list[Node]] | Non
     match = _SET.fullmatch(domain)
     if match is None:
         return None
-    positive = match[1] in "ZN" and match[2]
+    positive = match[1] in "ZN" and (match[2] or match[3])  # the last * of a text is cut off
     return start, [("param", name, "N" if positive else match[1], "") for name in names.split(",")]
 
 

@@ -5,6 +5,8 @@ from grpo_envs.graders.math.chains import (
     assigned,
     same_function,
     value_of_equation,
+    with_factorial,
+    without_denominators,
 )
 from grpo_envs.graders.math.comparison import EQUAL, Comparison, all_of, different, unknown
 from grpo_envs.graders.math.evaluated import is_solved, names_value
@@ -39,7 +41,8 @@ def relations(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
     if gold[0] == answer[0]:
         return _two_relations(gold, answer, judge)
     relation, other = (gold, answer) if gold[0] == "rel" else (answer, gold)
-    gold_is_relation = relation is gold
+    gold_is_relation = gold[0] == "rel"
+    relation = with_factorial(relation)
     if not _INEQUALITIES.isdisjoint(relation[2::2]):
         return on_the_line(gold, answer, judge) or different("an inequality is no value")
     if "notin" in relation[2::2]:
@@ -81,7 +84,7 @@ def _two_relations(gold: Node, answer: Node, judge: Judge) -> Comparison:
 
 def _is_solved(answer: Node) -> bool:
     """Return whether an answer is solved; of a chain x = 3 + 4 = 7, the links are compared."""
-    return is_solved(answer) or len(answer) > 4
+    return is_solved(answer) or (len(answer) > 4 and EQUALITIES.issuperset(answer[2::2]))
 
 
 def _outside(gold: Node, answer: Node, judge: Judge) -> Comparison:
@@ -102,7 +105,12 @@ def _two_equations(gold: Node, answer: Node, judge: Judge) -> Comparison:
     if len(gold) == len(answer) == 4 and gold[2] == answer[2] == "=":
         if not _scalars(gold, answer):
             return all_of(judge.compare(gold[k], answer[k]) for k in (1, 3))
-        return proportional(_difference(*gold[1::2]), _difference(*answer[1::2]), positive=False)
+        sides = _difference(*gold[1::2]), _difference(*answer[1::2])
+        found = proportional(*sides, positive=False)
+        cleared = tuple(map(without_denominators, sides))
+        if found.equal is False and cleared != sides:  # y = 12/x is xy = 12
+            return proportional(*cleared, positive=False)
+        return found
     return unknown("a chain of equations")
 
 

@@ -1,8 +1,7 @@
 """Decide whether two trees are equal, with sympy: `equal(gold, answer, seconds)`, in a worker.
 
 True needs a proof (the difference becomes 0) or, for a number, agreement in 50 digits; False needs
-numbers that differ, or a proof. All else is None. Each step has a share of the time, so that an
-integral that sympy broods over can still be compared as a number.
+numbers that differ, or a proof. All else is None. Each step has a share of the time.
 """
 
 import signal
@@ -93,9 +92,9 @@ class Pair:
 
     def decide(self, a: Tree, b: Tree) -> bool | None:
         """Decide by kind."""
-        for chain, value in ((a, b), (b, a)):  # x = 1 + ... + 10 = 55 beside 55
-            if _is_chain(chain, value):
-                return self._chain(chain, value)
+        for chain, result in ((a, b), (b, a)):  # x = 1 + ... + 10 = 55 beside 55
+            if _is_chain(chain, result):
+                return self._chain(chain, result)
         a, b = _bare(a, b), _bare(b, a)
         if is_set(a) or is_set(b):
             return self._sets(a, b)
@@ -262,8 +261,8 @@ def not_equal(one: Any, other: Any) -> bool | None:
 
 
 def _is_chain(tree: Tree, other: Tree) -> bool:
-    chain = len(tree) > 4 or (tree[2:3] == ("=",) and tree[1][0] not in ("var", "call"))
-    return tree[0] == "rel" != other[0] and chain
+    named = tree[0] == "rel" and tree[1][0] in ("var", "call")
+    return tree[0] == "rel" != other[0] and (len(tree) > 4 or (tree[2] == "=" and not named))
 
 
 def _bare(tree: Tree, other: Tree) -> Tree:

@@ -58,6 +58,12 @@ def lines(parser: Parser, name: str) -> Node:
     return inner.answer()
 
 
+def as_system(matrix: Node) -> Node:
+    """Return a matrix of one column of equations as their list, and any other as it is."""
+    cells = [row[1] for row in matrix[1:] if len(row) == 2 and row[1][0] == "rel"]
+    return ("list", *cells) if 1 < len(cells) == len(matrix) - 1 else matrix
+
+
 def system_ahead(parser: Parser) -> bool:
     r"""Return whether an environment follows that no `\}` ends: a system behind one big brace."""
     kind, name = parser.tokens[parser.at]
