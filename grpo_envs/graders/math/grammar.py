@@ -62,7 +62,8 @@ class Parser:
             if bound <= power or wraps > MOST_DEPTH:
                 break
             node = read(self, left)
-            wraps += node[1] is left or node[-1] is left or node[-2] is left
+            if node is not left:  # a comma with nothing behind it
+                wraps += node[1] is left or node[-1] is left or node[-2] is left
             left = node
         self.depth -= 1
         return left

@@ -9,7 +9,7 @@ from itertools import permutations
 
 from grpo_envs.graders.math.comparison import Comparison, different
 from grpo_envs.graders.math.identity import approximate, identical
-from grpo_envs.graders.math.nodes import ZERO, Node, substitute, variables
+from grpo_envs.graders.math.nodes import ZERO, Node, children, substitute, variables
 from grpo_envs.graders.math.signs import signs_of
 
 _E: Node = ("const", "e")
@@ -132,8 +132,9 @@ def _constant(node: Node) -> str | None:
     No other letter may be like it.
     """
     value = node[-1] if node[0] == "rel" and len(node) == 4 else node
-    found = [part[1] for part in value[1:] if part[0] == "var" and part[1] in _CONSTANTS]
-    rest = [part for part in value[1:] if part != ("var", found[0])] if found else []
+    parts = list(children(value))
+    found = [part[1] for part in parts if part[0] == "var" and part[1] in _CONSTANTS]
+    rest = [part for part in parts if part != ("var", found[0])] if found else []
     others = set(variables(*rest)) if rest else set()
     if len(found) != 1 or not others or others & (_QUANTITIES | _CONSTANTS):
         return None

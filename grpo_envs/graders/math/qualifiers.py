@@ -31,6 +31,7 @@ _COUNTED = re.compile(r"([A-Za-z])=([-+\dpm,]+)(?:,?\.\.\.,?)")
 _BRACKETS = {"(": 1, "[": 1, "{": 1, "\\{": 1, ")": -1, "]": -1, "}": -1, "\\}": -1}
 _MARKS = frozenset({"in", ">=", ">", "..."})
 _ALL = (("text", "all"), ("text", "any"), ("text", "every"), ("text", "for all"))
+_RAISED = ("_", "^")
 _SIGNS = frozenset({"=", "<", ">", "<=", ">=", "!="})
 _COUNTERS = frozenset("ijklmn")
 
@@ -119,8 +120,8 @@ def _said(tokens: list[Token], start: int, first: int) -> tuple[int, list[Node]]
         least = str(int(match[3]) + (match[2] == ">"))
         return start, [("param", name, "N", least) for name in names]
     if match := _COUNTED.fullmatch(text):
-        domain = "Z" if "-" in match[2] or "pm" in match[2] else "N"
-        return start, [("param", match[1], domain, "")]
+        both = "-" in match[2] or "pm" in match[2]
+        return start, [("param", match[1], "Z" if both else "N", "")]
     names = [*letters, *(text.split(",") if text else ())]
     domain = _domain(qualifier)
     if not names or domain is None or not all(re.fullmatch(_NAMES, name) for name in names):
@@ -129,9 +130,9 @@ def _said(tokens: list[Token], start: int, first: int) -> tuple[int, list[Node]]
 
 
 def _stands_alone(head: Sequence[Token], names: Sequence[str]) -> bool:
-    """Return whether a part of a list is about one of the names: `n > 3, n > 1`, `n = 3, n > 1`."""
+    """Return whether a part of a list is about one of the names: `n > 3, n > 1`."""
     return any(
-        token[0] == "name" and token[1] in names and sign[1] in _SIGNS and before[1] not in "_^"
+        token[0] == "name" and token[1] in names and sign[1] in _SIGNS and before[1] not in _RAISED
         for before, token, sign in zip([("", ""), *head], head, head[1:], strict=False)
     )
 

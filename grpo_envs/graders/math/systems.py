@@ -26,7 +26,7 @@ def in_order_of_names(equations: Sequence[Node]) -> Sequence[Node]:
     >>> [equation[1][1] for equation in in_order_of_names(equations)]
     ['x', 'y']
     """
-    named = [(each[1][1], each) for each in equations if each[1][0] == "var"]
+    named = [(each[1][1], each) for each in equations if each[0] == "rel" and each[1][0] == "var"]
     ordered = sorted(named, key=lambda pair: pair[0])
     letters = [name.partition("_")[0] for name, _ in ordered]
     single = len(named) == len(equations) and all(len(letter) == 1 for letter in letters)
