@@ -36,7 +36,9 @@ def _blackboard(parser: Parser, _: str) -> Node:
 
 
 ACCENTS: Mapping[Token, Start] = {
-    ("cmd", "mathbb"): _blackboard,
+    **{("cmd", name): _blackboard for name in ("mathbb", "Bbb")},
+    **{("cmd", name): lambda _, name: ("const", name) for name in _NUMBER_SETS},
+    **{("cmd", long): lambda _, name: ("const", name[0]) for long in ("Reals", "Complex")},
     ("cmd", "Pr"): lambda parser, name: defined(parser, name) or ("var", name),
     **{("cmd", name): _accented for name in _ACCENTS},
 }

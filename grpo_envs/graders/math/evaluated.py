@@ -56,6 +56,8 @@ def asks_for_value(gold: Node) -> bool:
     if kind == "rel":
         values = [part for part in children(gold) if part[0] != "var"]
         return is_solved(gold) and (not values or asks_for_value(values[-1]))
+    if kind == "ratio":
+        return all(map(asks_for_value, gold[1:]))
     if kind in _AROUND or kind in ("neg", "pm"):
         return is_evaluated(gold) and all(map(asks_for_value, children(gold)))
     if kind in ("pow", "transpose") or (kind == "mul" and not _power_of_ten(gold[2])):

@@ -23,7 +23,7 @@ from grpo_envs.graders.math.grammar import (
     Infix,
     Parser,
 )
-from grpo_envs.graders.math.nodes import Node
+from grpo_envs.graders.math.nodes import INFINITY, ZERO, Node
 from grpo_envs.graders.math.numerals import based
 from grpo_envs.graders.math.tokens import Token
 
@@ -74,7 +74,10 @@ def _add(parser: Parser, left: Node) -> Node:
 
 
 def _subtract(parser: Parser, left: Node) -> Node:
-    return joined("add", left, ("neg", _operand(parser, SUM)))
+    right = _operand(parser, SUM)
+    if right[0] == "set" and left[0] in ("const", "tuple", "union", "set"):
+        return ("minus", left, right)  # R - {0}
+    return joined("add", left, ("neg", right))
 
 
 def _plus_minus(parser: Parser, left: Node) -> Node:
@@ -103,8 +106,10 @@ def power(parser: Parser, left: Node) -> Node:
     """Read `^` and an exponent: a group, or a signed factor; 2^3^2 is 2^(3^2)."""
     parser.at += 1
     kind, value = parser.tokens[parser.at]
-    if left[0] == "matrix" and _transposed(parser):
-        return ("transpose", left)
+    if left[0] in ("matrix", "tuple") and _transposed(parser):
+        return ("transpose", left) if left[0] == "matrix" else _column(left)
+    if left[0] == "const" and left[1] in _NUMBER_SETS and (part := _part_of(parser, left)):
+        return part
     if value in ("+", "-") and parser.tokens[parser.at + 1] == ("op", "}"):
         parser.at += 1
         return ("pow", left, ("word", value))  # the side of a limit
@@ -119,6 +124,28 @@ def power(parser: Parser, left: Node) -> Node:
             parser.depth -= 1
         return ("pow", left, exponent)
     return ("pow", left, parser.argument() if value == "{" else parser.expression(SIGN))
+
+
+def _column(row: Node) -> Node:
+    return ("matrix", *(("row", entry) for entry in row[3:]))
+
+
+def _part_of(parser: Parser, numbers: Node) -> Node | None:
+    """Read the sign of a set of numbers: R^+, R^-, R^*, or return None.
+
+    The last `*` of a text is cut off before it is read: where nothing follows, it stood there.
+    """
+    braced = parser.ahead("{")
+    kind, value = parser.tokens[parser.at + braced]
+    if kind != "end" and value not in ("+", "-", "*"):
+        return None
+    parser.at += (kind != "end") + braced
+    if braced:
+        parser.expect("}")
+    if numbers[1] != "R" or value not in ("+", "-"):
+        return ("minus", numbers, ("set", ZERO))
+    bounds = (ZERO, INFINITY) if value == "+" else (("neg", INFINITY), ZERO)
+    return ("tuple", "(", ")", *bounds)
 
 
 def _transposed(parser: Parser) -> bool:

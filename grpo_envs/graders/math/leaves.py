@@ -140,6 +140,8 @@ def _arguments(parser: Parser, name: str) -> tuple[Node, ...]:
             return inner[3:] if name in _SEVERAL and inner[0] == "tuple" else parser.fail(name)
         return (inner,)
     argument = parser.expression(SIGN)
+    if name in _SEVERAL and argument[0] == "set":  # the largest of {a, b}
+        return argument[1:]
     # sin 2 pi x cos x: up to the next function, bracket or sign
     while parser.factor_ahead() and parser.tokens[parser.at][0] not in ("fn", "op"):
         argument = joined("mul", argument, parser.expression(SIGN))

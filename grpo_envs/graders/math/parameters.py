@@ -12,6 +12,7 @@ from grpo_envs.graders.math.identity import approximate, identical
 from grpo_envs.graders.math.nodes import ZERO, Node, children, substitute, variables
 from grpo_envs.graders.math.signs import signs_of
 
+_FIRST = frozenset({"", "0", "1"})  # N may begin with either
 _E: Node = ("const", "e")
 _INTEGERS = frozenset("ijklmnpqrst")
 _MOST_PARAMETERS = 3
@@ -43,10 +44,12 @@ def reconciled(gold: Node, answer: Node) -> tuple[Node, Node] | Comparison:
         other, also = given.get(name, (domain, least))
         if "" not in (domain, other) and domain != other:
             return different("a letter that stands for something else")
-        if "" not in (least, also) and least != also:
+        if least != also and not {least, also} <= _FIRST:
             return different("another first value")
     if not set(given) <= {*wanted, *variables(gold)}:
         return different("a letter that does not stand in the gold")
+    if any(name not in wanted and given[name][1] not in _FIRST for name in given):
+        return different("a condition that is not the gold's")
     whole = [name for name, (domain, _) in {**given, **wanted}.items() if domain == "Z"]
     if len(whole) == 1:
         return _least(gold, whole[0]), _least(answer, whole[0])

@@ -69,7 +69,13 @@ _STARTS = {
     **SYSTEMS,
     ("begin", "array"): lambda parser, name: as_system(_read_matrix(parser, name)),
 }
-_FULL_STOP = re.compile(r"\.\s*(?=\\\\|\\end)")  # behind a line of a system
+_SPELLINGS = (  # what stands in the text, what of it is read otherwise, and how
+    ("\\end", re.compile(r"\.\s*(?=\\\\|\\end)"), ""),  # the full stop behind a line of a system
+    ("Ce^", re.compile(r"Ce\^"), "C e^"),  # the constant of integration, and no word
+    ("\\not", re.compile(r"\\not\s*="), r"\\ne "),
+    ("\\not", re.compile(r"\\not\s*\\in(?![A-Za-z])"), r"\\notin "),
+    ("qq", re.compile(r"\\([lg]e)qq(?![A-Za-z])"), r"\\\1 "),
+)
 _FEWEST_BARS, _MOST_BARS = 4, 8
 
 
@@ -84,10 +90,9 @@ def parse(text: str) -> Node:
     >>> parse("x < 5, 7")
     ('list', ('rel', ('var', 'x'), '<', ('num', '5')), ('num', '7'))
     """
-    if "\\end" in text:
-        text = _FULL_STOP.sub("", text)
-    if "Ce^" in text:  # the constant of integration, and no word
-        text = text.replace("Ce^", "C e^")
+    for mark, pattern, spelling in _SPELLINGS:
+        if mark in text:
+            text = pattern.sub(spelling, text)
     tokens = tokenize(text)
     body, qualifiers = split(tokens)
     if not qualifiers:
