@@ -74,6 +74,7 @@ _SPELLINGS = (  # what stands in the text, what of it is read otherwise, and how
     ("Ce^", re.compile(r"Ce\^"), "C e^"),  # the constant of integration, and no word
     ("\\not", re.compile(r"\\not\s*="), r"\\ne "),
     ("\\not", re.compile(r"\\not\s*\\in(?![A-Za-z])"), r"\\notin "),
+    ("or", re.compile(r"(?<=\d)or(?=[A-Za-z](?:\([A-Za-z]\))?=)"), ","),  # f(x)=1orf(x)=2
     ("qq", re.compile(r"\\([lg]e)qq(?![A-Za-z])"), r"\\\1 "),
 )
 _FEWEST_BARS, _MOST_BARS = 4, 8
