@@ -151,11 +151,13 @@ class Parser:
         if token == ("name", "U") and left[0] in ("tuple", "set", "union"):
             return self.infixes["op", "cup"]
         bound, read = self.infixes[NOTHING]
-        return (bound if self.factor_ahead() or self._power_ahead(left) else 0), read
+        if kind == "num":
+            return (bound if self._power_ahead(left) else 0), read
+        return (bound if self.factor_ahead() else 0), read
 
     def _power_ahead(self, left: Node) -> bool:
         """Return whether a power of a number follows a factor that ends in no number: x 2^n."""
-        if self.tokens[self.at][0] != "num" or self.tokens[self.at + 1] != ("op", "^"):
+        if self.tokens[self.at + 1] != ("op", "^"):
             return False
         last = left
         while last[0] in ("mul", "neg"):

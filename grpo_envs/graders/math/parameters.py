@@ -9,7 +9,7 @@ from itertools import permutations
 
 from grpo_envs.graders.math.comparison import Comparison, different
 from grpo_envs.graders.math.identity import approximate, identical
-from grpo_envs.graders.math.nodes import ZERO, Node, children, substitute, variables
+from grpo_envs.graders.math.nodes import ZERO, Node, substitute, variables
 from grpo_envs.graders.math.signs import signs_of
 
 _FIRST = frozenset({"", "0", "1"})  # N may begin with either
@@ -27,11 +27,10 @@ def reconciled(gold: Node, answer: Node) -> tuple[Node, Node] | Comparison:
     Returns:
         Gold and answer, or that they differ where their letters stand for different things.
     """
-    wanted, given = _parameters(gold), _parameters(answer)
-    if wanted is None and given is None:
+    if "where" not in (gold[0], answer[0]):
         return gold, _renamed_constant(gold, answer)[1]
+    wanted, given = _parameters(gold), _parameters(answer)
     gold, answer = (side[1] if side[0] == "where" else side for side in (gold, answer))
-    wanted, given = wanted or {}, given or {}
     constant, answer = _renamed_constant(gold, answer)
     given = {constant.get(name, name): domain for name, domain in given.items()}
     renaming = _renaming(gold, answer, wanted, given)
@@ -56,10 +55,9 @@ def reconciled(gold: Node, answer: Node) -> tuple[Node, Node] | Comparison:
     return gold, answer
 
 
-def _parameters(node: Node) -> dict[str, tuple[str, str]] | None:
-    if node[0] != "where":
-        return None
-    return {name: (domain, least) for _, name, domain, least in node[2:]}
+def _parameters(node: Node) -> dict[str, tuple[str, str]]:
+    said = node[2:] if node[0] == "where" else ()
+    return {name: (domain, least) for _, name, domain, least in said}
 
 
 def _renaming(
@@ -123,7 +121,8 @@ def _least(node: Node, name: str) -> Node:
 
 def _renamed_constant(gold: Node, answer: Node) -> tuple[dict[str, str], Node]:
     """Return the answer with the gold's name for the constant of integration, and what changed."""
-    wanted, given = _constant(gold), _constant(answer)
+    wanted = _constant(gold)
+    given = _constant(answer) if wanted else None
     if wanted is None or given is None or wanted == given or wanted in variables(answer):
         return {}, answer
     return {given: wanted}, substitute(answer, ("var", given), ("var", wanted))
@@ -135,9 +134,10 @@ def _constant(node: Node) -> str | None:
     No other letter may be like it.
     """
     value = node[-1] if node[0] == "rel" and len(node) == 4 else node
-    parts = list(children(value))
-    found = [part[1] for part in parts if part[0] == "var" and part[1] in _CONSTANTS]
-    rest = [part for part in parts if part != ("var", found[0])] if found else []
+    if value[0] not in ("add", "mul"):
+        return None
+    found = [part[1] for part in value[1:] if part[0] == "var" and part[1] in _CONSTANTS]
+    rest = [part for part in value[1:] if part != ("var", found[0])] if found else []
     others = set(variables(*rest)) if rest else set()
     if len(found) != 1 or not others or others & (_QUANTITIES | _CONSTANTS):
         return None

@@ -77,7 +77,8 @@ _SPELLINGS = (  # what stands in the text, what of it is read otherwise, and how
     ("or", re.compile(r"(?<=\d)or(?=[A-Za-z](?:\([A-Za-z]\))?=)"), ","),  # f(x)=1orf(x)=2
     ("qq", re.compile(r"\\([lg]e)qq(?![A-Za-z])"), r"\\\1 "),
 )
-_FEWEST_BARS, _MOST_BARS = 4, 8
+_BAR: Token = ("op", "|")
+_BARS = (4, 6, 8)  # so many may open and close in several ways
 
 
 def parse(text: str) -> Node:
@@ -102,13 +103,12 @@ def parse(text: str) -> Node:
 
 
 def _tree(tokens: list[Token]) -> Node:
-    bars = [at for at, token in enumerate(tokens) if token == ("op", "|")]
-    if len(bars) % 2 or not _FEWEST_BARS <= len(bars) <= _MOST_BARS:
+    if tokens.count(_BAR) not in _BARS:
         return Parser(tokens, _STARTS, INFIXES).answer()
     try:
         return Parser([*tokens], _STARTS, INFIXES).answer()  # which changes its tokens
     except Unreadable:
-        return _with_bars(tokens, bars)
+        return _with_bars(tokens, [at for at, token in enumerate(tokens) if token == _BAR])
 
 
 def _with_bars(tokens: list[Token], bars: list[int]) -> Node:

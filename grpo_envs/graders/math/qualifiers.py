@@ -29,7 +29,7 @@ _MEMBER = re.compile(rf"{_NAMES}in(.+)")
 _LEAST = re.compile(rf"{_NAMES}(>=?)(\d)")
 _COUNTED = re.compile(r"([A-Za-z])=([-+\dpm,]+)(?:,?\.\.\.,?)")
 _BRACKETS = {"(": 1, "[": 1, "{": 1, "\\{": 1, ")": -1, "]": -1, "}": -1, "\\}": -1}
-_MARKS = frozenset({"in", ">=", ">", "..."})
+_MARKS = frozenset({("op", "in"), ("op", ">="), ("op", ">"), ("op", "...")})
 _ALL = (("text", "all"), ("text", "any"), ("text", "every"), ("text", "for all"))
 _RAISED = ("_", "^")
 _SIGNS = frozenset({"=", "<", ">", "<=", ">=", "!="})
@@ -66,7 +66,7 @@ def split(tokens: list[Token]) -> tuple[list[Token], tuple[Node, ...]]:
 
 def _tail(tokens: list[Token]) -> tuple[int, list[Node]] | None:
     """Return where the last qualifier begins and what it says, None where there is none."""
-    if not any(kind == "text" or (kind == "op" and value in _MARKS) for kind, value in tokens):
+    if _MARKS.isdisjoint(tokens) and "text" not in dict(tokens):  # of the kinds, no values matter
         return None
     depth, begins = 0, 0
     commas: list[int] = []
