@@ -9,11 +9,12 @@ from typing import NamedTuple
 from grpo_envs.graders.math.cache import Cache
 from grpo_envs.graders.math.compare import compare
 from grpo_envs.graders.math.comparison import Comparison, different, unknown
-from grpo_envs.graders.math.evaluated import is_evaluated
+from grpo_envs.graders.math.evaluated import asks_for_value, is_evaluated
 from grpo_envs.graders.math.extract import extract
 from grpo_envs.graders.math.grading import DEFAULT, MathGrading
 from grpo_envs.graders.math.nodes import Node, kinds, walk
 from grpo_envs.graders.math.numbers import clean, parse_number, parse_numbers
+from grpo_envs.graders.math.parameters import reconciled
 from grpo_envs.graders.math.parse import Unreadable, parse
 
 _Pair = tuple[Node, Node] | tuple[str, str]
@@ -181,7 +182,11 @@ def _same_numbers(gold: str, answer: str) -> bool | None:
 
 
 def _symbolic(gold: Node, answer: Node, grading: MathGrading) -> _Decision:
-    if grading.evaluated and is_evaluated(gold) and not is_evaluated(answer):
+    pair = reconciled(gold, answer)
+    if isinstance(pair, Comparison):
+        return _Decision(pair, "symbolic")
+    gold, answer = pair
+    if grading.evaluated and asks_for_value(gold) and not is_evaluated(answer):
         return _Decision(different("not carried out"), "symbolic")
     comparison = compare(gold, answer, grading)
     if comparison.equal is None and not kinds(gold, answer) & _BEYOND_SYMPY:
