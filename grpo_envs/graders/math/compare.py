@@ -14,7 +14,6 @@ from grpo_envs.graders.math.matrices import combine_matrices
 from grpo_envs.graders.math.nodes import INFINITY, Node, kinds, substitute, walk
 from grpo_envs.graders.math.relations import congruences, on_the_line, relations
 from grpo_envs.graders.math.rounding import rounds_to
-from grpo_envs.graders.math.units import canonical
 
 Rule = Callable[[Node, Node, Judge], Comparison | None]
 
@@ -64,7 +63,7 @@ def _units(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
             return different("the unit is missing")
         gold, answer = (gold[1], answer) if quantity is gold else (gold, answer[1])
         return judge.compare(gold, answer)
-    if canonical(gold[2]) != canonical(answer[2]):
+    if gold[2] != answer[2]:
         return different("another unit")
     return judge.compare(gold[1], answer[1])
 

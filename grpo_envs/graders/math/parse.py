@@ -56,8 +56,12 @@ __all__ = ["Node", "Unreadable", "parse"]
 _STARTS = {**LEAVES, **COMMANDS}
 
 
-def parse(text: str) -> Node:
+def parse(text: str, *, quantity: bool = False) -> Node:
     r"""Return the tree of `text`.
+
+    Args:
+        text: LaTeX or plain mathematics.
+        quantity: Whether letters behind a number are units where they can be: 8 m is 8 metres.
 
     Raises:
         Unreadable: `text` is not mathematics that we read, or is beyond a limit.
@@ -67,4 +71,4 @@ def parse(text: str) -> Node:
     >>> parse("x < 5, 7")
     ('list', ('rel', ('var', 'x'), '<', ('num', '5')), ('num', '7'))
     """
-    return Parser(tokenize(text), _STARTS, INFIXES).answer()
+    return Parser(tokenize(text, quantity=quantity), _STARTS, INFIXES).answer()

@@ -1,0 +1,259 @@
+r"""The surface of an answer: what does not change its value is taken away or written one way.
+
+`surface` is for golds and answers alike: Unicode, double escapes, delimiters, fonts and colours,
+quotes, a sign before or behind, currency before the amount, ordinals, spaces between thousands.
+`spoken` is for answers only: it takes the value out of a sentence (`The answer is 42`).
+
+What is debatable is decided here once. Spaces and apostrophes join thousands (`6 000`, `6'000` are
+6,000) where the groups are all the digits that there are; a list (`1 200, 3`) is left as it stands.
+A point is always a decimal point. An ordinal is its number. An amount without a currency is that
+amount in any; two currencies differ.
+"""
+
+import re
+from functools import lru_cache
+
+from grpo_envs.graders.math.characters import ascii_of
+from grpo_envs.graders.math.units import FONTS
+
+_LONGEST = 4000
+_ESCAPED = re.compile(r"(?<!\\)(?:\\\\)+(?!\\)(?:([A-Za-z]{2,})|[({\[%$,])")
+_RUNS = re.compile(r"\\+")
+_TWICE_TEXT = """frac dfrac tfrac sqrt pi text textbf mathrm mathbf mathbb left right times cdot boxed begin
+    end infty in cup cap pm le leq ge geq ne neq approx alpha beta gamma theta lambda circ
+    sum int log ln sin cos tan binom overline vec hat to mid quad qquad"""
+_TWICE = frozenset(_TWICE_TEXT.split())
+_DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]")
+_DROPPED = re.compile(
+    r"\\[hv]?phantom\s*\{[^{}]*\}|\\(?:tag|label)\*?\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}"
+    r"|\\f?color(?:box)?\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}(?:\s*\{[^{}]*\}(?=\s*\{))?"
+    r"|\\textcolor\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}|\\bbox\s*(?:\[[^\]]*\])?"
+    r"|\\(?:begin|end)\s*\{(?:equation|split|center|displaymath|math|multline)\*?\}"
+    r"|\\(?:underline|emph|ensuremath|boxed|fbox|framebox|mathord|mathop|mathinner|smash|tiny|large"
+    r"|scriptsize|footnotesize|small|normalsize|Large|LARGE|huge|Huge|bf|it|em|bfseries|itshape"
+    r"|mathstrut|strut|noindent|centering|boldmath|displaystyle|textstyle|scriptstyle|nonumber|notag"
+    r"|hfill|enspace|enskip|relax|mathit|mathsf|mathtt|mathnormal|uline|xspace|protect)(?![A-Za-z])"
+)
+_ALIGNED = re.compile(
+    r"\\(?:begin|end)\s*\{(?:aligned|align|gathered|gather|array)\*?\}(?:\{[lcr]\})?"
+)
+_BOLD = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|pmb)(?![A-Za-z])\s*(?:\{\s*([^{}]*)\}|([A-Za-z0-9]))"
+)
+_NAMES = re.compile(r"\\[A-Za-z]+|([A-Za-z])")
+_TEXT = re.compile(
+    rf"(?<![_^])\\(?:{FONTS})(?![A-Za-z])\s*\{{\s*([-+(]?\s*(?:\\?\$|[€£¥₹])?\s*[-+]?\.?\d[^{{}}]*)\}}"
+)
+_AND = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*\{{([^{{}}]+?)\s+(and|or)\s*\}}")
+_THEN = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*\{{\s*(and|or)\s+([^{{}}]+?)\}}")
+_OVER = re.compile(r"\{([^{}]*?)\\over(?![A-Za-z])([^{}]*)\}")
+_GENFRAC = re.compile(r"\\genfrac\s*(?:\{[^{}]*\}\s*){4}")
+_SI = re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}\\]*)\}")
+_TEMPERATURE = re.compile(
+    rf"(?:\^\s*\{{?\s*\\circ\s*\}}?|°|\^\s*°|\\degree)\s*\\?[ ,]?\s*"
+    rf"(?:\\(?:{FONTS})\s*\{{\s*([CFK])\s*\}}|\\(?:rm)\s+([CFK])|([CFK])(?![A-Za-z]))"
+)
+_CURRENCIES = {
+    **{"€": "€", "£": "£", "¥": "¥", "₹": "₹", "₽": "₽", "\\pounds": "£", "\\euro": "€"},
+    **{"USD": "USD", "US$": "USD", "US\\$": "USD", "EUR": "EUR", "GBP": "GBP", "RMB": "RMB"},
+    **{"Rs.": "Rs", "Rs": "Rs", "INR": "INR", "CNY": "CNY", "JPY": "JPY", "\\yen": "¥"},
+    **{"CAD": "CAD", "AUD": "AUD", "CHF": "CHF"},
+}
+_SYMBOLS = "|".join(re.escape(name) for name in sorted(_CURRENCIES, key=len, reverse=True))
+_AMOUNT = re.compile(
+    rf"(?<![\w\\])(-?)\s*(?:\\(?:{FONTS})\s*\{{\s*)?({_SYMBOLS})(?![a-z])(?:\s*\}})?[\s~]*(?:\\[ ,])?\s*"
+    r"\$?(-?\d[\d,]*(?:\.\d+)?)(?:/-)?"
+)
+_ENDINGS = {"1": "st", "2": "nd", "3": "rd"}
+_SLASHED = re.compile(r"(?<=\d)/-(?!\d)")
+_ORDINAL = re.compile(
+    rf"(?<![\d.,/])(\d+)(?:(?:st|nd|rd|th)(?![A-Za-z])|\^?\s*\{{?\s*\\(?:{FONTS})\s*\{{\s*(?:st|nd|rd|th)\s*\}}\s*\}}?"
+    r"|\^\s*\{\s*(?:st|nd|rd|th)\s*\})(?:\s+(?:term|day|place|position|row|floor|year|month|grade|week"
+    r"|century|person|number|digit|hour|element|student|item|one)(?![A-Za-z]))?",
+)
+_GROUP = r"(?:[ ~]|\\[ ,;:!]|\{\\,\}|\{ \}|')"
+_GROUPS = re.compile(rf"(?<![\d.,/^_\w])([1-9]\d{{0,2}}(?:{_GROUP}\d{{3}})+)(?![\d/,^])", re.ASCII)
+_GROUPED = re.compile(_GROUP)
+_POINT = re.compile(r"(?<=\d)(?<!\.\d)\.(?=\s*[/*+\-^)=}])")
+_MARKUP = re.compile(r"</?(?:b|i|u|p|strong|em|span|code|math|sub|br|div)\s*/?>", re.IGNORECASE)
+_BEHIND = re.compile(r"(?:[\s.,;:~$*`=]|\\\\|\\(?:[ ,;:!]|q?quad|newline|square|blacksquare|qed))$")
+_BEFORE = re.compile(
+    r"(?:[\s~$`:：•#*]|={1,2}(?!=)|≈|→|\\[,;:! ]|\\(?:approx|quad|qquad|simeq|sim|therefore|Rightarrow|implies)"
+    r"(?![A-Za-z]))+"
+)
+_LEAD = re.compile(
+    r"(?:[A-Za-z$\\(][\w $\\(){}'’,^+*/=-]*?)?\b(?:is|are|equals|equal to|will be|would be|was|were|has|have|"
+    r"had|costs?|gets?|gives?|takes?|needs?|makes?|earns?|contains?|obtain|becomes)"
+    r"(?: (?:equal to|exactly|therefore|given by|simply|just|thus))*\s*:?\s+"
+)
+_HEADING = re.compile(
+    r"(?:(?:so|thus|hence|therefore|finally)[, ]+)?(?:the |my |our |your )?(?:final |correct |right )?"
+    r"(?:answer|ans|result|solution|value|total|sum|output|response)s?\.?\s*(?::|=|-(?= ))\s*",
+    re.IGNORECASE,
+)
+_ABOUT = re.compile(
+    r"(?:the(?= \d)|about|approximately|approx\.?|roughly|around|exactly|only|just|a total of|so|thus|hence"
+    r"|therefore),?\s+(?=[\d\\$(+-])",
+    re.IGNORECASE,
+)
+_SUFFIX = re.compile(r"\s+is (?:the|my|our) (?:final |correct )?answer$", re.IGNORECASE)
+_CHINESE_LEAD = re.compile(
+    r"(?:[\u4e00-\u9fff,的\w ]{0,24}?(?:是|为|等于|共有|有|共需|共|得到|得|需要|需)|[\u4e00-\u9fff]{1,8}(?=:)|答|解"
+    r"|所以|因此|故|则|即|约为|约)[:=\s]*(?=[^\u4e00-\u9fff\s])"
+)
+_NO_SOLUTION = tuple(
+    (words, r"\text{no solution}") for words in ("无实数解", "无实数根", "方程无解", "无解")
+)
+_DENYING = re.compile(
+    r"\b(?:not|no|never|isn't|wasn't|aren't|wrong|false|incorrect|if|unless|either|neither|nor|or|"
+    r"but|cannot|can't|less|more|half|twice|double)\b|n't|[不非没错误未]",
+    re.IGNORECASE,
+)
+
+
+@lru_cache(maxsize=4096)
+def surface(text: str) -> str:
+    r"""Return `text` written one way; its value is the same.
+
+    >>> surface(r"\textcolor{blue}{57}"), surface("\u201c64\u201d;"), surface("6 000"), surface("21st")
+    ('57', '64', '6000', '21')
+    """
+    if len(text) > _LONGEST:
+        return text
+    text = ascii_of(text)
+    for words, empty in _NO_SOLUTION:
+        text = text.replace(words, empty)
+    if "\\" in text:
+        text = _commands(text)
+    if "<" in text:
+        text = _MARKUP.sub(" ", text)
+    text = _amounts(_trimmed(text))
+    if "^" in text or "°" in text:
+        text = _TEMPERATURE.sub(
+            lambda match: rf"\text{{ °{match[1] or match[2] or match[3]}}}", text
+        )
+    return _digits(_trimmed(text))
+
+
+@lru_cache(maxsize=4096)
+def spoken(text: str) -> str:
+    """Return the value that a sentence states, `text` itself where it is no such sentence.
+
+    >>> spoken("The answer is 42"), spoken("Answer: 42"), spoken("The answer is not 42")
+    ('42', '42', 'The answer is not 42')
+    """
+    if len(text) > _LONGEST or not (text[:1].isalpha() or text[:1] in "\\$("):
+        return text
+    plain = _SUFFIX.sub("", _unfonted(text))
+    for pattern in (_HEADING, _LEAD, _CHINESE_LEAD, _ABOUT):
+        match = pattern.match(plain)
+        if match and match.end() < len(plain) and not _DENYING.search(match[0]):
+            plain = plain[match.end() :]
+    return text if plain == text else surface(plain)
+
+
+def _unfonted(text: str) -> str:
+    """Return `text` with the words that it begins with out of their font."""
+    match = re.match(rf"\\(?:{FONTS})\s*\{{([^{{}}]*)\}}", text)
+    return (
+        match[1] + text[match.end() :]
+        if (match and " " in match[1].strip()) or (match and ":" in match[1])
+        else text
+    )
+
+
+def _commands(text: str) -> str:
+    """Take away double escapes, delimiters, fonts, colours and other layout."""
+    if "\\\\" in text:
+        text = _once(text)
+    text = _DELIMITERS.sub(" ", text)
+    text = _DROPPED.sub(" ", text)
+    if "&" not in text and "\\\\" not in text:
+        text = _ALIGNED.sub(" ", text)
+    text = _unbold(text)
+    text = _AND.sub(r"\\text{\1}\\text{ \2 }", _THEN.sub(r"\\text{ \1 }\\text{\2}", text))
+    text = _TEXT.sub(r" \1 ", text)
+    if "\\over" in text:
+        text = _OVER.sub(r"\\frac{\1}{\2}", text)
+        above, over, below = text.partition("\\over ")
+        text = rf"\frac{{{above}}}{{{below}}}" if over and "{" not in text else text
+    return _SI.sub(r"\1\\text{ \2}", _GENFRAC.sub(r"\\frac", text))
+
+
+def _once(text: str) -> str:
+    r"""Return `text` with `\\frac` as `\frac`, where every backslash is doubled."""
+    if any(len(run) % 2 for run in _RUNS.findall(text)):
+        return text
+    names = [match[1] for match in _ESCAPED.finditer(text)]
+    if not any(name is None or name in _TWICE for name in names):
+        return text
+    return _RUNS.sub(lambda match: match[0][: len(match[0]) // 2], text)
+
+
+def _unbold(text: str) -> str:
+    """Take bold away, but from letters that also stand there without it: a vector and its length."""
+    if not _BOLD.search(text):
+        return text
+    outside = set(_NAMES.findall(_BOLD.sub(" ", text)))
+
+    def plain(match: re.Match[str]) -> str:
+        content = match[1] if match[1] is not None else match[2]
+        return match[0] if outside & set(_NAMES.findall(content)) - {""} else f"{{{content}}}"
+
+    return _BOLD.sub(plain, text)
+
+
+def _amounts(text: str) -> str:
+    """Write a currency behind its amount: €75 is 75 €."""
+    if any(name in text for name in _CURRENCIES):
+        text = _AMOUNT.sub(
+            lambda match: rf"{match[1]}{match[3]}\text{{ {_CURRENCIES[match[2]]}}}", text
+        )
+    return _SLASHED.sub("", text) if "/-" in text else text
+
+
+def _digits(text: str) -> str:
+    """Write ordinals as numbers and thousands without what separates them."""
+    text = _POINT.sub("", text)
+    plain = _ORDINAL.sub(_ordinal, text)
+    if plain != text and not re.search(r"[A-Za-z]", re.sub(r"\b(?:and|or|the)\b", "", plain)):
+        text = plain
+    found = _GROUPS.search(text)
+    if found and not any(char.isdigit() for char in text[: found.start()]):
+        rest = re.sub(r"^\.\d+|\^\{?\d\}?", "", text[found.end() :])
+        if not any(char.isdigit() for char in rest):
+            return _GROUPS.sub(lambda match: _GROUPED.sub("", match[0]), text)
+    return text
+
+
+def _ordinal(match: re.Match[str]) -> str:
+    """Return the number of 21st; 21nd is no ordinal, and 2nd may be a product elsewhere."""
+    digits = match[1]
+    ending = "th" if digits[-2:] in ("11", "12", "13") else _ENDINGS.get(digits[-1], "th")
+    return digits if ending in match[0] else match[0]
+
+
+def _trimmed(text: str) -> str:
+    """Take away what stands around a value: spaces, dollars, emphasis, quotes, a sign, braces."""
+    before = None
+    while before != text:
+        before = text
+        text = text.strip()
+        match = _BEFORE.match(text)
+        if match:
+            text = text[match.end() :]
+        behind = len(text)
+        while behind and (found := _BEHIND.search(text, max(0, behind - 12), behind)):
+            if (
+                text[:behind].endswith(("p.m.", "a.m."))
+                or (text[behind - 2 : behind - 1] == "\\"
+                and text[behind - 1] in "$")
+            ):
+                break
+            behind = found.start()
+        text = text[:behind]
+        if text[:1] in ("'", '"') and text[-1:] == text[:1] and len(text) > 2:
+            text = text[1:-1]
+        if text[:1] == "{" and text[-1:] == "}" and "{" not in text[1:]:
+            text = text[1:-1]
+    return text
