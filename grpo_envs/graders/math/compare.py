@@ -59,6 +59,8 @@ def _units(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
         letter = ("var", quantity[2])
         if letter in walk(plain):  # 5 m, where m was read as a name
             return judge.compare(("mul", quantity[1], letter), plain)
+        if gold[0] == "deg" and not answer[2].startswith("\u00b0"):
+            return different("another unit")
         if judge.grading.units and gold[0] == "unit":
             return different("the unit is missing")
         gold, answer = (gold[1], answer) if quantity is gold else (gold, answer[1])

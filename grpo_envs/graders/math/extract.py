@@ -8,6 +8,7 @@ behind words is no answer, nor is one that a program in a fence prints.
 """
 
 import re
+from collections import deque
 
 from grpo_envs.graders.math.numbers import parse_number
 from grpo_envs.graders.text import after_think
@@ -142,11 +143,10 @@ def _joined(text: str, start: int, end: int, content: str) -> str:
 def _tagged(text: str) -> tuple[int, str | None]:
     if "nswer" not in text and "NSWER" not in text:
         return -1, None
-    opening = None
-    for opening in _TAG.finditer(text):
-        pass
-    if opening is None:
+    openings = deque(_TAG.finditer(text), maxlen=1)
+    if not openings:
         return -1, None
+    opening = openings[0]
     closing = _END_TAG.search(text, opening.end())
     return opening.start(), text[opening.end() : closing.start()] if closing else None
 

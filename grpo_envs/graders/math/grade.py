@@ -158,13 +158,12 @@ def _decide(gold: str, answer: str, grading: MathGrading) -> _Decision:
     if is_sentinel(gold):
         return _NO_GOLD
     wanted, given = surface(gold), spoken(surface(answer))
-    if (wanted, given) != (gold, answer):
-        if (decision := _plainly(wanted, given, grading)) is not None:
-            return decision
+    if (decision := _plainly(wanted, given, grading)) is not None:
+        return decision
     if (same := same_label(gold, answer)) is not None:
         return _SAME_TEXT if same else _OTHER_TEXT
     try:
-        return _symbolic(wanted, given, grading)
+        return _symbolic(*_trees(wanted, given), grading)
     except Unreadable as error:
         return _Decision(unknown(f"unreadable: {error}"), "symbolic")
     except RecursionError:  # little stack was left where we were called
@@ -203,8 +202,7 @@ def _same_numbers(gold: str, answer: str) -> bool | None:
     return wanted[1] == given[1]
 
 
-def _symbolic(wanted: str, given: str, grading: MathGrading) -> _Decision:
-    gold, answer = _trees(wanted, given)
+def _symbolic(gold: Node, answer: Node, grading: MathGrading) -> _Decision:
     if grading.evaluated and is_evaluated(gold) and not is_evaluated(answer):
         return _Decision(different("not carried out"), "symbolic")
     comparison = compare(gold, answer, grading)
@@ -215,9 +213,9 @@ def _symbolic(wanted: str, given: str, grading: MathGrading) -> _Decision:
 
 
 def _trees(wanted: str, given: str) -> tuple[Node, Node]:
-    """Read gold and answer; letters behind a number are units where no variable is expected.
+    r"""Read gold and answer; letters behind a number are units where no variable is expected.
 
-    In `8 m` they are where the gold has no variable, and where the answer says so in `8\\text{ m}`.
+    In `8 m` they are where the gold has no variable, and where the answer says so in `8\text{ m}`.
     """
     gold = _gold_tree(wanted)
     if not _free(gold):

@@ -10,34 +10,17 @@ from typing import NamedTuple
 
 from grpo_envs.graders.math.units import FONTS
 
-_SENTINELS = frozenset(
-    (
-        "proof",
-        "notfound",
-        "not found",
-        "not_found",
-        "not-found",
-        "n/a",
-        "#n/a",
-        "null",
-        "tbd",
-        "todo",
-    )
-    + ("no answer", "no answer found", "answer not found", "not available", "not provided")
-    + ("not applicable", "unverifiable", "proof omitted", "see proof", "omitted", "no final answer")
-    + (
-        "proof problem",
-        "proof required",
-        "no ground truth",
-        "[not found]",
-        "<notfound>",
-        "略",
-        "证明略",
-    )
-)
+_SENTINELS_TEXT = """proof; notfound; not found; not_found; not-found; n/a; #n/a; null; tbd; todo
+    no answer; no answer found; answer not found; no final answer; no ground truth; not available
+    not provided; not applicable; unverifiable; omitted; proof omitted; proof problem; see proof
+    proof required; [not found]; <notfound>; 略; 证明略"""
+_SENTINELS = frozenset(re.split(r"[;\n]\s*", _SENTINELS_TEXT))
 _FONT = re.compile(rf"\\(?:{FONTS}|mathbf|boldsymbol|bm)(?![A-Za-z])")
 _AROUND = re.compile(r"[{}$*`\s~]+|\\[,;:! ]|\\q?quad(?![A-Za-z])")
-_WORD = r"(?:(?:the )?(?:correct |right |final )?(?:answer|option|choice)s?(?: is| are)?[: ]*|选项?|故选|答案[是为]?[：:]?)*"
+_WORD = (
+    r"(?:(?:the )?(?:correct |right |final )?(?:answer|option|choice)s?(?: is| are)?[: ]*"
+    r"|选项?|故选|答案[是为]?[：:]?)*"
+)
 _ALONE = re.compile(rf"{_WORD}[(\[]?([A-Z])[)\]]?[.,;:。]*", re.IGNORECASE)
 _WITH_TEXT = re.compile(rf"{_WORD}(?:[(\[]([A-Z])[)\]]|([A-Z])(?:[):.\]、]| ?[–—] ?))[.: ]*(\S.*)")
 _OTHER_LABEL = re.compile(r"[(\[][A-Z][)\]]|\b[B-HJ-Z]\b|\bA\b(?! [a-z])|[A-Z][):](?!\w)")

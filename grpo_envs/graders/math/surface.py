@@ -19,9 +19,11 @@ from grpo_envs.graders.math.units import FONTS
 _LONGEST = 4000
 _ESCAPED = re.compile(r"(?<!\\)(?:\\\\)+(?!\\)(?:([A-Za-z]{2,})|[({\[%$,])")
 _RUNS = re.compile(r"\\+")
-_TWICE_TEXT = """frac dfrac tfrac sqrt pi text textbf mathrm mathbf mathbb left right times cdot boxed begin
-    end infty in cup cap pm le leq ge geq ne neq approx alpha beta gamma theta lambda circ
-    sum int log ln sin cos tan binom overline vec hat to mid quad qquad"""
+_TWICE_TEXT = """
+    frac dfrac tfrac sqrt pi text textbf mathrm mathbf mathbb left right times cdot boxed begin
+    end infty in cup cap pm le leq ge geq ne neq approx alpha beta gamma theta lambda circ sum
+    int log ln sin cos tan binom overline vec hat to mid quad qquad
+"""
 _TWICE = frozenset(_TWICE_TEXT.split())
 _DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]")
 _DROPPED = re.compile(
@@ -40,12 +42,19 @@ _ALIGNED = re.compile(
 _BOLD = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|pmb)(?![A-Za-z])\s*(?:\{\s*([^{}]*)\}|([A-Za-z0-9]))"
 )
+_BOLD_COMMAND = re.compile(r"\\(?:mathbf|boldsymbol|bm|pmb)(?![A-Za-z])\s*")
 _NAMES = re.compile(r"\\[A-Za-z]+|([A-Za-z])")
 _TEXT = re.compile(
     rf"(?<![_^])\\(?:{FONTS})(?![A-Za-z])\s*\{{\s*([-+(]?\s*(?:\\?\$|[€£¥₹])?\s*[-+]?\.?\d[^{{}}]*)\}}"
 )
 _AND = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*\{{([^{{}}]+?)\s+(and|or)\s*\}}")
 _THEN = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*\{{\s*(and|or)\s+([^{{}}]+?)\}}")
+_DOLLAR = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*\{{\s*\\?\$\s*\}}")
+_INNER_POWER = re.compile(rf"(\\(?:{FONTS})\s*\{{[^{{}}]*)\^\{{\s*(-?\d)\s*\}}(?=[^{{}}]*\}})")
+_UNIT = rf"\\(?:{FONTS})\s*\{{[^{{}}]*\}}(?:\^\{{?-?\d\}}?)?"
+_UNIT_FRACTION = re.compile(
+    rf"(?<=[\d\s}}])\\[dt]?frac\s*\{{\s*({_UNIT})\s*\}}\s*\{{\s*({_UNIT})\s*\}}"
+)
 _OVER = re.compile(r"\{([^{}]*?)\\over(?![A-Za-z])([^{}]*)\}")
 _GENFRAC = re.compile(r"\\genfrac\s*(?:\{[^{}]*\}\s*){4}")
 _SI = re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}\\]*)\}")
@@ -61,8 +70,8 @@ _CURRENCIES = {
 }
 _SYMBOLS = "|".join(re.escape(name) for name in sorted(_CURRENCIES, key=len, reverse=True))
 _AMOUNT = re.compile(
-    rf"(?<![\w\\])(-?)\s*(?:\\(?:{FONTS})\s*\{{\s*)?({_SYMBOLS})(?![a-z])(?:\s*\}})?[\s~]*(?:\\[ ,])?\s*"
-    r"\$?(-?\d[\d,]*(?:\.\d+)?)(?:/-)?"
+    rf"(?<![\w\\])(-?)\s*(?:\\(?:{FONTS})\s*\{{\s*)?({_SYMBOLS})(?![a-z])(?:\s*\}})?"
+    r"[\s~]*(?:\\[ ,])?\s*\$?(-?\d[\d,]*(?:\.\d+)?)(?:/-)?"
 )
 _ENDINGS = {"1": "st", "2": "nd", "3": "rd"}
 _SLASHED = re.compile(r"(?<=\d)/-(?!\d)")
@@ -78,28 +87,30 @@ _POINT = re.compile(r"(?<=\d)(?<!\.\d)\.(?=\s*[/*+\-^)=}])")
 _MARKUP = re.compile(r"</?(?:b|i|u|p|strong|em|span|code|math|sub|br|div)\s*/?>", re.IGNORECASE)
 _BEHIND = re.compile(r"(?:[\s.,;:~$*`=]|\\\\|\\(?:[ ,;:!]|q?quad|newline|square|blacksquare|qed))$")
 _BEFORE = re.compile(
-    r"(?:[\s~$`:：•#*]|={1,2}(?!=)|≈|→|\\[,;:! ]|\\(?:approx|quad|qquad|simeq|sim|therefore|Rightarrow|implies)"
+    r"(?:[\s~$`:：•#*]|={1,2}(?!=)|≈|→|\\[,;:! ]"
+    r"|\\(?:approx|quad|qquad|simeq|sim|therefore|Rightarrow|implies)"
     r"(?![A-Za-z]))+"
 )
 _LEAD = re.compile(
-    r"(?:[A-Za-z$\\(][\w $\\(){}'’,^+*/=-]*?)?\b(?:is|are|equals|equal to|will be|would be|was|were|has|have|"
-    r"had|costs?|gets?|gives?|takes?|needs?|makes?|earns?|contains?|obtain|becomes)"
+    r"(?:[A-Za-z$\\(][\w $\\(){}'’,^+*/=-]*?)?\b(?:is|are|equals|equal to|will be|would be"
+    r"|was|were|has|have|had|costs?|gets?|gives?|takes?|needs?|makes?|earns?|contains?|obtain|becomes)"
     r"(?: (?:equal to|exactly|therefore|given by|simply|just|thus))*\s*:?\s+"
 )
 _HEADING = re.compile(
-    r"(?:(?:so|thus|hence|therefore|finally)[, ]+)?(?:the |my |our |your )?(?:final |correct |right )?"
+    r"(?:(?:so|thus|hence|therefore|finally)[, ]+)?(?:the |my |our |your )?"
+    r"(?:final |correct |right )?"
     r"(?:answer|ans|result|solution|value|total|sum|output|response)s?\.?\s*(?::|=|-(?= ))\s*",
     re.IGNORECASE,
 )
 _ABOUT = re.compile(
-    r"(?:the(?= \d)|about|approximately|approx\.?|roughly|around|exactly|only|just|a total of|so|thus|hence"
-    r"|therefore),?\s+(?=[\d\\$(+-])",
+    r"(?:the(?= \d)|about|approximately|approx\.?|roughly|around|exactly|only|just|a total of"
+    r"|so|thus|hence|therefore),?\s+(?=[\d\\$(+-])",
     re.IGNORECASE,
 )
 _SUFFIX = re.compile(r"\s+is (?:the|my|our) (?:final |correct )?answer$", re.IGNORECASE)
 _CHINESE_LEAD = re.compile(
-    r"(?:[\u4e00-\u9fff,的\w ]{0,24}?(?:是|为|等于|共有|有|共需|共|得到|得|需要|需)|[\u4e00-\u9fff]{1,8}(?=:)|答|解"
-    r"|所以|因此|故|则|即|约为|约)[:=\s]*(?=[^\u4e00-\u9fff\s])"
+    r"(?:[\u4e00-\u9fff,的\w ]{0,24}?(?:是|为|等于|共有|有|共需|共|得到|得|需要|需)"
+    r"|[\u4e00-\u9fff]{1,8}(?=:)|答|解|所以|因此|故|则|即|约为|约)[:=\s]*(?=[^\u4e00-\u9fff\s])"
 )
 _NO_SOLUTION = tuple(
     (words, r"\text{no solution}") for words in ("无实数解", "无实数根", "方程无解", "无解")
@@ -115,8 +126,8 @@ _DENYING = re.compile(
 def surface(text: str) -> str:
     r"""Return `text` written one way; its value is the same.
 
-    >>> surface(r"\textcolor{blue}{57}"), surface("\u201c64\u201d;"), surface("6 000"), surface("21st")
-    ('57', '64', '6000', '21')
+    >>> surface(r"\textcolor{blue}{57}"), surface("6 000"), surface("21st")
+    ('57', '6000', '21')
     """
     if len(text) > _LONGEST:
         return text
@@ -128,7 +139,7 @@ def surface(text: str) -> str:
     if "<" in text:
         text = _MARKUP.sub(" ", text)
     text = _amounts(_trimmed(text))
-    if "^" in text or "°" in text:
+    if "^" in text or "°" in text or "degree" in text:
         text = _TEMPERATURE.sub(
             lambda match: rf"\text{{ °{match[1] or match[2] or match[3]}}}", text
         )
@@ -142,9 +153,12 @@ def spoken(text: str) -> str:
     >>> spoken("The answer is 42"), spoken("Answer: 42"), spoken("The answer is not 42")
     ('42', '42', 'The answer is not 42')
     """
-    if len(text) > _LONGEST or not (text[:1].isalpha() or text[:1] in "\\$("):
+    if len(text) > _LONGEST:
         return text
-    plain = _SUFFIX.sub("", _unfonted(text))
+    plain = _SUFFIX.sub("", text) if "answer" in text else text
+    if not (text[:1].isalpha() or text[:1] in "\\$("):
+        return plain
+    plain = _unfonted(plain)
     for pattern in (_HEADING, _LEAD, _CHINESE_LEAD, _ABOUT):
         match = pattern.match(plain)
         if match and match.end() < len(plain) and not _DENYING.search(match[0]):
@@ -172,7 +186,8 @@ def _commands(text: str) -> str:
         text = _ALIGNED.sub(" ", text)
     text = _unbold(text)
     text = _AND.sub(r"\\text{\1}\\text{ \2 }", _THEN.sub(r"\\text{ \1 }\\text{\2}", text))
-    text = _TEXT.sub(r" \1 ", text)
+    text = _DOLLAR.sub("", _TEXT.sub(r" \1 ", text))
+    text = _UNIT_FRACTION.sub(r"\1/\2", _INNER_POWER.sub(r"\1^\2", text))
     if "\\over" in text:
         text = _OVER.sub(r"\\frac{\1}{\2}", text)
         above, over, below = text.partition("\\over ")
@@ -191,9 +206,11 @@ def _once(text: str) -> str:
 
 
 def _unbold(text: str) -> str:
-    """Take bold away, but from letters that also stand there without it: a vector and its length."""
-    if not _BOLD.search(text):
+    """Take bold away, but not from letters that also stand there without it."""
+    if not any(name in text for name in ("mathbf", "boldsymbol", "\\bm", "\\pmb")):
         return text
+    if not any(_NAMES.findall(text)):
+        return _BOLD_COMMAND.sub("", text)
     outside = set(_NAMES.findall(_BOLD.sub(" ", text)))
 
     def plain(match: re.Match[str]) -> str:
@@ -244,10 +261,8 @@ def _trimmed(text: str) -> str:
             text = text[match.end() :]
         behind = len(text)
         while behind and (found := _BEHIND.search(text, max(0, behind - 12), behind)):
-            if (
-                text[:behind].endswith(("p.m.", "a.m."))
-                or (text[behind - 2 : behind - 1] == "\\"
-                and text[behind - 1] in "$")
+            if text[:behind].endswith(("p.m.", "a.m.")) or (
+                text[behind - 2 : behind - 1] == "\\" and text[behind - 1] in "$"
             ):
                 break
             behind = found.start()

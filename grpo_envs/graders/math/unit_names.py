@@ -23,14 +23,14 @@ SYMBOLS: dict[str, str] = {
     **dict.fromkeys(("h", "hr", "hrs", "Hr", "Hrs"), "h"),
     **dict.fromkeys(("min", "mins", "Min"), "min"),
     **dict.fromkeys(("sec", "secs", "Sec"), "s"),
-    **{"d": "d", "wk": "week", "wks": "week", "mo": "month", "mos": "month", "ms": "ms"},
+    **{"d": "day", "wk": "week", "wks": "week", "mo": "month", "mos": "month", "ms": "ms"},
     **{"yr": "year", "yrs": "year", "a.m": "am", "p.m": "pm", "AM": "am", "PM": "pm"},
     **{"in": "in", "ft": "ft", "yd": "yd", "yds": "yd", "mi": "mi", "lb": "lb", "lbs": "lb"},
     **{"oz": "oz", "gal": "gal", "qt": "qt", "pt": "pt", "tsp": "tsp", "tbsp": "tbsp"},
     **{"cc": "cm^3", "sqft": "ft^2", "t": "t", "l": "L", "kn": "knot", "ohm": "\u03a9"},
     **{"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h", "mcg": "\u03bcg"},
-    **{"\u20ac": "euro", "\u00a3": "pound", "\u00a5": "yen", "\u20b9": "rupee", "\u20bd": "ruble"},
-    **{"USD": "dollar", "EUR": "euro", "GBP": "pound", "JPY": "yen", "CNY": "yuan", "INR": "rupee"},
+    **{"\u20ac": "euro", "\u00a3": "lb", "\u00a5": "yen", "\u20b9": "rupee", "\u20bd": "ruble"},
+    **{"USD": "dollar", "EUR": "euro", "GBP": "lb", "JPY": "yen", "CNY": "yuan", "INR": "rupee"},
     **{"RMB": "yuan", "CAD": "CAD", "AUD": "AUD", "CHF": "franc", "Rs": "rupee", "\u00a2": "cent"},
 }
 SYMBOLS = {symbol: unit or symbol for symbol, unit in SYMBOLS.items()}
@@ -97,15 +97,14 @@ CHINESE: dict[str, str] = {
     **{"\u725b": "N", "\u725b\u987f": "N", "\u7126\u8033": "J", "\u4f0f": "V", "\u74e6": "W"},
     **{"\u5b89": "A", "\u5e73\u65b9": "unit^2", "\u82f1\u5c3a": "ft", "\u82f1\u5bf8": "in"},
 }
-"""Units that are written in Chinese; with \u5e73\u65b9 and \u7acb\u65b9 before them, squares and cubes."""
+"""Units that are written in Chinese; \u5e73\u65b9 before one is a square, \u7acb\u65b9 a cube."""
 MEASURE = frozenset(
     "\u4e2a\u540d\u4f4d\u53ea\u672c\u5f20\u6761\u652f\u4ef6\u5757\u68f5\u79cd\u6b21\u5ea7\u8f86"
     "\u67b6\u8258\u5934\u5339\u5bb6\u95f4\u5c42\u9875\u884c\u5217\u7ec4\u888b\u76d2\u7bb1\u74f6"
     "\u676f\u7897\u76d8\u628a\u9897\u7c92\u6735\u7247\u6839\u5377\u679a\u53f0\u90e8\u7bc7\u9996"
-    "\u6bb5\u9898\u9053\u4eba\u500d\u73ed\u7b14\u53cc\u573a\u5c40\u8282\u6b65\u7ad9\u8f6e\u4efd"
+    "\u6bb5\u9898\u9053\u4eba\u500d\u73ed\u7b14\u573a\u5c40\u8282\u6b65\u7ad9\u8f6e\u4efd"
 )
-"""Chinese measure words: what follows one is the thing that is counted. A pair is two, not one."""
-MEASURE -= frozenset("\u53cc")
+"""Chinese measure words: what follows one is the thing that is counted."""
 SCALES = {
     **{"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "\u767e": 2},
     **{"\u5343": 3, "\u4e07": 4, "\u767e\u4e07": 6, "\u5343\u4e07": 7, "\u4ebf": 8},

@@ -45,6 +45,7 @@ _PIECE = re.compile(rf"\^-?\d|[*/()]|°?{_LETTER}+(?:[-.']{_LETTER}+)*|[€£¥�
 _CHINESE = re.compile(r"[\u4e00-\u9fff]+(?:/[\u4e00-\u9fff]+)?")
 _SCALE = re.compile("|".join(f"{word}(?![a-z])" for word in sorted(SCALES, key=len, reverse=True)))
 _DENYING = frozenset("不非没无错或和负减加乘除以零一二三四五六七八九十百千万亿半双多少约上下倍")
+_STROKES = ("/", "per", "Per")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _SUFFIXES = {"squared": 2, "cubed": 3}
 _FUNCTIONS = frozenset({"min", "sec"})
@@ -166,34 +167,50 @@ def unit_of(flat: str) -> str | None:
 def _factors(flat: str) -> dict[str, int] | None:
     """Return the units of a product with their exponents, None where a piece is no unit."""
     pieces = _PIECE.findall(flat)
-    if "".join(pieces) != flat.replace(" ", "").replace(".", "") and "." not in "".join(pieces):
+    if "".join(pieces).replace(".", "") != flat.replace(" ", "").replace(".", ""):
         return None
-    found: dict[str, int] = {}
-    sign, power, last, inside = 1, 1, "", False
-    for piece in pieces:
-        if piece in ("/", "per", "Per") or (piece in ("a", "an") and last):
-            sign = -1
-        elif piece == "(":
-            inside = sign < 0
-        elif piece == ")":
-            inside = False
+    product = _Product()
+    return product.found if all(map(product.add, pieces)) and product.complete() else None
+
+
+class _Product:
+    """The units of a product, read piece by piece."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, int] = {}
+        self._last = ""
+        self._sign = self._power = 1
+        self._inside = False  # brackets below a stroke
+
+    def add(self, piece: str) -> bool:
+        """Read one more piece; return whether it can stand there."""
+        if piece in _STROKES or (piece in ("a", "an") and self._last):
+            self._sign = -1
+        elif piece in "()":
+            self._inside = piece == "(" and self._sign < 0
         elif piece == "*":
-            sign = sign if inside else 1
+            self._sign = self._sign if self._inside else 1
         elif piece[0] == "^" or piece in _SUFFIXES:
-            if not last:
-                return None
-            exponent = _SUFFIXES[piece] if piece in _SUFFIXES else int(piece[1:])
-            found[last] *= exponent
+            if not self._last:
+                return False
+            self.found[self._last] *= _SUFFIXES.get(piece) or int(piece[1:])
         elif piece.lower() in _POWERS:
-            power = _POWERS[piece.lower()]
+            self._power = _POWERS[piece.lower()]
         else:
-            name = _one_unit(piece)
-            if name is None:
-                return None
-            for last, exponent in _split(name):
-                found[last] = found.get(last, 0) + sign * power * exponent
-            sign, power = (sign if inside else 1), 1
-    return found if found and power == 1 else None
+            return self._unit(_one_unit(piece))
+        return True
+
+    def complete(self) -> bool:
+        """Return whether there is a unit, and one behind each `square`."""
+        return bool(self.found) and self._power == 1
+
+    def _unit(self, name: str | None) -> bool:
+        for unit, exponent in _split(name) if name else ():
+            change = self._sign * self._power * exponent
+            self.found[unit] = self.found.get(unit, 0) + change
+            self._last = unit
+        self._sign, self._power = (self._sign if self._inside else 1), 1
+        return name is not None
 
 
 def _one_unit(piece: str) -> str | None:
