@@ -93,6 +93,12 @@ def balanced(text: str, start: int) -> int:
 
 def _boxed(text: str) -> tuple[int, str | None]:
     """Return where the last box stands and what is in it, with the boxes that are joined to it."""
+    start = text.rfind("\\boxed{")
+    if start >= 0 and text.find("box") == start + 1 == text.rfind("box") and "```" not in text:
+        end = balanced(text, start + len("\\boxed"))  # the only box: nothing to look for
+        return start, text[start + len("\\boxed{") : end] if end > 0 else None
+    if "box" not in text:
+        return -1, None
     fences = [found.start() for found in _FENCE.finditer(text)] if "```" in text else []
     first = None
     before = len(text)

@@ -17,6 +17,7 @@ from grpo_envs.graders.math.nodes import Node, kinds, variables, walk
 from grpo_envs.graders.math.numbers import clean, parse_number, parse_numbers
 from grpo_envs.graders.math.parse import Unreadable, parse
 from grpo_envs.graders.math.surface import spoken, surface
+from grpo_envs.graders.math.units import may_have_unit
 
 _Pair = tuple[Node, Node] | tuple[str, str]
 _SHOWN = 80  # characters of a text in a reason
@@ -158,7 +159,8 @@ def _decide(gold: str, answer: str, grading: MathGrading) -> _Decision:
     if is_sentinel(gold):
         return _NO_GOLD
     wanted, given = surface(gold), spoken(surface(answer))
-    if (decision := _plainly(wanted, given, grading)) is not None:
+    changed = wanted != gold or given != answer
+    if changed and (decision := _plainly(wanted, given, grading)) is not None:
         return decision
     if (same := same_label(gold, answer)) is not None:
         return _SAME_TEXT if same else _OTHER_TEXT
@@ -218,6 +220,8 @@ def _trees(wanted: str, given: str) -> tuple[Node, Node]:
     In `8 m` they are where the gold has no variable, and where the answer says so in `8\text{ m}`.
     """
     gold = _gold_tree(wanted)
+    if not may_have_unit(given):
+        return gold, parse(_bare(given))
     if not _free(gold):
         return gold, parse(_bare(given), quantity=True)
     answer = parse(_bare(given))

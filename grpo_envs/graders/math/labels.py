@@ -15,6 +15,8 @@ _SENTINELS_TEXT = """proof; notfound; not found; not_found; not-found; n/a; #n/a
     not provided; not applicable; unverifiable; omitted; proof omitted; proof problem; see proof
     proof required; [not found]; <notfound>; 略; 证明略"""
 _SENTINELS = frozenset(re.split(r"[;\n]\s*", _SENTINELS_TEXT))
+_MATHEMATICAL = re.compile(r"[0-9=+^*]")
+_MAY_BE_LABEL = re.compile(r"[A-Z:]|[ap]\.?m|noon|midnight")
 _FONT = re.compile(rf"\\(?:{FONTS}|mathbf|boldsymbol|bm)(?![A-Za-z])")
 _AROUND = re.compile(r"[{}$*`\s~]+|\\[,;:! ]|\\q?quad(?![A-Za-z])")
 _WORD = (
@@ -42,7 +44,7 @@ def is_sentinel(gold: str) -> bool:
     >>> is_sentinel("Proof."), is_sentinel("notfound"), is_sentinel("no solution")
     (True, True, False)
     """
-    if len(gold) > 60:
+    if len(gold) > 60 or _MATHEMATICAL.search(gold):
         return False
     return _plain(gold).strip(" .()\"'").lower() in _SENTINELS
 
@@ -53,7 +55,7 @@ def same_label(gold: str, answer: str) -> bool | None:
     >>> same_label("D", "(D) 24"), same_label("D", "D or C"), same_label("16:45", "4:45 PM")
     (True, None, True)
     """
-    if len(gold) > _LONGEST or len(answer) > _LONGEST:
+    if max(len(gold), len(answer)) > _LONGEST or not _MAY_BE_LABEL.search(gold):
         return None
     one, two = _plain(gold), _plain(answer)
     wanted, given = _choice(one), _choice(two)

@@ -24,7 +24,7 @@ _DENIED_TEXT = """
     versus vs otherwise although however though because since so thus hence is are was were be
     been equals equal as has its this yes always sometimes afterwards besides does goes unless
     plusminus guess remainder rest mod infinity infinite pi sin cos tan max min gcd lcm series
-    minuses times backwards forwards upwards downwards towards score gross
+    minuses times backwards forwards upwards downwards towards score gross degree degrees deg
 """
 _DENIED = frozenset(_DENIED_TEXT.split())
 _IRREGULAR_TEXT = """

@@ -122,6 +122,25 @@ _DENYING = re.compile(
 )
 
 
+# What only some texts have: a short look before the long ones.
+_COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
+_TOUCHED_TEXT = """
+    \\ ( ) [ ] phantom hphantom vphantom tag label hspace vspace color fcolor colorbox fcolorbox
+    textcolor bbox begin underline emph ensuremath boxed fbox framebox mathord mathop mathinner
+    smash tiny large scriptsize footnotesize small normalsize Large LARGE huge Huge bf it em
+    bfseries itshape mathstrut strut noindent centering boldmath displaystyle textstyle scriptstyle
+    nonumber notag hfill enspace enskip relax mathit mathsf mathtt mathnormal uline xspace protect
+    mathbf boldsymbol bm pmb over genfrac SI qty text textbf textit textrm textnormal textsf texttt
+    mbox hbox mathrm rm operatorname
+"""
+_TOUCHED = frozenset(_TOUCHED_TEXT.split())
+_MAY_BE_AMOUNT = re.compile(r"[€£¥₹₽]|[A-Z]{2}|Rs|\\(?:pounds|euro|yen)")
+_MAY_BE_ORDINAL = re.compile(r"st|nd|rd|th")
+_MAY_BE_GROUPED = re.compile(r"[0-9](?:[ ~\\'{])")
+_MAY_BE_SPOKEN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}[ :]|[^\x00-\x7f]|\b[A-Za-z] is ")
+_OUTER = frozenset(" \t\n\r\f\v.,;:~$*`=\\:：•#≈→\"'{}!qde")
+
+
 @lru_cache(maxsize=4096)
 def surface(text: str) -> str:
     r"""Return `text` written one way; its value is the same.
@@ -131,15 +150,16 @@ def surface(text: str) -> str:
     """
     if len(text) > _LONGEST:
         return text
-    text = ascii_of(text)
-    for words, empty in _NO_SOLUTION:
-        text = text.replace(words, empty)
+    if not text.isascii():
+        text = ascii_of(text)
+        for words, empty in _NO_SOLUTION:
+            text = text.replace(words, empty)
     if "\\" in text:
         text = _commands(text)
     if "<" in text:
         text = _MARKUP.sub(" ", text)
     text = _amounts(_trimmed(text))
-    if "^" in text or "°" in text or "degree" in text:
+    if "circ" in text or "°" in text or "degree" in text:
         text = _TEMPERATURE.sub(
             lambda match: rf"\text{{ °{match[1] or match[2] or match[3]}}}", text
         )
@@ -151,12 +171,12 @@ def spoken(text: str) -> str:
     """Return the value that a sentence states, `text` itself where it is no such sentence.
 
     >>> spoken("The answer is 42"), spoken("Answer: 42"), spoken("The answer is not 42")
-    ('42', '42', 'The answer is not 42')
+    ('42', '42', 'not 42')
     """
     if len(text) > _LONGEST:
         return text
     plain = _SUFFIX.sub("", text) if "answer" in text else text
-    if not (text[:1].isalpha() or text[:1] in "\\$("):
+    if not (text[:1].isalpha() or text[:1] in "\\$(") or not _MAY_BE_SPOKEN.search(text):
         return plain
     plain = _unfonted(plain)
     for pattern in (_HEADING, _LEAD, _CHINESE_LEAD, _ABOUT):
@@ -178,6 +198,8 @@ def _unfonted(text: str) -> str:
 
 def _commands(text: str) -> str:
     """Take away double escapes, delimiters, fonts, colours and other layout."""
+    if _TOUCHED.isdisjoint(_COMMAND.findall(text)):
+        return text
     if "\\\\" in text:
         text = _once(text)
     text = _DELIMITERS.sub(" ", text)
@@ -222,7 +244,7 @@ def _unbold(text: str) -> str:
 
 def _amounts(text: str) -> str:
     """Write a currency behind its amount: €75 is 75 €."""
-    if any(name in text for name in _CURRENCIES):
+    if _MAY_BE_AMOUNT.search(text):
         text = _AMOUNT.sub(
             lambda match: rf"{match[1]}{match[3]}\text{{ {_CURRENCIES[match[2]]}}}", text
         )
@@ -231,11 +253,12 @@ def _amounts(text: str) -> str:
 
 def _digits(text: str) -> str:
     """Write ordinals as numbers and thousands without what separates them."""
-    text = _POINT.sub("", text)
-    plain = _ORDINAL.sub(_ordinal, text)
+    if "." in text:
+        text = _POINT.sub("", text)
+    plain = _ORDINAL.sub(_ordinal, text) if _MAY_BE_ORDINAL.search(text) else text
     if plain != text and not re.search(r"[A-Za-z]", re.sub(r"\b(?:and|or|the)\b", "", plain)):
         text = plain
-    found = _GROUPS.search(text)
+    found = _GROUPS.search(text) if _MAY_BE_GROUPED.search(text) else None
     if found and not any(char.isdigit() for char in text[: found.start()]):
         rest = re.sub(r"^\.\d+|\^\{?\d\}?", "", text[found.end() :])
         if not any(char.isdigit() for char in rest):
@@ -253,7 +276,7 @@ def _ordinal(match: re.Match[str]) -> str:
 def _trimmed(text: str) -> str:
     """Take away what stands around a value: spaces, dollars, emphasis, quotes, a sign, braces."""
     before = None
-    while before != text:
+    while before != text and (text[:1] in _OUTER or text[-1:] in _OUTER):
         before = text
         text = text.strip()
         match = _BEFORE.match(text)

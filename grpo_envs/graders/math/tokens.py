@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from string import ascii_letters
 
-from grpo_envs.graders.math.units import FONTS
+from grpo_envs.graders.math.units import FONTS, may_have_unit
 from grpo_envs.graders.math.units import quantity as unit_behind
 
 Token = tuple[str, str]
@@ -128,16 +128,20 @@ def tokenize(text: str, *, quantity: bool = False) -> list[Token]:
         raise Unreadable("too long")
     if "," in text:
         text = _without_thousands(text)
+    units = may_have_unit(text)
     tokens: list[Token] = []
     at = 0
     while at < len(text):
         if (
-            tokens
+            units
             and (text[at] in _MAY_BE_UNIT or text[at] > "\u3000")
-            and (end := _unit(text, at, tokens, quantity))
+            and tokens
+            and (tokens[-1][0] in _VALUES or tokens[-1][1] in _CLOSING)
         ):
-            at = end
-            continue
+            end = _unit(text, at, tokens, quantity)
+            if end:
+                at = end
+                continue
         match = _TOKEN.match(text, at)
         if match is None:
             raise Unreadable("a line that ends within")
@@ -158,8 +162,6 @@ def tokenize(text: str, *, quantity: bool = False) -> list[Token]:
 def _unit(text: str, at: int, tokens: list[Token], bare: bool) -> int:
     """Add the unit that stands at `at` behind a value; return its end, 0 where there is none."""
     kind, value = tokens[-1]
-    if kind not in _VALUES and value not in _CLOSING:
-        return 0
     found = unit_behind(text, at, bare=bare and kind != "name")
     if found is None:
         return 0

@@ -49,8 +49,21 @@ _STROKES = ("/", "per", "Per")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _SUFFIXES = {"squared": 2, "cubed": 3}
 _FUNCTIONS = frozenset({"min", "sec"})
+_DEGREES = re.compile(r"\bdegrees? (?=(?:celsius|fahrenheit)\b)", re.IGNORECASE)
 _PREFIXED_OHM = re.compile(r"\b([kMm]) (?=Ω)")
 _LONGEST = 160
+
+
+# A short look at a whole text before the long ones behind each of its numbers.
+_MAY_HAVE_UNIT = re.compile(
+    r"[0-9)\]}|!'][\s~]*(?:\\[ ,;:!>]\s*|\\q?quad\s*)*(?:[A-Za-z]|\([A-Za-z]{2})"
+    r"|\\(?:text|mathrm|mbox|hbox|rm|operatorname|Omega|mu)|[^\x00-\x7f]"
+)
+
+
+def may_have_unit(text: str) -> bool:
+    """Return False where no unit can stand anywhere in `text`."""
+    return _MAY_HAVE_UNIT.search(text) is not None
 
 
 class Quantity(NamedTuple):
@@ -135,7 +148,7 @@ def _flat(raw: str) -> str:
     text = text.replace("\\mu", "μ").replace("µ", "μ").replace("\\%", "%")
     text = " ".join(_LAYOUT.sub(" ", text).split()).replace("μ ", "μ")
     text = _PREFIXED_OHM.sub(r"\1", text)
-    text = re.sub(r" ?([*/^]) ?", r"\1", text)
+    text = _DEGREES.sub("", re.sub(r" ?([*/^]) ?", r"\1", text))
     return text.strip(" .,;:") if text[-2:] not in ("a.", "p.") else text
 
 
