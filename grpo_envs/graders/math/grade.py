@@ -16,7 +16,8 @@ from grpo_envs.graders.math.labels import is_label, is_sentinel, same_label
 from grpo_envs.graders.math.nodes import Node, kinds, variables, walk
 from grpo_envs.graders.math.numbers import clean, parse_number, parse_numbers
 from grpo_envs.graders.math.parse import Unreadable, parse
-from grpo_envs.graders.math.surface import spoken, surface
+from grpo_envs.graders.math.spoken import spoken
+from grpo_envs.graders.math.surface import surface
 from grpo_envs.graders.math.units import may_have_unit
 
 _Pair = tuple[Node, Node] | tuple[str, str]

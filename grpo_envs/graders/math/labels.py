@@ -20,12 +20,14 @@ _MAY_BE_LABEL = re.compile(r"[A-Z:]|[ap]\.?m|noon|midnight")
 _FONT = re.compile(rf"\\(?:{FONTS}|mathbf|boldsymbol|bm)(?![A-Za-z])")
 _AROUND = re.compile(r"[{}$*`\s~]+|\\[,;:! ]|\\q?quad(?![A-Za-z])")
 _WORD = (
-    r"(?:(?:the )?(?:correct |right |final )?(?:answer|option|choice)s?(?: is| are)?[: ]*"
+    r"(?i:(?:the )?(?:correct |right |final )?(?:answer|option|choice)s?(?: is| are)?[: ]*"
     r"|选项?|故选|答案[是为]?[：:]?)*"
 )
 _ALONE = re.compile(rf"{_WORD}[(\[]?([A-Z])[)\]]?[.,;:。]*", re.IGNORECASE)
 _WITH_TEXT = re.compile(rf"{_WORD}(?:[(\[]([A-Z])[)\]]|([A-Z])(?:[):.\]、]| ?[–—] ?))[.: ]*(\S.*)")
-_OTHER_LABEL = re.compile(r"[(\[][A-Z][)\]]|\b[B-HJ-Z]\b|\bA\b(?! [a-z])|[A-Z][):](?!\w)")
+_OTHER_LABEL = re.compile(
+    r"^(?:or|and)\b|[(\[][A-Z][)\]]|\b[B-HJ-Z]\b|\bA\b(?! [a-z])|[A-Z][):](?!\w)"
+)
 _LETTER = re.compile(r"[(\[]?([A-Z])[)\]]?\.?")
 _BETWEEN = re.compile(r" ?(?:[,;&、]|\band\b) ?|(?<=\)) ?(?=\()")
 _LEADING = re.compile(_WORD, re.IGNORECASE)

@@ -1,8 +1,7 @@
 r"""The surface of an answer: what does not change its value is taken away or written one way.
 
-`surface` is for golds and answers alike: Unicode, double escapes, delimiters, fonts and colours,
+It is for golds and answers alike: Unicode, double escapes, delimiters, fonts and colours,
 quotes, a sign before or behind, currency before the amount, ordinals, spaces between thousands.
-`spoken` is for answers only: it takes the value out of a sentence (`The answer is 42`).
 
 What is debatable is decided here once. Spaces and apostrophes join thousands (`6 000`, `6'000` are
 6,000) where the groups are all the digits that there are; a list (`1 200, 3`) is left as it stands.
@@ -49,6 +48,10 @@ _TEXT = re.compile(
 )
 _AND = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*\{{([^{{}}]+?)\s+(and|or)\s*\}}")
 _THEN = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*\{{\s*(and|or)\s+([^{{}}]+?)\}}")
+_ROMAN = re.compile(r"\{\s*\\rm\s+([^{}\\]*)\}")
+_BRACED_FONT = re.compile(rf"(?<=[\d\s,;!])\{{\s*(\\(?:{FONTS})\s*\{{[^{{}}]*\}})\s*\}}")
+_NESTED = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*(?=\{{[^{{}}]*\{{)")
+_SUPERSCRIPT = re.compile(r"\\textsuperscript\s*\{")
 _DOLLAR = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*\{{\s*\\?\$\s*\}}")
 _INNER_POWER = re.compile(rf"(\\(?:{FONTS})\s*\{{[^{{}}]*)\^\{{\s*(-?\d)\s*\}}(?=[^{{}}]*\}})")
 _UNIT = rf"\\(?:{FONTS})\s*\{{[^{{}}]*\}}(?:\^\{{?-?\d\}}?)?"
@@ -71,7 +74,8 @@ _CURRENCIES = {
 _SYMBOLS = "|".join(re.escape(name) for name in sorted(_CURRENCIES, key=len, reverse=True))
 _AMOUNT = re.compile(
     rf"(?<![\w\\])(-?)\s*(?:\\(?:{FONTS})\s*\{{\s*)?({_SYMBOLS})(?![a-z])(?:\s*\}})?"
-    r"[\s~]*(?:\\[ ,])?\s*\$?(-?\d[\d,]*(?:\.\d+)?)(?:/-)?"
+    r"[\s~]*(?:\\[ ,])?\s*\$?(-?\d[\d,]*(?:\.\d+)?(?: ?(?:hundred|thousand|[mbtr]+illion))?)"
+    r"(?:/-)?(?! ?[A-Za-z](?![A-Za-z]))"
 )
 _ENDINGS = {"1": "st", "2": "nd", "3": "rd"}
 _SLASHED = re.compile(r"(?<=\d)/-(?!\d)")
@@ -91,34 +95,8 @@ _BEFORE = re.compile(
     r"|\\(?:approx|quad|qquad|simeq|sim|therefore|Rightarrow|implies)"
     r"(?![A-Za-z]))+"
 )
-_LEAD = re.compile(
-    r"(?:[A-Za-z$\\(][\w $\\(){}'’,^+*/=-]*?)?\b(?:is|are|equals|equal to|will be|would be"
-    r"|was|were|has|have|had|costs?|gets?|gives?|takes?|needs?|makes?|earns?|contains?|obtain|becomes)"
-    r"(?: (?:equal to|exactly|therefore|given by|simply|just|thus))*\s*:?\s+"
-)
-_HEADING = re.compile(
-    r"(?:(?:so|thus|hence|therefore|finally)[, ]+)?(?:the |my |our |your )?"
-    r"(?:final |correct |right )?"
-    r"(?:answer|ans|result|solution|value|total|sum|output|response)s?\.?\s*(?::|=|-(?= ))\s*",
-    re.IGNORECASE,
-)
-_ABOUT = re.compile(
-    r"(?:the(?= \d)|about|approximately|approx\.?|roughly|around|exactly|only|just|a total of"
-    r"|so|thus|hence|therefore),?\s+(?=[\d\\$(+-])",
-    re.IGNORECASE,
-)
-_SUFFIX = re.compile(r"\s+is (?:the|my|our) (?:final |correct )?answer$", re.IGNORECASE)
-_CHINESE_LEAD = re.compile(
-    r"(?:[\u4e00-\u9fff,的\w ]{0,24}?(?:是|为|等于|共有|有|共需|共|得到|得|需要|需)"
-    r"|[\u4e00-\u9fff]{1,8}(?=:)|答|解|所以|因此|故|则|即|约为|约)[:=\s]*(?=[^\u4e00-\u9fff\s])"
-)
 _NO_SOLUTION = tuple(
     (words, r"\text{no solution}") for words in ("无实数解", "无实数根", "方程无解", "无解")
-)
-_DENYING = re.compile(
-    r"\b(?:not|no|never|isn't|wasn't|aren't|wrong|false|incorrect|if|unless|either|neither|nor|or|"
-    r"but|cannot|can't|less|more|half|twice|double)\b|n't|[不非没错误未]",
-    re.IGNORECASE,
 )
 
 
@@ -131,13 +109,12 @@ _TOUCHED_TEXT = """
     bfseries itshape mathstrut strut noindent centering boldmath displaystyle textstyle scriptstyle
     nonumber notag hfill enspace enskip relax mathit mathsf mathtt mathnormal uline xspace protect
     mathbf boldsymbol bm pmb over genfrac SI qty text textbf textit textrm textnormal textsf texttt
-    mbox hbox mathrm rm operatorname
+    mbox hbox mathrm rm operatorname textsuperscript
 """
 _TOUCHED = frozenset(_TOUCHED_TEXT.split())
 _MAY_BE_AMOUNT = re.compile(r"[€£¥₹₽]|[A-Z]{2}|Rs|\\(?:pounds|euro|yen)")
 _MAY_BE_ORDINAL = re.compile(r"st|nd|rd|th")
 _MAY_BE_GROUPED = re.compile(r"[0-9](?:[ ~\\'{])")
-_MAY_BE_SPOKEN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}[ :]|[^\x00-\x7f]|\b[A-Za-z] is ")
 _OUTER = frozenset(" \t\n\r\f\v.,;:~$*`=\\:：•#≈→\"'{}!qde")
 
 
@@ -158,42 +135,12 @@ def surface(text: str) -> str:
         text = _commands(text)
     if "<" in text:
         text = _MARKUP.sub(" ", text)
-    text = _amounts(_trimmed(text))
+    text = _amounts(_trimmed(text).replace("per cent", "percent"))
     if "circ" in text or "°" in text or "degree" in text:
         text = _TEMPERATURE.sub(
             lambda match: rf"\text{{ °{match[1] or match[2] or match[3]}}}", text
         )
     return _digits(_trimmed(text))
-
-
-@lru_cache(maxsize=4096)
-def spoken(text: str) -> str:
-    """Return the value that a sentence states, `text` itself where it is no such sentence.
-
-    >>> spoken("The answer is 42"), spoken("Answer: 42"), spoken("The answer is not 42")
-    ('42', '42', 'not 42')
-    """
-    if len(text) > _LONGEST:
-        return text
-    plain = _SUFFIX.sub("", text) if "answer" in text else text
-    if not (text[:1].isalpha() or text[:1] in "\\$(") or not _MAY_BE_SPOKEN.search(text):
-        return plain
-    plain = _unfonted(plain)
-    for pattern in (_HEADING, _LEAD, _CHINESE_LEAD, _ABOUT):
-        match = pattern.match(plain)
-        if match and match.end() < len(plain) and not _DENYING.search(match[0]):
-            plain = plain[match.end() :]
-    return text if plain == text else surface(plain)
-
-
-def _unfonted(text: str) -> str:
-    """Return `text` with the words that it begins with out of their font."""
-    match = re.match(rf"\\(?:{FONTS})\s*\{{([^{{}}]*)\}}", text)
-    return (
-        match[1] + text[match.end() :]
-        if (match and " " in match[1].strip()) or (match and ":" in match[1])
-        else text
-    )
 
 
 def _commands(text: str) -> str:
@@ -208,8 +155,10 @@ def _commands(text: str) -> str:
         text = _ALIGNED.sub(" ", text)
     text = _unbold(text)
     text = _AND.sub(r"\\text{\1}\\text{ \2 }", _THEN.sub(r"\\text{ \1 }\\text{\2}", text))
+    text = _SUPERSCRIPT.sub("^{", _BRACED_FONT.sub(r"\1", _ROMAN.sub(r"\\mathrm{\1}", text)))
+    text = _NESTED.sub("", _INNER_POWER.sub(r"\1^\2", text))
     text = _DOLLAR.sub("", _TEXT.sub(r" \1 ", text))
-    text = _UNIT_FRACTION.sub(r"\1/\2", _INNER_POWER.sub(r"\1^\2", text))
+    text = _UNIT_FRACTION.sub(r"\1/\2", text)
     if "\\over" in text:
         text = _OVER.sub(r"\\frac{\1}{\2}", text)
         above, over, below = text.partition("\\over ")

@@ -74,7 +74,7 @@ _CHARACTERS: dict[str, Token] = {
     **{"\u03c0": ("const", "pi"), "\u221e": ("const", "inf"), "\u221a": ("cmd", "sqrt")},
     **{"\u20ac": ("text", "euro"), "\u00a3": ("text", "pound"), "\u2205": ("cmd", "emptyset")},
     **{"α": ("name", "alpha"), "β": ("name", "beta"), "γ": ("name", "gamma")},
-    **{"θ": ("name", "theta"), "λ": ("name", "lambda"), "φ": ("name", "phi")},
+    **{"θ": ("name", "theta"), "λ": ("name", "lambda"), "φ": ("name", "phi"), "μ": ("name", "mu")},
 }
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _SHORT_WORDS = """yes no not none odd even all any red cat dog one two six ten day sun mon tue wed

@@ -61,7 +61,8 @@ _OTHERS = """inch in;foot ft;yard yd;mile mi;pound lb;ounce oz;ton ton;tonne t;g
     week week;fortnight fortnight;month month;year year;decade decade;century century;dollar dollar;
     cent cent;euro euro;penny penny;yen yen;yuan yuan;rupee rupee;ruble ruble;franc franc;peso peso;
     won won;buck dollar;dime dime;nickel nickel;quarter quarter;kelvin K;radian rad;unit unit;
-    knot knot;decibel dB;light-year ly;horsepower hp;kilo kg;celsius \u00b0C;fahrenheit \u00b0F;
+    knot knot;o'clock o'clock;decibel dB;
+    light-year ly;horsepower hp;kilo kg;celsius \u00b0C;fahrenheit \u00b0F;
     stone stone;barrel barrel;carat carat;point point;pixel pixel;percentage-point percentage-point;
     mol mol;molar M;electronvolt eV;hr h;sec s;gm g;watt-hour Wh;kilowatt-hour kWh;
     person-hour person-hour;man-hour man-hour;man-day man-day;cubic-centimeter cm^3"""

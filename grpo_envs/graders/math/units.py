@@ -48,6 +48,7 @@ _DENYING = frozenset("不非没无错或和负减加乘除以零一二三四五�
 _STROKES = ("/", "per", "Per")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _SUFFIXES = {"squared": 2, "cubed": 3}
+_LIKE_SCALES = frozenset("KMBTk")  # 8K dollars are thousands of them
 _FUNCTIONS = frozenset({"min", "sec"})
 _DEGREES = re.compile(r"\bdegrees? (?=(?:celsius|fahrenheit)\b)", re.IGNORECASE)
 _PREFIXED_OHM = re.compile(r"\b([kMm]) (?=Ω)")
@@ -56,7 +57,7 @@ _LONGEST = 160
 
 # A short look at a whole text before the long ones behind each of its numbers.
 _MAY_HAVE_UNIT = re.compile(
-    r"[0-9)\]}|!'][\s~]*(?:\\[ ,;:!>]\s*|\\q?quad\s*)*(?:[A-Za-z]|\([A-Za-z]{2})"
+    r"[0-9)\]}|!'][\s~]*(?:\\[ ,;:!>]\s*|\\q?quad\s*)*(?:[A-Za-z]|(?:\([A-Za-z]|(?<=\s)\()[A-Za-z])"
     r"|\\(?:text|mathrm|mbox|hbox|rm|operatorname|Omega|mu)|[^\x00-\x7f]"
 )
 
@@ -133,11 +134,14 @@ def _named(raw: str) -> _Named | None:
     if name is None:
         return None
     words = [word for word in re.findall(rf"{_LETTER}+", flat) if word not in ("per", "a", "an")]
+    fonted = _IN_FONT.search(raw) is not None
+    if not fonted and len(words) > 1 and words[0] in _LIKE_SCALES:
+        return None
     spaced = raw[:1] in " ~\\\t\n"
     bare = all(word in CLOSE or (spaced and (word in SPACED or len(word) > 1)) for word in words)
     sure = any(word in KNOWN or (len(word) > 2 and word not in _FUNCTIONS) for word in words)
-    certain = bool(_IN_FONT.search(raw)) or sure or not raw.isascii()
-    function = not _IN_FONT.search(raw) and not _FUNCTIONS.isdisjoint(words)
+    certain = fonted or sure or not raw.isascii()
+    function = not fonted and not _FUNCTIONS.isdisjoint(words)
     return _Named(name, certain, bare, function)
 
 
@@ -197,9 +201,10 @@ class _Product:
 
     def add(self, piece: str) -> bool:
         """Read one more piece; return whether it can stand there."""
-        if piece in _STROKES or (piece in ("a", "an") and self._last):
+        if piece in _STROKES or piece in ("a", "an"):
             self._sign = -1
-        elif piece in "()":
+            return bool(self._last)
+        if piece in "()":
             self._inside = piece == "(" and self._sign < 0
         elif piece == "*":
             self._sign = self._sign if self._inside else 1

@@ -1,7 +1,7 @@
 """The text side of the math grader on samples of what people write, near misses included.
 
 `tests/data/cases/math_text.jsonl` has a row for each: the kind, gold, answer and verdict, `mode`
-(boxed: the answer stands in a box; raw: it is the whole completion) and fields of the grading rules.
+(boxed: the answer stands in a box; raw: it is the whole completion), fields of the grading rules.
 """
 
 import json
