@@ -12,7 +12,7 @@ from grpo_envs.graders.math.units import FONTS
 
 _LONGEST = 4000
 _LEAD = re.compile(
-    r"(?:[A-Za-z$\\(][\w $\\(){}'’,^+*/=-]*?)?\b(?:is|are|equals|equal to|will be|would be"
+    r"(?:[A-Za-z$(](?:[\w ()'’,^+*/=-]|\$[^$]*\$)*?)?\b(?:is|are|equals|equal to|will be|would be"
     r"|was|were|has|have|had|costs?|gets?|gives?|takes?|needs?|makes?|earns?|contains?|obtain|becomes)"
     r"(?: (?:equal to|exactly|therefore|given by|simply|just|thus))*\s*:?\s+"
 )
@@ -34,7 +34,8 @@ _CHINESE_LEAD = re.compile(
 )
 _DENYING = re.compile(
     r"\b(?:not|no|never|isn't|wasn't|aren't|wrong|false|incorrect|if|unless|either|neither|nor|or|"
-    r"but|cannot|can't|less|more|half|twice|double)\b|n't|[不非没错误未]",
+    r"where|when|while|such|for any|constant|but|cannot|can't|less|more|half|twice|double)\b"
+    r"|n't|[不非没错误未]",
     re.IGNORECASE,
 )
 _MAY_BE_SPOKEN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}[ :]|[^\x00-\x7f]|\b[A-Za-z] is ")
@@ -52,19 +53,17 @@ def spoken(text: str) -> str:
     plain = _SUFFIX.sub("", text) if "answer" in text else text
     if not (text[:1].isalpha() or text[:1] in "\\$(") or not _MAY_BE_SPOKEN.search(text):
         return plain
-    plain = _unfonted(plain)
+    value = bare = _unfonted(plain)
     for pattern in (_HEADING, _LEAD, _CHINESE_LEAD, _ABOUT):
-        match = pattern.match(plain)
-        if match and match.end() < len(plain) and not _DENYING.search(match[0]):
-            plain = plain[match.end() :]
-    return text if plain == text else surface(plain)
+        match = pattern.match(value)
+        if match and match.end() < len(value) and not _DENYING.search(match[0]):
+            value = value[match.end() :]
+    return plain if value == bare else surface(value)
 
 
 def _unfonted(text: str) -> str:
     """Return `text` with the words that it begins with out of their font."""
     match = re.match(rf"\\(?:{FONTS})\s*\{{([^{{}}]*)\}}", text)
-    return (
-        match[1] + text[match.end() :]
-        if (match and " " in match[1].strip()) or (match and ":" in match[1])
-        else text
-    )
+    if match is None or not (" " in match[1].strip() or ":" in match[1]):
+        return text
+    return match[1] + text[match.end() :]
