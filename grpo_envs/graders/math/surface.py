@@ -3,10 +3,10 @@ r"""The surface of an answer: what does not change its value is taken away or wr
 It is for golds and answers alike: Unicode, double escapes, delimiters, fonts and colours,
 quotes, a sign before or behind, currency before the amount, ordinals, spaces between thousands.
 
-What is debatable is decided here once, and listed in envs/README.md. Spaces and apostrophes join thousands (`6 000`, `6'000` are
-6,000) where the groups are all the digits that there are; a list (`1 200, 3`) is left as it stands.
-A point is always a decimal point. An ordinal is its number. An amount without a currency is that
-amount in any; two currencies differ.
+What is debatable is decided here once, and listed in envs/README.md. Spaces and apostrophes join
+thousands (`6 000`, `6'000` are 6,000) where the groups are all the digits that there are; a list
+(`1 200, 3`) is left as it stands. A point is always a decimal point. An ordinal is its number. An
+amount without a currency is that amount in any; two currencies differ.
 """
 
 import re
