@@ -17,7 +17,6 @@ from grpo_envs.graders.math.relations import congruences, on_the_line, relations
 from grpo_envs.graders.math.rounding import rounds_to
 from grpo_envs.graders.math.signs import signs_of
 from grpo_envs.graders.math.systems import in_order_of_names
-from grpo_envs.graders.math.units import canonical
 
 Rule = Callable[[Node, Node, Judge], Comparison | None]
 
@@ -64,11 +63,13 @@ def _units(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
         letter = ("var", quantity[2])
         if letter in walk(plain):  # 5 m, where m was read as a name
             return judge.compare(("mul", quantity[1], letter), plain)
+        if gold[0] == "deg" and not answer[2].startswith("\u00b0"):
+            return different("another unit")
         if judge.grading.units and gold[0] == "unit":
             return different("the unit is missing")
         gold, answer = (gold[1], answer) if quantity is gold else (gold, answer[1])
         return judge.compare(gold, answer)
-    if canonical(gold[2]) != canonical(answer[2]):
+    if gold[2] != answer[2]:
         return different("another unit")
     return judge.compare(gold[1], answer[1])
 

@@ -146,7 +146,7 @@ class Parser:
         kind, value = token = self.tokens[self.at]
         if token in self.infixes and value not in self.closing:
             return self.infixes[token]
-        if kind == "text":
+        if kind in ("text", "unit"):
             return self.infixes[UNIT_NAME]
         if token == ("name", "U") and left[0] in ("tuple", "set", "union"):
             return self.infixes["op", "cup"]

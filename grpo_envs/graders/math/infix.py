@@ -1,6 +1,5 @@
 """What can stand behind an expression: signs, lists, relations, units, or another factor."""
 
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 
@@ -25,29 +24,11 @@ from grpo_envs.graders.math.grammar import (
 )
 from grpo_envs.graders.math.nodes import INFINITY, ZERO, Node
 from grpo_envs.graders.math.numerals import based
-from grpo_envs.graders.math.tokens import Token
+from grpo_envs.graders.math.tokens import Token, Unreadable
 
 RELATIONS = ("=", "!=", "<", "<=", ">", ">=", "~", "in", "notin", "subset", "to")
 _NUMBER_SETS = frozenset("RQZNC")
 _TRANSPOSED = (("name", "T"), ("cmd", "top"), ("cmd", "intercal"), ("text", "t"))
-_UNIT = re.compile(r"[^\W\d_]+(?:[ ./-]+[^\W\d_]+){0,3}(?:\^\d)?")
-_NO_UNIT = frozenset(
-    (
-        "or",
-        "and",
-        "not",
-        "no",
-        "is",
-        "are",
-        "if",
-        "when",
-        "for",
-        "but",
-        "than",
-        "otherwise",
-        "either",
-    )
-)
 _NOT_A_FACTOR = frozenset({"list", "rel", "word", "union", "set", "inter", "minus", "congruent"})
 
 
@@ -247,18 +228,15 @@ def _choose(parser: Parser, left: Node) -> Node:
 
 
 def _unit(parser: Parser, left: Node) -> Node:
-    name = words(parser)
-    if left[0] == "word":
-        return ("word", f"{left[1]} {name}")
-    if not _UNIT.fullmatch(name) or not _NO_UNIT.isdisjoint(name.split()):
-        parser.fail(name)
-    if parser.skip("^"):
-        exponent = parser.argument()
-        name += "^" + (exponent[1] if exponent[0] == "num" else parser.fail("^"))
-    elif parser.ahead("/") and parser.tokens[parser.at + 1][0] == "text":
+    """Read a unit, which the tokens have in one spelling; other words do not follow a value."""
+    kind, name = parser.tokens[parser.at]
+    if kind == "unit":
         parser.at += 1
-        name += "/" + words(parser)
-    return ("unit", left, name)
+        return ("unit", left, name)
+    text = words(parser)
+    if left[0] != "word":
+        raise Unreadable("it is prose, not mathematics")
+    return ("word", f"{left[1]} {text}")
 
 
 INFIXES: Mapping[Token, tuple[int, Infix]] = {

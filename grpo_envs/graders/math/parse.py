@@ -81,8 +81,12 @@ _BAR: Token = ("op", "|")
 _BARS = (4, 6, 8)  # so many may open and close in several ways
 
 
-def parse(text: str) -> Node:
+def parse(text: str, *, quantity: bool = False) -> Node:
     r"""Return the tree of `text`.
+
+    Args:
+        text: LaTeX or plain mathematics.
+        quantity: Whether letters behind a number are units where they can be: 8 m is 8 metres.
 
     Raises:
         Unreadable: `text` is not mathematics that we read, or is beyond a limit.
@@ -95,7 +99,7 @@ def parse(text: str) -> Node:
     for mark, pattern, spelling in _SPELLINGS:
         if mark in text:
             text = pattern.sub(spelling, text)
-    tokens = tokenize(text)
+    tokens = tokenize(text, quantity=quantity)
     body, qualifiers = split(tokens)
     if not qualifiers:
         return _tree(body)
