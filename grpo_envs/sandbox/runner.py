@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import traceback
+from _sitebuiltins import Quitter
 from collections.abc import Iterator
 from contextlib import suppress
 from types import ModuleType
@@ -121,9 +122,14 @@ def open_streams() -> None:
     sys.stdin = io.TextIOWrapper(reader, "utf-8", "surrogateescape")
     sys.stdout = io.TextIOWrapper(writers[0], "utf-8", "surrogateescape")
     sys.stderr = io.TextIOWrapper(writers[1], "utf-8", "backslashreplace", line_buffering=True)
-    for name in ("stdin", "stdout", "stderr"):
-        setattr(sys, f"__{name}__", getattr(sys, name))
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        stream.mode = mode  # as `open` does, which Python's own streams come from
+        stream.buffer.raw.name = f"<{name}>"
+        setattr(sys, f"__{name}__", stream)
     sys.argv = [FILE]
+    for name in ("exit", "quit"):  # from `site`, which is not loaded
+        setattr(builtins, name, Quitter(name, "Ctrl-D (i.e. EOF)"))
 
 
 def rehearse() -> None:
@@ -202,13 +208,27 @@ def _report(error: BaseException) -> int:
 
 
 def _leave(code: int) -> None:
-    """End as Python does: threads, exit handlers, buffers."""
+    """End as Python does: threads, exit handlers, streams, what still stands in variables."""
+    first = sys.__stdout__, sys.__stderr__
     try:
         if _thread._count() or threading._threading_atexits:  # type: ignore[attr-defined]
             threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:  # noqa: BLE001  closed or replaced by the program
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not _is_closed(stream):
+                stream.flush()
+    except BaseException:  # noqa: BLE001  a thread's, a handler's, or a stream's that broke
         code = code or 1
+    with suppress(BaseException):
+        sys.modules["__main__"].__dict__.clear()  # a file that is dropped writes what it holds
+    for stream in first:
+        with suppress(BaseException):  # Python does not tell of what it drops either
+            stream.flush()  # type: ignore[union-attr]
     os._exit(code)
+
+
+def _is_closed(stream: Any) -> bool:
+    try:
+        return bool(stream.closed)
+    except Exception:  # noqa: BLE001  the program's own stream
+        return False
