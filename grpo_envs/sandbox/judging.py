@@ -1,107 +1,251 @@
 """What the judge's child does: dataset test code against a program in another process.
 
 The program is behind CHANNEL and answers calls by value; whatever it answers is a value to the
-test code. The verdict goes out on VERDICT, which the program's process never had.
+test code. The verdict goes out on VERDICT, which the program's process never had. What a pass
+needs is counted here: calls of the program, and assertions that held.
 """
 
 import builtins
+import marshal
 import os
+import sys
+import threading
+from types import ModuleType
 from typing import Any
 
-from grpo_envs.sandbox.runner import CHANNEL, Lines, payload, send
-from grpo_envs.sandbox.values import Opaque, dump, load
+from grpo_envs.sandbox.passing import Node, Unreturnable
+from grpo_envs.sandbox.peer import Gone, Peer, constructed
+from grpo_envs.sandbox.runner import CHANNEL, main_module, payload, send
+from grpo_envs.sandbox.stubs import Remote, Stub
+from grpo_envs.sandbox.values import Opaque, Unreadable, dump, load
 from grpo_envs.sandbox.wire import BROKEN, GONE, MISSED, PASSED
 
 VERDICT = 5
-_FILE = "<tests>"
+FILE = "<tests>"
+_HIDDEN = ("StopIteration", "StopAsyncIteration", "GeneratorExit", "KeyboardInterrupt")
+"""What `map`, `for` and their like swallow: of the program these become RuntimeError."""
 
 
-class _Gone(BaseException):
-    """The program's process answers no more, or not by the rules."""
+class ProgramExit(SystemExit):
+    """The program called `sys.exit` in a call of the tests."""
 
 
 def judge(_: int) -> None:
     """Run the tests and tell the verdict; does not return."""
     task = payload()
-    stub = _Stub(task["longest"])
+    program = Tested(task)
     try:
-        code = compile(task["tests"], _FILE, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
-        _tell(BROKEN, f"the tests do not compile: {error}")
-        return
-    entry_point = task["entry_point"]
-    names: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins, entry_point: stub}
-    try:
-        stub.wait()
-        exec(code, names)  # noqa: S102  the sandbox
-        names[entry_point] = stub  # where the tests repeat the prompt's headers
-        if "check" in names:
-            names["check"](stub)
-            stub.be_there()
-            _tell(PASSED, "")
-        _tell(BROKEN, "the tests define no check(candidate)")
+        _run(task, program)
     except Opaque as error:
         _tell(BROKEN, str(error))
     except BaseException as error:  # noqa: BLE001  whatever the tests raise
-        if stub.gone:  # also where the tests caught that and went on
+        if program.gone:  # also where the tests caught that and went on
             _tell(GONE, "the program ended, or did not answer by the rules")
         _tell(MISSED, _described(error, task["tests"]))
+    if program.gone:
+        _tell(GONE, "the program ended, or did not answer by the rules")
+    if program.lost is not None:
+        _tell(MISSED, _described(program.lost, task["tests"]))
+    if not program.calls:
+        _tell(MISSED, f"the tests never called {task['entry_point']}")
+    if not program.checks:
+        _tell(MISSED, "the tests ended without an assertion")
+    _tell(PASSED, "")
 
 
-class _Stub:
-    """Stands for the program's function."""
+def _run(task: dict[str, Any], program: "Tested") -> None:
+    """Run the module of the tests, then its `check`, test functions and test classes."""
+    names = main_module()
+    del names["__file__"]
+    support = {}
+    for name, code in task["support"].items():
+        support[name] = sys.modules[name] = ModuleType(name)
+        exec(marshal.loads(code), vars(support[name]))  # noqa: S102  our own
+    program.load()
+    candidate = program.stub(task["entry_point"])
+    given = {name: program.stub(name) for name in task["wanted"] if name in program.contents}
+    given |= {"candidate": candidate, task["entry_point"]: candidate, "__checked__": program.checked}
+    names |= given
+    program.classes = names
+    for name in task["modules"]:
+        sys.modules[name] = _Imported(name, program)
+    collecting = support.get("collecting")
+    if collecting is not None:
+        collecting.prepare("unittest" in task["imports"])
+    exec(marshal.loads(task["code"]), names)  # noqa: S102  the sandbox
+    names[task["entry_point"]] = candidate
+    if task["check"]:
+        check = names["check"]
+        wanted = check.__code__.co_argcount - len(check.__defaults__ or ())
+        check(*[candidate] * wanted)
+    if collecting is not None:
+        collecting.run(names, {"candidate": candidate, **program.stand_ins(names)})
+    elif not task["check"] and not program.calls and not program.gone:
+        _tell(BROKEN, "the tests define no check(candidate)")
 
-    def __init__(self, longest: int) -> None:
-        self.answers = iter(Lines(CHANNEL, longest))
-        self.gone = False
 
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """Call the function over there; what it does to its arguments happens to ours."""
-        question = dump([list(arguments), keywords])
+class Tested(Peer):
+    """The judge's end of the channel: the program that is tested."""
+
+    strict = True
+
+    def __init__(self, task: dict[str, Any]) -> None:
+        """Begin; nothing has been read."""
+        super().__init__(CHANNEL, task["longest"])
+        self.arrays = task["arrays"]
+        self.calls = self.checks = 0
+        self.lost: BaseException | None = None
+        self.contents: dict[str, list[str]] = {}
+        self.stubs: dict[str, Any] = {}
+        self.classes: dict[str, Any] = {}
+        self.errors: dict[str, type[Exception]] = {}
+        self.shared: set[str] = set()
+        """Classes of the program whose objects the tests may hold."""
+        self.making = ""
+        self.stdout, self.stdin, self.input = sys.stdout, sys.stdin, builtins.input
+        threading.excepthook = lambda lost: self.lose(lost.exc_value)
+        sys.unraisablehook = lambda lost: self.lose(lost.exc_value)
+
+    def load(self) -> None:
+        """Wait until the program is loaded, and learn what it defines."""
+        line = next(self.lines, "")
+        if line[:1] != "=":
+            raise self.error(line)
         try:
-            send(CHANNEL, question)
-        except OSError:
+            found = load(line[1:])
+            self.contents = {str(name): [*map(str, kind)] for name, kind in found.items()}
+        except (Unreadable, AttributeError, TypeError):
             self.gone = True
-            raise _Gone from None
-        line = self._answer()
-        value = load(line[1:])
-        if line[0] == "&":
-            value, after = value
-            for ours, theirs in zip(arguments, after, strict=True):
-                _mutate(ours, theirs)
+            raise Gone from None
+
+    def checked(self, value: Any = None) -> Any:
+        """Count an assertion that is being made."""
+        self.checks += 1
         return value
 
-    def wait(self) -> None:
-        """Wait until the program is loaded."""
-        self._answer()
+    def lose(self, error: BaseException | None) -> None:
+        """Note an exception that Python itself would swallow."""
+        self.lost = self.lost or error
 
-    def be_there(self) -> None:
-        """Raise unless the program has answered everything so far."""
-        if self.gone:
-            raise _Gone
+    def stub(self, path: str) -> Any:
+        """Return what stands for something that the program defines."""
+        if path not in self.stubs:
+            self.stubs[path] = self._stub(path)
+        return self.stubs[path]
 
-    def _answer(self) -> str:
-        line = next(self.answers, "")
-        if line[:1] == "!":
-            name, _, message = str(load(line[1:])).partition(": ")
-            kind = getattr(builtins, name, None)
-            if isinstance(kind, type) and issubclass(kind, Exception):
-                raise kind(message)
-            raise RuntimeError(f"{name}: {message}")
-        if line[:1] not in ("=", "&"):
+    def stand_ins(self, names: dict[str, Any]) -> dict[str, Any]:
+        """Return the stubs among `names`: what a test may be given by its name."""
+        return {name: value for name, value in names.items() if isinstance(value, Stub)}
+
+    def _stub(self, path: str) -> Any:
+        kind, *bases = self.contents.get(path, ["function"])
+        if kind == "exception":
+            return self._error_class(path, bases)
+        if kind == "value":
+            return self.member(path, None)
+        return Stub(self, path)
+
+    def do(self, what: str, base: Any, name: str | None, arguments: Any, keywords: Any) -> Any:
+        """Have the program do something; return the kind of the answer and its value."""
+        printing = sys.stdout is not self.stdout
+        entered = None
+        if sys.stdin is not self.stdin and hasattr(sys.stdin, "read"):
+            entered = str(sys.stdin.read())
+        asked = None if builtins.input is self.input else builtins.input
+        more = arguments, tuple(keywords.items()), (printing, entered, asked)
+        answer = self.ask((what, base, name), *more)
+        if not (isinstance(answer, tuple) and len(answer) == 3):
             self.gone = True
-            raise _Gone
-        return line
+            raise Gone
+        kind, value, printed = answer
+        if printing and isinstance(printed, str):
+            sys.stdout.write(printed)
+        return kind, value
+
+    def call(self, base: Any, name: str | None, arguments: Any, keywords: Any) -> Any:
+        """Call something of the program."""
+        is_class = name is None and self.contents.get(base, [""])[0] == "class"
+        before, self.making = self.making, base if is_class else ""
+        if is_class and base != "Solution":
+            self.shared.add(base)
+        self.calls += 1
+        try:
+            return self.do("call", base, name, arguments, keywords)[1]
+        finally:
+            self.making = before
+
+    def member(self, base: Any, name: str | None) -> Any:
+        """Return an attribute of something of the program."""
+        kind, value = self.do("get", base, name, (), {})
+        return Stub(self, base, name) if kind == "m" else value
+
+    def serve(self, text: str) -> None:
+        """Call back a function of the tests."""
+        making, self.making = self.making, ""
+        super().serve(text)
+        self.making = making
+
+    def described(self, error: BaseException) -> str:
+        """Return an exception of a function of the tests; a failed assertion stays one."""
+        if isinstance(error, AssertionError):
+            self.lose(error)
+        return super().described(error)
+
+    def export(self, value: Any) -> Node | None:
+        """Return the node of what has no value."""
+        if isinstance(value, Remote):
+            return ["m", value.__place__]
+        if isinstance(value, Stub):
+            return ["P", value.__base__] if value.__member__ is None else None
+        return super().export(value)
+
+    def stand_in(self, node: Node) -> Any:
+        """Return what stands for an object or an iterator of the program."""
+        if node[0] != "o":
+            if node[0] == "f":
+                raise Unreturnable("a function does not pass by value")
+            return super().stand_in(node)
+        _, place, name, _ = node
+        kind = self.classes.get(name)
+        if isinstance(kind, type) and not issubclass(kind, BaseException):
+            return object.__new__(kind)
+        if name in (self.making, *self.shared) and type(place) is int:
+            known = self.proxies.get(place)
+            if known is None:
+                known = self.proxies[place] = Remote(self, place, name), place
+            return known[0]
+        raise Unreturnable(f"a {name[:80]} does not pass by value")
+
+    def raised(self, name: str, message: str, bases: list[str]) -> BaseException:
+        """Return an exception of the program as the tests see it."""
+        if not {*bases}.isdisjoint(_HIDDEN):
+            return RuntimeError(f"{name}: {message}")
+        if "SystemExit" in bases:
+            return ProgramExit(int(message) if message.isdecimal() else message or None)
+        if bases and bases[0] == name:
+            return constructed(bases, message)
+        return self._error_class(name, bases)(message)
+
+    def _error_class(self, name: str, bases: list[str]) -> type[Exception]:
+        if name not in self.errors:
+            base = RuntimeError if {*bases} & {*_HIDDEN} else type(constructed(bases, ""))
+            self.errors[name] = type(name, (base,), {"__module__": "solution"})
+        return self.errors[name]
 
 
-def _mutate(ours: Any, theirs: Any) -> None:
-    if type(ours) is not type(theirs):
-        return
-    if isinstance(ours, list):
-        ours[:] = theirs
-    elif isinstance(ours, (dict, set)):
-        ours.clear()
-        ours.update(theirs)
+class _Imported(ModuleType):
+    """The program, under the name by which the tests import it."""
+
+    def __init__(self, name: str, program: Tested) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []
+        self.__program__ = program
+        self.__all__ = [name for name in program.contents if not name.startswith("_")]
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.__program__.contents:
+            raise AttributeError(f"the program defines no {name}")
+        return self.__program__.stub(name)
 
 
 def _described(error: BaseException, tests: str) -> str:
@@ -109,7 +253,7 @@ def _described(error: BaseException, tests: str) -> str:
     text = f"{type(error).__name__}: {error}"[:300]
     trace, number = error.__traceback__, 0
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == _FILE:
+        if trace.tb_frame.f_code.co_filename == FILE:
             number = trace.tb_lineno
         trace = trace.tb_next
     lines = tests.splitlines()

@@ -32,10 +32,10 @@ _REHEARSALS = 20  # Python 3.11 takes 8 calls to begin, 3.13 takes 17
 def script(_: int) -> None:
     """Run a program as `python solution.py` does, then make its calls; does not return."""
     task = payload()
-    names = _main_module()
+    names = main_module()
     code = 0
     try:
-        _execute(task["program"], names)
+        execute(task["program"], names)
         if task["calls"] is not None:
             _make_calls(names, task["entry_point"], task["calls"])
     except SystemExit as ending:
@@ -43,31 +43,6 @@ def script(_: int) -> None:
     except BaseException as error:  # noqa: BLE001  the program's, whatever it is
         code = _report(error)
     _leave(code)
-
-
-def serve(_: int) -> None:
-    """Run a program, then make the calls that come in, until none comes; does not return."""
-    task = payload()
-    names = _main_module()
-    requests = Lines(CHANNEL, task["longest"])
-    try:
-        _execute(task["program"], names)
-        function = _function(names, task["entry_point"])
-    except BaseException as error:  # noqa: BLE001  the program's, whatever it is
-        send(CHANNEL, f"!{_error(error)}")
-        os._exit(1)
-    send(CHANNEL, "=null")
-    for line in requests:
-        arguments, keywords = load(line)
-        before = dump(arguments)
-        try:
-            value = function(*arguments, **keywords)
-            after = dump(arguments)
-            answer = f"={dump(value)}" if after == before else f"&[{dump(value)},{after}]"
-        except Exception as error:  # noqa: BLE001  the program's, whatever it is
-            answer = f"!{_error(error)}"
-        send(CHANNEL, answer)
-    os._exit(0)
 
 
 def payload() -> dict[str, Any]:
@@ -139,15 +114,16 @@ def rehearse() -> None:
     memory that it writes to is not copied for each of them.
     """
     for _ in range(_REHEARSALS):
-        names = _main_module()
-        _execute("def f(x): return x\nprint(end='')", names)
+        names = main_module()
+        execute("def f(x): return x\nprint(end='')", names)
         _make_calls(names, "f", ["[[1]]"])  # CHANNEL is /dev/null
         marshal.loads(marshal.dumps({"program": "", "calls": None}))
     sys.stdout.flush()
     del linecache.cache[FILE]
 
 
-def _main_module() -> dict[str, Any]:
+def main_module() -> dict[str, Any]:
+    """Return the names of a fresh main module."""
     module = ModuleType("__main__")
     sys.modules["__main__"] = module
     names = vars(module)
@@ -156,23 +132,36 @@ def _main_module() -> dict[str, Any]:
     return names
 
 
-def _execute(program: str, names: dict[str, Any]) -> None:
+def execute(program: str, names: dict[str, Any]) -> None:
+    """Run a program as the main module."""
     lines = program.splitlines(keepends=True)
     linecache.cache[FILE] = (len(program), None, lines, FILE)
     exec(compile(program, FILE, "exec", dont_inherit=True), names)  # noqa: S102  the sandbox
 
 
-def _function(names: dict[str, Any], entry_point: str) -> Any:
-    if entry_point not in names:
-        raise NameError(f"the program defines no {entry_point}")
-    return names[entry_point]
+def resolved(names: dict[str, Any], path: str) -> Any:
+    """Return what the program calls `path`: a name, or `Solution().name` for a method.
+
+    Raises:
+        NameError: the program defines no such thing.
+    """
+    owner, _, method = path.partition("().")
+    if owner not in names:
+        raise NameError(f"the program defines no {owner}")
+    if not method:
+        return names[owner]
+    if not hasattr(names[owner], method):
+        raise NameError(f"the {owner} of the program defines no {method}")
+    return getattr(names[owner](), method)
 
 
 def _make_calls(names: dict[str, Any], entry_point: str, calls: list[str]) -> None:
-    function = _function(names, entry_point)
-    for arguments in calls:
+    function = resolved(names, entry_point)
+    for number, arguments in enumerate(calls):
         passed = load(arguments)
         try:
+            if number and "()." in entry_point:  # each call finds a new object
+                function = resolved(names, entry_point)
             line = f"={dump(function(*passed))}"
         except Exception as error:  # noqa: BLE001  the program's, whatever it is
             line = f"!{_error(error)}"

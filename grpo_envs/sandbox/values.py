@@ -67,6 +67,22 @@ def load(text: str | bytes) -> Any:
     return value
 
 
+def tag_scalar(value: Any) -> Any:
+    """Return a number, a text or bytes as JSON knows it, subclasses as their builtin."""
+    return _tag(value, 1)
+
+
+def load_tagged(tag: str, inner: Any) -> Any:
+    """Return the number, text or bytes that an object of JSON stands for.
+
+    Raises:
+        ValueError: it stands for nothing.
+    """
+    if tag not in ("i", "f", "b", "c"):
+        raise ValueError(f"not a tagged value: {tag}")
+    return _untag([(tag, inner)])
+
+
 def _tag(value: Any, depth: int) -> Any:
     """Return `value` as JSON knows it."""
     if depth == 0:
@@ -162,7 +178,7 @@ def _long_integer(text: str) -> int:
 
 
 def _complex(parts: list[Any]) -> complex:
-    real, imaginary = parts
+    real, imaginary = (_untag([*p.items()]) if type(p) is dict else p for p in parts)
     if type(real) is not float or type(imaginary) is not float:
         raise ValueError("not a complex number")
     return complex(real, imaginary)

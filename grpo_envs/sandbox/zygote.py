@@ -61,13 +61,13 @@ class ProgramZygote:
         """Take all steps that need files, rights or time; an exception goes to the keeper."""
         import random  # hooks into forks
 
-        from grpo_envs.sandbox import confine, judging, preload, runner, seccomp, wire
+        from grpo_envs.sandbox import confine, judging, preload, runner, seccomp, serving, wire
 
         self.control = control
         self.confine, self.wire = confine, wire
         self.roles = {
             wire.SCRIPT: runner.script,
-            wire.SERVE: runner.serve,
+            wire.SERVE: serving.serve,
             wire.JUDGE: judging.judge,
         }
         self.open_streams, self.rehearse = runner.open_streams, runner.rehearse
