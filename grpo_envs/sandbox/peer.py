@@ -7,11 +7,12 @@ by value like everything else. What an end has not put into its table cannot be 
 
 import builtins
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 from grpo_envs.sandbox.passing import Node, Packer, Unpacker, attributes, is_iterator
 from grpo_envs.sandbox.runner import Lines, send
-from grpo_envs.sandbox.values import Unreadable, dump, load
+from grpo_envs.sandbox.values import VIEWS, Unreadable, dump, load
 
 _LONGEST_ERROR = 300
 
@@ -88,12 +89,17 @@ class Peer:
         """Return the node of what has no value, None for what does not pass."""
         if id(value) in self.proxies:
             return ["m", self.proxies[id(value)][1]]
-        if is_iterator(value):
+        if is_iterator(value) and not callable(value):
             return ["g", self.place(value, "g")]
+        if isinstance(value, VIEWS):
+            return ["g", self.place(iter(value), "g")]
         return self.export_more(value)
 
     def export_more(self, value: Any) -> Node | None:
         """Return the node of a function or an object."""
+        name = getattr(value, "__name__", "")
+        if callable(value) and type(name) is str and getattr(builtins, name, None) is value:
+            return ["b", name]  # the other end has it, and `eval` is not called for it here
         if callable(value):
             return ["f", self.place(value, "f"), str(getattr(value, "__name__", "function"))]
         if hasattr(value, "__dict__") or hasattr(type(value), "__slots__"):
@@ -177,7 +183,11 @@ class Peer:
 
 def contents(names: dict[str, Any]) -> dict[str, list[str]]:
     """Return what kind of thing the names of a program stand for, with the bases of exceptions."""
-    return {name: _kind(value) for name, value in names.items() if not name.startswith("__")}
+    return {
+        name: _kind(value)
+        for name, value in names.items()
+        if not name.startswith("__") and not isinstance(value, ModuleType)
+    }
 
 
 def _kind(value: Any) -> list[str]:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from grpo_envs.sandbox.values import dump, load
+from grpo_envs.sandbox.values import dump, dump_result, load
 from grpo_envs.sandbox.wire import OUT_OF_MEMORY
 
 PAYLOAD, CHANNEL = 3, 4
@@ -162,7 +162,7 @@ def _make_calls(names: dict[str, Any], entry_point: str, calls: list[str]) -> No
         try:
             if number and "()." in entry_point:  # each call finds a new object
                 function = resolved(names, entry_point)
-            line = f"={dump(function(*passed))}"
+            line = f"={dump_result(function(*passed))}"
         except Exception as error:  # noqa: BLE001  the program's, whatever it is
             line = f"!{_error(error)}"
         send(CHANNEL, line)

@@ -120,9 +120,11 @@ class _Program(Peer):
         """Return what stands for a function or an object of the tests."""
         if node[0] == "P":
             return resolved(self.names, node[1])
+        if node[0] == "b":
+            return getattr(builtins, node[1])
         if node[0] != "o":
             return super().stand_in(node)
         kind = self.names.get(node[2])
         if not isinstance(kind, type):
-            kind = self.kinds.setdefault(node[2], type(node[2], (), {}))
+            kind = self.kinds.setdefault(node[2], type(node[2], (), {"__module__": "__main__"}))
         return object.__new__(kind)

@@ -115,10 +115,24 @@ def is_test(name: str) -> bool:
     return name.startswith("test")
 
 
-def _wanted(tree: ast.AST) -> set[str]:
-    """Return the names that the tests use and no Python has: of the program, where it has them."""
+def _wanted(tree: ast.Module) -> set[str]:
+    """Return the names that the tests use and nobody else has: of the program, if it has them."""
     used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    return {name for name in used if not hasattr(builtins, name) and not name.startswith("__")}
+    own = set(_defined(tree))
+    return {name for name in used - own if not hasattr(builtins, name) and name[:2] != "__"}
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    """Yield the names that the module of the tests defines at its top."""
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield statement.name
+            continue
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
 
 
 def _parts(module: str) -> Iterator[str]:

@@ -114,7 +114,7 @@ def _as_check(code: str, entry_point: str, where: str, kind: str = "asserts") ->
         raise DatasetError(f"{where}: tests are no Python ({error}).") from error
     if any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body):
         return code
-    if not any(isinstance(node, ast.Assert) or is_check(node) for node in ast.walk(tree)):
+    if not any(isinstance(n, ast.Assert | ast.Raise) or is_check(n) for n in ast.walk(tree)):
         raise DatasetError(f"{where}: tests assert nothing: {code[:60]!r}.")
     if kind == "asserts" and any(map(_is_of_a_module, ast.walk(tree))):
         return code

@@ -37,7 +37,7 @@ def refusal(
         return f"tests assert nothing: {_short(tree)}."
     if not any(_can_fail(node, root) for node in reached.uncaught):
         return f"tests assert nothing that is run, or catch it: {_short(tree)}."
-    if root and reached.mentioned.isdisjoint({root, method or root, "candidate"}):
+    if reached.mentioned.isdisjoint({root, method, "candidate", *_aliases(tree, root)}):
         return f"tests never call {entry_point}: {_short(tree)}."
     reasons: tuple[Callable[[], str], ...] = (
         lambda: _imports(tree, root, packages),
@@ -47,6 +47,13 @@ def refusal(
         lambda: _coroutines(tree),
     )
     return next((reason for find in reasons if (reason := find())), "")
+
+
+def _aliases(tree: ast.Module, root: str) -> Iterator[str]:
+    """Yield the names under which the tests import what is tested."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from (alias.asname for alias in node.names if alias.asname and alias.name == root)
 
 
 def _can_fail(node: ast.AST, root: str) -> bool:
