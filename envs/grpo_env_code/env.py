@@ -74,7 +74,7 @@ class CodeEnv(TextEnv):
             wall_s: Seconds that a program may take for all calls, or for one standard input.
             limits: Other limits of a program: {cpu_s: ..., memory_mib: ..., stdout_kib: ...,
                 stderr_kib: ..., result_kib: ..., open_files: ..., threads: ..., program_kib: ...,
-                stdin_mib: ..., total_s: ...}; `total_s` are the seconds for all inputs of a problem.
+                stdin_mib: ..., total_s: ...}; `total_s` is for all inputs of a problem together.
             packages: Packages that programs and tests may import besides the standard library and
                 numpy: [pandas, sympy]. They must be installed.
             rewards: Weights of `passed`, `runs` and `format`.
@@ -131,9 +131,7 @@ class CodeEnv(TextEnv):
         if program is None:
             return Reward(parts=_NOTHING)
         every = self.passed == "all"
-        verdict = grade_code(
-            problem.gold, program, self.backend, self.limits, until_failure=every
-        )
+        verdict = grade_code(problem.gold, program, self.backend, self.limits, until_failure=every)
         passed = verdict.passed if self.passed == "fraction" else float(verdict.passed == 1)
         parts = {"passed": passed, "runs": float(verdict.ran), "format": form}
         return Reward(parts=parts, note=detail(problem.gold, verdict, self.backend.level))

@@ -8,19 +8,12 @@ no value, a function or an iterator, is a node that names an entry of its owner'
 
 import builtins
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from grpo_envs.sandbox.forms import FILL, Node, is_array, node_of, shell
 from grpo_envs.sandbox.values import MAX_DEPTH, Opaque, Unreadable, load_tagged, tag_scalar
 
-_ARRAY_KINDS = "biufcSU"
-_BY_TEXT = {
-    "Decimal": ("decimal", "Decimal"),
-    "Fraction": ("fractions", "Fraction"),
-}
-_BY_FORM = {"date": "date", "datetime": "datetime", "time": "time"}
-Node = list[Any]
 Export = Callable[[Any], Node | None]
 """Returns the node of a thing that has no value, None where it does not pass."""
 Import = Callable[[Node], Any]
@@ -79,9 +72,9 @@ class Packer:
             return {"z": [self.inline(item, depth - 1) for item in frozenset.__iter__(value)]}
         if kind is range:
             return {"R": [value.start, value.stop, value.step]}
-        if isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
-            return {"T": value.__name__}
-        if hasattr(kind, "tolist") and hasattr(kind, "dtype") and not _is_array(value):
+        if isinstance(value, type) and vars(builtins).get(getattr(value, "__name__", "")) is value:
+            return {"T": getattr(value, "__name__", "")}
+        if hasattr(kind, "tolist") and hasattr(kind, "dtype") and not is_array(value):
             return self.inline(value.tolist(), depth - 1)
         return {"r": self._number(value)}
 
@@ -93,33 +86,14 @@ class Packer:
         return number
 
     def _node(self, value: Any) -> Node:
-        every, deep = self.inline, MAX_DEPTH
-        if isinstance(value, list):
-            return ["l", [every(item, deep) for item in list.__iter__(value)]]
-        if isinstance(value, dict):
-            return ["d", [[every(k, deep), every(v, deep)] for k, v in dict.items(value)]]
-        if isinstance(value, set):
-            return ["s", [every(item, deep) for item in set.__iter__(value)]]
-        if isinstance(value, bytearray):
-            return ["y", bytearray.hex(value)]
-        if _is_array(value):
-            flat = [every(item, deep) for item in value.reshape(-1).tolist()]
-            return ["n", value.dtype.str, list(value.shape), flat]
-        name = type(value).__name__
-        if name == "deque" and type(value).__module__ == "collections":
-            return ["q", [every(item, deep) for item in value], value.maxlen]
-        if name in _BY_TEXT and type(value).__module__ == _BY_TEXT[name][0]:
-            return ["x", name, str(value)]
-        if name in _BY_FORM and type(value).__module__ == "datetime":
-            return ["x", name, value.isoformat()]
-        node = self.export(value)
+        node = node_of(value, lambda item: self.inline(item, MAX_DEPTH)) or self.export(value)
         if node is None:
-            error = f"a {name[:80]} does not pass by value"
+            error = f"a {type(value).__name__[:80]} does not pass by value"
             if self.strict:
                 raise Opaque(error)
             return ["?", error]
         if node[0] == "o":
-            node[3] = [[key, every(item, deep)] for key, item in node[3].items()]
+            node[3] = [[key, self.inline(item, MAX_DEPTH)] for key, item in node[3].items()]
         return node
 
 
@@ -205,117 +179,26 @@ class Unpacker:
         node = self.nodes[number]
         value = self.known[number] if number < len(self.known) else self._shell(node)
         self.made[number] = value
-        if node is not None and node[0] in _FILLED:
+        if node is not None and node[0] in FILL:
             self.todo.append(number)
         return value
 
     def _shell(self, node: Node) -> Any:
-        kind = node[0]
-        if kind in _SHELLS:
-            return _SHELLS[kind]()
-        if kind == "y":
-            return bytearray.fromhex(node[1])
-        if kind == "n":
-            return _array([self._inline(item) for item in node[3]], node, arrays=self.arrays)
-        if kind == "q":
-            return _module("collections").deque((), node[2])
-        if kind == "x":
-            return _constructed(node[1], node[2])
-        if kind == "?":
+        if node[0] == "?":
             raise Unreturnable(str(node[1])[:120])
-        return self.stand_in(node)
+        made = shell(node, self._inline, arrays=self.arrays)
+        return self.stand_in(node) if made is None else made
 
     def _fill(self, number: int) -> None:
         node, value = self.nodes[number], self.made[number]
-        kind = node[0]
         own = self.sent[number] if number < len(self.known) else node
-        if own is None or own[0] != kind:
+        if own is None or own[0] != node[0]:
             return  # a function of ours, say, is no object that the other side could change
-        if kind in ("l", "q"):
-            items = [self._inline(item) for item in node[1]]
-            if isinstance(value, list):
-                value[:] = items
-            else:
-                value.clear()
-                value.extend(items)
-        elif kind == "d":
-            pairs = [(self._inline(key), self._inline(item)) for key, item in node[1]]
-            value.clear()
-            value.update(pairs)
-        elif kind == "s":
-            members = [self._inline(item) for item in node[1]]
-            value.clear()
-            value.update(members)
-        elif kind == "y":
-            value[:] = bytearray.fromhex(node[1])
-        elif kind == "n" and number < len(self.known):
-            value[...] = _array([self._inline(item) for item in node[3]], node, arrays=True)
-        elif kind == "o" and not getattr(type(value), "stands_for_other", False):
-            for key, item in node[3]:
-                if type(key) is str and key[:2] + key[-2:] != "____":  # never __class__
-                    object.__setattr__(value, key, self._inline(item))
-
-
-_SHELLS: dict[str, Callable[[], Any]] = {"l": list, "d": dict, "s": set}
-_FILLED = "ldsqyno"
-
-
-def attributes(value: Any) -> dict[str, Any]:
-    """Return the attributes of an object, those of its slots too."""
-    found = dict(getattr(value, "__dict__", {}))
-    for kind in type(value).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if hasattr(value, name) and name not in ("__dict__", "__weakref__"):
-                found[name] = getattr(value, name)
-    return {name: item for name, item in found.items() if type(name) is str}
-
-
-def is_iterator(value: Any) -> bool:
-    """Return whether `value` gives its items one by one."""
-    return isinstance(value, Iterator) and not isinstance(value, type)
+        if node[0] != "n" or number < len(self.known):
+            FILL[node[0]](value, node, self._inline)
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(pairs) != 1:
         raise Unreadable("not a tagged value")
     return dict(pairs)
-
-
-def _is_array(value: Any) -> bool:
-    numpy = sys.modules.get("numpy")
-    array = getattr(numpy, "ndarray", None)
-    if not isinstance(array, type) or type(value) is not array:
-        return False
-    return bool(value.dtype.kind in _ARRAY_KINDS)
-
-
-def _array(flat: list[Any], node: Node, *, arrays: bool) -> Any:
-    _, dtype, shape, _ = node
-    count = 1
-    for size in shape:
-        if type(size) is not int or size < 0:
-            raise Unreadable("no shape")
-        count *= size
-    if count != len(flat) or len(shape) > MAX_DEPTH or dtype[1:2] not in _ARRAY_KINDS:
-        raise Unreadable("no array")
-    if arrays:
-        numpy = _module("numpy")
-        return numpy.array(flat, dtype=numpy.dtype(str(dtype))).reshape(shape)
-    if not count and len(shape) > 1:
-        return [[] for _ in range(min(shape[0], MAX_DEPTH))]
-    for size in reversed(shape[1:]):
-        flat = [flat[at : at + size] for at in range(0, len(flat), size)]
-    return flat if shape else flat[0]
-
-
-def _constructed(name: str, text: str) -> Any:
-    if name in _BY_TEXT:
-        module, kind = _BY_TEXT[name]
-        return getattr(_module(module), kind)(str(text))
-    return getattr(_module("datetime"), _BY_FORM[name]).fromisoformat(text)
-
-
-def _module(name: str) -> Any:
-    __import__(name)
-    return sys.modules[name]

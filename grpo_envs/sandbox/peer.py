@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from grpo_envs.sandbox.passing import Node, Packer, Unpacker, attributes, is_iterator
+from grpo_envs.sandbox.forms import Node, attributes, is_iterator
+from grpo_envs.sandbox.passing import Packer, Unpacker
 from grpo_envs.sandbox.runner import Lines, send
 from grpo_envs.sandbox.values import VIEWS, Unreadable, dump, load
 
@@ -52,9 +53,7 @@ class Peer:
             if line[:1] == ">":
                 self.serve(line[1:])
             elif line[:1] == "=":
-                unpacker = Unpacker(
-                    self.stand_in, packer.objects, packer.nodes, arrays=self.arrays
-                )
+                unpacker = Unpacker(self.stand_in, packer.objects, packer.nodes, arrays=self.arrays)
                 return self._read(unpacker, line[1:])
             else:
                 raise self.error(line)
@@ -147,7 +146,9 @@ class Peer:
     def described(self, error: BaseException) -> str:
         """Return an exception as text: its name, its message, the builtins that it is one of."""
         try:
-            message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+            message = (
+                str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+            )
         except Exception:  # noqa: BLE001  its own __str__
             message = ""
         return dump([type(error).__name__[:100], message[:_LONGEST_ERROR], bases_of(type(error))])
@@ -214,4 +215,3 @@ def constructed(bases: list[str], message: str) -> Exception:
             except TypeError:  # UnicodeDecodeError wants five arguments
                 continue
     return Exception(message)
-

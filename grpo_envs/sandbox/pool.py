@@ -131,12 +131,11 @@ class LocalPool:
             return Verdict(passed=False, error="refused: the program is too large")
         try:
             ready = prepared(tests, entry_point)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise DatasetError(f"tests of {entry_point}: they do not compile: {error}.") from error
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as broken:
+            text = f"tests of {entry_point}: they do not compile: {broken}."
+            raise DatasetError(text) from broken
         printed = limits.stdout_kib << 10
-        served = payload(
-            program=program, entry_point=entry_point, longest=longest, printed=printed
-        )
+        served = payload(program=program, entry_point=entry_point, longest=longest, printed=printed)
         judged = payload(tests=tests, entry_point=entry_point, longest=longest, **ready)
         header, (outcome,) = self._ask(limits, [served, judged], program + tests, judge=True)
         wall_s = header["wall_s"]

@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from grpo_envs.sandbox.passing import Node, attributes
+from grpo_envs.sandbox.forms import Node, attributes
 from grpo_envs.sandbox.peer import Peer, contents
 from grpo_envs.sandbox.runner import CHANNEL, execute, main_module, payload, resolved, send
 from grpo_envs.sandbox.values import dump
@@ -21,7 +21,8 @@ def serve(_: int) -> None:
     task = payload()
     names = main_module()
     printed = _Printed(task["printed"])
-    sys.stdout = sys.__stdout__ = printed.stream
+    for name in ("stdout", "__stdout__"):
+        setattr(sys, name, printed.stream)
     program = _Program(task["longest"], names, printed)
     try:
         execute(task["program"], names)
@@ -112,7 +113,7 @@ class _Program(Peer):
 
     def export_more(self, value: Any) -> Node | None:
         """Objects pass as their attributes and a number to call them by; functions do not."""
-        if isinstance(value, type) or not type(value).__module__ == "__main__":
+        if isinstance(value, type) or type(value).__module__ != "__main__":
             return None
         return ["o", self.place(value, "o"), type(value).__name__, attributes(value)]
 

@@ -16,7 +16,9 @@ class Stub:
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Call it over there; what it does to its arguments happens to ours."""
         peer = self.__dict__["__peer__"]
-        return peer.call(self.__dict__["__base__"], self.__dict__["__member__"], arguments, keywords)
+        return peer.call(
+            self.__dict__["__base__"], self.__dict__["__member__"], arguments, keywords
+        )
 
     def __getattr__(self, name: str) -> Any:
         if name[:2] + name[-2:] == "____" or self.__dict__["__member__"] is not None:

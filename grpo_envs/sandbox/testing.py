@@ -70,11 +70,13 @@ def program_modules(tree: ast.AST, root: str) -> list[str]:
             if node.level:
                 node.level, node.module = 0, node.module or "solution"
                 found.append(node.module)
-            elif node.module and not exists(node.module):
-                found.append(node.module)
-            elif node.module and root in [alias.name for alias in node.names]:
+            elif node.module and not (exists(node.module) and root not in _named(node)):
                 found.append(node.module)
     return found
+
+
+def _named(node: ast.ImportFrom) -> list[str]:
+    return [alias.name for alias in node.names]
 
 
 @cache
@@ -91,7 +93,9 @@ def exists(module: str) -> bool:
 
 def calls_check(tree: ast.Module) -> bool:
     """Return whether the tests define a `check` for the judge to call: they do not themselves."""
-    check = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
+    check = next(
+        (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None
+    )
     if check is None:
         return False
     needed = len(check.args.posonlyargs + check.args.args) - len(check.args.defaults)
@@ -183,7 +187,9 @@ def is_check(node: ast.AST) -> bool:
 
 
 def _complains(node: ast.AST) -> bool:
-    return isinstance(node, ast.Raise | ast.Assert) or (isinstance(node, ast.Expr) and is_check(node.value))
+    return isinstance(node, ast.Raise | ast.Assert) or (
+        isinstance(node, ast.Expr) and is_check(node.value)
+    )
 
 
 def _counted(node: ast.expr) -> ast.expr:

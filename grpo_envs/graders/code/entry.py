@@ -78,7 +78,7 @@ def _calls(node: ast.AST) -> Iterator[Call]:
     for inner in ast.walk(node):
         if not isinstance(inner, ast.Call):
             continue
-        if isinstance(inner.func, ast.Name) and inner.func.id not in _OF_MODULES:
-            if not is_check(inner):
-                yield inner.func.id, True
+        named = isinstance(inner.func, ast.Name) and not is_check(inner)
+        if named and last_name(inner.func) not in _OF_MODULES:
+            yield last_name(inner.func), True
         yield from ((n.id, False) for n in inner.args if isinstance(n, ast.Name))

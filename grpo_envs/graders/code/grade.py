@@ -86,7 +86,8 @@ def _call(tests: CodeTests, program: str, backend: Backend, limits: Limits | Non
 def _stdio(
     tests: CodeTests, program: str, backend: Backend, limits: Limits, *, until_failure: bool
 ) -> CodeVerdict:
-    failures, well, slow, used = {}, True, 0, 0.0
+    failures: dict[int, str] = {}
+    well, slow, used = True, 0, 0.0
     for number, case in enumerate(tests.cases):
         if why := _not_run(slow, used, limits, failed=until_failure and bool(failures)):
             failures[number] = f"not run, {why}"

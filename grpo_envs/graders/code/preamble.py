@@ -34,7 +34,7 @@ def is_leetcode(entry_point: str) -> bool:
 
 
 def program_behind(preamble: str, program: str, entry_point: str) -> str:
-    """Return a program behind its preamble, with imports from `__future__` before both.
+    r"""Return a program behind its preamble, with imports from `__future__` before both.
 
     >>> program_behind("import math", "from __future__ import annotations\\nx = 1", "f")
     'from __future__ import annotations\\nimport math\\npass\\nx = 1'

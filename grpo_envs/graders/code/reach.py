@@ -109,22 +109,22 @@ def _node(node: ast.AST, *, caught: bool) -> Iterator[tuple[ast.AST, bool]]:
     if isinstance(node, ast.If | ast.While) and (known := _known(node.test)) is not None:
         yield from _live(node.body if known else node.orelse, caught=caught)
         return
-    inner = caught
-    if isinstance(node, ast.Try):
-        inner = caught or any(map(_swallows, node.handlers))
-    elif isinstance(node, ast.With):
-        inner = caught or any(map(_suppresses, node.items))
     for name, value in ast.iter_fields(node):
         if name == "body" and isinstance(node, Function | ast.ClassDef):
             continue
         if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
-            yield from _live(value, caught=inner if name == "body" else caught)
-        elif isinstance(value, list):
-            for item in value:
-                if isinstance(item, ast.AST):
-                    yield from _node(item, caught=caught)
-        elif isinstance(value, ast.AST):
-            yield from _node(value, caught=caught)
+            yield from _live(value, caught=caught or (name == "body" and _catches(node)))
+            continue
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, ast.AST):
+                yield from _node(item, caught=caught)
+
+
+def _catches(node: ast.AST) -> bool:
+    """Return whether a failed assertion in the body of `node` would come to nothing."""
+    if isinstance(node, ast.Try):
+        return any(map(_swallows, node.handlers))
+    return isinstance(node, ast.With) and any(map(_suppresses, node.items))
 
 
 def _known(test: ast.expr) -> bool | None:

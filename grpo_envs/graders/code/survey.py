@@ -85,7 +85,7 @@ def _imports(tree: ast.Module, root: str, packages: Sequence[str]) -> str:
         if isinstance(node, ast.ImportFrom) and node.module
         if root in [alias.name for alias in node.names]
     }
-    used = {n.value.id for n in ast.walk(tree) if _is_member(n) and n.attr == root}
+    used = {owner for owner, name in _members(tree) if name == root}
     there = {*sys.stdlib_module_names, *packages, *_PROGRAMS, "numpy", "pytest"}
     for name in sorted(imported(tree) - there - from_program - used):
         if exists(name):
@@ -102,13 +102,16 @@ def _imports(tree: ast.Module, root: str, packages: Sequence[str]) -> str:
     return ""
 
 
-def _is_member(node: ast.AST) -> bool:
-    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+def _members(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yield the two names of every `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            yield node.value.id, node.attr
 
 
 def _pytest(tree: ast.Module) -> str:
     """Return what the stand-in for pytest lacks."""
-    names = [n.attr for n in ast.walk(tree) if _is_member(n) and n.value.id == "pytest"]
+    names = [name for owner, name in _members(tree) if owner == "pytest"]
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "pytest":
             names += [alias.name for alias in node.names if alias.name != "*"]
@@ -118,7 +121,8 @@ def _pytest(tree: ast.Module) -> str:
 
 def _fixtures(tree: ast.Module, root: str, reached: Reached) -> str:
     """Return what a test function is given that nobody makes."""
-    made = {node.name for node in ast.walk(tree) if _is_fixture(node)}
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    made = {node.name for node in functions if _is_fixture(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == "name" and _text(node.value):
             made.add(_text(node.value))
@@ -136,9 +140,8 @@ def _fixtures(tree: ast.Module, root: str, reached: Reached) -> str:
     return ""
 
 
-def _is_fixture(node: ast.AST) -> bool:
-    decorators = node.decorator_list if isinstance(node, ast.FunctionDef) else []
-    return any("fixture" in ast.unparse(decorator) for decorator in decorators)
+def _is_fixture(node: ast.FunctionDef) -> bool:
+    return any("fixture" in ast.unparse(decorator) for decorator in node.decorator_list)
 
 
 def _varied(decorator: ast.expr) -> Iterator[str]:

@@ -5,17 +5,18 @@ import io
 import itertools
 import sys
 from types import FunctionType, GeneratorType
+from typing import Any
 
 
-def prepare(wanted):
+def prepare(wanted: Any) -> Any:
     """Let `unittest.main()` at the end of a module do nothing: its tests run anyway."""
     if wanted:
         import unittest
 
-        unittest.main = lambda *_arguments, **_keywords: None
+        unittest.__dict__["main"] = lambda *_arguments, **_keywords: None
 
 
-def run(names, given):
+def run(names: Any, given: Any) -> Any:
     """Run all tests among `names`; an exception is the first failure.
 
     Args:
@@ -42,13 +43,13 @@ def run(names, given):
     _hook(names, "tearDownModule", "teardown_module")
 
 
-def _hook(names, *hooks):
+def _hook(names: Any, *hooks: Any) -> Any:
     for hook in hooks:
         if isinstance(names.get(hook), FunctionType):
             names[hook](*[None] * names[hook].__code__.co_argcount)
 
 
-def _run_case(unittest, case):
+def _run_case(unittest: Any, case: Any) -> Any:
     result = unittest.TestResult()
     result.failfast = True
     unittest.defaultTestLoader.loadTestsFromTestCase(case).run(result)
@@ -58,7 +59,7 @@ def _run_case(unittest, case):
         raise AssertionError("a test that must fail did not")
 
 
-def _run_class(kind, given, fixtures):
+def _run_class(kind: Any, given: Any, fixtures: Any) -> Any:
     members = {k: v for base in reversed(kind.__mro__) for k, v in vars(base).items()}
     own = {k: v for k, v in members.items() if isinstance(v, FunctionType)}
     inner = {v.__fixture__["name"] or k: v for k, v in own.items() if hasattr(v, "__fixture__")}
@@ -79,7 +80,7 @@ def _run_class(kind, given, fixtures):
         kind.teardown_class()
 
 
-def _run_function(function, marked, given, fixtures):
+def _run_function(function: Any, marked: Any, given: Any, fixtures: Any) -> Any:
     """Run a test once for each set of its arguments."""
     marks = [mark for owner in marked for mark in getattr(owner, "pytestmark", ())]
     wanted = _parameters(function)
@@ -92,18 +93,20 @@ def _run_function(function, marked, given, fixtures):
     for chosen in itertools.product(*axes):
         arguments = {k: v for one, _ in chosen for k, v in one.items()}
         if _is_run([*marks, *[m for _, more in chosen for m in more]]):
-            _run_once(function, wanted, varied, {**given, **arguments}, fixtures)
+            _run_once(function, varied, {**given, **arguments}, fixtures)
 
 
-def _is_run(marks):
+def _is_run(marks: Any) -> Any:
     for name, args, keywords in marks:
-        condition = all(bool(argument) for argument in args) if args else keywords.get("condition", True)
+        condition = (
+            all(bool(argument) for argument in args) if args else keywords.get("condition", True)
+        )
         if name in ("skip", "xfail") or (name == "skipif" and condition):
             return False
     return True
 
 
-def _sets(mark):
+def _sets(mark: Any) -> Any:
     """Return the sets of arguments of a `parametrize`, each with its marks."""
     _, args, keywords = mark
     names = args[0] if args else keywords["argnames"]
@@ -112,16 +115,14 @@ def _sets(mark):
         names = [name.strip() for name in names.split(",") if name.strip()]
     sets = []
     for value in values:
-        marks = getattr(value, "marks", []) if hasattr(value, "values") and hasattr(value, "marks") else []
-        if hasattr(value, "marks"):
-            value = value.values
-        elif len(names) == 1:
-            value = (value,)
-        sets.append((dict(zip(names, value, strict=True)), marks))
+        declared = hasattr(value, "values") and hasattr(value, "marks")  # by `param`
+        whole = value.values if declared else (value,) if len(names) == 1 else value
+        marks = value.marks if declared else []
+        sets.append((dict(zip(names, whole, strict=True)), marks))
     return sets
 
 
-def _parameters(function):
+def _parameters(function: Any) -> Any:
     """Return the names of the parameters that have no default."""
     plain = getattr(function, "__func__", function)
     code, by_name = plain.__code__, plain.__kwdefaults__ or {}
@@ -131,13 +132,13 @@ def _parameters(function):
     return [*names, *(name for name in more if name not in by_name)]
 
 
-def _closure(wanted, fixtures, marks):
+def _closure(wanted: Any, fixtures: Any, marks: Any) -> Any:
     """Return the fixtures that a test needs, those first that others need."""
     used = [name for mark, args, _ in marks if mark == "usefixtures" for name in args]
     auto = [name for name, f in fixtures.items() if f.__fixture__["autouse"]]
     found = []
 
-    def add(name, above=()):
+    def add(name: Any, above: Any = ()) -> Any:
         if name in fixtures and name not in found and name not in above:
             for inner in _parameters(fixtures[name]):
                 add(inner, (*above, name))
@@ -148,8 +149,8 @@ def _closure(wanted, fixtures, marks):
     return found
 
 
-def _run_once(function, wanted, needed, given, fixtures):
-    undo = []
+def _run_once(function: Any, needed: Any, given: Any, fixtures: Any) -> Any:
+    undo: list[Any] = []
     try:
         for name in needed:
             if name in given:
@@ -162,7 +163,7 @@ def _run_once(function, wanted, needed, given, fixtures):
                 undo.append(lambda made=made: next(made, None))
                 made = next(made)
             given[name] = made
-        function(**{name: _given(name, given, undo) for name in wanted})
+        function(**{name: _given(name, given, undo) for name in _parameters(function)})
     except _skips():  # by identity: the program may raise what is called so
         pass
     finally:
@@ -170,18 +171,18 @@ def _run_once(function, wanted, needed, given, fixtures):
             step()
 
 
-def _skips():
+def _skips() -> Any:
     ours = sys.modules.get("pytest"), sys.modules.get("unittest")
     kinds = [getattr(ours[0], "Skipped", None), getattr(ours[1], "SkipTest", None)]
     return tuple(kind for kind in kinds if kind is not None)
 
 
 class _Request:
-    def __init__(self, param):
+    def __init__(self, param: Any) -> None:
         self.param = param
 
 
-def _given(name, given, undo):
+def _given(name: Any, given: Any, undo: Any) -> Any:
     """Return what a test or a fixture is given by a name."""
     if name not in given:
         if name not in _BUILTIN:
@@ -193,22 +194,22 @@ def _given(name, given, undo):
 class _Capture:
     """The fixture `capsys`."""
 
-    def __init__(self, undo):
+    def __init__(self, undo: Any) -> None:
         usual = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+        self.out, self.err = sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
         undo.append(lambda: self._restore(usual))
 
-    def readouterr(self):
+    def readouterr(self) -> Any:
         """Return what was printed since the last call."""
-        captured = _Captured((sys.stdout.getvalue(), sys.stderr.getvalue()))
-        sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+        captured = _Captured((self.out.getvalue(), self.err.getvalue()))
+        self.out, self.err = sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
         return captured
 
-    def _restore(self, usual):
+    def _restore(self, usual: Any) -> Any:
         sys.stdout, sys.stderr = usual
 
 
-class _Captured(tuple):
+class _Captured(tuple[str, str]):
     out = property(lambda self: self[0])
     err = property(lambda self: self[1])
 
@@ -216,10 +217,10 @@ class _Captured(tuple):
 class _Patch:
     """The fixture `monkeypatch`, for what is in the tests' own process."""
 
-    def __init__(self, undo):
+    def __init__(self, undo: Any) -> None:
         self.steps = undo
 
-    def setattr(self, target, name, value=None, raising=True):
+    def setattr(self, target: Any, name: Any, value: Any = None, raising: Any = True) -> Any:
         """Replace an attribute until the test ends."""
         if isinstance(target, str):
             value = name
@@ -229,7 +230,7 @@ class _Patch:
         setattr(target, name, value)
         self.steps.append(lambda: setattr(target, name, before))
 
-    def setitem(self, target, key, value):
+    def setitem(self, target: Any, key: Any, value: Any) -> Any:
         """Replace an item until the test ends."""
         missing = object()
         before = target.get(key, missing)
