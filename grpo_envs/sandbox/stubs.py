@@ -13,7 +13,7 @@ class Stub:
         own = {"__peer__": peer, "__base__": base, "__member__": member}
         self.__dict__.update(own, __name__=member or str(base).rpartition(".")[2])
 
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+    def __call__(self, /, *arguments: Any, **keywords: Any) -> Any:
         """Call it over there; what it does to its arguments happens to ours."""
         peer = self.__dict__["__peer__"]
         return peer.call(
@@ -54,7 +54,7 @@ class Remote:
         return self.__dict__["__peer__"].member(self.__dict__["__place__"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self.__dict__["__peer__"].do("set", self.__dict__["__place__"], name, (value,), {})
+        self.__dict__["__peer__"].do("set", self.__dict__["__place__"], name, value)
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -66,7 +66,7 @@ class Remote:
 
     def __bool__(self) -> bool:
         own = self.__dict__
-        return own["__peer__"].do("truth", own["__place__"], None, (), {})[1] is True
+        return own["__peer__"].do("truth", own["__place__"], None)[1] is True
 
 
 def _forwarded(name: str) -> Any:

@@ -82,14 +82,16 @@ class Tested(Peer):
             return self.member(path, None)
         return Stub(self, path)
 
-    def do(self, what: str, base: Any, name: str | None, arguments: Any, keywords: Any) -> Any:
+    def do(
+        self, what: str, base: Any, name: str | None, /, *given: Any, **keywords: Any
+    ) -> tuple[str, Any]:
         """Have the program do something; return the kind of the answer and its value."""
         printing = sys.stdout is not self.stdout
         entered = None
         if sys.stdin is not self.stdin and hasattr(sys.stdin, "read"):
             entered = str(sys.stdin.read())
         asked = None if builtins.input is self.input else builtins.input
-        more = arguments, tuple(keywords.items()), (printing, entered, asked)
+        more = given, tuple(keywords.items()), (printing, entered, asked)
         answer = self.ask((what, base, name), *more)
         if not (isinstance(answer, tuple) and len(answer) == 3):
             self.gone = True
@@ -107,13 +109,13 @@ class Tested(Peer):
             self.shared.add(base)
         self.calls += 1
         try:
-            return self.do("call", base, name, arguments, keywords)[1]
+            return self.do("call", base, name, *arguments, **keywords)[1]
         finally:
             self.making = before
 
     def member(self, base: Any, name: str | None) -> Any:
         """Return an attribute of something of the program."""
-        kind, value = self.do("get", base, name, (), {})
+        kind, value = self.do("get", base, name)
         return Stub(self, base, name) if kind == "m" else value
 
     def serve(self, text: str) -> None:

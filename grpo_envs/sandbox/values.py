@@ -17,7 +17,7 @@ MAX_DIGITS = 1 << 16
 _EXACT = 1 << 53  # integers below it are JSON numbers
 _MAX_COLLISIONS = 64  # keys with one hash: more would take quadratic time, and are no accident
 _MOST_ITEMS = 1 << 20
-VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
+VIEWS: Any = (type({}.keys()), type({}.values()), type({}.items()))
 """What a dictionary gives to iterate over."""
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
