@@ -73,7 +73,8 @@ def dump_result(value: Any) -> str:
     """
     if not isinstance(value, (Iterator, range, *VIEWS)) or callable(value):
         return dump(value)
-    items = list(islice(iter(value), _MOST_ITEMS + 1))
+    given: Any = value
+    items = list(islice(given, _MOST_ITEMS + 1))
     if len(items) > _MOST_ITEMS:
         raise ValueError(f"an iterator of more than {_MOST_ITEMS} items")
     return f'{{"g":{dump(items)}}}'
