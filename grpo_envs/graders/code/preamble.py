@@ -36,8 +36,8 @@ def is_leetcode(entry_point: str) -> bool:
 def program_behind(preamble: str, program: str, entry_point: str) -> str:
     r"""Return a program behind its preamble, with imports from `__future__` before both.
 
-    >>> program_behind("import math", "from __future__ import annotations\\nx = 1", "f")
-    'from __future__ import annotations\\nimport math\\npass\\nx = 1'
+    >>> program_behind("import math", "from __future__ import annotations\nx = 1", "f")
+    'from __future__ import annotations\nimport math\npass\nx = 1'
     """
     before = f"{LEETCODE}{preamble}" if is_leetcode(entry_point) else preamble
     if not before.strip():
