@@ -8,7 +8,8 @@ An object of one of the kinds (JSON, or text of it):
 
 with `visible` (so many first cases may be shown to the policy) and `tolerance` (of floats, relative
 and absolute) where they are wanted; or assertions: a list of them (MBPP), or test code (HumanEval).
-Literal assertions become `call`, what else there is `asserts`.
+Literal assertions become `call`, what else there is `asserts`: assertions of a module, functions
+`test_...`, classes of unittest or pytest. Tests that could fail no program are refused here.
 """
 
 import ast
