@@ -54,7 +54,7 @@ def rehearse() -> None:
     for _ in range(_REHEARSALS):
         program = Tested({"longest": 1, "arrays": False})
         questions: list[str] = []
-        program._send = questions.append  # type: ignore[method-assign]
+        program._send = questions.append  # type: ignore[assignment, method-assign]
         program.lines = (rehearsed(question[1:]) for question in questions)
         Stub(program, "f")([1, (2.5, "x")])
         program.checked(value=True)

@@ -44,7 +44,7 @@ def rehearsed(question: str) -> str:
     program = _Program(1, names, _Printed(1))
     contents(names)
     answers: list[str] = []
-    program._send = answers.append  # type: ignore[method-assign]
+    program._send = answers.append  # type: ignore[assignment, method-assign]
     program.serve(question)
     return answers[0]
 
