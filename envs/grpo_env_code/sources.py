@@ -37,7 +37,6 @@ def read_rows(dataset: str, columns: Mapping[str, str] | None) -> Rows:
         optional=("entry_point", "solution"),
         columns=columns,
         records=records,
-        plain=True,
     )
 
 
