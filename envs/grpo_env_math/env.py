@@ -98,17 +98,21 @@ class MathEnv(TextEnv):
         usual = MathGrading(evaluated=True, lenient=answer == "number")
         self.grading = grading_from(grading, usual)
         if dataset is not None:
-            golds: list[str] = []
-            self.rows = Rows(
-                dataset,
-                needs=("prompt", "gold"),
-                columns=columns,
-                # A gold that cannot be read is named now, not at step 300.
-                read=lambda row: golds.append(self.from_row(row).gold),
-                unreadable=unreadable,
-            )
-            if not all(map(parse_number, golds)):
-                prepare(self.grading)
+            self.rows = self._read(dataset, columns, unreadable)
+
+    def _read(self, dataset: str, columns: dict[str, Any] | None, unreadable: str) -> Rows:
+        """Read the rows: a gold that cannot be read is named now, not at step 300."""
+        golds: list[str] = []
+        rows = Rows(
+            dataset,
+            needs=("prompt", "gold"),
+            columns=columns,
+            read=lambda row: golds.append(self.from_row(row).gold),
+            unreadable=unreadable,
+        )
+        if not all(map(parse_number, golds)):
+            prepare(self.grading)
+        return rows
 
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Generate questions until one belongs to `split`."""

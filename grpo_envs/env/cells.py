@@ -107,7 +107,8 @@ def _messages_in(text: str) -> list[Any] | None:
 
 
 def _of_messages(messages: Sequence[Mapping[str, Any]]) -> Asked | None:
-    users, systems = [], []
+    users: list[str] = []
+    systems: list[str] = []
     for message in messages:
         role = str(message.get("role", message.get("from"))).lower()
         if role in _OTHERS:

@@ -108,7 +108,8 @@ class Rows:
         if records is None:
             records = load_tables(dataset, wanted)
         tables = {"train": records} if isinstance(records, Records) else records
-        rows, why = {}, {}
+        rows: dict[str, list[Row]] = {}
+        why: dict[tuple[str, int], str] = {}
         for split, table in tables.items():
             rows[split], broken = self._rows(table, split)
             why |= {(split, number): text for number, text in broken.items()}

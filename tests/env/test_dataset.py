@@ -543,8 +543,12 @@ def test_records_may_be_read_elsewhere() -> None:
             '{"prompt": "a", "gold": 1}\n\n{"prompt": \n',
             "{path}: row 2 is no JSON (Expecting value: line 1 column 12 (char 11)).",
         ),
-        ("rows.jsonl", '{"prompt": "a", "gold": 1}\n[1]\n', "{path}: row 2 is no object with columns."),
-        ("rows.json", '[{"prompt": "a", "gold": 1}, 3]', "{path}: row 2 is no object with columns."),
+        (
+            "rows.jsonl",
+            '{"prompt": "a", "gold": 1}\n[1]',
+            "{path}: row 2 is no object with columns.",
+        ),
+        ("rows.json", '[{"prompt": "", "gold": 1}, 3]', "{path}: row 2 is no object with columns."),
         (
             "rows.json",
             '[{"prompt": ]',
