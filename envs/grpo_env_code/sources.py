@@ -138,7 +138,7 @@ def open_source(dataset: str, columns: Mapping[str, Any] | None) -> CodeSource:
 
 def _no_layout(dataset: str, have: Sequence[str], missing: Collection[str]) -> str:
     """Return what to say of a dataset of no known layout."""
-    close = nearest(sorted(missing, reverse=True)[0], have)
+    close = "".join(nearest(name, have) for name in sorted(missing))
     found = ", ".join(have)[:200]
     known = ", ".join(layout.name for layout in LAYOUTS[1:])
     return (

@@ -100,7 +100,8 @@ class Rows:
                 that cannot be read.
             ConfigError: `columns` renames something that the environment does not need.
         """
-        require_one_of("env.unreadable", unreadable, (None, *UNREADABLE))
+        if unreadable is not None:
+            require_one_of("env.unreadable", unreadable, UNREADABLE)
         self.dataset, self._unreadable = dataset, unreadable
         self._names = names_of(columns, needs, optional)
         self._required = {*needs, *(columns or {})}
