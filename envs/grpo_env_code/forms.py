@@ -34,12 +34,18 @@ class Tests:
 
 
 def opened(cell: Any) -> Any:
-    """Return what JSON text stands for where it is an object or a list, else the cell."""
-    if isinstance(cell, str) and cell.lstrip()[:1] in ("{", "["):
+    """Return what a text stands for where it is an object or a list, else the cell.
+
+    It is JSON, or as Python writes it: that is what becomes of a list in many a CSV file.
+    """
+    if not (isinstance(cell, str) and cell.lstrip()[:1] in ("{", "[")):
+        return cell
+    for read in (json.loads, ast.literal_eval):
         try:
-            return json.loads(cell)
-        except (ValueError, RecursionError):
-            return cell
+            value = read(cell.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            continue
+        return value if isinstance(value, dict | list) else cell
     return cell
 
 

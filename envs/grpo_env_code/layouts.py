@@ -7,6 +7,7 @@ import base64
 import binascii
 import io
 import pickle
+import re
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from grpo_env_code.programs import entry_point_of, first_function, first_python,
 from grpo_envs.graders.code.asserts import asserted_function
 
 Cells = Mapping[str, Any]
+_IMPORTED = re.compile(r"^from solution import (\w+)", re.MULTILINE)
 _MOST_BYTES = 512 * 2**20
 """Of tests that are unpacked."""
 
@@ -79,6 +81,8 @@ def _code_contests(cells: Cells) -> Cells:
     visible = 0
     for number, name in enumerate(("public_tests", "private_tests", "generated_tests")):
         tests = opened(cells.get(name)) or {}
+        if isinstance(tests, list) and all(isinstance(case, Mapping) for case in tests):
+            tests = {key: [case.get(key) for case in tests] for key in ("input", "output")}
         if not isinstance(tests, Mapping):
             raise UnknownForm(f'{name} are not {{"input": [...], "output": [...]}}')
         inputs += tests.get("input") or []
@@ -153,13 +157,21 @@ def _kod_code(cells: Cells) -> Cells:
     first = info[0] if isinstance(info, list) and info else info
     name = first.get("function_name") if isinstance(first, Mapping) else None
     solution = first_python(cells.get("solution"))
-    return {"entry_point": entry_point_of(str(name or ""), solution), "solution": solution}
+    if not name:
+        imported = _IMPORTED.search(str(cells["tests"]))
+        name = imported[1] if imported else ""
+    return {"entry_point": entry_point_of(str(name), solution), "solution": solution}
 
 
 def _leetcode(cells: Cells) -> Cells:
     starter, imports = (str(cells.get(name) or "") for name in ("starter_code", "imports"))
-    setup = imports if parses(imports) else ""
-    return {"prompt": _begun(str(cells["prompt"]), starter), "setup": setup}
+    name, solution = str(cells.get("entry_point") or ""), first_python(cells.get("solution"))
+    return {
+        "prompt": _begun(str(cells["prompt"]), starter),
+        "setup": imports if parses(imports) else "",
+        "entry_point": entry_point_of(name, starter, solution),
+        "solution": solution,
+    }
 
 
 def _mbpp(cells: Cells) -> Cells:

@@ -249,8 +249,10 @@ def test_the_checker_of_a_row_comes_first_and_is_confined(write: Write, tmp_path
 )
 def test_a_checker_that_there_is_not(checker: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        CodeEnv(checker=checker)
+        CodeEnv(dataset="rows.jsonl", checker=checker)
     assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"env.checker is for a dataset: set env.dataset\."):
+        CodeEnv(checker="ignore_case")
 
 
 # Limits and samples

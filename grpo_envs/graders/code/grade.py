@@ -123,7 +123,9 @@ def _checked(
     triples = [(tests.cases[n].given, value, tests.cases[n].expected) for n, value in given.items()]
     if tests.kind == "call":
         triples = [(list(given), value, expected) for given, value, expected in triples]
-    asked = decisions(tests.checker, triples, backend)
+    usual = limits or Limits()  # without the row's own limit, which is about the program
+    within = Limits(wall_s=usual.wall_s, cpu_s=max(1, round(usual.wall_s) - 1))
+    asked = decisions(tests.checker, triples, backend, within)
     failures |= {n: why for n, why in zip(given, asked, strict=True) if why}
     return _verdict(tests, dict(sorted(failures.items())), ran=ran, error=error)
 
