@@ -83,7 +83,8 @@ def _of_object(cell: Mapping[str, Any], name: str) -> Tests:
             name = name or str(cell.get("fn_name") or cell.get("func_name") or "")
             kind = str(cell.get("type") or cell.get("testtype") or "").lower()
             return _of_lists(cell[given], cell[expected], name, kind)
-    raise UnknownForm(f"tests are an object with {', '.join(cell)[:80]}. Allowed: {_KNOWN}")
+    found = ", ".join(map(str, cell))[:80]
+    raise UnknownForm(f"tests are an object with {found}. Allowed: {_KNOWN}")
 
 
 def _of_cases(cases: Sequence[Mapping[str, Any]], name: str) -> Tests:
@@ -113,7 +114,7 @@ def _name_in(case: Mapping[str, Any]) -> str:
 
 
 def _of_lists(inputs: Any, outputs: Any, name: str, kind: str) -> Tests:
-    inputs, outputs = _listed(inputs), _listed(outputs)
+    inputs, outputs = listed(inputs), listed(outputs)
     if len(inputs) != len(outputs):
         raise UnknownForm(f"tests have {len(inputs)} inputs and {len(outputs)} outputs")
     if not inputs:
@@ -131,7 +132,8 @@ def _of_lists(inputs: Any, outputs: Any, name: str, kind: str) -> Tests:
     return Tests({"kind": "stdio", "cases": cases}, "")
 
 
-def _listed(cells: Any) -> list[Any]:
+def listed(cells: Any) -> list[Any]:
+    """Return a list as it is, and anything else as a list of one."""
     return list(cells) if isinstance(cells, list | tuple) else [cells]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Never
 
-from grpo_env_code.forms import UnknownForm, documented, opened
+from grpo_env_code.forms import UnknownForm, documented, listed, opened
 from grpo_env_code.programs import entry_point_of, first_function, first_python, parses
 from grpo_envs.graders.code.asserts import asserted_function
 
@@ -85,8 +85,8 @@ def _code_contests(cells: Cells) -> Cells:
             tests = {key: [case.get(key) for case in tests] for key in ("input", "output")}
         if not isinstance(tests, Mapping):
             raise UnknownForm(f'{name} are not {{"input": [...], "output": [...]}}')
-        inputs += tests.get("input") or []
-        outputs += tests.get("output") or []
+        inputs += listed(tests.get("input") or [])
+        outputs += listed(tests.get("output") or [])
         visible = visible if number else len(inputs)
     tests = documented({"inputs": inputs, "outputs": outputs}).cell
     return {"tests": {**tests, "visible": visible}, "solution": first_python(cells.get("solution"))}
@@ -183,8 +183,8 @@ def _mbpp(cells: Cells) -> Cells:
 
 
 def _mbpp_plus(cells: Cells) -> Cells:
-    listed = opened(cells.get("test_list"))
-    code = "\n".join(listed) if isinstance(listed, list) else str(listed or "")
+    lines = opened(cells.get("test_list"))
+    code = "\n".join(map(str, lines)) if isinstance(lines, list) else str(lines or "")
     return {"entry_point": asserted_function(code) or ""}
 
 

@@ -170,7 +170,7 @@ def _seconds(cell: Any) -> float:
     cell = opened(cell)
     if isinstance(cell, Mapping):
         parts = cell.get("seconds") or 0, cell.get("nanos") or 0
-        if all(type(part) in (int, float) for part in parts):
+        if all(type(part) in (int, float) and abs(part) < 1e12 for part in parts):
             return max(0.0, parts[0] + parts[1] / 1e9)
     found = _SECONDS.fullmatch(_text(cell))
     return float(found[1]) if found else 0.0
