@@ -74,20 +74,21 @@ def first_function(starter: str) -> str:
 
 
 def wanted(entry_point: str, solution: str) -> str:
-    """Return the sentence that asks for the function or method of that name."""
-    method = _METHOD.fullmatch(entry_point)
-    name = method[1] if method else entry_point
-    found = _defined(solution, name, "Solution" if method else None)
-    signature = f"{name}({ast.unparse(found.args)})" if found else name
+    """Return the sentence that asks for the function, class or method of that name."""
+    owner, _, method = entry_point.partition("().")
+    found = _defined(solution, method or owner, owner if method else None)
+    signature = f"{method or owner}({ast.unparse(found.args)})" if found else method or owner
     if method:
-        return f"Write the class `Solution` with the method `{signature}`."
-    return f"Write the function `{signature}`."
+        return f"Write the class `{owner}` with the method `{signature}`."
+    is_class = owner == "Solution" or re.search(rf"^class\s+{re.escape(owner)}\b", solution, re.M)
+    return f"Write the class `{owner}`." if is_class else f"Write the function `{signature}`."
 
 
 def is_named(entry_point: str, prompt: str) -> bool:
-    """Return whether a prompt names the function or method with its parameters."""
-    name = entry_point.rpartition(".")[2]
-    return re.search(rf"\b{re.escape(name)}\s*\(", prompt) is not None
+    """Return whether a prompt says what to define."""
+    owner, _, method = map(re.escape, entry_point.partition("()."))
+    called = re.search(rf"\b{method or owner}\s*\(", prompt)
+    return bool(called or (not method and re.search(rf"\bclass\s+{owner}\b", prompt)))
 
 
 def function_in(program: str, name: str) -> ast.FunctionDef | None:
