@@ -16,12 +16,11 @@ from typing import Any, ClassVar
 from grpo_env_code.feedback import detail, feedback
 from grpo_env_code.generate import LEVELS, VISIBLE, generate
 from grpo_env_code.sampled import refuse_failing, within
-from grpo_env_code.sources import open_source
+from grpo_env_code.sources import configured_checker, open_source
 from grpo_envs.env import TextEnv
 from grpo_envs.env.dataset import Row, Rows
-from grpo_envs.errors import ConfigError, DatasetError, SandboxError, require, require_one_of
+from grpo_envs.errors import DatasetError, SandboxError, require, require_one_of
 from grpo_envs.graders.code import Case, CodeTests, grade_code, program_of, well_formed
-from grpo_envs.graders.code.checkers import checker_from
 from grpo_envs.runtime.launch import cores
 from grpo_envs.sandbox.shared import shared_pool
 from grpo_envs.sandbox.types import Limits
@@ -95,9 +94,7 @@ class CodeEnv(TextEnv):
         self.level, self.passed, self.max_turns, self.trust = level, passed, turns, trust
         if turns > 1:  # a batch of answers is shared out below, in score_batch
             self.concurrency = "threads"
-        if checker is not None and dataset is None:
-            raise ConfigError("env.checker is for a dataset: set env.dataset.")
-        self.checker = checker_from(checker, trusted=True, key="env.checker")
+        self.checker = configured_checker(checker, dataset)
         self.backend = shared_pool(sandbox, workers)
         self.workers = workers or cores()
         self.limits = Limits(wall_s=float(wall_s), cpu_s=max(1, round(wall_s) - 1))

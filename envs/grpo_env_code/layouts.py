@@ -156,7 +156,7 @@ def _kod_code(cells: Cells) -> Cells:
     info = opened(cells.get("test_info"))
     first = info[0] if isinstance(info, list) and info else info
     name = first.get("function_name") if isinstance(first, Mapping) else None
-    solution = first_python(cells.get("solution"))
+    solution, name = first_python(cells.get("solution")), cells.get("entry_point") or name
     if not name:
         imported = _IMPORTED.search(str(cells["tests"]))
         name = imported[1] if imported else ""
@@ -240,7 +240,7 @@ LAYOUTS = (
     ),
     Layout(
         name="KodCode",
-        has=("question", "test", "solution|test_info"),
+        has=("question|prompt|problem", "test", "solution|test_info"),
         roles={"tests": "test"},
         uses=("test_info",),
         read=_kod_code,
@@ -254,15 +254,17 @@ LAYOUTS = (
     ),
     Layout(
         name="MBPP",
-        has=("text|prompt", "test_list"),
+        has=("text|prompt|question|problem", "test_list"),
         roles={"tests": "test_list", "solution": "code"},
         uses=("test_imports", "test_setup_code"),
         read=_mbpp,
     ),
-    Layout(name="HumanEval", has=("prompt", "test", "entry_point"), roles=_CANONICAL),
+    Layout(
+        name="HumanEval", has=("prompt|question|problem", "test", "entry_point"), roles=_CANONICAL
+    ),
     Layout(
         name="AceCode",
-        has=("question|prompt", "test_cases"),
+        has=("question|prompt|problem", "test_cases"),
         roles={"tests": "test_cases"},
     ),
     Layout(

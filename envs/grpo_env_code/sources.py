@@ -136,6 +136,17 @@ def open_source(dataset: str, columns: Mapping[str, Any] | None) -> CodeSource:
     )
 
 
+def configured_checker(given: Any, dataset: str | None) -> Checker | None:
+    """Return the checker of `env.checker`, None for none.
+
+    Raises:
+        ConfigError: there is no such checker, or no dataset whose rows it is for.
+    """
+    if given is not None and dataset is None:
+        raise ConfigError("env.checker is for a dataset: set env.dataset.")
+    return checker_from(given, trusted=True, key="env.checker")
+
+
 def _no_layout(dataset: str, have: Sequence[str], missing: Collection[str]) -> str:
     """Return what to say of a dataset of no known layout."""
     close = "".join(nearest(name, have) for name in sorted(missing))
