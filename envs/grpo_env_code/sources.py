@@ -112,7 +112,10 @@ def open_source(dataset: str, columns: Mapping[str, Any] | None) -> CodeSource:
     if dataset == HUMAN_EVAL:
         tables = {"train": _human_eval()}
     else:
-        tables = load_tables(dataset, [name for name in given.values() if isinstance(name, str)])
+        known = {name for layout in LAYOUTS for names in layout.has for name in names.split("|")}
+        tables = load_tables(
+            dataset, {*known, *(name for name in given.values() if type(name) is str)}
+        )
     have = list(dict.fromkeys(name for table in tables.values() for name in table.column_names))
     layout = layout_of(have)
     if layout is None:
