@@ -161,9 +161,7 @@ class Rows:
         more = "; ..." if len(why) > len(shown) else ""
         count = f"{len(why)} of {total} rows cannot be read"
         if self._unreadable == "drop":
-            log.warning(
-                "%s: %s and are left out: %s%s", self.dataset, count, "; ".join(shown), more
-            )
+            _warn(f"{self.dataset}: {count}, left out: {'; '.join(shown)}{more}")
             return
         if len(why) == 1:
             hint = f" {count}; env.unreadable=drop leaves it out."
@@ -263,6 +261,12 @@ def _refused(row: Row, by: str, read: Callable[[Row], object] | None) -> str:
     except DatasetError as error:
         return str(error)
     return ""
+
+
+@lru_cache(maxsize=64)
+def _warn(text: str) -> None:
+    """Log a line once, however many environments read the dataset."""
+    log.warning("%s", text)
 
 
 @lru_cache(maxsize=8)
