@@ -70,8 +70,7 @@ class MathEnv(TextEnv):
             answer: What the answer is asked in: `tag` (`<answer>`), `boxed`, or `number` (plain
                 text, for models that write neither). Tag and box are always read.
             dataset: A local file or hub id with questions and golds; None generates them.
-            columns: Names of the dataset's columns: {"prompt": ..., "gold": ...}; dots lead into a
-                cell (`reward_model.ground_truth`), a list of columns makes one prompt.
+            columns: Names of the dataset's columns: {"prompt": ..., "gold": ...}.
             unreadable: Rows that cannot be read are an `error`, or `drop` leaves them out.
             grading: What counts as the same answer, field by field of `MathGrading`, in place of
                 {"evaluated": True} and the defaults.

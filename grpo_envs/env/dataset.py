@@ -109,21 +109,19 @@ class Rows:
         if records is None:
             records = load_tables(dataset, wanted)
         tables = {"train": records} if isinstance(records, Records) else records
-        rows: dict[str, list[Row]] = {}
-        why: dict[tuple[str, int], str] = {}
+        kept: dict[str, list[Row]] = {}
+        why: list[str] = []
+        total = 0
         for split, table in tables.items():
-            rows[split], broken = self._rows(table, split)
-            why |= {(split, number): text for number, text in broken.items()}
-        for split, listed in rows.items():
-            for row in listed:
-                if (split, row.number) not in why and (text := _refused(row, needs[0], read)):
-                    why[split, row.number] = text
+            rows, broken = self._rows(table, split)
+            for row in rows:
+                if row.number not in broken and (text := _refused(row, needs[0], read)):
+                    broken[row.number] = text
+            kept[split] = [row for row in rows if row.number not in broken] if broken else rows
+            why += [broken[number] for number in sorted(broken)]
+            total += len(rows)
         if why:
-            self._refuse_or_log(list(why.values()), sum(map(len, rows.values())))
-        kept = {
-            split: [row for row in listed if (split, row.number) not in why]
-            for split, listed in rows.items()
-        }
+            self._refuse_or_log(why, total)
         self._train, self._eval = self._split(kept, needs[0])
 
     def __len__(self) -> int:
@@ -200,16 +198,19 @@ class Rows:
             return [Row(number=i, source=source, values={}) for i in broken], broken
         require_columns(self.dataset, self._names, self._required, table)
         picked = {need: _column(table, names) for need, names in self._names.items()}
-        rows = []
-        for number, cells in enumerate(zip(*picked.values(), strict=True)):
-            row = Row(number=number, source=source, values=dict(zip(picked, cells, strict=True)))
+        names = tuple(picked)
+        rows = [
+            Row(number=number, source=source, values=dict(zip(names, cells, strict=True)))
+            for number, cells in enumerate(zip(*picked.values(), strict=True))
+        ]
+        for number, cell in enumerate(picked.get("prompt", ())):
+            if type(cell) is str and not cell.lstrip().startswith(_CONVERSATION):
+                continue
             try:
-                rows.append(_with_text(row))
+                rows[number] = _with_text(rows[number])
             except Unreadable as error:
-                rows.append(row)
-                broken.setdefault(
-                    number, f"{row.where}: {name_of(self._names['prompt'])!r} {error}."
-                )
+                column = name_of(self._names["prompt"])
+                broken.setdefault(number, f"{rows[number].where}: {column!r} {error}.")
         return rows, broken
 
 
@@ -241,9 +242,7 @@ def _with_text(row: Row) -> Row:
     Raises:
         Unreadable: the prompt is neither text nor a conversation.
     """
-    cell = row.values.get("prompt")
-    if type(cell) is str and not cell.lstrip().startswith(_CONVERSATION):
-        return row
+    cell = row.values["prompt"]
     found = asked(joined(cell) if isinstance(cell, _Several) else cell)
     if found is None:
         return replace(row, values={**row.values, "prompt": None})

@@ -108,11 +108,13 @@ def _of_lines(text: str, dataset: str, names: Collection[str]) -> Records:
     broken: dict[int, str] = {}
     read: Callable[[str], Any] = json.loads
     for line in text.split("\n"):
-        if not line or line.isspace():
+        if not line:
             continue
         try:
             row = read(line)
         except (ValueError, RecursionError) as error:
+            if line.isspace():
+                continue
             row, broken[len(rows)] = {}, f"is no JSON ({error})"
         if type(row) is not dict:
             row, broken[len(rows)] = {}, "is no object with columns"

@@ -548,7 +548,7 @@ def test_records_may_be_read_elsewhere() -> None:
             '{"prompt": "a", "gold": 1}\n[1]',
             "{path}: row 2 is no object with columns.",
         ),
-        ("rows.json", '[{"prompt": "", "gold": 1}, 3]', "{path}: row 2 is no object with columns."),
+        ("rows.json", '[{"prompt": 1, "gold": 1}, 3]', "{path}: row 2 is no object with columns."),
         (
             "rows.json",
             '[{"prompt": ]',
