@@ -44,13 +44,14 @@ def name_of(names: Sequence[str]) -> str:
     return " + ".join(names)
 
 
-def require_columns(dataset: str, names: Names, required: Collection[str], table: Table) -> None:
+def require_columns(
+    dataset: str, names: Names, required: Collection[str], *, have: Sequence[str], table: Table
+) -> None:
     """Require that the table has the columns that are needed, or named.
 
     Raises:
         DatasetError: it lacks one; the message lists what it has.
     """
-    have = table.column_names
     for role, columns in names.items():
         for name in columns if role in required else ():
             if name in have:

@@ -115,6 +115,9 @@ class Rows:
         for split, table in tables.items():
             rows, broken = self._rows(table, split)
             for row in rows:
+                cell = row.values.get(needs[0])
+                if read is None and type(cell) is str and cell and not cell.isspace():
+                    continue
                 if row.number not in broken and (text := _refused(row, needs[0], read)):
                     broken[row.number] = text
             kept[split] = [row for row in rows if row.number not in broken] if broken else rows
@@ -196,8 +199,9 @@ class Rows:
             broken = {i: f"{source}: row {i + 1} {why}." for i, why in table.broken.items()}
         if len(broken) == len(table):
             return [Row(number=i, source=source, values={}) for i in broken], broken
-        require_columns(self.dataset, self._names, self._required, table)
-        picked = {need: _column(table, names) for need, names in self._names.items()}
+        have = table.column_names
+        require_columns(self.dataset, self._names, self._required, have=have, table=table)
+        picked = {need: _column(table, names, have) for need, names in self._names.items()}
         names = tuple(picked)
         rows = [
             Row(number=number, source=source, values=dict(zip(names, cells, strict=True)))
@@ -214,18 +218,17 @@ class Rows:
         return rows, broken
 
 
-def _column(table: Table, names: Sequence[str]) -> Sequence[Any]:
+def _column(table: Table, names: Sequence[str], have: Sequence[str]) -> Sequence[Any]:
     """Return the cells of a column, of something inside of it, or of several columns."""
     if len(names) > 1:
-        columns = [_column(table, [name]) for name in names]
+        columns = [_column(table, [name], have) for name in names]
         return [_Several(cells) for cells in zip(*columns, strict=True)]
     (name,) = names
-    have = table.column_names
     if name not in have:
         head, *keys = name.split(".")
         if head not in have:
             return [None] * len(table)
-        return [nested(cell, keys) for cell in _column(table, [head])]
+        return [nested(cell, keys) for cell in _column(table, [head], have)]
     cells: Sequence[Any] = table[name]
     return cells if isinstance(cells, list) else cells[:]
 
