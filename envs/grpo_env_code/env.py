@@ -64,7 +64,7 @@ class CodeEnv(TextEnv):
             columns: Names of the dataset's columns where it is of no known layout: {"prompt": ...,
                 "tests": ..., "entry_point": ..., "solution": ..., "setup": ..., "checker": ...,
                 "time_limit": ...}; all but the first two are optional.
-            unreadable: Rows that cannot be read are an `error`, or `drop` leaves them out.
+            unreadable: What rows that cannot be read are: an `error`, or `drop`.
             checker: Decides where several outputs are right: `unordered_lines`, `unordered_words`,
                 `ignore_case`, {tolerance: 1e-6}, code of `check(stdin, stdout, expected)`, or
                 `package.module:function`. A row's own comes first.

@@ -59,7 +59,7 @@ class FormatEnv(TextEnv):
             dataset: A local file or hub id with prompts and constraints.
             columns: Names of the dataset's columns: {"prompt": ..., "constraints": ...,
                 "solution": ...}; the last is optional.
-            unreadable: Rows that cannot be read are an `error`, or `drop` leaves them out.
+            unreadable: What rows that cannot be read are: an `error`, or `drop`.
             passed: `fraction`: `satisfied` is the mean of the constraints; `all`: 1 if all are
                 wholly satisfied, else 0.
             answer: What is judged: the text in the `tag` <answer>, or all `text` after thinking.

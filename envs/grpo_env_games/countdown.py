@@ -71,7 +71,7 @@ class CountdownEnv(TextEnv):
             use: `all` of the numbers, or `some`.
             dataset: A local file or hub id with numbers and targets; None generates them.
             columns: Names of the dataset's columns: {"numbers": ..., "target": ...}.
-            unreadable: Rows that cannot be read are an `error`, or `drop` leaves them out.
+            unreadable: What rows that cannot be read are: an `error`, or `drop`.
             rewards: Weights of `correct` and `format`.
             render_mode: None or `ansi`.
 

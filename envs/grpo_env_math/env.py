@@ -71,7 +71,7 @@ class MathEnv(TextEnv):
                 text, for models that write neither). Tag and box are always read.
             dataset: A local file or hub id with questions and golds; None generates them.
             columns: Names of the dataset's columns: {"prompt": ..., "gold": ...}.
-            unreadable: Rows that cannot be read are an `error`, or `drop` leaves them out.
+            unreadable: What rows that cannot be read are: an `error`, or `drop`.
             grading: What counts as the same answer, field by field of `MathGrading`, in place of
                 {"evaluated": True} and the defaults.
             rewards: Weights of `correct` and `format`.
