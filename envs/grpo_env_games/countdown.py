@@ -55,7 +55,8 @@ class CountdownEnv(TextEnv):
         operators: str | None = None,
         use: str = "all",
         dataset: str | None = None,
-        columns: dict[str, str] | None = None,
+        columns: dict[str, Any] | None = None,
+        unreadable: str = "error",
         rewards: dict[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -72,6 +73,7 @@ class CountdownEnv(TextEnv):
             use: `all` of the numbers, or `some`.
             dataset: A local file or hub id with numbers and targets; None generates them.
             columns: Names of the dataset's columns: {"numbers": ..., "target": ...}.
+            unreadable: What rows that cannot be read are: an `error`, or `drop`.
             rewards: Weights of `correct` and `format`.
             render_mode: None or `ansi`.
 
@@ -95,9 +97,10 @@ class CountdownEnv(TextEnv):
             "You may think in <think></think>. Answer in <answer></answer>."
         )
         if dataset is not None:
-            self.rows = Rows(dataset, needs=("numbers", "target"), columns=columns)
-            for row in self.rows.all():
-                self.from_row(row)  # what cannot be read is named now, not at step 300
+            needs, read = ("numbers", "target"), self.from_row  # named now, not at step 300
+            self.rows = Rows(
+                dataset, needs=needs, columns=columns, read=read, unreadable=unreadable
+            )
         else:
             for each in SPLITS:
                 self.problem(0, each)  # raises where there are no puzzles

@@ -3,11 +3,13 @@
 import dataclasses
 import secrets
 from collections.abc import Callable
+from typing import Any
 
+from grpo_envs.graders.code.checkers import decisions
 from grpo_envs.graders.code.compare import Rule, compare, same_output, short
 from grpo_envs.graders.code.preamble import program_behind
 from grpo_envs.graders.code.words import Case, CodeTests, CodeVerdict
-from grpo_envs.sandbox.types import Backend, Calls, Limits, Raised, RunResult
+from grpo_envs.sandbox.types import Backend, Calls, Limits, Raised, Returned, RunResult
 
 _ASSERTION = "AssertionError"
 """How the error of a program begins that ran, and answered wrongly."""
@@ -44,6 +46,8 @@ def grade_code(
         SandboxError: the sandbox failed, so nothing is known about the program.
     """
     program = program_behind(tests.preamble, program, tests.entry_point)
+    if tests.checker is not None:
+        return _checked(tests, program, backend, limits or Limits())
     if tests.kind == "stdio":
         return _stdio(tests, program, backend, limits or Limits(), until_failure=until_failure)
     return _KINDS[tests.kind](tests, program, backend, limits)
@@ -133,6 +137,60 @@ def _weak(tests: CodeTests, program: str, backend: Backend, limits: Limits | Non
         return CodeVerdict(kind=tests.kind, passed=1.0, ran=True)
     error = _ending(result) or "it ended before its tests did"
     return CodeVerdict(kind=tests.kind, ran=error.startswith(_ASSERTION), error=error)
+
+
+def _checked(tests: CodeTests, program: str, backend: Backend, limits: Limits) -> CodeVerdict:
+    """Run the program on every case, and let the tests' checker decide on what it gives."""
+    assert tests.checker is not None
+    answers = _values if tests.kind == "call" else _outputs
+    given, failures, error = answers(tests, program, backend, limits)
+    ran = not failures
+    triples = [(tests.cases[n].given, value, tests.cases[n].expected) for n, value in given.items()]
+    if tests.kind == "call":
+        triples = [(list(given), value, expected) for given, value, expected in triples]
+    # Without the row's own limit, which is about the program.
+    within = Limits(wall_s=limits.wall_s, cpu_s=max(1, round(limits.wall_s) - 1))
+    asked = decisions(tests.checker, triples, backend, within)
+    failures |= {n: why for n, why in zip(given, asked, strict=True) if why}
+    return _verdict(tests, dict(sorted(failures.items())), ran=ran, error=error)
+
+
+def _outputs(
+    tests: CodeTests, program: str, backend: Backend, limits: Limits
+) -> tuple[dict[int, Any], dict[int, str], str]:
+    """Return the outputs of the runs that ended well, and what ended the others."""
+    outputs: dict[int, Any] = {}
+    failures: dict[int, str] = {}
+    slow, used = 0, 0.0
+    for number, case in enumerate(tests.cases):
+        if why := _not_run(slow, used, limits, failed=False):
+            failures[number] = f"not run, {why}"
+            continue
+        result = backend.run(program, stdin=case.given, limits=limits)
+        slow += result.status in ("wall", "cpu")
+        used += result.wall_s
+        if ending := _ending(result):
+            failures[number] = ending
+        else:
+            outputs[number] = result.stdout
+    return outputs, failures, ""
+
+
+def _values(
+    tests: CodeTests, program: str, backend: Backend, limits: Limits | None
+) -> tuple[dict[int, Any], dict[int, str], str]:
+    """Return the values of the calls that returned, and what the others raised."""
+    calls = Calls(entry_point=tests.entry_point, args=[case.given for case in tests.cases])
+    result = backend.run(program, calls=calls, limits=limits)
+    ending = _ending(result)
+    claims = dict(enumerate(result.values))
+    failures = {
+        number: claim.error or "no value"
+        for number in range(len(tests.cases))
+        if isinstance(claim := claims.get(number, Raised(error=ending)), Raised)
+    }
+    values = {n: claim.value for n, claim in claims.items() if isinstance(claim, Returned)}
+    return values, failures, "" if result.values else ending
 
 
 def _rule(tests: CodeTests, case: Case) -> Rule:
