@@ -80,7 +80,8 @@ def test_inputs_have_a_total_time() -> None:
     backend = Slow()
     verdict = grade_code(inputs(*"1" * 9), "", backend, Limits(total_s=25.0))
     assert backend.runs == 3
-    assert (verdict.passed, verdict.ran) == (pytest.approx(3 / 9), False)
+    assert verdict.passed == pytest.approx(3 / 9)
+    assert not verdict.ran
     assert verdict.failures[3] == "not run, after 25 s for those before"
 
 

@@ -135,12 +135,13 @@ def surface(text: str) -> str:
         text = _commands(text)
     if "<" in text:
         text = _MARKUP.sub(" ", text)
-    text = _amounts(_trimmed(text).replace("per cent", "percent"))
+    trimmed = _trimmed(text).replace("per cent", "percent")
+    text = _amounts(trimmed)
     if "circ" in text or "°" in text or "degree" in text:
         text = _TEMPERATURE.sub(
             lambda match: rf"\text{{ °{match[1] or match[2] or match[3]}}}", text
         )
-    return _digits(_trimmed(text))
+    return _digits(text if text == trimmed else _trimmed(text))
 
 
 def _commands(text: str) -> str:

@@ -99,14 +99,16 @@ def quantity(text: str, at: int, *, bare: bool) -> Quantity | None:
         raw, end = raw[:-1], end - 1
     found = _named(raw)
     if found is None:
-        return _scaled(raw, end)
+        scaled = _scaled(raw)
+        return scaled and scaled._replace(end=end)
     if found.certain and not found.function:
         return Quantity(found.name, end)
     alone = (found.function or (bare and found.bare)) and _FOLLOWS.match(text, end)
     return Quantity(found.name, end) if alone else None
 
 
-def _scaled(raw: str, end: int) -> Quantity | None:
+@lru_cache(maxsize=4096)
+def _scaled(raw: str) -> Quantity | None:
     """Return the scale that the phrase begins with: 8 million, 8 million dollars."""
     flat = _flat(raw)
     match = _SCALE.match(flat)
@@ -114,7 +116,7 @@ def _scaled(raw: str, end: int) -> Quantity | None:
         return None
     rest = flat[match.end() :].strip()
     name = unit_of(rest) if rest else ""
-    return None if name is None else Quantity(name, end, SCALES[match[0].lower()])
+    return None if name is None else Quantity(name, len(raw), SCALES[match[0].lower()])
 
 
 class _Named(NamedTuple):

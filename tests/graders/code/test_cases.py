@@ -21,7 +21,7 @@ SHORT = Limits(wall_s=1.5, cpu_s=1)
 DOUBLE = {"kind": "call", "cases": [{"args": [2], "expected": 4}, {"args": [0], "expected": 0}]}
 
 
-def cases(name: str) -> Any:
+def cases(name: str) -> pytest.MarkDecorator:
     lines = next(FOLDER.glob(f"{name}_*.jsonl")).read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     assert rows
