@@ -138,7 +138,7 @@ def _same_key_same_problem(trial: Trial) -> Iterator[str]:
 def _different_keys(trial: Trial) -> Iterator[str]:
     for split in SPLITS:
         prompts = {p.prompt for p in trial.drawn(split)}
-        if len(prompts) < 2:
+        if len(prompts) < 2 and trial.has_several(split):
             yield f"{trial.problems} seeds of {split} all gave {prompts.pop()!r}"
 
 

@@ -68,6 +68,10 @@ class Trial:
         with time_limit(self.seconds, f"drawing problem {seed} of {split}"):
             return self.env.problem(seed, split)
 
+    def has_several(self, split: str) -> bool:
+        """Return whether `split` has two problems: of a small dataset it may hold one row."""
+        return self.env.rows is None or self.env.rows.count(split) > 1
+
     def drawn(self, split: str, count: int | None = None) -> list[Problem]:
         """Return the first `count` problems of `split` (`problems` of them when None)."""
         return [self.problem(seed, split) for seed in range(count or self.problems)]
