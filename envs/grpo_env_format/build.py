@@ -12,18 +12,22 @@ from grpo_env_format.demands import Demands, Plan
 from grpo_env_format.prose import blocks_of_words, in_case, parts_of
 from grpo_env_format.vocabulary import Deck
 from grpo_envs.graders.format import Constraint
-from grpo_envs.graders.format.contents import Alphabetical, InOrder, StartsWith
+from grpo_envs.graders.format.contents import (
+    Alphabetical,
+    FirstWord,
+    InOrder,
+    RepeatPrompt,
+    StartsWith,
+)
 from grpo_envs.graders.format.counts import Items, Sum
 from grpo_envs.graders.format.json_text import Json, JsonKeys
-from grpo_envs.graders.format.markdown import (
-    Bullets,
-    CodeBlock,
-    Numbered,
+from grpo_envs.graders.format.markdown import Bullets, CodeBlock, Numbered, Sections, Table
+from grpo_envs.graders.format.marks import (
+    NumberedSections,
     Parts,
     Postscript,
-    Sections,
-    Table,
     Title,
+    TwoResponses,
 )
 from grpo_envs.graders.format.schema import JsonSchema
 from grpo_envs.graders.format.structure import Regex, Tags, Xml, Yaml
@@ -75,8 +79,18 @@ def _blocks(rng: random.Random, demands: Demands) -> int | None:
                 return len(one.keys)
             case Xml() if one.elements:
                 return len(one.elements)
-            case Items() | Parts():
+            case Items() | Parts() | NumberedSections():
                 return demands.number(rng, type(one))
+    return _free_blocks(rng, demands)
+
+
+def _free_blocks(rng: random.Random, demands: Demands) -> int | None:
+    """Return how many paragraphs, responses or points there are; None where that is free."""
+    first = demands.one(FirstWord)
+    if first:
+        return first.paragraphs or max(first.paragraph, demands.number(rng, Paragraphs) or 0)
+    if demands.one(TwoResponses):
+        return 2
     if not _only_lists(demands):
         return None
     return demands.number(rng, Bullets) or demands.number(rng, Numbered)
@@ -88,11 +102,13 @@ def _write(rng: random.Random, demands: Demands, plan: Plan, deck: Deck) -> str 
         return None
     text = in_case(fixed, demands) if fixed else _laid_out(rng, demands, plan, deck)
     title, postscript = demands.one(Title), demands.one(Postscript)
+    repeated = demands.one(RepeatPrompt)
     if title:
         heading = f"<<{in_case(deck.draw(), demands)}>>"
         text = f"{text}\n{heading}" if demands.one(StartsWith) else f"{heading}\n{text}"
     if postscript:
-        text += f"\n\nP.S. {deck.draw()}"
+        text += f"\n\n{postscript.marker} {deck.draw()}"
+    text = f"{repeated.prompt.strip()} {text}" if repeated else text
     code = demands.one(CodeBlock)
     if code:
         text = f"```{code.language}\n{text}\n```"
@@ -157,6 +173,15 @@ def _separated(demands: Demands, blocks: list[str], lists: list[str]) -> str:
         return "\n\n".join([f"{items.separator} ".join(blocks), *lists])
     if demands.one(Parts):
         return "\n\n***\n\n".join(blocks)
+    if demands.one(TwoResponses):
+        blocks[-1] = "\n\n".join([blocks[-1], *lists])
+        return "\n\n******\n\n".join(blocks)
+    numbered, first = demands.one(NumberedSections), demands.one(FirstWord)
+    if numbered:
+        headed = [f"{numbered.word} {n}\n{block}" for n, block in enumerate(blocks, 1)]
+        return "\n\n".join([*headed, *lists])
+    if first and first.paragraph <= len(blocks):
+        blocks[first.paragraph - 1] = f"{first.word} {blocks[first.paragraph - 1]}"
     for kind, mark in _LISTS.items():
         if demands.one(kind) and len(lists) == 1 and _only_lists(demands):
             return _points(mark, blocks)
@@ -166,7 +191,8 @@ def _separated(demands: Demands, blocks: list[str], lists: list[str]) -> str:
 def _only_lists(demands: Demands) -> bool:
     """Return whether the points of a list can be all of the text."""
     both = demands.one(Bullets) and demands.one(Numbered)
-    return not (both or demands.one(Paragraphs) or demands.one(StartsWith))
+    apart = demands.one(Paragraphs) or demands.one(StartsWith) or demands.one(FirstWord)
+    return not (both or apart)
 
 
 def _lists(rng: random.Random, demands: Demands, deck: Deck) -> list[str]:

@@ -83,6 +83,20 @@ def _sections(rng: random.Random) -> dict[str, object]:
     return {"name": "sections", "headings": [noun.capitalize() for noun in _some(rng, 2, 4)]}
 
 
+def _first_word(rng: random.Random) -> dict[str, object]:
+    count = rng.randint(2, 3)
+    place, word = rng.randint(1, count), _some(rng, 1, 1)[0]
+    return {"name": "first_word", "word": word, "paragraph": place, "paragraphs": count}
+
+
+def _request(rng: random.Random) -> dict[str, object]:
+    return {"name": "repeat_prompt", "prompt": f"tell me of the {rng.choice(NOUNS)}"}
+
+
+def _phrases(rng: random.Random) -> dict[str, object]:
+    return {"name": "avoids_phrases", "phrases": [" ".join(_some(rng, 2, 2))]}
+
+
 def _schema(rng: random.Random) -> dict[str, object]:
     kinds = ({"type": "string"}, {"type": "integer"}, {"type": "boolean"}, _array(rng))
     names = _some(rng, 2, 4)
@@ -115,6 +129,7 @@ _MANNERS = (
     _choice("without", "characters", "e", "a", "o", ","),
     _choice("case", "case", "upper", "lower", "title"),
     _choice("distinct", "least", 4, 5, 6),
+    _phrases,
     _count("capital_words", 1, 3),
     _plain("quoted"),
 )
@@ -127,8 +142,13 @@ _PROSE = (
     _count("highlights", 1, 3),
     _count("placeholders", 1, 3),
     _count("parts", 2, 3),
+    _count("numbered_sections", 2, 3),
     _plain("title"),
-    _plain("postscript"),
+    _choice("postscript", "marker", "P.S.", "P.P.S."),
+    _plain("two_responses"),
+    _first_word,
+    _request,
+    _choice("language", "language", "de", "es", "fr", "it", "nl", "pt"),
 )
 _STRUCTURES = (
     _schema,

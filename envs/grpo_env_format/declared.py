@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpo_env_format.build import build
@@ -12,8 +12,9 @@ from grpo_env_format.vocabulary import MORE
 from grpo_envs.env.dataset import Row, Rows
 from grpo_envs.errors import ConfigError, DatasetError
 from grpo_envs.graders.format import Constraint, constraints_from, tagged_answer
-from grpo_envs.graders.format.base import words_of
+from grpo_envs.graders.format.contents import RepeatPrompt
 from grpo_envs.graders.format.structure import Tags
+from grpo_envs.graders.format.words import words_of
 from grpo_envs.graders.text import after_think
 from grpo_envs.types import Problem
 
@@ -51,14 +52,26 @@ def exercise(rng: random.Random, constraints: Sequence[Constraint]) -> Exercise:
             return Exercise(text=text, constraints=tuple(constraints), answer=answer)
 
 
-def read_rows(dataset: str, columns: dict[str, str] | None) -> Rows:
+def read_rows(
+    dataset: str,
+    columns: dict[str, Any] | None,
+    read: Callable[[Row], object] | None = None,
+    unreadable: str = "error",
+) -> Rows:
     """Read rows with a prompt, constraints and perhaps a solution.
 
     Raises:
         DatasetError: the dataset cannot be read, or lacks a column.
     """
     needs = ("prompt", "constraints")
-    return Rows(dataset, needs=needs, optional=("solution",), columns=columns, plain=True)
+    return Rows(
+        dataset,
+        needs=needs,
+        optional=("solution",),
+        columns=columns,
+        read=read,
+        unreadable=unreadable,
+    )
 
 
 def problem_from(row: Row, frame: str) -> Problem:
@@ -84,7 +97,21 @@ def problem_from(row: Row, frame: str) -> Problem:
     if missed:
         raise DatasetError(f"{where}: the solution does not satisfy {', '.join(missed)}.")
     meta = {"row": row.number + 1}
-    return Problem(prompt=prompt, gold=constraints, solution=solution.strip(), meta=meta)
+    return Problem(
+        prompt=prompt,
+        gold=constraints,
+        solution=solution.strip(),
+        meta=meta,
+        system_prompt=row.system,
+    )
+
+
+def own_part(prompt: str, text: str, constraints: Sequence[Constraint]) -> str:
+    """Return a text without the prompt at its start, where a constraint asks for it there."""
+    for one in constraints:
+        if isinstance(one, RepeatPrompt) and _plain(one.prompt) == _plain(prompt):
+            return one.rest(text) or text
+    return text
 
 
 def repeats(prompt: str, text: str) -> bool:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from grpo_env_format.vocabulary import words_in
-from grpo_envs.graders.format.base import Constraint, Counted, folded
+from grpo_env_format.vocabulary import words_in, words_of_language
+from grpo_envs.graders.format.base import Constraint, Counted
 from grpo_envs.graders.format.counts import Frequency, Letters, Words
+from grpo_envs.graders.format.language import Language
 from grpo_envs.graders.format.text_counts import (
     Characters,
     Length,
@@ -17,11 +18,14 @@ from grpo_envs.graders.format.text_counts import (
     Sentences,
     SentenceWords,
 )
-from grpo_envs.graders.format.wording import Avoids, Distinct, Script, Without
+from grpo_envs.graders.format.wording import Avoids, AvoidsPhrases, Distinct, Script, Without
+from grpo_envs.graders.format.words import folded
 
 Kind = TypeVar("Kind", bound=Constraint)
 PER_WORD = 5.2
 """Characters of an average word of ours with the blank after it."""
+_TO_TELL = 12
+"""Words by which the language of a text can be told."""
 _SPREAD = {Words: 8, Letters: 40, Characters: 60, Sentences: 2, Paragraphs: 1, Lines: 2}
 
 
@@ -63,13 +67,16 @@ class Demands:
 
     def vocabulary(self, having: str = "") -> list[str]:
         """Return the words that nothing forbids and nothing counts, those with `having` in them."""
-        script = self.one(Script)
+        script, language = self.one(Script), self.one(Language)
+        words = words_in(script.script if script else None)
+        if language:
+            words = words_of_language(language.language)
         counted = {folded(one.word) for one in self.all(Frequency)}
         letters = {folded(one.letter) for one in self.all(LetterFrequency)} - {having}
-        forbidding = [*self.all(Avoids), *self.all(Without)]
+        forbidding = [*self.all(Avoids), *self.all(AvoidsPhrases), *self.all(Without)]
         return [
             word
-            for word in words_in(script.script if script else None)
+            for word in words
             if having in folded(word)
             and folded(word) not in counted
             and not letters & {*word}
@@ -100,6 +107,7 @@ class Plan:
                 words = round(signs / PER_WORD)
             else:
                 words = sentences * (each or rng.randint(3, 5))
+                words = max(words, _TO_TELL if demands.one(Language) else 0)
         distinct = demands.one(Distinct)
         return cls(max(words, distinct.least if distinct else 1), sentences, blocks)
 

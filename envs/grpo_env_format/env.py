@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from grpo_env_format.declared import declared, exercise, problem_from, read_rows, repeats
+from grpo_env_format.declared import declared, exercise, own_part, problem_from, read_rows, repeats
 from grpo_env_format.generate import LEVELS
 from grpo_envs.env import TextEnv
 from grpo_envs.env.dataset import Row
@@ -40,7 +40,8 @@ class FormatEnv(TextEnv):
         level: int = 1,
         constraints: list[Any] | None = None,
         dataset: str | None = None,
-        columns: dict[str, str] | None = None,
+        columns: dict[str, Any] | None = None,
+        unreadable: str = "error",
         passed: str = "fraction",
         answer: str = "tag",
         rewards: dict[str, Any] | None = None,
@@ -58,6 +59,7 @@ class FormatEnv(TextEnv):
             dataset: A local file or hub id with prompts and constraints.
             columns: Names of the dataset's columns: {"prompt": ..., "constraints": ...,
                 "solution": ...}; the last is optional.
+            unreadable: What rows that cannot be read are: an `error`, or `drop`.
             passed: `fraction`: `satisfied` is the mean of the constraints; `all`: 1 if all are
                 wholly satisfied, else 0.
             answer: What is judged: the text in the `tag` <answer>, or all `text` after thinking.
@@ -81,9 +83,8 @@ class FormatEnv(TextEnv):
         if constraints is not None:
             self.constraints = declared(constraints)
         if dataset is not None:
-            self.rows = read_rows(dataset, columns)
-            for row in self.rows.all():
-                self.from_row(row)  # what cannot be read is named now, not at step 300
+            # What cannot be read is named now, not at step 300.
+            self.rows = read_rows(dataset, columns, self.from_row, unreadable)
 
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Generate exercises until one belongs to `split`."""
@@ -105,7 +106,7 @@ class FormatEnv(TextEnv):
         text = (tagged_answer(answer) if tagged else after_think(answer)) or ""
         constraints: tuple[Constraint, ...] = problem.gold
         values = [0.0] * len(constraints)
-        if not repeats(problem.prompt, text):
+        if not repeats(problem.prompt, own_part(problem.prompt, text, constraints)):
             values = [constraint.check(text) for constraint in constraints]
         satisfied = sum(values) / len(values)
         if self.passed == "all":

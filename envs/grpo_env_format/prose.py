@@ -7,10 +7,9 @@ from itertools import pairwise
 
 from grpo_env_format.demands import Demands, Plan
 from grpo_env_format.vocabulary import Deck
-from grpo_envs.graders.format.base import folded, words_of
 from grpo_envs.graders.format.contents import EndsWith, StartsWith
 from grpo_envs.graders.format.counts import Frequency
-from grpo_envs.graders.format.markdown import Highlights, Placeholders
+from grpo_envs.graders.format.marks import Highlights, Placeholders
 from grpo_envs.graders.format.text_counts import (
     CapitalWords,
     LetterFrequency,
@@ -19,6 +18,7 @@ from grpo_envs.graders.format.text_counts import (
     SentenceWords,
 )
 from grpo_envs.graders.format.wording import Case, Contains, Without
+from grpo_envs.graders.format.words import folded, words_of
 
 
 def blocks_of_words(rng: random.Random, demands: Demands, plan: Plan, deck: Deck) -> list[str]:

@@ -4,7 +4,8 @@ import random
 from collections.abc import Iterable, Sequence
 
 from grpo_env_format.simple import NOUNS
-from grpo_envs.graders.format.base import folded
+from grpo_envs.graders.format.language import small_words_of
+from grpo_envs.graders.format.words import folded
 
 MORE = (
     *("apple", "autumn", "basket", "bell", "blue", "bridge", "candle", "castle", "child", "clock"),
@@ -28,6 +29,29 @@ SCRIPTS = {
     "han": "書 海 太陽 水 路 樹 家 光 米 貓",
     "japanese": "ほん うみ たいよう みず みち 木 いえ 光 パン ネコ",
 }
+LANGUAGES = {
+    "en": " ".join(NOUNS),
+    "de": "Hund Haus Sonne Wasser Baum Straße Garten Brot Licht Fenster",
+    "fr": "chien maison soleil arbre route jardin pain lumière fenêtre livre",
+    "es": "perro casa agua árbol camino jardín ventana libro calle noche",
+    "it": "cane casa acqua albero strada giardino pane luce finestra libro",
+    "pt": "cachorro casa água árvore caminho jardim pão janela livro noite",
+    "nl": "hond huis zon boom straat tuin brood licht venster boek",
+    "zh": "我們 他們 你 都 和 書 海 太陽 水 路 樹 家 光 米 貓",
+    "ja": SCRIPTS["japanese"],
+    "el": SCRIPTS["greek"],
+    "he": SCRIPTS["hebrew"],
+    "th": SCRIPTS["thai"],
+    "ko": SCRIPTS["hangul"],
+    "bn": "জল ঘর নদী বই আলো গাছ পথ ফুল",
+    "pa": "ਪਾਣੀ ਘਰ ਨਦੀ ਕਿਤਾਬ ਰੁੱਖ ਰਾਹ ਫੁੱਲ ਦਿਨ",
+    "gu": "પાણી ઘર નદી ચોપડી ઝાડ રસ્તો ફૂલ દિવસ",
+    "ta": "நீர் வீடு ஆறு நூல் மரம் வழி பூ நாள்",
+    "te": "నీరు ఇల్లు నది పుస్తకం చెట్టు దారి పువ్వు రోజు",
+    "kn": "ನೀರು ಮನೆ ನದಿ ಪುಸ್ತಕ ಮರ ದಾರಿ ಹೂವು ದಿನ",
+    "ml": "വെള്ളം വീട് നദി പുസ്തകം മരം വഴി പൂവ് ദിവസം",
+}
+"""Nouns of languages; small words come with them."""
 
 
 class Deck:
@@ -58,3 +82,8 @@ class Deck:
 def words_in(script: str | None) -> Sequence[str]:
     """Return words of a script, English ones for none or `latin`."""
     return SCRIPTS[script].split() if script in SCRIPTS else (*NOUNS, *MORE)
+
+
+def words_of_language(language: str) -> Sequence[str]:
+    """Return nouns of a language and the small words that no other language has."""
+    return (*LANGUAGES.get(language, "").split(), *small_words_of(language))

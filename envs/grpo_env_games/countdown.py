@@ -1,9 +1,10 @@
-"""Countdown: make a number out of others.
+r"""Countdown: make a number out of others.
 
 Task: "Make 17 from 3, 5, 4.", with a target that can be made (see `puzzles.py` for the levels), or
 a row of a dataset.
 Answer: an expression in `<answer>...</answer>`, the only one after any `<think>` block; it may end
-in "= 17". Each number is used once; with `use=some`, at most once.
+in "= 17" and be written with brackets or in LaTeX (`$\frac{12}{4} \times 5$`). Each number is used
+once; with `use=some`, at most once.
 Reward: `correct` for an expression of those numbers that comes to the target exactly, `format` for
 exactly one answer, at the end.
 """
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from grpo_env_games.notation import plain, undelimited
 from grpo_env_games.puzzles import LEVELS, CountdownRecipe, generate
 from grpo_envs.env import SPLITS, TextEnv
 from grpo_envs.env.dataset import Row, Rows
@@ -53,7 +55,8 @@ class CountdownEnv(TextEnv):
         operators: str | None = None,
         use: str = "all",
         dataset: str | None = None,
-        columns: dict[str, str] | None = None,
+        columns: dict[str, Any] | None = None,
+        unreadable: str = "error",
         rewards: dict[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -70,6 +73,7 @@ class CountdownEnv(TextEnv):
             use: `all` of the numbers, or `some`.
             dataset: A local file or hub id with numbers and targets; None generates them.
             columns: Names of the dataset's columns: {"numbers": ..., "target": ...}.
+            unreadable: What rows that cannot be read are: an `error`, or `drop`.
             rewards: Weights of `correct` and `format`.
             render_mode: None or `ansi`.
 
@@ -93,9 +97,10 @@ class CountdownEnv(TextEnv):
             "You may think in <think></think>. Answer in <answer></answer>."
         )
         if dataset is not None:
-            self.rows = Rows(dataset, needs=("numbers", "target"), columns=columns)
-            for row in self.rows.all():
-                self.from_row(row)  # what cannot be read is named now, not at step 300
+            needs, read = ("numbers", "target"), self.from_row  # named now, not at step 300
+            self.rows = Rows(
+                dataset, needs=needs, columns=columns, read=read, unreadable=unreadable
+            )
         else:
             for each in SPLITS:
                 self.problem(0, each)  # raises where there are no puzzles
@@ -137,11 +142,11 @@ class CountdownEnv(TextEnv):
 
     def _wrong(self, goal: Goal, text: str) -> str:
         """Return why `text` does not make the goal, '' where it does."""
-        expression, equals, right = text.partition("=")
-        if equals and right.strip() != str(goal.target):
+        expression, equals, right = undelimited(text).partition("=")
+        if equals and undelimited(right) != str(goal.target):
             return "what follows = is not the target"
         try:
-            made = work_out(expression, self.recipe.operators)
+            made = work_out(plain(expression), self.recipe.operators)
         except Unreadable as error:
             return str(error)
         given, used = Counter(goal.numbers), Counter(made.numbers)

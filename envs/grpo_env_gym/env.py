@@ -7,8 +7,11 @@ Reward: `score` is the return of the episode (the sum of its rewards), scaled fr
 offset. An answer outside the action space is not passed on: it ends the episode and earns 0.
 
 A reply is a function of the seed and the actions: the episode is played again from its start for
-every turn, so turn t costs t steps. The environment must therefore repeat itself after
-`reset(seed=...)`, which check_env tries. Its own truncation ends an episode like its termination.
+every turn, so turn t costs t steps, and once more at its end. The environment must therefore repeat
+itself after `reset(seed=...)`: where a replay differs from the play before in an observation, in
+its end or in its return, the reward is invalid. So it is for a return that is not finite, and where
+the environment raises an exception, SystemExit included. Its own truncation ends an episode like
+its termination.
 """
 
 import math
@@ -27,6 +30,7 @@ from grpo_envs.types import Problem, Reply, Reward, Turn
 _TURNS = 16
 _OPENINGS = 40  # that are looked at, once
 _DRAWS = 1000
+_NO_REPEAT = "the environment does not repeat itself after reset(seed=...)"
 
 
 class GymEnv(TextEnv):
@@ -69,6 +73,8 @@ class GymEnv(TextEnv):
         low, high = _range(return_range)
         whole = turns is None or (type(turns) is int and turns > 0)
         require(whole, "env.turns", turns, "a whole number above 0, or null")
+        named = kwargs is None or isinstance(kwargs, Mapping)
+        require(named, "env.kwargs", repr(kwargs)[:80], "{name: value, ...} for its constructor")
         self.wrapped = Wrapped(id, kwargs or {})
         self.low, self.high = low, high
         self.answer, self.system_prompt = answer, system_prompt
@@ -89,11 +95,20 @@ class GymEnv(TextEnv):
 
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
         """Play the episode up to its last turn; pay at its end."""
-        step = self.wrapped.play(problem.gold, [self._action(turn.action) for turn in turns])
+        actions = [self._action(turn.action) for turn in turns]
+        step = self.wrapped.play(problem.gold, actions)
+        seen = (problem.prompt, *(turn.observation for turn in turns[:-1]))
+        difference = _difference(seen, step.said)
         last = len(turns) >= self.max_turns
         done = step.terminated or (step.truncated and not last)
-        if not done and not last:
+        if not difference and not done and not last:
             return Reply(reward=_paid(0.0), observation=step.observation, done=False)
+        if not difference and not math.isfinite(step.total):
+            difference = f"the return of the episode is {step.total}"
+        if not difference:
+            difference = _other_play(step, self.wrapped.play(problem.gold, actions))
+        if difference:
+            return Reply(reward=Reward(valid=False, error=difference), observation=step.observation)
         return Reply(reward=self._reward(step), observation=step.observation, done=done)
 
     def score(self, problem: Problem, answer: str) -> Reward:
@@ -123,9 +138,33 @@ class GymEnv(TextEnv):
         if step.strange:
             return _paid(0.0, "the answer is outside the action space")
         share = (step.total - self.low) / (self.high - self.low)
-        outside = not 0 <= share <= 1 and not math.isnan(share)
+        outside = not 0 <= share <= 1
         note = f"the return {step.total:g} is outside env.return_range" if outside else ""
         return _paid(min(max(share, 0.0), 1.0) if outside else share, note)
+
+
+def _difference(before: Sequence[str], now: Sequence[str]) -> str:
+    """Return where a replay differs from what a player saw, '' where it does not.
+
+    An answer without a recorded observation, other than the first, is not compared.
+    """
+    for turn, (seen, again) in enumerate(zip(before, now, strict=False)):
+        if seen != again and (seen or turn == 0):
+            what = f"turn {turn} was answered with" if turn else "it opened with"
+            return f"{_NO_REPEAT}: {what} {seen[:80]!r}, and when played again {again[:80]!r}"
+    if len(now) <= len(before):
+        return f"{_NO_REPEAT}: turn {len(now) - 1} went on, and when played again it ended"
+    return ""
+
+
+def _other_play(step: Step, again: Step) -> str:
+    """Return where two plays of all turns differ, '' where they do not."""
+    if step == again:
+        return ""
+    if step.total != again.total and step.said == again.said:
+        totals = f"it returned {step.total:g}, and when played again {again.total:g}"
+        return f"{_NO_REPEAT}: {totals}"
+    return _difference(step.said[:-1], again.said) or f"{_NO_REPEAT}: it ended in another way"
 
 
 def _paid(score: float, note: str = "") -> Reward:
@@ -134,7 +173,12 @@ def _paid(score: float, note: str = "") -> Reward:
 
 def _range(given: list[float] | None) -> tuple[float, float]:
     low, high = (0.0, 1.0) if given is None else (given if _pair(given) else (0.0, 0.0))
-    require(low < high, "env.return_range", given, "[least, most], two finite numbers in order")
+    require(
+        low < high and math.isfinite(high - low),
+        "env.return_range",
+        given,
+        "[least, most], two finite numbers in order",
+    )
     return float(low), float(high)
 
 

@@ -1,9 +1,10 @@
 """A Gymnasium environment of text, made by its id and played from the start."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium
 from gymnasium import spaces
@@ -18,13 +19,19 @@ _OURS = "grpo_envs/"
 class Step:
     """Where an episode is after some actions."""
 
-    observation: str
+    said: tuple[str, ...]
+    """The first observation, and those that answered the actions."""
     total: float
     """The sum of the rewards so far."""
     terminated: bool
     truncated: bool
     strange: bool = False
     """The last action is outside the action space, and was not passed on."""
+
+    @property
+    def observation(self) -> str:
+        """The last observation."""
+        return self.said[-1]
 
 
 class Wrapped:
@@ -47,12 +54,13 @@ class Wrapped:
 
     def open(self, seed: int) -> str:
         """Return the first observation."""
-        observation, _ = self.env.reset(seed=seed)
+        with _contained():
+            observation, _ = self.env.reset(seed=seed)
         return _text(observation)
 
     def play(self, seed: int, actions: Sequence[str]) -> Step:
         """Play an episode from its start, up to its end or the last of `actions`."""
-        step = Step(observation=self.open(seed), total=0.0, terminated=False, truncated=False)
+        step = Step(said=(self.open(seed),), total=0.0, terminated=False, truncated=False)
         for action in actions:
             if step.terminated or step.truncated:
                 break
@@ -61,16 +69,21 @@ class Wrapped:
 
     def close(self) -> None:
         """Close it."""
-        self.env.close()
+        with _contained():
+            self.env.close()
 
     def _step(self, before: Step, action: str) -> Step:
         if not self.env.action_space.contains(action):
+            said = (*before.said, "")
             return Step(
-                observation="", total=before.total, terminated=True, truncated=False, strange=True
+                said=said, total=before.total, terminated=True, truncated=False, strange=True
             )
-        observation, reward, terminated, truncated, _ = self.env.step(action)
+        with _contained():
+            observation, reward, terminated, truncated, _ = self.env.step(action)
+        if not isinstance(reward, SupportsFloat):
+            raise TypeError(f"a reward is a {type(reward).__name__}, not a number")
         return Step(
-            observation=_text(observation),
+            said=(*before.said, _text(observation)),
             total=before.total + float(reward),
             terminated=bool(terminated),
             truncated=bool(truncated),
@@ -89,7 +102,8 @@ def spec_of(name: str | None) -> gymnasium.envs.registration.EnvSpec:
     module, _, plain = str(name).rpartition(":")
     if module:
         try:
-            importlib.import_module(module)
+            with _contained():
+                importlib.import_module(module)
         except Exception as error:  # anything can go wrong in somebody else's import
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             raise ConfigError(f"env.id={name}: {module} cannot be imported: {cause}.") from error
@@ -108,11 +122,27 @@ def _made(
     spec: gymnasium.envs.registration.EnvSpec, keywords: Mapping[str, Any]
 ) -> gymnasium.Env[Any, Any]:
     try:
-        return gymnasium.make(spec, disable_env_checker=True, **keywords)
+        with _contained():
+            return gymnasium.make(spec, disable_env_checker=True, **keywords)
     except Exception as error:  # anything can go wrong in somebody else's constructor
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         how = f" with env.kwargs={dict(keywords)}" if keywords else ""
         raise ConfigError(f"env.id={spec.id} cannot be made{how}: {cause}.") from error
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """Turn what would end the process, such as SystemExit, into an error of the environment.
+
+    KeyboardInterrupt is let through: it cannot be told from that of a person at the keyboard.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        name = type(error).__name__
+        raise RuntimeError(f"the environment raised {name}: {error}".rstrip(": ")) from error
 
 
 def _text(observation: Any) -> str:

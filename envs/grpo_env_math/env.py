@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from grpo_env_math.generate import LEVELS, MathRecipe, generate
+from grpo_env_math.golds import gold_text
 from grpo_env_math.shape import bare_number, well_formed
 from grpo_envs.env import TextEnv
 from grpo_envs.env.dataset import Row, Rows
@@ -52,7 +53,8 @@ class MathEnv(TextEnv):
         operators: str | None = None,
         answer: str = "tag",
         dataset: str | None = None,
-        columns: dict[str, str] | None = None,
+        columns: dict[str, Any] | None = None,
+        unreadable: str = "error",
         grading: dict[str, Any] | None = None,
         rewards: dict[str, Any] | None = None,
         render_mode: str | None = None,
@@ -69,6 +71,7 @@ class MathEnv(TextEnv):
                 text, for models that write neither). Tag and box are always read.
             dataset: A local file or hub id with questions and golds; None generates them.
             columns: Names of the dataset's columns: {"prompt": ..., "gold": ...}.
+            unreadable: What rows that cannot be read are: an `error`, or `drop`.
             grading: What counts as the same answer, field by field of `MathGrading`, in place of
                 {"evaluated": True} and the defaults.
             rewards: Weights of `correct` and `format`.
@@ -94,11 +97,21 @@ class MathEnv(TextEnv):
         usual = MathGrading(evaluated=True, lenient=answer == "number")
         self.grading = grading_from(grading, usual)
         if dataset is not None:
-            self.rows = Rows(dataset, needs=("prompt", "gold"), columns=columns)
-            # A gold that cannot be read is named now, not at step 300.
-            golds = [self.from_row(row).gold for row in self.rows.all()]
-            if not all(map(parse_number, golds)):
-                prepare(self.grading)
+            self.rows = self._read(dataset, columns, unreadable)
+
+    def _read(self, dataset: str, columns: dict[str, Any] | None, unreadable: str) -> Rows:
+        """Read the rows: a gold that cannot be read is named now, not at step 300."""
+        golds: list[str] = []
+        rows = Rows(
+            dataset,
+            needs=("prompt", "gold"),
+            columns=columns,
+            read=lambda row: golds.append(self.from_row(row).gold),
+            unreadable=unreadable,
+        )
+        if not all(map(parse_number, golds)):
+            prepare(self.grading)
+        return rows
 
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Generate questions until one belongs to `split`."""
@@ -109,17 +122,21 @@ class MathEnv(TextEnv):
                 return Problem(prompt=question.text, gold=str(question.gold), solution=solution)
 
     def from_row(self, row: Row) -> Problem:
-        r"""Read the gold of a row: bare, or as in GSM8K (`... #### 72`) and MATH (`\boxed{72}`)."""
-        text = row.text("gold")
+        r"""Read the gold of a row: bare, or as in GSM8K (`... #### 72`) and MATH (`\boxed{72}`).
+
+        A list of golds asks for all of them, in any order.
+        """
+        text = gold_text(row)
         gold = extract(text) or text
         why = "" if parse_number(gold) is not None else readable(gold)
         if not why and self.answer == "number" and parse_number(gold) is None:
             why = "env.answer=number asks for numbers; tag and boxed for anything"
         if why:
-            where = f"{row.source}: row {row.number + 1}"
-            raise DatasetError(f"{where}: gold {text[-60:]!r} cannot be graded: {why}.")
+            raise DatasetError(f"{row.where}: gold {text[-60:]!r} cannot be graded: {why}.")
         solution = self._solution("", gold)
-        return Problem(prompt=row.text("prompt"), gold=gold, solution=solution)
+        return Problem(
+            prompt=row.text("prompt"), gold=gold, solution=solution, system_prompt=row.system
+        )
 
     def score(self, problem: Problem, answer: str) -> Reward:
         """Grade the value and the shape."""

@@ -46,12 +46,14 @@ def read_entries(of: Mapping[str, Any]) -> list[Entry]:
 def _entry(name: str, said: Any) -> Entry:
     key = f"env.of.{name}"
     given = dict(said) if isinstance(said, Mapping) else {"weight": said}
+    leveled = "levels" in given
     weight, levels = given.pop("weight", 1.0), given.pop("levels", ())
     number = isinstance(weight, int | float) and not isinstance(weight, bool)
     where = f"{key}.weight" if isinstance(said, Mapping) else key
     require(number and 0 < weight < math.inf, where, weight, "a number above 0")
     whole = isinstance(levels, list | tuple) and all(type(level) is int for level in levels)
-    require(whole, f"{key}.levels", levels, "whole numbers, easy to hard")
+    some = whole and bool(levels or not leveled)
+    require(some, f"{key}.levels", levels, "one whole number or more, easy to hard")
     for taken, instead in (("split", "the run decides it"), ("level", f"{key}.levels has it")):
         if taken in given and (taken == "split" or levels):
             raise ConfigError(f"{key}.{taken}={given[taken]}: {instead}.")

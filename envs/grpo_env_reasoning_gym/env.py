@@ -69,6 +69,8 @@ class ReasoningGymEnv(TextEnv):
         require_one_of("env.credit", credit, ("all", "partial"))
         positive = isinstance(wall_s, int | float) and 0 < wall_s <= 600
         require(positive, "env.wall_s", wall_s, "seconds, at most 600")
+        named = options is None or isinstance(options, Mapping)
+        require(named, "env.options", repr(options)[:80], "{name: value, ...} of the task")
         self.credit = credit
         self.library = Library(task, options or {}, shared(sandbox, workers))
         self.limits = Limits(wall_s=float(wall_s), cpu_s=max(1, round(wall_s) // 2))

@@ -1,26 +1,29 @@
-"""Problems out of files: local JSONL, JSON, CSV and Parquet, or a dataset of the hub."""
+"""Problems out of files: rows of a dataset, their columns renamed, split in two without overlap."""
 
 from __future__ import annotations
 
-import glob
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any
 
-from grpo_envs.errors import ConfigError, DatasetError, nearest, unknown
-from grpo_envs.runtime.hub import missing_on_hub
+from grpo_envs.env.cells import Unreadable, asked, joined, nested, plain_text
+from grpo_envs.env.columns import name_of, names_of, require_columns
+from grpo_envs.env.tables import Records, Table, load_tables
+from grpo_envs.errors import DatasetError, require_one_of
 from grpo_envs.seeding import rng_for, seed_for
 
-if TYPE_CHECKING:
-    import datasets
+__all__ = ["UNREADABLE", "Records", "Row", "Rows", "Table", "load_tables"]
 
-_READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+log = logging.getLogger(__name__)
+
+UNREADABLE = ("error", "drop")
+"""What `env.unreadable` may be: rows that cannot be read are an error, or are left out."""
 _EVAL_NAMES = ("eval", "test", "validation")
 _HELD_OUT = 0.1
-_REMEDY = "Give a local .jsonl, .json, .csv or .parquet file, or a reachable hub id."
+_EXAMPLES = 3
+_CONVERSATION = ("[", "{")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,43 +34,32 @@ class Row:
     """0-based position in its file or split."""
     source: str
     values: Mapping[str, Any]
-
-    @property
-    def where(self) -> str:
-        """File and row, for messages."""
-        return f"{self.source}: row {self.number + 1}"
+    system: str | None = None
+    """The system messages of a prompt that is a conversation; None where there are none."""
 
     def text(self, column: str) -> str:
         """Return a column as stripped text.
 
         Raises:
-            DatasetError: the cell is empty; the message names file, row and column.
+            DatasetError: the cell is empty, an object or a list of anything but numbers; the
+                message names file, row and column.
         """
         value = self.values[column]
-        if value is None or not str(value).strip():
-            raise DatasetError(f"{self.source}: row {self.number + 1} has no {column!r}.")
-        return str(value).strip()
-
-
-@dataclass(frozen=True, slots=True)
-class Records:
-    """A table of plain records, whose columns may hold values of any type beside each other."""
-
-    records: Sequence[Mapping[str, Any]]
+        if type(value) is str:
+            text = value.strip()
+        else:
+            try:
+                text = "" if value is None else plain_text(value)
+            except Unreadable as error:
+                raise DatasetError(f"{self.where}: {column!r} {error}.") from None
+        if not text:
+            raise DatasetError(f"{self.where} has no {column!r}.")
+        return text
 
     @property
-    def column_names(self) -> list[str]:
-        """The names that any record has, in order of appearance."""
-        return list(dict.fromkeys(name for record in self.records for name in record))
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, column: str) -> list[Any]:
-        return [record.get(column) for record in self.records]
-
-
-Table = Union["datasets.Dataset", Records]
+    def where(self) -> str:
+        """File and row, for messages."""
+        return f"{self.source}: row {self.number + 1}"
 
 
 class Rows:
@@ -83,9 +75,10 @@ class Rows:
         *,
         needs: Sequence[str],
         optional: Sequence[str] = (),
-        columns: Mapping[str, str] | None = None,
-        records: Records | None = None,
-        plain: bool = False,
+        columns: Mapping[str, Any] | None = None,
+        records: Records | Mapping[str, Table] | None = None,
+        read: Callable[[Row], object] | None = None,
+        unreadable: str | None = None,
     ) -> None:
         """Load `dataset`.
 
@@ -94,28 +87,45 @@ class Rows:
                 with `:subset` after it where it has subsets (`openai/gsm8k:main`).
             needs: What the environment calls its columns; the first is what rows are split by.
             optional: Columns that are None in every row where the dataset has none of the name.
-            columns: From the environment's names to the dataset's, e.g. {"gold": "answer"}.
+            columns: From the environment's names to the dataset's, e.g. {"gold": "answer"}, with
+                dots for what is inside of a cell (`reward_model.ground_truth`). A prompt may be a
+                list of columns, whose texts are put together line by line.
             records: The rows themselves, read elsewhere; `dataset` then only names them.
-            plain: Read `.jsonl` and `.json` into plain Python values. Otherwise each column has
-                one type, as Arrow wants it, which lists such as [1, "a"] have not.
+            read: Called with every row; raises DatasetError for one that cannot be read.
+            unreadable: `error` or `drop`: the value of `env.unreadable`. None is `error` in an
+                environment that has no such key.
 
         Raises:
-            DatasetError: no such dataset, no rows, a missing column, too few rows to split.
-            UnknownName: `columns` renames something that the environment does not need.
+            DatasetError: no such dataset, no rows, a missing column, too few rows to split, rows
+                that cannot be read.
+            ConfigError: `columns` renames something that the environment does not need.
         """
-        self.dataset = dataset
-        for name in columns or {}:
-            if name not in (*needs, *optional):
-                raise unknown("column role in env.columns", name, (*needs, *optional))
-        self._names = {name: (columns or {}).get(name, name) for name in (*needs, *optional)}
+        if unreadable is not None:
+            require_one_of("env.unreadable", unreadable, UNREADABLE)
+        self.dataset, self._unreadable = dataset, unreadable
+        self._names = names_of(columns, needs, optional)
         self._required = {*needs, *(columns or {})}
-        if plain and records is None:
-            records = _load_plain(dataset)
-        tables: Mapping[str, Table] = _load(dataset) if records is None else {"train": records}
-        for table in tables.values():
-            if len(table):  # an empty one is refused below
-                self._require_columns(table.column_names)
-        self._train, self._eval = self._split(tables, needs[0])
+        wanted = [name for names in self._names.values() for name in names]
+        if records is None:
+            records = load_tables(dataset, wanted)
+        tables = {"train": records} if isinstance(records, Records) else records
+        kept: dict[str, list[Row]] = {}
+        why: list[str] = []
+        total = 0
+        for split, table in tables.items():
+            rows, broken = self._rows(table, split)
+            for row in rows:
+                cell = row.values.get(needs[0])
+                if read is None and type(cell) is str and cell and not cell.isspace():
+                    continue
+                if row.number not in broken and (text := _refused(row, needs[0], read)):
+                    broken[row.number] = text
+            kept[split] = [row for row in rows if row.number not in broken] if broken else rows
+            why += [broken[number] for number in sorted(broken)]
+            total += len(rows)
+        if why:
+            self._refuse_or_log(why, total)
+        self._train, self._eval = self._split(kept, needs[0])
 
     def __len__(self) -> int:
         return len(self._train) + len(self._eval)
@@ -134,42 +144,131 @@ class Rows:
         epoch, position = divmod(seed, len(rows))
         return rows[_shuffle(split, epoch, len(rows))[position]]
 
-    def _require_columns(self, have: Sequence[str]) -> None:
-        for need, name in self._names.items():
-            if name not in have and need in self._required:
-                key = f"Set env.columns={{{need}: ...}} to one of: {', '.join(have)}."
-                raise DatasetError(
-                    f"{self.dataset}: no column {name!r}.{nearest(name, have)} {key}"
-                )
+    def drop(self, rows: Collection[Row]) -> None:
+        """Leave `rows` out.
 
-    def _split(self, tables: Mapping[str, Table], by: str) -> tuple[list[Row], list[Row]]:
+        Raises:
+            DatasetError: no row is left of a split.
+        """
+        out = set(map(id, rows))
+        self._train = [row for row in self._train if id(row) not in out]
+        self._eval = [row for row in self._eval if id(row) not in out]
+        if not (self._train and self._eval):
+            raise DatasetError(f"{self.dataset}: no row that can be read is left of a split.")
+
+    def _refuse_or_log(self, why: Sequence[str], total: int) -> None:
+        """Say which rows cannot be read, as an error unless they are dropped."""
+        shown = [text.removeprefix(f"{self.dataset}: ").rstrip(".") for text in why[:_EXAMPLES]]
+        more = "; ..." if len(why) > len(shown) else ""
+        count = f"{len(why)} of {total} rows cannot be read"
+        if self._unreadable == "drop":
+            _warn(f"{self.dataset}: {count}, left out: {'; '.join(shown)}{more}")
+            return
+        if len(why) == 1:
+            hint = f" {count}; env.unreadable=drop leaves it out."
+            raise DatasetError(why[0] + (hint if self._unreadable else ""))
+        hint = " env.unreadable=drop leaves them out." if self._unreadable else ""
+        raise DatasetError(f"{self.dataset}: {count}: {'; '.join(shown)}{more}.{hint}")
+
+    def _split(self, tables: Mapping[str, list[Row]], by: str) -> tuple[list[Row], list[Row]]:
         own = next((name for name in _EVAL_NAMES if name in tables), None)
         if own and "train" in tables:
-            return self._rows(tables["train"], "train"), self._rows(tables[own], own)
-        rows = [row for name, table in tables.items() for row in self._rows(table, name)]
-        prompts = {row.text(by) for row in rows}
-        order = sorted(prompts, key=lambda prompt: seed_for("split", prompt))
+            for split in ("train", own):
+                if not tables[split]:
+                    raise DatasetError(f"{self.dataset}: no row of {split!r} can be read.")
+            return tables["train"], tables[own]
+        rows = [row for table in tables.values() for row in table]
+        if not rows:
+            raise DatasetError(f"{self.dataset}: no row can be read.")
+        prompts = [row.text(by) for row in rows]
+        order = sorted(set(prompts), key=lambda prompt: seed_for("split", prompt))
         held_out = set(order[: max(1, round(_HELD_OUT * len(order)))])
-        train = [row for row in rows if row.text(by) not in held_out]
+        pairs = list(zip(rows, prompts, strict=True))
+        train = [row for row, prompt in pairs if prompt not in held_out]
         if not train:
             raise DatasetError(f"{self.dataset}: 1 distinct {by}; at least 2 are needed to split.")
-        return train, [row for row in rows if row.text(by) in held_out]
+        return train, [row for row, prompt in pairs if prompt in held_out]
 
-    def _rows(self, table: Table, split: str) -> list[Row]:
+    def _rows(self, table: Table, split: str) -> tuple[list[Row], dict[int, str]]:
+        """Return the rows of a table, and why some of them cannot be read, by number."""
         source = self.dataset if split == "train" else f"{self.dataset} ({split})"
         if not len(table):
             raise DatasetError(f"{source}: empty, it has no rows.")
-        absent = [None] * len(table)
-        picked = {
-            need: table[name] if name in table.column_names else absent
-            for need, name in self._names.items()
-        }
-        return [
-            Row(
-                number=i, source=source, values={need: column[i] for need, column in picked.items()}
-            )
-            for i in range(len(table))
+        broken = {}
+        if isinstance(table, Records):
+            broken = {i: f"{source}: row {i + 1} {why}." for i, why in table.broken.items()}
+        if len(broken) == len(table):
+            return [Row(number=i, source=source, values={}) for i in broken], broken
+        have = table.column_names
+        require_columns(self.dataset, self._names, self._required, have=have, table=table)
+        picked = {need: _column(table, names, have) for need, names in self._names.items()}
+        names = tuple(picked)
+        rows = [
+            Row(number=number, source=source, values=dict(zip(names, cells, strict=True)))
+            for number, cells in enumerate(zip(*picked.values(), strict=True))
         ]
+        for number, cell in enumerate(picked.get("prompt", ())):
+            if type(cell) is str and not cell.lstrip().startswith(_CONVERSATION):
+                continue
+            try:
+                rows[number] = _with_text(rows[number])
+            except Unreadable as error:
+                column = name_of(self._names["prompt"])
+                broken.setdefault(number, f"{rows[number].where}: {column!r} {error}.")
+        return rows, broken
+
+
+def _column(table: Table, names: Sequence[str], have: Sequence[str]) -> Sequence[Any]:
+    """Return the cells of a column, of something inside of it, or of several columns."""
+    if len(names) > 1:
+        columns = [_column(table, [name], have) for name in names]
+        return [_Several(cells) for cells in zip(*columns, strict=True)]
+    (name,) = names
+    if name not in have:
+        head, *keys = name.split(".")
+        if head not in have:
+            return [None] * len(table)
+        return [nested(cell, keys) for cell in _column(table, [head], have)]
+    cells: Sequence[Any] = table[name]
+    return cells if isinstance(cells, list) else cells[:]
+
+
+class _Several(tuple[Any, ...]):
+    """The cells of the columns that a prompt is made of."""
+
+    __slots__ = ()
+
+
+def _with_text(row: Row) -> Row:
+    """Return the row with a prompt that is text.
+
+    Raises:
+        Unreadable: the prompt is neither text nor a conversation.
+    """
+    cell = row.values["prompt"]
+    found = asked(joined(cell) if isinstance(cell, _Several) else cell)
+    if found is None:
+        return replace(row, values={**row.values, "prompt": None})
+    if type(cell) is str and found.prompt == cell.strip() and found.system is None:
+        return row  # as it stands, white space included
+    return replace(row, values={**row.values, "prompt": found.prompt}, system=found.system)
+
+
+def _refused(row: Row, by: str, read: Callable[[Row], object] | None) -> str:
+    """Return why a row cannot be read, '' where it can."""
+    try:
+        row.text(by)
+        if read is not None:
+            read(row)
+    except DatasetError as error:
+        return str(error)
+    return ""
+
+
+@lru_cache(maxsize=64)
+def _warn(text: str) -> None:
+    """Log a line once, however many environments read the dataset."""
+    log.warning("%s", text)
 
 
 @lru_cache(maxsize=8)
@@ -177,75 +276,3 @@ def _shuffle(split: str, epoch: int, size: int) -> list[int]:
     order = list(range(size))
     rng_for("rows", split, epoch).shuffle(order)
     return order
-
-
-def _load_plain(dataset: str) -> Records | None:
-    """Return the records of a local `.jsonl` or `.json` file, None for anything else."""
-    path = Path(dataset).expanduser()
-    suffix = path.suffix.lower()
-    if suffix not in (".jsonl", ".json") or not path.is_file():
-        return None
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"env.dataset={dataset}: cannot be read ({error}).") from error
-    if suffix == ".jsonl":
-        lines = [line for line in text.split("\n") if line.strip()]
-        return Records([_parsed(line, dataset, i) for i, line in enumerate(lines)])
-    try:
-        whole = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DatasetError(f"env.dataset={dataset}: cannot be read ({error}).") from error
-    rows = whole if isinstance(whole, list) else [whole]
-    return Records([_object(row, dataset, i) for i, row in enumerate(rows)])
-
-
-def _parsed(line: str, dataset: str, number: int) -> Mapping[str, Any]:
-    try:
-        return _object(json.loads(line), dataset, number)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DatasetError(f"{dataset}: row {number + 1} is no JSON ({error}).") from error
-
-
-def _object(row: Any, dataset: str, number: int) -> Mapping[str, Any]:
-    if not isinstance(row, dict):
-        raise DatasetError(f"{dataset}: row {number + 1} is no object with columns.")
-    return row
-
-
-def _load(dataset: str) -> Mapping[str, datasets.Dataset]:
-    import datasets  # heavy, like pandas: kept off the import path of grpo_envs
-    import pandas
-
-    path = Path(dataset).expanduser()
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None and path.is_file():
-        raise ConfigError(f"env.dataset={dataset}: not one of {', '.join(_READERS)}.")
-    if reader and not path.is_file():
-        raise DatasetError(f"env.dataset={dataset}: no such file (looked in {Path.cwd()}).")
-    if reader and not path.read_bytes().strip():
-        raise DatasetError(f"env.dataset={dataset}: the file is empty, it has no rows.")
-    local = bool(reader) or path.is_dir()
-    source, _, subset = (str(path), "", "") if local else dataset.partition(":")
-    absent = "" if local else missing_on_hub(source, "dataset")
-    if absent:
-        raise DatasetError(f"env.dataset={dataset}: {absent}. {_REMEDY}")
-    bars_were_on = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        if reader == "csv":  # as text: guessing types would turn 007 into 7 and NA into nothing
-            frame = pandas.read_csv(path, dtype=str, keep_default_na=False)
-            return {"train": datasets.Dataset.from_pandas(frame)}
-        if reader:
-            exact = glob.escape(str(path))  # else a name with [ or * is a pattern
-            return {"train": datasets.load_dataset(reader, data_files=exact, split="train")}
-        loaded = datasets.load_dataset(source, subset or None)
-    except Exception as error:  # of many libraries below; promised: one line with the remedy
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        raise DatasetError(
-            f"env.dataset={dataset}: cannot be read ({first[0]}). {_REMEDY}"
-        ) from error
-    finally:
-        if bars_were_on:
-            datasets.enable_progress_bars()
-    return {str(name): table for name, table in loaded.items()}

@@ -48,6 +48,9 @@ HOSTILE = (
 """What no grader may trip over, whatever the problem."""
 
 
+_WORDS = ("1", "a", "yes", "50")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """An environment, and how long each call of it may take.
@@ -64,6 +67,10 @@ class Trial:
         """Return problem number `seed` of `split`."""
         with time_limit(self.seconds, f"drawing problem {seed} of {split}"):
             return self.env.problem(seed, split)
+
+    def has_several(self, split: str) -> bool:
+        """Return whether `split` has two problems: of a small dataset it may hold one row."""
+        return self.env.rows is None or self.env.rows.count(split) > 1
 
     def drawn(self, split: str, count: int | None = None) -> list[Problem]:
         """Return the first `count` problems of `split` (`problems` of them when None)."""
@@ -130,6 +137,21 @@ def good_player(env: TextEnv, problem: Problem) -> Player | None:
     if env.turns_of(problem) > 1:
         return env.demonstrate if env.demonstrate(problem, []) else None
     return always(problem.solution) if problem.solution else None
+
+
+def mumble(problem: Problem, turns: Sequence[Turn]) -> str:
+    """Say in every turn what no environment may pay for."""
+    return "I do not know."
+
+
+def say_a_word(problem: Problem, turns: Sequence[Turn]) -> str:
+    """Say what many games take for a move, where they take no sentence."""
+    return _WORDS[(len(problem.prompt) + len(turns)) % len(_WORDS)]
+
+
+def say_a_word_in_a_tag(problem: Problem, turns: Sequence[Turn]) -> str:
+    """Say the same where an environment reads a tag."""
+    return f"<answer>{say_a_word(problem, turns)}</answer>"
 
 
 def always(answer: str) -> Player:

@@ -38,7 +38,8 @@ def main() -> None:
 _ISOLATION = {
     "bubblewrap": "own namespaces (files, processes, network, users), and all of `confined`",
     "confined": "no files but Python's, no sockets, processes, signals or privileges; limits on "
-    "time, memory, output, threads and descriptors",
+    "time, memory, output, threads and descriptors. A program can still tell by `stat` which other "
+    "files there are, with their sizes, owners and dates: Landlock does not restrict that",
     "degraded": "limits on time, memory and output only",
     "unsafe": "limits on time, memory and output only",
 }

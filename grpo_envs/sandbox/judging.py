@@ -1,107 +1,100 @@
 """What the judge's child does: dataset test code against a program in another process.
 
 The program is behind CHANNEL and answers calls by value; whatever it answers is a value to the
-test code. The verdict goes out on VERDICT, which the program's process never had.
+test code. The verdict goes out on VERDICT, which the program's process never had. What a pass
+needs is counted here: calls of the program, and assertions that held.
 """
 
-import builtins
+import linecache
+import marshal
 import os
+import sys
+import threading
+from types import ModuleType
 from typing import Any
 
-from grpo_envs.sandbox.runner import CHANNEL, Lines, payload, send
-from grpo_envs.sandbox.values import Opaque, dump, load
+from grpo_envs.sandbox.runner import main_module, payload, send
+from grpo_envs.sandbox.serving import rehearsed
+from grpo_envs.sandbox.stubs import Stub
+from grpo_envs.sandbox.tested import Imported, Tested
+from grpo_envs.sandbox.values import Opaque, dump
 from grpo_envs.sandbox.wire import BROKEN, GONE, MISSED, PASSED
 
 VERDICT = 5
-_FILE = "<tests>"
-
-
-class _Gone(BaseException):
-    """The program's process answers no more, or not by the rules."""
+FILE = "<tests>"
+_REHEARSALS = 20
 
 
 def judge(_: int) -> None:
     """Run the tests and tell the verdict; does not return."""
     task = payload()
-    stub = _Stub(task["longest"])
+    program = Tested(task)
     try:
-        code = compile(task["tests"], _FILE, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
-        _tell(BROKEN, f"the tests do not compile: {error}")
-        return
-    entry_point = task["entry_point"]
-    names: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins, entry_point: stub}
-    try:
-        stub.wait()
-        exec(code, names)  # noqa: S102  the sandbox
-        names[entry_point] = stub  # where the tests repeat the prompt's headers
-        if "check" in names:
-            names["check"](stub)
-            stub.be_there()
-            _tell(PASSED, "")
-        _tell(BROKEN, "the tests define no check(candidate)")
+        _run(task, program)
     except Opaque as error:
         _tell(BROKEN, str(error))
     except BaseException as error:  # noqa: BLE001  whatever the tests raise
-        if stub.gone:  # also where the tests caught that and went on
+        if program.gone:  # also where the tests caught that and went on
             _tell(GONE, "the program ended, or did not answer by the rules")
         _tell(MISSED, _described(error, task["tests"]))
+    if program.gone:
+        _tell(GONE, "the program ended, or did not answer by the rules")
+    if program.lost is not None:
+        _tell(MISSED, _described(program.lost, task["tests"]))
+    if not program.calls:
+        _tell(MISSED, f"the tests never called {task['entry_point']}")
+    if not program.checks:
+        _tell(MISSED, "the tests ended without an assertion")
+    _tell(PASSED, "")
 
 
-class _Stub:
-    """Stands for the program's function."""
-
-    def __init__(self, longest: int) -> None:
-        self.answers = iter(Lines(CHANNEL, longest))
-        self.gone = False
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """Call the function over there; what it does to its arguments happens to ours."""
-        question = dump([list(arguments), keywords])
-        try:
-            send(CHANNEL, question)
-        except OSError:
-            self.gone = True
-            raise _Gone from None
-        line = self._answer()
-        value = load(line[1:])
-        if line[0] == "&":
-            value, after = value
-            for ours, theirs in zip(arguments, after, strict=True):
-                _mutate(ours, theirs)
-        return value
-
-    def wait(self) -> None:
-        """Wait until the program is loaded."""
-        self._answer()
-
-    def be_there(self) -> None:
-        """Raise unless the program has answered everything so far."""
-        if self.gone:
-            raise _Gone
-
-    def _answer(self) -> str:
-        line = next(self.answers, "")
-        if line[:1] == "!":
-            name, _, message = str(load(line[1:])).partition(": ")
-            kind = getattr(builtins, name, None)
-            if isinstance(kind, type) and issubclass(kind, Exception):
-                raise kind(message)
-            raise RuntimeError(f"{name}: {message}")
-        if line[:1] not in ("=", "&"):
-            self.gone = True
-            raise _Gone
-        return line
+def rehearse() -> None:
+    """Do in the zygote what every judge and every program that it calls do, see `runner`."""
+    hooks = threading.excepthook, sys.unraisablehook
+    for _ in range(_REHEARSALS):
+        program = Tested({"longest": 1, "arrays": False})
+        questions: list[str] = []
+        program._send = questions.append  # type: ignore[assignment, method-assign]
+        program.lines = (rehearsed(question[1:]) for question in questions)
+        Stub(program, "f")([1, (2.5, "x")])
+        program.checked(value=True)
+    threading.excepthook, sys.unraisablehook = hooks
+    del linecache.cache["solution.py"]
 
 
-def _mutate(ours: Any, theirs: Any) -> None:
-    if type(ours) is not type(theirs):
-        return
-    if isinstance(ours, list):
-        ours[:] = theirs
-    elif isinstance(ours, (dict, set)):
-        ours.clear()
-        ours.update(theirs)
+def _run(task: dict[str, Any], program: "Tested") -> None:
+    """Run the module of the tests, then its `check`, test functions and test classes."""
+    names = main_module()
+    del names["__file__"]
+    support = {}
+    for name, code in task["support"].items():
+        support[name] = sys.modules[name] = ModuleType(name)
+        exec(marshal.loads(code), vars(support[name]))  # noqa: S102  our own
+    program.load()
+    candidate = program.stub(task["entry_point"])
+    given = {name: program.stub(name) for name in task["wanted"] if name in program.contents}
+    given |= {
+        "candidate": candidate,
+        task["entry_point"]: candidate,
+        "__checked__": program.checked,
+    }
+    names |= given
+    program.classes = names
+    for name in task["modules"]:
+        sys.modules[name] = Imported(name, program)
+    collecting = support.get("collecting")
+    if collecting is not None:
+        collecting.prepare("unittest" in task["imports"])
+    exec(marshal.loads(task["code"]), names)  # noqa: S102  the sandbox
+    names[task["entry_point"]] = candidate
+    if task["check"]:
+        check = names["check"]
+        wanted = check.__code__.co_argcount - len(check.__defaults__ or ())
+        check(*[candidate] * wanted)
+    if collecting is not None:
+        collecting.run(names, {"candidate": candidate, **program.stand_ins(names)})
+    elif not task["check"] and not program.calls and not program.gone:
+        _tell(BROKEN, "the tests define no check(candidate)")
 
 
 def _described(error: BaseException, tests: str) -> str:
@@ -109,7 +102,7 @@ def _described(error: BaseException, tests: str) -> str:
     text = f"{type(error).__name__}: {error}"[:300]
     trace, number = error.__traceback__, 0
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == _FILE:
+        if trace.tb_frame.f_code.co_filename == FILE:
             number = trace.tb_lineno
         trace = trace.tb_next
     lines = tests.splitlines()

@@ -12,8 +12,9 @@ from grpo_envs.sandbox.worker import Setting, folders
 
 LEVELS = ("auto", "bubblewrap", "confined", "unsafe", "degraded")
 """`bubblewrap`: namespaces, and all that `confined` has: Landlock, a filter of system calls, no
-capabilities, limits. `auto` is the first of the two that works. `unsafe` and `degraded` (for macOS)
-have limits only, and must be asked for by name."""
+capabilities, limits. `confined` cannot hide that a file exists, nor its size, owner and dates: a
+program can call `stat`. `auto` is the first of the two that works. `unsafe` and `degraded` (for
+macOS) have limits only, and must be asked for by name."""
 SAFE = ("bubblewrap", "confined")
 
 _PROVEN: dict[tuple[str, tuple[str, ...]], Setting] = {}

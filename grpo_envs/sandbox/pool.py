@@ -19,6 +19,7 @@ from grpo_envs.errors import DatasetError, SandboxError, require
 from grpo_envs.runtime.launch import cores
 from grpo_envs.sandbox.levels import check, choose
 from grpo_envs.sandbox.preload import RARE, names_any
+from grpo_envs.sandbox.testing import prepared
 from grpo_envs.sandbox.types import Calls, Limits, Raised, Returned, RunResult, Verdict
 from grpo_envs.sandbox.values import Unreadable, dump, load
 from grpo_envs.sandbox.wire import BROKEN, PASSED
@@ -113,21 +114,29 @@ class LocalPool:
     def judge(
         self, program: str, *, tests: str, entry_point: str, limits: Limits | None = None
     ) -> Verdict:
-        """Run `tests`, which define `check(candidate)`, in a process that `program` is not in.
+        """Run `tests` in a process that `program` is not in.
 
-        The name `entry_point` is the program's function in the tests too. Arguments and values pass
-        by value; what the function does to a list, dict or set that it is given, happens to it.
+        They assert as a module, in `check(candidate)`, in functions `test...`, or in classes of
+        unittest or pytest. The name `entry_point` is the program's function in the tests too, and
+        so is any other name of the program that they use and do not define. Arguments and values
+        pass by value; what the function does to what it is given, happens to it.
 
         Raises:
             SandboxError: the sandbox failed twice, which is no fault of the program.
-            DatasetError: the tests do not compile, define no `check`, or pass what cannot pass.
+            DatasetError: the tests do not compile, have nothing to run, or pass what cannot pass.
         """
         limits = limits or Limits()
         longest = limits.result_kib << 10
         if _too_large(program, limits):
             return Verdict(passed=False, error="refused: the program is too large")
-        served = payload(program=program, entry_point=entry_point, longest=longest)
-        judged = payload(tests=tests, entry_point=entry_point, longest=longest)
+        try:
+            ready = prepared(tests, entry_point)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as broken:
+            text = f"tests of {entry_point}: they do not compile: {broken}."
+            raise DatasetError(text) from broken
+        printed = limits.stdout_kib << 10
+        served = payload(program=program, entry_point=entry_point, longest=longest, printed=printed)
+        judged = payload(tests=tests, entry_point=entry_point, longest=longest, **ready)
         header, (outcome,) = self._ask(limits, [served, judged], program + tests, judge=True)
         wall_s = header["wall_s"]
         if header["status"] != "ok":

@@ -17,7 +17,7 @@ _SYSTEM = (
     "/dev/random",
     "/dev/zero",
 )
-_NOT_LIBRARY = ("site-packages", "dist-packages", "test", "idlelib", "ensurepip", "__pycache__")
+_NOT_LIBRARY = ("site-packages", "dist-packages", "test", "idlelib", "ensurepip")
 WRITABLE = ("/dev/null",)
 
 

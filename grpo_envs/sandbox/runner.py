@@ -14,12 +14,13 @@ import os
 import sys
 import threading
 import traceback
+from _sitebuiltins import Quitter
 from collections.abc import Iterator
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from grpo_envs.sandbox.values import dump, load
+from grpo_envs.sandbox.values import dump, dump_result, load
 from grpo_envs.sandbox.wire import OUT_OF_MEMORY
 
 PAYLOAD, CHANNEL = 3, 4
@@ -31,10 +32,10 @@ _REHEARSALS = 20  # Python 3.11 takes 8 calls to begin, 3.13 takes 17
 def script(_: int) -> None:
     """Run a program as `python solution.py` does, then make its calls; does not return."""
     task = payload()
-    names = _main_module()
+    names = main_module()
     code = 0
     try:
-        _execute(task["program"], names)
+        execute(task["program"], names)
         if task["calls"] is not None:
             _make_calls(names, task["entry_point"], task["calls"])
     except SystemExit as ending:
@@ -42,31 +43,6 @@ def script(_: int) -> None:
     except BaseException as error:  # noqa: BLE001  the program's, whatever it is
         code = _report(error)
     _leave(code)
-
-
-def serve(_: int) -> None:
-    """Run a program, then make the calls that come in, until none comes; does not return."""
-    task = payload()
-    names = _main_module()
-    requests = Lines(CHANNEL, task["longest"])
-    try:
-        _execute(task["program"], names)
-        function = _function(names, task["entry_point"])
-    except BaseException as error:  # noqa: BLE001  the program's, whatever it is
-        send(CHANNEL, f"!{_error(error)}")
-        os._exit(1)
-    send(CHANNEL, "=null")
-    for line in requests:
-        arguments, keywords = load(line)
-        before = dump(arguments)
-        try:
-            value = function(*arguments, **keywords)
-            after = dump(arguments)
-            answer = f"={dump(value)}" if after == before else f"&[{dump(value)},{after}]"
-        except Exception as error:  # noqa: BLE001  the program's, whatever it is
-            answer = f"!{_error(error)}"
-        send(CHANNEL, answer)
-    os._exit(0)
 
 
 def payload() -> dict[str, Any]:
@@ -121,9 +97,14 @@ def open_streams() -> None:
     sys.stdin = io.TextIOWrapper(reader, "utf-8", "surrogateescape")
     sys.stdout = io.TextIOWrapper(writers[0], "utf-8", "surrogateescape")
     sys.stderr = io.TextIOWrapper(writers[1], "utf-8", "backslashreplace", line_buffering=True)
-    for name in ("stdin", "stdout", "stderr"):
-        setattr(sys, f"__{name}__", getattr(sys, name))
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        stream.mode = mode  # as `open` does, which Python's own streams come from
+        stream.buffer.raw.name = f"<{name}>"
+        setattr(sys, f"__{name}__", stream)
     sys.argv = [FILE]
+    for name in ("exit", "quit"):  # from `site`, which is not loaded
+        setattr(builtins, name, Quitter(name, "Ctrl-D (i.e. EOF)"))
 
 
 def rehearse() -> None:
@@ -133,15 +114,16 @@ def rehearse() -> None:
     memory that it writes to is not copied for each of them.
     """
     for _ in range(_REHEARSALS):
-        names = _main_module()
-        _execute("def f(x): return x\nprint(end='')", names)
+        names = main_module()
+        execute("def f(x): return x\nprint(end='')", names)
         _make_calls(names, "f", ["[[1]]"])  # CHANNEL is /dev/null
         marshal.loads(marshal.dumps({"program": "", "calls": None}))
     sys.stdout.flush()
     del linecache.cache[FILE]
 
 
-def _main_module() -> dict[str, Any]:
+def main_module() -> dict[str, Any]:
+    """Return the names of a fresh main module."""
     module = ModuleType("__main__")
     sys.modules["__main__"] = module
     names = vars(module)
@@ -150,24 +132,37 @@ def _main_module() -> dict[str, Any]:
     return names
 
 
-def _execute(program: str, names: dict[str, Any]) -> None:
+def execute(program: str, names: dict[str, Any]) -> None:
+    """Run a program as the main module."""
     lines = program.splitlines(keepends=True)
     linecache.cache[FILE] = (len(program), None, lines, FILE)
     exec(compile(program, FILE, "exec", dont_inherit=True), names)  # noqa: S102  the sandbox
 
 
-def _function(names: dict[str, Any], entry_point: str) -> Any:
-    if entry_point not in names:
-        raise NameError(f"the program defines no {entry_point}")
-    return names[entry_point]
+def resolved(names: dict[str, Any], path: str) -> Any:
+    """Return what the program calls `path`: a name, or `Solution().name` for a method.
+
+    Raises:
+        NameError: the program defines no such thing.
+    """
+    owner, _, method = path.partition("().")
+    if owner not in names:
+        raise NameError(f"the program defines no {owner}")
+    if not method:
+        return names[owner]
+    if not hasattr(names[owner], method):
+        raise NameError(f"the {owner} of the program defines no {method}")
+    return getattr(names[owner](), method)
 
 
 def _make_calls(names: dict[str, Any], entry_point: str, calls: list[str]) -> None:
-    function = _function(names, entry_point)
-    for arguments in calls:
+    function = resolved(names, entry_point)
+    for number, arguments in enumerate(calls):
         passed = load(arguments)
         try:
-            line = f"={dump(function(*passed))}"
+            if number and "()." in entry_point:  # each call finds a new object
+                function = resolved(names, entry_point)
+            line = f"={dump_result(function(*passed))}"
         except Exception as error:  # noqa: BLE001  the program's, whatever it is
             line = f"!{_error(error)}"
         send(CHANNEL, line)
@@ -202,13 +197,27 @@ def _report(error: BaseException) -> int:
 
 
 def _leave(code: int) -> None:
-    """End as Python does: threads, exit handlers, buffers."""
+    """End as Python does: threads, exit handlers, streams, what still stands in variables."""
+    first = sys.__stdout__, sys.__stderr__
     try:
         if _thread._count() or threading._threading_atexits:  # type: ignore[attr-defined]
             threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:  # noqa: BLE001  closed or replaced by the program
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not _is_closed(stream):
+                stream.flush()
+    except BaseException:  # noqa: BLE001  a thread's, a handler's, or a stream's that broke
         code = code or 1
+    with suppress(BaseException):
+        sys.modules["__main__"].__dict__.clear()  # a file that is dropped writes what it holds
+    for stream in first:
+        with suppress(BaseException):  # Python does not tell of what it drops either
+            stream.flush()  # type: ignore[union-attr]
     os._exit(code)
+
+
+def _is_closed(stream: Any) -> bool:
+    try:
+        return bool(stream.closed)
+    except Exception:  # noqa: BLE001  the program's own stream
+        return False

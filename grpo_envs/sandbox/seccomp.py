@@ -7,6 +7,7 @@ refused here. A classic BPF program reads `struct seccomp_data`: number, archite
 
 import errno
 import os
+import resource
 import struct
 from collections.abc import Iterable
 
@@ -89,7 +90,9 @@ def _checks(pid: int) -> dict[str, list[Instruction]]:
         # SIGKILL never: a process that dies of it was killed from outside, and runs again.
         "kill": [*_unless(_one_of(0, [pid])), *_unless(_none_of(1, [_SIGKILL])), *_verdict()],
         "tgkill": [*_unless(_one_of(0, [pid])), *_unless(_none_of(2, [_SIGKILL])), *_verdict()],
-        "prlimit64": [*_unless(_one_of(0, [0])), *_verdict()],  # hard limits hold by themselves
+        # Hard limits hold by themselves; see `_no_cpu_limit`.
+        "setrlimit": _no_cpu_limit(0),
+        "prlimit64": [*_unless(_one_of(0, [0])), *_no_cpu_limit(1, new=2)],
         "socketpair": [*_unless(_one_of(0, [1])), *_verdict()],  # AF_UNIX
         "sendto": [*_unless(_one_of(4, [0])), *_unless(_one_of(4, [0], high=True)), *_verdict()],
         "prctl": [*_unless(_one_of(0, _PR_NAME)), *_verdict()],
@@ -122,6 +125,24 @@ def _unless(test: list[Instruction], error: int = errno.EPERM) -> list[Instructi
 
 def _verdict() -> list[Instruction]:
     return [(RETURN, 0, 0, ALLOW)]
+
+
+def _no_cpu_limit(which: int, new: int | None = None) -> list[Instruction]:
+    """Seem to set a limit of processor time, and set any other one.
+
+    Beyond a hard limit of its own choice the kernel would kill the program by SIGKILL, as whoever
+    kills it from outside does. `which` and `new` are the arguments that name the limit and point
+    to its new value.
+    """
+    written = [] if new is None else [_argument(new), (EQUAL, 0, 2, 0)]
+    written += [] if new is None else [_argument(new, high=True), (EQUAL, 1, 0, 0)]
+    return [
+        _argument(which),
+        (EQUAL, 0, len(written) + 1, resource.RLIMIT_CPU),
+        *written,
+        (RETURN, 0, 0, refuse(0)),
+        (RETURN, 0, 0, ALLOW),
+    ]
 
 
 def _clones() -> list[Instruction]:

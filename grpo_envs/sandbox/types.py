@@ -18,14 +18,16 @@ class Limits:
     cpu_s: int = 5
     """Seconds of processor time."""
     memory_mib: int = 1024
-    stdout_kib: int = 1024
+    stdout_kib: int = 8192
     stderr_kib: int = 64
-    result_kib: int = 1024
+    result_kib: int = 8192
     """All returned values together, as JSON."""
     open_files: int = 32
     threads: int = 64
     program_kib: int = 256
     stdin_mib: int = 16
+    total_s: float = 120.0
+    """Seconds for all inputs of one problem, which run one after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ program wrote; whatever the bytes, it returns plain builtins or raises Unreadabl
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 MAX_DEPTH = 64
@@ -15,6 +16,9 @@ MAX_DIGITS = 1 << 16
 """Hexadecimal digits of an integer."""
 _EXACT = 1 << 53  # integers below it are JSON numbers
 _MAX_COLLISIONS = 64  # keys with one hash: more would take quadratic time, and are no accident
+_MOST_ITEMS = 1 << 20
+VIEWS: Any = (type({}.keys()), type({}.values()), type({}.items()))
+"""What a dictionary gives to iterate over."""
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -24,6 +28,25 @@ class Opaque(TypeError):
 
 class Unreadable(ValueError):
     """A text is not what `dump` writes."""
+
+
+class Iterated:
+    """The items of an iterator: good for `list` and its like, equal to nothing, true or false."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: list[Any]) -> None:
+        """Hold `items`."""
+        self.items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+    def __repr__(self) -> str:
+        return f"an iterator of {self.items!r}"
+
+    def __bool__(self) -> bool:
+        raise TypeError("an iterator is no answer to a question")
 
 
 def dump(value: Any) -> str:
@@ -39,6 +62,22 @@ def dump(value: Any) -> str:
     '[1,{"t":[2.5,null]},{"d":[[3,"x"]]}]'
     """
     return json.dumps(_tag(value, MAX_DEPTH), separators=(",", ":"), allow_nan=False)
+
+
+def dump_result(value: Any) -> str:
+    """Return what a call returned as one line: an iterator as its items, which `Iterated` holds.
+
+    Raises:
+        Opaque: it holds what does not pass.
+        ValueError: as `dump`, or the iterator has more than a million items.
+    """
+    if not isinstance(value, (Iterator, range, *VIEWS)) or callable(value):
+        return dump(value)
+    given: Any = value
+    items = list(islice(given, _MOST_ITEMS + 1))
+    if len(items) > _MOST_ITEMS:
+        raise ValueError(f"an iterator of more than {_MOST_ITEMS} items")
+    return f'{{"g":{dump(items)}}}'
 
 
 def load(text: str | bytes) -> Any:
@@ -65,6 +104,22 @@ def load(text: str | bytes) -> Any:
     if text.count("[") + text.count("{") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
         raise Unreadable(f"nested deeper than {MAX_DEPTH}")
     return value
+
+
+def tag_scalar(value: Any) -> Any:
+    """Return a number, a text or bytes as JSON knows it, subclasses as their builtin."""
+    return _tag(value, 1)
+
+
+def load_tagged(tag: str, inner: Any) -> Any:
+    """Return the number, text or bytes that an object of JSON stands for.
+
+    Raises:
+        ValueError: it stands for nothing.
+    """
+    if tag not in ("i", "f", "b", "c"):
+        raise ValueError(f"not a tagged value: {tag}")
+    return _untag([(tag, inner)])
 
 
 def _tag(value: Any, depth: int) -> Any:
@@ -162,7 +217,7 @@ def _long_integer(text: str) -> int:
 
 
 def _complex(parts: list[Any]) -> complex:
-    real, imaginary = parts
+    real, imaginary = (_untag([*p.items()]) if type(p) is dict else p for p in parts)
     if type(real) is not float or type(imaginary) is not float:
         raise ValueError("not a complex number")
     return complex(real, imaginary)
@@ -196,6 +251,7 @@ _READERS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "z": (list, lambda items: frozenset(_set(items))),
     "b": (str, bytes.fromhex),
     "c": (list, _complex),
+    "g": (list, Iterated),
 }
 
 

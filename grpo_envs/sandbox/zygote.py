@@ -61,16 +61,17 @@ class ProgramZygote:
         """Take all steps that need files, rights or time; an exception goes to the keeper."""
         import random  # hooks into forks
 
-        from grpo_envs.sandbox import confine, judging, preload, runner, seccomp, wire
+        from grpo_envs.sandbox import confine, judging, preload, runner, seccomp, serving, wire
 
         self.control = control
         self.confine, self.wire = confine, wire
         self.roles = {
             wire.SCRIPT: runner.script,
-            wire.SERVE: runner.serve,
+            wire.SERVE: serving.serve,
             wire.JUDGE: judging.judge,
         }
-        self.open_streams, self.rehearse = runner.open_streams, runner.rehearse
+        self.open_streams = runner.open_streams
+        self.rehearsals = runner.rehearse, judging.rehearse
         self.seed = random.seed
         self.children: list[_Child] = []
         self.poller = select.poll()
@@ -109,7 +110,8 @@ class ProgramZygote:
     def serve(self) -> None:
         """Obey commands until the keeper is gone."""
         self._open_streams()
-        self.rehearse()
+        for rehearse in self.rehearsals:
+            rehearse()
         self.seed(0)  # a program that draws numbers draws the same ones in every run
         gc.collect()
         gc.freeze()  # a collection in a child would copy the pages that it looks through

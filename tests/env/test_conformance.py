@@ -655,6 +655,11 @@ def test_parts_that_sum_to_one_but_for_the_last_bit_break_nothing() -> None:
     check_env(Tenths())
 
 
+def test_a_dataset_with_one_row_held_out_is_sound(write: Write) -> None:
+    rows = [{"prompt": f"What is {n} + 1?", "gold": str(n + 1)} for n in range(3)]
+    check_env(MathEnv(dataset=write("rows.jsonl", rows)), problems=3)
+
+
 @pytest.mark.parametrize("name", ["code", pytest.param(SLOW, marks=pytest.mark.slow)])
 def test_a_grader_of_programs_that_pays_everything_is_caught(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,7 @@ from grpo_envs.env.dataset import Records, Row, Rows
 from grpo_envs.errors import ConfigError, DatasetError, UnknownName
 
 NEEDS = ("prompt", "gold")
+LEFT_OUT = " cannot be read; env.unreadable=drop leaves it out."
 REMEDY = " Give a local .jsonl, .json, .csv or .parquet file, or a reachable hub id."
 
 
@@ -192,7 +193,7 @@ def test_a_worked_answer_ends_in_its_gold(write: Write) -> None:
             jsonl([{"prompt": "a", "gold": "1"}, {"prompt": "  ", "gold": "2"}]),
             None,
             DatasetError,
-            "{path}: row 2 has no 'prompt'.",
+            "{path}: row 2 has no 'prompt'. 1 of 2 rows" + LEFT_OUT,
             id="an empty prompt",
         ),
         pytest.param(
@@ -200,7 +201,7 @@ def test_a_worked_answer_ends_in_its_gold(write: Write) -> None:
             "prompt,gold\na,1\nb,2\nc,\n",
             None,
             DatasetError,
-            "{path}: row 3 has no 'gold'.",
+            "{path}: row 3 has no 'gold'. 1 of 3 rows" + LEFT_OUT,
             id="an empty gold",
         ),
         pytest.param(
@@ -208,7 +209,7 @@ def test_a_worked_answer_ends_in_its_gold(write: Write) -> None:
             jsonl([{"prompt": "a", "gold": None}, {"prompt": "b", "gold": "2"}]),
             None,
             DatasetError,
-            "{path}: row 1 has no 'gold'.",
+            "{path}: row 1 has no 'gold'. 1 of 2 rows" + LEFT_OUT,
             id="a gold that is null",
         ),
         pytest.param(
@@ -216,7 +217,8 @@ def test_a_worked_answer_ends_in_its_gold(write: Write) -> None:
             jsonl([*numbered(6), {"prompt": "x?", "gold": "a dozen"}, *numbered(3, 10)]),
             None,
             DatasetError,
-            "{path}: row 7: gold 'a dozen' cannot be graded: it is prose, not mathematics.",
+            "{path}: row 7: gold 'a dozen' cannot be graded: it is prose, not mathematics. "
+            "1 of 10 rows" + LEFT_OUT,
             id="a gold that is no mathematics",
         ),
         pytest.param(
@@ -224,7 +226,8 @@ def test_a_worked_answer_ends_in_its_gold(write: Write) -> None:
             jsonl([*numbered(2), {"prompt": "x?", "gold": "a dozen\neggs"}]),
             None,
             DatasetError,
-            "{path}: row 3: gold 'a dozen\\neggs' cannot be graded: it is prose, not mathematics.",
+            "{path}: row 3: gold 'a dozen\\neggs' cannot be graded: it is prose, not mathematics. "
+            "1 of 3 rows" + LEFT_OUT,
             id="a gold of two lines in a message of one",
         ),
         pytest.param(
@@ -273,7 +276,7 @@ def test_a_missing_file_says_where_it_was_looked_for(
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        pytest.param("rows.jsonl", '{"prompt": "a", "gold": \n{]', id="broken JSON"),
+        pytest.param("rows.json", '{"prompt": "a", "gold": \n{]', id="broken JSON"),
         pytest.param("rows.parquet", "PAR1 not really", id="broken Parquet"),
     ],
 )
@@ -444,7 +447,8 @@ def test_a_mistake_in_the_test_split_says_so(write: Write, tmp_path: Path) -> No
         MathEnv(dataset=folder)
     assert (
         str(caught.value)
-        == f"{folder} (test): row 2: gold 'x +' cannot be graded: it ends too early."
+        == f"{folder} (test): row 2: gold 'x +' cannot be graded: it ends too early. "
+        f"1 of 32 rows{LEFT_OUT}"
     )
 
 
@@ -484,26 +488,26 @@ MIXED: list[dict[str, Any]] = [
 def test_plain_cells_keep_their_values_and_types(suffix: str, write: Write) -> None:
     text = jsonl(MIXED) if suffix == ".jsonl" else json.dumps(MIXED)
     path = write(f"rows{suffix}", text)
-    rows = Rows(path, needs=NEEDS, optional=("more",), plain=True)
+    rows = Rows(path, needs=NEEDS, optional=("more",))
     cells = {row.text("prompt"): row.values for row in rows.all()}
     assert {name: cell["gold"] for name, cell in cells.items()} == {
         str(row["prompt"]): row["gold"] for row in MIXED
     }
     assert [cells[name]["more"] for name in "abcd"] == [7, None, None, "8"]
-    with pytest.raises(DatasetError):
-        Rows(path, needs=NEEDS)  # Arrow has one type a column
 
 
 def test_a_plain_file_is_split_and_shuffled_like_any_other(write: Write) -> None:
     path = write("rows.jsonl", jsonl(numbered(40)))
-    plain, other = Rows(path, needs=NEEDS, plain=True), Rows(path, needs=NEEDS)
+    parquet = str(Path(path).with_suffix(".parquet"))
+    datasets.Dataset.from_list(numbered(40)).to_parquet(parquet)
+    plain, other = Rows(path, needs=NEEDS), Rows(parquet, needs=NEEDS)
     for split in ("train", "eval"):
         assert prompts(plain, split) == prompts(other, split)
 
 
 def test_plain_is_as_usual_for_other_formats(write: Write) -> None:
     path = write("rows.csv", "prompt,gold\na,007\nb,8\n")
-    rows = Rows(path, needs=NEEDS, plain=True).all()
+    rows = Rows(path, needs=NEEDS).all()
     assert sorted(row.text("gold") for row in rows) == ["007", "8"]
 
 
@@ -539,12 +543,17 @@ def test_records_may_be_read_elsewhere() -> None:
             '{"prompt": "a", "gold": 1}\n\n{"prompt": \n',
             "{path}: row 2 is no JSON (Expecting value: line 1 column 12 (char 11)).",
         ),
-        ("rows.jsonl", '{"prompt": "a"}\n[1]\n', "{path}: row 2 is no object with columns."),
-        ("rows.json", '[{"prompt": "a"}, 3]', "{path}: row 2 is no object with columns."),
+        (
+            "rows.jsonl",
+            '{"prompt": "a", "gold": 1}\n[1]',
+            "{path}: row 2 is no object with columns.",
+        ),
+        ("rows.json", '[{"prompt": 1, "gold": 1}, 3]', "{path}: row 2 is no object with columns."),
         (
             "rows.json",
             '[{"prompt": ]',
-            "env.dataset={path}: cannot be read (Expecting value: line 1 column 13 (char 12)).",
+            "env.dataset={path}: cannot be read (Expecting value: line 1 column 13 (char 12))."
+            + REMEDY,
         ),
         (
             "rows.jsonl",
@@ -552,7 +561,7 @@ def test_records_may_be_read_elsewhere() -> None:
             "{path}: row 1 is no JSON (maximum recursion depth exceeded while decoding a JSON "
             "array from a unicode string).",
         ),
-        ("rows.jsonl", " \n", "{path}: empty, it has no rows."),
+        ("rows.jsonl", " \n", "env.dataset={path}: the file is empty, it has no rows."),
         ("rows.json", "[]", "{path}: empty, it has no rows."),
         (
             "rows.jsonl",
@@ -566,7 +575,7 @@ def test_a_mistake_in_a_plain_file_is_one_line(
 ) -> None:
     path = write(name, text)
     with pytest.raises(DatasetError) as caught:
-        Rows(path, needs=NEEDS, plain=True)
+        Rows(path, needs=NEEDS)
     assert str(caught.value) == message.format(path=path)
 
 
@@ -574,9 +583,9 @@ def test_a_plain_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"prompt": "\xff"}')
     with pytest.raises(DatasetError, match=r"cannot be read \('utf-8' codec"):
-        Rows(str(path), needs=NEEDS, plain=True)
+        Rows(str(path), needs=NEEDS)
 
 
 def test_a_plain_file_that_is_missing_says_so() -> None:
     with pytest.raises(DatasetError, match="no such file"):
-        Rows("missing.jsonl", needs=NEEDS, plain=True)
+        Rows("missing.jsonl", needs=NEEDS)

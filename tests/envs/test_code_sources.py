@@ -114,13 +114,25 @@ def test_rows_may_have_no_solution(write: Write) -> None:
     grpo_envs.check_env(env, problems=10)
     notes = {check.promise: check.note for check in check_promises(env, 20) if check.note}
     assert list(notes) == ["the solution earns the maximum"]
-    assert notes["the solution earns the maximum"].endswith("of 40 problems have no solution")
+    assert notes["the solution earns the maximum"] == "19 of 20 problems have no solution"
 
 
 def test_a_wrong_solution_is_told(write: Write) -> None:
     rows = [{**adds(i), "solution": "def f(x):\n    return x"} for i in range(1, 20)]
+    path = write("rows.jsonl", rows)
+    with pytest.raises(DatasetError) as caught:
+        CodeEnv(dataset=path)
+    assert str(caught.value) == (
+        f"{path}: row 1: its solution earns passed 0, runs 1, format 1 (call: f(1): 1 instead of "
+        "2). env.unreadable=drop leaves such rows out."
+    )
+
+
+def test_a_wrong_solution_behind_the_sample_is_found_by_the_check(write: Write) -> None:
+    wrong = [{**adds(i), "solution": "def f(x):\n    return x"} for i in range(3, 20)]
+    env = CodeEnv(dataset=write("rows.jsonl", [*map(adds, range(3)), *wrong]))
     with pytest.raises(ContractBroken, match="the solution earns the maximum"):
-        grpo_envs.check_env(CodeEnv(dataset=write("rows.jsonl", rows)), problems=5)
+        grpo_envs.check_env(env, problems=5)
 
 
 def test_tests_as_json_text_are_the_same(write: Write, tmp_path: Path) -> None:
@@ -403,7 +415,7 @@ PLAIN = {
         pytest.param({"code_sample": "def other(a, b):\n    return a"}, False, id="no function"),
         pytest.param(
             {"code_sample": "def main_solution(a, b):\n    return '''\n```\n''' + str(a)"},
-            False,
+            True,
             id="a fence in it",
         ),
         pytest.param(

@@ -145,6 +145,18 @@ PUZZLE = problem((3, 5, 4), 17)
         "3*4+5=17",
         "3*4+5 = 17",
         "3*4\n+5",
+        *(r"3 \times 4 + 5", r"3\cdot4+5", r"$3 \times 4 + 5$", r"$$3\cdot 4+5$$", "$3*4+5 = 17$"),
+        *(r"\(3 \times 4 + 5\)", r"\[3 \times 4 + 5\]", r"\( 3*4+5 \) = 17", "$3*4+5$ = $17$"),
+        *("[3*4]+5", "{3*4}+5", "[(3*4)+5]", r"\{3*4\}+5", r"\left(3 \times 4\right)+5"),
+        *(r"\bigl[3*4\bigr]+5", r"{3}\times{4}+{5}", r"3\,\times\,4\;+\;5", r"3 \* 4 + 5"),
+        *(
+            "3 \u22c5 4 + 5",
+            "3 \u2217 4 + 5",
+            "5*4 \u2013 3",
+            "5*4\u22123",
+            "\uff083*4\uff09\uff0b5",
+        ),
+        *(r"\displaystyle 3\times4+5", "3*4+5\u00a0=\u00a017"),
     ],
 )
 def test_an_expression_that_makes_17_from_3_5_and_4(expression: str) -> None:
@@ -177,6 +189,25 @@ def test_an_expression_that_makes_17_from_3_5_and_4(expression: str) -> None:
         pytest.param("3*4+\uff15", id="a wide digit"),
         pytest.param("3 * 4 + 5 # 17", id="a comment"),
         pytest.param("\\boxed{3*4+5}", id="a box"),
+        pytest.param("$3*4+5$ $5*4-3$", id="two formulas"),
+        pytest.param("$3$*$4$+$5$", id="a formula for each number"),
+        pytest.param("$3*4+5", id="a formula that is not closed"),
+        pytest.param("$$", id="an empty formula"),
+        pytest.param("[3*4)+5", id="brackets that do not match"),
+        pytest.param("[3*4+5", id="a bracket too few"),
+        pytest.param("3*4]+5", id="a bracket too many"),
+        pytest.param(r"3\times4\div5", id="another value in LaTeX"),
+        pytest.param(r"\frac{3*4+5}{1}", id="a number added in a fraction"),
+        pytest.param(r"\frac{3}{4}", id="a number missing in a fraction"),
+        pytest.param(r"\frac{3*4+5}", id="half a fraction"),
+        pytest.param(r"3\times4+5=18", id="equal to something else in LaTeX"),
+        pytest.param(r"3\,4-17", id="digits with a blank between them"),
+        pytest.param(r"3\times\times4+5", id="an operator twice"),
+        pytest.param(r"\text{3*4+5}", id="text"),
+        pytest.param(r"3^{4}-64", id="a power in LaTeX"),
+        pytest.param(r"\sqrt{3*4+5}", id="a root"),
+        pytest.param("3 x 4 + 5 \\", id="a lone backslash"),
+        pytest.param("{3,4,5}", id="a set"),
         pytest.param("3**4-64", id="a power"),
         pytest.param("(3*4+5", id="a parenthesis too few"),
         pytest.param("3*4+5)", id="a parenthesis too many"),
@@ -209,6 +240,11 @@ def test_a_hostile_expression_is_wrong_at_once(expression: str) -> None:
         pytest.param((8, 3, 8, 3), 24, "8/(3-8/3)", 1, 1, id="through fractions"),
         pytest.param((8, 3, 8, 3), 24, "8*3", 0, 1, id="without them"),
         pytest.param((7, 3), 2, "7/3", 0, 0, id="nearly"),
+        pytest.param((8, 3, 8, 3), 24, r"\frac{8}{3-\frac{8}{3}}", 1, 1, id="fractions in LaTeX"),
+        pytest.param((8, 3, 8, 3), 24, r"$\dfrac8{3-\frac83} = 24$", 1, 1, id="without braces"),
+        pytest.param((8, 3, 8, 3), 24, r"8 \div (3 - 8 \div 3)", 1, 1, id="division signs"),
+        pytest.param((8, 3, 8, 3), 24, r"\frac{8}{3-\frac{8}{8}}", 0, 0, id="another fraction"),
+        pytest.param((12, 4), 3, r"\frac 12 4", 0, 0, id="a fraction of two digits"),
     ],
 )
 def test_each_number_once_or_at_most_once(
@@ -223,6 +259,8 @@ def test_only_the_levels_operators_count() -> None:
     assert correct(CountdownEnv(level=1), PUZZLE, "3*4+5") == 0
     assert correct(CountdownEnv(operators="+*"), PUZZLE, "3*4+5") == 1
     assert correct(CountdownEnv(operators="+*"), PUZZLE, "5*4-3") == 0
+    assert correct(CountdownEnv(operators="+*"), PUZZLE, r"5*4 - \frac{3}{1}") == 0
+    assert correct(CountdownEnv(level=1), PUZZLE, r"3 \times 4 + 5") == 0
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from grpo_env_format.build import build
 from grpo_envs.env.conformance import check_env
 from grpo_envs.errors import ConfigError, DatasetError
 from grpo_envs.graders.format import CONSTRAINTS, constraint_from
+from grpo_envs.graders.format.languages import NAMES
 from grpo_envs.types import Problem
 from tests.support.format_cases import CASES
 
@@ -108,6 +109,8 @@ def test_levels_compose_more_and_more() -> None:
     }
     structures = {"json_schema", "json_keys", "xml", "yaml", "table", "sections", "tags"}
     assert structures < used
+    ifeval = {"language", "first_word", "repeat_prompt", "numbered_sections", "two_responses"}
+    assert ifeval | {"avoids_phrases"} < used
     assert len(used) >= 20
 
 
@@ -208,9 +211,23 @@ def test_an_answer_to_each_constraint_is_built(case: tuple[str, dict[str, Any], 
         assert constraint.check(answer) == 1
 
 
+@pytest.mark.parametrize("language", NAMES)
+def test_an_answer_in_each_language_is_built(language: str) -> None:
+    constraints = [constraint_from({"name": "language", "language": language})]
+    assert build(random.Random(1), constraints) is not None
+    constraints.append(constraint_from({"name": "bullets", "least": 2, "most": 3}))
+    assert build(random.Random(2), constraints) is not None
+
+
 @pytest.mark.parametrize(
     "names",
     [
+        [{"name": "first_word", "word": "fox", "paragraph": 2}, {"name": "words", "least": 20}],
+        [{"name": "repeat_prompt", "prompt": "Why?"}, {"name": "sentences", "least": 3, "most": 3}],
+        [{"name": "two_responses"}, {"name": "bullets", "least": 2, "most": 2}],
+        [{"name": "numbered_sections", "least": 3, "word": "Day"}, {"name": "words", "most": 30}],
+        [{"name": "language", "language": "fr"}, {"name": "postscript", "marker": "P.P.S."}],
+        [{"name": "avoids_phrases", "phrases": ["old fox", "sea"]}, {"name": "title"}],
         [{"name": "words", "least": 20, "most": 20}, {"name": "sentences", "least": 4, "most": 4}],
         [{"name": "paragraphs", "least": 3, "most": 3}, {"name": "bullets", "least": 3, "most": 3}],
         [{"name": "json_keys", "keys": ["a", "b"]}, {"name": "words", "least": 9, "most": 9}],
@@ -288,6 +305,41 @@ def test_rows_bring_prompts_and_constraints(tmp_path: Path) -> None:
     assert env.score(found["fox"], "<answer>Fox</answer>").parts["satisfied"] == 0
 
 
+def test_a_row_may_ask_for_its_own_prompt(tmp_path: Path) -> None:
+    """What repeats a prompt satisfies nothing, except where that is asked for."""
+    constraints = [{"name": "repeat_prompt", "prompt": "Tell me of the sea."}]
+    row = {"prompt": "Tell me of the sea.", "constraints": constraints}
+    env = FormatEnv(dataset=rows(tmp_path / "rows.jsonl", row, OTHER), answer="text")
+    assert env.rows is not None
+    problem = next(
+        made for made in map(env.from_row, env.rows.all()) if made.prompt == row["prompt"]
+    )
+    for text, satisfied in (
+        ("Tell me of the sea. It is blue.", 1),
+        ("Tell me of the sea.", 0),
+        ("Tell me of the sea. Tell me of the sea.", 0),
+        ("It is blue. Tell me of the sea.", 0),
+    ):
+        assert env.score(problem, text).parts["satisfied"] == satisfied, text
+
+
+def test_rows_declare_the_kinds_of_ifeval(tmp_path: Path) -> None:
+    kinds = [
+        {"name": "language", "language": "de"},
+        {"name": "first_word", "word": "Der", "paragraph": 1, "paragraphs": 2},
+        {"name": "postscript", "marker": "P.P.S."},
+        {"name": "avoids_phrases", "phrases": ["die Katze"]},
+    ]
+    right = "Der Fuchs ist nicht im Haus.\n\nP.P.S. Er ist auch nicht am See."
+    row = {"prompt": "Auf Deutsch!", "constraints": kinds, "solution": right}
+    env = FormatEnv(dataset=rows(tmp_path / "rows.jsonl", row, OTHER))
+    assert env.rows is not None
+    problem = next(made for made in map(env.from_row, env.rows.all()) if len(made.gold) == 4)
+    assert env.score(problem, problem.solution).parts == {"satisfied": 1, "format": 1}
+    wrong = right.replace("Der Fuchs", "Und die Katze")
+    assert env.score(problem, f"<answer>{wrong}</answer>").parts["satisfied"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
@@ -313,7 +365,7 @@ def test_dataset_errors_name_the_row(tmp_path: Path, record: dict[str, Any], mes
     with pytest.raises(DatasetError) as error:
         FormatEnv(dataset=path)
     assert "\n" not in str(error.value)
-    assert fnmatchcase(str(error.value), f"*rows.jsonl: {message}"), str(error.value)
+    assert fnmatchcase(str(error.value), f"*rows.jsonl: {message}*"), str(error.value)
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:

@@ -148,6 +148,110 @@ def test_what_raises_inside_is_invalid_and_no_wrong_answer() -> None:
     assert env.step("fine")[4]["reward_valid"]
 
 
+QUIRKY = "tests.support.text_games:text_games/Quirky-v0"
+NO_REPEAT = "the environment does not repeat itself after reset(seed=...): "
+
+
+def played(env: GymEnv, seed: int = 0) -> dict[str, Any]:
+    """Give the right answer twice; return the `info` of the last step."""
+    prompt, _ = env.reset(seed=seed)
+    word = prompt.split()[-1].removesuffix(".")[::-1]
+    *_, terminated, truncated, info = env.step(word)
+    if not (terminated or truncated):
+        *_, terminated, truncated, info = env.step(word)
+    assert terminated or truncated
+    return info
+
+
+def test_what_repeats_itself_is_paid() -> None:
+    info = played(made(id=QUIRKY))
+    assert (info["reward/score"], info["reward_valid"], info["detail"]) == (1, 1, "")
+
+
+@pytest.mark.parametrize(
+    ("quirk", "said"),
+    [
+        ("global random", "it opened with 'Reverse "),
+        ("counts resets", "it opened with '"),
+        ("random answers", "turn 1 was answered with '0."),
+        ("random last answer", "it ended in another way"),
+        ("random end", ""),
+        ("truncates at random", "it ended in another way"),
+        ("random reward", "it returned "),
+    ],
+)
+def test_what_does_not_repeat_itself_is_invalid_when_played(quirk: str, said: str) -> None:
+    env = made(id=QUIRKY, kwargs={"quirk": quirk})
+    for seed in range(4):
+        info = played(env, seed)
+        assert (info["reward/score"], info["reward_valid"]) == (0, 0)
+        assert info["detail"].startswith(NO_REPEAT), info["detail"]
+        assert said in info["detail"]
+
+
+@pytest.mark.parametrize("quirk", ["random answers", "random end"])
+def test_check_notices_what_does_not_repeat_itself(quirk: str) -> None:
+    """It says words that most action spaces allow: a sentence is outside many."""
+    env = made(id=QUIRKY, kwargs={"quirk": quirk})
+    found = " ".join(check.evidence for check in check_promises(env, problems=5))
+    assert NO_REPEAT in found
+
+
+def test_a_replay_is_compared_with_what_was_said_before() -> None:
+    """From its second turn on it repeats itself, and differs from its first."""
+    env = made(id=QUIRKY)
+    prompt, _ = env.reset(seed=0)
+    word = prompt.split()[-1].removesuffix(".")[::-1]
+    assert env.step(word)[0] == "Again."
+    env.wrapped.env.unwrapped.quirk = "other words"  # type: ignore[attr-defined]
+    *_, info = env.step(word)
+    assert info["reward_valid"] == 0
+    what = "turn 1 was answered with 'Again.', and when played again 'Once more.'"
+    assert info["detail"] == NO_REPEAT + what
+
+
+@pytest.mark.parametrize(
+    ("quirk", "detail"),
+    [
+        ("inf", "the return of the episode is inf"),
+        ("-inf", "the return of the episode is -inf"),
+        ("nan", "the return of the episode is nan"),
+        ("huge", "OverflowError: "),
+        ("None", "TypeError: a reward is a NoneType, not a number"),
+        ("1", "TypeError: a reward is a str, not a number"),
+        ("1j", "TypeError: a reward is a complex, not a number"),
+        ("exit in step", "RuntimeError: the environment raised SystemExit: over"),
+        ("exit at once", "RuntimeError: the environment raised SystemExit"),
+        ("cancelled", "RuntimeError: the environment raised GeneratorExit"),
+    ],
+)
+def test_what_cannot_be_paid_is_invalid_and_ends_nothing(quirk: str, detail: str) -> None:
+    info = played(made(id=QUIRKY, kwargs={"quirk": quirk}))
+    assert (info["reward/score"], info["reward_valid"]) == (0, 0)
+    assert info["detail"].startswith(detail)
+
+
+def test_an_exit_in_reset_is_invalid_in_play_and_one_line_before() -> None:
+    env = made(id=QUIRKY, kwargs={"quirk": "exit in reset"})
+    problem = env.problem(0)
+    while env.wrapped.env.unwrapped.resets < 60:  # type: ignore[attr-defined]
+        env.wrapped.open(0)
+    reward = env.reply_batch([problem], [[Turn(action="abc")]])[0].reward
+    assert (reward.valid, reward.error) == (
+        False,
+        "RuntimeError: the environment raised SystemExit: 3",
+    )
+    with pytest.raises(ConfigError, match="cannot be reset: RuntimeError: the environment raised"):
+        env.problem(1)
+
+
+def test_ctrl_c_gets_through() -> None:
+    env = made(id=QUIRKY, kwargs={"quirk": "Ctrl-C"})
+    env.reset(seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        env.step("abc")
+
+
 def test_members_of_groups_play_beside_each_other() -> None:
     """Interleaved episodes in one instance: each is played from its own start."""
     env = made(id=GUESS, return_range=RANGE)
@@ -173,6 +277,11 @@ def test_members_of_groups_play_beside_each_other() -> None:
         ({"id": "CartPole-v1"}, "its observations are Box. Allowed: Text or UnicodeText for both"),
         ({"id": "grpo_envs/math-v0"}, "env.id=grpo_envs/math-v0 is one of ours: env=math."),
         ({"id": REVERSE, "kwargs": {"size": 3}}, "env.kwargs={'size': 3}: TypeError: "),
+        ({"id": REVERSE, "kwargs": 3}, "env.kwargs=3. Allowed: {name: value, ...} for its con"),
+        ({"id": REVERSE, "kwargs": []}, "env.kwargs=[]. Allowed: {name: value, ...}"),
+        ({"id": REVERSE, "kwargs": "size"}, "env.kwargs='size'. Allowed: {name: value, ...}"),
+        ({"id": REVERSE, "kwargs": {1: 2}}, "env.kwargs={1: 2}: TypeError: "),
+        ({"id": REVERSE, "return_range": [-1e308, 1e308]}, "Allowed: [least, most], two finite"),
         ({"id": REVERSE, "return_range": [1, 0]}, "env.return_range=[1, 0]. Allowed: [least, most"),
         ({"id": REVERSE, "return_range": [0]}, "env.return_range=[0]. Allowed: [least, most]"),
         ({"id": REVERSE, "turns": 0}, "env.turns=0. Allowed: a whole number above 0, or null."),

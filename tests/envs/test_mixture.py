@@ -255,6 +255,11 @@ def test_a_run_moves_the_levels_and_a_resumed_one_goes_on_there(tmp_path: Path) 
             {"math": {"levels": [1, 9]}}, "env.level=9. Allowed: 1, 2", id="no such level"
         ),
         pytest.param(
+            {"math": {"levels": []}},
+            "env.of.math.levels=[]. Allowed: one whole number or more, easy to hard.",
+            id="no levels",
+        ),
+        pytest.param(
             {"math": {"levels": "1-3"}}, "env.of.math.levels=1-3. Allowed: ", id="levels in words"
         ),
         pytest.param(

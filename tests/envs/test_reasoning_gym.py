@@ -115,6 +115,9 @@ def test_a_group_shares_its_question_and_each_answer_its_grade() -> None:
         ({"task": "countdwn"}, "env.task=countdwn. Allowed: ab, acre, * Did you mean 'countdown'?"),
         ({"task": "composite"}, "env.task=composite. Allowed: ab, acre, *"),
         ({"credit": "some"}, "env.credit=some. Allowed: all, partial."),
+        ({"options": "x"}, "env.options='x'. Allowed: {name: value, ...} of the task."),
+        ({"options": [1]}, "env.options=[1]. Allowed: {name: value, ...} of the task."),
+        ({"options": 0}, "env.options=0. Allowed: {name: value, ...} of the task."),
         ({"wall_s": 0}, "env.wall_s=0. Allowed: seconds, at most 600."),
         ({"sandbox": "none"}, "env.sandbox=none. Allowed: *"),
         (

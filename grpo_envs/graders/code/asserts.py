@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from grpo_envs.graders.code.compare import THROUGH
+from grpo_envs.graders.code.entry import asserted_function
 from grpo_envs.graders.code.words import Case
 
+__all__ = ["NotLiteral", "asserted_function", "cases_of"]
 _MOST = 10_000
 """Items of a range or a repetition, and bits of a power."""
 
@@ -38,20 +40,6 @@ def cases_of(code: str, entry_point: str) -> tuple[Case, ...] | None:
     except (NotLiteral, SyntaxError, ValueError, RecursionError, MemoryError):
         return None  # ValueError: a null byte; the last two: nested beyond what Python parses
     return tuple(cases) or None
-
-
-def asserted_function(code: str) -> str | None:
-    """Return the name of the function that the first assertion of `code` calls."""
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    for statement in ast.walk(tree):
-        for node in ast.walk(statement) if isinstance(statement, ast.Assert) else ():
-            name = _callee(node)
-            if name and name not in {*THROUGH, *_CALLS, "abs", "isclose"}:
-                return name
-    return None
 
 
 def _callee(node: ast.AST | None) -> str:

@@ -3,10 +3,13 @@
 import dataclasses
 import secrets
 from collections.abc import Callable
+from typing import Any
 
+from grpo_envs.graders.code.checkers import decisions
 from grpo_envs.graders.code.compare import Rule, compare, same_output, short
+from grpo_envs.graders.code.preamble import program_behind
 from grpo_envs.graders.code.words import Case, CodeTests, CodeVerdict
-from grpo_envs.sandbox.types import Backend, Calls, Limits, Raised, RunResult
+from grpo_envs.sandbox.types import Backend, Calls, Limits, Raised, Returned, RunResult
 
 _ASSERTION = "AssertionError"
 """How the error of a program begins that ran, and answered wrongly."""
@@ -23,15 +26,30 @@ _ENDINGS = {
 
 
 def grade_code(
-    tests: CodeTests, program: str, backend: Backend, limits: Limits | None = None
+    tests: CodeTests,
+    program: str,
+    backend: Backend,
+    limits: Limits | None = None,
+    *,
+    until_failure: bool = False,
 ) -> CodeVerdict:
     """Run `program` in `backend` and say what it passes.
+
+    Args:
+        tests: What it is tested with.
+        program: Its text.
+        backend: Where it runs.
+        limits: What it may use; None for the usual.
+        until_failure: Whether no input is tried after one that failed: where all must pass.
 
     Raises:
         SandboxError: the sandbox failed, so nothing is known about the program.
     """
-    if tests.preamble:
-        program = f"{tests.preamble}\n{program}"
+    program = program_behind(tests.preamble, program, tests.entry_point)
+    if tests.checker is not None:
+        return _checked(tests, program, backend, limits or Limits())
+    if tests.kind == "stdio":
+        return _stdio(tests, program, backend, limits or Limits(), until_failure=until_failure)
     return _KINDS[tests.kind](tests, program, backend, limits)
 
 
@@ -48,7 +66,7 @@ def load_error(
     Raises:
         SandboxError: the sandbox failed.
     """
-    source = f"{tests.preamble}\n{program}" if tests.preamble else program
+    source = program_behind(tests.preamble, program, tests.entry_point)
     return _ending(backend.run(source, limits=limits))
 
 
@@ -69,27 +87,40 @@ def _call(tests: CodeTests, program: str, backend: Backend, limits: Limits | Non
     return _verdict(tests, failures, ran=result.status == "ok" and complete, error=error)
 
 
-def _stdio(tests: CodeTests, program: str, backend: Backend, limits: Limits | None) -> CodeVerdict:
-    failures, well, slow = {}, True, 0
+def _stdio(
+    tests: CodeTests, program: str, backend: Backend, limits: Limits, *, until_failure: bool
+) -> CodeVerdict:
+    failures: dict[int, str] = {}
+    well, slow, used = True, 0, 0.0
     for number, case in enumerate(tests.cases):
-        if slow >= _MOST_SLOW:
-            failures[number] = "not run, after others that took too long"
+        if why := _not_run(slow, used, limits, failed=until_failure and bool(failures)):
+            failures[number] = f"not run, {why}"
             continue
         result = backend.run(program, stdin=case.given, limits=limits)
         ending = _ending(result)
         well = well and not ending
         slow += result.status in ("wall", "cpu")
+        used += result.wall_s
         if ending:
             failures[number] = ending
         elif not same_output(result.stdout, case.expected, _rule(tests, case)):
             failures[number] = f"{short(result.stdout)} instead of {short(case.expected)}"
-    return _verdict(tests, failures, ran=well)
+    return _verdict(tests, failures, ran=well and used <= limits.total_s)
+
+
+def _not_run(slow: int, used: float, limits: Limits, *, failed: bool) -> str:
+    """Return why no more inputs are tried, '' where they are."""
+    if failed:
+        return "after one that failed"
+    if slow >= _MOST_SLOW:
+        return "after others that took too long"
+    return f"after {limits.total_s:g} s for those before" if used > limits.total_s else ""
 
 
 def _asserts(
     tests: CodeTests, program: str, backend: Backend, limits: Limits | None
 ) -> CodeVerdict:
-    code = f"{tests.preamble}\n{tests.code}" if tests.preamble else tests.code
+    code = program_behind(tests.preamble, tests.code, tests.entry_point)
     verdict = backend.judge(program, tests=code, entry_point=tests.entry_point, limits=limits)
     if verdict.passed:
         return CodeVerdict(kind=tests.kind, passed=1.0, ran=True)
@@ -106,6 +137,60 @@ def _weak(tests: CodeTests, program: str, backend: Backend, limits: Limits | Non
         return CodeVerdict(kind=tests.kind, passed=1.0, ran=True)
     error = _ending(result) or "it ended before its tests did"
     return CodeVerdict(kind=tests.kind, ran=error.startswith(_ASSERTION), error=error)
+
+
+def _checked(tests: CodeTests, program: str, backend: Backend, limits: Limits) -> CodeVerdict:
+    """Run the program on every case, and let the tests' checker decide on what it gives."""
+    assert tests.checker is not None
+    answers = _values if tests.kind == "call" else _outputs
+    given, failures, error = answers(tests, program, backend, limits)
+    ran = not failures
+    triples = [(tests.cases[n].given, value, tests.cases[n].expected) for n, value in given.items()]
+    if tests.kind == "call":
+        triples = [(list(given), value, expected) for given, value, expected in triples]
+    # Without the row's own limit, which is about the program.
+    within = Limits(wall_s=limits.wall_s, cpu_s=max(1, round(limits.wall_s) - 1))
+    asked = decisions(tests.checker, triples, backend, within)
+    failures |= {n: why for n, why in zip(given, asked, strict=True) if why}
+    return _verdict(tests, dict(sorted(failures.items())), ran=ran, error=error)
+
+
+def _outputs(
+    tests: CodeTests, program: str, backend: Backend, limits: Limits
+) -> tuple[dict[int, Any], dict[int, str], str]:
+    """Return the outputs of the runs that ended well, and what ended the others."""
+    outputs: dict[int, Any] = {}
+    failures: dict[int, str] = {}
+    slow, used = 0, 0.0
+    for number, case in enumerate(tests.cases):
+        if why := _not_run(slow, used, limits, failed=False):
+            failures[number] = f"not run, {why}"
+            continue
+        result = backend.run(program, stdin=case.given, limits=limits)
+        slow += result.status in ("wall", "cpu")
+        used += result.wall_s
+        if ending := _ending(result):
+            failures[number] = ending
+        else:
+            outputs[number] = result.stdout
+    return outputs, failures, ""
+
+
+def _values(
+    tests: CodeTests, program: str, backend: Backend, limits: Limits | None
+) -> tuple[dict[int, Any], dict[int, str], str]:
+    """Return the values of the calls that returned, and what the others raised."""
+    calls = Calls(entry_point=tests.entry_point, args=[case.given for case in tests.cases])
+    result = backend.run(program, calls=calls, limits=limits)
+    ending = _ending(result)
+    claims = dict(enumerate(result.values))
+    failures = {
+        number: claim.error or "no value"
+        for number in range(len(tests.cases))
+        if isinstance(claim := claims.get(number, Raised(error=ending)), Raised)
+    }
+    values = {n: claim.value for n, claim in claims.items() if isinstance(claim, Returned)}
+    return values, failures, "" if result.values else ending
 
 
 def _rule(tests: CodeTests, case: Case) -> Rule:
@@ -135,7 +220,6 @@ def short_line(text: str, most: int = 200) -> str:
 
 
 _KINDS: dict[str, Callable[[CodeTests, str, Backend, Limits | None], CodeVerdict]] = {
-    "stdio": _stdio,
     "call": _call,
     "asserts": _asserts,
     "weak": _weak,

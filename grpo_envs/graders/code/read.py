@@ -8,7 +8,8 @@ An object of one of the kinds (JSON, or text of it):
 
 with `visible` (so many first cases may be shown to the policy) and `tolerance` (of floats, relative
 and absolute) where they are wanted; or assertions: a list of them (MBPP), or test code (HumanEval).
-Literal assertions become `call`, what else there is `asserts`.
+Literal assertions become `call`, what else there is `asserts`: assertions of a module, functions
+`test_...`, classes of unittest or pytest. Tests that could fail no program are refused here.
 """
 
 import ast
@@ -18,8 +19,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grpo_envs.errors import DatasetError, nearest
-from grpo_envs.graders.code.asserts import asserted_function, cases_of
+from grpo_envs.graders.code.asserts import cases_of
+from grpo_envs.graders.code.entry import asserted_function
+from grpo_envs.graders.code.survey import refusal
 from grpo_envs.graders.code.words import KINDS, Case, CodeTests
+from grpo_envs.sandbox.testing import is_check
 
 _KEYS = {
     "stdio": {"kind", "cases", "visible", "tolerance"},
@@ -30,7 +34,14 @@ _KEYS = {
 _CASE_KEYS = {"stdio": ("stdin", "stdout"), "call": ("args", "expected")}
 
 
-def read_tests(cell: Any, entry_point: str, where: str, *, trust: str = "sandbox") -> CodeTests:
+def read_tests(
+    cell: Any,
+    entry_point: str,
+    where: str,
+    *,
+    trust: str = "sandbox",
+    packages: Sequence[str] = (),
+) -> CodeTests:
     """Return the tests that `cell` holds.
 
     Args:
@@ -38,9 +49,11 @@ def read_tests(cell: Any, entry_point: str, where: str, *, trust: str = "sandbox
         entry_point: The function that is tested; '' takes it from the first assertion.
         where: File and row, for messages.
         trust: `weak` also runs tests whose values cannot be passed to another process.
+        packages: What programs and tests may import besides the standard library and numpy.
 
     Raises:
-        DatasetError: there are no tests, or they are not of the documented form.
+        DatasetError: there are no tests, they are not of the documented form, they could fail no
+            program, or the judge cannot run them.
     """
     cell = _parsed(cell, where)
     if isinstance(cell, Mapping):
@@ -51,9 +64,22 @@ def read_tests(cell: Any, entry_point: str, where: str, *, trust: str = "sandbox
         raise DatasetError(f"{where}: tests {str(cell)[:60]!r} are empty.")
     if tests.kind == "weak" and trust != "weak":
         raise DatasetError(f"{where}: tests of kind 'weak' run only with env.trust=weak.")
-    if tests.kind != "stdio" and not tests.entry_point.isidentifier():
+    if tests.kind != "stdio" and not _is_function(tests.entry_point):
         raise DatasetError(f"{where}: entry_point {tests.entry_point!r} names no function.")
+    if tests.code and (why := _refusal(tests, packages)):
+        raise DatasetError(f"{where}: {why}")
     return tests
+
+
+def _is_function(name: str) -> bool:
+    """Return whether `name` is one, or the method of a class: `Solution().name`."""
+    owner, dot, method = name.partition("().")
+    return owner.isidentifier() and (method.isidentifier() or not dot)
+
+
+def _refusal(tests: CodeTests, packages: Sequence[str]) -> str:
+    tree = ast.parse(tests.code)
+    return refusal(tree, tests.entry_point, packages, collected=tests.kind == "asserts")
 
 
 def _parsed(cell: Any, where: str) -> Any:
@@ -75,21 +101,35 @@ def _from_code(code: str, entry_point: str, where: str) -> CodeTests:
     cases = cases_of(code, name)
     if cases:
         return CodeTests(kind="call", entry_point=name, cases=cases, strict=True)
-    if "assert" not in code:
-        raise DatasetError(f"{where}: tests assert nothing: {code[:60]!r}.")
     return CodeTests(kind="asserts", entry_point=name, code=_as_check(code, name, where))
 
 
-def _as_check(code: str, entry_point: str, where: str) -> str:
-    """Return test code that defines `check(candidate)`, whether `code` does or just asserts."""
+def _as_check(code: str, entry_point: str, where: str, kind: str = "asserts") -> str:
+    """Return test code that defines `check(candidate)`, as `code` does or where it just asserts.
+
+    Code with functions, classes or imports of another kind stays as it is, to be run as a module.
+    """
     try:
         tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise DatasetError(f"{where}: tests are no Python ({error}).") from error
     if any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body):
         return code
+    if not any(isinstance(n, ast.Assert | ast.Raise) or is_check(n) for n in ast.walk(tree)):
+        raise DatasetError(f"{where}: tests assert nothing: {code[:60]!r}.")
+    if kind == "asserts" and any(map(_is_of_a_module, ast.walk(tree))):
+        return code
+    if not entry_point.isidentifier():
+        return code
     inner = textwrap.indent(ast.unparse(tree), "    ")  # unparsed: no string spans lines
     return f"def check(candidate):\n    {entry_point} = candidate\n{inner}\n"
+
+
+def _is_of_a_module(node: ast.AST) -> bool:
+    """Return whether `node` means another thing, or nothing, within a function."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ImportFrom | ast.Global
+    names_itself = isinstance(node, ast.Name) and node.id == "__name__"
+    return names_itself or isinstance(node, kinds)
 
 
 def _from_object(cell: Mapping[str, Any], entry_point: str, where: str) -> CodeTests:
@@ -104,10 +144,11 @@ def _from_object(cell: Mapping[str, Any], entry_point: str, where: str) -> CodeT
     if kind in _CASE_KEYS:
         return _with_cases(cell, entry_point, where)
     code = cell.get("code")
-    if not isinstance(code, str) or "assert" not in code:
+    if not isinstance(code, str) or not code.strip():
         raise DatasetError(f"{where}: tests assert nothing: {str(code)[:60]!r}.")
     name = entry_point or asserted_function(code) or ""
-    return CodeTests(kind=kind, entry_point=name, code=_as_check(code, name, where))
+    code = _as_check(code, name, where, kind)
+    return CodeTests(kind=kind, entry_point=name, code=code)
 
 
 def _with_cases(cell: Mapping[str, Any], entry_point: str, where: str) -> CodeTests:

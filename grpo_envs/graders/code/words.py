@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from grpo_envs.graders.code.checkers import Checker
+
 KINDS = ("stdio", "call", "asserts", "weak")
 
 
@@ -37,6 +39,8 @@ class CodeTests:
     """So many of the cases, the first, may be shown to the policy; all others stay hidden."""
     preamble: str = ""
     """Imports and helpers that the prompt shows; they stand before the program."""
+    checker: Checker | None = None
+    """Decides on the outputs of `stdio` and the values of `call` in place of the comparison."""
     strict: bool = False
     """Whether a list and a tuple differ, as they do for `==`. JSON knows lists only."""
 

@@ -1,17 +1,16 @@
-"""What a constraint is, and what its words are.
+"""What a constraint is, and which options mean something.
 
 Every check is pure, never raises for any string, and takes time that is linear in its length, or
 nearly so. The demands are in the manner of IFEval (Zhou et al. 2023, arXiv:2311.07911).
 """
 
-import string
-import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from grpo_envs.errors import require, require_one_of
+from grpo_envs.graders.format.words import is_word
 
 MOST_CHARACTERS = 50_000
 """A longer text satisfies nothing: it would take long to read."""
@@ -111,30 +110,6 @@ def plural(noun: str, count: int | None) -> str:
     return noun if count == 1 else f"{head}s{space}{tail}"
 
 
-# Words
-
-_EDGES = string.punctuation + "\u201c\u201d\u2018\u2019\u00ab\u00bb\u2026\u2013\u2014\u3002\uff0c"
-
-
-def bare(token: str) -> str:
-    """Return a word without the punctuation around it."""
-    return token.strip(_EDGES)
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words: what stands between blanks and has a letter or digit, bare.
-
-    >>> words_of("Well - it's 3 o'clock, (nearly).")
-    ['Well', "it's", '3', "o'clock", 'nearly']
-    """
-    return [word for word in map(bare, text.split()) if any(map(str.isalnum, word))]
-
-
-def folded(text: str) -> str:
-    """Return a text for comparison: without case, in one Unicode form."""
-    return unicodedata.normalize("NFC", text).casefold()
-
-
 # Options
 
 
@@ -166,7 +141,7 @@ def need_words(name: str, option: str, values: Any) -> None:
     """Require an option to be a list of single words."""
     need_texts(name, option, values)
     for value in values:
-        require(words_of(value) == [value], f"{name}.{option}", repr(value)[:80], "single words")
+        require(is_word(value), f"{name}.{option}", repr(value)[:80], "single words")
 
 
 def need_one_of(name: str, option: str, value: Any, allowed: Iterable[str]) -> None:

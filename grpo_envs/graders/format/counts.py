@@ -8,13 +8,12 @@ from grpo_envs.graders.format.base import (
     Constraint,
     Counted,
     amount,
-    folded,
     need_bounds,
     need_text,
     need_words,
     within,
-    words_of,
 )
+from grpo_envs.graders.format.words import counts_of, words_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +68,7 @@ class Items(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frequency(Counted):
-    """One word so many times, whatever its case."""
+    """One word so many times, whatever its case; in a hyphenated word it must not change that."""
 
     name: ClassVar[str] = "frequency"
     word: str
@@ -81,8 +80,12 @@ class Frequency(Counted):
     def _said(self) -> str:
         return f"use the word {self.word} {self._amount('time')}"
 
+    def _measure(self, text: str) -> float:
+        counts = counts_of(self.word, text)
+        return all(within(count, self.least, self.most) for count in counts)
+
     def _count(self, text: str) -> int:
-        return words_of(folded(text)).count(folded(self.word))
+        return counts_of(self.word, text)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

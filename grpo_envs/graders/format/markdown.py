@@ -1,4 +1,4 @@
-"""Answers in Markdown: sections, tables, lists, code, highlights, and IFEval's marks."""
+"""Answers in Markdown: sections, tables, lists, code."""
 
 import re
 from collections.abc import Iterator
@@ -17,14 +17,19 @@ from grpo_envs.graders.format.base import (
     need_bounds,
     need_texts,
     within,
-    words_of,
 )
 
 _MOST_LINES = 2_000
-_HIGHLIGHT = re.compile(r"(?<!\*)\*{1,2}(?![\s*])[^*\n]{1,500}(?<!\s)\*{1,2}(?!\*)")
-_PLACEHOLDER = re.compile(r"\[[^\[\]\n]{1,200}\]")
-_TITLE = re.compile(r"<<[^<>\n]{1,500}>>")
-_SEPARATOR = re.compile(r"(?m)^[ \t]*\*{3,}[ \t]*$")
+_HIDDEN = re.compile(
+    r"<!--(?:-?>|.*?(?:-->|\Z))|<(script|style|template)\b.*?(?:</\1>|\Z)|<[!?/A-Za-z][^<>]{0,500}>"
+    r"|&(?:nbsp|ensp|emsp|thinsp|zwnj|zwj|shy|#(?:160|8203|173)|#x(?:a0|200b|ad));"
+    "|[\u00ad\u200b-\u200f\u2060\ufeff]",
+    re.DOTALL | re.IGNORECASE,
+)
+"""What a reader of the page does not see."""
+_LANGUAGE = re.compile(r"[^\s,:{]+")
+"""The first word of what follows the fence; `python:a.py` and `python{1,3}` have it, too."""
+_CODE = ("fence", "code_block")
 
 
 @cache
@@ -44,6 +49,16 @@ def blocks_of(text: str) -> list[Token]:
     if len(text.splitlines()) > _MOST_LINES:
         raise TooMuch
     return _reader().parse(text)
+
+
+def seen(token: Token) -> str:
+    """Return what a reader sees of a block: of code all, else no comments and no tags.
+
+    >>> [seen(token) for token in blocks_of("a <!-- b -->") if token.content]
+    ['a']
+    """
+    text = token.content if token.type in _CODE else _HIDDEN.sub("", token.content)
+    return text.strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +81,7 @@ class Sections(Constraint):
             if token.type == "inline" and before is not None and before.type == "heading_open":
                 found.append(token.content.strip())
                 filled.append(False)
-            elif filled and token.content.strip():
+            elif filled and seen(token):
                 filled[-1] = True
         return found == [heading.strip() for heading in self.headings] and all(filled)
 
@@ -87,9 +102,12 @@ class Table(Counted):
         return f"write a Markdown table with the columns {columns} and {self._amount('row')}"
 
     def _measure(self, text: str) -> float:
-        rows = list(_rows(blocks_of(text)))
+        tokens = blocks_of(text)
+        rows = list(_rows(tokens))
+        if sum(token.type == "table_open" for token in tokens) != 1:
+            return 0.0
         columns = [column.strip() for column in self.columns]
-        if not rows or rows[0] != columns or not all(all(row) for row in rows):
+        if rows[0] != columns or not all(all(row) for row in rows):
             return 0.0
         return within(len(rows) - 1, self.least, self.most)
 
@@ -106,7 +124,7 @@ def _rows(tokens: list[Token]) -> Iterator[list[str]]:
             yield row
             row = None
         elif token.type == "inline" and row is not None:
-            row.append(token.content.strip())
+            row.append(seen(token))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +158,7 @@ def _points(tokens: list[Token], marks: str) -> int:
     count = 0
     for token, inside, content in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if token.type == "list_item_open" and token.markup in marks:
-            text = inside.content + (content.content if inside.type == "paragraph_open" else "")
-            count += bool(text.strip())
+            count += bool(seen(content if inside.type == "paragraph_open" else inside))
     return count
 
 
@@ -164,77 +181,8 @@ class CodeBlock(Constraint):
         fences = [token for token in blocks_of(text) if token.type == "fence"]
         if len(fences) != 1 or not fences[0].content.strip():
             return 0.0
-        return not self.language or fences[0].info.strip() == self.language
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Highlights(Counted):
-    """So many highlights: `*words*` or `**words**` on a line."""
-
-    name: ClassVar[str] = "highlights"
-
-    def _said(self) -> str:
-        return f"highlight {self._amount('part')} with asterisks, as in *this*"
-
-    def _count(self, text: str) -> int:
-        return len(_HIGHLIGHT.findall(text))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placeholders(Counted):
-    """So many placeholders in square brackets, such as `[name]`."""
-
-    name: ClassVar[str] = "placeholders"
-
-    def _said(self) -> str:
-        return f"use {self._amount('placeholder')} in square brackets, such as [name]"
-
-    def _count(self, text: str) -> int:
-        return sum(bool(words_of(found)) for found in _PLACEHOLDER.findall(text))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Title(Constraint):
-    """A title in double angle brackets, such as `<<a title>>`, and other text beside it."""
-
-    name: ClassVar[str] = "title"
-
-    def _said(self) -> str:
-        return "give it a title in double angle brackets, such as <<title>>"
-
-    def _measure(self, text: str) -> float:
-        titled = any(words_of(found) for found in _TITLE.findall(text))
-        return titled and bool(words_of(_TITLE.sub(" ", text)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Postscript(Constraint):
-    """A postscript: a last paragraph that starts with `P.S.` and goes on."""
-
-    name: ClassVar[str] = "postscript"
-
-    def _said(self) -> str:
-        return "end with a paragraph that starts with P.S. and goes on"
-
-    def _measure(self, text: str) -> float:
-        before, found, after = text.strip().rpartition("\n\nP.S.")
-        return (
-            bool(found) and bool(before.strip()) and "\n\n" not in after and bool(words_of(after))
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts(Counted):
-    """So many parts that are not blank, with a line of three asterisks or more between them."""
-
-    name: ClassVar[str] = "parts"
-
-    def _said(self) -> str:
-        return f"write {self._amount('part')} with a line of *** between parts"
-
-    def _count(self, text: str) -> int:
-        parts = _SEPARATOR.split(text)
-        return len(parts) if all(map(words_of, parts)) else 0
+        language = _LANGUAGE.match(fences[0].info.strip())
+        return not self.language or bool(language and language[0] == self.language)
 
 
 KINDS = (
@@ -243,9 +191,4 @@ KINDS = (
     Bullets,
     Numbered,
     CodeBlock,
-    Highlights,
-    Placeholders,
-    Title,
-    Postscript,
-    Parts,
 )

@@ -9,7 +9,9 @@ from grpo_envs.graders.format.base import Constraint
 from grpo_envs.graders.format.contents import KINDS as CONTENTS
 from grpo_envs.graders.format.counts import KINDS as COUNTS
 from grpo_envs.graders.format.json_text import KINDS as JSON_TEXT
+from grpo_envs.graders.format.language import KINDS as LANGUAGE
 from grpo_envs.graders.format.markdown import KINDS as MARKDOWN
+from grpo_envs.graders.format.marks import KINDS as MARKS
 from grpo_envs.graders.format.schema import KINDS as SCHEMA
 from grpo_envs.graders.format.structure import KINDS as STRUCTURE
 from grpo_envs.graders.format.text_counts import KINDS as TEXT_COUNTS
@@ -20,7 +22,9 @@ _ALL: tuple[type[Constraint], ...] = (
     *TEXT_COUNTS,
     *WORDING,
     *CONTENTS,
+    *LANGUAGE,
     *MARKDOWN,
+    *MARKS,
     *STRUCTURE,
     *JSON_TEXT,
     *SCHEMA,

@@ -1,6 +1,6 @@
 """Answers that a JSON Schema allows, with the keywords replaced that could hang or fetch.
 
-`pattern` is matched by RE2, `$ref` stays within the schema and is followed so many times only,
+Patterns are matched by RE2, `$ref` stays within the schema and is followed so many times only,
 `uniqueItems` takes linear time. `format` is an annotation, as the standard has it.
 """
 
@@ -19,13 +19,16 @@ from referencing.exceptions import Unresolvable
 
 from grpo_envs.errors import ConfigError, require
 from grpo_envs.graders.format.base import Constraint, TooMuch
+from grpo_envs.graders.format.ecma import for_re2
 from grpo_envs.graders.format.json_text import parse_json
+from grpo_envs.graders.format.schema_parts import parts_of_schema
 from grpo_envs.graders.format.structure import compiled, matches
 
 _MOST_REFERENCES = 2_000
 _MOST_VALUES = 2_000  # some keywords take quadratic time
 _LEFT: ContextVar[int] = ContextVar("references left to follow")
 _TRIED: tuple[Any, ...] = ({}, [], "", 0, None)
+_NO_FORMATS = jsonschema.FormatChecker(formats=())  # RE2 decides what a pattern is
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -67,22 +70,19 @@ def _validator(text: str) -> Any:
         ConfigError: it is no schema, refers to elsewhere, or has a pattern that RE2 refuses.
     """
     schema = json.loads(text)
-    for keyword, value in _keywords(schema):
-        if keyword in ("$ref", "$dynamicRef"):
-            inside = isinstance(value, str) and value.startswith("#")
-            require(inside, f"json_schema.schema {keyword}", value, "a place in the schema, #/...")
-        if keyword == "$schema":
-            require(value == _DIALECT, "json_schema.schema $schema", value, _DIALECT)
-        if keyword == "pattern" and isinstance(value, str):
-            compiled("json_schema.schema pattern", value)
-        if keyword == "patternProperties" and isinstance(value, Mapping):
-            for pattern in value:
-                compiled("json_schema.schema patternProperties", pattern)
     try:
-        Draft202012Validator.check_schema(schema)
+        Draft202012Validator.check_schema(schema, format_checker=_NO_FORMATS)
+        parts = list(parts_of_schema(schema))
     except (jsonschema.SchemaError, RecursionError) as error:
         why = str(error).splitlines()[0]
         raise ConfigError(f"json_schema.schema is no JSON Schema: {why}") from error
+    for part in parts:
+        dialect = part.get("$schema", _DIALECT)
+        require(dialect.rstrip("#") == _DIALECT, "json_schema.schema $schema", dialect, _DIALECT)
+        if "pattern" in part:
+            _compiled(part["pattern"])
+        for pattern in part.get("patternProperties", ()):
+            _compiled(pattern, "patternProperties")
     validator = _Validator(schema, registry=Registry())
     _try_out(validator)
     return validator
@@ -105,18 +105,6 @@ def _size(value: Any) -> int:
     """Return how many values there are, those within values included."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return 1 + sum(map(_size, inner))
-
-
-def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every key of every object in the schema, those that are no keywords included."""
-    waiting = [schema]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, Mapping):
-            yield from part.items()
-            waiting += part.values()
-        elif isinstance(part, list):
-            waiting += part
 
 
 Errors = Iterator[ValidationError]
@@ -143,6 +131,54 @@ def _additional_properties(validator: Any, below: Any, instance: Any, schema: An
                 yield from validator.descend(value, below)
 
 
+def _unevaluated_properties(validator: Any, below: Any, instance: Any, schema: Any) -> Errors:
+    if isinstance(instance, dict):
+        evaluated = _evaluated(validator, instance, schema)
+        for key, value in instance.items():
+            if key not in evaluated:
+                yield from validator.descend(value, below)
+
+
+def _evaluated(validator: Any, instance: dict[str, Any], schema: Any) -> set[str]:
+    """Return the keys of an object that a schema's keywords say something of."""
+    if not isinstance(schema, dict):
+        return set()
+    found: set[str] = {*schema.get("properties", ())} & {*instance}
+    patterns = schema.get("patternProperties", ())
+    found |= {key for key in instance if any(_found(pattern, key) for pattern in patterns)}
+    for keyword in ("additionalProperties", "unevaluatedProperties"):
+        if keyword in schema:
+            found |= {
+                key for key, value in instance.items() if _holds(validator, value, schema[keyword])
+            }
+    for keyword in ("$ref", "$dynamicRef"):
+        if keyword in schema:
+            _count_reference()
+            place = validator._resolver.lookup(schema[keyword])
+            there = validator.evolve(schema=place.contents, _resolver=place.resolver)
+            found |= _evaluated(there, instance, place.contents)
+    for below in _applied(validator, instance, schema):
+        found |= _evaluated(validator, instance, below)
+    return found
+
+
+def _applied(validator: Any, instance: dict[str, Any], schema: dict[str, Any]) -> Iterator[Any]:
+    """Yield the schemas beside each other that hold for an object."""
+    dependent = schema.get("dependentSchemas", {})
+    yield from (below for key, below in dependent.items() if key in instance)
+    for keyword in ("allOf", "oneOf", "anyOf"):
+        for below in schema.get(keyword, ()):
+            if _holds(validator, instance, below):
+                yield below
+    if "if" in schema:
+        holds = _holds(validator, instance, schema["if"])
+        yield from (schema["if"], schema.get("then")) if holds else (schema.get("else"),)
+
+
+def _holds(validator: Any, value: Any, schema: Any) -> bool:
+    return next(validator.descend(value, schema), None) is None
+
+
 def _unique_items(validator: Any, unique: Any, instance: Any, schema: Any) -> Errors:
     if unique and isinstance(instance, list):
         seen = {json.dumps(_canonical(item), sort_keys=True) for item in instance}
@@ -154,13 +190,17 @@ def _reference(keyword: str) -> Any:
     original = Draft202012Validator.VALIDATORS[keyword]
 
     def follow(validator: Any, ref: Any, instance: Any, schema: Any) -> Errors:
-        left = _LEFT.get()
-        if left <= 0:
-            raise TooMuch
-        _LEFT.set(left - 1)
+        _count_reference()
         yield from original(validator, ref, instance, schema) or ()
 
     return follow
+
+
+def _count_reference() -> None:
+    left = _LEFT.get()
+    if left <= 0:
+        raise TooMuch
+    _LEFT.set(left - 1)
 
 
 def _canonical(value: Any) -> Any:
@@ -173,7 +213,11 @@ def _canonical(value: Any) -> Any:
 
 
 def _found(pattern: str, text: str) -> bool:
-    return matches(compiled("json_schema.schema pattern", pattern).search, text)
+    return matches(_compiled(pattern).search, text)
+
+
+def _compiled(pattern: str, keyword: str = "pattern") -> Any:
+    return compiled(f"json_schema.schema {keyword}", for_re2(pattern))
 
 
 _extend: Any = extend
@@ -183,6 +227,7 @@ _Validator: Any = _extend(
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
+        "unevaluatedProperties": _unevaluated_properties,
         "uniqueItems": _unique_items,
         "$ref": _reference("$ref"),
         "$dynamicRef": _reference("$dynamicRef"),

@@ -17,6 +17,7 @@ from grpo_envs.errors import ConfigError, require
 from grpo_envs.graders.format.base import MOST_DEPTH, Constraint, need_text, need_texts
 
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,99}", re.ASCII)
+_HAS = r"It has no lookaround, no backreferences, and of \p only categories (\p{L}) and scripts."
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -81,7 +82,7 @@ def compiled(key: str, pattern: str) -> Any:
         return re2.compile(pattern, options)
     except (re2.error, UnicodeEncodeError) as error:
         why = error.args[0].decode() if isinstance(error.args[0], bytes) else error
-        raise ConfigError(f"{key}={pattern[:80]!r} is no pattern of RE2: {why}.") from error
+        raise ConfigError(f"{key}={pattern[:80]!r} is no pattern of RE2: {why}. {_HAS}") from error
 
 
 def matches(match: Any, text: str) -> bool:

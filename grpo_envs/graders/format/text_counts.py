@@ -9,31 +9,12 @@ from grpo_envs.graders.format.base import (
     Constraint,
     Counted,
     amount,
-    folded,
     need_bounds,
     need_one_of,
     within,
-    words_of,
 )
-
-_ENDS = (".", "!", "?", "\u2026", "\u3002", "\uff01", "\uff1f")
-_CLOSERS = "\"')]}*_\u201d\u2019\u00bb\u300d"
-
-
-def sentences_of(text: str) -> list[list[str]]:
-    """Return the sentences as lists of their words: up to a word with . ! or ? after it.
-
-    >>> sentences_of('It is 3.5 m. "Really?" Yes')
-    [['It', 'is', '3.5', 'm'], ['Really'], ['Yes']]
-    """
-    found: list[list[str]] = []
-    words: list[str] = []
-    for token in text.replace("\u3002", "\u3002 ").split():
-        words += words_of(token)
-        if words and token.rstrip(_CLOSERS).endswith(_ENDS):
-            found.append(words)
-            words = []
-    return [*found, words] if words else found
+from grpo_envs.graders.format.sentences import sentences_of
+from grpo_envs.graders.format.words import folded, words_of
 
 
 def paragraphs_of(text: str) -> list[str]:
@@ -57,7 +38,7 @@ class Characters(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sentences(Counted):
-    """So many sentences: a sentence is up to a word with `.`, `!` or `?` after it, or the rest."""
+    """So many sentences, numbers of a list and abbreviations left out of account."""
 
     name: ClassVar[str] = "sentences"
 

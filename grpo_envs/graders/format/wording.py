@@ -7,14 +7,20 @@ from typing import ClassVar
 from grpo_envs.errors import require
 from grpo_envs.graders.format.base import (
     Constraint,
-    folded,
     need_one_of,
     need_text,
     need_texts,
     need_words,
+)
+from grpo_envs.graders.format.sentences import sentences_of
+from grpo_envs.graders.format.words import (
+    compared,
+    counts_of,
+    folded,
+    is_word,
+    parts_of_word,
     words_of,
 )
-from grpo_envs.graders.format.text_counts import sentences_of
 
 SCRIPTS = {
     "latin": ("LATIN",),
@@ -55,7 +61,7 @@ class Contains(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Avoids(Constraint):
-    """None of these words stands there, whatever its case."""
+    """None of these words stands there, alone or in a hyphenated word, whatever its case."""
 
     name: ClassVar[str] = "avoids"
     words: tuple[str, ...]
@@ -67,7 +73,40 @@ class Avoids(Constraint):
         return f"do not use the {'words' if len(self.words) > 1 else 'word'} {listed(self.words)}"
 
     def _measure(self, text: str) -> float:
-        return not {*words_of(folded(text))} & {folded(word) for word in self.words}
+        return not any(max(counts_of(word, text)) for word in self.words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AvoidsPhrases(Constraint):
+    """None of these phrases stands in a sentence, whatever the case and signs between its words."""
+
+    name: ClassVar[str] = "avoids_phrases"
+    phrases: tuple[str, ...]
+
+    def _require(self) -> None:
+        need_texts(self.name, "phrases", self.phrases)
+        for phrase in self.phrases:
+            option = f"{self.name}.phrases"
+            require(bool(words_of(phrase)), option, repr(phrase)[:80], "phrases with a word")
+
+    def _said(self) -> str:
+        noun = "phrases" if len(self.phrases) > 1 else "phrase"
+        return f"do not use the {noun} {listed(self.phrases)}"
+
+    def _measure(self, text: str) -> float:
+        sentences = "\n".join(f" {_plain(sentence)} " for sentence in sentences_of(text))
+        spaced = (f" {_plain(words_of(phrase))} " for phrase in self.phrases)
+        unspaced = [phrase for phrase in self.phrases if is_word(phrase) and not phrase.isascii()]
+        return not any(phrase in sentences for phrase in spaced) and not any(
+            max(counts_of(phrase, text)) for phrase in unspaced
+        )
+
+
+def _plain(words: list[str]) -> str:
+    """Return words for the search of phrases, the parts of hyphenated words apart."""
+    return " ".join(
+        part for word in compared(" ".join(words)).split() for part in parts_of_word(word)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +141,7 @@ class Distinct(Constraint):
         return f"use at least {self.least} words and no word twice"
 
     def _measure(self, text: str) -> float:
-        words = words_of(folded(text))
+        words = words_of(compared(text))
         return self.least <= len(words) == len({*words})
 
 
@@ -124,11 +163,10 @@ class Case(Constraint):
             return text.isupper()
         if self.case == "lower":
             return text.islower()
-        sentences = sentences_of(text)
         if self.case == "title":
-            words = [word for sentence in sentences for word in sentence if word[0].isalpha()]
+            words = [word for word in words_of(text) if word[0].isalpha()]
             return bool(words) and all(w[0] == w[0].upper() and _small(w[1:]) for w in words)
-        firsts = [sentence[0][0] for sentence in sentences if sentence[0][0].isalpha()]
+        firsts = [sentence[0][0] for sentence in sentences_of(text) if sentence[0][0].isalpha()]
         return bool(firsts) and all(first == first.upper() for first in firsts)
 
 
@@ -202,4 +240,4 @@ def listed(phrases: tuple[str, ...]) -> str:
     return " and ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))
 
 
-KINDS = (Contains, Avoids, Without, Distinct, Case, Script, OneOf, Quoted)
+KINDS = (Contains, Avoids, AvoidsPhrases, Without, Distinct, Case, Script, OneOf, Quoted)

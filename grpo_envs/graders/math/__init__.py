@@ -5,6 +5,9 @@ Take the answer out of the completion (`extract`); compare it exactly where both
 points, sets, intervals, equations); ask sympy only for the rest, in processes that can be killed
 (`workers`), and math-verify where the grading rules ask for it. Whatever remains unknown is wrong.
 `MathGrading` holds the grading rules: what counts as the same answer.
+
+Decided once: log without a base is to base 10 and never ln; a constant of integration may have
+another name (`parameters`), and be neither left out nor a number.
 """
 
 from grpo_envs.graders.math.extract import extract

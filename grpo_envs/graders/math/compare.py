@@ -11,14 +11,17 @@ from grpo_envs.graders.math.grading import MathGrading
 from grpo_envs.graders.math.identity import approximate, identical, value_of
 from grpo_envs.graders.math.judge import Judge
 from grpo_envs.graders.math.matrices import combine_matrices
+from grpo_envs.graders.math.named_sets import is_number_set, meant
 from grpo_envs.graders.math.nodes import INFINITY, Node, kinds, substitute, walk
 from grpo_envs.graders.math.relations import congruences, on_the_line, relations
 from grpo_envs.graders.math.rounding import rounds_to
-from grpo_envs.graders.math.units import canonical
+from grpo_envs.graders.math.signs import signs_of
+from grpo_envs.graders.math.systems import in_order_of_names
 
 Rule = Callable[[Node, Node, Judge], Comparison | None]
 
 _MOST_ITEMS = 250
+_PAIR = len(("list", "first", "second"))
 _PLAIN = frozenset(
     ("num", "repeat", "base", "var", "add", "mul", "neg", "div", "pow", "root", "fact", "binom")
 )
@@ -60,18 +63,26 @@ def _units(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
         letter = ("var", quantity[2])
         if letter in walk(plain):  # 5 m, where m was read as a name
             return judge.compare(("mul", quantity[1], letter), plain)
+        if gold[0] == "deg" and not answer[2].startswith("\u00b0"):
+            return different("another unit")
         if judge.grading.units and gold[0] == "unit":
             return different("the unit is missing")
         gold, answer = (gold[1], answer) if quantity is gold else (gold, answer[1])
         return judge.compare(gold, answer)
-    if canonical(gold[2]) != canonical(answer[2]):
+    if gold[2] != answer[2]:
         return different("another unit")
     return judge.compare(gold[1], answer[1])
 
 
-def _words(gold: Node, answer: Node, _: Judge) -> Comparison | None:
-    # Two equal words were seen before any rule.
-    return different("another word") if "word" in (gold[0], answer[0]) else None
+def _words(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
+    if is_number_set(gold, answer):
+        return EQUAL
+    if "word" not in (gold[0], answer[0]):
+        return None
+    sides = [meant(side[1]) if side[0] == "word" else side for side in (gold, answer)]
+    if sides != [gold, answer]:
+        return judge.compare(*sides)
+    return different("another word")  # two equal words were seen before any rule
 
 
 def _lines(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
@@ -84,9 +95,11 @@ def _lines(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
 
 
 def _tuples(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
-    rows = _entries(gold), _entries(answer)
-    if "tuple" not in (gold[0], answer[0]):
+    if "tuple" not in (gold[0], answer[0]) or len(signs_of(gold) + signs_of(answer)) > 2:
         return None
+    if gold[0] != answer[0]:
+        gold, answer = _as_tuple(gold), _as_tuple(answer)
+    rows = _entries(gold), _entries(answer)
     if gold[0] == answer[0] and gold[1:3] != answer[1:3] and len(gold) == 5:
         return different("other brackets")
     if rows[0] is None or rows[1] is None:
@@ -94,11 +107,24 @@ def _tuples(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
     return _in_order(rows[0], rows[1], judge)
 
 
+def _as_tuple(node: Node) -> Node:
+    """Return the values of several names as a tuple, and a computation with matrices as one.
+
+    The order is that of the alphabet where the names follow one another: y = 8, x = 3 is (3, 8).
+    """
+    if node[0] == "list" and _labelled([*node[1:]]):
+        return ("tuple", "(", ")", *in_order_of_names(node[1:]))
+    return combine_matrices(node)
+
+
 def _entries(node: Node) -> tuple[Node, ...] | None:
-    """Return the entries of what can be a vector: a tuple, a bare list, a matrix of one column."""
+    """Return the entries of what can be a vector: a tuple, a column, a bare list of three or more.
+
+    A bare list of two is no pair and no interval.
+    """
     if node[0] == "tuple":
         return node[3:]
-    if node[0] == "list":
+    if node[0] == "list" and len(node) > _PAIR:
         return node[1:]
     if node[0] == "matrix" and len(node[1]) == 2:
         return tuple(row[1] for row in node[1:])
@@ -152,19 +178,7 @@ def _alternatives(node: Node) -> list[Node]:
     """Return the answers that `node` lists; 1 plus-minus 2 are two."""
     if node[0] in ("list", "set"):
         return [item for part in node[1:] for item in _alternatives(part)]
-    if node[0] in ("tuple", "matrix", "rel", "setbuilder") or not kinds(node) & {"pm", "mp"}:
-        return [node]
-    if sum(part[0] == "pm" for part in walk(node)) > 1:  # two values or four?
-        return [node]
-    return [_signed(node, upper=upper) for upper in (True, False)]
-
-
-def _signed(node: Node, *, upper: bool) -> Node:
-    parts = tuple(_signed(p, upper=upper) if isinstance(p, tuple) else p for p in node)
-    if parts[0] not in ("pm", "mp"):
-        return parts
-    plus = upper == (parts[0] == "pm")
-    return ("add", parts[1], parts[2] if plus else ("neg", parts[2]))
+    return signs_of(node) if node[0] not in ("matrix", "rel", "setbuilder") else [node]
 
 
 def _infinite(gold: Node, answer: Node, _: Judge) -> Comparison | None:

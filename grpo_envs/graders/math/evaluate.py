@@ -150,8 +150,9 @@ def _based(node: Node, env: Env) -> Fraction | None:
     base = _whole(node[2], env)
     if base is None or not 2 <= base <= 36:
         return None
+    whole, _, places = node[1].partition(".")
     try:
-        return Fraction(int(node[1], base))
+        return Fraction(int(whole + places, base), base ** len(places))
     except ValueError:  # 2 is no digit of base 2
         raise Undefined from None
 

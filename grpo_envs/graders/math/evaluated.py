@@ -1,18 +1,23 @@
 """Whether an answer is carried out, or a computation that is left to the reader."""
 
+from collections.abc import Callable
 from math import gcd
 
-from grpo_envs.graders.math.nodes import Node, children
+from grpo_envs.graders.math.nodes import ONE, ZERO, Node, children, variables
 
 _LEAVES = frozenset({"num", "repeat", "base", "var", "const", "word", "dots"})
-_AROUND = frozenset({"list", "tuple", "set", "matrix", "row", "pct", "deg", "unit", "ratio"})
+_AROUND = frozenset({"list", "tuple", "set", "matrix", "row", "pct", "deg", "unit", "union"})
+_PI: Node = ("const", "pi")
+_EQUALITIES = frozenset({"=", "~", "in"})
 _LONGEST = 400  # digits
 
 
 def is_evaluated(node: Node) -> bool:
     """Return whether no operation is left in `node`, which may be a number or a collection.
 
-    A fraction in lowest terms, a mixed number and scientific notation are numbers.
+    A fraction in lowest terms, a mixed number, a power of ten, scientific notation and a multiple
+    of pi are numbers; a ratio is in lowest terms, or has a term 1. The set whose condition is
+    solved for its element is carried out, and so is a matrix with a factor before it.
 
     >>> from grpo_envs.graders.math.parse import parse
     >>> [is_evaluated(parse(text)) for text in ("-7", "1/2", "1 1/2", "2.5e3", "(7, x)", "x = 7")]
@@ -21,18 +26,87 @@ def is_evaluated(node: Node) -> bool:
     [False, False, False, False, False, False]
     """
     kind = node[0]
-    if kind == "rel":  # of a chain of equations, its last value
-        values = [part for part in children(node) if part[0] != "var"]
-        return not values or is_evaluated(values[-1])
+    if kind in _LEAVES:
+        return True
     if kind in _AROUND:
         return all(map(is_evaluated, children(node)))
-    if kind == "neg":
-        return node[1][0] != "neg" and is_evaluated(node[1])
-    if kind == "add":  # 1 1/2
-        return len(node) == 3 and _whole(node[1]) and _fraction(node[2])
-    if kind == "mul":  # 1.5e3
-        return len(node) == 3 and node[1][0] == "num" and _power_of_ten(node[2])
-    return kind in _LEAVES or _fraction(node)
+    read = _EVALUATED.get(kind)
+    return read(node) if read else False
+
+
+def _relation(node: Node) -> bool:
+    """Of a chain of equations, the last value counts."""
+    values = [part for part in children(node) if part[0] != "var"]
+    return not values or is_evaluated(values[-1])
+
+
+def _described(node: Node) -> bool:
+    named = node[1][0] == "var" or is_solved(node[1])  # x, or x in R
+    return named and all(is_solved(part) and is_evaluated(part) for part in node[2:])
+
+
+def asks_for_value(gold: Node) -> bool:
+    """Return whether an answer to `gold` has to be carried out: where the gold itself is.
+
+    An equation of several names, or of one that it is not solved for, is a line or a circle, and
+    any equation of it is right; a power of ten, pi/4 or a matrix with a factor before it asks for
+    its value in any form.
+    """
+    kind = gold[0]
+    if kind == "rel":
+        values = [part for part in children(gold) if part[0] != "var"]
+        return is_solved(gold) and (not values or asks_for_value(values[-1]))
+    if kind == "ratio":
+        return all(map(asks_for_value, gold[1:]))
+    if kind in _AROUND or kind in ("neg", "pm"):
+        return is_evaluated(gold) and all(map(asks_for_value, children(gold)))
+    if kind in ("pow", "transpose") or (kind == "mul" and not _power_of_ten(gold[2])):
+        return False
+    return is_evaluated(gold) and not (kind == "div" and _fraction_of_pi(gold))
+
+
+def is_solved(node: Node) -> bool:
+    """Return whether a relation says what its names are: `x = 4`, `5 > x`, `2 < x <= 9`.
+
+    >>> from grpo_envs.graders.math.parse import parse
+    >>> [is_solved(parse(text)) for text in ("x = 4", "4 = x", "2x = 8", "x^2 = 16", "x = y")]
+    [True, True, False, False, False]
+    """
+    if node[0] != "rel":
+        return False
+    sides = node[1::2]
+    if _EQUALITIES.isdisjoint(node[2::2]) and len(sides) == 3:
+        return names_value(sides[1]) and not variables(sides[0], sides[2])
+    if names_value(sides[0]):
+        return not variables(*sides[1:])
+    return len(sides) == 2 and names_value(sides[1]) and not variables(sides[0])
+
+
+def names_value(node: Node) -> bool:
+    """Return whether `node` can be given a value: x, f(x), a word, (x, y), |AB|, AB : CD, dy/dx."""
+    if node[0] in ("tuple", "ratio", "div") or node[:2] == ("fn", "abs"):
+        return all(part[0] == "var" for part in children(node))
+    if node[0] == "derivative":
+        return bool(node[1][0] in ("var", "call"))
+    return node[0] in ("var", "call", "word")
+
+
+def _product(node: Node) -> bool:
+    """Return whether `node` is 1.5e3, a matrix with a factor, or a multiple of pi."""
+    _, left, right, *more = node
+    if more:
+        return False
+    if right[0] in ("matrix", "transpose"):
+        return is_evaluated(left) and is_evaluated(right)
+    if right == _PI:
+        return _fraction(left) or left[0] == "num"
+    return left[0] == "num" and _power_of_ten(right)
+
+
+def _reduced(ratio: Node) -> bool:
+    if not all(map(_whole, ratio[1:])):
+        return ONE in ratio[1:] and all(map(is_evaluated, ratio[1:]))
+    return gcd(*(int(part[1]) for part in ratio[1:])) == 1
 
 
 def _fraction(node: Node) -> bool:
@@ -42,6 +116,14 @@ def _fraction(node: Node) -> bool:
     if not (_whole(top) and _whole(bottom)):
         return False
     return int(bottom[1]) > 1 and gcd(int(top[1]), int(bottom[1])) == 1
+
+
+def _fraction_of_pi(node: Node) -> bool:
+    """Return whether `node` is pi/4 or 3 pi/4, in lowest terms."""
+    top = _positive(node[1])
+    if top == _PI:
+        return _fraction(("div", ONE, node[2]))
+    return len(top) == 3 and top[::2] == ("mul", _PI) and _fraction(("div", top[1], node[2]))
 
 
 def _power_of_ten(node: Node) -> bool:
@@ -55,3 +137,20 @@ def _positive(node: Node) -> Node:
 
 def _whole(node: Node) -> bool:
     return node[0] == "num" and node[1].isdecimal() and len(node[1]) <= _LONGEST
+
+
+_EVALUATED: dict[str, Callable[[Node], bool]] = {
+    "rel": _relation,
+    "neg": lambda node: node[1][0] != "neg" and is_evaluated(node[1]),
+    "add": lambda node: len(node) == 3 and _whole(node[1]) and _fraction(node[2]),  # 1 1/2
+    "mul": _product,
+    "div": lambda node: _fraction(node) or _fraction_of_pi(node),
+    "pow": _power_of_ten,
+    "pm": lambda node: node[1] == ZERO and is_evaluated(node[2]),
+    "mp": lambda node: node[1] == ZERO and is_evaluated(node[2]),
+    # R without some points
+    "minus": lambda node: node[2][0] == "set" and all(map(is_evaluated, children(node))),
+    "setbuilder": _described,
+    "transpose": lambda node: is_evaluated(node[1]),
+    "ratio": _reduced,
+}

@@ -1,19 +1,49 @@
 r"""Take the final answer out of a completion, in one pass over the text.
 
 Anchors, the last one wins: `\boxed{...}` and `<answer>...</answer>`; where there is neither,
-`#### ...` and "final answer is". The lenient mode then takes the last number.
+`#### ...` and "final answer". The lenient mode then takes the last number.
+
+Boxes that only commas, `and` or `or` separate are one answer: all of them count. An empty box
+behind words is no answer, nor is one that a program in a fence prints.
 """
 
 import re
+from collections import deque
 
 from grpo_envs.graders.math.numbers import parse_number
 from grpo_envs.graders.text import after_think
 
 _TAIL = 1 << 15  # characters that are looked at; an answer stands at the end
 _LONGEST = 2000
-_FINAL = re.compile(r"final answer(?: is)?[ \t]*:?[ \t]*([^\n]{1,200})", re.IGNORECASE)
+_MOST_BOXES = 50
+_LONGEST_JOIN = 40
+_MOST_ANCHORS = 5
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*(?:(\{)|(-?[0-9]+(?:\.[0-9]+)?))")
+_TAG = re.compile(r"<\s*answer\s*>", re.IGNORECASE)
+_END_TAG = re.compile(r"<\s*/\s*answer\s*>", re.IGNORECASE)
+# What may stand between two boxes that are one answer, the name that the second is given included.
+_JOIN = re.compile(
+    r"[\s$]*(?:\\[)\]])?[\s$]*(?:[,;、]|,?\s*(?:and|or)(?![A-Za-z])|,?\s*\\text\{\s*(?:and|or)\s*\}"
+    r"|\\quad|\\;|[或和])+[\s$]*(?:\\[(\[])?[\s$]*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
+)
+_FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
+_PRINTED = re.compile(r"[\"'][^\n]*\Z")
+_ANCHOR = re.compile(r"final answer|\u6700\u7ec8\u7b54\u6848", re.IGNORECASE)
+_FINAL = re.compile(
+    r"(?:final answer|\u6700\u7ec8\u7b54\u6848)s?[ \t]*(?:</?\w+>|[}*_])*[ \t]*"
+    r"(?:(?:is|are|[=:\u2014\u662f\u4e3a\uff1a]|-(?= ))[ \t]*(?:</?\w+>|[}*_]+(?!\d))*[ \t]*)*"
+    r"(?:\n\s*)?([^\n]{1,200})",
+    re.IGNORECASE,
+)
+# Sentences behind the answer that take nothing of it back.
+_SENTENCE = re.compile(r"(?<=[.!$*])\s+(?=[A-Z])")
+_TAKES_BACK = re.compile(
+    r"[0-9]|\b(?:no|not|wait|wrong|but|actually|or|sorry|incorrect|however|instead|mistake)\b|n't",
+    re.IGNORECASE,
+)
 _DIGIT = re.compile(r"[0-9]")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace opens and closes nothing
+_CHINESE = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uff00-\uff0c\uff1a-\uff65]")
 # From the sign (a hyphen between two words is none) to the last digit: (-4). is -4, **10** is 10.
 _CORE = re.compile(r"(?:(?<![\w)+-])[+\-\u2212])?(?:(?<!\.)\.)?[0-9](?:\S*[0-9])?%?")
 
@@ -32,6 +62,8 @@ def extract(completion: str, *, lenient: bool = False) -> str | None:
     '\\frac{1}{2}'
     >>> extract("<think>3+4=7</think><answer>7</answer>")
     '7'
+    >>> extract(r"\boxed{2} and \boxed{6}")
+    '\\boxed{2} and \\boxed{6}'
     >>> extract("it could be 7"), extract("it could be 7", lenient=True)
     (None, '7')
     """
@@ -60,18 +92,69 @@ def balanced(text: str, start: int) -> int:
 
 
 def _boxed(text: str) -> tuple[int, str | None]:
-    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
-    if start < 0:
+    """Return where the last box stands and what is in it, with the boxes that are joined to it."""
+    start = text.rfind("\\boxed{")
+    if start >= 0 and text.find("box") == start + 1 == text.rfind("box") and "```" not in text:
+        end = balanced(text, start + len("\\boxed"))  # the only box: nothing to look for
+        return start, text[start + len("\\boxed{") : end] if end > 0 else None
+    if "box" not in text:
         return -1, None
-    brace = text.index("{", start)
-    end = balanced(text, brace)
-    return start, text[brace + 1 : end] if end > 0 else None
+    fences = [found.start() for found in _FENCE.finditer(text)] if "```" in text else []
+    first = None
+    before = len(text)
+    for _ in range(_MOST_BOXES):
+        start = max(text.rfind(name, 0, before) for name in ("\\boxed", "\\fbox", "\\framebox"))
+        match = _BOX.match(text, start) if start >= 0 else None
+        if start < 0:
+            break
+        before = start
+        if match is None or _is_printed(text, start, fences):
+            first = first or (start, None)
+            continue
+        end = balanced(text, match.start(1)) if match[1] else match.end()
+        content = match[2] or (text[match.end() : end] if end > 0 else None)
+        if content is not None and not content.strip() and not _adjacent(text, start):
+            first = first or (start, None)
+            continue
+        return start, content if content is None else _joined(text, start, end, content)
+    return first or (-1, None)
+
+
+def _adjacent(text: str, start: int) -> bool:
+    """Return whether another box ends right before this one."""
+    return text[:start].rstrip()[-1:] == "}"
+
+
+def _is_printed(text: str, start: int, fences: list[int]) -> bool:
+    """Return whether a box stands in a string of a program: within a fence, behind a quote."""
+    if sum(fence < start for fence in fences) % 2 == 0:
+        return False
+    line = text.rfind("\n", 0, start) + 1
+    return bool(_PRINTED.search(text[max(line, start - 200) : start]))
+
+
+def _joined(text: str, start: int, end: int, content: str) -> str:
+    """Return the content of a box, or all the boxes that are one answer with it."""
+    first = start
+    for _ in range(_MOST_BOXES):
+        before = text.rfind("\\boxed{", 0, first)
+        closing = balanced(text, before + len("\\boxed")) if before >= 0 else -1
+        near = 0 < closing < first <= closing + _LONGEST_JOIN
+        if not near or not _JOIN.fullmatch(text, closing + 1, first):
+            break
+        first = before
+    return content if first == start else text[first : end + 1]
 
 
 def _tagged(text: str) -> tuple[int, str | None]:
-    start = text.rfind("<answer>")
-    end = text.find("</answer>", start)
-    return start, text[start + len("<answer>") : end] if end > start >= 0 else None
+    if "nswer" not in text and "NSWER" not in text:
+        return -1, None
+    openings = deque(_TAG.finditer(text), maxlen=1)
+    if not openings:
+        return -1, None
+    opening = openings[0]
+    closing = _END_TAG.search(text, opening.end())
+    return opening.start(), text[opening.end() : closing.start()] if closing else None
 
 
 def _hashed(text: str) -> tuple[int, str | None]:
@@ -80,18 +163,30 @@ def _hashed(text: str) -> tuple[int, str | None]:
 
 
 def _final(text: str) -> tuple[int, str | None]:
-    start = text.lower().rfind("final answer")
-    found = _FINAL.match(text, start) if start >= 0 else None
-    return (start, found[1]) if found else (-1, None)
+    """Return where "final answer" stands and what follows it, on its line or the next."""
+    anchors = [found.start() for found in _ANCHOR.finditer(text)]
+    for start in anchors[: -_MOST_ANCHORS - 1 : -1]:
+        found = _FINAL.match(text, start)
+        if found and any(char.isalnum() for char in found[1]):
+            return start, _first_sentence(found[1])
+    return -1, None
+
+
+def _first_sentence(text: str) -> str:
+    """Return `text` without the sentences behind it, unless one of them may take it back."""
+    parts = _SENTENCE.split(text, maxsplit=1)
+    return text if len(parts) == 1 or _TAKES_BACK.search(parts[1]) else parts[0]
 
 
 def _last_number(text: str) -> str | None:
     """Return the number that `text` is or that its last word with a digit in it holds.
 
     Words are never passed over: where the last one holds `2^10`, `7-8` or `1,2,3`, there is none.
+    Chinese has no spaces between words, so its letters and signs separate here.
     """
     if parse_number(text) is not None:
         return text.strip()
-    word = next((word for word in reversed(text.split()) if _DIGIT.search(word)), "")
+    spaced = text if text.isascii() else _CHINESE.sub(" ", text)
+    word = next((word for word in reversed(spaced.split()) if _DIGIT.search(word)), "")
     found = _CORE.search(word.rpartition("=")[2])
     return found[0] if found and parse_number(found[0]) is not None else None

@@ -9,12 +9,17 @@ from typing import NamedTuple
 from grpo_envs.graders.math.cache import Cache
 from grpo_envs.graders.math.compare import compare
 from grpo_envs.graders.math.comparison import Comparison, different, unknown
-from grpo_envs.graders.math.evaluated import is_evaluated
+from grpo_envs.graders.math.evaluated import asks_for_value, is_evaluated
 from grpo_envs.graders.math.extract import extract
 from grpo_envs.graders.math.grading import DEFAULT, MathGrading
-from grpo_envs.graders.math.nodes import Node, kinds, walk
+from grpo_envs.graders.math.labels import is_label, is_sentinel, same_label
+from grpo_envs.graders.math.nodes import Node, kinds, variables, walk
 from grpo_envs.graders.math.numbers import clean, parse_number, parse_numbers
+from grpo_envs.graders.math.parameters import reconciled
 from grpo_envs.graders.math.parse import Unreadable, parse
+from grpo_envs.graders.math.spoken import spoken
+from grpo_envs.graders.math.surface import surface
+from grpo_envs.graders.math.units import may_have_unit
 
 _Pair = tuple[Node, Node] | tuple[str, str]
 _SHOWN = 80  # characters of a text in a reason
@@ -46,6 +51,8 @@ class _Decision(NamedTuple):
 _SAME_NUMBER = _Decision(Comparison(equal=True), "number")
 _OTHER_NUMBER = _Decision(Comparison(equal=False), "number")
 _SAME_TEXT = _Decision(Comparison(equal=True), "text")
+_OTHER_TEXT = _Decision(Comparison(equal=False), "text")
+_NO_GOLD = _Decision(different("the gold stands for no answer that can be verified"), "text")
 
 
 def grade(gold: str, completion: str, grading: MathGrading = DEFAULT) -> Verdict:
@@ -103,8 +110,12 @@ def readable(gold: str) -> str:
     >>> readable("{x"), readable("see below")
     ('it ends too early', 'it is prose, not mathematics')
     """
+    if is_sentinel(gold):
+        return "it stands for no answer that can be verified"
+    if is_label(gold):
+        return ""
     try:
-        tree = _gold_tree(gold)
+        tree = _gold_tree(surface(gold))
     except Unreadable as error:
         return str(error)
     quantities = [part[1] for part in walk(tree) if part[0] == "unit"]
@@ -145,6 +156,26 @@ def _decide(gold: str, answer: str, grading: MathGrading) -> _Decision:
     """Decide without sympy."""
     if grading.decimal_comma:
         gold, answer = (_DECIMAL_COMMA.sub(".", text) for text in (gold, answer))
+    if (decision := _plainly(gold, answer, grading)) is not None:
+        return decision
+    if is_sentinel(gold):
+        return _NO_GOLD
+    wanted, given = surface(gold), spoken(surface(answer))
+    changed = wanted != gold or given != answer
+    if changed and (decision := _plainly(wanted, given, grading)) is not None:
+        return decision
+    if (same := same_label(gold, answer)) is not None:
+        return _SAME_TEXT if same else _OTHER_TEXT
+    try:
+        return _symbolic(*_trees(wanted, given), grading)
+    except Unreadable as error:
+        return _Decision(unknown(f"unreadable: {error}"), "symbolic")
+    except RecursionError:  # little stack was left where we were called
+        return _Decision(unknown("too deep"), "symbolic")
+
+
+def _plainly(gold: str, answer: str, grading: MathGrading) -> _Decision | None:
+    """Compare numbers, collections of numbers and equal texts; None where there is more to it."""
     wanted, given = parse_number(gold), parse_number(answer)
     exact = grading.percent_sign and grading.rounded_digits is None
     literal = not grading.evaluated or not _OPERATION.search(answer)
@@ -154,15 +185,10 @@ def _decide(gold: str, answer: str, grading: MathGrading) -> _Decision:
         if given != wanted and (exact if given is not None else _never_a_number(answer)):
             return _OTHER_NUMBER
     if clean(gold) == clean(answer):
-        return _SAME_TEXT
+        return _NO_GOLD if is_sentinel(gold) else _SAME_TEXT
     if exact and literal and (same := _same_numbers(gold, answer)) is not None:
         return _SAME_NUMBER if same else _OTHER_NUMBER
-    try:
-        return _symbolic(_gold_tree(gold), parse(_bare(answer)), grading)
-    except Unreadable as error:
-        return _Decision(unknown(f"unreadable: {error}"), "symbolic")
-    except RecursionError:  # little stack was left where we were called
-        return _Decision(unknown("too deep"), "symbolic")
+    return None
 
 
 def _never_a_number(answer: str) -> bool:
@@ -181,13 +207,43 @@ def _same_numbers(gold: str, answer: str) -> bool | None:
 
 
 def _symbolic(gold: Node, answer: Node, grading: MathGrading) -> _Decision:
-    if grading.evaluated and is_evaluated(gold) and not is_evaluated(answer):
+    pair = reconciled(gold, answer)
+    if isinstance(pair, Comparison):
+        return _Decision(pair, "symbolic")
+    gold, answer = pair
+    if grading.evaluated and asks_for_value(gold) and not is_evaluated(answer):
         return _Decision(different("not carried out"), "symbolic")
     comparison = compare(gold, answer, grading)
     if comparison.equal is None and not kinds(gold, answer) & _BEYOND_SYMPY:
         pair = (_tuple(gold), _tuple(answer)) if grading.ordered else (gold, answer)
         return _Decision(comparison, "sympy", pair)
     return _Decision(comparison, "symbolic")
+
+
+def _trees(wanted: str, given: str) -> tuple[Node, Node]:
+    r"""Read gold and answer; letters behind a number are units where no variable is expected.
+
+    In `8 m` they are where the gold has no variable, and where the answer says so in `8\text{ m}`.
+    """
+    gold = _gold_tree(wanted)
+    if not may_have_unit(given):
+        return gold, parse(_bare(given))
+    if not _free(gold):
+        return gold, parse(_bare(given), quantity=True)
+    answer = parse(_bare(given))
+    if "unit" in kinds(answer) and "unit" not in kinds(gold):
+        measured = parse(_bare(wanted), quantity=True)
+        return (measured if "unit" in kinds(measured) else gold), answer
+    return gold, answer
+
+
+def _free(gold: Node) -> bool:
+    """Return whether a value of `gold` has variables in it: x = 7 has none."""
+    if gold[0] == "rel" and gold[1][0] == "var":
+        return bool(variables(*(part for part in gold[3:] if isinstance(part, tuple))))
+    if gold[0] in ("list", "set", "tuple"):
+        return any(_free(part) for part in gold[1:] if isinstance(part, tuple))
+    return bool(variables(gold))
 
 
 def _tuple(node: Node) -> Node:

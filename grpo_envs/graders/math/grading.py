@@ -12,7 +12,8 @@ class MathGrading:
     """How strictly an answer is compared with the gold. What is not set here is mathematics."""
 
     evaluated: bool = False
-    """Where the gold is a number, the answer is one, too: neither 3+4 nor 14/2 is right for 7."""
+    """Where the gold is a number, the answer is one, too: neither 3+4 nor 14/2 is right for 7; and
+    where the gold is a solution, `x = 4`, the answer is none that has to be solved, `2x = 8`."""
     lenient: bool = False
     """Take the last number where nothing marks an answer (`extract`)."""
     percent_sign: bool = True

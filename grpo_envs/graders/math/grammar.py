@@ -17,7 +17,11 @@ MOST_DEPTH = 100
 CHOOSE, GROUPS, LIST, MODULO, RELATION, UNIT = range(1, 7)
 SETS, RATIO, SUM, PRODUCT, SIGN, POWER, POSTFIX = range(7, 14)
 
-_OPENING = frozenset({"(", "[", "{", "\\{", "|", "lfloor", "lceil", "norm"})
+_OPENING = frozenset({"(", "[", "{", "\\{", "|", "lbar", "lfloor", "lceil", "norm"})
+
+_BEFORE_POWER = frozenset(
+    {"var", "const", "call", "fn", "pow", "root", "fact", "fact2", "binom", "add"}
+)
 
 UNIT_NAME: Token = ("text", "")  # in the table of what stands behind: any text
 NOTHING: Token = ("", "")  # and a factor without a sign
@@ -58,7 +62,8 @@ class Parser:
             if bound <= power or wraps > MOST_DEPTH:
                 break
             node = read(self, left)
-            wraps += node[1] is left or node[-1] is left or node[-2] is left
+            if node is not left:  # a comma with nothing behind it
+                wraps += node[1] is left or node[-1] is left or node[-2] is left
             left = node
         self.depth -= 1
         return left
@@ -141,9 +146,22 @@ class Parser:
         kind, value = token = self.tokens[self.at]
         if token in self.infixes and value not in self.closing:
             return self.infixes[token]
-        if kind == "text":
+        if kind in ("text", "unit"):
             return self.infixes[UNIT_NAME]
         if token == ("name", "U") and left[0] in ("tuple", "set", "union"):
             return self.infixes["op", "cup"]
         bound, read = self.infixes[NOTHING]
+        if kind == "num":
+            return (bound if self._power_ahead(left) else 0), read
         return (bound if self.factor_ahead() else 0), read
+
+    def _power_ahead(self, left: Node) -> bool:
+        """Return whether a power of a number follows a factor that ends in no number: x 2^n."""
+        if self.tokens[self.at + 1] != ("op", "^"):
+            return False
+        last = left
+        while last[0] in ("mul", "neg"):
+            last = last[-1]
+        if last[0] == "div":  # \frac{1}{2} 3^n, and never 1/2 3^n
+            return self.tokens[self.at - 1] == ("op", "}")
+        return last[0] in _BEFORE_POWER

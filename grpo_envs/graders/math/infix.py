@@ -1,7 +1,7 @@
 """What can stand behind an expression: signs, lists, relations, units, or another factor."""
 
-import re
 from collections.abc import Mapping
+from fractions import Fraction
 
 from grpo_envs.graders.math.grammar import (
     CHOOSE,
@@ -22,28 +22,13 @@ from grpo_envs.graders.math.grammar import (
     Infix,
     Parser,
 )
-from grpo_envs.graders.math.nodes import Node
-from grpo_envs.graders.math.tokens import Token
+from grpo_envs.graders.math.nodes import INFINITY, ZERO, Node
+from grpo_envs.graders.math.numerals import based
+from grpo_envs.graders.math.tokens import Token, Unreadable
 
 RELATIONS = ("=", "!=", "<", "<=", ">", ">=", "~", "in", "notin", "subset", "to")
-_UNIT = re.compile(r"[^\W\d_]+(?:[ ./-]+[^\W\d_]+){0,3}(?:\^\d)?")
-_NO_UNIT = frozenset(
-    (
-        "or",
-        "and",
-        "not",
-        "no",
-        "is",
-        "are",
-        "if",
-        "when",
-        "for",
-        "but",
-        "than",
-        "otherwise",
-        "either",
-    )
-)
+_NUMBER_SETS = frozenset("RQZNC")
+_TRANSPOSED = (("name", "T"), ("cmd", "top"), ("cmd", "intercal"), ("text", "t"))
 _NOT_A_FACTOR = frozenset({"list", "rel", "word", "union", "set", "inter", "minus", "congruent"})
 
 
@@ -70,7 +55,10 @@ def _add(parser: Parser, left: Node) -> Node:
 
 
 def _subtract(parser: Parser, left: Node) -> Node:
-    return joined("add", left, ("neg", _operand(parser, SUM)))
+    right = _operand(parser, SUM)
+    if right[0] == "set" and left[0] in ("const", "tuple", "union", "set"):
+        return ("minus", left, right)  # R - {0}
+    return joined("add", left, ("neg", right))
 
 
 def _plus_minus(parser: Parser, left: Node) -> Node:
@@ -99,6 +87,10 @@ def power(parser: Parser, left: Node) -> Node:
     """Read `^` and an exponent: a group, or a signed factor; 2^3^2 is 2^(3^2)."""
     parser.at += 1
     kind, value = parser.tokens[parser.at]
+    if left[0] in ("matrix", "tuple") and _transposed(parser):
+        return ("transpose", left) if left[0] == "matrix" else _column(left)
+    if left[0] == "const" and left[1] in _NUMBER_SETS and (part := _part_of(parser, left)):
+        return part
     if value in ("+", "-") and parser.tokens[parser.at + 1] == ("op", "}"):
         parser.at += 1
         return ("pow", left, ("word", value))  # the side of a limit
@@ -115,6 +107,38 @@ def power(parser: Parser, left: Node) -> Node:
     return ("pow", left, parser.argument() if value == "{" else parser.expression(SIGN))
 
 
+def _column(row: Node) -> Node:
+    return ("matrix", *(("row", entry) for entry in row[3:]))
+
+
+def _part_of(parser: Parser, numbers: Node) -> Node | None:
+    """Read the sign of a set of numbers: R^+, R^-, R^*, or return None.
+
+    The last `*` of a text is cut off before it is read: where nothing follows, it stood there.
+    """
+    braced = parser.ahead("{")
+    kind, value = parser.tokens[parser.at + braced]
+    if kind != "end" and value not in ("+", "-", "*"):
+        return None
+    parser.at += (kind != "end") + braced
+    if braced:
+        parser.expect("}")
+    if numbers[1] != "R" or value not in ("+", "-"):
+        return ("minus", numbers, ("set", ZERO))
+    bounds = (ZERO, INFINITY) if value == "+" else (("neg", INFINITY), ZERO)
+    return ("tuple", "(", ")", *bounds)
+
+
+def _transposed(parser: Parser) -> bool:
+    r"""Step over the exponent of a matrix if it is T, in whatever font, or \top."""
+    braced = parser.ahead("{")
+    tokens = parser.tokens[parser.at + braced : parser.at + braced + 2]
+    if tokens[0] not in _TRANSPOSED or (braced and tokens[1] != ("op", "}")):
+        return False
+    parser.at += 1 + 2 * braced
+    return True
+
+
 def _factorial(parser: Parser, left: Node) -> Node:
     parser.at += 1
     return ("fact2", left) if parser.skip("!") else ("fact", left)
@@ -126,17 +150,23 @@ def _percent(parser: Parser, left: Node) -> Node:
 
 
 def _degrees(parser: Parser, left: Node) -> Node:
+    """Read a degree sign, and the minutes and seconds of arc that may follow: 30° 15' 20''."""
     parser.at += 1
-    return ("deg", left)
-
-
-def _based(parser: Parser, left: Node) -> Node:
-    if left[0] != "num" or "." in left[1]:
-        parser.fail("_")
-    parser.at += 1
-    if parser.tokens[parser.at][0] == "num":
-        return ("base", left[1], ("num", parser.take()[1]))
-    return ("base", left[1], parser.argument())
+    seconds = 0
+    for size, marks in ((60, 1), (1, 2)):
+        (kind, digits), *after = parser.tokens[parser.at : parser.at + 2 + marks]
+        signs = [value for kind, value in after if kind == "op"]
+        more = parser.tokens[parser.at + 1 + marks : parser.at + 2 + marks] == [("op", "'")]
+        if kind == "num" and signs[:marks] == ["'"] * marks and not more:
+            if not digits.isdecimal() or len(digits) > 2 or int(digits) >= 60:
+                parser.fail(digits)
+            seconds += int(digits) * size
+            parser.at += 1 + marks
+    if not seconds:
+        return ("deg", left)
+    part = Fraction(seconds, 3600)
+    small: Node = ("div", ("num", str(part.numerator)), ("num", str(part.denominator)))
+    return ("deg", ("add", left, small))
 
 
 def _grouped(parser: Parser, left: Node) -> Node:
@@ -158,10 +188,19 @@ def _listed(parser: Parser, left: Node) -> Node:
     return ("list", *items) if len(items) > 1 else left
 
 
+def _number_set(node: Node) -> Node:
+    """Return the set of numbers that R stands for where a set is asked for."""
+    if node[0] != "var":
+        return node
+    bare = node[1].removeprefix("mathbf ")
+    return ("const", bare) if bare in _NUMBER_SETS else node
+
+
 def _related(parser: Parser, left: Node) -> Node:
     chain: list[Node | str] = [left]
     while parser.ahead(*RELATIONS):
-        chain += [parser.take()[1], parser.expression(RELATION)]
+        sign, side = parser.take()[1], parser.expression(RELATION)
+        chain += [sign, _number_set(side) if sign in ("in", "notin") else side]
     return ("rel", *chain)
 
 
@@ -174,7 +213,7 @@ def _congruent(parser: Parser, left: Node) -> Node:
 
 def _sets(parser: Parser, left: Node) -> Node:
     sign = parser.tokens[parser.at][1]
-    right = _operand(parser, SETS)
+    left, right = _number_set(left), _number_set(_operand(parser, SETS))
     if sign == "setminus":
         return ("minus", left, right)
     return joined("inter" if sign == "cap" else "union", left, right)
@@ -189,18 +228,15 @@ def _choose(parser: Parser, left: Node) -> Node:
 
 
 def _unit(parser: Parser, left: Node) -> Node:
-    name = words(parser)
-    if left[0] == "word":
-        return ("word", f"{left[1]} {name}")
-    if not _UNIT.fullmatch(name) or not _NO_UNIT.isdisjoint(name.split()):
-        parser.fail(name)
-    if parser.skip("^"):
-        exponent = parser.argument()
-        name += "^" + (exponent[1] if exponent[0] == "num" else parser.fail("^"))
-    elif parser.ahead("/") and parser.tokens[parser.at + 1][0] == "text":
+    """Read a unit, which the tokens have in one spelling; other words do not follow a value."""
+    kind, name = parser.tokens[parser.at]
+    if kind == "unit":
         parser.at += 1
-        name += "/" + words(parser)
-    return ("unit", left, name)
+        return ("unit", left, name)
+    text = words(parser)
+    if left[0] != "word":
+        raise Unreadable("it is prose, not mathematics")
+    return ("word", f"{left[1]} {text}")
 
 
 INFIXES: Mapping[Token, tuple[int, Infix]] = {
@@ -223,5 +259,5 @@ INFIXES: Mapping[Token, tuple[int, Infix]] = {
     ("op", "!"): (POSTFIX, _factorial),
     ("op", "%"): (POSTFIX, _percent),
     ("op", "°"): (POSTFIX, _degrees),
-    ("op", "_"): (POSTFIX, _based),
+    ("op", "_"): (POSTFIX, based),
 }

@@ -1,5 +1,6 @@
 """Inequalities, intervals and unions as one thing: a sorted list of pieces of the real line."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from grpo_envs.graders.math.comparison import EQUAL, Compare, Comparison, all_of, different
@@ -23,24 +24,21 @@ class Piece(NamedTuple):
 
 def pieces(node: Node) -> list[Piece] | None:
     """Return the pieces of the line that `node` describes, or None if it is nothing of the kind."""
-    if node[0] == "tuple":
-        return [_interval(node)] if len(node) == 5 else None
-    if node[0] == "set":
-        return [Piece(item, True, item, True) for item in node[1:]]
     if node == ("const", "R"):
         return [Piece(_MINUS_INFINITY, False, INFINITY, False)]
-    if node[0] in ("union", "list"):
-        parts = [pieces(part) for part in node[1:]]
-        if any(part is None for part in parts):
-            return None
-        found = [piece for part in parts for piece in part or ()]
-        # x > 0, x < 5: are both meant or either? Where the pieces do not meet it must be either.
-        return found if node[0] == "union" or len(_merged(found)) == len(found) else None
-    if node[0] == "minus":
-        return _without(node)
-    if node[0] == "rel" and node[2:3] == ("in",) and len(node) == 4:
-        return pieces(node[3])
-    return _solved(node) if node[0] == "rel" else None
+    read = _PIECES.get(node[0])
+    return read(node) if read else None
+
+
+def _joined_pieces(node: Node) -> list[Piece] | None:
+    if node[0] == "list" and (excluded := _excluded(node)):
+        return _without(("minus", ("const", "R"), excluded))
+    parts = [pieces(part) for part in node[1:]]
+    if any(part is None for part in parts):
+        return None
+    found = [piece for part in parts for piece in part or ()]
+    # x > 0, x < 5: are both meant or either? Where the pieces do not meet it must be either.
+    return found if node[0] == "union" or len(_merged(found)) == len(found) else None
 
 
 def variable(node: Node) -> Node | None:
@@ -88,6 +86,10 @@ def _interval(node: Node) -> Piece:
 
 
 def _solved(node: Node) -> list[Piece] | None:
+    if len(node) == 4 and node[2] == "in":
+        return pieces(node[3])
+    if len(node) == 4 and node[2] == "notin" and _free(node[1]):
+        return _without(("minus", ("const", "R"), node[3]))
     name = variable(node)
     if name is None:
         return None
@@ -106,10 +108,38 @@ def _solved(node: Node) -> list[Piece] | None:
     return {"<": [below], "<=": [below], ">": [above], ">=": [above]}.get(sign, [below, above])
 
 
+def _described(node: Node) -> list[Piece] | None:
+    """Return the pieces of a set whose conditions are solved for its element."""
+    element, *conditions = node[1:]
+    if element[0] == "rel" and element[2:] == ("in", ("const", "R")):
+        element = element[1]
+    if element[0] != "var" or any(variable(part) != element for part in conditions):
+        return None
+    return pieces(conditions[0] if len(conditions) == 1 else ("list", *conditions))
+
+
+def _excluded(node: Node) -> Node | None:
+    """Return the points that a list excludes: `x != 1, x != 2`, or `x != 1, 2`."""
+    first = node[1]
+    if first[0] != "rel" or len(first) != 4 or first[2] != "!=" or not _free(first[1]):
+        return None
+    same = [part if part[0] != "rel" else part[3] for part in node[1:]]
+    others = (part for part in node[2:] if part[0] == "rel")
+    alike = all(part[1:3] == first[1:3] and len(part) == 4 for part in others)
+    return ("set", *same) if alike else None
+
+
 def _without(node: Node) -> list[Piece] | None:
-    """Return an interval without some points: R minus {1, 2}."""
+    """Return an interval without some points, or all numbers without an interval."""
     found, points = pieces(node[1]), node[2]
-    if found is None or len(found) != 1 or points[0] != "set":
+    if found is None or len(found) != 1:
+        return None
+    if points[0] == "tuple" and len(points) == 5 and node[1] == ("const", "R"):
+        inner = _interval(points)
+        below = Piece(_MINUS_INFINITY, False, inner.low, not inner.low_closed)
+        above = Piece(inner.high, not inner.high_closed, INFINITY, False)
+        return [part for part in (below, above) if part.low != part.high]
+    if points[0] != "set":
         return None
     places = [(approximate(point), point) for point in points[1:]]
     if any(place is None for place, _ in places):
@@ -149,3 +179,14 @@ def _joins(before: Piece, piece: Piece, ends: dict[Node, float]) -> bool:
 def _joined(before: Piece, piece: Piece, ends: dict[Node, float]) -> Piece:
     last = max(before, piece, key=lambda part: (ends[part.high], part.high_closed))
     return Piece(before.low, before.low_closed, last.high, last.high_closed)
+
+
+_PIECES: dict[str, Callable[[Node], list[Piece] | None]] = {
+    "tuple": lambda node: [_interval(node)] if len(node) == 5 else None,
+    "set": lambda node: [Piece(item, True, item, True) for item in node[1:]],
+    "union": _joined_pieces,
+    "list": _joined_pieces,
+    "minus": _without,
+    "setbuilder": _described,
+    "rel": _solved,
+}

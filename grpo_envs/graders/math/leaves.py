@@ -1,20 +1,26 @@
 """What can begin an expression, LaTeX commands apart: numbers, names, functions, brackets."""
 
+import re
 from collections.abc import Mapping
 
 from grpo_envs.graders.math.grammar import SIGN, SUM, Parser, Start
 from grpo_envs.graders.math.infix import joined, power, words
 from grpo_envs.graders.math.nodes import ONE, ZERO, Node
-from grpo_envs.graders.math.tokens import Token
+from grpo_envs.graders.math.numerals import numeral
+from grpo_envs.graders.math.systems import lines, system_ahead
+from grpo_envs.graders.math.tokens import Token, Unreadable
 
 _CALLED = frozenset("fg")  # f(2) is a value of f; a(2) is a product
 _CONSTANTS = frozenset("ei")
 _ARC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"})
 _SEVERAL = frozenset({"gcd", "lcm", "max", "min"})
+_EXCEPT = re.compile(r"(?:all|any) real(?:s| numbers?) (?:except|other than|but)(?: for)?")
 _MINUS_ONE: Node = ("neg", ONE)
 
 
 def _number(parser: Parser, digits: str) -> Node:
+    if parser.tokens[parser.at][0] == "name" and (based := numeral(parser, digits)):
+        return based
     number: Node = ("num", digits)
     if "." in digits:
         return number
@@ -42,6 +48,8 @@ def _repeating(_parser: Parser, text: str) -> Node:
 
 
 def _name(parser: Parser, name: str) -> Node:
+    if name.isupper() and (based := numeral(parser, name)):
+        return based
     if parser.skip("_"):
         name += "_" + subscript(parser)
     elif name in _CONSTANTS:
@@ -55,14 +63,42 @@ def _name(parser: Parser, name: str) -> Node:
             name += "^-1"
         if parser.ahead("("):
             return _call(parser, name)
-    defined = parser.tokens[parser.at : parser.at + 4]  # P(x) = ... defines P
-    if [value for _, value in defined[::2]] == ["(", ")"] and defined[3] == ("op", "="):
+    return defined(parser, name) or ("var", name)
+
+
+def defined(parser: Parser, name: str) -> Node | None:
+    r"""Read what an equation defines, P(x), E(x, 0, z) or P(A \cap B), or return None.
+
+    A small letter before a bracket is a factor, unless it stands before a name or before several.
+    """
+    if not parser.ahead("("):
+        return None
+    depth, at, inside = 1, parser.at + 1, parser.tokens[parser.at + 1 :]
+    for kind, value in inside:
+        depth += ((kind, value) == ("op", "(")) - ((kind, value) == ("op", ")"))
+        if depth == 0 or kind == "end":
+            break
+        at += 1
+    if depth or parser.tokens[at + 1] not in (("op", "="), ("op", "~")):
+        return None
+    content = parser.tokens[parser.at + 1 : at]
+    several = ("op", ",") in content or len(content) == 1
+    if not several and not name[0].isupper() and len(name.partition("_")[0]) == 1:
+        return None
+    depth, closing = parser.depth, parser.closing
+    try:
         return _call(parser, name)
-    return ("var", name)
+    except Unreadable:  # P(A|B), P(X > 2), P(red)
+        parser.at, parser.depth, parser.closing = at + 1, depth, closing
+        return ("call", name, ("word", "".join(value for _, value in content)))
 
 
 def _call(parser: Parser, name: str) -> Node:
+    start = parser.at
     inner = parser.start()
+    if parser.tokens[parser.at - 1] != ("op", ")"):
+        parser.at = start
+        raise Unreadable("no call")
     return ("call", name, *(inner[3:] if inner[0] == "tuple" else (inner,)))
 
 
@@ -104,6 +140,8 @@ def _arguments(parser: Parser, name: str) -> tuple[Node, ...]:
             return inner[3:] if name in _SEVERAL and inner[0] == "tuple" else parser.fail(name)
         return (inner,)
     argument = parser.expression(SIGN)
+    if name in _SEVERAL and argument[0] == "set":  # the largest of {a, b}
+        return argument[1:]
     # sin 2 pi x cos x: up to the next function, bracket or sign
     while parser.factor_ahead() and parser.tokens[parser.at][0] not in ("fn", "op"):
         argument = joined("mul", argument, parser.expression(SIGN))
@@ -111,6 +149,14 @@ def _arguments(parser: Parser, name: str) -> tuple[Node, ...]:
 
 
 def _word(parser: Parser, text: str) -> Node:
+    if parser.ahead("(") and (called := defined(parser, text)):
+        return called
+    if _EXCEPT.fullmatch(text):  # all real numbers except 2 and 3
+        points = parser.expression()
+        if points[0] == "rel" and points[2:3] == ("=",):
+            points = points[-1]
+        items = points[1:] if points[0] in ("list", "set") else (points,)
+        return ("minus", ("const", "R"), ("set", *items))
     return ("word", f"{text} {words(parser)}".rstrip())
 
 
@@ -131,6 +177,8 @@ def _group(parser: Parser, opening: str) -> Node:
 
 
 def _set(parser: Parser, _: str) -> Node:
+    if system_ahead(parser):
+        return lines(parser, parser.take()[1])
     if parser.skip("\\}"):
         return ("set",)
     inner = parser.enclosed("|", ":")
@@ -181,6 +229,7 @@ LEAVES: Mapping[Token, Start] = {
     ("op", "{"): _group,
     ("op", "\\{"): _set,
     ("op", "|"): _between("abs", "|"),
+    ("op", "lbar"): _between("abs", "rbar"),
     ("op", "norm"): _between("norm", "norm"),
     ("op", "lfloor"): _between("floor", "rfloor"),
     ("op", "lceil"): _between("ceil", "rceil"),

@@ -9,7 +9,9 @@ _MOST_ENTRIES = 100
 
 
 def combine_matrices(node: Node) -> Node:
-    """Return a sum or a product of matrices as one matrix, and anything else unchanged."""
+    """Return a sum, product or transpose of matrices as one, and anything else unchanged."""
+    if node[0] == "transpose" and (inner := combine_matrices(node[1]))[0] == "matrix":
+        return ("matrix", *(("row", *column) for column in _columns(inner)))
     if node[0] == "neg" and (inner := combine_matrices(node[1]))[0] == "matrix":
         return _each(inner, lambda entry: ("neg", entry))
     if node[0] not in ("add", "mul"):
@@ -24,6 +26,10 @@ def combine_matrices(node: Node) -> Node:
 
 def _size(matrix: Node) -> int:
     return (len(matrix) - 1) * (len(matrix[1]) - 1)
+
+
+def _columns(matrix: Node) -> list[Node]:
+    return list(zip(*(row[1:] for row in matrix[1:]), strict=True))
 
 
 def _each(matrix: Node, change: Callable[[Node], Node]) -> Node:
@@ -50,7 +56,7 @@ def _product(left: Node, right: Node) -> Node:
         return _each(matrix, lambda entry: ("mul", scalar, entry))
     if len(left[1]) != len(right):
         return ("undefined",)
-    columns = list(zip(*(row[1:] for row in right[1:]), strict=True))
+    columns = _columns(right)
     return (
         "matrix",
         *(("row", *(_dot(row[1:], column) for column in columns)) for row in left[1:]),

@@ -226,7 +226,15 @@ def _scaled(divisor: int, constant: str) -> Callable[[Node, Env, System], Any]:
     return read
 
 
+def _real(value: Any) -> Any:
+    """Return the real number that `value` is; what has an imaginary part has no order."""
+    if value.imag != 0:
+        raise Undefined
+    return value.real
+
+
 def _close_to_whole(lib: Any, value: Any, round_: Callable[[Any], Any]) -> Any:
+    value = _real(value)
     nearest = round(float(value))
     if value != nearest and abs(value - nearest) < 1e-9:
         raise Undefined  # rounding noise would decide
@@ -235,8 +243,13 @@ def _close_to_whole(lib: Any, value: Any, round_: Callable[[Any], Any]) -> Any:
 
 def _functions(lib: Any) -> dict[str, Callable[..., Any]]:
     def log(value: Any, *base: Any) -> Any:
-        return lib.log(value) / lib.log(base[0]) if base else lib.log(value)
+        return lib.log(value) / lib.log(base[0] if base else 10)
 
+    def sign(value: Any) -> Any:
+        real = _real(value)
+        return lib.mpf((real > 0) - (real < 0))
+
+    phase = getattr(lib, "phase", cmath.phase)
     both = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
     return {
         **{name: getattr(lib, name) for name in both},
@@ -257,13 +270,13 @@ def _functions(lib: Any) -> dict[str, Callable[..., Any]]:
         "abs": abs,
         "floor": lambda x: _close_to_whole(lib, x, math.floor),
         "ceil": lambda x: _close_to_whole(lib, x, math.ceil),
-        "sgn": lambda x: lib.mpf((x > 0) - (x < 0)),
+        "sgn": sign,
         "re": lambda x: lib.mpf(x.real),
         "im": lambda x: lib.mpf(x.imag),
         "conj": lambda x: x.conjugate(),
-        "arg": lambda x: lib.mpf(lib.phase(x)),
-        "max": lambda *values: max(values),
-        "min": lambda *values: min(values),
+        "arg": lambda x: lib.mpf(phase(x)),
+        "max": lambda *values: lib.mpf(max(map(_real, values))),
+        "min": lambda *values: lib.mpf(min(map(_real, values))),
     }
 
 

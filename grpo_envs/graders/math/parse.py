@@ -20,7 +20,7 @@ Operations
     ("pct", a)  ("deg", a)              a percent, a degrees
     ("unit", a, "cm^2")                 a quantity
     ("fn", name, a, ...)                sin cos tan cot sec csc, arc-, -h and arc-h of them, exp ln
-                                        log (1 argument: natural; 2: the second is the base) lg abs
+                                        log (1 argument: base 10; 2: the second is the base) lg abs
                                         floor ceil sgn re im arg conj gcd lcm max min mod det norm
     ("call", "f", a, ...)               an unknown function: f(2), f'(x), f^-1(x)
     ("pm", a, b)  ("mp", a, b)          a plus-minus b; a is 0 where there is only a sign
@@ -31,9 +31,11 @@ Collections
     ("set", a, ...)                     ("set",) is the empty set
     ("union", a, b, ...)  ("inter", a, b, ...)  ("minus", a, b)
     ("matrix", ("row", a, b), ...)      all rows of one length
+    ("transpose", a)                    of a matrix
 Relations
     ("rel", a, "<", b, "<=", c)         a chain; = != < <= > >= ~ (about) in notin subset
     ("congruent", a, b, m)              a = b (mod m)
+    ("where", a, ("param", "k", "Z", ""), ...)  a with its `qualifiers`: at the top only
 For sympy only
     ("sum", body, ("var", "k"), low, high)      ("product", body, ("var", "k"), low, high)
     ("integral", body, ("var", "x"))            ("integral", body, ("var", "x"), low, high)
@@ -44,20 +46,47 @@ For sympy only
 A bound variable is a `var` in its body, also where it is written i or e.
 """
 
+import re
+from itertools import combinations
+
+from grpo_envs.graders.math.accents import ACCENTS
 from grpo_envs.graders.math.commands import COMMANDS
 from grpo_envs.graders.math.grammar import Parser
 from grpo_envs.graders.math.infix import INFIXES
 from grpo_envs.graders.math.leaves import LEAVES
 from grpo_envs.graders.math.nodes import Node
-from grpo_envs.graders.math.tokens import Unreadable, tokenize
+from grpo_envs.graders.math.qualifiers import split
+from grpo_envs.graders.math.systems import SYSTEMS, as_system
+from grpo_envs.graders.math.tokens import Token, Unreadable, tokenize
 
 __all__ = ["Node", "Unreadable", "parse"]
 
-_STARTS = {**LEAVES, **COMMANDS}
+_read_matrix = COMMANDS["begin", ""]
+_STARTS = {
+    **LEAVES,
+    **COMMANDS,
+    **ACCENTS,
+    **SYSTEMS,
+    ("begin", "array"): lambda parser, name: as_system(_read_matrix(parser, name)),
+}
+_SPELLINGS = (  # what stands in the text, what of it is read otherwise, and how
+    ("\\end", re.compile(r"\.\s*(?=\\\\|\\end)"), ""),  # the full stop behind a line of a system
+    ("Ce^", re.compile(r"Ce\^"), "C e^"),  # the constant of integration, and no word
+    ("\\not", re.compile(r"\\not\s*="), r"\\ne "),
+    ("\\not", re.compile(r"\\not\s*\\in(?![A-Za-z])"), r"\\notin "),
+    ("or", re.compile(r"(?<=\d)or(?=[A-Za-z](?:\([A-Za-z]\))?=)"), ","),  # f(x)=1orf(x)=2
+    ("qq", re.compile(r"\\([lg]e)qq(?![A-Za-z])"), r"\\\1 "),
+)
+_BAR: Token = ("op", "|")
+_BARS = (4, 6, 8)  # so many may open and close in several ways
 
 
-def parse(text: str) -> Node:
+def parse(text: str, *, quantity: bool = False) -> Node:
     r"""Return the tree of `text`.
+
+    Args:
+        text: LaTeX or plain mathematics.
+        quantity: Whether letters behind a number are units where they can be: 8 m is 8 metres.
 
     Raises:
         Unreadable: `text` is not mathematics that we read, or is beyond a limit.
@@ -67,4 +96,36 @@ def parse(text: str) -> Node:
     >>> parse("x < 5, 7")
     ('list', ('rel', ('var', 'x'), '<', ('num', '5')), ('num', '7'))
     """
-    return Parser(tokenize(text), _STARTS, INFIXES).answer()
+    for mark, pattern, spelling in _SPELLINGS:
+        if mark in text:
+            text = pattern.sub(spelling, text)
+    tokens = tokenize(text, quantity=quantity)
+    body, qualifiers = split(tokens)
+    if not qualifiers:
+        return _tree(body)
+    return ("where", _tree(body), *qualifiers)
+
+
+def _tree(tokens: list[Token]) -> Node:
+    if tokens.count(_BAR) not in _BARS:
+        return Parser(tokens, _STARTS, INFIXES).answer()
+    try:
+        return Parser([*tokens], _STARTS, INFIXES).answer()  # which changes its tokens
+    except Unreadable:
+        return _with_bars(tokens, [at for at, token in enumerate(tokens) if token == _BAR])
+
+
+def _with_bars(tokens: list[Token], bars: list[int]) -> Node:
+    """Try which bars open and which close: | |x| |y| | is written with six bars alike."""
+    half = len(bars) // 2
+    for opening in combinations(range(len(bars)), half):
+        if any(place > 2 * number for number, place in enumerate(opening)):
+            continue  # one closes that was not opened
+        marked = [*tokens]
+        for place, at in enumerate(bars):
+            marked[at] = ("op", "lbar" if place in opening else "rbar")
+        try:
+            return Parser(marked, _STARTS, INFIXES).answer()
+        except Unreadable:
+            continue
+    raise Unreadable("bars that do not pair off")

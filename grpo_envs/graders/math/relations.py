@@ -1,14 +1,23 @@
 """Compare equations, inequalities and congruences."""
 
+from grpo_envs.graders.math.chains import (
+    EQUALITIES,
+    assigned,
+    same_function,
+    value_of_equation,
+    with_factorial,
+    without_denominators,
+)
 from grpo_envs.graders.math.comparison import EQUAL, Comparison, all_of, different, unknown
+from grpo_envs.graders.math.evaluated import is_solved, names_value
 from grpo_envs.graders.math.identity import proportional, value_of
 from grpo_envs.graders.math.intervals import pieces, same_pieces, variable
 from grpo_envs.graders.math.judge import Judge
-from grpo_envs.graders.math.nodes import Node, children, kinds
+from grpo_envs.graders.math.nodes import Node, kinds
 
 _NO_SCALAR = frozenset({"tuple", "set", "list", "matrix", "union", "pm", "mp"})
 _INEQUALITIES = frozenset({"<", "<=", ">", ">=", "!="})
-_EQUALITIES = frozenset({"=", "~"})
+_ELSEWHERE = frozenset({"to", "subset", "notin"})
 
 
 def congruences(gold: Node, answer: Node, _: Judge) -> Comparison | None:
@@ -32,23 +41,34 @@ def relations(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
     if gold[0] == answer[0]:
         return _two_relations(gold, answer, judge)
     relation, other = (gold, answer) if gold[0] == "rel" else (answer, gold)
-    gold_is_relation = relation is gold
+    gold_is_relation = gold[0] == "rel"
+    relation = with_factorial(relation)
     if not _INEQUALITIES.isdisjoint(relation[2::2]):
         return on_the_line(gold, answer, judge) or different("an inequality is no value")
-    relation = _named_first(relation)
-    if not judge.grading.unwrap or not _names(relation[1]):
+    if "notin" in relation[2::2]:
+        return on_the_line(gold, answer, judge) or different("what is outside of it is not it")
+    if not judge.grading.unwrap:
         return different("an equation is no value")
-    value, consistent = _assigned(relation, judge)
+    value, consistent = value_of_equation(relation, judge, answered=not gold_is_relation)
+    if consistent.equal is False:
+        return consistent
     pair = (value, other) if gold_is_relation else (other, value)
-    return all_of((consistent, judge.compare(*pair)))
+    comparison = judge.compare(*pair)
+    if comparison.equal is False and not gold_is_relation and relation[-2] == "~":
+        comparison = judge.compare(other, relation[-1])  # rounded, as the gold is
+    return all_of((consistent, comparison))
 
 
 def _two_relations(gold: Node, answer: Node, judge: Judge) -> Comparison:
     signs = set(gold[2::2]), set(answer[2::2])
-    if all(sign <= _EQUALITIES for sign in signs):
+    if judge.grading.evaluated and is_solved(gold) and not _is_solved(answer):
+        return different("not solved")
+    if all(sign <= EQUALITIES for sign in signs):
         return _two_equations(gold, answer, judge)
-    if any(sign <= _EQUALITIES for sign in signs) or "to" in signs[0] | signs[1]:
+    if any(sign <= EQUALITIES for sign in signs):
         return different("another relation")
+    if not _ELSEWHERE.isdisjoint(signs[0] | signs[1]):
+        return _outside(gold, answer, judge)
     if variable(gold) == variable(answer) and (comparison := on_the_line(gold, answer, judge)):
         return comparison
     gold, answer = _ascending(gold), _ascending(answer)
@@ -62,14 +82,35 @@ def _two_relations(gold: Node, answer: Node, judge: Judge) -> Comparison:
     return proportional(*differences, positive=gold[2] != "!=")
 
 
+def _is_solved(answer: Node) -> bool:
+    """Return whether an answer is solved; of a chain x = 3 + 4 = 7, the links are compared."""
+    return is_solved(answer) or (len(answer) > 4 and EQUALITIES.issuperset(answer[2::2]))
+
+
+def _outside(gold: Node, answer: Node, judge: Judge) -> Comparison:
+    if gold[2::2] == answer[2::2]:
+        pairs = zip(gold[1::2], answer[1::2], strict=True)
+        return all_of(judge.compare(one, two) for one, two in pairs)
+    if gold[1] == answer[1] and (comparison := on_the_line(gold, answer, judge)):
+        return comparison
+    return different("another relation")
+
+
 def _two_equations(gold: Node, answer: Node, judge: Judge) -> Comparison:
-    if gold[1] == answer[1] and _names(gold[1]):
-        (value, consistent), (other, also) = _assigned(gold, judge), _assigned(answer, judge)
+    if len(gold) == len(answer) == 4:
+        answer = same_function(gold, answer)
+    if gold[1] == answer[1] and names_value(gold[1]):
+        (value, consistent), (other, also) = assigned(gold, judge), assigned(answer, judge)
         return all_of((consistent, also, judge.compare(value, other)))
     if len(gold) == len(answer) == 4 and gold[2] == answer[2] == "=":
         if not _scalars(gold, answer):
             return all_of(judge.compare(gold[k], answer[k]) for k in (1, 3))
-        return proportional(_difference(*gold[1::2]), _difference(*answer[1::2]), positive=False)
+        sides = _difference(*gold[1::2]), _difference(*answer[1::2])
+        found = proportional(*sides, positive=False)
+        cleared = tuple(map(without_denominators, sides))
+        if found.equal is False and cleared != sides:  # y = 12/x is xy = 12
+            return proportional(*cleared, positive=False)
+        return found
     return unknown("a chain of equations")
 
 
@@ -87,32 +128,6 @@ def _ascending(relation: Node) -> Node:
         return relation
     turned = (part.replace(">", "<") if isinstance(part, str) else part for part in relation[:0:-1])
     return ("rel", *turned)
-
-
-def _names(node: Node) -> bool:
-    """Return whether `node` can be given a value: x, f(x), a word, (x, y), |AB|, AB : CD."""
-    if node[0] in ("tuple", "ratio", "div") or node[:2] == ("fn", "abs"):
-        return all(part[0] == "var" for part in children(node))
-    return node[0] in ("var", "call", "word")
-
-
-def _named_first(relation: Node) -> Node:
-    """Return 5 = x as x = 5."""
-    turned = len(relation) == 4 and not _names(relation[1]) and _names(relation[3])
-    return ("rel", *relation[:0:-1]) if turned else relation
-
-
-def _assigned(relation: Node, judge: Judge) -> tuple[Node, Comparison]:
-    """Return the value that a chain x = a = b gives, and whether a is b.
-
-    What is only about equal decides nothing where there is an exact value: x = 1/3, about 0.3.
-    """
-    values, signs = relation[3::2], relation[2::2]
-    exact = [value for value, sign in zip(values, signs, strict=True) if sign != "~"] or values[-1:]
-    links = all_of(judge.compare(value, exact[-1]) for value in exact[:-1])
-    if links.equal is False:
-        links = different("the chain of equations contradicts itself")
-    return exact[-1], links
 
 
 def on_the_line(gold: Node, answer: Node, judge: Judge) -> Comparison | None:

@@ -105,8 +105,9 @@ def _in_base(build: Builder, tree: Tree, scope: Scope) -> Any:
     base = build(tree[2], scope)
     if not (base.is_Integer and 2 <= base <= 36 and len(tree[1]) <= _MOST_DIGITS):
         raise NotSympy("a base")
+    whole, _, places = tree[1].partition(".")
     try:
-        return sympy.Integer(int(tree[1], int(base)))
+        return sympy.Rational(int(whole + places, int(base)), base ** len(places))
     except ValueError as error:
         raise NotSympy("a digit") from error
 
@@ -204,7 +205,7 @@ def _derivative(build: Builder, tree: Tree, scope: Scope) -> Any:
 _FUNCTIONS: dict[tuple[str, int], Callable[..., Any]] = {
     ("exp", 1): sympy.exp,
     ("ln", 1): sympy.log,
-    ("log", 1): sympy.log,
+    ("log", 1): lambda value: sympy.log(value) / sympy.log(10),
     ("log", 2): lambda value, base: sympy.log(value) / sympy.log(base),
     ("lg", 1): lambda value: sympy.log(value) / sympy.log(10),
     ("abs", 1): sympy.Abs,

@@ -1,8 +1,7 @@
 """Decide whether two trees are equal, with sympy: `equal(gold, answer, seconds)`, in a worker.
 
 True needs a proof (the difference becomes 0) or, for a number, agreement in 50 digits; False needs
-numbers that differ, or a proof. All else is None. Each step has a share of the time, so that an
-integral that sympy broods over can still be compared as a number.
+numbers that differ, or a proof. All else is None. Each step has a share of the time.
 """
 
 import signal
@@ -93,10 +92,9 @@ class Pair:
 
     def decide(self, a: Tree, b: Tree) -> bool | None:
         """Decide by kind."""
-        if len(a) > 4 and a[0] == "rel" and b[0] != "rel":  # x = 1 + ... + 10 = 55 beside 55
-            return self._chain(a, b)
-        if len(b) > 4 and b[0] == "rel" and a[0] != "rel":
-            return self._chain(b, a)
+        for chain, result in ((a, b), (b, a)):  # x = 1 + ... + 10 = 55 beside 55
+            if _is_chain(chain, result):
+                return self._chain(chain, result)
         a, b = _bare(a, b), _bare(b, a)
         if is_set(a) or is_set(b):
             return self._sets(a, b)
@@ -154,9 +152,10 @@ class Pair:
 
     def _chain(self, chain: Tree, value: Tree) -> bool | None:
         """Return whether each value that a chain of equations gives is `value`."""
-        if set(chain[2::2]) != {"="} or chain[1][0] not in ("var", "call"):
+        if set(chain[2::2]) != {"="}:
             return None
-        verdicts = [self.decide(each, value) for each in chain[3::2]]
+        named = chain[1][0] in ("var", "call")
+        verdicts = [self.decide(each, value) for each in chain[3 if named else 1 :: 2]]
         return False if False in verdicts else all(verdicts) or None
 
     def _each(self, a: Tree, b: Tree) -> list[bool | None]:
@@ -259,6 +258,11 @@ def not_equal(one: Any, other: Any) -> bool | None:
     """Return False where two elements are different numbers, else None."""
     x, y = value(one), value(other)
     return False if x is not None and y is not None and far(x, y) else None
+
+
+def _is_chain(tree: Tree, other: Tree) -> bool:
+    named = tree[0] == "rel" and tree[1][0] in ("var", "call")
+    return tree[0] == "rel" != other[0] and (len(tree) > 4 or (tree[2] == "=" and not named))
 
 
 def _bare(tree: Tree, other: Tree) -> Tree:

@@ -7,6 +7,10 @@ begin, end or op. Spelling ends here: `\le`, `\leq`, `<=` and the Unicode sign a
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from string import ascii_letters
+
+from grpo_envs.graders.math.units import FONTS, may_have_unit
+from grpo_envs.graders.math.units import quantity as unit_behind
 
 Token = tuple[str, str]
 
@@ -59,7 +63,9 @@ _COMMANDS: dict[str, Token] = {
     **{name: ("name", name) for name in _GREEK.split()},
     **{name: token for name, token in _WORDS.items() if token[0] in ("fn", "const")},
     **{name: ("op", sign) for name, sign in _SIGNS.items() if name.isalpha()},
-    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), ("cmd", "frac")),
+    **dict.fromkeys(
+        ("dfrac", "tfrac", "cfrac", "sfrac", "nicefrac", "flatfrac", "mfrac"), ("cmd", "frac")
+    ),
     **dict.fromkeys(("dbinom", "tbinom"), ("cmd", "binom")),
     **dict.fromkeys(("emptyset", "varnothing"), ("cmd", "emptyset")),
     "Pi": ("name", "Pi"),
@@ -68,12 +74,11 @@ _CHARACTERS: dict[str, Token] = {
     **{"\u03c0": ("const", "pi"), "\u221e": ("const", "inf"), "\u221a": ("cmd", "sqrt")},
     **{"\u20ac": ("text", "euro"), "\u00a3": ("text", "pound"), "\u2205": ("cmd", "emptyset")},
     **{"α": ("name", "alpha"), "β": ("name", "beta"), "γ": ("name", "gamma")},
-    **{"θ": ("name", "theta"), "λ": ("name", "lambda"), "φ": ("name", "phi")},
+    **{"θ": ("name", "theta"), "λ": ("name", "lambda"), "φ": ("name", "phi"), "μ": ("name", "mu")},
 }
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _SHORT_WORDS = """yes no not none odd even all any red cat dog one two six ten day sun mon tue wed
     thu fri sat true false man men boy girl cm mm km kg mi ft hr hrs sec mph lb lbs oz sq dne"""
-_FONTS = "text|textbf|textit|textrm|textnormal|textsf|texttt|mbox|mathrm|rm|operatorname\\*?"
 _KNOWN = frozenset(_SHORT_WORDS.split())
 _TOKEN = re.compile(
     rf"""
@@ -85,7 +90,7 @@ _TOKEN = re.compile(
     |(?P<sci>(?:\d+\.?\d*|\.\d+)[eE][+-]?\d{{1,4}}(?![\w.]))
     |(?P<num>\d+(?:(?:\{{,\}}|\\[,!]|,\\!\s*)\d{{3}}(?!\d))*(?:\.\d+)?|\.\d+)
     |(?P<matrix>\\(?:begin|end)\s*\{{[A-Za-z]+\*?\}})
-    |(?P<text>\\(?:{_FONTS})(?![A-Za-z])\s*(?:\{{[^{{}}]*\}}|[A-Za-z]))
+    |(?P<text>\\(?:{FONTS})(?![A-Za-z])\s*(?:\{{[^{{}}]*\}}|[A-Za-z]))
     |(?P<raised>\^\s*(?:\{{\s*\\(?:circ|prime)\s*\}}|\\(?:circ|prime)(?![A-Za-z])))
     |(?P<cmd>\\[A-Za-z]+)
     |(?P<run>[A-Za-z]+)
@@ -94,13 +99,24 @@ _TOKEN = re.compile(
     |(?P<other>.)""",
     re.VERBOSE | re.ASCII,
 )
+# What may begin a unit, and behind which tokens a unit may stand.
+_MAY_BE_UNIT = frozenset(" ~\\(\u20ac\u00a3\u00a5\u20b9\u20bd\u00a2\u00b0" + ascii_letters)
+_VALUES = frozenset({"num", "sci", "repeat", "name", "const"})
+_CLOSING = frozenset(")]}|!%'") | {"\\}", "rfloor", "rceil"}
+_NUMBER_AHEAD = re.compile(r"\s*\d", re.ASCII)
 _COLUMNS = re.compile(r"\s*(?:\[[a-z]\]\s*)?\{[lcr|\s]*\}")
 _THOUSANDS = re.compile(r"(?<![\d.])(?<!\d,)\d{1,3}(?:,\d{3})+(?![\d,]|\.\d*,)", re.ASCII)
+_BRACKET = re.compile(r"[(\[)\]]|\\[{}]|\\[lr]brace")
+_OPENS = frozenset({"(", "[", "\\{", "\\lbrace"})
 _NUMERIC = re.compile(r"[+-]?\d+(?:\.\d+)?", re.ASCII)
 
 
-def tokenize(text: str) -> list[Token]:
+def tokenize(text: str, *, quantity: bool = False) -> list[Token]:
     r"""Return the tokens of `text`, and at the end ("end", "").
+
+    Args:
+        text: LaTeX or plain mathematics.
+        quantity: Whether letters behind a number are units where they can be: 8 m is 8 metres.
 
     Raises:
         Unreadable: a character that means nothing here, or one of the limits.
@@ -112,9 +128,20 @@ def tokenize(text: str) -> list[Token]:
         raise Unreadable("too long")
     if "," in text:
         text = _without_thousands(text)
+    units = may_have_unit(text)
     tokens: list[Token] = []
     at = 0
     while at < len(text):
+        if (
+            units
+            and (text[at] in _MAY_BE_UNIT or text[at] > "\u3000")
+            and tokens
+            and (tokens[-1][0] in _VALUES or tokens[-1][1] in _CLOSING)
+        ):
+            end = _unit(text, at, tokens, quantity)
+            if end:
+                at = end
+                continue
         match = _TOKEN.match(text, at)
         if match is None:
             raise Unreadable("a line that ends within")
@@ -132,11 +159,43 @@ def tokenize(text: str) -> list[Token]:
     return tokens
 
 
+def _unit(text: str, at: int, tokens: list[Token], bare: bool) -> int:
+    """Add the unit that stands at `at` behind a value; return its end, 0 where there is none."""
+    kind, value = tokens[-1]
+    found = unit_behind(text, at, bare=bare and kind != "name")
+    if found is None:
+        return 0
+    if found.scale and kind != "num":
+        return 0
+    if found.scale:
+        tokens[-1] = ("num", _times_ten(value, found.scale))
+    if found.name:
+        tokens.append(("unit", found.name))
+        if _NUMBER_AHEAD.match(text, found.end):  # 3 hours 20 minutes
+            tokens.append(("op", ","))
+    return found.end
+
+
+def _times_ten(digits: str, power: int) -> str:
+    whole, _, decimals = digits.partition(".")
+    moved = whole + decimals.ljust(power, "0")[:power]
+    rest = decimals[power:]
+    return f"{moved.lstrip('0') or '0'}.{rest}" if rest else moved.lstrip("0") or "0"
+
+
 def _without_thousands(text: str) -> str:
     # Within brackets a comma separates: (1,200) is a pair, 1,200 is a number.
-    if not any(bracket in text for bracket in ("(", "[", "\\{", "\\lbrace")):
-        return _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
-    return text
+    parts: list[str] = []
+    at = depth = 0
+    for match in _BRACKET.finditer(text):
+        part = text[at : match.start()]
+        parts += [part if depth else _THOUSANDS.sub(_joined, part), match[0]]
+        at, depth = match.end(), max(0, depth + (1 if match[0] in _OPENS else -1))
+    return "".join([*parts, text[at:] if depth else _THOUSANDS.sub(_joined, text[at:])])
+
+
+def _joined(match: re.Match[str]) -> str:
+    return match[0].replace(",", "")
 
 
 def _number(text: str) -> list[Token]:
@@ -152,7 +211,7 @@ def _repeat(text: str) -> list[Token]:
 
 def _text(text: str) -> Sequence[Token]:
     content = text[text.index("{") + 1 : -1] if text.endswith("}") else text[-1]
-    return _content(" ".join(content.replace("\\", " ").split()))
+    return _content(" ".join(content.replace("\\", " ").replace("~", " ").split()))
 
 
 @lru_cache(maxsize=1024)

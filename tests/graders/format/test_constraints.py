@@ -97,12 +97,14 @@ def test_any_text_has_a_value(text: str) -> None:
         assert 0 <= constraint_from({"name": name, **options}).check(text) <= 1
 
 
-@pytest.mark.parametrize("keyword", ["pattern", "patternProperties"])
+@pytest.mark.parametrize("keyword", ["pattern", "patternProperties", "unevaluatedProperties"])
 def test_a_catastrophic_pattern_takes_linear_time(keyword: str) -> None:
     """Python's own engine would take 2^40 steps."""
     evil = "^(a+)+$"
-    below: dict[str, Any] = {evil: {"type": "null"}} if keyword == "patternProperties" else {}
-    schema = {"patternProperties": below} if below else {"items": {"pattern": evil}}
+    below: dict[str, Any] = {} if keyword == "pattern" else {evil: {"type": "null"}}
+    schema: dict[str, Any] = {"patternProperties": below} if below else {"items": {"pattern": evil}}
+    if keyword == "unevaluatedProperties":
+        schema[keyword] = True
     text = "a" * 40_000 + "!"
     start = time.process_time()
     assert constraint_from({"name": "regex", "pattern": evil}).check(text) == 0
@@ -164,10 +166,42 @@ def test_a_length_falls_off_by_its_slope(words: int, value: float) -> None:
         ),
         ({"name": "json_schema", "schema": {"$ref": "#/$defs/a"}}, "*cannot be followed: *"),
         (
+            {"name": "json_schema", "schema": {"properties": {"a": {"$ref": "#/$defs/a"}}}},
+            "*cannot be followed: $ref=#/$defs/a leads to nothing in it.",
+        ),
+        (
+            {"name": "json_schema", "schema": {"x": {"pattern": "(?=a)"}, "not": {"$ref": "#/x"}}},
+            "*pattern='(?=a)' is no pattern of RE2*no lookaround*",
+        ),
+        (
+            {"name": "json_schema", "schema": {"pattern": r"\p{Alphabetic}"}},
+            "*is no pattern of RE2: *only categories (\\p{L}) and scripts.",
+        ),
+        (
             {"name": "json_schema", "schema": {"pattern": "(?=a)"}},
             "*pattern='(?=a)' is no pattern*",
         ),
         ({"name": "tags", "tags": ["a b"]}, "tags.tags='a b'. Allowed: names."),
+        ({"name": "language", "language": "xx"}, "language.language=xx. Allowed: en, de, fr*"),
+        ({"name": "postscript", "marker": "PS"}, "postscript.marker=PS. Allowed: P.S., P.P.S.*"),
+        ({"name": "first_word", "word": "a b"}, "first_word.word='a b'. Allowed: single words."),
+        (
+            {"name": "first_word", "word": "a", "paragraph": 3, "paragraphs": 2},
+            "first_word.paragraphs=2. Allowed: a whole number, 3 to 1000.",
+        ),
+        (
+            {"name": "first_word", "word": "a", "paragraph": 0},
+            "first_word.paragraph=0. Allowed: a whole number, 1 to 1000.",
+        ),
+        (
+            {"name": "repeat_prompt", "prompt": "?"},
+            "repeat_prompt.prompt='?'. Allowed: a text with a word.",
+        ),
+        (
+            {"name": "avoids_phrases", "phrases": ["..."]},
+            "avoids_phrases.phrases='...'. Allowed: phrases with a word.",
+        ),
+        ({"name": "avoids", "words": ["and/or"]}, "avoids.words='and/or'. Allowed: single words."),
         ("words", "constraint='words'. Allowed: {name: ..., <option>: ...}."),
     ],
 )

@@ -1,0 +1,183 @@
+"""Cells of a dataset as text: chat messages, nested names, several columns in one prompt."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_USERS, _SYSTEMS = ("user", "human"), ("system", "developer")
+_OTHERS = ("assistant", "gpt", "model", "tool", "function")
+_STARTS = ("[{", "{", "[ {", "[\n")
+
+
+class Unreadable(Exception):
+    """A cell is not of a form that is read; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a prompt cell asks."""
+
+    prompt: str
+    system: str | None = None
+    """The system messages of a conversation; None where it has none."""
+
+
+def asked(cell: Any) -> Asked | None:
+    """Return the prompt that a cell holds, None where it is blank.
+
+    Of a conversation these are its user messages. What an assistant says in it may be the answer,
+    and is left out.
+
+    >>> asked([{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]).prompt
+    '1+1?'
+
+    Raises:
+        Unreadable: the cell is no text and no conversation.
+    """
+    if cell is None:
+        return None
+    if isinstance(cell, str):
+        text = cell.strip()
+        messages = _messages_in(text) if text.startswith(_STARTS) else None
+        if messages is None:
+            return Asked(text) if text else None
+        return _of_messages(messages)
+    messages = _messages_of(cell)
+    if messages is not None:
+        return _of_messages(messages)
+    if isinstance(cell, list | tuple) and len(cell) == 1 and isinstance(cell[0], str):
+        return asked(cell[0])
+    return Asked(plain_text(cell))
+
+
+def plain_text(cell: Any) -> str:
+    """Return a cell as stripped text; a list of numbers as Python writes it.
+
+    Raises:
+        Unreadable: the cell is an object, bytes, or a list of anything else.
+    """
+    if isinstance(cell, str):
+        return cell.strip()
+    if isinstance(cell, Mapping):
+        names = ", ".join(map(str, cell))[:80]
+        raise Unreadable(f"is an object with {names}: name one of them, as in column.name")
+    if isinstance(cell, bytes | bytearray):
+        raise Unreadable("is bytes and no text")
+    if isinstance(cell, list | tuple) and not (cell and all(type(x) in (int, float) for x in cell)):
+        raise Unreadable(f"is a list and no text: {str(cell)[:60]}")
+    return str(cell).strip()
+
+
+def _messages_of(cell: Any) -> list[Any] | None:
+    """Return the messages of a conversation, None where `cell` is none."""
+    if isinstance(cell, Mapping):
+        if "messages" in cell:
+            return _messages_of(cell["messages"])
+        if "conversations" in cell:
+            return _messages_of(cell["conversations"])
+        roles, contents = cell.get("role"), cell.get("content")
+        if isinstance(roles, list) and isinstance(contents, list) and len(roles) == len(contents):
+            return [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)]
+        return [cell] if _is_message(cell) else None
+    if isinstance(cell, list | tuple) and cell and all(map(_is_message, cell)):
+        return list(cell)
+    return None
+
+
+def _is_message(item: Any) -> bool:
+    return isinstance(item, Mapping) and (
+        ("role" in item and "content" in item) or ("from" in item and "value" in item)
+    )
+
+
+def _messages_in(text: str) -> list[Any] | None:
+    """Return the messages of a conversation that a text holds, as JSON or as Python writes it."""
+    if not ("role" in text and "content" in text) and not ("from" in text and "value" in text):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return _messages_of(read(text))
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            continue
+    return None
+
+
+def _of_messages(messages: Sequence[Mapping[str, Any]]) -> Asked | None:
+    users: list[str] = []
+    systems: list[str] = []
+    for message in messages:
+        role = str(message.get("role", message.get("from"))).lower()
+        if role in _OTHERS:
+            continue
+        if role not in (*_USERS, *_SYSTEMS):
+            allowed = ", ".join((*_USERS, *_SYSTEMS, *_OTHERS))
+            raise Unreadable(f"has a message of role {role[:40]!r}. Allowed: {allowed}")
+        text = _content(message.get("content", message.get("value")))
+        (users if role in _USERS else systems).append(text)
+    prompt = "\n\n".join(text for text in users if text)
+    if not prompt:
+        raise Unreadable("has no user message with text")
+    return Asked(prompt, "\n\n".join(text for text in systems if text) or None)
+
+
+def _content(content: Any) -> str:
+    """Return the text of a message, whose content may be a list of parts."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content.strip()
+    parts = content if isinstance(content, list | tuple) else [content]
+    texts = []
+    for part in parts:
+        if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif isinstance(part, str):
+            texts.append(part)
+        else:
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise Unreadable(f"has a message with a part that is no text ({str(kind)[:40]})")
+    return "\n".join(texts).strip()
+
+
+def joined(cells: Sequence[Any]) -> Any:
+    """Return the cells of several columns as one prompt, None where all are blank.
+
+    Raises:
+        Unreadable: a cell is no text and no conversation.
+    """
+    if len(cells) == 1:
+        return cells[0]
+    found = [one for one in map(asked, cells) if one is not None]
+    systems = [one.system for one in found if one.system]
+    text = "\n".join(one.prompt for one in found)
+    if not systems:
+        return text or None
+    system = {"role": "system", "content": "\n\n".join(systems)}
+    return [system, {"role": "user", "content": text}]
+
+
+def nested(cell: Any, keys: Sequence[str]) -> Any:
+    """Return what stands under `keys` in a cell, None where there is nothing.
+
+    A key is a name of an object or a position in a list; an object may be JSON text.
+    """
+    for number, key in enumerate(keys):
+        if isinstance(cell, str) and cell.lstrip().startswith(("{", "[")):
+            try:
+                cell = json.loads(cell)
+            except (ValueError, RecursionError):
+                return None
+        if isinstance(cell, Mapping):
+            whole = ".".join(keys[number:])
+            if whole in cell:  # a name with a dot
+                return cell[whole]
+            cell = cell.get(key)
+        elif isinstance(cell, list | tuple) and key.isdigit() and int(key) < len(cell):
+            cell = cell[int(key)]
+        else:
+            return None
+    return cell

@@ -1,0 +1,85 @@
+"""Which columns of a dataset an environment reads: `env.columns`, and errors on missing ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from grpo_envs.env.cells import nested
+from grpo_envs.env.tables import Table
+from grpo_envs.errors import ConfigError, DatasetError, nearest, unknown
+
+Names = Mapping[str, tuple[str, ...]]
+"""The dataset's columns for each column of the environment's."""
+_LOOKED_AT = 50
+"""Cells that are opened for the names in them."""
+
+
+def names_of(
+    columns: Mapping[str, Any] | None, needs: Sequence[str], optional: Sequence[str]
+) -> Names:
+    """Return the dataset's columns for each column of the environment's.
+
+    Raises:
+        UnknownName: `columns` renames something that the environment does not need.
+        ConfigError: a column is not named by text; only a prompt may have several.
+    """
+    roles = (*needs, *optional)
+    names: dict[str, tuple[str, ...]] = {name: (name,) for name in roles}
+    for role, given in (columns or {}).items():
+        if role not in names:
+            raise unknown("column role in env.columns", role, roles)
+        several = list(given) if isinstance(given, list | tuple) else [given]
+        texts = all(isinstance(name, str) and name.strip() for name in several)
+        if not several or not texts or (len(several) > 1 and role != "prompt"):
+            wanted = "a column, or a list of columns" if role == "prompt" else "one column"
+            raise ConfigError(f"env.columns={{{role}: {given}}}. Allowed: {wanted}.")
+        names[role] = tuple(several)
+    return names
+
+
+def name_of(names: Sequence[str]) -> str:
+    """Return how a message calls the columns."""
+    return " + ".join(names)
+
+
+def require_columns(
+    dataset: str, names: Names, required: Collection[str], *, have: Sequence[str], table: Table
+) -> None:
+    """Require that the table has the columns that are needed, or named.
+
+    Raises:
+        DatasetError: it lacks one; the message lists what it has.
+    """
+    for role, columns in names.items():
+        for name in columns if role in required else ():
+            if name in have:
+                continue
+            head, *keys = name.split(".")
+            inner: list[str] = []
+            if keys and head in have:
+                cells = table[head][:]
+                if any(nested(cell, keys) is not None for cell in cells):
+                    continue
+                inner = _inside(head, cells[:_LOOKED_AT])
+            known = [*have, *inner]
+            key = f"Set env.columns={{{role}: ...}} to one of: {', '.join(known)}."
+            raise DatasetError(f"{dataset}: no column {name!r}.{nearest(name, known)} {key}")
+
+
+def _inside(name: str, cells: Sequence[Any]) -> list[str]:
+    """Return the names that the cells of a column have inside, two levels deep."""
+    return list(dict.fromkeys(path for cell in cells for path in _paths(name, cell, 2)))
+
+
+def _paths(name: str, cell: Any, depth: int) -> Iterator[str]:
+    if isinstance(cell, str) and cell.lstrip().startswith("{"):
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError):
+            return
+    if isinstance(cell, Mapping) and depth:
+        for key, inner in cell.items():
+            yield f"{name}.{key}"
+            yield from _paths(f"{name}.{key}", inner, depth - 1)

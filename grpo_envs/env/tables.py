@@ -1,0 +1,204 @@
+"""Tables of a dataset: local JSONL, JSON, CSV and Parquet, or a dataset of the hub.
+
+JSON is read into plain Python values: whole numbers keep all their digits, and a column may hold
+values of several types. A `.json` file holds a list of rows, rows line by line, or one object in a
+layout of pandas: columns of cells (`to_json()`), of lists, by index, `split` or `table`.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+from grpo_envs.errors import ConfigError, DatasetError
+from grpo_envs.runtime.hub import missing_on_hub
+
+if TYPE_CHECKING:
+    import datasets
+
+_READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+_SPLITS = ("train", "eval", "test", "validation")
+_REMEDY = "Give a local .jsonl, .json, .csv or .parquet file, or a reachable hub id."
+_LAYOUTS = "a list of rows, or pandas' columns, index, split or table"
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """A table of plain records, whose columns may hold values of any type beside each other."""
+
+    records: Sequence[Mapping[str, Any]]
+    broken: Mapping[int, str] = field(default_factory=dict)
+    """Why a record cannot be read, by position; it has no columns."""
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names that any record has, in order of appearance."""
+        return list(dict.fromkeys(name for record in self.records for name in record))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, column: str) -> list[Any]:
+        return [record.get(column) for record in self.records]
+
+
+Table = Union["datasets.Dataset", Records]
+
+
+def load_tables(dataset: str, names: Collection[str] = ()) -> Mapping[str, Table]:
+    """Return the tables of `dataset` by split.
+
+    Args:
+        dataset: A local file, a folder, or a hub id with `:subset` after it where it has subsets.
+        names: Columns that are looked for; they tell the layouts of a JSON object apart.
+
+    Raises:
+        ConfigError: the file is of a kind that is not read.
+        DatasetError: there is no such dataset, or it cannot be read.
+    """
+    path = Path(dataset).expanduser()
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None and path.is_file():
+        raise ConfigError(f"env.dataset={dataset}: not one of {', '.join(_READERS)}.")
+    if reader and not path.is_file():
+        raise DatasetError(f"env.dataset={dataset}: no such file (looked in {Path.cwd()}).")
+    if reader and not path.read_bytes().strip():
+        raise DatasetError(f"env.dataset={dataset}: the file is empty, it has no rows.")
+    if reader == "json":
+        return {"train": _json_table(path, dataset, names)}
+    files = sorted(path.iterdir()) if path.is_dir() else []
+    if files and all(_is_json_of_a_split(file) for file in files):
+        return {file.stem: _json_table(file, dataset, names) for file in files}
+    return _arrow_tables(dataset, path, reader)
+
+
+def _is_json_of_a_split(file: Path) -> bool:
+    return _READERS.get(file.suffix.lower()) == "json" and file.stem in _SPLITS and file.is_file()
+
+
+def _json_table(path: Path, dataset: str, names: Collection[str]) -> Records:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise DatasetError(f"env.dataset={dataset}: cannot be read ({error}). {_REMEDY}") from error
+    if path.suffix.lower() == ".json":
+        try:
+            return _records(json.loads(text), dataset, names)
+        except (ValueError, RecursionError) as error:
+            if len(text.splitlines()) == 1 or _first_line_is_no_object(text):
+                why = f"env.dataset={dataset}: cannot be read ({error}). {_REMEDY}"
+                raise DatasetError(why) from error
+    return _of_lines(text, dataset, names)
+
+
+def _first_line_is_no_object(text: str) -> bool:
+    """Return whether a text is no JSON Lines, where each line holds a whole row."""
+    try:
+        return not isinstance(json.loads(text.lstrip().partition("\n")[0]), dict)
+    except (ValueError, RecursionError):
+        return True
+
+
+def _of_lines(text: str, dataset: str, names: Collection[str]) -> Records:
+    rows: list[Any] = []
+    broken: dict[int, str] = {}
+    read: Callable[[str], Any] = json.loads
+    for line in text.split("\n"):
+        if not line:
+            continue
+        try:
+            row = read(line)
+        except (ValueError, RecursionError) as error:
+            if line.isspace():
+                continue
+            row, broken[len(rows)] = {}, f"is no JSON ({error})"
+        if type(row) is not dict:
+            row, broken[len(rows)] = {}, "is no object with columns"
+        rows.append(row)
+    if len(rows) == 1 and not broken:  # the whole table in one line: pandas' to_json() by default
+        return _records(rows[0], dataset, names)
+    return Records(rows, broken)
+
+
+def _records(whole: Any, dataset: str, names: Collection[str]) -> Records:
+    """Return the rows of a JSON value."""
+    rows = whole if isinstance(whole, list) else _rows_of_object(whole, names)
+    if rows is None:
+        keys = ", ".join(map(str, whole)) if isinstance(whole, dict) else type(whole).__name__
+        raise DatasetError(
+            f"env.dataset={dataset}: one JSON object with {keys[:80]}. Allowed: {_LAYOUTS}."
+        )
+    broken = {
+        i: "is no object with columns" for i, row in enumerate(rows) if not isinstance(row, dict)
+    }
+    return Records([{} if i in broken else row for i, row in enumerate(rows)], broken)
+
+
+def _rows_of_object(whole: Any, names: Collection[str]) -> list[Any] | None:
+    """Return the rows that an object holds in one of the layouts, None where it is in none."""
+    if not isinstance(whole, dict):
+        return None
+    cells = list(whole.values())
+    if isinstance(whole.get("data"), list) and set(whole) <= {"columns", "index", "schema", "data"}:
+        columns = whole.get("columns")
+        if not isinstance(columns, list):
+            return list(whole["data"])
+        fits = all(isinstance(row, list) and len(row) == len(columns) for row in whole["data"])
+        return [dict(zip(columns, row, strict=True)) for row in whole["data"]] if fits else None
+    if cells and all(isinstance(cell, dict) for cell in cells):
+        return _of_objects(whole, names)
+    if cells and all(isinstance(cell, list) for cell in cells) and not _is_one_row(whole, names):
+        if len({len(cell) for cell in cells}) > 1:
+            return None
+        return [dict(zip(whole, row, strict=True)) for row in zip(*cells, strict=True)]
+    return [whole]
+
+
+def _of_objects(whole: Mapping[str, Any], names: Collection[str]) -> list[Any]:
+    """Return the rows of an object of objects: by column, else by index."""
+    wanted = {name.partition(".")[0] for name in names} | {*names}
+    indices = list(dict.fromkeys(index for cell in whole.values() for index in cell))
+    by_index = all(index.isdigit() for index in whole) or bool(wanted & {*indices})
+    if by_index and not wanted & {*whole}:
+        return list(whole.values())
+    return [{name: cell.get(index) for name, cell in whole.items()} for index in indices]
+
+
+def _is_one_row(whole: Mapping[str, Any], names: Collection[str]) -> bool:
+    """Return whether an object of lists is a row: one of its lists is a conversation."""
+    firsts = [cell[0] for name, cell in whole.items() if name in names and cell]
+    return bool(firsts) and all(isinstance(one, dict) and "role" in one for one in firsts)
+
+
+def _arrow_tables(dataset: str, path: Path, reader: str | None) -> Mapping[str, datasets.Dataset]:
+    import datasets  # heavy, like pandas: kept off the import path of grpo_envs
+    import pandas
+
+    local = bool(reader) or path.is_dir()
+    source, _, subset = (str(path), "", "") if local else dataset.partition(":")
+    absent = "" if local else missing_on_hub(source, "dataset")
+    if absent:
+        raise DatasetError(f"env.dataset={dataset}: {absent}. {_REMEDY}")
+    bars_were_on = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        if reader == "csv":  # as text: guessing types would turn 007 into 7 and NA into nothing
+            frame = pandas.read_csv(path, dtype=str, keep_default_na=False)
+            return {"train": datasets.Dataset.from_pandas(frame)}
+        if reader:
+            exact = glob.escape(str(path))  # else a name with [ or * is a pattern
+            return {"train": datasets.load_dataset(reader, data_files=exact, split="train")}
+        loaded = datasets.load_dataset(source, subset or None)
+    except Exception as error:  # of many libraries below; promised: one line with the remedy
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise DatasetError(
+            f"env.dataset={dataset}: cannot be read ({first[0]}). {_REMEDY}"
+        ) from error
+    finally:
+        if bars_were_on:
+            datasets.enable_progress_bars()
+    return {str(name): table for name, table in loaded.items()}

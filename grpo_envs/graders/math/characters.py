@@ -1,0 +1,107 @@
+r"""Unicode characters as the ASCII or LaTeX that they stand for: `ascii_of("x⁻² ⩽ ½")`."""
+
+import re
+import unicodedata
+
+_MINUS = "\u2010\u2011\u2012\u2212\ufe63\uff0d"
+_DASHES = "\u2014\u2015"
+_INVISIBLE = (
+    "\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2063\u2064\ufeff\u00ad\ufe0e\ufe0f\u202a\u202c"
+    "\u2066\u2069\u061c"
+)
+_SPACES = (
+    "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+)
+_TIMES = "\u2062\u22c5\u2219\u2217\u2022\u30fb\u2715\u2716\u2a2f"
+_FRACTIONS = {
+    **{"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5"},
+    **{"⅗": "3/5", "⅘": "4/5", "⅙": "1/6", "⅚": "5/6", "⅐": "1/7", "⅛": "1/8", "⅜": "3/8"},
+    **{"⅝": "5/8", "⅞": "7/8", "⅑": "1/9", "⅒": "1/10", "↉": "0/3"},
+}
+_SIGNS = {
+    **{"⩽": "≤", "≦": "≤", "⩾": "≥", "≧": "≥", "⁄": "/", "∕": "/", "∶": ":", "∣": "|", "‖": r"\|"},
+    **{"≃": "≈", "≅": "≈", "∼": "≈", "≡": r"\equiv ", "∉": r"\notin ", "⊂": r"\subset "},
+    **{
+        "⊆": r"\subseteq ",
+        "∖": r"\setminus ",
+        "⟨": r"\langle ",
+        "⟩": r"\rangle ",
+        "⌊": r"\lfloor ",
+    },
+    **{"⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∑": r"\sum ", "∏": r"\prod "},
+    **{
+        "∫": r"\int ",
+        "ℝ": r"\mathbb{R}",
+        "ℤ": r"\mathbb{Z}",
+        "ℚ": r"\mathbb{Q}",
+        "ℕ": r"\mathbb{N}",
+    },
+    **{"ℂ": r"\mathbb{C}", "∛": r"\sqrt[3]", "∠": r"\angle ", "△": r"\triangle ", "ℓ": r"\ell "},
+    **{
+        "⋯": "...",
+        "˚": "°",
+        "℃": r"\text{ °C}",
+        "℉": r"\text{ °F}",
+        "￥": "¥",
+        "⇒": r"\Rightarrow ",
+    },
+    **{"⟹": r"\Rightarrow ", "∴": r"\therefore ", "′": "'", "″": "''", "ø": r"\emptyset "},
+    **{"、": ",", "。": ".", "【": "[", "】": "]", "「": '"', "」": '"', "“": '"', "”": '"'},
+    **{"‘": "'", "’": "'", "«": '"', "»": '"', "㎡": "m^2", "㎥": "m^3", "µ": "μ", "∧": ","},
+    **{"∨": ",", "ϕ": r"\phi ", "ϵ": r"\epsilon ", "或": ",", "和": ",", "及": ",", "与": ","},
+}
+_GREEK = {
+    **{"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta"},
+    **{"η": "eta", "θ": "theta", "κ": "kappa", "λ": "lambda", "ν": "nu", "ξ": "xi", "ρ": "rho"},
+    **{"σ": "sigma", "τ": "tau", "φ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega"},
+    **{"Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Σ": "Sigma", "Φ": "Phi"},
+    **{"Ψ": "Psi"},
+}
+_SUPER = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱˣʸᵃᵇᵏᵐᵗ", "0123456789+-=()nixyabkmt", strict=True))
+_SUB = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙᵢₓₐₑₒₖₘⱼₜₛₚ", "0123456789+-=()nixaeokmjtsp", strict=True))
+_SUPERS = re.compile(f"[{''.join(_SUPER)}]+")
+_SUBS = re.compile(f"[{''.join(_SUB)}]+")
+_VULGAR = re.compile(f"[{''.join(_FRACTIONS)}]")
+_DASHED = re.compile(rf"(^|[=(\[{{,:<>$≈≤≥])(\s*)[{_DASHES}](?=\s*[\d.\\A-Za-z(])")
+
+
+class _Table(dict[int, str]):
+    """The characters that change, and the ranges whose compatible form is the plain one."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        plain = 0xFF01 <= code <= 0xFF5E or 0x1D400 <= code <= 0x1D7FF or 0x3380 <= code <= 0x33DF
+        return unicodedata.normalize("NFKC", char) if plain else char
+
+
+_TABLE = _Table(
+    {
+        **{ord(char): "-" for char in _MINUS},
+        **{ord(char): "" for char in _INVISIBLE},
+        **{ord(char): " " for char in _SPACES},
+        **{ord(char): "*" for char in _TIMES},
+        **{ord(char): text for char, text in _SIGNS.items()},
+        **{ord(char): f"\\{name} " for char, name in _GREEK.items()},
+    }
+)
+
+
+def ascii_of(text: str) -> str:
+    r"""Return `text` with the signs of Unicode in ASCII or LaTeX; letters of other scripts stay.
+
+    A long dash is a minus only where a value begins: 3—8 may be a range.
+
+    >>> ascii_of("\uff11\uff15"), ascii_of("4½"), ascii_of("x⁻²"), ascii_of("\u20148")
+    ('15', '4\\frac{1}{2}', 'x^{-2}', '-8')
+    """
+    if text.isascii():
+        return text
+    text = _VULGAR.sub(_fraction, text)
+    text = _SUPERS.sub(lambda match: f"^{{{''.join(map(_SUPER.__getitem__, match[0]))}}}", text)
+    text = _SUBS.sub(lambda match: f"_{{{''.join(map(_SUB.__getitem__, match[0]))}}}", text)
+    return _DASHED.sub(r"\1\2-", text.translate(_TABLE))
+
+
+def _fraction(match: re.Match[str]) -> str:
+    above, below = _FRACTIONS[match[0]].split("/")
+    return rf"\frac{{{above}}}{{{below}}}"

@@ -1,0 +1,96 @@
+r"""Lines below one another: `cases`, `aligned` and their like are a list, or a chain over lines."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from grpo_envs.graders.math.grammar import Parser, Start
+from grpo_envs.graders.math.infix import RELATIONS
+from grpo_envs.graders.math.nodes import Node
+from grpo_envs.graders.math.tokens import Token
+
+_ALIGNED = frozenset(
+    {"aligned", "align", "alignat", "alignedat", "cases", "dcases", "rcases", "gathered", "gather"}
+    | {"split", "eqnarray", "equation", "multline"}
+)
+_BRACED = _ALIGNED | {"array", "matrix"}
+_BREAK: Token = ("op", "\\\\")
+_AND: Token = ("op", "&")
+_COMMA: Token = ("op", ",")
+_END: Token = ("end", "")
+
+
+def in_order_of_names(equations: Sequence[Node]) -> Sequence[Node]:
+    """Return equations in the order of the coordinates: x, y, z; a, b; x_1, x_2; else as given.
+
+    >>> equations = [("rel", ("var", name), "=", ("num", "1")) for name in "yx"]
+    >>> [equation[1][1] for equation in in_order_of_names(equations)]
+    ['x', 'y']
+    """
+    named = [(each[1][1], each) for each in equations if each[0] == "rel" and each[1][0] == "var"]
+    ordered = sorted(named, key=lambda pair: pair[0])
+    letters = [name.partition("_")[0] for name, _ in ordered]
+    single = len(named) == len(equations) and all(len(letter) == 1 for letter in letters)
+    if single and all(ord(two) - ord(one) <= 1 for one, two in pairwise(letters)):
+        return [each for _, each in ordered]
+    return equations
+
+
+def lines(parser: Parser, name: str) -> Node:
+    """Read the lines of an environment, whose `begin` was taken, as a list or as one chain."""
+    found: list[Token] = []
+    while parser.tokens[parser.at][0] not in ("close", "end", "begin"):
+        token = parser.take()
+        following = parser.tokens[parser.at]
+        if token == _BREAK:
+            _skip_height(parser)
+            if not _is_relation(_skip_marks(parser)):  # else the chain goes on
+                found.append(_COMMA)
+        elif token != _AND:
+            found.append(token)
+        elif found and found[-1] != _COMMA and not _is_relation(found[-1], following):
+            parser.fail("&")  # the columns of a table
+    if parser.take() != ("close", name):
+        parser.fail(name)
+    while found and found[-1] == _COMMA:
+        found.pop()
+    inner = Parser([*found, _END], parser.starts, parser.infixes)
+    inner.depth = parser.depth + 1
+    return inner.answer()
+
+
+def as_system(matrix: Node) -> Node:
+    """Return a matrix of one column of equations as their list, and any other as it is."""
+    cells = [row[1] for row in matrix[1:] if len(row) == 2 and row[1][0] == "rel"]
+    return ("list", *cells) if 1 < len(cells) == len(matrix) - 1 else matrix
+
+
+def system_ahead(parser: Parser) -> bool:
+    r"""Return whether an environment follows that no `\}` ends: a system behind one big brace."""
+    kind, name = parser.tokens[parser.at]
+    if kind != "begin" or name not in _BRACED:
+        return False
+    close = ("close", name)
+    tokens = parser.tokens[parser.at :]
+    return close in tokens and tokens[tokens.index(close) + 1] != ("op", "\\}")
+
+
+def _is_relation(*tokens: Token) -> bool:
+    return any(kind == "op" and value in RELATIONS for kind, value in tokens)
+
+
+def _skip_height(parser: Parser) -> None:
+    r"""Step over the `[4pt]` of a line break."""
+    if parser.ahead("["):
+        after = parser.tokens[parser.at + 1 : parser.at + 5]
+        kinds = [kind for kind, _ in after]
+        if kinds[:3] == ["num", "name", "name"] and after[3:] == [("op", "]")]:
+            parser.at += 5
+
+
+def _skip_marks(parser: Parser) -> Token:
+    while parser.ahead("&"):
+        parser.at += 1
+    return parser.tokens[parser.at]
+
+
+SYSTEMS: Mapping[Token, Start] = {("begin", name): lines for name in _ALIGNED}

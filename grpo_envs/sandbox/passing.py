@@ -1,0 +1,204 @@
+"""Values that keep their identity while they pass between a judge and a program.
+
+A message is a root and a table of nodes: what can change (lists, dictionaries, sets, arrays,
+objects) is a node, all else stands inline as `values` tags it. A reply tells what has become of
+the nodes of its request, so that a change in place, however deep, happens on both sides. What has
+no value, a function or an iterator, is a node that names an entry of its owner's table.
+"""
+
+import builtins
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from grpo_envs.sandbox.forms import FILL, Node, is_array, node_of, shell
+from grpo_envs.sandbox.values import MAX_DEPTH, Opaque, Unreadable, load_tagged, tag_scalar
+
+Export = Callable[[Any], Node | None]
+"""Returns the node of a thing that has no value, None where it does not pass."""
+Import = Callable[[Node], Any]
+"""Returns what stands here for such a node of the other side."""
+
+
+class Unreturnable(Exception):
+    """The other side answered with what does not pass by value."""
+
+
+class Packer:
+    """Writes one message."""
+
+    def __init__(self, export: Export, known: list[Any], *, strict: bool) -> None:
+        """Begin.
+
+        Args:
+            export: Makes nodes of functions, iterators and objects.
+            known: What the other side has already, by its number in the table.
+            strict: Whether what does not pass raises here, not where it is read.
+        """
+        self.export = export
+        self.strict = strict
+        self.objects = list(known)
+        self.numbers = {id(value): number for number, value in enumerate(known)}
+        self.nodes: list[Node | None] = []
+
+    def pack(self, root: Any, before: list[Node] | None = None) -> str:
+        """Return the message for `root`; known nodes that are as they were `before` are null.
+
+        Raises:
+            Opaque: `strict`, and something does not pass.
+            ValueError: tuples are nested deeper than MAX_DEPTH, or an integer is too long.
+        """
+        written = self.inline(root, MAX_DEPTH)
+        while len(self.nodes) < len(self.objects):
+            number = len(self.nodes)
+            node: Node | None = self._node(self.objects[number])
+            if before is not None and number < len(before) and node == before[number]:
+                node = None
+            self.nodes.append(node)
+        return json.dumps([written, self.nodes], separators=(",", ":"), allow_nan=False)
+
+    def inline(self, value: Any, depth: int) -> Any:
+        """Return `value` as it stands within a node."""
+        kind = type(value)
+        if value is None or kind is bool or kind is str:
+            return value
+        if depth == 0:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}: it does not pass by value")
+        if isinstance(value, (int, float, str, bytes, complex)):
+            return tag_scalar(value)
+        if isinstance(value, tuple):
+            return {"t": [self.inline(item, depth - 1) for item in tuple.__iter__(value)]}
+        if isinstance(value, frozenset):
+            return {"z": [self.inline(item, depth - 1) for item in frozenset.__iter__(value)]}
+        if kind is range:
+            return {"R": [value.start, value.stop, value.step]}
+        if isinstance(value, type) and vars(builtins).get(getattr(value, "__name__", "")) is value:
+            return {"T": getattr(value, "__name__", "")}
+        if hasattr(kind, "tolist") and hasattr(kind, "dtype") and not is_array(value):
+            return self.inline(value.tolist(), depth - 1)
+        return {"r": self._number(value)}
+
+    def _number(self, value: Any) -> int:
+        number = self.numbers.get(id(value))
+        if number is None:
+            number = self.numbers[id(value)] = len(self.objects)
+            self.objects.append(value)  # kept, so that no other object gets its id
+        return number
+
+    def _node(self, value: Any) -> Node:
+        node = node_of(value, lambda item: self.inline(item, MAX_DEPTH)) or self.export(value)
+        if node is None:
+            error = f"a {type(value).__name__[:80]} does not pass by value"
+            if self.strict:
+                raise Opaque(error)
+            return ["?", error]
+        if node[0] == "o":
+            node[3] = [[key, self.inline(item, MAX_DEPTH)] for key, item in node[3].items()]
+        return node
+
+
+class Unpacker:
+    """Reads one message. What it says may be anything; what is returned was made here."""
+
+    def __init__(
+        self,
+        stand_in: Import,
+        known: Sequence[Any] = (),
+        sent: Sequence[Node | None] = (),
+        *,
+        arrays: bool,
+    ) -> None:
+        """Begin.
+
+        Args:
+            stand_in: Makes what stands for functions, iterators and objects of the other side.
+            known: The values that a reply is about, by number; they are changed in place.
+            sent: Their nodes in the request: a value stays of its kind.
+            arrays: Whether arrays of numpy become arrays, not lists.
+        """
+        self.stand_in = stand_in
+        self.known = known
+        self.sent = sent
+        self.arrays = arrays
+        self.nodes: list[Any] = []
+        self.made: dict[int, Any] = {}
+        self.todo: list[int] = []
+
+    def unpack(self, text: str) -> Any:
+        """Return the root.
+
+        Raises:
+            Unreadable: it is no message.
+            Unreturnable: it holds what does not pass by value.
+        """
+        try:
+            root, self.nodes = json.loads(text, object_pairs_hook=_pairs)
+            for number in range(len(self.known)):
+                if self.nodes[number] is not None:
+                    self._reach(number)
+            value = self._inline(root)
+            while self.todo:
+                self._fill(self.todo.pop())
+        except Unreturnable:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever an untrusted text leads to
+            raise Unreadable(f"no message: {error!r}"[:200]) from None
+        return value
+
+    def table(self) -> tuple[list[Any], list[Node]]:
+        """Return the values of all nodes, by number, and the nodes."""
+        for number in range(len(self.nodes)):
+            self._reach(number)
+        while self.todo:
+            self._fill(self.todo.pop())
+        return [self.made[number] for number in range(len(self.nodes))], self.nodes
+
+    def _inline(self, item: Any) -> Any:
+        if type(item) is not dict:
+            return item
+        ((mark, inner),) = item.items()
+        if mark == "r":
+            return self._reach(inner)
+        if mark == "t":
+            return tuple([self._inline(part) for part in inner])
+        if mark == "z":
+            return frozenset([self._inline(part) for part in inner])
+        if mark == "R":
+            return range(*inner)
+        if mark == "T":
+            kind = getattr(builtins, inner)
+            if not isinstance(kind, type):
+                raise Unreadable("no type")
+            return kind
+        return load_tagged(mark, inner)
+
+    def _reach(self, number: int) -> Any:
+        """Return the value of a node; what is in it follows."""
+        if number in self.made:
+            return self.made[number]
+        node = self.nodes[number]
+        value = self.known[number] if number < len(self.known) else self._shell(node)
+        self.made[number] = value
+        if node is not None and node[0] in FILL:
+            self.todo.append(number)
+        return value
+
+    def _shell(self, node: Node) -> Any:
+        if node[0] == "?":
+            raise Unreturnable(str(node[1])[:120])
+        made = shell(node, self._inline, arrays=self.arrays)
+        return self.stand_in(node) if made is None else made
+
+    def _fill(self, number: int) -> None:
+        node, value = self.nodes[number], self.made[number]
+        own = self.sent[number] if number < len(self.known) else node
+        if own is None or own[0] != node[0]:
+            return  # a function of ours, say, is no object that the other side could change
+        if node[0] != "n" or number < len(self.known):
+            FILL[node[0]](value, node, self._inline)
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) != 1:
+        raise Unreadable("not a tagged value")
+    return dict(pairs)

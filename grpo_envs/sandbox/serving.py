@@ -1,0 +1,143 @@
+"""What a program's child does when test code calls it: calls come in, values go out.
+
+Nothing here is trusted: the program shares this process.
+"""
+
+import builtins
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+from grpo_envs.sandbox.forms import Node, attributes
+from grpo_envs.sandbox.peer import Peer, contents
+from grpo_envs.sandbox.runner import CHANNEL, execute, main_module, payload, resolved, send
+from grpo_envs.sandbox.values import dump
+
+
+def serve(_: int) -> None:
+    """Run a program, then make the calls that come in, until none comes; does not return."""
+    task = payload()
+    names = main_module()
+    printed = _Printed(task["printed"])
+    for name in ("stdout", "__stdout__"):
+        setattr(sys, name, printed.stream)
+    program = _Program(task["longest"], names, printed)
+    try:
+        execute(task["program"], names)
+        resolved(names, task["entry_point"])
+        answer = f"={dump(contents(names))}"
+    except BaseException as error:  # noqa: BLE001  the program's, whatever it is
+        send(CHANNEL, f"!{program.described(error)}")
+        os._exit(1)
+    send(CHANNEL, answer)
+    for line in program.lines:
+        program.serve(line[1:])
+    os._exit(0)
+
+
+def rehearsed(question: str) -> str:
+    """Answer a question about a function `f`, as a program would: in the zygote, see `runner`."""
+    names = main_module()
+    execute("def f(x): return x", names)
+    program = _Program(1, names, _Printed(1))
+    contents(names)
+    answers: list[str] = []
+    program._send = answers.append  # type: ignore[assignment, method-assign]
+    program.serve(question)
+    return answers[0]
+
+
+class _Printed(io.RawIOBase):
+    """Keeps what is printed, up to a limit."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.data = bytearray()
+        self.stream = io.TextIOWrapper(io.BufferedWriter(self), "utf-8", "replace")
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        size = len(data)
+        self.data += bytes(data[: max(0, self.most - len(self.data))])
+        return size
+
+    def take(self) -> str:
+        """Return what is kept, and forget it."""
+        with suppress(ValueError):  # the program closed or detached it
+            self.stream.flush()
+        text = self.data.decode(errors="replace")
+        self.data.clear()
+        return text
+
+
+class _Program(Peer):
+    """The program's end of the channel."""
+
+    def __init__(self, longest: int, names: dict[str, Any], printed: _Printed) -> None:
+        super().__init__(CHANNEL, longest)
+        self.names = names
+        self.printed = printed
+        self.kinds: dict[str, type] = {}
+
+    def handle(self, target: tuple[Any, ...], *more: Any) -> Any:
+        """Do what the tests ask for; return its kind, its value, and what was printed."""
+        if target[0] == "next":
+            return super().handle(target)
+        arguments, keywords, (listening, stdin, asked) = more
+        if listening:
+            self.printed.take()
+        usual = builtins.input
+        if stdin is not None:
+            sys.stdin = io.StringIO(stdin)
+        if asked is not None:
+            builtins.input = asked
+        try:
+            kind, value = self._done(target, arguments, dict(keywords))
+        finally:
+            builtins.input = usual
+        return kind, value, self.printed.take() if listening else None
+
+    def _done(
+        self, target: tuple[Any, ...], arguments: Any, keywords: dict[str, Any]
+    ) -> tuple[str, Any]:
+        what, base, name = target
+        owner = resolved(self.names, base) if type(base) is str else self.exports[base][1]
+        if what == "set":
+            setattr(owner, name, arguments[0])
+            return "v", None
+        if what == "truth":
+            return "v", bool(owner)
+        value = owner if name is None else getattr(owner, name)
+        if what == "call":
+            return "v", value(*arguments, **keywords)
+        return ("m", None) if callable(value) else ("v", value)
+
+    def serve(self, text: str) -> None:
+        """Answer a request; what the program raises, `sys.exit` too, is an answer."""
+        try:
+            super().serve(text)
+        except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+            self._send(f"!{self.described(error)}")
+
+    def export_more(self, value: Any) -> Node | None:
+        """Objects pass as their attributes and a number to call them by; functions do not."""
+        if isinstance(value, type) or type(value).__module__ != "__main__":
+            return None
+        return ["o", self.place(value, "o"), type(value).__name__, attributes(value)]
+
+    def stand_in(self, node: Node) -> Any:
+        """Return what stands for a function or an object of the tests."""
+        if node[0] == "P":
+            return resolved(self.names, node[1])
+        if node[0] == "b":
+            return getattr(builtins, node[1])
+        if node[0] != "o":
+            return super().stand_in(node)
+        kind = self.names.get(node[2])
+        if not isinstance(kind, type):
+            kind = self.kinds.setdefault(node[2], type(node[2], (), {"__module__": "__main__"}))
+        return object.__new__(kind)
