@@ -131,10 +131,12 @@ def main() -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(1)
     names = sys.argv[1:] or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    outcomes = [outcome for name in names for outcome in _tried(name)]
-    for outcome in outcomes:
-        print(f"| {outcome.name} | {outcome.class_name} | {outcome.verdict} |")
-    sys.exit(any(outcome.verdict.startswith("WRONG") for outcome in outcomes))
+    wrong = False
+    print("| `model_type` | class | outcome |\n|---|---|---|")
+    for outcome in (outcome for name in names for outcome in _tried(name)):
+        print(f"| {outcome.name} | {outcome.class_name} | {outcome.verdict} |", flush=True)
+        wrong = wrong or outcome.verdict.startswith("WRONG")
+    sys.exit(wrong)
 
 
 def _tried(name: str) -> Iterator[Outcome]:
@@ -156,8 +158,9 @@ def _tried(name: str) -> Iterator[Outcome]:
 
 
 def _reason(line: str) -> str:
-    """Return what a refusal says after the name of the model's class."""
-    return line.partition("model.path=")[2].partition(": ")[2].replace("|", "/")
+    """Return what a refusal says after the name of the model's class, its cause in brackets."""
+    said = line.partition("model.path=")[2].partition(": ")[2].replace("|", "/")
+    return said.partition(" ")[2].removesuffix(" Choose another model.")
 
 
 def _tiny(name: str) -> PreTrainedModel | None:
@@ -166,7 +169,8 @@ def _tiny(name: str) -> PreTrainedModel | None:
     known = {key: value for key, value in _WHERE_KNOWN.items() if hasattr(usual, key)}
     kinds = list(dict.fromkeys(getattr(usual, "layer_types", None) or ()))
     layers = {"layer_types": (kinds * 4)[:4]} if len(kinds) > 1 else {}
-    keys = {**_SHAPE, **known, **layers, **_SPECIAL.get(name, {})}
+    heads = {"num_key_value_heads": 4} if hasattr(usual, "kv_lora_rank") else {}  # as in MLA
+    keys = {**_SHAPE, **known, **layers, **heads, **_SPECIAL.get(name, {})}
     config = AutoConfig.for_model(name, **{k: v for k, v in keys.items() if v is not None})
     torch.manual_seed(0)
     with torch.device("meta"):

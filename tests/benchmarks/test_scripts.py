@@ -66,3 +66,13 @@ def test_the_time_that_a_report_takes_to_open_is_measured() -> None:
     assert re.search(
         r"5,000 completions, .* ready after [\d.]+ s, drawn after [\d.]+ s", printed_text
     )
+
+
+@pytest.mark.slow
+def test_an_architecture_is_sampled_exactly_or_refused() -> None:
+    """As the page of models says; a few of the many."""
+    names = ("qwen3", "qwen3_5_text", "mamba", "minimax", "gemma2", "llama4_text", "rwkv")
+    page = (HERE.parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    _, _, *rows = printed("architectures.py", *names).splitlines()
+    assert len(rows) == len(names)
+    assert set(rows) <= set(page.splitlines())
