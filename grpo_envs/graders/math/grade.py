@@ -11,6 +11,7 @@ from grpo_envs.graders.math.compare import compare
 from grpo_envs.graders.math.comparison import Comparison, different, unknown
 from grpo_envs.graders.math.evaluated import asks_for_value, is_evaluated
 from grpo_envs.graders.math.extract import extract
+from grpo_envs.graders.math.golds import gold_tree
 from grpo_envs.graders.math.grading import DEFAULT, MathGrading
 from grpo_envs.graders.math.labels import is_label, is_sentinel, same_label
 from grpo_envs.graders.math.nodes import Node, kinds, variables, walk
@@ -115,7 +116,7 @@ def readable(gold: str) -> str:
     if is_label(gold):
         return ""
     try:
-        tree = _gold_tree(surface(gold))
+        tree = gold_tree(_bare(surface(gold)))
     except Unreadable as error:
         return str(error)
     quantities = [part[1] for part in walk(tree) if part[0] == "unit"]
@@ -160,7 +161,8 @@ def _decide(gold: str, answer: str, grading: MathGrading) -> _Decision:
         return decision
     if is_sentinel(gold):
         return _NO_GOLD
-    wanted, given = surface(gold), spoken(surface(answer))
+    wanted, given = surface(gold), surface(answer)
+    given = given if clean(given) == clean(wanted) else spoken(given)
     changed = wanted != gold or given != answer
     if changed and (decision := _plainly(wanted, given, grading)) is not None:
         return decision
@@ -225,7 +227,7 @@ def _trees(wanted: str, given: str) -> tuple[Node, Node]:
 
     In `8 m` they are where the gold has no variable, and where the answer says so in `8\text{ m}`.
     """
-    gold = _gold_tree(wanted)
+    gold = gold_tree(_bare(wanted))
     if not may_have_unit(given):
         return gold, parse(_bare(given))
     if not _free(gold):
@@ -249,11 +251,6 @@ def _free(gold: Node) -> bool:
 def _tuple(node: Node) -> Node:
     """Return a list as a tuple, the order of which counts."""
     return ("tuple", "(", ")", *node[1:]) if node[0] == "list" else node
-
-
-@lru_cache(maxsize=1024)
-def _gold_tree(gold: str) -> Node:
-    return parse(_bare(gold))
 
 
 def _bare(text: str) -> str:

@@ -118,6 +118,11 @@ def may_follow(phrase: str) -> bool:
     return bool(_BEHIND.fullmatch(phrase)) and _DENIED.isdisjoint(phrase.split())
 
 
+def changes_value(phrase: str) -> bool:
+    """Return whether a word of `phrase` changes the value of the number before it."""
+    return not _DENIED.isdisjoint(re.findall(r"[a-z]+", phrase))
+
+
 def is_noun(word: str) -> bool:
     """Return whether `word` can be counted: a plural, or a singular of the list."""
     if word in _DENIED:
