@@ -25,6 +25,7 @@ from grpo_envs.graders.math.units import may_have_unit
 _Pair = tuple[Node, Node] | tuple[str, str]
 _SHOWN = 80  # characters of a text in a reason
 _DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)", re.ASCII)
+_NO_DOLLAR = re.compile(r"[€£¥₹₽]|\b(?:EUR|GBP|JPY|CNY|RMB|INR|euros?|yen|yuan|rupees?)\b")
 _OPERATION = re.compile(r"[/^*\u00d7]|frac|times|cdot")
 _BEYOND_SYMPY = frozenset({"dots", "word"})
 _STAGES = {"sympy_equal": "sympy", "math_verify_equal": "math-verify"}
@@ -53,6 +54,7 @@ _SAME_NUMBER = _Decision(Comparison(equal=True), "number")
 _OTHER_NUMBER = _Decision(Comparison(equal=False), "number")
 _SAME_TEXT = _Decision(Comparison(equal=True), "text")
 _OTHER_TEXT = _Decision(Comparison(equal=False), "text")
+_OTHER_MONEY = _Decision(different("another currency"), "text")
 _NO_GOLD = _Decision(different("the gold stands for no answer that can be verified"), "text")
 
 
@@ -161,6 +163,8 @@ def _decide(gold: str, answer: str, grading: MathGrading) -> _Decision:
         return decision
     if is_sentinel(gold):
         return _NO_GOLD
+    if _other_money(gold, answer) or _other_money(answer, gold):
+        return _OTHER_MONEY
     wanted, given = surface(gold), surface(answer)
     given = given if clean(given) == clean(wanted) else spoken(given)
     changed = wanted != gold or given != answer
@@ -191,6 +195,10 @@ def _plainly(gold: str, answer: str, grading: MathGrading) -> _Decision | None:
     if exact and literal and (same := _same_numbers(gold, answer)) is not None:
         return _SAME_NUMBER if same else _OTHER_NUMBER
     return None
+
+
+def _other_money(one: str, two: str) -> bool:
+    return "\\$" in one and "\\$" not in two and _NO_DOLLAR.search(two) is not None
 
 
 def _never_a_number(answer: str) -> bool:
