@@ -125,7 +125,7 @@ def changes_value(phrase: str) -> bool:
 
 def is_noun(word: str) -> bool:
     """Return whether `word` can be counted: a plural, or a singular of the list."""
-    if word in _DENIED:
+    if word in _DENIED or word.startswith(("half-", "quarter-")):
         return False
     if word in _SINGULAR or word in _IRREGULAR:
         return True

@@ -36,8 +36,9 @@ _CHINESE_LEAD = re.compile(
 _DENYING = re.compile(
     r"\b(?:not|no|never|isn't|wasn't|aren't|wrong|false|incorrect|if|unless|either|neither|nor|or|"
     r"where|when|while|such|for any|constant|but|cannot|can't|less|more|half|twice|double|doubts?"
-    r"|of (?:the|my|our|this|that) answer)\b"
-    r"|n't|[不非没错误未]",
+    r"|of (?:the|my|our|this|that) answer|times the|triple|in base|suppos(?:e|ing)|assum(?:e|ing)"
+    r"|guess(?:es)?|mistakes?|nobody|nothing|none|few|an estimate)\b"
+    r"|n't|[不非没错误未猜]|如果|假设|假如|答案的",
     re.IGNORECASE,
 )
 _MAY_BE_SPOKEN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}[ :,]|[^\x00-\x7f]|\b[A-Za-z] is ")
