@@ -72,6 +72,7 @@ _CURRENCIES = {
     **{"CAD": "CAD", "AUD": "AUD", "CHF": "CHF"},
 }
 _SYMBOLS = "|".join(re.escape(name) for name in sorted(_CURRENCIES, key=len, reverse=True))
+_FORMULA = re.compile(r"\A\s*\$([^$]*[\d}])\$(?=\s*[A-Za-z(])")  # $62,500$ dollars
 _AMOUNT = re.compile(
     rf"(?<![\w\\])(-?)\s*(?:\\(?:{FONTS})\s*\{{\s*)?({_SYMBOLS})(?![a-z])(?:\s*\}})?"
     r"[\s~]*(?:\\[ ,])?\s*\$?(-?\d[\d,]*(?:\.\d+)?(?: ?(?:hundred|thousand|[mbtr]+illion))?)"
@@ -135,6 +136,8 @@ def surface(text: str) -> str:
         text = _commands(text)
     if "<" in text:
         text = _MARKUP.sub(" ", text)
+    if text.lstrip()[:1] == "$":
+        text = _FORMULA.sub(r"\1 ", text)
     trimmed = _trimmed(text).replace("per cent", "percent")
     text = _amounts(trimmed)
     if "circ" in text or "°" in text or "degree" in text:

@@ -78,7 +78,8 @@ _CHARACTERS: dict[str, Token] = {
 }
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _SHORT_WORDS = """yes no not none odd even all any red cat dog one two six ten day sun mon tue wed
-    thu fri sat true false man men boy girl cm mm km kg mi ft hr hrs sec mph lb lbs oz sq dne"""
+    thu fri sat set the true false man men boy girl cm mm km kg mi ft hr hrs sec mph lb lbs oz sq
+    dne"""
 _KNOWN = frozenset(_SHORT_WORDS.split())
 _TOKEN = re.compile(
     rf"""
@@ -168,7 +169,7 @@ def _unit(text: str, at: int, tokens: list[Token], bare: bool) -> int:
     if found.scale and kind != "num":
         return 0
     if found.scale:
-        tokens[-1] = ("num", _times_ten(value, found.scale))
+        tokens[-1] = ("num", _times(value, found.scale))
     if found.name:
         tokens.append(("unit", found.name))
         if _NUMBER_AHEAD.match(text, found.end):  # 3 hours 20 minutes
@@ -176,11 +177,13 @@ def _unit(text: str, at: int, tokens: list[Token], bare: bool) -> int:
     return found.end
 
 
-def _times_ten(digits: str, power: int) -> str:
+def _times(digits: str, factor: int) -> str:
     whole, _, decimals = digits.partition(".")
-    moved = whole + decimals.ljust(power, "0")[:power]
-    rest = decimals[power:]
-    return f"{moved.lstrip('0') or '0'}.{rest}" if rest else moved.lstrip("0") or "0"
+    places = len(decimals)
+    product = str(int(whole + decimals) * factor).zfill(places + 1)
+    rest = product[len(product) - places :].rstrip("0")
+    whole = product[: len(product) - places]
+    return f"{whole}.{rest}" if rest else whole
 
 
 def _without_thousands(text: str) -> str:
