@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from grpo_envs.sandbox.testing import calls_check, is_check, is_test
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+_LEAVING = ast.Return | ast.Break | ast.Continue
 _BROAD = ("AssertionError", "BaseException", "Exception")
 _AROUND = ("setUp", "tearDown", "setUpClass", "setup_method", "setup_class", "runTest")
 
@@ -123,7 +124,8 @@ def _node(node: ast.AST, *, caught: bool) -> Iterator[tuple[ast.AST, bool]]:
 def _catches(node: ast.AST) -> bool:
     """Return whether a failed assertion in the body of `node` would come to nothing."""
     if isinstance(node, ast.Try):
-        return any(map(_swallows, node.handlers))
+        leaves = any(isinstance(last, _LEAVING) for last in node.finalbody)
+        return leaves or any(map(_swallows, node.handlers))
     return isinstance(node, ast.With) and any(map(_suppresses, node.items))
 
 
