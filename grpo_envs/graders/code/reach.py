@@ -35,6 +35,7 @@ class Reached:
         for node in tree.body:
             if isinstance(node, Function):
                 if node.name == "check" and calls_check(tree):
+                    self._mention(["candidate"] * bool(node.args.posonlyargs + node.args.args))
                     self._enter(node)
                 elif collected and is_test(node.name) and not _is_declared(node):
                     self.tests.append((node, None))
