@@ -182,7 +182,7 @@ class CodeBlock(Constraint):
         if len(fences) != 1 or not fences[0].content.strip():
             return 0.0
         language = _LANGUAGE.match(fences[0].info.strip())
-        return not self.language or bool(language and language[0].lower() == self.language.lower())
+        return not self.language or bool(language and language[0] == self.language)
 
 
 KINDS = (
