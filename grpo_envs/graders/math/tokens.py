@@ -102,6 +102,8 @@ _TOKEN = re.compile(
 )
 # What may begin a unit, and behind which tokens a unit may stand.
 _MAY_BE_UNIT = frozenset(" ~\\(\u20ac\u00a3\u00a5\u20b9\u20bd\u00a2\u00b0" + ascii_letters)
+_UNIT_COMMANDS = frozenset(" ,;:!>qtmhroO")
+"""The characters behind a backslash that may begin a space, a font or a unit."""
 _VALUES = frozenset({"num", "sci", "repeat", "name", "const"})
 _CLOSING = frozenset(")]}|!%'") | {"\\}", "rfloor", "rceil"}
 _NUMBER_AHEAD = re.compile(r"\s*\d", re.ASCII)
@@ -136,6 +138,7 @@ def tokenize(text: str, *, quantity: bool = False) -> list[Token]:
         if (
             units
             and (text[at] in _MAY_BE_UNIT or text[at] > "\u3000")
+            and (text[at] != "\\" or text[at + 1 : at + 2] in _UNIT_COMMANDS)
             and tokens
             and (tokens[-1][0] in _VALUES or tokens[-1][1] in _CLOSING)
         ):
