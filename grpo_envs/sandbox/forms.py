@@ -1,5 +1,6 @@
 """The kinds of values that pass as nodes, see `passing`: how each is written, made and filled."""
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -154,5 +155,4 @@ def constructed(name: str, text: str) -> Any:
 
 
 def _module(name: str) -> Any:
-    __import__(name)
-    return sys.modules[name]
+    return importlib.import_module(name)

@@ -139,8 +139,9 @@ class LocalPool:
         judged = payload(tests=tests, entry_point=entry_point, longest=longest, **ready)
         header, (outcome,) = self._ask(limits, [served, judged], program + tests, judge=True)
         wall_s = header["wall_s"]
-        if header["status"] != "ok":
-            return Verdict(passed=False, error=header["status"], wall_s=wall_s)
+        if header["status"] != "ok" or not outcome:  # `os._exit(0)` in the tests
+            error = "the tests ended early" if header["status"] == "ok" else header["status"]
+            return Verdict(passed=False, error=error, wall_s=wall_s)
         verdict, error = load(outcome)
         if verdict == BROKEN:
             raise DatasetError(f"tests of {entry_point}: {error}.")

@@ -25,14 +25,16 @@ from grpo_envs.sandbox.wire import OUT_OF_MEMORY
 
 PAYLOAD, CHANNEL = 3, 4
 FILE = "solution.py"
+MODULE = "solution"
+"""What a program is called whose functions are called: it is imported, not run."""
 _LONGEST_ERROR = 300
 _REHEARSALS = 20  # Python 3.11 takes 8 calls to begin, 3.13 takes 17
 
 
 def script(_: int) -> None:
-    """Run a program as `python solution.py` does, then make its calls; does not return."""
+    """Run a program as `python solution.py` does, or import it and make its calls."""
     task = payload()
-    names = main_module()
+    names = main_module("__main__" if task["calls"] is None else MODULE)
     code = 0
     try:
         execute(task["program"], names)
@@ -122,10 +124,10 @@ def rehearse() -> None:
     del linecache.cache[FILE]
 
 
-def main_module() -> dict[str, Any]:
-    """Return the names of a fresh main module."""
-    module = ModuleType("__main__")
-    sys.modules["__main__"] = module
+def main_module(name: str = "__main__") -> dict[str, Any]:
+    """Return the names of a fresh main module, or of one that is imported by another name."""
+    module = ModuleType(name)
+    sys.modules["__main__"] = sys.modules[name] = module
     names = vars(module)
     names["__builtins__"] = builtins
     names["__file__"] = FILE
@@ -203,7 +205,7 @@ def _leave(code: int) -> None:
         if _thread._count() or threading._threading_atexits:  # type: ignore[attr-defined]
             threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
+        for stream in (getattr(sys, "stdout", None), getattr(sys, "stderr", None)):
             if stream is not None and not _is_closed(stream):
                 stream.flush()
     except BaseException:  # noqa: BLE001  a thread's, a handler's, or a stream's that broke

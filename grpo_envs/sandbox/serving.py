@@ -12,14 +12,22 @@ from typing import Any
 
 from grpo_envs.sandbox.forms import Node, attributes
 from grpo_envs.sandbox.peer import Peer, contents
-from grpo_envs.sandbox.runner import CHANNEL, execute, main_module, payload, resolved, send
+from grpo_envs.sandbox.runner import (
+    CHANNEL,
+    MODULE,
+    execute,
+    main_module,
+    payload,
+    resolved,
+    send,
+)
 from grpo_envs.sandbox.values import dump
 
 
 def serve(_: int) -> None:
     """Run a program, then make the calls that come in, until none comes; does not return."""
     task = payload()
-    names = main_module()
+    names = main_module(MODULE)
     printed = _Printed(task["printed"])
     for name in ("stdout", "__stdout__"):
         setattr(sys, name, printed.stream)
@@ -125,7 +133,7 @@ class _Program(Peer):
 
     def export_more(self, value: Any) -> Node | None:
         """Objects pass as their attributes and a number to call them by; functions do not."""
-        if isinstance(value, type) or type(value).__module__ != "__main__":
+        if isinstance(value, type) or type(value).__module__ != MODULE:
             return None
         return ["o", self.place(value, "o"), type(value).__name__, attributes(value)]
 
@@ -139,5 +147,5 @@ class _Program(Peer):
             return super().stand_in(node)
         kind = self.names.get(node[2])
         if not isinstance(kind, type):
-            kind = self.kinds.setdefault(node[2], type(node[2], (), {"__module__": "__main__"}))
+            kind = self.kinds.setdefault(node[2], type(node[2], (), {"__module__": MODULE}))
         return object.__new__(kind)

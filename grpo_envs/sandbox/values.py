@@ -6,7 +6,7 @@ program wrote; whatever the bytes, it returns plain builtins or raises Unreadabl
 
 import json
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -67,11 +67,13 @@ def dump(value: Any) -> str:
 def dump_result(value: Any) -> str:
     """Return what a call returned as one line: an iterator as its items, which `Iterated` holds.
 
+    So is a deque, which is no list but good for `list` and its like, too.
+
     Raises:
         Opaque: it holds what does not pass.
         ValueError: as `dump`, or the iterator has more than a million items.
     """
-    if not isinstance(value, (Iterator, range, *VIEWS)) or callable(value):
+    if not isinstance(value, (Iterator, range, deque, *VIEWS)) or callable(value):
         return dump(value)
     given: Any = value
     items = list(islice(given, _MOST_ITEMS + 1))

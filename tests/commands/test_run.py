@@ -241,7 +241,7 @@ def test_a_dataset_with_columns_of_its_own_trains(tmp_path: Path) -> None:
 def test_check_prints_a_table_and_exits_0(tmp_path: Path) -> None:
     done = grpo(tmp_path, "env=math", "env.level=4", "--problems", "10", module="check")
     assert done.returncode == 0, done.stderr
-    assert "13 of 13 promises held" in done.stdout
+    assert "15 of 15 promises held" in done.stdout
     wrong = grpo(tmp_path, "env=maths", module="check")
     assert (wrong.returncode, wrong.stderr) == (
         2,

@@ -1,6 +1,7 @@
 """The wheel and the sdist: what is in them, and that the wheel alone runs from anywhere."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -37,7 +38,9 @@ def test_the_wheel_has_our_packages_and_nothing_else(names: list[str]) -> None:
     ours = {p.parent.name for d in ("envs", "agents") for p in (ROOT / d).glob("*/__init__.py")}
     assert {t for t in top if not t.endswith(".dist-info")} == {"grpo_envs", *ours}
     assert {"grpo_agent", "grpo_env_math", "grpo_env_games", "grpo_env_tools"} <= ours
-    assert not [n for n in names if n.endswith((".md", ".pyc")) or "test" in n]
+    assert not [
+        n for n in names if n.endswith((".md", ".pyc")) or re.search(r"\btests?(?:_|\b)", n)
+    ]
 
 
 @pytest.mark.parametrize(

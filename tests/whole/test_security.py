@@ -20,7 +20,9 @@ MODULES = sorted(p for d in ("grpo_envs", "envs", "agents") for p in (ROOT / d).
 RUNS_PROGRAMS = {
     "grpo_envs/sandbox/runner.py": {"exec", "compile", "marshal"},
     "grpo_envs/sandbox/worker.py": {"marshal"},  # from the trainer into the sandbox only
-    "grpo_envs/sandbox/judging.py": {"exec", "compile"},
+    "grpo_envs/sandbox/judging.py": {"exec", "compile", "marshal"},
+    "grpo_envs/sandbox/testing.py": {"compile", "marshal"},  # and runs nothing
+    "envs/grpo_env_code/layouts.py": {"pickle"},  # of text alone, see test_layouts.py
     "envs/grpo_env_reasoning_gym/inside.py": {"pickle"},  # to itself, within the sandbox
 }
 """The inside of the sandbox, where programs of the policy are what is asked for."""

@@ -149,7 +149,7 @@ def test_a_run_takes_environment_options_reward_and_logger(place: Place) -> None
 def test_check_finds_them_sound(place: Place) -> None:
     for overrides in (["env=shout"], ["env=whisper", "env.gap=+"], ["env=mumble", "env.mouth=2"]):
         printed, _ = place.grpo("grpo_envs.check", *overrides)
-        assert "13 of 13" in printed
+        assert "15 of 15" in printed
 
 
 def test_gymnasium_makes_them(place: Place) -> None:
@@ -369,4 +369,4 @@ def test_what_new_env_writes_passes_its_own_tests(place: Place) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "10 passed" in done.stdout
     printed, _ = place.grpo("grpo_envs.check", "env=sort_letters", "env.length=9")
-    assert "13 of 13" in printed
+    assert "15 of 15" in printed

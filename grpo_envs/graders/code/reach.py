@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from grpo_envs.sandbox.testing import calls_check, is_check, is_test
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+_LEAVING = ast.Return | ast.Break | ast.Continue
 _BROAD = ("AssertionError", "BaseException", "Exception")
 _AROUND = ("setUp", "tearDown", "setUpClass", "setup_method", "setup_class", "runTest")
 
@@ -34,6 +35,7 @@ class Reached:
         for node in tree.body:
             if isinstance(node, Function):
                 if node.name == "check" and calls_check(tree):
+                    self._mention(["candidate"] * bool(node.args.posonlyargs + node.args.args))
                     self._enter(node)
                 elif collected and is_test(node.name) and not _is_declared(node):
                     self.tests.append((node, None))
@@ -123,7 +125,8 @@ def _node(node: ast.AST, *, caught: bool) -> Iterator[tuple[ast.AST, bool]]:
 def _catches(node: ast.AST) -> bool:
     """Return whether a failed assertion in the body of `node` would come to nothing."""
     if isinstance(node, ast.Try):
-        return any(map(_swallows, node.handlers))
+        leaves = any(isinstance(last, _LEAVING) for last in node.finalbody)
+        return leaves or any(map(_swallows, node.handlers))
     return isinstance(node, ast.With) and any(map(_suppresses, node.items))
 
 

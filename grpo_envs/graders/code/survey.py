@@ -59,6 +59,8 @@ def _aliases(tree: ast.Module, root: str) -> Iterator[str]:
 def _can_fail(node: ast.AST, root: str) -> bool:
     if isinstance(node, ast.Assert):
         return not _is_always_true(node.test, root)
+    if isinstance(node, ast.Call) and last_name(node.func) == "assertTrue" and node.args:
+        return not _is_always_true(node.args[0], root)
     return isinstance(node, ast.Raise) or is_check(node)
 
 
@@ -70,6 +72,8 @@ def _is_always_true(test: ast.expr, root: str) -> bool:
         return bool(test.elts)  # assert (f(1) == 2, "a message")
     if isinstance(test, ast.Lambda | ast.JoinedStr):
         return True
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or):
+        return any(_is_always_true(value, root) for value in test.values)
     if isinstance(test, ast.Call) and last_name(test.func) == "callable":
         return True
     if isinstance(test, ast.Compare) and isinstance(test.left, ast.Name):

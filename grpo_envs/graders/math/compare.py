@@ -60,10 +60,13 @@ def _units(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
         return None
     if gold[0] != answer[0]:
         quantity, plain = (gold, answer) if gold[0] == "unit" else (answer, gold)
+        if plain[0] == "rel":
+            return None  # x = 8 cm and 8 m: the unit is compared with that of the value
         letter = ("var", quantity[2])
         if letter in walk(plain):  # 5 m, where m was read as a name
             return judge.compare(("mul", quantity[1], letter), plain)
-        if gold[0] == "deg" and not answer[2].startswith("\u00b0"):
+        angles = ["deg" in kinds(side) for side in (plain, quantity)]
+        if angles == [True, False] and not quantity[2].startswith("\u00b0"):
             return different("another unit")
         if judge.grading.units and gold[0] == "unit":
             return different("the unit is missing")
@@ -176,7 +179,10 @@ def _all_tuples(items: list[Node]) -> bool:
 
 def _alternatives(node: Node) -> list[Node]:
     """Return the answers that `node` lists; 1 plus-minus 2 are two."""
-    if node[0] in ("list", "set"):
+    if node[0] == "set":  # a set within a set is one element
+        parts = ([part] if part[0] == "set" else _alternatives(part) for part in node[1:])
+        return [item for part in parts for item in part]
+    if node[0] == "list":
         return [item for part in node[1:] for item in _alternatives(part)]
     return signs_of(node) if node[0] not in ("matrix", "rel", "setbuilder") else [node]
 

@@ -31,6 +31,8 @@ def exact(node: Node, env: Env) -> Fraction | None:
     Raises:
         Undefined: there is no value.
     """
+    if node[0] == "num":
+        return _literal(node[1])
     read = _EXACT.get(node[0])
     value = read(node, env) if read else None
     return value if value is None or bits(value) <= MOST_BITS else None
@@ -130,13 +132,10 @@ def _choices(node: Node, env: Env) -> Fraction | None:
     return Fraction(math.comb(total, chosen)) if few * total.bit_length() <= MOST_BITS else None
 
 
-def _number(node: Node, _: Env) -> Fraction:
-    return _literal(node[1])
-
-
 @lru_cache(maxsize=4096)
-def _literal(digits: str) -> Fraction:
-    return Fraction(digits)
+def _literal(digits: str) -> Fraction | None:
+    value = Fraction(digits)
+    return value if bits(value) <= MOST_BITS else None
 
 
 def _repeating(node: Node, _: Env) -> Fraction:
@@ -205,7 +204,6 @@ _EXACT_FUNCTIONS: dict[str, Callable[..., Fraction | None]] = {
     "mod": _modulo,
 }
 _EXACT: dict[str, Callable[[Node, Env], Fraction | None]] = {
-    "num": _number,
     "var": _variable,
     "add": _folded(operator.add),
     "mul": _folded(operator.mul),

@@ -23,7 +23,7 @@ _TAG = re.compile(r"<\s*answer\s*>", re.IGNORECASE)
 _END_TAG = re.compile(r"<\s*/\s*answer\s*>", re.IGNORECASE)
 # What may stand between two boxes that are one answer, the name that the second is given included.
 _JOIN = re.compile(
-    r"[\s$]*(?:\\[)\]])?[\s$]*(?:[,;、]|,?\s*(?:and|or)(?![A-Za-z])|,?\s*\\text\{\s*(?:and|or)\s*\}"
+    r"[\s$]*(?:\\[)\]])?[\s$]*(?:[,;、，；]|,?\s*(?:and|or)(?![A-Za-z])|,?\s*\\text\{\s*(?:and|or)\s*\}"
     r"|\\quad|\\;|[或和])+[\s$]*(?:\\[(\[])?[\s$]*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
 )
 _FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
@@ -134,16 +134,22 @@ def _is_printed(text: str, start: int, fences: list[int]) -> bool:
 
 
 def _joined(text: str, start: int, end: int, content: str) -> str:
-    """Return the content of a box, or all the boxes that are one answer with it."""
+    """Return the content of a box, or all the boxes that are one answer with it.
+
+    A box that only repeats the same content is no second answer.
+    """
     first = start
+    other = False
     for _ in range(_MOST_BOXES):
         before = text.rfind("\\boxed{", 0, first)
         closing = balanced(text, before + len("\\boxed")) if before >= 0 else -1
         near = 0 < closing < first <= closing + _LONGEST_JOIN
         if not near or not _JOIN.fullmatch(text, closing + 1, first):
             break
+        other = other or "=" in text[closing:first]  # x = and y =
         first = before
-    return content if first == start else text[first : end + 1]
+        other = other or text[before + len("\\boxed{") : closing].strip() != content.strip()
+    return text[first : end + 1] if other else content
 
 
 def _tagged(text: str) -> tuple[int, str | None]:

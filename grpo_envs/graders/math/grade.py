@@ -11,6 +11,7 @@ from grpo_envs.graders.math.compare import compare
 from grpo_envs.graders.math.comparison import Comparison, different, unknown
 from grpo_envs.graders.math.evaluated import asks_for_value, is_evaluated
 from grpo_envs.graders.math.extract import extract
+from grpo_envs.graders.math.golds import gold_tree
 from grpo_envs.graders.math.grading import DEFAULT, MathGrading
 from grpo_envs.graders.math.labels import is_label, is_sentinel, same_label
 from grpo_envs.graders.math.nodes import Node, kinds, variables, walk
@@ -24,6 +25,7 @@ from grpo_envs.graders.math.units import may_have_unit
 _Pair = tuple[Node, Node] | tuple[str, str]
 _SHOWN = 80  # characters of a text in a reason
 _DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)", re.ASCII)
+_NO_DOLLAR = re.compile(r"[€£¥₹₽]|\b(?:EUR|GBP|JPY|CNY|RMB|INR|euros?|yen|yuan|rupees?)\b")
 _OPERATION = re.compile(r"[/^*\u00d7]|frac|times|cdot")
 _BEYOND_SYMPY = frozenset({"dots", "word"})
 _STAGES = {"sympy_equal": "sympy", "math_verify_equal": "math-verify"}
@@ -52,6 +54,7 @@ _SAME_NUMBER = _Decision(Comparison(equal=True), "number")
 _OTHER_NUMBER = _Decision(Comparison(equal=False), "number")
 _SAME_TEXT = _Decision(Comparison(equal=True), "text")
 _OTHER_TEXT = _Decision(Comparison(equal=False), "text")
+_OTHER_MONEY = _Decision(different("another currency"), "text")
 _NO_GOLD = _Decision(different("the gold stands for no answer that can be verified"), "text")
 
 
@@ -115,7 +118,7 @@ def readable(gold: str) -> str:
     if is_label(gold):
         return ""
     try:
-        tree = _gold_tree(surface(gold))
+        tree = gold_tree(_bare(surface(gold)))
     except Unreadable as error:
         return str(error)
     quantities = [part[1] for part in walk(tree) if part[0] == "unit"]
@@ -160,7 +163,10 @@ def _decide(gold: str, answer: str, grading: MathGrading) -> _Decision:
         return decision
     if is_sentinel(gold):
         return _NO_GOLD
-    wanted, given = surface(gold), spoken(surface(answer))
+    if _other_money(gold, answer) or _other_money(answer, gold):
+        return _OTHER_MONEY
+    wanted, given = surface(gold), surface(answer)
+    given = given if clean(given) == clean(wanted) else spoken(given)
     changed = wanted != gold or given != answer
     if changed and (decision := _plainly(wanted, given, grading)) is not None:
         return decision
@@ -189,6 +195,10 @@ def _plainly(gold: str, answer: str, grading: MathGrading) -> _Decision | None:
     if exact and literal and (same := _same_numbers(gold, answer)) is not None:
         return _SAME_NUMBER if same else _OTHER_NUMBER
     return None
+
+
+def _other_money(one: str, two: str) -> bool:
+    return "\\$" in one and "\\$" not in two and _NO_DOLLAR.search(two) is not None
 
 
 def _never_a_number(answer: str) -> bool:
@@ -225,7 +235,7 @@ def _trees(wanted: str, given: str) -> tuple[Node, Node]:
 
     In `8 m` they are where the gold has no variable, and where the answer says so in `8\text{ m}`.
     """
-    gold = _gold_tree(wanted)
+    gold = gold_tree(_bare(wanted))
     if not may_have_unit(given):
         return gold, parse(_bare(given))
     if not _free(gold):
@@ -249,11 +259,6 @@ def _free(gold: Node) -> bool:
 def _tuple(node: Node) -> Node:
     """Return a list as a tuple, the order of which counts."""
     return ("tuple", "(", ")", *node[1:]) if node[0] == "list" else node
-
-
-@lru_cache(maxsize=1024)
-def _gold_tree(gold: str) -> Node:
-    return parse(_bare(gold))
 
 
 def _bare(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from grpo_envs.graders.math.comparison import EQUAL, UNKNOWN, Comparison, different, unknown
 from grpo_envs.graders.math.evaluate import Undefined, exact
-from grpo_envs.graders.math.nodes import SYMPY_KINDS, Node, kinds, variables, walk
+from grpo_envs.graders.math.nodes import SYMPY_KINDS, Node, variables, walk
 from grpo_envs.graders.math.numeric import System, numeric, rational
 
 _SEED = 20_041
@@ -32,14 +32,16 @@ Point = Mapping[str, Fraction]
 
 def identical(left: Node, right: Node) -> Comparison:
     """Return whether two scalar expressions have the same value, wherever both have one."""
-    names, found = variables(left, right), kinds(left, right)
+    parts = walk(left, right)
+    found = {part[0] for part in parts}
+    names = sorted({part[1] for part in parts if part[0] == "var"})
     if found & SYMPY_KINDS or len(names) > _MOST_VARIABLES:
         return unknown("beyond the symbolic stage")
     if not names:
         return _closed(left, right)
     if found & {"fact", "fact2", "binom"}:
         return _exactly(left, right, list(_whole_points(names)))
-    bent, largest = _bends(left, right)
+    bent, largest = _bends(parts)
     points = _points(names, bent, largest)
     comparison = _exactly(left, right, list(points if bent else islice(points, _ENOUGH)))
     if comparison.equal is None:
@@ -134,9 +136,8 @@ def _closed(left: Node, right: Node) -> Comparison:
     return _numerically(left, right, [{}])
 
 
-def _bends(left: Node, right: Node) -> tuple[bool, float]:
-    """Return whether either side may be piecewise, and how far out its pieces may meet."""
-    parts = walk(left, right)
+def _bends(parts: list[Node]) -> tuple[bool, float]:
+    """Return whether any of these may be piecewise, and how far out its pieces may meet."""
     bent = any(
         part[0] == "root"
         or (part[0] == "fn" and part[1] in _PIECEWISE)

@@ -33,8 +33,9 @@ _BETWEEN = re.compile(r" ?(?:[,;&、]|\band\b) ?|(?<=\)) ?(?=\()")
 _LEADING = re.compile(_WORD, re.IGNORECASE)
 _RUN = re.compile(rf"{_WORD}([A-Z]{{2,8}})\.?")
 _TIME = re.compile(
-    r"(\d{1,2})(?::(\d\d)(?::(\d\d))?)?(?:(am|pm)|(?:h|hrs|hours|o'?clock)?)(?:inthe(?:morning|afternoon|evening))?"
+    r"(\d{1,2})(?::(\d\d)(?::(\d\d))?)?(?:(am|pm)|(?:h|hrs|hours|o'?clock)?)(?:inthe(morning|afternoon|evening))?"
 )
+_MIDDAY = re.compile(r"(?:12(?::00)?)?(noon|midnight)")
 _LONGEST = 200
 _MOST_LETTERS = 60
 _HALF_DAY = 12 * 3600
@@ -73,8 +74,12 @@ def same_label(gold: str, answer: str) -> bool | None:
 
 
 def is_label(gold: str) -> bool:
-    """Return whether `gold` is a choice with its text."""
-    return len(gold) <= _LONGEST and bool((_choice(_plain(gold)) or ("", ""))[1])
+    """Return whether `gold` is a choice with its text, or a time of day."""
+    if len(gold) > _LONGEST:
+        return False
+    plain = _plain(gold)
+    time = _time(plain)
+    return bool((_choice(plain) or ("", ""))[1]) or (time is not None and time.certain)
 
 
 def _plain(text: str) -> str:
@@ -128,18 +133,23 @@ def _same_time(gold: str, answer: str) -> bool | None:
 
 @lru_cache(maxsize=1024)
 def _time(text: str) -> _Time | None:
-    lower = text.lower().rstrip(".")
-    if lower in ("noon", "midnight"):
-        return _Time(_HALF_DAY if lower == "noon" else 0, True, True, True)
-    match = _TIME.fullmatch(re.sub(r"[\s.]", "", lower))
+    compact = re.sub(r"[\s.]", "", text.lower())
+    if match := _MIDDAY.fullmatch(compact):
+        return _Time(_HALF_DAY if match[1] == "noon" else 0, True, True, True)
+    match = _TIME.fullmatch(compact)
     if match is None or not (match[2] or match[4]):
         return None
     hours, minutes, seconds = int(match[1]), int(match[2] or 0), int(match[3] or 0)
-    meridiem = bool(match[4])
-    if minutes > 59 or seconds > 59 or hours > 24 or (meridiem and not 1 <= hours <= 12):
+    half = match[4] or {"morning": "am", "afternoon": "pm", "evening": "pm"}.get(match[5] or "")
+    if match[4] and match[5] and (match[4] == "am") != (match[5] == "morning"):
+        return None
+    meridiem = half is not None and 1 <= hours <= 12
+    if match[4] and not meridiem:
+        return None
+    if minutes > 59 or seconds > 59 or hours > 24:
         return None
     fixed = meridiem or hours > 12 or hours == 0
     if meridiem:
-        hours = hours % 12 + 12 * (match[4] == "pm")
+        hours = hours % 12 + 12 * (half == "pm")
     total = hours * 3600 + minutes * 60 + seconds
     return _Time(total, bool(match[3]) or meridiem, meridiem, fixed)

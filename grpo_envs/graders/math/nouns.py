@@ -14,7 +14,7 @@ _DENIED_TEXT = """
     trillions quadrillion lakh lakhs crore crores dozen dozens tens half halves third thirds
     fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth
     tenths eleventh elevenths twelfth twelfths hundredth hundredths thousandth thousandths
-    millionth millionths double triple quadruple twice thrice perpercents pct percentage
+    millionth millionths double triple quadruple twice thrice percent percents ish pct percentage
     permille plus minus over under above below beneath by divided multiplied multiplies squared
     cubed square cube power root factorial mod modulo choose raised exponent base log log10
     sqrt ln negative positive inverse reciprocal opposite less least most almost nearly off
@@ -118,9 +118,14 @@ def may_follow(phrase: str) -> bool:
     return bool(_BEHIND.fullmatch(phrase)) and _DENIED.isdisjoint(phrase.split())
 
 
+def changes_value(phrase: str) -> bool:
+    """Return whether a word of `phrase` changes the value of the number before it."""
+    return not _DENIED.isdisjoint(re.findall(r"[a-z]+", phrase))
+
+
 def is_noun(word: str) -> bool:
     """Return whether `word` can be counted: a plural, or a singular of the list."""
-    if word in _DENIED:
+    if word in _DENIED or word.startswith(("half-", "quarter-")):
         return False
     if word in _SINGULAR or word in _IRREGULAR:
         return True
@@ -128,7 +133,9 @@ def is_noun(word: str) -> bool:
 
 
 def _is_word(word: str) -> bool:
-    return word.replace("-", "").replace("'", "").isalpha() and (len(word) > 1 or word == "a")
+    plain = word.replace("-", "").replace("'", "")
+    latin = max(word) < "\u3000"  # 8 以上 apples are no 8
+    return latin and plain.isalpha() and (len(word) > 1 or word == "a")
 
 
 def _one(word: str) -> str:

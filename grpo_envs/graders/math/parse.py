@@ -75,8 +75,16 @@ _SPELLINGS = (  # what stands in the text, what of it is read otherwise, and how
     ("\\not", re.compile(r"\\not\s*="), r"\\ne "),
     ("\\not", re.compile(r"\\not\s*\\in(?![A-Za-z])"), r"\\notin "),
     ("or", re.compile(r"(?<=\d)or(?=[A-Za-z](?:\([A-Za-z]\))?=)"), ","),  # f(x)=1orf(x)=2
+    (  # x = 1 \quad y = 2
+        "quad",
+        re.compile(r"(?<=[\w)])\s*\\q?quad\s*(?=[A-Za-z](?:_\{?\w\}?)?\s*=)"),
+        ", ",
+    ),
     ("qq", re.compile(r"\\([lg]e)qq(?![A-Za-z])"), r"\\\1 "),
 )
+_GOES_ON = re.compile(r"(?<![A-Za-z])(?:and|or)[\s}.$)]*\Z")
+_BREAK: Token = ("op", "\\\\")
+_COMMA: Token = ("op", ",")
 _BAR: Token = ("op", "|")
 _BARS = (4, 6, 8)  # so many may open and close in several ways
 
@@ -96,10 +104,14 @@ def parse(text: str, *, quantity: bool = False) -> Node:
     >>> parse("x < 5, 7")
     ('list', ('rel', ('var', 'x'), '<', ('num', '5')), ('num', '7'))
     """
+    if _GOES_ON.search(text, max(0, len(text) - 40)):
+        raise Unreadable("it ends too early")
     for mark, pattern, spelling in _SPELLINGS:
         if mark in text:
             text = pattern.sub(spelling, text)
     tokens = tokenize(text, quantity=quantity)
+    if _BREAK in tokens and all(kind != "begin" for kind, _ in tokens):
+        tokens = [_COMMA if token == _BREAK else token for token in tokens]
     body, qualifiers = split(tokens)
     if not qualifiers:
         return _tree(body)

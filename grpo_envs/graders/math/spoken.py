@@ -14,6 +14,7 @@ _LONGEST = 4000
 _LEAD = re.compile(
     r"(?:[A-Za-z$(](?:[\w ()'’,^+*/=-]|\$[^$]*\$)*?)?\b(?:is|are|equals|equal to|will be|would be"
     r"|was|were|has|have|had|costs?|gets?|gives?|takes?|needs?|makes?|earns?|contains?|obtain|becomes)"
+    r"(?: (?:is|are|was|were))?"
     r"(?: (?:equal to|exactly|therefore|given by|simply|just|thus))*\s*:?\s+"
 )
 _HEADING = re.compile(
@@ -24,7 +25,7 @@ _HEADING = re.compile(
 )
 _ABOUT = re.compile(
     r"(?:the(?= \d)|about|approximately|approx\.?|roughly|around|exactly|only|just|a total of"
-    r"|so|thus|hence|therefore),?\s+(?=[\d\\$(+-])",
+    r"|so|thus|hence|therefore),?\s+(?=[\d\\$(+-]|[a-z](?:_\w)? ?=)",
     re.IGNORECASE,
 )
 _SUFFIX = re.compile(r"\s+is (?:the|my|our) (?:final |correct )?answer$", re.IGNORECASE)
@@ -34,11 +35,13 @@ _CHINESE_LEAD = re.compile(
 )
 _DENYING = re.compile(
     r"\b(?:not|no|never|isn't|wasn't|aren't|wrong|false|incorrect|if|unless|either|neither|nor|or|"
-    r"where|when|while|such|for any|constant|but|cannot|can't|less|more|half|twice|double)\b"
-    r"|n't|[不非没错误未]",
+    r"where|when|while|such|for any|constant|but|cannot|can't|less|more|half|twice|double|doubts?"
+    r"|of (?:the|my|our|this|that) answer|times the|triple|in base|suppos(?:e|ing)|assum(?:e|ing)"
+    r"|guess(?:es)?|mistakes?|nobody|nothing|none|few|an estimate)\b"
+    r"|n't|[不非没错误未猜]|如果|假设|假如|答案的",
     re.IGNORECASE,
 )
-_MAY_BE_SPOKEN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}[ :]|[^\x00-\x7f]|\b[A-Za-z] is ")
+_MAY_BE_SPOKEN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}[ :,]|[^\x00-\x7f]|\b[A-Za-z] is ")
 
 
 @lru_cache(maxsize=4096)

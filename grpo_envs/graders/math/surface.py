@@ -72,6 +72,7 @@ _CURRENCIES = {
     **{"CAD": "CAD", "AUD": "AUD", "CHF": "CHF"},
 }
 _SYMBOLS = "|".join(re.escape(name) for name in sorted(_CURRENCIES, key=len, reverse=True))
+_FORMULA = re.compile(r"\A\s*\$([^$]*[\d}])\$(?=\s*[A-Za-z(])")  # $62,500$ dollars
 _AMOUNT = re.compile(
     rf"(?<![\w\\])(-?)\s*(?:\\(?:{FONTS})\s*\{{\s*)?({_SYMBOLS})(?![a-z])(?:\s*\}})?"
     r"[\s~]*(?:\\[ ,])?\s*\$?(-?\d[\d,]*(?:\.\d+)?(?: ?(?:hundred|thousand|[mbtr]+illion))?)"
@@ -115,7 +116,8 @@ _TOUCHED = frozenset(_TOUCHED_TEXT.split())
 _MAY_BE_AMOUNT = re.compile(r"[€£¥₹₽]|[A-Z]{2}|Rs|\\(?:pounds|euro|yen)")
 _MAY_BE_ORDINAL = re.compile(r"st|nd|rd|th")
 _MAY_BE_GROUPED = re.compile(r"[0-9](?:[ ~\\'{])")
-_OUTER = frozenset(" \t\n\r\f\v.,;:~$*`=\\:：•#≈→\"'{}!qde")
+_BEGINNINGS = frozenset(" \t\n\r\f\v~$*`=\\:：•#≈→\"'{")
+_TRIMMED_ENDS = frozenset(" \t\n\r\f\v.,;:~$*`=\\!de")
 
 
 @lru_cache(maxsize=4096)
@@ -135,6 +137,8 @@ def surface(text: str) -> str:
         text = _commands(text)
     if "<" in text:
         text = _MARKUP.sub(" ", text)
+    if text.lstrip()[:1] == "$":
+        text = _FORMULA.sub(r"\1 ", text)
     trimmed = _trimmed(text).replace("per cent", "percent")
     text = _amounts(trimmed)
     if "circ" in text or "°" in text or "degree" in text:
@@ -226,14 +230,15 @@ def _ordinal(match: re.Match[str]) -> str:
 def _trimmed(text: str) -> str:
     """Take away what stands around a value: spaces, dollars, emphasis, quotes, a sign, braces."""
     before = None
-    while before != text and (text[:1] in _OUTER or text[-1:] in _OUTER):
+    while before != text and (text[:1] in _BEGINNINGS or text[-1:] in _TRIMMED_ENDS):
         before = text
         text = text.strip()
-        match = _BEFORE.match(text)
-        if match:
+        if text[:1] in _BEGINNINGS and (match := _BEFORE.match(text)):
             text = text[match.end() :]
         behind = len(text)
-        while behind and (found := _BEHIND.search(text, max(0, behind - 12), behind)):
+        while text[behind - 1 : behind] in _TRIMMED_ENDS and (
+            found := _BEHIND.search(text, max(0, behind - 12), behind)
+        ):
             if text[:behind].endswith(("p.m.", "a.m.")) or (
                 text[behind - 2 : behind - 1] == "\\" and text[behind - 1] in "$"
             ):

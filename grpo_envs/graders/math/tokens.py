@@ -78,7 +78,8 @@ _CHARACTERS: dict[str, Token] = {
 }
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _SHORT_WORDS = """yes no not none odd even all any red cat dog one two six ten day sun mon tue wed
-    thu fri sat true false man men boy girl cm mm km kg mi ft hr hrs sec mph lb lbs oz sq dne"""
+    thu fri sat set the true false man men boy girl cm mm km kg mi ft hr hrs sec mph lb lbs oz sq
+    dne"""
 _KNOWN = frozenset(_SHORT_WORDS.split())
 _TOKEN = re.compile(
     rf"""
@@ -101,6 +102,8 @@ _TOKEN = re.compile(
 )
 # What may begin a unit, and behind which tokens a unit may stand.
 _MAY_BE_UNIT = frozenset(" ~\\(\u20ac\u00a3\u00a5\u20b9\u20bd\u00a2\u00b0" + ascii_letters)
+_UNIT_COMMANDS = frozenset(" ,;:!>qtmhroO")
+"""The characters behind a backslash that may begin a space, a font or a unit."""
 _VALUES = frozenset({"num", "sci", "repeat", "name", "const"})
 _CLOSING = frozenset(")]}|!%'") | {"\\}", "rfloor", "rceil"}
 _NUMBER_AHEAD = re.compile(r"\s*\d", re.ASCII)
@@ -135,6 +138,7 @@ def tokenize(text: str, *, quantity: bool = False) -> list[Token]:
         if (
             units
             and (text[at] in _MAY_BE_UNIT or text[at] > "\u3000")
+            and (text[at] != "\\" or text[at + 1 : at + 2] in _UNIT_COMMANDS)
             and tokens
             and (tokens[-1][0] in _VALUES or tokens[-1][1] in _CLOSING)
         ):
@@ -168,7 +172,7 @@ def _unit(text: str, at: int, tokens: list[Token], bare: bool) -> int:
     if found.scale and kind != "num":
         return 0
     if found.scale:
-        tokens[-1] = ("num", _times_ten(value, found.scale))
+        tokens[-1] = ("num", _times(value, found.scale))
     if found.name:
         tokens.append(("unit", found.name))
         if _NUMBER_AHEAD.match(text, found.end):  # 3 hours 20 minutes
@@ -176,11 +180,13 @@ def _unit(text: str, at: int, tokens: list[Token], bare: bool) -> int:
     return found.end
 
 
-def _times_ten(digits: str, power: int) -> str:
+def _times(digits: str, factor: int) -> str:
     whole, _, decimals = digits.partition(".")
-    moved = whole + decimals.ljust(power, "0")[:power]
-    rest = decimals[power:]
-    return f"{moved.lstrip('0') or '0'}.{rest}" if rest else moved.lstrip("0") or "0"
+    places = len(decimals)
+    product = str(int(whole + decimals) * factor).zfill(places + 1)
+    rest = product[len(product) - places :].rstrip("0")
+    whole = product[: len(product) - places]
+    return f"{whole}.{rest}" if rest else whole
 
 
 def _without_thousands(text: str) -> str:

@@ -106,8 +106,9 @@ MEASURE = frozenset(
     "\u6bb5\u9898\u9053\u4eba\u500d\u73ed\u7b14\u573a\u5c40\u8282\u6b65\u7ad9\u8f6e\u4efd"
 )
 """Chinese measure words: what follows one is the thing that is counted."""
-SCALES = {
+_TENS = {
     **{"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "\u767e": 2},
     **{"\u5343": 3, "\u4e07": 4, "\u767e\u4e07": 6, "\u5343\u4e07": 7, "\u4ebf": 8},
 }
-"""Words that multiply the number before them, and by which power of ten."""
+SCALES = {"dozen": 12, **{word: 10**power for word, power in _TENS.items()}}
+"""Words that multiply the number before them, and by what."""

@@ -75,7 +75,7 @@ class Quantity(NamedTuple):
     end: int
     """Where the text goes on."""
     scale: int = 0
-    """The power of ten that multiplies the number: 6 in `8 million dollars`."""
+    """What multiplies the number: 10**6 in `8 million dollars`; 0 where nothing does."""
 
 
 def quantity(text: str, at: int, *, bare: bool) -> Quantity | None:

@@ -34,10 +34,9 @@ def skip(reason: Any = "", **_keywords: Any) -> Any:
 
 def importorskip(name: Any, **_keywords: Any) -> Any:
     """Import a module."""
-    __import__(name)
-    import sys
+    import importlib
 
-    return sys.modules[name]
+    return importlib.import_module(name)
 
 
 class ExceptionInfo:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from grpo_envs.graders.math import DEFAULT, MathGrading, grade, grade_many, workers
 from grpo_envs.graders.math.compare import compare
 from grpo_envs.graders.math.evaluate import Undefined, exact
-from grpo_envs.graders.math.grade import _VERDICTS, _decide, _gold_tree
+from grpo_envs.graders.math.golds import gold_tree
+from grpo_envs.graders.math.grade import _VERDICTS, _decide
 from grpo_envs.graders.math.nodes import Node, walk
 from grpo_envs.graders.math.parse import Unreadable, parse
 
@@ -708,7 +709,7 @@ def test_hostile_mathematics_is_decided_at_once(text: str) -> None:
 
 def cold() -> None:
     _decide.cache_clear()
-    _gold_tree.cache_clear()
+    gold_tree.cache_clear()
     _VERDICTS.clear()
 
 
