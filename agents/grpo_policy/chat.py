@@ -37,7 +37,7 @@ class Chat:
         rendered = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False
         )
-        return self._tokens(rendered)
+        return self._tokens(str(rendered))
 
     def follow_up(self, observation: str, *, ended: bool) -> tuple[int, ...]:
         """Return the tokens between an answer and the next: the environment's reply, framed.

@@ -109,7 +109,7 @@ def load_policy(path: str, *, adapters: bool = False) -> Policy:
     """
     with _reading(path) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             place, dtype=torch.float32, output_loading_info=True, **where
         )
     model: PreTrainedModel = loaded[0]

@@ -1,5 +1,7 @@
 """Sampling: greedy equals Transformers' own `generate`; a sample depends on its seed alone."""
 
+from typing import cast
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -198,6 +200,10 @@ def test_the_ends_of_the_noise_are_tokens_that_can_be() -> None:
     assert _invert(weights_RV, noise_R)[:, 0].tolist() == [300, 309]
 
 
+def rows_of(*rows: int) -> torch.LongTensor:
+    return cast("torch.LongTensor", torch.tensor(rows))
+
+
 def test_the_cache_holds_what_transformers_own_holds(tiny: Policy) -> None:
     """Over many tokens (it grows several times), copies and rows that leave."""
     caches = DynamicCache(config=tiny.model.config), roomy_cache(tiny.model.config)
@@ -205,11 +211,11 @@ def test_the_cache_holds_what_transformers_own_holds(tiny: Policy) -> None:
     for cache in caches:
         with torch.no_grad():
             tiny.model(input_ids=ids[:2, :50], past_key_values=cache)
-            cache.reorder_cache(torch.tensor([0, 0, 1, 1]))
+            cache.reorder_cache(rows_of(0, 0, 1, 1))
             for t in range(50, 200):
                 rows = ids if t < 100 else ids[[0, 3]]
                 if t == 100:
-                    cache.reorder_cache(torch.tensor([0, 3]))
+                    cache.reorder_cache(rows_of(0, 3))
                 tiny.model(input_ids=rows[:, t : t + 1], past_key_values=cache)
     for theirs, ours in zip(caches[0].layers, caches[1].layers, strict=True):
         assert isinstance(theirs, DynamicLayer)

@@ -22,7 +22,7 @@ from grpo_policy.models import TINY, load_policy
 from grpo_policy.policy import Policy
 from grpo_policy.selftest import settle
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 545,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -177,7 +177,7 @@ def test_a_download_that_was_cut_off_is_one_line(tmp_path: Path) -> None:
 def test_a_reward_model_is_no_language_model(tmp_path: Path) -> None:
     """Its head would be a random one."""
     torch.manual_seed(0)
-    model = LlamaForSequenceClassification(LlamaConfig(**SHAPE, num_labels=1))
+    model = LlamaForSequenceClassification(LlamaConfig(**{**SHAPE, "num_labels": 1}))
     assert "lacks 1 weights there (lm_head.weight)" in refusal(saved(model, tmp_path))
 
 
