@@ -50,6 +50,8 @@ class _Decision(NamedTuple):
     """What the workers are asked where nothing is known."""
 
 
+_MOST_WORDS = 4
+"""Words of a gold that is words: a sentence is no answer to compare with."""
 _SAME_NUMBER = _Decision(Comparison(equal=True), "number")
 _OTHER_NUMBER = _Decision(Comparison(equal=False), "number")
 _SAME_TEXT = _Decision(Comparison(equal=True), "text")
@@ -121,6 +123,8 @@ def readable(gold: str) -> str:
         tree = gold_tree(_bare(surface(gold)))
     except Unreadable as error:
         return str(error)
+    if tree[0] == "word" and len(tree[1].split()) > _MOST_WORDS:
+        return "it is prose, not mathematics"
     quantities = [part[1] for part in walk(tree) if part[0] == "unit"]
     prose = any(not any(map(_is_number, walk(quantity))) for quantity in quantities)
     return "it is prose, not mathematics" if prose else ""
