@@ -14,8 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from grpo_envs.sandbox.runner import main_module, payload, send
-from grpo_envs.sandbox.serving import rehearsed
-from grpo_envs.sandbox.stubs import Stub
+from grpo_envs.sandbox.serving import Rehearsed
 from grpo_envs.sandbox.tested import Imported, Tested
 from grpo_envs.sandbox.values import Opaque, dump
 from grpo_envs.sandbox.wire import BROKEN, GONE, MISSED, PASSED
@@ -49,17 +48,33 @@ def judge(_: int) -> None:
 
 
 def rehearse() -> None:
-    """Do in the zygote what every judge and every program that it calls do, see `runner`."""
+    """Do in the zygote what every judge and its program do first, over real pipes; see `runner`."""
     hooks = threading.excepthook, sys.unraisablehook
+    task = _rehearsal()
     for _ in range(_REHEARSALS):
-        program = Tested({"longest": 1, "arrays": False})
-        questions: list[str] = []
-        program._send = questions.append  # type: ignore[assignment, method-assign]
-        program.lines = (rehearsed(question[1:]) for question in questions)
-        Stub(program, "f")([1, (2.5, "x")])
-        program.checked(value=True)
+        there = Rehearsed()
+        program = Tested(task)
+        program._send, program.lines = there.send, there.lines  # type: ignore[method-assign]
+        _run(marshal.loads(marshal.dumps(task)), program)
+        there.close()
     threading.excepthook, sys.unraisablehook = hooks
     del linecache.cache["solution.py"]
+
+
+def _rehearsal() -> dict[str, Any]:
+    """Return the task of a judge that calls `f` twice."""
+    tests = "def check(f):\n    for n in 1, 2:\n        __checked__(f([n, (2.5, 'x')]) == [n])"
+    return {
+        "longest": 1,
+        "arrays": False,
+        "entry_point": "f",
+        "code": marshal.dumps(compile(tests, FILE, "exec")),
+        "check": True,
+        "wanted": ["f"],
+        "modules": [],
+        "imports": [],
+        "support": {},
+    }
 
 
 def _run(task: dict[str, Any], program: "Tested") -> None:

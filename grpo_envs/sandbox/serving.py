@@ -15,6 +15,7 @@ from grpo_envs.sandbox.peer import Peer, contents
 from grpo_envs.sandbox.runner import (
     CHANNEL,
     MODULE,
+    Lines,
     execute,
     main_module,
     payload,
@@ -22,6 +23,9 @@ from grpo_envs.sandbox.runner import (
     send,
 )
 from grpo_envs.sandbox.values import dump
+
+_LONGEST = 1 << 16
+"""Bytes of a line in rehearsals."""
 
 
 def serve(_: int) -> None:
@@ -33,9 +37,7 @@ def serve(_: int) -> None:
         setattr(sys, name, printed.stream)
     program = _Program(task["longest"], names, printed)
     try:
-        execute(task["program"], names)
-        resolved(names, task["entry_point"])
-        answer = f"={dump(contents(names))}"
+        answer = _loaded(task["program"], task["entry_point"], names)
     except BaseException as error:  # noqa: BLE001  the program's, whatever it is
         send(CHANNEL, f"!{program.described(error)}")
         os._exit(1)
@@ -45,16 +47,38 @@ def serve(_: int) -> None:
     os._exit(0)
 
 
-def rehearsed(question: str) -> str:
-    """Answer a question about a function `f`, as a program would: in the zygote, see `runner`."""
-    names = main_module()
-    execute("def f(x): return x", names)
-    program = _Program(1, names, _Printed(1))
-    contents(names)
-    answers: list[str] = []
-    program._send = answers.append  # type: ignore[assignment, method-assign]
-    program.serve(question)
-    return answers[0]
+def _loaded(text: str, entry_point: str, names: dict[str, Any]) -> str:
+    """Run a program; return the line that says what it defines."""
+    execute(text, names)
+    resolved(names, entry_point)
+    return f"={dump(contents(names))}"
+
+
+class Rehearsed:
+    """A program's end of a channel of pipes: for rehearsals in the zygote, see `runner`."""
+
+    def __init__(self) -> None:
+        """Open the pipes and load a program that defines `f`."""
+        self.pipes = os.pipe(), os.pipe()
+        names = main_module(MODULE)
+        self.program = _Program(_LONGEST, names, _Printed(1))
+        self.program.lines = iter(Lines(self.pipes[0][0], _LONGEST))
+        self.program.fd = self.pipes[1][1]
+        self.lines = iter(Lines(self.pipes[1][0], _LONGEST))
+        """What the program answers, for the judge's end."""
+        send(self.program.fd, _loaded("def f(x): return [*x]", "f", names))
+
+    def send(self, line: str) -> None:
+        """Send a request to the program, which answers it."""
+        send(self.pipes[0][1], line)
+        self.program.serve(next(self.program.lines)[1:])
+
+    def close(self) -> None:
+        """Close the pipes and forget the program."""
+        del sys.modules[MODULE]
+        for pipe in self.pipes:
+            for end in pipe:
+                os.close(end)
 
 
 class _Printed(io.RawIOBase):

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import itertools
 import json
 import os
 import signal
@@ -446,23 +447,15 @@ def test_killed_workers_are_replaced(
     small: LocalPool, which: Callable[[LocalPool], list[int]]
 ) -> None:
     small.run("pass")
-    ended = threading.Event()
     killed = []
 
-    def killer() -> None:
-        while not ended.wait(0.2):
-            for pid in which(small)[:1]:
-                killed.append(pid)
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+    def kill() -> None:
+        for pid in which(small)[:1]:
+            killed.append(pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
-    thread = threading.Thread(target=killer)
-    thread.start()
-    try:
-        results = batch(small)
-    finally:
-        ended.set()
-        thread.join()
+    results = batch(small, fourth=kill)
     assert killed
     assert {result for result in results if result != "SandboxError"} == {"right"}
     assert results.count("right") > 12
@@ -470,14 +463,18 @@ def test_killed_workers_are_replaced(
     assert soon(lambda: not any(map(alive, set(killed) - set(which(small)))))
 
 
-def batch(pool: LocalPool) -> list[str]:
+def batch(pool: LocalPool, fourth: Callable[[], None] = lambda: None) -> list[str]:
+    """Run twenty programs, four at a time, and call `fourth` after every fourth result."""
     program = "import time\ntime.sleep(0.03)\nprint(int(input()) * 2)"
+    numbers = itertools.count(1)
 
     def one(n: int) -> str:
         try:
             result = pool.run(program, stdin=str(n), limits=LIMITS)
         except SandboxError:
             return "SandboxError"
+        if next(numbers) % 4 == 0:
+            fourth()
         return "right" if (result.status, result.stdout) == ("ok", f"{2 * n}\n") else repr(result)
 
     with ThreadPoolExecutor(4) as threads:
@@ -499,7 +496,7 @@ def judgements(pool: LocalPool) -> list[str]:
 
 
 def test_a_worker_that_hangs_is_replaced(small: LocalPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grpo_envs.sandbox.worker._HUNG", 1.0)
+    monkeypatch.setattr("grpo_envs.sandbox.worker._HUNG", 4.0)
     small.run("pass")
     (stopped,) = keepers(small)
     os.kill(stopped, signal.SIGSTOP)
