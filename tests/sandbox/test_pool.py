@@ -2,7 +2,6 @@
 
 import asyncio
 import gzip
-import itertools
 import json
 import os
 import signal
@@ -419,22 +418,27 @@ def test_human_eval(pool: LocalPool, body: str | None, passed: int) -> None:
 # Workers that die, forks, threads, ends
 
 
-@pytest.mark.parametrize("judged", [False, True], ids=["run", "judge"])
-def test_killed_children_are_run_again(small: LocalPool, judged: bool) -> None:
+@pytest.mark.parametrize("judge", [False, True], ids=["run", "judge"])
+def test_killed_children_are_run_again(small: LocalPool, judge: bool) -> None:
     """SIGKILL from outside is nobody's wrong answer."""
     small.run("pass")
     ended = threading.Event()
+    done: list[str] = []
 
     def killer() -> None:
-        while not ended.wait(0.15):
-            for pid in [child for zygote in zygotes(small) for child in children(zygote)[:1]][:1]:
+        """Kill a child, and the next one once two more results have come."""
+        wanted = 0
+        while not ended.wait(0.01):
+            running = [child for zygote in zygotes(small) for child in children(zygote)]
+            if running and len(done) >= wanted:
+                wanted = len(done) + 2
                 with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(running[0], signal.SIGKILL)
 
     thread = threading.Thread(target=killer)
     thread.start()
     try:
-        results = judgements(small) if judged else batch(small)
+        results = batch(small, judged if judge else ran, done)
     finally:
         ended.set()
         thread.join()
@@ -449,13 +453,17 @@ def test_killed_workers_are_replaced(
     small.run("pass")
     killed = []
 
-    def kill() -> None:
-        for pid in which(small)[:1]:
-            killed.append(pid)
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    class Killer(list[str]):
+        """Kills a worker at every fourth result."""
 
-    results = batch(small, fourth=kill)
+        def append(self, result: str) -> None:
+            super().append(result)
+            for pid in which(small)[: len(self) % 4 == 0]:
+                killed.append(pid)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    results = batch(small, ran, Killer())
     assert killed
     assert {result for result in results if result != "SandboxError"} == {"right"}
     assert results.count("right") > 12
@@ -463,36 +471,31 @@ def test_killed_workers_are_replaced(
     assert soon(lambda: not any(map(alive, set(killed) - set(which(small)))))
 
 
-def batch(pool: LocalPool, fourth: Callable[[], None] = lambda: None) -> list[str]:
-    """Run twenty programs, four at a time, and call `fourth` after every fourth result."""
+def batch(pool: LocalPool, one: Callable[[LocalPool, int], str], results: list[str]) -> list[str]:
+    """Fill and return `results`: of twenty programs, four at a time."""
+
+    def noted(n: int) -> None:
+        try:
+            result = one(pool, n)
+        except SandboxError:
+            result = "SandboxError"
+        results.append(result)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(noted, range(20)))
+    return results
+
+
+def ran(pool: LocalPool, n: int) -> str:
     program = "import time\ntime.sleep(0.03)\nprint(int(input()) * 2)"
-    numbers = itertools.count(1)
-
-    def one(n: int) -> str:
-        try:
-            result = pool.run(program, stdin=str(n), limits=LIMITS)
-        except SandboxError:
-            return "SandboxError"
-        if next(numbers) % 4 == 0:
-            fourth()
-        return "right" if (result.status, result.stdout) == ("ok", f"{2 * n}\n") else repr(result)
-
-    with ThreadPoolExecutor(4) as threads:
-        return list(threads.map(one, range(20)))
+    result = pool.run(program, stdin=str(n), limits=LIMITS)
+    return "right" if (result.status, result.stdout) == ("ok", f"{2 * n}\n") else repr(result)
 
 
-def judgements(pool: LocalPool) -> list[str]:
+def judged(pool: LocalPool, _: int) -> str:
     program = "import time\ndef f(x):\n    time.sleep(0.03)\n    return x * 2"
-
-    def one(_: int) -> str:
-        try:
-            found = pool.judge(program, tests=TESTS, entry_point="f", limits=LIMITS)
-        except SandboxError:
-            return "SandboxError"
-        return "right" if found.passed else found.error
-
-    with ThreadPoolExecutor(4) as threads:
-        return list(threads.map(one, range(20)))
+    found = pool.judge(program, tests=TESTS, entry_point="f", limits=LIMITS)
+    return "right" if found.passed else found.error
 
 
 def test_a_worker_that_hangs_is_replaced(small: LocalPool, monkeypatch: pytest.MonkeyPatch) -> None:
