@@ -1,8 +1,11 @@
 """Entry points of installed packages: found through metadata, loaded on use."""
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -36,13 +39,13 @@ _PLAIN = {
 
 def available(group: str) -> dict[str, EntryPoint]:
     """Return the entry points of a group by name. Reads metadata only; imports nothing."""
-    return {ep.name: ep for ep in sorted(entry_points(group=group), key=lambda ep: ep.name)}
+    return {ep.name: ep for ep in sorted(_of_group(group), key=lambda ep: ep.name)}
 
 
 def claims(group: str) -> dict[str, list[str]]:
     """Return what is registered under each name: one object, unless packages are at odds."""
     values: dict[str, set[str]] = {}
-    for ep in entry_points(group=group):
+    for ep in _of_group(group):
         values.setdefault(ep.name, set()).add(ep.value)
     return {name: sorted(found) for name, found in values.items()}
 
@@ -65,6 +68,18 @@ def load(group: str, name: str) -> Any:
     except Exception as error:  # anything can go wrong in somebody else's import
         cause = f"{type(error).__name__}: {error}"
         raise PluginError(f"{group}: {name!r} ({values[0]}) cannot be loaded: {cause}") from error
+
+
+def _of_group(group: str) -> EntryPoints:
+    """Return a group's entry points, read again only where a folder of packages has changed."""
+    folders = (Path(folder or ".") for folder in sys.path)
+    state = [(str(path), path.stat().st_mtime_ns if path.exists() else 0) for path in folders]
+    return _read(group, tuple(state))
+
+
+@lru_cache(maxsize=16)  # more than there are groups
+def _read(group: str, _: tuple[tuple[str, int], ...]) -> EntryPoints:
+    return entry_points(group=group)
 
 
 def check_keywords(

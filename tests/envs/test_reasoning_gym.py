@@ -39,6 +39,7 @@ def paid(env: ReasoningGymEnv, problem: Problem, answer: str) -> float:
 # Problems
 
 
+@pytest.mark.slow
 def test_a_task_keeps_every_promise() -> None:
     check_env(made(task="ab"), problems=2)
 

@@ -24,6 +24,7 @@ from grpo_policy.models import TINY
 from tests.support.two_processes import (
     GRADIENTS,
     OF_FSDP,
+    QUICK,
     RUNS,
     SHARDED_GRADIENTS,
     SHARDED_RUNS,
@@ -52,12 +53,22 @@ fsdp_config:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes made of everything in two_processes.py; one began what it goes on with."""
-    out = tmp_path_factory.mktemp("processes")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made of the quick cases of two_processes.py."""
+    return made("quick", tmp_path_factory.mktemp("quick"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What they made of all of them."""
+    return made("whole", tmp_path_factory.mktemp("whole"))
+
+
+def made(how: str, out: Path) -> Path:
+    """Have two processes make the runs; one process began those that go on."""
     for name in ("more", "sharded"):
         train(out / name, "plain")
-    command = [*LAUNCH, "tests.support.two_processes", str(out)]
+    command = [*LAUNCH, "tests.support.two_processes", str(out), how]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
@@ -66,17 +77,40 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture
+def folder(request: pytest.FixtureRequest) -> Path:
+    """The folder of `quick` or `whole`, as the parameter says."""
+    path: Path = request.getfixturevalue(request.param)
+    return path
+
+
+def split(cases: Sequence[tuple[str, ...]], quick: Sequence[tuple[str, ...]]) -> list[Any]:
+    """Return parameters: the quick cases for the default suite, the others as slow ones."""
+    return [
+        pytest.param(
+            *case,
+            "quick" if case in quick else "whole",
+            marks=() if case in quick else pytest.mark.slow,
+        )
+        for case in cases
+    ]
+
+
 @pytest.mark.parametrize(
-    ("case", "kind"),
-    [*((case, "") for case in GRADIENTS), *((case, " sharded") for case in SHARDED_GRADIENTS)],
+    ("case", "kind", "folder"),
+    split(
+        [*((case, "") for case in GRADIENTS), *((case, " sharded") for case in SHARDED_GRADIENTS)],
+        [*((case, "") for case in QUICK), *((case, " sharded") for case in SHARDED_GRADIENTS)],
+    ),
+    indirect=["folder"],
 )
-def test_the_gradient_of_two_is_that_of_one(case: str, kind: str, made: Path) -> None:
+def test_the_gradient_of_two_is_that_of_one(case: str, kind: str, folder: Path) -> None:
     alone = gradients(Accelerator(cpu=True), case)
     moments = alone.pop("moments").item() * (0.5 if kind else 1.0)
     if case != "fewer rows than processes":  # a group of one teaches nothing
         assert max(value.abs().max().item() for value in alone.values()) > 1e-3
     for i in range(2):
-        file = made / f"{i}{kind}.pt"
+        file = folder / f"{i}{kind}.pt"
         found: dict[str, Tensor] = torch.load(file, weights_only=True)[case]
         assert found.pop("moments").item() == pytest.approx(moments, rel=0.01)
         assert found.keys() == alone.keys()
@@ -84,10 +118,10 @@ def test_the_gradient_of_two_is_that_of_one(case: str, kind: str, made: Path) ->
             torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-9)
 
 
-def test_what_one_raises_all_raise_and_shares_are_in_order(made: Path) -> None:
+def test_what_one_raises_all_raise_and_shares_are_in_order(quick: Path) -> None:
     lost = "ProcessLost: process 1 failed: KeyError: 'level'"
     for i in range(2):
-        found = ast.literal_eval((made / f"{i}.txt").read_text(encoding="utf-8"))
+        found = ast.literal_eval((quick / f"{i}.txt").read_text(encoding="utf-8"))
         assert found["gathered"] == [0, 1]
         assert found["by first"] == 0
         assert found["each"] == i
@@ -132,22 +166,25 @@ def assert_same(one: Path, two: Path) -> None:
             assert (value - b_weights[key]).norm() <= 0.01 * moved, key
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_run_of_two_is_that_of_one(name: str, made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "folder"), split([(name,) for name in RUNS], [("plain",)]), indirect=["folder"]
+)
+def test_a_run_of_two_is_that_of_one(name: str, folder: Path, tmp_path: Path) -> None:
     train(tmp_path, name)
-    assert_same(tmp_path / name, made / "two" / name)
-    assert {row["step"] for row in rows(made / "two" / name, "metrics")} == {1, 2, 3}
+    assert_same(tmp_path / name, folder / "two" / name)
+    assert {row["step"] for row in rows(folder / "two" / name, "metrics")} == {1, 2, 3}
 
 
 def go_on(out: Path, name: str) -> None:
     train(out, name, ALONE, "trainer.steps=5", f"resume={out / name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARDED_RUNS)
 def test_a_run_in_shards_is_that_of_one_which_goes_on_with_it(
-    name: str, made: Path, tmp_path: Path
+    name: str, whole: Path, tmp_path: Path
 ) -> None:
-    alone, shards = tmp_path, made / "sharded"
+    alone, shards = tmp_path, whole / "sharded"
     train(alone, name)
     assert_same(alone / name, shards / name)
     go_on(alone, name)
@@ -155,19 +192,16 @@ def test_a_run_in_shards_is_that_of_one_which_goes_on_with_it(
     assert_same(alone / name, shards / name)
 
 
-def test_a_run_of_one_goes_on_in_shards(made: Path, tmp_path: Path) -> None:
-    train(tmp_path, "plain")
-    go_on(tmp_path, "plain")
-    assert_same(tmp_path / "plain", made / "sharded" / "plain")
-
-
-def test_a_run_goes_on_in_another_number_of_processes(made: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_in_another_number_of_processes_and_in_shards(
+    quick: Path, tmp_path: Path
+) -> None:
     train(tmp_path / "straight", "plain")  # then on, in one
-    straight, fewer, more = (tmp_path / "straight", made / "two", made / "more")
+    straight, fewer, more = (tmp_path / "straight", quick / "two", quick / "more")
     for out in (straight, fewer):
         go_on(out, "plain")
     assert_same(straight / "plain", more / "plain")
     assert_same(straight / "plain", fewer / "plain")
+    assert_same(straight / "plain", quick / "sharded" / "plain")
     assert [row["step"] for row in rows(more / "plain", "metrics")] == [1, 2, 3, 4, 5]
 
 
@@ -197,6 +231,7 @@ def processes_of(run: subprocess.Popen[str]) -> dict[int, int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_of_two_says_and_writes_once_and_saves_on_sigterm(tmp_path: Path) -> None:
     run = launched(tmp_path / "run", "trainer.steps=500")
     wait_for(tmp_path / "run" / "metrics.jsonl", 2)

@@ -5,6 +5,7 @@ Every process is given the same groups and takes its share.
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from tests.conftest import make_random_policy
 
 SCORES = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.0, 0.0], [1.0, 1.0, 0.0, 0.5], [0.5, 0.5, 0.5, 0.5]]
 GRADIENTS = [*PRESETS, "one group a minibatch", "fewer rows than processes"]
+QUICK = ["grpo", "fewer rows than processes"]
+"""Of the gradients, what the default suite compares."""
 OF_FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """What `accelerate launch --use_fsdp --fsdp_version 2` tells its processes."""
 SHARDED_GRADIENTS = ["grpo", "fewer rows than processes"]
@@ -138,22 +141,23 @@ def asked(out: Path, processes: Processes) -> tuple[bool, int]:
     return trainer.stop.asked, trainer.done
 
 
-def main(out: Path) -> None:
-    """Write what was found to a file; make the runs."""
+def main(out: Path, *, quick: bool) -> None:
+    """Write what was found to a file; make the runs: all of them, or the quick ones."""
     torch.set_num_threads(1)
     processes = connect("cpu")
     accelerator = Accelerator(cpu=True)
-    found = {case: gradients(accelerator, case) for case in GRADIENTS}
+    cases, names = (QUICK, ["plain"]) if quick else (GRADIENTS, list(RUNS))
+    found = {case: gradients(accelerator, case) for case in cases}
     print(f"process {processes.index} of {processes.count}", flush=True)
     torch.save(found, out / f"{processes.index}.pt")
-    answers = {name: train(out / "two", name, processes) for name in RUNS}
+    answers = {name: train(out / "two", name, processes) for name in names}
     results = exchanged(processes) | {"answers": answers["plain"], "asked": asked(out, processes)}
     (out / f"{processes.index}.txt").write_text(repr(results), encoding="utf-8")
     train(out / "more", "plain", processes, "trainer.steps=5", f"resume={out / 'more' / 'plain'}")
-    sharded(out, processes)
+    sharded(out, processes, [] if quick else SHARDED_RUNS)
 
 
-def sharded(out: Path, processes: Processes) -> None:
+def sharded(out: Path, processes: Processes, runs: Sequence[str]) -> None:
     """Do some of it again, in shards."""
     os.environ.update(OF_FSDP)
     trainer = compose_run(SMALL).trainer
@@ -161,9 +165,9 @@ def sharded(out: Path, processes: Processes) -> None:
     torch.save(found, out / f"{processes.index} sharded.pt")
     begun = out / "sharded" / "plain"
     train(out / "sharded", "plain", processes, "trainer.steps=5", f"resume={begun}")
-    for name in SHARDED_RUNS:
+    for name in runs:
         train(out / "sharded", name, processes)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), quick=sys.argv[2] == "quick")

@@ -177,7 +177,12 @@ forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:Dep
             for place, (_, _, call) in PLACES.items()
             if place not in QUICK
         ),
-        pytest.param("writing a log", 2, id="between an evaluation and its answers"),
+        pytest.param(
+            "writing a log",
+            2,
+            id="between an evaluation and its answers",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_kill_anywhere_changes_nothing(

@@ -33,6 +33,7 @@ from grpo_envs.types import Completion, Group
 from grpo_policy.learner import OutOfMemory
 from grpo_policy.models import TINY, load_policy
 from grpo_policy.samplers import Decoding
+from tests.support import forked
 
 FAULTS = run_path(str(Path(__file__).parents[2] / "docs" / "faults.py"))
 """What injects the faults of docs/faults.md."""
@@ -58,7 +59,7 @@ def steps(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in text.splitlines() if line.endswith("}")]
 
 
-def until_step(process: subprocess.Popen[str], folder: Path, count: int) -> None:
+def until_step(process: subprocess.Popen[str] | forked.Forked, folder: Path, count: int) -> None:
     deadline = time.monotonic() + 120
     while not ((folder / "metrics.jsonl").is_file() and len(steps(folder)) >= count):
         assert time.monotonic() < deadline
@@ -116,9 +117,7 @@ def test_sigterm_saves_and_exits_0_and_auto_goes_on(tmp_path: Path, times: list[
     folder = tmp_path / "run"
     args = ["hydra.run.dir=run", "resume=auto", "trainer.steps=8", "trainer.save_every=99"]
     for least in times:
-        process = subprocess.Popen(
-            command(*args), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        process = forked.Forked(tmp_path, "grpo_envs.run", *QUICK, *args)
         until_step(process, folder, least)
         time.sleep(random.random() / 2)
         start = time.monotonic()
@@ -130,7 +129,7 @@ def test_sigterm_saves_and_exits_0_and_auto_goes_on(tmp_path: Path, times: list[
         saved = Checkpoints(folder).newest_whole()
         assert saved is not None
         assert saved.name == f"step_{steps(folder)[-1]:06d}"
-    last = run(tmp_path, *args)
+    last = forked.run(tmp_path, "grpo_envs.run", *QUICK, *args)
     assert last.returncode == 0, last.stderr
     assert steps(folder) == list(range(1, 9))
 

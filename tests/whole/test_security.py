@@ -1,9 +1,8 @@
 """What comes from outside (checkpoints, configuration, models, answers) is never run as code."""
 
 import ast
+import os
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from grpo_envs.config.composition import compose_run
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.training.environments import make_envs
+from tests.support import forked
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(p for d in ("grpo_envs", "envs", "agents") for p in (ROOT / d).rglob("*.py"))
@@ -95,10 +95,11 @@ def test_interpolations_of_a_configuration_read_only_ours() -> None:
 @pytest.mark.parametrize("umask", [0o002, pytest.param(0o077, marks=pytest.mark.slow)])
 def test_the_umask_alone_says_who_may_read_a_run(tmp_path: Path, umask: int) -> None:
     """No file is closed to a group that shares its runs, and none is open that should not be."""
-    command = [sys.executable, "-m", "grpo_envs.run", *_SHORT, "hydra.run.dir=run"]
-    done = subprocess.run(
-        command, cwd=tmp_path, umask=umask, capture_output=True, text=True, check=False
-    )
+    usual = os.umask(umask)
+    try:
+        done = forked.run(tmp_path, "grpo_envs.run", *_SHORT, "hydra.run.dir=run")
+    finally:
+        os.umask(usual)
     assert done.returncode == 0, done.stderr
     paths = [path for path in (tmp_path / "run").rglob("*") if not path.is_symlink()]
     assert {"model.safetensors", "trainer.pt", ".lock", "run.log"} <= {p.name for p in paths}
