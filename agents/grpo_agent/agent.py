@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -30,7 +31,13 @@ class GrpoAgent:
     Config: ClassVar[type[GrpoConfig]] = GrpoConfig
 
     def __init__(
-        self, policy: Policy, cfg: GrpoConfig, accelerator: Accelerator, decoding: Decoding
+        self,
+        policy: Policy,
+        cfg: GrpoConfig,
+        accelerator: Accelerator,
+        decoding: Decoding,
+        *,
+        same_arithmetic: bool = True,
     ) -> None:
         """Take charge of `policy`.
 
@@ -40,10 +47,15 @@ class GrpoAgent:
             cfg: A learning rate of null is the model's own.
             accelerator: Places the model, sets the precision, runs backward.
             decoding: How the completions are sampled: they are scored at the same temperature.
+            same_arithmetic: Whether the sampler computes log-probabilities as the trainer does:
+                what `agent.loss.correction=auto` goes by.
 
         Raises:
             GrpoEnvsError: the advantage or the objective cannot be used; one line that says why.
         """
+        if cfg.loss.correction == "auto":
+            correction = "none" if same_arithmetic else "truncate"
+            cfg = replace(cfg, loss=replace(cfg.loss, correction=correction))
         self.cfg = cfg
         self.policy = policy
         self.accelerator = accelerator
@@ -67,7 +79,8 @@ class GrpoAgent:
     @classmethod
     def make(cls, cfg: GrpoConfig, parts: Parts) -> Self:
         """Return the agent, see `grpo_envs.training.agent.Agent`."""
-        return cls(parts.policy, cfg, parts.accelerator, parts.decoding)
+        same = parts.same_arithmetic
+        return cls(parts.policy, cfg, parts.accelerator, parts.decoding, same_arithmetic=same)
 
     def describe(self) -> str:
         """Return the agent's most important numbers for the first line of the log."""
@@ -85,9 +98,11 @@ class GrpoAgent:
         """
         batch = collate(groups, self.policy.pad_id, self.policy.device)
         parts = minibatches(batch, len(groups), self.cfg.minibatches)
-        own_B = torch.cat([self.learner.own(rows_B) for rows_B in parts])
-        step, advantages_PG = self._step_of(groups, batch, own_B)
+        step, advantages_PG = self._step_of(groups, batch, parts)
         metrics = self.learner.learn(self._updates(step, parts))
+        if "policy/correction" in metrics:
+            square = metrics.pop("policy/correction_square")
+            metrics["policy/correction_ess"] = metrics["policy/correction"] ** 2 / square
         return Update(metrics, advantages_PG.tolist())
 
     def _updates(self, step: Step, parts: Sequence[Tensor]) -> Iterator[tuple[Batch, RowLoss]]:
@@ -99,11 +114,16 @@ class GrpoAgent:
                 yield part.batch, self._loss_of(part, on_policy=on_policy)
                 on_policy = False
 
-    def _step_of(self, groups: Sequence[Group], batch: Batch, own_B: Tensor) -> tuple[Step, Tensor]:
+    def _step_of(
+        self, groups: Sequence[Group], batch: Batch, parts: Sequence[Tensor]
+    ) -> tuple[Step, Tensor]:
         """Return what every update of this step needs, and the advantage of each member (P, G).
 
-        The reference's log-probabilities are those of this process's own rows.
+        The reference's and the old log-probabilities are those of this process's own rows.
         """
+        updates = self.cfg.epochs * len(parts)
+        owned = [self.learner.own(rows_B) for rows_B in parts]
+        own_B = torch.cat(owned)
         ref_logps_BT = self.learner.reference_logps(batch, own_B)
         truncated_B = torch.tensor(
             [c.finish_reason == "length" for group in groups for c in group.completions],
@@ -124,6 +144,7 @@ class GrpoAgent:
             batch=batch,
             counted_BT=counted_BT,
             ref_logps_BT=ref_logps_BT,
+            old_logps_BT=self.learner.logps(batch, owned) if updates > 1 else None,
             advantages_BT=per_token(value, scores.mask_PGT),
         )
         return step, per_member(value, scores.mask_PGT)
@@ -161,11 +182,12 @@ class GrpoAgent:
             rows_B, batch, logps_BT = scored.rows_B, scored.batch, scored.logps_BT
             columns = slice(batch.mask_BT.shape[1])
             ref_BT = step.ref_logps_BT
+            # Exactly on-policy the ratio is 1 by definition; policy/sample_gap is how far the
+            # sampler's own log-probabilities are from these.
+            old_BT = None if on_policy else step.old_logps_BT
             inputs = LossInputs(
                 logps_BT=logps_BT,
-                # Exactly on-policy the ratio is 1 by definition; policy/sample_gap is how far the
-                # sampler's own log-probabilities are from these.
-                old_logps_BT=logps_BT.detach() if on_policy else batch.sampled_logps_BT,
+                old_logps_BT=logps_BT.detach() if old_BT is None else old_BT[rows_B, columns],
                 sampled_logps_BT=batch.sampled_logps_BT,
                 ref_logps_BT=None if ref_BT is None else ref_BT[rows_B, columns],
                 entropy_BT=scored.entropy_BT,

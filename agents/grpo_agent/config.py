@@ -16,6 +16,7 @@ RATIOS = ("token", "sequence", "sequence_product")
 KLS = ("k1", "k2", "k3", "k3_ratio")
 KL_PLACES = ("loss", "reward")
 AGGREGATES = ("sequence_mean", "token_mean", "fixed_length")
+CORRECTIONS = ("auto", "none", "truncate", "mask", "sequence_mask")
 TRUNCATIONS = ("score", "mask", "penalise")
 
 
@@ -75,6 +76,13 @@ class LossConfig:
     """How token losses become one number: sequence_mean (GRPO: mean of each completion, then over
     completions), token_mean (DAPO: over all tokens), fixed_length (Dr. GRPO: the sum, divided by
     completions * sampler.max_new_tokens)."""
+    correction: str = "auto"
+    """Weights for tokens that the sampler drew with another arithmetic than the trainer's: none,
+    truncate (TIS), mask (IcePop), sequence_mask (MIS). auto: none where the trained model itself
+    samples in float32, else truncate; see losses.py."""
+    correction_cap: float = 2.0
+    """The largest weight: truncate cuts what is above, the masks drop what is above it or below
+    its inverse."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of an objective that another package brings."""
 
@@ -92,6 +100,9 @@ class LossConfig:
         require(self.cispo_cap >= 1, "agent.loss.cispo_cap", self.cispo_cap, "1 or more: absolute")
         for name in ("sapo_tau_positive", "sapo_tau_negative"):
             require(getattr(self, name) > 0, f"agent.loss.{name}", getattr(self, name), "above 0")
+        require_one_of("agent.loss.correction", self.correction, CORRECTIONS)
+        cap = self.correction_cap
+        require(cap >= 1, "agent.loss.correction_cap", cap, "1 or more")
         require(self.beta >= 0, "agent.loss.beta", self.beta, "0 or more")
         require(self.entropy >= 0, "agent.loss.entropy", self.entropy, "0 or more")
         if self.kl == "k1" and self.kl_in == "loss":

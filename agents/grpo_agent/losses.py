@@ -1,4 +1,6 @@
-"""The GRPO loss, built from four independent choices: ratio, objective, KL, aggregation.
+"""The GRPO loss, built from five independent choices.
+
+They are ratio, objective, KL, aggregation, and the correction for the sampler's arithmetic.
 
     J = E[ 1/G sum_i 1/L_i sum_t ( min(rho A_i, clip(rho, 1-eps, 1+eps) A_i) - beta k3 ) ]
 
@@ -130,6 +132,42 @@ def reference_gap(logps_BT: Tensor, ref_logps_BT: Tensor) -> Tensor:
     return (ref_logps_BT - logps_BT).clamp(-_LOG_LIMIT, _LOG_LIMIT)
 
 
+# --- correction: rho = pi_old / pi_sampler, how much likelier the trainer finds a token than its
+# sampler did (another precision, another engine). It weights the objective, not the KL penalty.
+
+
+def no_correction(x: LossInputs, cap: float) -> Tensor:
+    """1: the sampler's log-probabilities are the trainer's."""
+    return torch.ones_like(x.old_logps_BT)
+
+
+def truncate(x: LossInputs, cap: float) -> Tensor:
+    """min(rho, cap) of each token (truncated importance sampling, Yao et al. 2025)."""
+    return sampler_ratio(x).clamp(max=cap)
+
+
+def mask(x: LossInputs, cap: float) -> Tensor:
+    """rho of each token, 0 outside [1 / cap, cap] (IcePop, arXiv 2510.18855)."""
+    return _within(sampler_ratio(x), cap)
+
+
+def sequence_mask(x: LossInputs, cap: float) -> Tensor:
+    """Prod rho of a completion at each of its tokens, 0 outside [1 / cap, cap] (MIS, Liu 2025)."""
+    gaps_BT = (x.old_logps_BT - x.sampled_logps_BT).masked_fill(~x.mask_BT, 0.0)
+    product_B1 = _clamped_exp(gaps_BT.sum(dim=1, keepdim=True))
+    return _within(product_B1, cap).expand_as(gaps_BT)
+
+
+def sampler_ratio(x: LossInputs) -> Tensor:
+    """Return rho of each token, 1 outside the mask."""
+    gaps_BT = x.old_logps_BT - x.sampled_logps_BT
+    return _clamped_exp(gaps_BT.masked_fill(~x.mask_BT, 0.0))
+
+
+def _within(ratio: Tensor, cap: float) -> Tensor:
+    return ratio.masked_fill((ratio > cap) | (ratio < 1 / cap), 0.0)
+
+
 # --- aggregation: what each token of an optimiser step counts in its loss
 
 
@@ -171,6 +209,12 @@ KLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "k3": k3,
     "k3_ratio": k3_ratio,
 }
+CORRECTIONS: dict[str, Callable[[LossInputs, float], Tensor]] = {
+    "none": no_correction,
+    "truncate": truncate,
+    "mask": mask,
+    "sequence_mask": sequence_mask,
+}
 AGGREGATES: dict[str, Callable[[Tensor, StepSize], Tensor]] = {
     "sequence_mean": sequence_mean,
     "token_mean": token_mean,
@@ -193,7 +237,9 @@ def policy_loss(
     """Return the loss of these rows (a sum of weighted tokens) and detached values per token.
 
     The values are (B, T): `loss/policy`, the objective alone; `loss/clipped`, 1 where it was
-    bounded; `loss/kl`, the k3 estimate whatever the penalty is.
+    bounded; `loss/kl`, the k3 estimate whatever the penalty is; with a correction
+    `policy/correction`, the ratio to the sampler, `policy/correction_square`, and
+    `policy/correction_cut`, 1 where the weight is another number than the ratio.
 
     Raises:
         ConfigError: the objective returns something else than two tensors (B, T).
@@ -201,6 +247,10 @@ def policy_loss(
     ratio_BT = RATIOS[cfg.ratio](x)
     loss_BT, bounded_BT = _pair(objective(ratio_BT, x), objective, ratio_BT)
     values = {"loss/policy": loss_BT.detach(), "loss/clipped": bounded_BT}
+    if cfg.correction not in ("auto", "none"):
+        weights_BT = CORRECTIONS[cfg.correction](x, cfg.correction_cap)
+        loss_BT = loss_BT * weights_BT
+        values |= _corrected(x, weights_BT, cfg.correction)
     if x.ref_logps_BT is not None:
         gap_BT = reference_gap(x.logps_BT, x.ref_logps_BT)
         values["loss/kl"] = k3(gap_BT, ratio_BT).detach()
@@ -209,6 +259,16 @@ def policy_loss(
     if cfg.entropy:
         loss_BT = loss_BT - cfg.entropy * x.entropy_BT
     return (loss_BT * x.weights_BT).sum(), values
+
+
+def _corrected(x: LossInputs, weights_BT: Tensor, name: str) -> dict[str, Tensor]:
+    ratio_BT = sampler_ratio(x)
+    cut_BT = weights_BT == 0 if name != "truncate" else weights_BT != ratio_BT
+    return {
+        "policy/correction": ratio_BT,
+        "policy/correction_square": ratio_BT.square(),
+        "policy/correction_cut": cut_BT.to(ratio_BT.dtype),
+    }
 
 
 def _pair(value: object, objective: Mechanism, ratio_BT: Tensor) -> tuple[Tensor, Tensor]:

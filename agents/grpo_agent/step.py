@@ -18,17 +18,20 @@ class Step:
     counted_BT: Tensor
     """True on the tokens that count in the loss: not those of a masked completion."""
     ref_logps_BT: Tensor | None
+    old_logps_BT: Tensor | None
+    """Under the policy before the step, by the trainer; None where the step has one update."""
     advantages_BT: Tensor
 
     def rows(self, index: Tensor) -> Step:
         """Return some rows, cut to the longest of them."""
         batch = self.batch.rows(index)
         tokens = batch.mask_BT.shape[1]
-        ref = self.ref_logps_BT
+        ref, old = self.ref_logps_BT, self.old_logps_BT
         return Step(
             batch=batch,
             counted_BT=self.counted_BT[index, :tokens],
             ref_logps_BT=None if ref is None else ref[index, :tokens],
+            old_logps_BT=None if old is None else old[index, :tokens],
             advantages_BT=self.advantages_BT[index, :tokens],
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -151,14 +151,30 @@ class Learner:
         """
         if not self.settings.reference:
             return None
-        reference = self.policy if self.reference is None else self.reference
-        logps_BT = torch.zeros_like(batch.sampled_logps_BT)
         switched = nullcontext() if self.reference else self.policy.adapters_off()
-        with switched, self.accelerator.autocast():
-            for part_B in self._parts(batch.rows(rows_B)) if len(rows_B) else ():
-                i = rows_B[part_B]
-                part_BT, _ = reference(batch.rows(i), self.settings.temperature)
-                logps_BT[i, : part_BT.shape[1]] = part_BT.to(logps_BT.dtype)
+        with switched:
+            logps_BT = self._score(self.reference or self.policy, batch, [rows_B])
+        return logps_BT.to(batch.sampled_logps_BT.dtype)
+
+    @torch.no_grad()
+    def logps(self, batch: Batch, parts: Sequence[Tensor]) -> Tensor:
+        """Return log-probabilities (B, T) of some rows under the policy, 0 for the others.
+
+        Args:
+            batch: The rows of a step.
+            parts: This process's rows of each update. They are scored in the micro-batches of the
+                update, so that with the same weights both give the same numbers to the bit.
+        """
+        return self._score(self.policy, batch, parts)
+
+    def _score(self, policy: Policy, batch: Batch, parts: Sequence[Tensor]) -> Tensor:
+        logps_BT = torch.zeros_like(batch.sampled_logps_BT, dtype=self.dtype)
+        with self.accelerator.autocast():
+            for rows_B in (part for part in parts if len(part)):
+                rows = batch.rows(rows_B)
+                for part_B in self._parts(rows):
+                    part_BT, _ = policy(rows.rows(part_B), self.settings.temperature)
+                    logps_BT[rows_B[part_B], : part_BT.shape[1]] = part_BT.to(logps_BT.dtype)
         return logps_BT
 
     def _optimise(self, batch: Batch, loss: RowLoss) -> dict[str, Tensor]:

@@ -26,6 +26,8 @@ class Parts:
     """Accelerate's: device, precision and processes of the run."""
     decoding: Decoding
     """How the completions are sampled that the agent learns from."""
+    same_arithmetic: bool = True
+    """Whether the sampler computes log-probabilities as an update does, but for rounding."""
     seed: int = 0
     """The run's seed."""
 

@@ -53,7 +53,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     policy, accelerator = open_policy(cfg)
     _make_trainable(policy, cfg, compute_dtype(accelerator))
     decoding = training_decoding(cfg, policy)
-    parts = Parts(policy=policy, accelerator=accelerator, decoding=decoding, seed=cfg.seed)
+    parts = _parts(cfg, policy, accelerator, decoding)
     # The agent first: it moves the policy to the device and copies the reference before a resume
     # puts trained weights into the policy. The sampler last: it may copy those weights.
     agent = plugin.make(cfg.agent, parts)
@@ -87,6 +87,17 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         stop=stop,
         processes=processes,
         **{key: state[key] for key in ("last", "skipped", "owes_evaluation") if state},
+    )
+
+
+def _parts(cfg: RunConfig, policy: Policy, accelerator: Accelerator, decoding: Decoding) -> Parts:
+    low = accelerator.mixed_precision != "no" or getattr(cfg.sampler, "precision", "") == "bf16"
+    return Parts(
+        policy=policy,
+        accelerator=accelerator,
+        decoding=decoding,
+        same_arithmetic=cfg.sampler.name == "torch" and not low,
+        seed=cfg.seed,
     )
 
 

@@ -19,12 +19,14 @@ from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import AdvantageConfig, GrpoConfig, LossConfig, OverlongConfig
 from grpo_agent.losses import LossInputs
 from grpo_envs.config.composition import compose_run
+from grpo_envs.config.schema import TrainerConfig
 from grpo_envs.env.plugins import conf_dir
+from grpo_envs.training.build import make_accelerator
 from grpo_envs.types import Completion, Group, Reward
 from grpo_policy.batch import Batch, collate
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
-from grpo_policy.samplers.torch import sample
+from grpo_policy.samplers.torch import TorchSampler, sample
 from tests.support.oracle import OracleLoss, oracle_advantages, oracle_loss
 
 SCORES = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.0, 0.0], [1.0, 1.0, 0.0, 0.5]]
@@ -175,7 +177,8 @@ def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 def test_the_micro_batch_changes_nothing(random_policy: Policy, name: str) -> None:
     """Neither the first gradient nor, after a real step, that of a second epoch."""
     given = groups(random_policy)
-    cfg = replace(preset(name), epochs=2)
+    lr = 1e-6 if name == "gspo" else 1e-4  # its clip is narrow: a larger step leaves no gradient
+    cfg = replace(preset(name), epochs=2, lr=lr)
     whole = gradients(random_policy, given, cfg, micro_batch_tokens=10_000)
     assert len(whole) == 2
     assert min(map(size_of, whole)) > 1e-3
@@ -260,9 +263,12 @@ def shaped(group: Group, member: int, ref: Tensor | None, cfg: GrpoConfig) -> fl
 
 
 def plain_step(
-    agent: GrpoAgent, given: Sequence[Group], *, on_policy: bool
+    agent: GrpoAgent, given: Sequence[Group], old_BT: Tensor | None = None
 ) -> tuple[OracleLoss, list[list[float]]]:
-    """The loss of a whole step from the full logits of each row alone, and the advantages."""
+    """The loss of a whole step from the full logits of each row alone, and the advantages.
+
+    `old_BT` is None on-policy.
+    """
     cfg, reference = agent.cfg, agent.learner.reference
     temperature = agent.learner.settings.temperature
     rows = [(group, i) for group in given for i in range(len(group.completions))]
@@ -283,7 +289,7 @@ def plain_step(
     x = LossInputs(
         logps_BT=logps_BT,
         entropy_BT=torch.zeros_like(logps_BT),
-        old_logps_BT=logps_BT.detach() if on_policy else stored_BT,
+        old_logps_BT=logps_BT.detach() if old_BT is None else old_BT,
         sampled_logps_BT=stored_BT,
         ref_logps_BT=pad_sequence(known, batch_first=True) if known else None,
         advantages_BT=torch.tensor(
@@ -297,39 +303,63 @@ def plain_step(
 
 @EVERY_PRESET
 def test_an_update_equals_plain_loops_over_full_logits(random_policy: Policy, name: str) -> None:
-    """On-policy, then (the second epoch) against stored log-probabilities, the clip at work."""
+    """On-policy, then, of weights that have moved, against the policy before the step."""
     given = groups(random_policy, temperature=0.7)
-    cfg = replace(preset(name), epochs=2, lr=0.0, max_grad_norm=1e9)  # weights stay: one oracle
+    cfg = replace(preset(name), epochs=2, lr=0.0, max_grad_norm=1e9)  # the test moves them
     if cfg.loss.beta:
         cfg = replace(cfg, loss=replace(cfg.loss, beta=0.3))  # as heavy as the rest
     agent = agent_of(random_policy, cfg, temperature=0.7)
     if agent.learner.reference is not None:
         move(agent.learner.reference, 1)
     move(random_policy, 2)
+    rows = [(group, i) for group in given for i in range(len(group.completions))]
+    old = [chosen(random_policy, group, i, 0.7).detach() for group, i in rows]
+    steps = [by_plain_loops(agent, given)]
     caught = catch(agent)
+    move_once_stepped(agent, seed=3)
     metrics, advantages = agent.update(given)
-    steps = []
-    for got, on_policy in zip(caught, (True, False), strict=True):
-        random_policy.zero_grad()
-        step, plain_advantages = plain_step(agent, given, on_policy=on_policy)
-        step.total.backward()
-        named = random_policy.model.named_parameters()
-        plain = {name: p.grad for name, p in named if p.grad is not None}
+    steps.append(by_plain_loops(agent, given, pad_sequence(old, batch_first=True)))
+    for got, (_, plain_advantages, plain) in zip(caught, steps, strict=True):
         # What was stored and the reference's log-probabilities are float32.
         assert apart(got, plain) < 1e-5 * size_of(plain)
         for row, expected in zip(advantages, plain_advantages, strict=True):
             assert row == pytest.approx(expected, abs=1e-5)
-        steps.append(step)
-    total = fmean(step.total.item() for step in steps)
+    losses = [loss for loss, _, _ in steps]
+    total = fmean(loss.total.item() for loss in losses)
     assert metrics["loss/total"] == pytest.approx(total, abs=1e-5)
-    shares = [fmean(step.clipped) for step in steps]
+    shares = [fmean(loss.clipped) for loss in losses]
     assert metrics["loss/clipped"] == pytest.approx(fmean(shares), abs=1e-6)
     assert shares[0] == 0
     assert shares[1] > 0.05 or cfg.loss.objective != "clipped"
     if agent.learner.reference is not None:
-        assert metrics["loss/kl"] == pytest.approx(fmean(steps[0].kl), rel=1e-4)
+        kl = fmean(fmean(loss.kl) for loss in losses)
+        assert metrics["loss/kl"] == pytest.approx(kl, rel=1e-4)
         assert metrics["loss/kl"] > 0.01
     assert apart(*caught) > 1e-3
+
+
+def move_once_stepped(agent: GrpoAgent, seed: int) -> None:
+    """Change the weights after the first update."""
+    seeds = iter([seed])
+
+    def stepped(*_: object) -> None:
+        for one in seeds:
+            move(agent.policy, one)
+
+    agent.learner.optimizer.register_step_post_hook(stepped)
+
+
+def by_plain_loops(
+    agent: GrpoAgent, given: Sequence[Group], old_BT: Tensor | None = None
+) -> tuple[OracleLoss, list[list[float]], dict[str, Tensor]]:
+    """What `plain_step` returns, and its gradient."""
+    agent.policy.zero_grad()
+    step, advantages = plain_step(agent, given, old_BT)
+    step.total.backward()
+    named = agent.policy.model.named_parameters()
+    plain = {name: p.grad.clone() for name, p in named if p.grad is not None}
+    agent.policy.zero_grad()
+    return step, advantages, plain
 
 
 # --- minibatches and epochs
@@ -345,6 +375,8 @@ def test_each_minibatch_is_whole_groups_and_each_row_comes_once_an_epoch(
     updates: list[list[tuple[int, ...]]] = []
 
     def look(module: object, args: tuple[Batch, float]) -> None:
+        if not torch.is_grad_enabled():
+            return  # the policy before the step is scored, too
         batch = args[0]
         lengths = batch.prompt_lengths_B + batch.mask_BT.sum(dim=1)
         for row, n in zip(batch.input_ids_BL.tolist(), lengths.tolist(), strict=True):
@@ -369,16 +401,17 @@ def test_there_are_no_more_minibatches_than_groups(random_policy: Policy) -> Non
     assert metrics["optim/updates"] == 2
 
 
+@pytest.mark.parametrize(("correction", "weight"), [("none", 1.0), ("truncate", math.exp(0.1))])
 @pytest.mark.parametrize(
     ("epochs", "minibatches"),
     [pytest.param(3, 1, id="three epochs"), pytest.param(1, 3, id="three minibatches")],
 )
-def test_only_the_first_update_is_on_policy(
-    random_policy: Policy, epochs: int, minibatches: int
+def test_a_ratio_is_of_the_trainers_numbers_and_the_correction_of_the_samplers(
+    random_policy: Policy, epochs: int, minibatches: int, correction: str, weight: float
 ) -> None:
-    """Stored log-probabilities that are 0.1 too low make ratios of e^0.1, inside the clip."""
+    """Weights that stay have a ratio of 1, whatever was stored; here e^-0.1 of the truth."""
     given = [made([3, 5, 2, 4], [1.0, 0.0, 0.0, 1.0], key=key) for key in range(3)]
-    true = [
+    stored = [
         replace(
             group,
             completions=tuple(
@@ -393,18 +426,34 @@ def test_only_the_first_update_is_on_policy(
     ]
 
     def run(steps: list[list[Group]], **changes: Any) -> list[dict[str, Tensor]]:
-        loss = LossConfig(beta=0.0)
-        agent = agent_of(random_policy, lr=0.0, max_grad_norm=1e9, loss=loss, **changes)
+        agent = agent_of(random_policy, lr=0.0, max_grad_norm=1e9, **changes)
         caught = catch(agent)
         for step in steps:
             agent.update(step)
         return caught
 
-    got = run([true], epochs=epochs, minibatches=minibatches)
-    on_policy = run([true] * 3 if epochs == 3 else [[group] for group in true])
-    for k, (one, other) in enumerate(zip(got, on_policy, strict=True)):
-        ratio = 1.0 if k == 0 else math.exp(0.1)
-        same(one, {name: ratio * value for name, value in other.items()}, 1e-6)
+    corrected = LossConfig(beta=0.0, correction=correction)
+    got = run([stored], loss=corrected, epochs=epochs, minibatches=minibatches)
+    steps = [stored] * 3 if epochs == 3 else [[group] for group in stored]
+    on_policy = run(steps, loss=LossConfig(beta=0.0, correction="none"))
+    for one, other in zip(got, on_policy, strict=True):
+        same(one, {name: weight * value for name, value in other.items()}, 1e-6)
+
+
+def test_the_correction_is_measured(random_policy: Policy) -> None:
+    """By hand: half of the tokens twice as likely as stored, half as likely as stored."""
+    (group,) = [made([4, 4], [1.0, 0.0])]
+    completions = tuple(
+        replace(c, logprobs=tuple((chosen(random_policy, group, i, 1.0) - gap).tolist()))
+        for i, (c, gap) in enumerate(zip(group.completions, (math.log(2), 0.0), strict=True))
+    )
+    loss = LossConfig(beta=0.0, correction="truncate", correction_cap=1.5)
+    agent = agent_of(random_policy, lr=0.0, loss=loss)
+    metrics, _ = agent.update([replace(group, completions=completions)])
+    assert metrics["policy/correction"] == pytest.approx(1.5, abs=1e-5)
+    assert metrics["policy/correction_cut"] == 0.5
+    assert metrics["policy/correction_ess"] == pytest.approx(1.5**2 / 2.5, abs=1e-5)
+    assert "policy/correction_square" not in metrics
 
 
 # --- truncated completions
@@ -798,11 +847,36 @@ def test_what_was_sampled_at_a_temperature_is_scored_at_it(
     assert other.update(given)[0]["policy/sample_gap"] > 0.05
 
 
-def test_with_one_update_the_clip_is_inert_whatever_was_stored(random_policy: Policy) -> None:
-    """The design's rule; a second epoch on the same step meets the clip at once."""
+def test_what_the_sampler_stored_clips_nothing(random_policy: Policy) -> None:
     given = [made([3, 5, 2, 4], [1.0, 0.0, 0.0, 1.0])]  # stored: -1 each, far from the truth
     once, _ = agent_of(random_policy, lr=0.0).update(given)
     twice, _ = agent_of(random_policy, lr=0.0, epochs=2).update(given)
-    assert once["loss/clipped"] == 0
-    assert twice["loss/clipped"] > 0.2
+    assert once["loss/clipped"] == twice["loss/clipped"] == 0
     assert twice["policy/sample_gap"] == once["policy/sample_gap"] > 0.5
+
+
+def test_in_bf16_a_policy_that_stays_has_a_ratio_of_1(tiny: Policy) -> None:
+    """GSPO clips beyond 3e-4: in bf16 the sampler's numbers are further away than that."""
+    cfg: GrpoConfig = compose_run(["agent=gspo"]).agent
+    accelerator = make_accelerator(TrainerConfig(device="cpu", precision="bf16"))
+    decoding = Decoding(max_new_tokens=8)
+    given = [
+        replace(group, rewards=made([1] * 4, [1.0, 0.0, 0.0, 1.0]).rewards)
+        for group in groups_of(tiny, torch.bfloat16)
+    ]
+    agent = GrpoAgent(tiny, replace(cfg, lr=0.0, group_size=4), accelerator, decoding)
+    metrics, _ = agent.update(given)
+    assert metrics["optim/updates"] == 4
+    assert metrics["policy/sample_gap"] > 1e-3, "the sampler has another arithmetic"
+    assert metrics["loss/clipped"] == 0
+
+
+def groups_of(policy: Policy, dtype: torch.dtype) -> list[Group]:
+    """Four groups of four that the policy has sampled, its weights in `dtype`."""
+    prompts = [policy.render(f"What is {n} + {n}?") for n in range(4)]
+    sampler = TorchSampler(policy, dtype)
+    found = dict(sampler.sample(prompts, list(range(16)), Decoding(max_new_tokens=8)))
+    return [
+        Group(key=i, prompt="", prompt_ids=prompt, completions=tuple(found[i]), rewards=())
+        for i, prompt in enumerate(prompts)
+    ]

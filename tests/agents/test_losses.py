@@ -393,6 +393,7 @@ def config(
 ) -> LossConfig:
     return LossConfig(
         ratio=ratio,
+        correction="none",
         clip_high=0.28,
         aggregate=aggregate,
         entropy=entropy,
@@ -457,6 +458,30 @@ def test_equals_the_oracle(
 ) -> None:
     cfg = config(ratio, choice, kl, aggregate, entropy)
     equals_the_oracle(spread(cfg), cfg)
+
+
+@pytest.mark.parametrize("correction", ["truncate", "mask", "sequence_mask"])
+@pytest.mark.parametrize(("ratio", "choice", "kl"), _MECHANISMS)
+def test_equals_the_oracle_with_a_correction(
+    ratio: str, choice: str, kl: str, correction: str
+) -> None:
+    cfg = dataclasses.replace(config(ratio, choice, kl), correction=correction)
+    x = drifted(cfg)
+    equals_the_oracle(x, cfg)
+    _, values = policy_loss(x, cfg)
+    cut = values["policy/correction_cut"][x.mask_BT].tolist()
+    assert cut == oracle_loss(x, cfg, MAX_TOKENS).cut
+    assert 0 < sum(cut) < len(cut), "some are cut, some are not"
+
+
+def drifted(cfg: LossConfig) -> LossInputs:
+    """The rows of `spread`, sampled with another arithmetic: near, and far on either side."""
+    x = spread(cfg)
+    rng = random.Random(5)
+    width = [0.02, 1.2, 0.1, 2.0, 0.3]
+    gaps = [[rng.gauss(0, width[i % 5]) for _ in row] for i, row in enumerate(x.mask_BT)]
+    sampled_BT = x.old_logps_BT - torch.tensor(gaps, dtype=torch.float64)
+    return dataclasses.replace(x, sampled_logps_BT=sampled_BT.masked_fill(~x.mask_BT, torch.nan))
 
 
 @pytest.mark.parametrize(("ratio", "choice", "kl"), _MECHANISMS)

@@ -25,6 +25,8 @@ class OracleLoss:
     total: Tensor
     clipped: list[float]
     kl: list[float]
+    cut: list[float]
+    """1 where the correction's weight is not the ratio to the sampler."""
 
 
 def oracle_loss(x: LossInputs, cfg: LossConfig, max_tokens: int) -> OracleLoss:
@@ -33,7 +35,9 @@ def oracle_loss(x: LossInputs, cfg: LossConfig, max_tokens: int) -> OracleLoss:
     old = _numbers(x.old_logps_BT)
     ref = None if x.ref_logps_BT is None else _numbers(x.ref_logps_BT)
     losses: list[list[Tensor]] = []
+    sampled = _numbers(x.sampled_logps_BT)
     clipped: list[float] = []
+    cut: list[float] = []
     kls: list[float] = []
     for i, mask in enumerate(x.mask_BT.tolist()):
         tokens = [t for t in range(len(mask)) if mask[t]]
@@ -43,6 +47,11 @@ def oracle_loss(x: LossInputs, cfg: LossConfig, max_tokens: int) -> OracleLoss:
             rho = _importance(quotients, t, cfg.ratio)
             advantage = x.advantages_BT[i][t].item()
             loss, is_clipped = _objective(rho, advantage, logps[i][t], cfg)
+            weight, is_cut = _correction(
+                [(old[i][u] - sampled[i][u]).item() for u in tokens], tokens.index(t), cfg
+            )
+            loss = loss * weight
+            cut.append(float(is_cut))
             clipped.append(float(is_clipped))
             if ref is not None:
                 to_ref = _limited(torch.exp(ref[i][t]) / torch.exp(logps[i][t]))
@@ -51,7 +60,20 @@ def oracle_loss(x: LossInputs, cfg: LossConfig, max_tokens: int) -> OracleLoss:
                     loss = loss + cfg.beta * _kl(to_ref, _limited(quotients[t]), cfg.kl)
             row.append(loss - cfg.entropy * entropy[i][t])
         losses.append(row)
-    return OracleLoss(total=_aggregate(losses, cfg.aggregate, max_tokens), clipped=clipped, kl=kls)
+    total = _aggregate(losses, cfg.aggregate, max_tokens)
+    return OracleLoss(total=total, clipped=clipped, kl=kls, cut=cut)
+
+
+def _correction(gaps: list[float], at: int, cfg: LossConfig) -> tuple[float, bool]:
+    """Return the weight of a token, from the log ratios to the sampler of its completion."""
+    if cfg.correction == "none":
+        return 1.0, False
+    exponent = sum(gaps) if cfg.correction == "sequence_mask" else gaps[at]
+    ratio = math.e ** min(max(exponent, -20.0), 20.0)
+    if cfg.correction == "truncate":
+        return (cfg.correction_cap, True) if ratio > cfg.correction_cap else (ratio, False)
+    kept = 1 / cfg.correction_cap <= ratio <= cfg.correction_cap
+    return (ratio, False) if kept else (0.0, True)
 
 
 def _importance(quotients: dict[int, Tensor], t: int, name: str) -> Tensor:
