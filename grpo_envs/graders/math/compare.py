@@ -199,8 +199,9 @@ def _infinite(gold: Node, answer: Node, _: Judge) -> Comparison | None:
 
 
 def _signs(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
+    sides = kinds(gold), kinds(answer)
     for kind, required in (("deg", judge.grading.degree_sign), ("pct", judge.grading.percent_sign)):
-        has = [kind in kinds(side) for side in (gold, answer)]
+        has = [kind in side for side in sides]
         if required or has[0] == has[1]:
             continue
         comparison = identical(gold, answer)

@@ -194,8 +194,9 @@ def _exactly(left: Node, right: Node, points: Sequence[Env]) -> Comparison:
 def _numerically(left: Node, right: Node, points: Sequence[Env]) -> Comparison:
     real = ("const", "i") not in walk(left, right)
     good = []
+    numbers = System(15, real=real)
     for point in points:
-        numbers = System(15, real=real)
+        numbers.cancelled = False
         try:
             env = _env(point, numbers)
             here, there = numeric(left, env, numbers), numeric(right, env, numbers)

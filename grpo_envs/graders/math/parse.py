@@ -104,7 +104,8 @@ def parse(text: str, *, quantity: bool = False) -> Node:
     >>> parse("x < 5, 7")
     ('list', ('rel', ('var', 'x'), '<', ('num', '5')), ('num', '7'))
     """
-    if _GOES_ON.search(text, max(0, len(text) - 40)):
+    end = text[-40:]
+    if ("and" in end or "or" in end) and _GOES_ON.search(end):
         raise Unreadable("it ends too early")
     for mark, pattern, spelling in _SPELLINGS:
         if mark in text:
