@@ -24,7 +24,10 @@ def _number(parser: Parser, digits: str) -> Node:
     number: Node = ("num", digits)
     if "." in digits:
         return number
-    if parser.tokens[parser.at] == ("cmd", "frac"):  # 2\frac12 is two and a half, 2\frac x2 is a product
+    if parser.tokens[parser.at] == (
+        "cmd",
+        "frac",
+    ):  # 2\frac12 is two and a half, 2\frac x2 is a product
         fraction = parser.start()
         mixed = fraction[0] == "div" and fraction[1][0] == fraction[2][0] == "num"
         return ("add", number, fraction) if mixed else joined("mul", number, fraction)
