@@ -48,10 +48,8 @@ def _duration(text: str) -> tuple[Fraction, bool] | None:
     several = len(parts) > 1
     if not several and plain.endswith("m"):  # metres
         return None
-    if units != sorted(set(units), reverse=True):
-        return None
     for (number, _), above, size in zip(parts[1:], units, units[1:], strict=False):
-        if number * size >= above:  # 2 h 75 min
+        if number * size >= above:  # 2 h 75 min, 30 min 2 h
             return None
     if any(number.denominator != 1 for number, _ in parts[:-1]):
         return None

@@ -50,12 +50,13 @@ def identical(left: Node, right: Node) -> Comparison:
     return comparison
 
 
-def value_of(node: Node) -> Rational | None:
+def value_of(node: Node) -> Fraction | None:
     """Return the exact value of a closed expression, or None."""
     try:
-        return exact(node, {})
+        value = exact(node, {})
     except Undefined:
         return None
+    return None if value is None else Fraction(value)
 
 
 def approximate(node: Node) -> float | None:
