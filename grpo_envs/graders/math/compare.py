@@ -66,7 +66,8 @@ def _units(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
         if letter in walk(plain):  # 5 m, where m was read as a name
             return judge.compare(("mul", quantity[1], letter), plain)
         angles = ["deg" in kinds(side) for side in (plain, quantity)]
-        if angles == [True, False] and not quantity[2].startswith("\u00b0"):
+        temperature = quantity is gold and quantity[2].startswith("\u00b0")  # 90 of 90 °C
+        if angles == [True, False] and not temperature:
             return different("another unit")
         if judge.grading.units and gold[0] == "unit":
             return different("the unit is missing")
@@ -160,7 +161,10 @@ def _items(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
         return unknown("too many answers")
     if gold[0] == answer[0] == "set" or _all_tuples(found[0] + found[1]):
         found = [list(dict.fromkeys(side)) for side in found]
-    if _labelled(found[0]) != _labelled(found[1]):  # x = 1, y = 2 and only 1, 2
+    if gold[0] == "set" and _labelled(found[1]) and not _labelled(found[0]):
+        if not _indexed(found[1]):
+            return different("values of several names are no set")
+    elif _labelled(found[0]) != _labelled(found[1]):  # x = 1, y = 2 and only 1, 2
         return _in_order(tuple(found[0]), tuple(found[1]), judge)
     if judge.grading.ordered and gold[0] == answer[0] == "list":
         return _in_order(tuple(found[0]), tuple(found[1]), judge)
@@ -170,6 +174,13 @@ def _items(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
 def _labelled(items: list[Node]) -> bool:
     """Return whether these are values of several names."""
     return len({item[1] for item in items if item[0] == "rel"}) > 1
+
+
+def _indexed(items: list[Node]) -> bool:
+    """Return whether these are x_1, x_2, ...: the values of one name."""
+    names = [str(item[1][1]) for item in items if item[0] == "rel" and item[1][0] == "var"]
+    letters = {name.partition("_")[0] for name in names}
+    return len(letters) == 1 and len(names) == len(items) and all("_" in name for name in names)
 
 
 def _all_tuples(items: list[Node]) -> bool:
@@ -199,8 +210,9 @@ def _infinite(gold: Node, answer: Node, _: Judge) -> Comparison | None:
 
 
 def _signs(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
+    sides = kinds(gold), kinds(answer)
     for kind, required in (("deg", judge.grading.degree_sign), ("pct", judge.grading.percent_sign)):
-        has = [kind in kinds(side) for side in (gold, answer)]
+        has = [kind in side for side in sides]
         if required or has[0] == has[1]:
             continue
         comparison = identical(gold, answer)

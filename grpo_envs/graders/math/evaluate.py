@@ -14,14 +14,16 @@ _LARGEST_FACTORIAL = 3_000
 _ROOT_BITS = 2_000
 _LARGEST_INDEX = 1_000
 
-Env = Mapping[str, Fraction]
+Rational = Fraction | int
+"""Whole numbers are faster as int."""
+Env = Mapping[str, Rational]
 
 
 class Undefined(Exception):
     """There is no value here: a division by zero, a root outside the domain."""
 
 
-def exact(node: Node, env: Env) -> Fraction | None:
+def exact(node: Node, env: Env) -> Rational | None:
     """Return the rational value, or None where it is irrational, too large or not known.
 
     Args:
@@ -31,14 +33,17 @@ def exact(node: Node, env: Env) -> Fraction | None:
     Raises:
         Undefined: there is no value.
     """
-    if node[0] == "num":
+    kind = node[0]
+    if kind == "num":
         return _literal(node[1])
-    read = _EXACT.get(node[0])
+    if kind == "var":
+        return env.get(node[1])
+    read = _EXACT.get(kind)
     value = read(node, env) if read else None
     return value if value is None or bits(value) <= MOST_BITS else None
 
 
-def bits(value: Fraction) -> int:
+def bits(value: Rational) -> int:
     """Return how many bits the fraction takes."""
     return value.numerator.bit_length() + value.denominator.bit_length()
 
@@ -49,9 +54,9 @@ def _whole(node: Node, env: Env) -> int | None:
 
 
 def _folded(
-    combine: Callable[[Fraction, Fraction], Fraction],
-) -> Callable[[Node, Env], Fraction | None]:
-    def read(node: Node, env: Env) -> Fraction | None:
+    combine: Callable[[Rational, Rational], Rational],
+) -> Callable[[Node, Env], Rational | None]:
+    def read(node: Node, env: Env) -> Rational | None:
         total = exact(node[1], env)
         for part in node[2:]:
             value = exact(part, env)
@@ -67,10 +72,12 @@ def _quotient(node: Node, env: Env) -> Fraction | None:
     top, bottom = exact(node[1], env), exact(node[2], env)
     if bottom == 0:
         raise Undefined
-    return None if top is None or bottom is None else top / bottom
+    if top is None or bottom is None:
+        return None
+    return top / bottom if type(bottom) is Fraction else Fraction(top) / bottom
 
 
-def _power(node: Node, env: Env) -> Fraction | None:
+def _power(node: Node, env: Env) -> Rational | None:
     base, exponent = exact(node[1], env), exact(node[2], env)
     if base is None or exponent is None:
         return None
@@ -80,12 +87,12 @@ def _power(node: Node, env: Env) -> Fraction | None:
     return _raised(base, int(exponent))
 
 
-def _raised(base: Fraction, exponent: int) -> Fraction | None:
+def _raised(base: Rational, exponent: int) -> Rational | None:
     if base == 0 and exponent <= 0:
         raise Undefined
     if abs(exponent) > _MOST_EXPONENT or bits(base) * abs(exponent) > MOST_BITS:
         return base if base in (0, 1) else None
-    return base**exponent
+    return base**exponent if exponent >= 0 else Fraction(base) ** exponent
 
 
 def _root(node: Node, env: Env) -> Fraction | None:
@@ -98,7 +105,7 @@ def _root(node: Node, env: Env) -> Fraction | None:
     return _rooted(value, index)
 
 
-def _rooted(value: Fraction, index: int) -> Fraction | None:
+def _rooted(value: Rational, index: int) -> Fraction | None:
     if index > _LARGEST_INDEX:
         return None
     top, bottom = _whole_root(value.numerator, index), _whole_root(value.denominator, index)
@@ -115,26 +122,26 @@ def _whole_root(value: int, index: int) -> int | None:
     return next((r for r in (root, root - 1, root + 1) if r >= 0 and r**index == value), None)
 
 
-def _factorial(node: Node, env: Env) -> Fraction | None:
+def _factorial(node: Node, env: Env) -> int | None:
     value = _whole(node[1], env)
     if value is None or not 0 <= value <= _LARGEST_FACTORIAL:
         return None
     if node[0] == "fact2":
-        return Fraction(math.prod(range(value, 0, -2)))
-    return Fraction(math.factorial(value))
+        return math.prod(range(value, 0, -2))
+    return math.factorial(value)
 
 
-def _choices(node: Node, env: Env) -> Fraction | None:
+def _choices(node: Node, env: Env) -> int | None:
     total, chosen = _whole(node[1], env), _whole(node[2], env)
     if total is None or chosen is None or total < 0 or chosen < 0:
         return None
     few = min(chosen, max(total - chosen, 0))
-    return Fraction(math.comb(total, chosen)) if few * total.bit_length() <= MOST_BITS else None
+    return math.comb(total, chosen) if few * total.bit_length() <= MOST_BITS else None
 
 
 @lru_cache(maxsize=4096)
-def _literal(digits: str) -> Fraction | None:
-    value = Fraction(digits)
+def _literal(digits: str) -> Rational | None:
+    value = int(digits) if digits.isdecimal() else Fraction(digits)
     return value if bits(value) <= MOST_BITS else None
 
 
@@ -156,21 +163,17 @@ def _based(node: Node, env: Env) -> Fraction | None:
         raise Undefined from None
 
 
-def _variable(node: Node, env: Env) -> Fraction | None:
-    return env.get(node[1])
-
-
-def _negative(node: Node, env: Env) -> Fraction | None:
+def _negative(node: Node, env: Env) -> Rational | None:
     value = exact(node[1], env)
     return None if value is None else -value
 
 
 def _percent(node: Node, env: Env) -> Fraction | None:
     value = exact(node[1], env)
-    return None if value is None else value / 100
+    return None if value is None else Fraction(value, 100)
 
 
-def _function(node: Node, env: Env) -> Fraction | None:
+def _function(node: Node, env: Env) -> Rational | None:
     apply = _EXACT_FUNCTIONS.get(node[1])
     if apply is None:
         return None
@@ -178,33 +181,32 @@ def _function(node: Node, env: Env) -> Fraction | None:
     return apply(*values) if len(values) == len(node) - 2 else None
 
 
-def _modulo(value: Fraction, *modulus: Fraction) -> Fraction:
+def _modulo(value: Rational, *modulus: Rational) -> Rational:
     if len(modulus) != 1 or modulus[0] == 0:
         raise Undefined
     return value % modulus[0]
 
 
-def _integers(combine: Callable[..., int]) -> Callable[..., Fraction | None]:
-    def apply(*values: Fraction) -> Fraction | None:
+def _integers(combine: Callable[..., int]) -> Callable[..., int | None]:
+    def apply(*values: Rational) -> int | None:
         whole = all(value.denominator == 1 for value in values)
-        return Fraction(combine(*map(int, values))) if whole else None
+        return combine(*map(int, values)) if whole else None
 
     return apply
 
 
-_EXACT_FUNCTIONS: dict[str, Callable[..., Fraction | None]] = {
+_EXACT_FUNCTIONS: dict[str, Callable[..., Rational | None]] = {
     "abs": abs,
-    "floor": lambda value: Fraction(math.floor(value)),
-    "ceil": lambda value: Fraction(math.ceil(value)),
-    "sgn": lambda value: Fraction((value > 0) - (value < 0)),
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "sgn": lambda value: (value > 0) - (value < 0),
     "max": lambda *values: max(values),
     "min": lambda *values: min(values),
     "gcd": _integers(math.gcd),
     "lcm": _integers(math.lcm),
     "mod": _modulo,
 }
-_EXACT: dict[str, Callable[[Node, Env], Fraction | None]] = {
-    "var": _variable,
+_EXACT: dict[str, Callable[[Node, Env], Rational | None]] = {
     "add": _folded(operator.add),
     "mul": _folded(operator.mul),
     "neg": _negative,

@@ -35,9 +35,10 @@ def is_evaluated(node: Node) -> bool:
 
 
 def _relation(node: Node) -> bool:
-    """Of a chain of equations, the last value counts."""
+    """Of a chain of equations the last value counts, or the first: 15 = 5 * 3."""
     values = [part for part in children(node) if part[0] != "var"]
-    return not values or is_evaluated(values[-1])
+    closed = _EQUALITIES.issuperset(node[2::2]) and not variables(*values)
+    return not values or is_evaluated(values[-1]) or (closed and is_evaluated(values[0]))
 
 
 def _described(node: Node) -> bool:

@@ -24,7 +24,7 @@ _END_TAG = re.compile(r"<\s*/\s*answer\s*>", re.IGNORECASE)
 # What may stand between two boxes that are one answer, the name that the second is given included.
 _JOIN = re.compile(
     r"[\s$]*(?:\\[)\]])?[\s$]*(?:[,;、，；]|,?\s*(?:and|or)(?![A-Za-z])|,?\s*\\text\{\s*(?:and|or)\s*\}"
-    r"|\\quad|\\;|[或和])+[\s$]*(?:\\[(\[])?[\s$]*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
+    r"|\\q?quad|\\;|[或和])+[\s$]*(?:\\[(\[])?[\s$]*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
 )
 _FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
 _PRINTED = re.compile(r"[\"'][^\n]*\Z")

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from grpo_envs.graders.math.cache import Cache
 from grpo_envs.graders.math.compare import compare
 from grpo_envs.graders.math.comparison import Comparison, different, unknown
+from grpo_envs.graders.math.conclusions import concluded
+from grpo_envs.graders.math.durations import is_duration, same_duration
 from grpo_envs.graders.math.evaluated import asks_for_value, is_evaluated
 from grpo_envs.graders.math.extract import extract
 from grpo_envs.graders.math.golds import gold_tree
@@ -117,7 +119,7 @@ def readable(gold: str) -> str:
     """
     if is_sentinel(gold):
         return "it stands for no answer that can be verified"
-    if is_label(gold):
+    if is_label(gold) or is_duration(surface(gold)):
         return ""
     try:
         tree = gold_tree(_bare(surface(gold)))
@@ -174,10 +176,12 @@ def _decide(gold: str, answer: str, grading: MathGrading) -> _Decision:
     changed = wanted != gold or given != answer
     if changed and (decision := _plainly(wanted, given, grading)) is not None:
         return decision
-    if (same := same_label(gold, answer)) is not None:
+    same = same_label(gold, answer)
+    same = same_duration(wanted, given) if same is None else same
+    if same is not None:
         return _SAME_TEXT if same else _OTHER_TEXT
     try:
-        return _symbolic(*_trees(wanted, given), grading)
+        return _symbolic(*_trees(wanted, concluded(given)), grading)
     except Unreadable as error:
         return _Decision(unknown(f"unreadable: {error}"), "symbolic")
     except RecursionError:  # little stack was left where we were called
@@ -192,7 +196,8 @@ def _plainly(gold: str, answer: str, grading: MathGrading) -> _Decision | None:
     if wanted is not None:
         if given == wanted and literal:
             return _SAME_NUMBER
-        if given != wanted and (exact if given is not None else _never_a_number(answer)):
+        word = answer.isalpha() and len(answer) > 1
+        if given != wanted and (exact if given is not None else word):
             return _OTHER_NUMBER
     if clean(gold) == clean(answer):
         return _NO_GOLD if is_sentinel(gold) else _SAME_TEXT
@@ -203,10 +208,6 @@ def _plainly(gold: str, answer: str, grading: MathGrading) -> _Decision | None:
 
 def _other_money(one: str, two: str) -> bool:
     return "\\$" in one and "\\$" not in two and _NO_DOLLAR.search(two) is not None
-
-
-def _never_a_number(answer: str) -> bool:
-    return answer.isalpha() and len(answer) > 1
 
 
 def _same_numbers(gold: str, answer: str) -> bool | None:

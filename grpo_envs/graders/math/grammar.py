@@ -76,8 +76,8 @@ class Parser:
 
     def start(self) -> Node:
         """Read what can begin an expression."""
-        kind, value = self.take()
-        read = self.starts.get((kind, value)) or self.starts.get((kind, ""))
+        kind, value = token = self.take()
+        read = self.starts.get(token) or self.starts.get((kind, ""))
         if read is None:
             self.fail(value)
         self.deeper()

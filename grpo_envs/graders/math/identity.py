@@ -1,13 +1,13 @@
 """Are two expressions the same function? Exactly where they are rational, else at random points."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from fractions import Fraction
-from itertools import islice
+from functools import lru_cache
 from typing import Any
 
 from grpo_envs.graders.math.comparison import EQUAL, UNKNOWN, Comparison, different, unknown
-from grpo_envs.graders.math.evaluate import Undefined, exact
+from grpo_envs.graders.math.evaluate import Env, Rational, Undefined, exact
 from grpo_envs.graders.math.nodes import SYMPY_KINDS, Node, variables, walk
 from grpo_envs.graders.math.numeric import System, numeric, rational
 
@@ -25,38 +25,38 @@ _WHOLE_ROUNDS = 12
 _FAR, _NEAR = 1e-6, 1e-35
 _NOWHERE = (Undefined, ZeroDivisionError, OverflowError, ValueError)
 # What can be one function here and another there: |x - y| is x - y for half of the points.
+_MAY_BEND = frozenset({"root", "fn", "pow"})
 _PIECEWISE = frozenset({"abs", "floor", "ceil", "sgn", "max", "min", "mod", "gcd", "lcm", "norm"})
-
-Point = Mapping[str, Fraction]
 
 
 def identical(left: Node, right: Node) -> Comparison:
     """Return whether two scalar expressions have the same value, wherever both have one."""
     parts = walk(left, right)
     found = {part[0] for part in parts}
-    names = sorted({part[1] for part in parts if part[0] == "var"})
+    names = tuple(sorted({part[1] for part in parts if part[0] == "var"}))
     if found & SYMPY_KINDS or len(names) > _MOST_VARIABLES:
         return unknown("beyond the symbolic stage")
     if not names:
         return _closed(left, right)
     if found & {"fact", "fact2", "binom"}:
-        return _exactly(left, right, list(_whole_points(names)))
-    bent, largest = _bends(parts)
-    points = _points(names, bent, largest)
-    comparison = _exactly(left, right, list(points if bent else islice(points, _ENOUGH)))
+        return _exactly(left, right, _whole_points(names))
+    reach = _reach(parts) if found & _MAY_BEND else None
+    points = _points(names, reach)
+    comparison = _exactly(left, right, points[:_ENOUGH] if reach is None else points)
     if comparison.equal is None:
-        comparison = _numerically(left, right, list(_points(names, bent, largest)))
+        comparison = _numerically(left, right, points)
     if comparison.equal is None:
-        comparison = _exactly(left, right, list(_whole_points(names)))
+        comparison = _exactly(left, right, _whole_points(names))
     return comparison
 
 
 def value_of(node: Node) -> Fraction | None:
     """Return the exact value of a closed expression, or None."""
     try:
-        return exact(node, {})
+        value = exact(node, {})
     except Undefined:
         return None
+    return None if value is None else Fraction(value)
 
 
 def approximate(node: Node) -> float | None:
@@ -79,7 +79,7 @@ def proportional(left: Node, right: Node, *, positive: bool) -> Comparison:
         right: Another one.
         positive: Whether the constant must be positive, as for inequalities.
     """
-    names = variables(left, right)
+    names = tuple(variables(left, right))
     if not names:
         return unknown("an equation without variables")
     for point in _points(names):
@@ -97,7 +97,7 @@ def proportional(left: Node, right: Node, *, positive: bool) -> Comparison:
     return identical(*scaled)
 
 
-def fraction(value: Fraction) -> Node:
+def fraction(value: Rational) -> Node:
     """Return an exact value as a node."""
     top: Node = ("num", str(abs(value.numerator)))
     node: Node = top if value.denominator == 1 else ("div", top, ("num", str(value.denominator)))
@@ -106,10 +106,9 @@ def fraction(value: Fraction) -> Node:
 
 def _ratio(left: Node, right: Node, *, positive: bool) -> Comparison:
     """Return whether left / right is the same at several points; coefficients may be irrational."""
-    names = variables(left, right)
     numbers = System(50, real=True)
     ratios = []
-    for point in _points(names):
+    for point in _points(tuple(variables(left, right))):
         try:
             env = _env(point, numbers)
             ratios.append(numeric(left, env, numbers) / numeric(right, env, numbers))
@@ -136,41 +135,48 @@ def _closed(left: Node, right: Node) -> Comparison:
     return _numerically(left, right, [{}])
 
 
-def _bends(parts: list[Node]) -> tuple[bool, float]:
-    """Return whether any of these may be piecewise, and how far out its pieces may meet."""
+def _reach(parts: list[Node]) -> float | None:
+    """Return how far out the pieces of a function may meet, None where nothing is piecewise."""
     bent = any(
         part[0] == "root"
         or (part[0] == "fn" and part[1] in _PIECEWISE)
         or (part[0] == "pow" and part[2][0] not in ("num", "var"))
         for part in parts
     )
-    largest = max((float(part[1][:7]) for part in parts if part[0] == "num"), default=1.0)
-    return bent, largest
+    if not bent:
+        return None
+    return max((float(part[1][:7]) for part in parts if part[0] == "num"), default=1.0)
 
 
-def _points(names: list[str], bent: bool = False, largest: float = 1.0) -> Iterator[Point]:
+@lru_cache(maxsize=256)
+def _points(names: tuple[str, ...], reach: float | None = None) -> Sequence[Env]:
     rng = random.Random(_SEED)
     rounds = list(_ROUNDS)
-    if bent:
-        rounds += [(1.1 * largest, 3.0 * largest, 1), (1.1 * largest, 3.0 * largest, -1)]
-    if bent and len(names) > 1:
+    if reach is not None:
+        rounds += [(1.1 * reach, 3.0 * reach, 1), (1.1 * reach, 3.0 * reach, -1)]
+    if reach is not None and len(names) > 1:
         rounds += _ROUNDS * (_MANY_ROUNDS // len(_ROUNDS))
+    points: list[Env] = []
     for low, high, sign in rounds:
         point = {}
         for name in names:
             size = Fraction(int(rng.uniform(low, high) * _DENOMINATOR), _DENOMINATOR)
             point[name] = size * (sign or rng.choice((1, -1)))
-        yield point
+        points.append(point)
+    return points
 
 
-def _whole_points(names: list[str]) -> Iterator[Point]:
+@lru_cache(maxsize=256)
+def _whole_points(names: tuple[str, ...]) -> Sequence[Env]:
     rng = random.Random(_SEED)
+    points: list[Env] = []
     for number in range(_WHOLE_ROUNDS):  # the first variable is odd and even by turns
-        rest = {name: Fraction(rng.randint(1, 12)) for name in names[1:]}
-        yield {names[0]: Fraction(2 * rng.randint(1, 8) + number % 2), **rest}
+        rest = {name: rng.randint(1, 12) for name in names[1:]}
+        points.append({names[0]: 2 * rng.randint(1, 8) + number % 2, **rest})
+    return points
 
 
-def _exactly(left: Node, right: Node, points: list[Point]) -> Comparison:
+def _exactly(left: Node, right: Node, points: Sequence[Env]) -> Comparison:
     """Compare rational values; three points decide, because they are random."""
     defined = 0
     for point in points:
@@ -186,11 +192,12 @@ def _exactly(left: Node, right: Node, points: list[Point]) -> Comparison:
     return EQUAL if defined >= min(_ENOUGH, len(points)) else UNKNOWN
 
 
-def _numerically(left: Node, right: Node, points: list[Point]) -> Comparison:
+def _numerically(left: Node, right: Node, points: Sequence[Env]) -> Comparison:
     real = ("const", "i") not in walk(left, right)
     good = []
+    numbers = System(15, real=real)
     for point in points:
-        numbers = System(15, real=real)
+        numbers.cancelled = False
         try:
             env = _env(point, numbers)
             here, there = numeric(left, env, numbers), numeric(right, env, numbers)
@@ -213,7 +220,7 @@ def _numerically(left: Node, right: Node, points: list[Point]) -> Comparison:
     return EQUAL
 
 
-def _precisely(left: Node, right: Node, point: Point, *, real: bool) -> Comparison:
+def _precisely(left: Node, right: Node, point: Env, *, real: bool) -> Comparison:
     for digits in (50, 250):
         numbers = System(digits, real=real)
         try:
@@ -228,5 +235,5 @@ def _precisely(left: Node, right: Node, point: Point, *, real: bool) -> Comparis
     return EQUAL if abs(here - there) <= _NEAR * largest else different("another value")
 
 
-def _env(point: Point, numbers: System) -> dict[str, Any]:
+def _env(point: Env, numbers: System) -> dict[str, Any]:
     return {name: rational(value, numbers) for name, value in point.items()}

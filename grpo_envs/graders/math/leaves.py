@@ -24,11 +24,16 @@ def _number(parser: Parser, digits: str) -> Node:
     number: Node = ("num", digits)
     if "." in digits:
         return number
-    following = parser.tokens[parser.at : parser.at + 3]
-    if following[0] == ("cmd", "frac"):  # 2\frac12 is two and a half, 2\frac x2 is a product
+    if parser.tokens[parser.at] == (
+        "cmd",
+        "frac",
+    ):  # 2\frac12 is two and a half, 2\frac x2 is a product
         fraction = parser.start()
         mixed = fraction[0] == "div" and fraction[1][0] == fraction[2][0] == "num"
         return ("add", number, fraction) if mixed else joined("mul", number, fraction)
+    if parser.tokens[parser.at][0] != "num":
+        return number
+    following = parser.tokens[parser.at : parser.at + 3]
     if [kind for kind, _ in following] == ["num", "op", "num"] and following[1][1] == "/":
         parser.at += 3
         return ("add", number, ("div", following[0], following[2]))

@@ -1,6 +1,7 @@
 """What an expression is made of: nested tuples, and how to walk them. The kinds: `parse`."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 Node = tuple[Any, ...]
@@ -26,9 +27,10 @@ def walk(*nodes: Node) -> list[Node]:
     return found
 
 
-def kinds(*nodes: Node) -> set[str]:
+@lru_cache(maxsize=4096)
+def kinds(*nodes: Node) -> frozenset[str]:
     """Return the kinds that occur in the nodes."""
-    return {part[0] for part in walk(*nodes)}
+    return frozenset([part[0] for part in walk(*nodes)])
 
 
 def variables(*nodes: Node) -> list[str]:

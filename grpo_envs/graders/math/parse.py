@@ -56,6 +56,7 @@ from grpo_envs.graders.math.infix import INFIXES
 from grpo_envs.graders.math.leaves import LEAVES
 from grpo_envs.graders.math.nodes import Node
 from grpo_envs.graders.math.qualifiers import split
+from grpo_envs.graders.math.spellings import respelt
 from grpo_envs.graders.math.systems import SYSTEMS, as_system
 from grpo_envs.graders.math.tokens import Token, Unreadable, tokenize
 
@@ -69,19 +70,6 @@ _STARTS = {
     **SYSTEMS,
     ("begin", "array"): lambda parser, name: as_system(_read_matrix(parser, name)),
 }
-_SPELLINGS = (  # what stands in the text, what of it is read otherwise, and how
-    ("\\end", re.compile(r"\.\s*(?=\\\\|\\end)"), ""),  # the full stop behind a line of a system
-    ("Ce^", re.compile(r"Ce\^"), "C e^"),  # the constant of integration, and no word
-    ("\\not", re.compile(r"\\not\s*="), r"\\ne "),
-    ("\\not", re.compile(r"\\not\s*\\in(?![A-Za-z])"), r"\\notin "),
-    ("or", re.compile(r"(?<=\d)or(?=[A-Za-z](?:\([A-Za-z]\))?=)"), ","),  # f(x)=1orf(x)=2
-    (  # x = 1 \quad y = 2
-        "quad",
-        re.compile(r"(?<=[\w)])\s*\\q?quad\s*(?=[A-Za-z](?:_\{?\w\}?)?\s*=)"),
-        ", ",
-    ),
-    ("qq", re.compile(r"\\([lg]e)qq(?![A-Za-z])"), r"\\\1 "),
-)
 _GOES_ON = re.compile(r"(?<![A-Za-z])(?:and|or)[\s}.$)]*\Z")
 _BREAK: Token = ("op", "\\\\")
 _COMMA: Token = ("op", ",")
@@ -104,12 +92,10 @@ def parse(text: str, *, quantity: bool = False) -> Node:
     >>> parse("x < 5, 7")
     ('list', ('rel', ('var', 'x'), '<', ('num', '5')), ('num', '7'))
     """
-    if _GOES_ON.search(text, max(0, len(text) - 40)):
+    end = text[-40:]
+    if ("and" in end or "or" in end) and _GOES_ON.search(end):
         raise Unreadable("it ends too early")
-    for mark, pattern, spelling in _SPELLINGS:
-        if mark in text:
-            text = pattern.sub(spelling, text)
-    tokens = tokenize(text, quantity=quantity)
+    tokens = tokenize(respelt(text), quantity=quantity)
     if _BREAK in tokens and all(kind != "begin" for kind, _ in tokens):
         tokens = [_COMMA if token == _BREAK else token for token in tokens]
     body, qualifiers = split(tokens)

@@ -32,7 +32,7 @@ _DROPPED = re.compile(
     r"|\\(?:begin|end)\s*\{(?:equation|split|center|displaymath|math|multline)\*?\}"
     r"|\\(?:underline|emph|ensuremath|boxed|fbox|framebox|mathord|mathop|mathinner|smash|tiny|large"
     r"|scriptsize|footnotesize|small|normalsize|Large|LARGE|huge|Huge|bf|it|em|bfseries|itshape"
-    r"|mathstrut|strut|noindent|centering|boldmath|displaystyle|textstyle|scriptstyle|nonumber|notag"
+    r"|mathstrut|strut|noindent|centering|boldmath|displaystyle|textstyle|scriptstyle|nonumber|notag|tt|sf"
     r"|hfill|enspace|enskip|relax|mathit|mathsf|mathtt|mathnormal|uline|xspace|protect)(?![A-Za-z])"
 )
 _ALIGNED = re.compile(
@@ -49,6 +49,12 @@ _TEXT = re.compile(
 _AND = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*\{{([^{{}}]+?)\s+(and|or)\s*\}}")
 _THEN = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*\{{\s*(and|or)\s+([^{{}}]+?)\}}")
 _ROMAN = re.compile(r"\{\s*\\rm\s+([^{}\\]*)\}")
+_ROMAN_VALUE = re.compile(r"\\rm(?=\s*[-+(]?\s*\d)")  # \rm 57
+_ROMAN_END = re.compile(r"\\rm\s+([A-Za-z][A-Za-z^/]*\d?)\s*\Z")  # 57 \rm cm
+_BOXES = re.compile(r"\}\s*\\(?:q?quad|;)\s*(?=\\boxed)")  # \boxed{2}\quad\boxed{6}
+_UNRAISED = re.compile(
+    rf"((?:\d|/|\\(?:{FONTS})\s*\{{)[\s~]*(?:\\[ ,])?(?:[kcdm]?m|ft|yd|mi)|/s)([23])(?![\w.^])"
+)  # cm2
 _BRACED_FONT = re.compile(rf"(?<=[\d\s,;!])\{{\s*(\\(?:{FONTS})\s*\{{[^{{}}]*\}})\s*\}}")
 _NESTED = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*(?=\{{[^{{}}]*\{{)")
 _SUPERSCRIPT = re.compile(r"\\textsuperscript\s*\{")
@@ -109,11 +115,12 @@ _TOUCHED_TEXT = """
     smash tiny large scriptsize footnotesize small normalsize Large LARGE huge Huge bf it em
     bfseries itshape mathstrut strut noindent centering boldmath displaystyle textstyle scriptstyle
     nonumber notag hfill enspace enskip relax mathit mathsf mathtt mathnormal uline xspace protect
-    mathbf boldsymbol bm pmb over genfrac SI qty text textbf textit textrm textnormal textsf texttt
-    mbox hbox mathrm rm operatorname textsuperscript
+    tt sf mathbf boldsymbol bm pmb over genfrac SI qty text textbf textit textrm textnormal textsf
+    texttt mbox hbox mathrm rm operatorname textsuperscript
 """
 _TOUCHED = frozenset(_TOUCHED_TEXT.split())
 _MAY_BE_AMOUNT = re.compile(r"[€£¥₹₽]|[A-Z]{2}|Rs|\\(?:pounds|euro|yen)")
+_UNRAISED_ENDS = frozenset("23.$ ")
 _MAY_BE_ORDINAL = re.compile(r"st|nd|rd|th")
 _MAY_BE_GROUPED = re.compile(r"[0-9](?:[ ~\\'{])")
 _BEGINNINGS = frozenset(" \t\n\r\f\v~$*`=\\:：•#≈→\"'{")
@@ -139,6 +146,8 @@ def surface(text: str) -> str:
         text = _MARKUP.sub(" ", text)
     if text.lstrip()[:1] == "$":
         text = _FORMULA.sub(r"\1 ", text)
+    if text[-1:] in _UNRAISED_ENDS or "}" in text:
+        text = _UNRAISED.sub(r"\1^\2", text)
     trimmed = _trimmed(text).replace("per cent", "percent")
     text = _amounts(trimmed)
     if "circ" in text or "°" in text or "degree" in text:
@@ -154,6 +163,10 @@ def _commands(text: str) -> str:
         return text
     if "\\\\" in text:
         text = _once(text)
+    if "quad" in text or "\\;" in text:
+        text = _BOXES.sub("},", text)
+    if "\\rm" in text:
+        text = _ROMAN_END.sub(r"\\mathrm{\1}", _ROMAN_VALUE.sub("", text))
     text = _DELIMITERS.sub(" ", text)
     text = _DROPPED.sub(" ", text)
     if "&" not in text and "\\\\" not in text:

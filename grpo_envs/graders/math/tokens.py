@@ -37,7 +37,15 @@ _SIGNS = {  # commands and characters that are operators
     **{"mp": "mp", "cup": "cup", "cap": "cap", "setminus": "setminus", "backslash": "setminus"},
     **{"lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]", "lvert": "|", "rvert": "|"},
     **{"vert": "|", "mid": "|", "langle": "(", "rangle": ")", "colon": ":", "degree": "°"},
-    **{"circ": "°", "prime": "'", "choose": "choose", "lor": ",", "vee": ",", "ldots": "..."},
+    **{
+        "circ": "°",
+        "prime": "'",
+        "choose": "choose",
+        "lor": ",",
+        "vee": ",",
+        "land": ",",
+        "ldots": "...",
+    },
     **{"dots": "...", "cdots": "...", "lfloor": "lfloor", "rfloor": "rfloor", "lceil": "lceil"},
     **{"rceil": "rceil", "lVert": "norm", "rVert": "norm", "Vert": "norm", "cr": "\\\\"},
     **{"**": "^", "==": "=", "\u2212": "-", "\u2013": "-", "\u00d7": "*", "\u00b7": "*"},
@@ -153,7 +161,7 @@ def tokenize(text: str, *, quantity: bool = False) -> list[Token]:
         group = match.lastgroup
         if group == "skip" or group is None:
             continue
-        tokens += _READ[group](match[0])
+        tokens += _read(group, match[0])
         if len(tokens) > MOST_TOKENS:
             raise Unreadable("too many tokens")
         if group == "matrix" and "array" in match[0] and tokens[-1][0] == "begin":
@@ -161,6 +169,11 @@ def tokenize(text: str, *, quantity: bool = False) -> list[Token]:
             at = columns.end() if columns else at
     tokens.append(("end", ""))
     return tokens
+
+
+@lru_cache(maxsize=4096)
+def _read(group: str, text: str) -> Sequence[Token]:
+    return _READ[group](text)
 
 
 def _unit(text: str, at: int, tokens: list[Token], bare: bool) -> int:
@@ -204,15 +217,15 @@ def _joined(match: re.Match[str]) -> str:
     return match[0].replace(",", "")
 
 
-def _number(text: str) -> list[Token]:
-    digits = re.sub(r"[^0-9.]", "", text)
+def _number(text: str) -> Sequence[Token]:
+    digits = text if text.isdecimal() else re.sub(r"[^0-9.]", "", text)
     if len(digits) > MOST_DIGITS:
         raise Unreadable("too many digits")
-    return [("num", digits)]
+    return (("num", digits),)
 
 
-def _repeat(text: str) -> list[Token]:
-    return [("repeat", "".join(char for char in text if char in "0123456789.{"))]
+def _repeat(text: str) -> Sequence[Token]:
+    return (("repeat", "".join(char for char in text if char in "0123456789.{")),)
 
 
 def _text(text: str) -> Sequence[Token]:
@@ -253,35 +266,35 @@ def _run(run: str) -> Sequence[Token]:
     return (("name", run),) if run.isupper() else tuple(("name", letter) for letter in run)
 
 
-def _command(text: str) -> list[Token]:
-    return [_COMMANDS.get(text[1:], ("cmd", text[1:]))]
+def _command(text: str) -> Sequence[Token]:
+    return (_COMMANDS.get(text[1:], ("cmd", text[1:])),)
 
 
-def _matrix(text: str) -> list[Token]:
+def _matrix(text: str) -> Sequence[Token]:
     name = text[text.index("{") + 1 : -1].rstrip("*")
-    return [("begin" if text.startswith("\\begin") else "close", name)]
+    return (("begin" if text.startswith("\\begin") else "close", name),)
 
 
-def _other(text: str) -> list[Token]:
+def _other(text: str) -> Sequence[Token]:
     if text in _SIGNS:
-        return [("op", _SIGNS[text])]
+        return (("op", _SIGNS[text]),)
     if text == "°":
-        return [("op", "°")]
+        return (("op", "°"),)
     if text in _CHARACTERS:
-        return [_CHARACTERS[text]]
+        return (_CHARACTERS[text],)
     raise Unreadable(f"the character {text!a}")
 
 
 _READ: dict[str, Callable[[str], Sequence[Token]]] = {
     "repeat": _repeat,
-    "sci": lambda text: [("sci", text.lower())],
+    "sci": lambda text: (("sci", text.lower()),),
     "num": _number,
     "matrix": _matrix,
     "text": _text,
-    "raised": lambda text: [("op", "°" if "circ" in text else "'")],
+    "raised": lambda text: (("op", "°" if "circ" in text else "'"),),
     "cmd": _command,
     "run": _run,
-    "super": lambda text: [("op", "^"), ("num", text.translate(_SUPERSCRIPTS))],
-    "op": lambda text: [("op", _SIGNS.get(text, text))],
+    "super": lambda text: (("op", "^"), ("num", text.translate(_SUPERSCRIPTS))),
+    "op": lambda text: (("op", _SIGNS.get(text, text)),),
     "other": _other,
 }

@@ -1,0 +1,60 @@
+r"""What a text of mathematics is rewritten to before it is cut into tokens: `\not=` is `\ne`."""
+
+import re
+
+_SPELLINGS = (  # what stands in the text, what of it is read otherwise, and how
+    ("\\end", re.compile(r"\.\s*(?=\\\\|\\end)"), ""),  # the full stop behind a line of a system
+    ("Ce^", re.compile(r"Ce\^"), "C e^"),  # the constant of integration, and no word
+    ("\\not", re.compile(r"\\not\s*="), r"\\ne "),
+    ("\\not", re.compile(r"\\not\s*\\in(?![A-Za-z])"), r"\\notin "),
+    ("or", re.compile(r"(?<=\d)or(?=[A-Za-z](?:\([A-Za-z]\))?=)"), ","),  # f(x)=1orf(x)=2
+    (  # x = 1 \quad y = 2
+        "quad",
+        re.compile(r"(?<=[\w)])\s*\\q?quad\s*(?=[A-Za-z](?:_\{?\w\}?)?\s*=)"),
+        ", ",
+    ),
+    (")", re.compile(r"\(\s*([0-9A-Z]+)\s*\)\s*_(?=\s*\{?\s*\d)"), r"\1_"),  # (2A7)_{16}
+    ("qq", re.compile(r"\\([lg]e)qq(?![A-Za-z])"), r"\\\1 "),
+)
+_GREATER, _LESS = (
+    r"(>=?|\\g(?:e|eq|eqslant|t)(?![A-Za-z]))",
+    r"(<=?|\\l(?:e|eq|eqslant|t)(?![A-Za-z]))",
+)
+_BOUND = r"\s*([^<>=(),]+?)\s*"
+_AND = r"(?<![A-Za-z])(?:\\(?:land|wedge)|and|\\text\s*\{\s*and\s*\})(?![A-Za-z])"
+_ABOVE_AND_BELOW = re.compile(rf"\s*([A-Za-z])\s*{_GREATER}{_BOUND}{_AND}\s*\1\s*{_LESS}{_BOUND}")
+_BELOW_AND_ABOVE = re.compile(rf"\s*([A-Za-z])\s*{_LESS}{_BOUND}{_AND}\s*\1\s*{_GREATER}{_BOUND}")
+_SIGN = r"(?:[<>]|\\[gl](?:e|eq|eqslant|t)(?![A-Za-z]))"
+_IN_BRACKETS = re.compile(
+    rf"\s*\(([^(),]*{_SIGN}[^(),]*(?:and|or|\\land|\\lor|\\wedge|\\vee)(?![a-z])[^(),]*{_SIGN}[^(),]*)\)\s*"
+)
+
+
+def respelt(text: str) -> str:
+    r"""Return `text` as the tokenizer reads it.
+
+    >>> respelt(r"x \not= 2"), respelt("(x>2 and x<3)")
+    ('x \\ne  2', '2 < x < 3')
+    """
+    for mark, pattern, spelling in _SPELLINGS:
+        if mark in text:
+            text = pattern.sub(spelling, text)
+    joined = "and" in text or "or" in text or "\\land" in text or "\\wedge" in text
+    return _between(text) if joined else text
+
+
+def _between(text: str) -> str:
+    """Write `x > 2 and x < 3` as one chain, without the brackets around it."""
+    if match := _IN_BRACKETS.fullmatch(text):
+        text = match[1]
+    if match := _ABOVE_AND_BELOW.fullmatch(text):
+        name, greater, low, less, high = match.groups()
+    elif match := _BELOW_AND_ABOVE.fullmatch(text):
+        name, less, high, greater, low = match.groups()
+    else:
+        return text
+    return f"{low} {_less(greater)} {name} {_less(less)} {high}"
+
+
+def _less(sign: str) -> str:
+    return "<" if sign in ("<", ">", "\\lt", "\\gt") else r"\le"
