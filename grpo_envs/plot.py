@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, install
 from grpo_envs.runs.curves import ACCURACY, KL, LENGTH, REWARD, Curve, Row, smooth
 from grpo_envs.runs.rows import read_jsonl
 from grpo_envs.runtime.terminal import exit_on_error
@@ -104,7 +104,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib as mpl  # the extra `plot`
     except ModuleNotFoundError as error:
-        text = 'pictures need matplotlib: pip install "grpo-envs[plot]"'
+        text = f"pictures need matplotlib: {install('plot')}"
         raise ConfigError(text) from error
     mpl.use("Agg")
     from matplotlib import pyplot as plt

