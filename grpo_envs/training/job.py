@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from grpo_envs.config import composition, schema
 from grpo_envs.config.convert import convert
+from grpo_envs.config.place import AUTO
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.runs.checkpoint import Checkpoints
@@ -30,10 +31,6 @@ log = logging.getLogger(__name__)
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 composition.register()  # here: a launcher's worker process imports this module and no other of ours
-
-
-AUTO = "auto"
-"""`resume=auto`: go on with what was cut off, else start."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -99,6 +96,8 @@ def _run(run: schema.RunConfig, folder: RunFolder | None, processes: Processes) 
 
 def _plan(run: schema.RunConfig, folder: RunFolder) -> Plan:
     asked, run = run.resume, replace(run, resume=None)
+    if asked not in (None, AUTO) and Path(str(asked)).resolve() != folder.path.resolve():
+        log.info("resume=%s: its newest run is %s", asked, shown(folder.path))
     result = folder.result if asked in (None, AUTO) else None
     if asked is None:
         folder.require_same(run.identity())
@@ -124,7 +123,7 @@ def _require_restartable(run: schema.RunConfig, folder: RunFolder, asked: str) -
         free = run.identity().keys() - run.decisive().keys()
         decisive = {key: value for key, value in before.items() if key not in free}
         require_alike(folder.path, decisive, run.decisive())
-    elif asked != AUTO and not checkpoints.folder.is_dir():
+    elif asked != AUTO and not folder.begun:
         checkpoints.require(run.decisive())  # says that there is none
 
 
