@@ -17,7 +17,7 @@ from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.files import shown, write_atomically
 
 _LONGEST = 100
-_TRACES = {".hydra", ".lock", "run.log", "multirun.yaml"}
+_TRACES = {".hydra", ".lock", "run.log", "multirun.yaml", "base"}
 """What a command leaves in a folder before its run begins."""
 
 
