@@ -30,15 +30,8 @@ FLOORS = [
     ("report", "commands"),
 ]
 COMMANDS = (
-    "run",
-    "check",
-    "evaluate",
-    "doctor",
-    "play",
-    "plot",
-    "sweep_report",
-    "new_env",
-    "export",
+    *("run", "check", "play", "doctor", "plot", "evaluate", "export"),
+    *("sweep_report", "new_env"),
 )
 """Files in grpo_envs/ that a user runs: the floor `commands`."""
 WINGS = ("graders", "sandbox")
