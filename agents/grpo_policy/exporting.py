@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from grpo_envs.errors import ConfigError
 from grpo_policy.policy import Policy
@@ -30,6 +31,8 @@ def merge(policy: Policy, adapters: Path) -> Policy:
     """
     import peft  # the extra `peft`; loaded only here
 
+    disable_progress_bar()
+
     tokenizer = AutoTokenizer.from_pretrained(adapters)
     ids = _probe(policy)
     with warnings.catch_warnings():  # of what is compared below, and of old names
@@ -49,6 +52,7 @@ def export(policy: Policy, folder: Path, dtype: str) -> None:
     Raises:
         ConfigError: what a program reads from the folder is another model.
     """
+    disable_progress_bar()
     config, ends = policy.model.generation_config, list(policy.eos_ids)
     config.eos_token_id = ends[0] if len(ends) == 1 else ends
     config.pad_token_id = policy.pad_id
