@@ -51,8 +51,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     """
     plugin: type[AgentPlugin] = load(AGENTS, cfg.agent.name)
     policy, accelerator = open_policy(cfg)
-    base = out / "base" if processes.first else None
-    _make_trainable(policy, cfg, compute_dtype(accelerator), base)
+    _make_trainable(policy, cfg, compute_dtype(accelerator), out if processes.first else None)
     decoding = training_decoding(cfg, policy)
     parts = Parts(policy=policy, accelerator=accelerator, decoding=decoding, seed=cfg.seed)
     # The agent first: it moves the policy to the device and copies the reference before a resume
@@ -201,13 +200,12 @@ def compute_dtype(accelerator: Accelerator) -> torch.dtype:
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
 
 
-def _make_trainable(
-    policy: Policy, cfg: RunConfig, compute: torch.dtype, base: Path | None
-) -> None:
+def _make_trainable(policy: Policy, cfg: RunConfig, compute: torch.dtype, out: Path | None) -> None:
+    """Do what the configuration says of training; of several processes the first has a folder."""
     if cfg.model.gradient_checkpointing:
         policy.checkpoint_layers()
     if cfg.model.lora.rank:
-        add_adapters(policy, cfg.model.lora, compute, seed=cfg.seed, base=base)
+        add_adapters(policy, cfg.model.lora, compute, seed=cfg.seed, base=out and out / "base")
 
 
 def _resume(

@@ -71,7 +71,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Policy]:
 def test_plain_peft_and_transformers_load_the_adapters_of_a_run(lora: tuple[Path, Policy]) -> None:
     out, policy = lora
     last = out / "checkpoints" / "last"
-    config = PeftConfig.from_pretrained(last)
+    config = PeftConfig.from_pretrained(str(last))
     assert (config.task_type, config.base_model_name_or_path) == ("CAUSAL_LM", str(TINY))
     for kind in (AutoPeftModelForCausalLM, AutoModelForCausalLM):
         loaded = kind.from_pretrained(last)
@@ -92,7 +92,7 @@ def test_a_relative_folder_is_named_so_that_it_is_found_from_anywhere(
     add_adapters(policy, LoraConfig(rank=2), torch.float32)
     policy.save(tmp_path / "adapters")
     monkeypatch.chdir("/")
-    config = PeftConfig.from_pretrained(tmp_path / "adapters")
+    config = PeftConfig.from_pretrained(str(tmp_path / "adapters"))
     assert config.base_model_name_or_path == str(tmp_path / "models" / "mine")
 
 
@@ -347,7 +347,7 @@ def test_a_lora_run_of_smollm2_is_used_from_plain_code(tmp_path: Path) -> None:
     out = tmp_path / "run"
     made = trainer(out, *LORA, f"model.path={json.dumps(path)}", "trainer.steps=1")
     made.run()
-    config = PeftConfig.from_pretrained(out / "checkpoints" / "last")
+    config = PeftConfig.from_pretrained(str(out / "checkpoints" / "last"))
     assert config.base_model_name_or_path == str(out / "base")
     printed = in_plain_code(out, made.policy, tmp_path)
     assert printed[:3] == ["torch.float32", "torch.float32", "torch.bfloat16"]
