@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import rich
 
@@ -40,6 +41,12 @@ def export(run: Path, out: Path, dtype: str, *, merge: bool = False) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {shown(out)}: not empty. Allowed: a new or an empty folder.")
     checkpoint = _checkpoint_of(run)
+    saved = _meta(checkpoint).get("dtype", dtype)
+    if saved not in ("fp32", dtype):
+        raise ConfigError(
+            f"--dtype {dtype}: the checkpoint's weights are {saved} (trainer.save_dtype). "
+            f"Allowed: {saved}."
+        )
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a kill in the midst of this
     temporary.mkdir(parents=True)
@@ -60,6 +67,10 @@ def _checkpoint_of(run: Path) -> Path:
     return checkpoint
 
 
+def _meta(checkpoint: Path) -> dict[str, Any]:
+    return dict(json.loads((checkpoint / "trainer.json").read_text(encoding="utf-8")))
+
+
 def _write(checkpoint: Path, out: Path, dtype: str, *, merge: bool) -> None:
     from grpo_policy import exporting  # torch and transformers: not for --help, nor a mistake
     from grpo_policy.models import load_policy
@@ -72,9 +83,8 @@ def _write(checkpoint: Path, out: Path, dtype: str, *, merge: bool) -> None:
         policy = load_policy(str(checkpoint), adapters=True)
     exporting.export(policy, out, dtype)
     run = checkpoint.parents[1]
-    step = json.loads((checkpoint / "trainer.json").read_text(encoding="utf-8"))["step"]
     name = str(RunFolder(run).about.get("model") or base or "A model")
-    card = model_card(run, step, base=name, adapters=bool(base) and not merge)
+    card = model_card(run, _meta(checkpoint)["step"], base=name, adapters=bool(base) and not merge)
     (out / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -20,7 +20,7 @@ _SAME = 0.02
 
 
 def merge(policy: Policy, adapters: Path) -> Policy:
-    """Return a policy with adapters added into its weights.
+    """Add adapters into the weights of a policy; return it.
 
     Args:
         policy: The model that the adapters are of, in float32; changed in place.
@@ -32,16 +32,15 @@ def merge(policy: Policy, adapters: Path) -> Policy:
     import peft  # the extra `peft`; loaded only here
 
     disable_progress_bar()
-
-    tokenizer = AutoTokenizer.from_pretrained(adapters)
+    policy.tokenizer = AutoTokenizer.from_pretrained(adapters)
     ids = _probe(policy)
     with warnings.catch_warnings():  # of what is compared below, and of old names
         warnings.simplefilter("ignore")
         adapted = peft.PeftModel.from_pretrained(policy.model, str(adapters)).eval()
         before = _logits(adapted, ids)
-        merged = Policy(adapted.merge_and_unload(), tokenizer)
-    _require_same(before, _logits(merged.model, ids), f"{adapters}: adapters on tied weights")
-    return merged
+        policy.model = adapted.merge_and_unload()
+    _require_same(before, _logits(policy.model, ids), f"{adapters}: adapters on tied weights")
+    return policy
 
 
 def export(policy: Policy, folder: Path, dtype: str) -> None:

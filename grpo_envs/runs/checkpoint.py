@@ -91,7 +91,9 @@ class Checkpoints:
         for left in self.folder.glob(".step_*.tmp"):  # of a kill in the midst of this
             shutil.rmtree(left)
         try:
-            self._write(temporary, policy, state, {"step": step, "config": config})
+            self._write(
+                temporary, policy, state, {"step": step, "config": config, "dtype": self.dtype}
+            )
         except Exception as error:  # of the system, safetensors or torch, each in its own words
             shutil.rmtree(temporary, ignore_errors=True)
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -172,6 +172,8 @@ def test_a_resume_is_exact_whatever_the_dtype_of_the_checkpoints(tmp_path: Path)
             torch.bfloat16,
             *((torch.float32,) if kind == "lora" else ()),  # PEFT casts adapters up
         }
+        with pytest.raises(ConfigError, match=r"^--dtype fp32: .* are bf16 .* Allowed: bf16\.$"):
+            export(tmp_path / kind, tmp_path / "out", "fp32", merge=True)
         (file,) = last.glob("*model.safetensors")
         (full,) = (tmp_path / f"{kind} straight" / "checkpoints" / "last").glob("*.safetensors")
         assert file.stat().st_size < 0.6 * full.stat().st_size
