@@ -22,7 +22,6 @@ from grpo_policy.models import SMOLLM2, TINY, add_adapters, load_policy, resolve
 from grpo_policy.policy import Policy
 from grpo_policy.saving import base_of, name_base
 from tests.agents.test_agent import weights
-from tests.agents.test_lora import base as without_adapters
 from tests.training import test_trainer
 
 # PEFT asks Transformers by an old name.
@@ -310,8 +309,8 @@ tokenizer = AutoTokenizer.from_pretrained(merged)
 chat = [{"role": "user", "content": "What is 3+4?"}]
 text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 given = tokenizer(text, return_tensors="pt")
-answer = model.generate(**given, max_new_tokens=64, do_sample=False)[0]
-print(answer.shape)
+answer = model.generate(**given, max_new_tokens=8, do_sample=False)[0]
+assert given["input_ids"].shape[1] < len(answer)
 assert not [name for name in sys.modules if name.startswith("grpo")]
 """
 
@@ -353,4 +352,3 @@ def test_a_lora_run_of_smollm2_is_used_from_plain_code(tmp_path: Path) -> None:
     assert config.base_model_name_or_path == str(out / "base")
     printed = in_plain_code(out, made.policy, tmp_path)
     assert printed[:3] == ["torch.float32", "torch.float32", "torch.bfloat16"]
-    assert not without_adapters(weights(made.policy)).keys() & {"lora_A"}
