@@ -346,7 +346,7 @@ def test_a_lora_run_of_smollm2_is_used_from_plain_code(tmp_path: Path) -> None:
     path = resolve(ModelConfig(name="smollm2"), torch.device("cpu")).path
     assert path.endswith(SMOLLM2)
     out = tmp_path / "run"
-    made = trainer(out, *LORA, f"model.path={json.dumps(path)}", "trainer.steps=1")
+    made = trainer(out, *LORA, f"model.path={json.dumps(path)}", "trainer.steps=1", "agent.lr=1e-4")
     made.run()
     config = PeftConfig.from_pretrained(str(out / "checkpoints" / "last"))
     assert config.base_model_name_or_path == str(out / "base")
