@@ -14,6 +14,7 @@ from pathlib import Path
 import rich
 from rich.markup import escape
 
+from grpo_envs.runs.newest import run_at
 from grpo_envs.runs.record import Record, read_record
 from grpo_envs.runtime.files import shown
 from grpo_envs.runtime.terminal import exit_on_error
@@ -151,9 +152,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m grpo_envs.doctor", description=(__doc__ or "").partition("\n\n")[0]
     )
-    parser.add_argument("run", type=Path, help="folder of a run, finished or not")
+    parser.add_argument("run", type=Path, help="folder of a run, or of runs (the newest)")
     options = parser.parse_args()
-    sys.exit(1 if _print(read_record(options.run)) else 0)
+    sys.exit(1 if _print(read_record(run_at(options.run))) else 0)
 
 
 if __name__ == "__main__":

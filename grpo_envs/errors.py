@@ -51,6 +51,17 @@ class ContractBroken(GrpoEnvsError, AssertionError):
     """An environment breaks a promise that `check_env` verifies."""
 
 
+def install(extra: str) -> str:
+    """Return the command that installs an extra, for a shell in the folder of the repository.
+
+    The project is not on PyPI, so that its name alone installs nothing.
+
+    >>> install("peft")
+    'pip install -e ".[peft]"'
+    """
+    return f'pip install -e ".[{extra}]"'
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest known spelling, or ''.
 

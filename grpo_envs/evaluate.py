@@ -26,6 +26,7 @@ from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import ConfigError
 from grpo_envs.loggers import ConsoleHandler
+from grpo_envs.runs.newest import model_path
 from grpo_envs.runs.rows import json_lines, read_jsonl
 from grpo_envs.runtime import launch
 from grpo_envs.runtime.files import fsync, shown, write_atomically
@@ -171,6 +172,7 @@ def _run(options: argparse.Namespace) -> None:
     found = []
     for more in map(model_overrides, sides.values()) if sides else [[]]:
         cfg = compose_run([*overrides, *more])
+        cfg.model.path = model_path(cfg.model.path)
         if options.problems is not None:
             cfg.trainer.eval_problems = options.problems
         cfg.trainer.eval_samples = options.samples

@@ -17,6 +17,7 @@ from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import SPLITS, TextEnv, plugins
 from grpo_envs.env.score_sheet import demonstration
 from grpo_envs.errors import ConfigError, require
+from grpo_envs.runs.newest import model_path
 from grpo_envs.runtime.terminal import exit_on_error, number, printable
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def _prepare_terminal() -> None:
 def _run(options: argparse.Namespace) -> None:
     require(options.seed is None or options.seed >= 0, "--seed", options.seed, "0 or more")
     cfg = compose_run(options.overrides)
+    cfg.model.path = model_path(cfg.model.path)
     if "split" in cfg.env_keywords:
         given = cfg.env_keywords["split"]
         raise ConfigError(f"env.split={given}. Here it is an option: --split {given}.")

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, install
 from grpo_envs.runs.curves import ACCURACY, KL, LENGTH, REWARD, Curve, Row, smooth
+from grpo_envs.runs.newest import run_at
 from grpo_envs.runs.rows import read_jsonl
 from grpo_envs.runtime.terminal import exit_on_error
 
@@ -104,7 +105,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib as mpl  # the extra `plot`
     except ModuleNotFoundError as error:
-        text = 'pictures need matplotlib: pip install "grpo-envs[plot]"'
+        text = f"pictures need matplotlib: {install('plot')}"
         raise ConfigError(text) from error
     mpl.use("Agg")
     from matplotlib import pyplot as plt
@@ -116,10 +117,10 @@ def _pyplot() -> Any:
 def main() -> None:
     """Read the options and draw."""
     parser = argparse.ArgumentParser(prog="python -m grpo_envs.plot", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
+    parser.add_argument("runs", nargs="+", type=Path, help="runs, or folders of runs (the newest)")
     parser.add_argument("--out", type=Path, default=Path("curve.png"), help="picture (%(default)s)")
     options = parser.parse_args()
-    plot(options.runs, options.out)
+    plot([run_at(run) for run in options.runs], options.out)
     print(options.out)
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from grpo_envs.config import composition
+from grpo_envs.config import composition, place
 from grpo_envs.config.convert import explain
 from grpo_envs.config.help import help_text
 from grpo_envs.env import plugins
@@ -27,6 +28,7 @@ from grpo_envs.runtime.stopping import end_on_sigterm
 from grpo_envs.runtime.terminal import INTERRUPTED
 from grpo_envs.training import job
 
+log = logging.getLogger(__name__)
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 _FIRST_SAYS = 15.0
 """Seconds that the first process has to say what is wrong."""
@@ -38,16 +40,15 @@ def _hydra_main(cfg: DictConfig) -> float | None:
         return job.run_in_sweep(cfg)  # raises no SystemExit: it would end the whole sweep
     try:
         return job.run(cfg)
-    except GrpoEnvsError as error:
-        raise SystemExit(f"grpo_envs: {error}") from None
-    except OSError as error:
-        if error.errno not in _OF_THE_DISK:
-            raise
-        raise SystemExit(_disk_error_in_words(error)) from None
+    except Exception as error:
+        if _is_bug(error):
+            log.exception("failed")  # run.log has the traceback
+        place.abandon()
+        raise SystemExit(_in_words(error)) from None  # Hydra would print more
 
 
 def main() -> None:
-    """Compose, train, and turn a mistake in the configuration into one line."""
+    """Compose, train, and turn whatever goes wrong into one line."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     started = time.time()
     if {"-h", "--help"} & {*sys.argv}:
@@ -61,17 +62,15 @@ def main() -> None:
     except job.Terminated:
         sys.exit(0)
     except KeyboardInterrupt:
+        place.abandon()
         sys.exit(INTERRUPTED)
     except job.JobFailed as error:
         sys.exit(_failures_in_words(failures(error.folder.parent, started)))
-    except (GrpoEnvsError, HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
+        place.abandon()
         if wants_traceback:
             raise
-        _fail(f"grpo_envs: {explain(error)}")
-    except OSError as error:
-        if wants_traceback or error.errno not in _OF_THE_DISK:
-            raise
-        _fail(_disk_error_in_words(error))
+        _fail(_in_words(error))
 
 
 def _begin(words: list[str]) -> None:
@@ -84,10 +83,22 @@ def _begin(words: list[str]) -> None:
                 "of one process each: python -m grpo_envs.run -m ..."
             )
     if launch.index() == 0:
+        _require_options(words)
         _hydra_main()
         return
     logging.getLogger().addHandler(logging.NullHandler())  # the first one says it
     job.follow(words)
+
+
+def _require_options(words: list[str]) -> None:
+    """Refuse options that Hydra does not know: it would print all that it knows."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}. Allowed: options of --hydra-help, then key=value.")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(words)
 
 
 def _fail(line: str) -> NoReturn:
@@ -101,9 +112,23 @@ def _fail(line: str) -> NoReturn:
     sys.exit(line)
 
 
-def _disk_error_in_words(error: OSError) -> str:
-    where = f" ({shown(Path(error.filename))})" if error.filename else ""
-    return f"grpo_envs: {error.strerror}{where}. What was saved is whole; resume=auto goes on."
+def _in_words(error: Exception) -> str:
+    """Return the line that a command ends with."""
+    if isinstance(error, GrpoEnvsError):
+        return f"grpo_envs: {error}"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return f"grpo_envs: {explain(error)}"
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        where = f" ({shown(Path(error.filename))})" if error.filename else ""
+        return f"grpo_envs: {error.strerror}{where}. What was saved is whole; resume=auto goes on."
+    said = " ".join(str(error).split())
+    return f"grpo_envs: {type(error).__name__}: {said} (HYDRA_FULL_ERROR=1 shows where)"
+
+
+def _is_bug(error: Exception) -> bool:
+    """Return whether an error is neither a mistake in the configuration nor one of the disk."""
+    of_the_disk = isinstance(error, OSError) and error.errno in _OF_THE_DISK
+    return not (isinstance(error, GrpoEnvsError) or of_the_disk)
 
 
 def _print_help(overrides: list[str]) -> None:

@@ -21,6 +21,7 @@ from grpo_envs.errors import ConfigError, require_one_of
 from grpo_envs.plot import Line, draw
 from grpo_envs.runs.curves import ACCURACY, LENGTH, REWARD, smooth
 from grpo_envs.runs.folder import RunFolder
+from grpo_envs.runs.newest import newest_run
 from grpo_envs.runs.record import state_of
 from grpo_envs.runs.rows import read_jsonl
 from grpo_envs.runtime.terminal import exit_on_error
@@ -78,6 +79,8 @@ def read_jobs(sweep: Path) -> list[Job]:
     """
     marks = [*sweep.glob("*/config.json"), *sweep.glob("*/failed.json")]
     jobs = [_read_job(RunFolder(path)) for path in sorted({mark.parent for mark in marks})]
+    if not jobs and (run := newest_run(sweep)):
+        raise ConfigError(f"{sweep}: no jobs of a sweep in it. Did you mean {run.parent}?")
     if not jobs:
         raise ConfigError(f"{sweep}: no jobs of a sweep in it. Give the folder below multirun/.")
     return jobs

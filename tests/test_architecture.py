@@ -29,7 +29,10 @@ FLOORS = [
     ("training", "grpo_agent"),
     ("report", "commands"),
 ]
-COMMANDS = ("run", "check", "evaluate", "doctor", "play", "plot", "sweep_report", "new_env")
+COMMANDS = (
+    *("run", "check", "play", "doctor", "plot", "evaluate", "export"),
+    *("sweep_report", "new_env"),
+)
 """Files in grpo_envs/ that a user runs: the floor `commands`."""
 WINGS = ("graders", "sandbox")
 """Environments use them; the framework does without."""

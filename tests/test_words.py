@@ -5,8 +5,10 @@ import dataclasses
 import math
 import pickle
 import random
+import re
 import threading
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -464,3 +466,28 @@ def test_a_timer_counts_a_block_that_raises() -> None:
     with pytest.raises(KeyError):
         fail()
     assert timer.seconds["update"] >= 0.01
+
+
+# extras
+
+
+def test_what_installs_an_extra_works_from_a_checkout() -> None:
+    """The project is not on PyPI: no text may say so, and each extra that one names is there."""
+    root = Path(__file__).parent.parent
+    folders = ("grpo_envs", "envs", "agents", "conf", "docs", "tests")
+    texts = {
+        path: path.read_text(encoding="utf-8")
+        for folder in folders
+        for path in (root / folder).rglob("*")
+        if path.suffix in (".py", ".md", ".yaml")
+    }
+    by_name = re.compile(r'pip install ["\']?grpo-envs\b(?!-)')
+    assert [str(path) for path, text in texts.items() if by_name.search(text)] == []
+    found = {
+        name
+        for text in texts.values()
+        for names in re.findall(r'(?:install -e "\.\[|\binstall\(["\'])([a-z0-9,-]+)', text)
+        for name in names.split(",")
+    }
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert {"peft", "smollm2", "plot", "math-verify"} <= found <= {*extras["optional-dependencies"]}

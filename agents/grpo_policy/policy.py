@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,7 @@ from grpo_policy.chat import Chat, context_length_of, end_tokens
 from grpo_policy.head import OwnHead, decoder_of
 from grpo_policy.kv_cache import Caching
 from grpo_policy.packing import pack, saves
+from grpo_policy.saving import save
 from grpo_policy.scoring import score_tokens
 
 
@@ -105,6 +107,14 @@ class Policy(nn.Module):
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return what the optimiser changes: adapters where there are any, else all."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """Return the same by name, as values."""
+        return {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def save(self, folder: Path, dtype: str = "fp32") -> None:
+        """Write model and tokenizer for others to load, see `grpo_policy.saving.save`."""
+        save(self, folder, dtype)
 
     def finite(self) -> bool:
         """Return whether every trained weight is a finite number."""

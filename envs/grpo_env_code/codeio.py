@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_env_code.env import CodeEnv
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, install
 from grpo_envs.graders.code import Case, CodeTests, grade_code, program_of
 from grpo_envs.graders.code.compare import same
 from grpo_envs.sandbox import Backend, Calls, Limits, Returned
@@ -101,7 +101,7 @@ def tasks() -> Sequence[Task]:
     """
     found = find_spec("reasoning_gym")  # found, not imported: that takes seconds
     if found is None or found.origin is None:
-        text = 'env=codeio needs reasoning-gym: pip install "grpo-envs[reasoning-gym]"'
+        text = f"env=codeio needs reasoning-gym: {install('reasoning-gym')}"
         raise ConfigError(text)
     path = Path(found.origin).parent / "data" / "codeio.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:

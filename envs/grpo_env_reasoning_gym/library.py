@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo_env_reasoning_gym.refused import NEIGHBOURS, REFUSED
 from grpo_envs import seeding
-from grpo_envs.errors import ConfigError, SandboxError, require_one_of, unknown
+from grpo_envs.errors import ConfigError, SandboxError, install, require_one_of, unknown
 from grpo_envs.sandbox import Backend, Calls, Limits, Raised, Returned, RunResult
 from grpo_envs.sandbox.shared import shared_pool
 
@@ -173,6 +173,6 @@ def shared(level: str, workers: int | None) -> Backend:
         SandboxUnavailable: this machine has nothing of that level.
     """
     if find_spec("reasoning_gym") is None:  # found, not imported: that takes seconds
-        text = 'env=reasoning_gym needs reasoning-gym: pip install "grpo-envs[reasoning-gym]"'
+        text = f"env=reasoning_gym needs reasoning-gym: {install('reasoning-gym')}"
         raise ConfigError(text)
     return shared_pool(level, workers, ("reasoning_gym",))

@@ -27,6 +27,7 @@ from grpo_envs.config.schema import LoggerConfig, RunConfig, TrainerConfig
 from grpo_envs.env.installed import CONF, available
 from grpo_envs.env.plugins import conf_dir
 from grpo_envs.runs.folder import job_name, newest_cut_off, sweep_name
+from grpo_envs.runs.newest import newest_run
 
 _OLD_HYDRA = hydra.__version__.startswith("1.3")
 COMPOSING = {"version_base": "1.3"} if _OLD_HYDRA else {}
@@ -80,10 +81,14 @@ def sweep_dir_name(overrides: list[str]) -> str:
 
 
 def run_dir(resume: str | None, new: str, overrides: list[str]) -> str:
-    """Return where a run goes: a new folder, the one that `resume` names, or means as `auto`."""
+    """Return where a run goes: a new folder, or the one that `resume` names.
+
+    Of a folder of runs that is the newest one, and of `auto` the newest of the same command that
+    was cut off.
+    """
     if resume == "auto":
         return str(newest_cut_off(Path(new).parent, list(overrides)) or new)
-    return resume or new
+    return str(newest_run(Path(resume)) or resume) if resume else new
 
 
 def composed(overrides: list[str]) -> DictConfig:

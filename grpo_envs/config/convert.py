@@ -19,10 +19,18 @@ from omegaconf.errors import (
 from grpo_envs.config.owners import ENTRY_POINTS, OWNERS, config_of
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env.installed import available
-from grpo_envs.errors import ConfigError, nearest
+from grpo_envs.errors import ConfigError, install, nearest
 
 RENAMED = {"trainer.objective": "trainer.sweep_metric"}
 """Keys of the version before, and their names now."""
+
+_BROUGHT_BY = {
+    "hydra/launcher=joblib": "sweep",
+    "hydra/launcher=submitit_local": "sweep",
+    "hydra/launcher=submitit_slurm": "sweep",
+    "hydra/sweeper=optuna": "optuna",
+}
+"""Options of Hydra that packages bring, and the extra with each."""
 
 
 def convert(
@@ -83,8 +91,14 @@ def explain(error: Exception) -> ConfigError:
         return cause
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if extra := _BROUGHT_BY.get(f"{group}={option}"):
+            return ConfigError(f"{group}={option} needs a package: {install(extra)}")
         allowed = ", ".join(error.options)
         return ConfigError(f"{group}={option}. Allowed: {allowed}.{nearest(option, error.options)}")
+    if ambiguous := re.match(r"Ambiguous value for argument '([^']+)'", str(error)):
+        key, _, values = ambiguous[1].partition("=")
+        said = f"{key}={values}: one run takes one value. Allowed: -m first, for a run of each"
+        return ConfigError(f"{said}; or '{key}=[{values}]' for a list.")
     if isinstance(error, OverrideParseException):
         return ConfigError(f"{error.override}: not of the form key=value ({_first(error)})")
     if isinstance(cause, ConfigKeyError | ConfigAttributeError | ValidationError):

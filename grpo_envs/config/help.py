@@ -44,6 +44,7 @@ Train a language model with GRPO on a Gymnasium text environment.
   python -m grpo_envs.report RUN...                       runs as a page
   python -m grpo_envs.doctor RUN                          why is it not learning?
   python -m grpo_envs.evaluate env=code a=RUN b=tiny      how good is it? (or model.path=RUN)
+  python -m grpo_envs.export RUN --out FOLDER             its model, for Transformers and vLLM
 
 `grpo-envs` stands for `python -m grpo_envs.run`; eval "$(grpo-envs -sc install=bash)" completes it.
 A run leaves its metrics, answers and checkpoints in outputs/<env>/<time>, a sweep in multirun/.

@@ -11,7 +11,14 @@ from grpo_envs.config.model import PRECISIONS, ModelConfig
 from grpo_envs.env.installed import LOGGERS, available
 from grpo_envs.errors import require, require_one_of
 
+SAVED = ("fp32", "bf16", "fp16")
 _DEVICES = ("auto", "cpu", "cuda")
+
+_FREE = (
+    *("eval_every", "save_every", "keep_checkpoints", "save_dtype", "save_optimizer"),
+    *("device", "sweep_metric"),
+)
+"""Keys of the trainer that decide no result."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -38,6 +45,11 @@ class TrainerConfig:
     """Steps between checkpoints; one is always written at the end and on Ctrl-C."""
     keep_checkpoints: int = 0
     """How many of the newest checkpoints are kept; 0 keeps all."""
+    save_dtype: str = "fp32"
+    """Of the model's weights in a checkpoint: fp32, bf16, fp16. In the last two the trainer's own
+    file holds the exact ones, too, and a resume ends as if nothing had been rounded."""
+    save_optimizer: bool = True
+    """false leaves the trainer's file out of checkpoints: no run can go on from them."""
     sweep_metric: str = "eval/accuracy"
     """The metric that a run returns to a sweeper: its last value, any of eval.jsonl or
     metrics.jsonl."""
@@ -71,6 +83,7 @@ class TrainerConfig:
         require(0 <= share <= 1, "trainer.max_invalid_fraction", share, "0 to 1")
         require_one_of("trainer.device", self.device, _DEVICES)
         require_one_of("trainer.precision", self.precision, PRECISIONS)
+        require_one_of("trainer.save_dtype", self.save_dtype, SAVED)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -114,7 +127,7 @@ class RunConfig:
         tree = asdict(self)
         for key in ("resume", "logger"):
             del tree[key]
-        for key in ("eval_every", "save_every", "keep_checkpoints", "device", "sweep_metric"):
+        for key in _FREE:
             del tree["trainer"][key]
         return flat(tree)
 

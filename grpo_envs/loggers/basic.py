@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,12 @@ class ConsoleHandler(logging.Handler):
     """Log messages on rich's console: above the progress display, unwrapped, unstyled."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message; warnings in yellow where there are colours."""
+        """Print one message; warnings in yellow where there are colours.
+
+        Tracebacks are left to run.log.
+        """
+        record = copy(record)
+        record.exc_info = record.exc_text = None
         style = "yellow" if record.levelno >= logging.WARNING else None
         rich.get_console().print(
             self.format(record), style=style, markup=False, highlight=False, soft_wrap=True

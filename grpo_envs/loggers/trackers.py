@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, install
 from grpo_envs.loggers.basic import Logger
 from grpo_envs.runs.folder import RunFolder
 from grpo_envs.runtime.files import shown, write_atomically
@@ -264,7 +264,7 @@ def _imported(logger: str, package: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != package:  # it is there, and broken
             raise
-        text = f'logger.names={logger} needs {package}: pip install "{PROJECT}[{logger}]"'
+        text = f"logger.names={logger} needs {package}: {install(logger)}"
         raise ConfigError(text) from error
 
 

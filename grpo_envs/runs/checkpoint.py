@@ -23,15 +23,17 @@ _META = "trainer.json"
 class Checkpoints:
     """`checkpoints/step_000100/` and the link `checkpoints/last` in a run's folder."""
 
-    def __init__(self, run: Path, keep: int = 0) -> None:
+    def __init__(self, run: Path, keep: int = 0, dtype: str = "fp32") -> None:
         """Look at a run's folder.
 
         Args:
             run: The folder.
             keep: How many of the newest checkpoints stay when another is saved; 0: all.
+            dtype: Of the weights that are saved for others; `trainer.save_dtype`.
         """
         self.folder = run / "checkpoints"
         self.keep = keep
+        self.dtype = dtype
 
     @property
     def last(self) -> Path:
@@ -71,13 +73,14 @@ class Checkpoints:
         names = (f"{name}-{number}" if number > 1 else name for number in count(1))
         return next(each for each in names if not (self.folder / each).exists())
 
-    def save(self, step: int, policy: Any, state: Mapping[str, Any], config: Any) -> Path:
+    def save(self, step: int, policy: Any, state: Mapping[str, Any] | None, config: Any) -> Path:
         """Write a checkpoint: model and tokenizer, `state` and the run's configuration.
 
         Args:
             step: Optimiser steps done.
-            policy: With `model` and `tokenizer` as Transformers has them.
-            state: Tensors, numbers and containers of them.
+            policy: Its `save` writes model and tokenizer into a folder.
+            state: Tensors, numbers and containers of them; None for a checkpoint that no run goes
+                on from.
             config: The decisive keys, compared on resume; must be JSON.
 
         Raises:
@@ -88,12 +91,15 @@ class Checkpoints:
         for left in self.folder.glob(".step_*.tmp"):  # of a kill in the midst of this
             shutil.rmtree(left)
         try:
-            self._write(temporary, policy, state, {"step": step, "config": config})
+            self._write(
+                temporary, policy, state, {"step": step, "config": config, "dtype": self.dtype}
+            )
         except Exception as error:  # of the system, safetensors or torch, each in its own words
             shutil.rmtree(temporary, ignore_errors=True)
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             older = self.newest_whole()
-            good = f"{older.name} is whole, resume=auto goes on from it" if older else "none before"
+            again = "" if state is None else ", resume=auto goes on from it"
+            good = f"{older.name} is whole{again}" if older else "none before"
             raise CheckpointError(f"{shown(final)} cannot be written: {cause}; {good}.") from error
         if final.exists():  # the same step again, after a resume
             shutil.rmtree(final)
@@ -107,14 +113,14 @@ class Checkpoints:
         return final
 
     def _write(
-        self, temporary: Path, policy: Any, state: Mapping[str, Any], meta: Mapping[str, Any]
+        self, temporary: Path, policy: Any, state: Mapping[str, Any] | None, meta: Mapping[str, Any]
     ) -> None:
         import torch  # as in `load`
 
         temporary.mkdir(parents=True)
-        policy.model.save_pretrained(temporary)
-        policy.tokenizer.save_pretrained(temporary)
-        torch.save(dict(state), temporary / _STATE)
+        policy.save(temporary, self.dtype)
+        if state is not None:
+            torch.save(dict(state), temporary / _STATE)
         sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
         write_atomically(temporary / _META, json.dumps({**meta, "bytes": sizes}, indent=1))
         mode = (temporary / _META).stat().st_mode  # as the umask has it; safetensors' is 0600
@@ -128,8 +134,8 @@ class Checkpoints:
         A log line names each newer one that is not whole, as where the disk was full.
 
         Raises:
-            ConfigError: there is none, or it comes from another configuration; the message names
-                the keys that differ.
+            ConfigError: there is none, it has no optimizer, or it comes from another configuration;
+                the message names the keys that differ.
         """
         folder = self.newest_whole()
         for newer in sorted(self.folder.glob("step_*"), reverse=True) if folder else ():
@@ -144,6 +150,12 @@ class Checkpoints:
             raise ConfigError(f"resume={shown(self.folder.parent)}: no checkpoint in it.")
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
         require_alike(self.folder.parent, meta["config"], config)
+        if not (folder / _STATE).is_file():
+            raise ConfigError(
+                f"resume={shown(self.folder.parent)}: its checkpoints have no optimizer "
+                "(trainer.save_optimizer=false). Allowed: python -m grpo_envs.evaluate and export, "
+                "or a new run."
+            )
         return int(meta["step"])
 
     def load(self, config: Mapping[str, Any]) -> tuple[int, Path, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.files import shown, write_atomically
 
 _LONGEST = 100
+_TRACES = {".hydra", ".lock", "run.log", "multirun.yaml", "base"}
+"""What a command leaves in a folder before its run begins."""
 
 
 def job_name(overrides: Sequence[str]) -> str:
@@ -84,6 +87,11 @@ class RunFolder:
         note = {"overrides": list(overrides), "config": dict(config), "about": dict(about or {})}
         write_atomically(self.path / "config.json", json.dumps(note, indent=1))
 
+    @property
+    def begun(self) -> bool:
+        """Whether a run has begun in the folder: it has a configuration, or checkpoints."""
+        return self.config is not None or (self.path / "checkpoints").is_dir()
+
     def require_same(self, config: Mapping[str, Any]) -> None:
         """Refuse a folder that holds a run of another configuration.
 
@@ -103,6 +111,30 @@ class RunFolder:
         """Note that the run is done, with its last metrics."""
         done = {"steps": steps, "metrics": dict(metrics)}
         write_atomically(self.path / "done.json", json.dumps(done, indent=1))
+
+    def abandon(self) -> None:
+        """Remove a folder that holds nothing but the traces of a command that did not begin.
+
+        So do the folders around it that are empty then, up to the working folder. What another
+        run is at work in stays.
+        """
+        here = Path.cwd()
+        if not self.path.is_dir() or here.is_relative_to(self.path.resolve()):
+            return
+        try:
+            with self.locked():
+                if not {file.name for file in self.path.iterdir()} <= _TRACES:
+                    return
+                shutil.rmtree(self.path)
+        except ConfigError:  # another run
+            return
+        for parent in self.path.resolve().parents:
+            if parent == here or not parent.is_relative_to(here):
+                return
+            try:
+                parent.rmdir()
+            except OSError:  # not empty
+                return
 
     def fail(self, why: str, overrides: Sequence[str]) -> None:
         """Note that the run ended early, and why."""

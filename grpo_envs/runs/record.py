@@ -81,9 +81,7 @@ def read_record(path: Path) -> Record:
         ConfigError: the folder holds no run.
     """
     if not (path / "metrics.jsonl").is_file():
-        near = sorted(path.glob("*/metrics.jsonl"))
-        hint = f" Did you mean {near[-1].parent}?" if near else ""
-        raise ConfigError(f"{path}: no metrics.jsonl. Give the folder of a run.{hint}")
+        raise ConfigError(f"{path}: no metrics.jsonl. Give the folder of a run.")
     folder = RunFolder(path)
     steps = read_jsonl(path / "metrics.jsonl")
     evals = path / "eval.jsonl"

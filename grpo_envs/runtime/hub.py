@@ -1,6 +1,11 @@
 """Asking the Hugging Face hub once and quickly, before a library asks it slowly and often."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
+
+from grpo_envs.errors import ConfigError
 
 
 def missing_on_hub(repo_id: str, kind: Literal["model", "dataset"]) -> str:
@@ -20,3 +25,42 @@ def missing_on_hub(repo_id: str, kind: Literal["model", "dataset"]) -> str:
     except Exception as error:  # noqa: BLE001  of whichever HTTP library the hub client uses
         return f"no such folder, and the hub cannot be reached ({type(error).__name__})"
     return ""
+
+
+def require_pushable(repo_id: str) -> None:
+    """Refuse a repository that nobody could push to from here, before there is work to lose.
+
+    Raises:
+        ConfigError: not the form of a hub id, no token, or no network.
+    """
+    from huggingface_hub import HfApi
+
+    with _in_one_line(repo_id, "Allowed: NAME or OWNER/NAME, after `hf auth login`."):
+        HfApi().whoami()
+        HfApi().repo_exists(repo_id)  # which refuses what is not the form of an id
+
+
+def push(folder: Path, repo_id: str) -> str:
+    """Upload a folder to a model's repository, which is made where it is not there.
+
+    Returns:
+        Its address.
+
+    Raises:
+        ConfigError: the hub refuses it, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    with _in_one_line(repo_id, f"What it would get is in {folder}."):
+        repo = HfApi().create_repo(repo_id, exist_ok=True)
+        HfApi().upload_folder(repo_id=repo.repo_id, folder_path=folder)
+    return str(repo)
+
+
+@contextmanager
+def _in_one_line(repo_id: str, more: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of whichever HTTP library the hub client uses
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"--push {repo_id}: {cause} {more}") from error

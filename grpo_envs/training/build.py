@@ -51,13 +51,13 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     """
     plugin: type[AgentPlugin] = load(AGENTS, cfg.agent.name)
     policy, accelerator = open_policy(cfg)
-    _make_trainable(policy, cfg, compute_dtype(accelerator))
+    _make_trainable(policy, cfg, compute_dtype(accelerator), out if processes.first else None)
     decoding = training_decoding(cfg, policy)
     parts = _parts(cfg, policy, accelerator, decoding)
     # The agent first: it moves the policy to the device and copies the reference before a resume
     # puts trained weights into the policy. The sampler last: it may copy those weights.
     agent = plugin.make(cfg.agent, parts)
-    checkpoints = Checkpoints(out, cfg.trainer.keep_checkpoints)
+    checkpoints = Checkpoints(out, cfg.trainer.keep_checkpoints, cfg.trainer.save_dtype)
     done, state = _resume(agent, policy, cfg, checkpoints) if cfg.resume else (0, {})
     sampler = make_sampler(cfg, policy, accelerator)
     _log_start(cfg, parts, agent, envs.train)
@@ -211,11 +211,12 @@ def compute_dtype(accelerator: Accelerator) -> torch.dtype:
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
 
 
-def _make_trainable(policy: Policy, cfg: RunConfig, compute: torch.dtype) -> None:
+def _make_trainable(policy: Policy, cfg: RunConfig, compute: torch.dtype, out: Path | None) -> None:
+    """Do what the configuration says of training; of several processes the first has a folder."""
     if cfg.model.gradient_checkpointing:
         policy.checkpoint_layers()
     if cfg.model.lora.rank:
-        add_adapters(policy, cfg.model.lora, compute, seed=cfg.seed)
+        add_adapters(policy, cfg.model.lora, compute, seed=cfg.seed, base=out and out / "base")
 
 
 def _resume(
@@ -223,7 +224,7 @@ def _resume(
 ) -> tuple[int, dict[str, Any]]:
     """Put weights and agent back to where they were; return the steps done and the state."""
     step, folder, state = checkpoints.load(cfg.decisive())
-    restore(policy, folder)
+    restore(policy, folder, state.get("weights"))
     agent.load_state_dict(state["agent"])
     log.info("resuming %s after step %d", checkpoints.folder.parent, step)
     return step, state

@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -17,6 +18,7 @@ from omegaconf import DictConfig
 
 from grpo_envs.config import composition, schema
 from grpo_envs.config.convert import convert
+from grpo_envs.config.place import AUTO
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.runs.checkpoint import Checkpoints
@@ -30,10 +32,6 @@ log = logging.getLogger(__name__)
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 composition.register()  # here: a launcher's worker process imports this module and no other of ours
-
-
-AUTO = "auto"
-"""`resume=auto`: go on with what was cut off, else start."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -99,6 +97,8 @@ def _run(run: schema.RunConfig, folder: RunFolder | None, processes: Processes) 
 
 def _plan(run: schema.RunConfig, folder: RunFolder) -> Plan:
     asked, run = run.resume, replace(run, resume=None)
+    if asked not in (None, AUTO) and Path(str(asked)).resolve() != folder.path.resolve():
+        log.info("resume=%s: its newest run is %s", asked, shown(folder.path))
     result = folder.result if asked in (None, AUTO) else None
     if asked is None:
         folder.require_same(run.identity())
@@ -110,10 +110,11 @@ def _plan(run: schema.RunConfig, folder: RunFolder) -> Plan:
             _require_restartable(run, folder, asked)
         _begin_anew(folder, asked)
         return Plan(run, folder, None)
+    step = checkpoints.require(run.decisive())
     if asked is None and not in_sweep():
         path = shown(folder.path)
         raise ConfigError(f"{path} holds a run that was cut off. Add resume={path} to go on.")
-    checkpoints.point_last_to(checkpoints.after(checkpoints.require(run.decisive())))
+    checkpoints.point_last_to(checkpoints.after(step))
     return Plan(replace(run, resume=str(folder.path)), folder, None)
 
 
@@ -124,7 +125,7 @@ def _require_restartable(run: schema.RunConfig, folder: RunFolder, asked: str) -
         free = run.identity().keys() - run.decisive().keys()
         decisive = {key: value for key, value in before.items() if key not in free}
         require_alike(folder.path, decisive, run.decisive())
-    elif asked != AUTO and not checkpoints.folder.is_dir():
+    elif asked != AUTO and not folder.begun:
         checkpoints.require(run.decisive())  # says that there is none
 
 
@@ -174,12 +175,12 @@ def _train(run: schema.RunConfig, folder: RunFolder, processes: Processes) -> fl
 
         trainer = processes.each(lambda: build(run, folder.path, envs, processes))
         opened.enter_context(closing(trainer.evaluation))
-        processes.by_first(lambda: _claim(run, folder, envs.train.env))
+        processes.by_first(lambda: _claim(run, folder, envs.train.env, trainer.policy))
         metrics = trainer.run()
         if not processes.first:
             return None
         if trainer.stop.asked:
-            again = _again(folder)
+            again = _again(run, folder)
             log.warning("stopped after step %d, saved. To go on:\n  %s", trainer.done, again)
             raise Terminated if trainer.stop.terminated else KeyboardInterrupt  # ends a sweep, too
         folder.finish(trainer.done, metrics)
@@ -189,8 +190,15 @@ def _train(run: schema.RunConfig, folder: RunFolder, processes: Processes) -> fl
     return metrics.get(run.trainer.sweep_metric)
 
 
-def _claim(run: schema.RunConfig, folder: RunFolder, env: TextEnv) -> None:
-    about = {"weights": env.weights, "own": [*env.own_weights], "versions": versions()}
+def _claim(run: schema.RunConfig, folder: RunFolder, env: TextEnv, policy: Any) -> None:
+    from grpo_policy.models import resolve  # as above
+
+    about = {
+        "model": resolve(run.model, policy.device).name,
+        "weights": env.weights,
+        "own": [*env.own_weights],
+        "versions": versions(),
+    }
     folder.claim(run.identity(), list(HydraConfig.get().overrides.task), about)
 
 
@@ -201,8 +209,10 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found, "machine": platform.platform()}
 
 
-def _again(folder: RunFolder) -> str:
+def _again(run: schema.RunConfig, folder: RunFolder) -> str:
     """Return what continues this run."""
+    if not run.trainer.save_optimizer:
+        return "(nothing does: trainer.save_optimizer=false)"
     if in_sweep():
         return "(the same command: a sweep skips what is done and resumes what was cut off)"
     overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]

@@ -200,7 +200,7 @@ class Trainer:
 
     def _save(self) -> None:
         if self._saved != self.done and self.policy.finite():  # never over good weights
-            state = {
+            state: dict[str, Any] = {
                 "agent": self.agent.state_dict(),
                 "env": self.env.state_dict(),
                 "source": self.source.state_dict(),
@@ -208,8 +208,11 @@ class Trainer:
                 "skipped": self.skipped,
                 "owes_evaluation": self.owes_evaluation,
             }
+            if self.cfg.save_dtype != "fp32":  # a resume is exact all the same
+                state["weights"] = self.policy.trained_weights()
+            kept = state if self.cfg.save_optimizer else None
             config = dict(self.decisive)
             self.processes.by_first(
-                lambda: self.checkpoints.save(self.done, self.policy, state, config)
+                lambda: self.checkpoints.save(self.done, self.policy, kept, config)
             )
             self._saved = self.done

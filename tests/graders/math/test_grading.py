@@ -224,7 +224,7 @@ def test_without_math_verify_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
     )
     with pytest.raises(GrpoEnvsError) as caught:
         prepare(MathGrading(math_verify=True))
-    expected = 'math_verify is not installed: pip install "grpo-envs[math-verify]".'
+    expected = 'math_verify is not installed: pip install -e ".[math-verify]".'
     assert str(caught.value) == expected
 
 

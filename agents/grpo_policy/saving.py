@@ -1,0 +1,113 @@
+"""Writing a policy as others load it: a folder of Transformers, or of adapters (PEFT)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from grpo_envs.errors import CheckpointError, ConfigError, install
+from grpo_envs.runtime.files import shown
+
+if TYPE_CHECKING:
+    from grpo_policy.policy import Policy
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What weights can be written in, by the names of `trainer.save_dtype`."""
+ADAPTERS = "adapter_config.json"
+"""The file that makes a folder one of adapters (PEFT's format)."""
+
+
+def save(policy: Policy, folder: Path, dtype: str = "fp32") -> None:
+    """Write model and tokenizer into a folder; of a model with adapters, the adapters alone.
+
+    Args:
+        policy: Is what it was afterwards, to the bit.
+        folder: Is made where it is not there.
+        dtype: Of the weights in the folder.
+
+    Raises:
+        ConfigError: a weight is too large for `dtype`.
+    """
+    model = policy.model
+    kept, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        if policy.has_adapters:
+            state = model.state_dict()
+            adapters = {n: v.to(DTYPES[dtype]) for n, v in state.items() if "lora_" in n}
+            _require_finite(adapters, dtype)
+            model.save_pretrained(folder, state_dict=state | adapters)
+        else:
+            with policy.weights_in(DTYPES[dtype]):
+                _require_finite(dict(model.named_parameters()), dtype)
+                model.save_pretrained(folder)
+    finally:
+        model.generation_config = kept
+    # As it was loaded: `save_pretrained` refuses what many models come with, such as a temperature
+    # beside greedy decoding.
+    kept.to_json_file(folder / "generation_config.json")
+    policy.tokenizer.save_pretrained(folder)
+
+
+def _require_finite(weights: dict[str, Tensor], dtype: str) -> None:
+    for name, value in weights.items():
+        if not bool(value.isfinite().all()):
+            raise ConfigError(f"{name} has numbers that {dtype} cannot hold. Allowed: bf16, fp32.")
+
+
+def name_base(policy: Policy, written: Path | None) -> None:
+    """Give a model the name that its adapters will know it by: one that loads anywhere.
+
+    Args:
+        policy: Without adapters yet.
+        written: Where the model goes if it has no folder of its own, as one of a GGUF file, which
+            PEFT cannot name; None writes none.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    name = policy.model.name_or_path
+    if not name and written is not None:
+        if not written.is_dir():
+            _write_base(policy, written)
+        name = str(written)
+    policy.model.name_or_path = str(Path(name).resolve()) if name and Path(name).is_dir() else name
+
+
+def _write_base(policy: Policy, folder: Path) -> None:
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a kill in the midst of this
+    compute = next(name for name, dtype in DTYPES.items() if dtype == policy.model.dtype)
+    try:
+        save(policy, temporary, compute)
+    except Exception as error:  # of the system or safetensors, each in its own words
+        shutil.rmtree(temporary, ignore_errors=True)
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{shown(folder)} cannot be written: {cause}.") from error
+    temporary.rename(folder)
+
+
+def base_of(folder: str | Path) -> str | None:
+    """Return the model that a folder of adapters names; None for any other folder or name.
+
+    Raises:
+        ConfigError: PEFT is not installed, or the model is a folder that is not there.
+    """
+    file = Path(folder) / ADAPTERS
+    if not file.is_file():
+        return None
+    if find_spec("peft") is None:
+        raise ConfigError(f"{folder} holds adapters (LoRA), which need PEFT: {install('peft')}")
+    base = str(json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+    if not base or (Path(base).is_absolute() and not Path(base).is_dir()):
+        raise ConfigError(
+            f"{folder}: its adapters (LoRA) are of the model {base or '(none named)'}, which is "
+            f"not there. Write where it is into {ADAPTERS}: base_model_name_or_path."
+        )
+    return base

@@ -1,0 +1,134 @@
+"""The folder of a run or a sweep, taken before Hydra writes into it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from grpo_envs.config.convert import explain
+from grpo_envs.errors import ConfigError, GrpoEnvsError
+from grpo_envs.runs.folder import RunFolder
+from grpo_envs.runtime.files import shown
+
+AUTO = "auto"
+"""`resume=auto`: go on with what was cut off, else start."""
+_taken: list[RunFolder] = []
+"""The folder of this process's run or sweep."""
+_held = ExitStack()
+"""The lock on a sweep's folder. Not in a `Place`, which launchers send to other processes."""
+
+
+class Place(Callback):
+    """Gives a command a folder that no other command has; Hydra calls it."""
+
+    def __init__(self, new: str) -> None:
+        """Be made by Hydra.
+
+        Args:
+            new: Where a run goes for which the command names no folder.
+        """
+        self.new = new
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Make the folder of a new run, or of another name where there is one already."""
+        with _in_one_line():
+            folder = Path(config.hydra.run.dir)
+            if config.resume not in (None, AUTO):
+                _require_run(config.resume, folder)
+            if str(folder) == self.new:
+                folder = _made(folder)
+                with read_write(config):
+                    config.hydra.run.dir = str(folder)
+            _taken[:] = [RunFolder(folder)]
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Keep other sweeps out of a sweep's folder while this one lasts."""
+        with _in_one_line():
+            _require_slurm(str(config.hydra.launcher._target_))
+            folder = Path(config.hydra.sweep.dir)
+            free = _locked(folder)
+            _taken[:] = [RunFolder(free)]
+            if free != folder:
+                here = "another sweep is at work in it; this one goes to"
+                sys.stderr.write(f"{shown(folder)}: {here} {shown(free)}\n")
+                quoted = str(free).replace("\\", "\\\\").replace("'", "\\'")
+                with read_write(config):
+                    config.hydra.sweep.dir = str(free)
+                    config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")  # its jobs'
+
+
+def abandon() -> None:
+    """Remove the folder of a command that ends before its run or its sweep begins."""
+    _held.close()
+    for folder in _taken:
+        folder.abandon()
+
+
+def _names(folder: Path) -> Iterator[Path]:
+    """Yield the names that a folder may have, the shortest first."""
+    yield folder
+    yield from (folder.with_name(f"{folder.name}_{number}") for number in count(2))
+
+
+def _made(folder: Path) -> Path:
+    """Make a folder that was not there; return it. Of several processes each makes its own."""
+    for name in _names(folder):
+        while True:
+            name.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                name.mkdir()
+            except FileExistsError:
+                break
+            except FileNotFoundError:  # another command has removed the empty parent meanwhile
+                continue
+            return name
+    raise AssertionError  # names do not end
+
+
+def _locked(folder: Path) -> Path:
+    """Lock the first folder that no other process has locked, until this process ends."""
+    for name in _names(folder):
+        try:
+            _held.enter_context(RunFolder(name).locked())
+        except ConfigError:
+            continue
+        return name
+    raise AssertionError  # names do not end
+
+
+def _require_run(resume: str, folder: Path) -> None:
+    """Refuse to resume what is no run, or in the folder of another one."""
+    named = RunFolder(Path(resume)).begun
+    if named and Path(resume).resolve() != folder.resolve():
+        raise ConfigError(f"resume={resume} with hydra.run.dir={folder}. Allowed: one of them.")
+    if not RunFolder(folder).begun:
+        raise ConfigError(f"resume={resume}: no checkpoint in it.")
+
+
+def _require_slurm(launcher: str) -> None:
+    missing = [name for name in ("sbatch", "srun") if shutil.which(name) is None]
+    if launcher.endswith(".SlurmLauncher") and missing:
+        raise ConfigError(
+            f"hydra/launcher=submitit_slurm: no {missing[0]} here, so no Slurm cluster. Allowed: "
+            "hydra/launcher=joblib, submitit_local, basic."
+        )
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Let a mistake end the process: Hydra turns what its callbacks raise into a warning."""
+    try:
+        yield
+    except (GrpoEnvsError, OSError) as error:
+        raise SystemExit(f"grpo_envs: {error}") from None
+    except OmegaConfBaseException as error:
+        raise SystemExit(f"grpo_envs: {explain(error)}") from None

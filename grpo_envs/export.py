@@ -1,0 +1,125 @@
+"""A run's model for other programs: `python -m grpo_envs.export RUN --out FOLDER`.
+
+Writes a folder that Transformers and vLLM load: weights, configs, tokenizer, chat template and a
+model card. `--merge` adds the adapters of a LoRA run into its weights. What was written is read
+back and compared. `--push NAME` uploads it to the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import rich
+
+from grpo_envs.config.schema import SAVED
+from grpo_envs.errors import ConfigError
+from grpo_envs.runs.card import model_card
+from grpo_envs.runs.folder import RunFolder
+from grpo_envs.runs.newest import model_in, run_at
+from grpo_envs.runtime.files import shown
+from grpo_envs.runtime.hub import push, require_pushable
+from grpo_envs.runtime.terminal import exit_on_error
+
+
+def export(run: Path, out: Path, dtype: str, *, merge: bool = False) -> None:
+    """Write the model of a run into a folder.
+
+    Args:
+        run: Its folder, or one of its checkpoints.
+        out: Must not be there, or be empty.
+        dtype: fp32, bf16 or fp16, of the weights.
+        merge: Add adapters into the weights; without it they are written alone.
+
+    Raises:
+        ConfigError: no run or no checkpoint, a folder that holds something, or a model that would
+            not be the trained one.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {shown(out)}: not empty. Allowed: a new or an empty folder.")
+    checkpoint = _checkpoint_of(run)
+    saved = _meta(checkpoint).get("dtype", dtype)
+    if saved not in ("fp32", dtype):
+        raise ConfigError(
+            f"--dtype {dtype}: the checkpoint's weights are {saved} (trainer.save_dtype). "
+            f"Allowed: {saved}."
+        )
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a kill in the midst of this
+    temporary.mkdir(parents=True)
+    try:
+        _write(checkpoint, temporary, dtype, merge=merge)
+        if out.is_dir():
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _checkpoint_of(run: Path) -> Path:
+    """Return the checkpoint that is meant: itself, or a run's last."""
+    checkpoint = model_in(run).resolve()
+    if not (checkpoint / "trainer.json").is_file():
+        raise ConfigError(f"{shown(run)}: no run, and no checkpoint of one.")
+    return checkpoint
+
+
+def _meta(checkpoint: Path) -> dict[str, Any]:
+    return dict(json.loads((checkpoint / "trainer.json").read_text(encoding="utf-8")))
+
+
+def _write(checkpoint: Path, out: Path, dtype: str, *, merge: bool) -> None:
+    from grpo_policy import exporting  # torch and transformers: not for --help, nor a mistake
+    from grpo_policy.models import load_policy
+    from grpo_policy.saving import base_of
+
+    base = base_of(checkpoint)
+    if base and merge:
+        policy = exporting.merge(load_policy(base), checkpoint)
+    else:
+        policy = load_policy(str(checkpoint), adapters=True)
+    exporting.export(policy, out, dtype)
+    run = checkpoint.parents[1]
+    name = str(RunFolder(run).about.get("model") or base or "A model")
+    card = model_card(run, _meta(checkpoint)["step"], base=name, adapters=bool(base) and not merge)
+    (out / "README.md").write_text(card, encoding="utf-8")
+
+
+@exit_on_error()
+def main() -> None:
+    """Read the options; exit 2 on a mistake in them."""
+    first, _, more = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m grpo_envs.export", description=f"{first} {more}"
+    )
+    parser.add_argument("run", type=Path, help="a run, a checkpoint, or runs (the newest)")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument("--dtype", choices=SAVED, default="fp32", help="of weights (%(default)s)")
+    parser.add_argument("--merge", action="store_true", help="add adapters (LoRA) into the weights")
+    parser.add_argument("--push", metavar="NAME", help="upload it to the hub, too: OWNER/NAME")
+    options = parser.parse_args()
+    run = run_at(options.run)
+    if options.push:
+        _require_whole(run, merge=options.merge)
+        require_pushable(options.push)
+    export(run, options.out, options.dtype, merge=options.merge)
+    rich.get_console().print(shown(options.out.resolve()), soft_wrap=True, highlight=False)
+    if options.push:
+        rich.get_console().print(push(options.out, options.push), soft_wrap=True)
+
+
+def _require_whole(run: Path, *, merge: bool) -> None:
+    """Refuse to push adapters whose model is a folder that only this machine has."""
+    file = _checkpoint_of(run) / "adapter_config.json"
+    if merge or not file.is_file():
+        return
+    base = Path(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    if base.is_dir():
+        raise ConfigError(f"--push: adapters of {base}, which others do not have. Add --merge.")
+
+
+if __name__ == "__main__":
+    main()

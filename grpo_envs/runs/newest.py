@@ -1,0 +1,94 @@
+"""Which run a path means: the run in it, or of a folder of runs the newest one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from grpo_envs.errors import ConfigError
+from grpo_envs.runtime.files import shown
+
+_DEEPEST = 3
+"""Folders between a given one and a run: outputs/math/TIME lies three below the one around it."""
+
+
+def run_at(path: Path) -> Path:
+    """Return the run that a path means, and the path itself where it means none.
+
+    Where that is the newest run of a folder, a line on stderr says which.
+    """
+    found = newest_run(path)
+    if found is None:
+        return path
+    sys.stderr.write(f"{shown(path)}: its newest run is {shown(found)}\n")
+    return found
+
+
+def model_path(given: str | None) -> str | None:
+    """Return `model.path` with the newest run in the place of a folder of runs, see `run_at`."""
+    return given and str(run_at(Path(given).expanduser()))
+
+
+def newest_run(path: Path) -> Path | None:
+    """Return the run below a folder that began last; None for a run, a model or any other path."""
+    if _is_run(path) or _is_model(path) or not path.is_dir():
+        return None
+    return max(_runs_below(path, _DEEPEST), key=_began, default=None)
+
+
+def model_in(path: Path) -> Path:
+    """Return the model that a path means: of a run its last checkpoint, else the path itself.
+
+    Raises:
+        ConfigError: a run without a checkpoint, or a folder of several runs.
+    """
+    last = path / "checkpoints" / "last"
+    if last.exists():
+        return last
+    if _is_run(path) and not _is_model(path):
+        raise ConfigError(f"model.path={shown(path)}: a run without a checkpoint yet.")
+    if newest := newest_run(path):  # another one as soon as the next run begins
+        raise ConfigError(f"model.path={shown(path)}: a folder of runs. Give model.path={newest}.")
+    return path
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "metrics.jsonl").is_file() or {"overrides", "config"} <= _keys(path)
+
+
+def _is_model(path: Path) -> bool:
+    """Return whether a folder holds a model, or adapters, in the format of Transformers."""
+    return (path / "adapter_config.json").is_file() or "model_type" in _keys(path)
+
+
+def _keys(path: Path) -> set[str]:
+    """Return the keys in a folder's config.json, which may be a run's, a model's or anything."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    return {*config} if isinstance(config, dict) else set()
+
+
+def _runs_below(path: Path, depth: int) -> Iterator[Path]:
+    """Yield the runs in a folder, those in its folders and so on."""
+    try:
+        folders = sorted(each for each in path.iterdir() if each.is_dir())
+    except OSError:  # of somebody else: nothing of ours is in it
+        return
+    for folder in folders:
+        if folder.name.startswith(".") or folder.is_symlink():
+            continue
+        if _is_run(folder):
+            yield folder
+        elif depth > 1:
+            yield from _runs_below(folder, depth - 1)
+
+
+def _began(run: Path) -> tuple[int, str]:
+    """Return when a run began, or went on last, in nanoseconds; runs of one moment by name."""
+    marks = (run / "config.json", run / "metrics.jsonl")
+    mark = next(file for file in marks if file.is_file())
+    return mark.stat().st_mtime_ns, run.name
