@@ -37,6 +37,8 @@ def template_in(cfg: ModelConfig) -> str | None:
 def at_load(cfg: ModelConfig) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` that are the model's alone.
 
+    Flex attention is not among them: it is compiled for each length anew, and an answer grows.
+
     Raises:
         ConfigError: there is no such attention.
     """
@@ -44,8 +46,8 @@ def at_load(cfg: ModelConfig) -> dict[str, Any]:
     if name is None:
         return {}
     if "/" not in name:  # else a kernel of the hub
-        known = [key for key in AttentionInterface().valid_keys() if not key.startswith("paged")]
-        require_one_of("model.attention", name, ["eager", *known])
+        known = [key for key in AttentionInterface().valid_keys() if key.startswith("flash")]
+        require_one_of("model.attention", name, ["eager", "sdpa", *sorted(known)])
     return {} if _needs_gpu(name) else {"attn_implementation": name}
 
 
@@ -103,7 +105,16 @@ def cannot_load(path: str, cfg: ModelConfig, error: Exception, absent: str) -> C
     )
 
 
+def remarks(policy: Policy, cfg: ModelConfig) -> list[str]:
+    """Return what is to be known about a model that was loaded, a line each."""
+    found = policy.chat.remarks()
+    own, name = getattr(policy.model.config, "auto_map", None), type(policy.model).__name__
+    if own and not cfg.trust_remote_code:
+        found.append(f"its own Python code is not run: this is {name} of Transformers.")
+    return found
+
+
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
+    line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
     named = isinstance(error, OSError | ValueError | ImportError | SafetensorError)
-    return lines[0] if named and lines[0] else f"{type(error).__name__}: {lines[0]}"
+    return line if named and line else f"{type(error).__name__}: {line}"

@@ -34,6 +34,7 @@ from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.source import InStep, Source
 from grpo_envs.training.trainer import Trainer
 from grpo_policy.chat import Chat
+from grpo_policy.loading import remarks
 from grpo_policy.models import add_adapters, load_policy, resolve, restore
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
@@ -142,7 +143,7 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
     model = resolve(cfg.model, accelerator.device)
     log.info(model.line)
     policy = load_policy(model.path, cfg.model, adapters=adapters)
-    for remark in policy.chat.remarks():
+    for remark in remarks(policy, cfg.model):
         log.info("model: %s", remark)
     return policy, accelerator
 
