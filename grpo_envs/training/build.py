@@ -69,17 +69,14 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     done, state = _resume(agent, policy, cfg, checkpoints) if cfg.resume else (0, {})
     sampler = make_sampler(cfg, policy, accelerator)
     _log_start(cfg, parts, agent, envs.train)
-    if envs.train.env.turns_of(envs.train.env.problem(0)) > 1:
-        policy.follow_up("?", ended=True)  # the template can go on, or this is one line
     stop = Stop(patient=processes.count == 1)
     rollout = Rollout(envs.train, policy.chat, sampler, decoding, cfg.seed, tick=stop.check)
     source = _source(cfg, processes.shared(rollout), lambda: _publish(policy, sampler))
     if state:
         source.load_state_dict(state["source"])
         envs.train.env.load_state_dict(state["env"])
-    held_out = (envs.held_out, envs.problems)
     evaluation = make_evaluation(
-        cfg, policy, held_out, sampler, tick=stop.check, processes=processes
+        cfg, policy, (envs.held_out, envs.problems), sampler, tick=stop.check, processes=processes
     )
     return Trainer(
         cfg=cfg.trainer,
@@ -254,4 +251,6 @@ def _summary(cfg: RunConfig, parts: Parts) -> str:
 
 def _first_prompt(env: GroupVectorEnv, chat: Chat) -> str:
     problem = env.env.problem(0)
+    if env.env.turns_of(problem) > 1:
+        chat.follow_up("?", ended=True)  # its template can go on after an answer, or raises
     return chat.text(chat.render(problem.prompt, env.env.system_prompt_of(problem)))
