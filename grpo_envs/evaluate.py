@@ -35,6 +35,9 @@ from grpo_envs.training.environments import close_env, make_held_out
 from grpo_envs.training.evaluation import STRATA, Evaluation, by_problem, differences, estimates
 from grpo_envs.training.tables import difference_table, tables
 
+_FREE = ("eval_every", "eval_problems")
+"""Keys `trainer.eval_*` that decide no answer."""
+_OF_LOADING = ("revision", "trust_remote_code", "attention", "chat_template_kwargs")
 _AT_ONCE = 256
 """Answers between two times that the file is written."""
 
@@ -128,13 +131,20 @@ def _answer(evaluation: Evaluation, problems: Sequence[int], file: Path) -> None
 def _identity(cfg: RunConfig, path: str) -> dict[str, Any]:
     """Return what decides the answers; not how many problems: more may be added."""
     tree = asdict(cfg)
-    keys = ("eval_samples", "eval_temperature", "eval_max_new_tokens", "device", "precision")
+    keys = [key for key in tree["trainer"] if key.startswith("eval_") and key not in _FREE]
+    keys += ["device", "precision"]
+    template = cfg.model.chat_template
+    # A file that is not there is said when the model is loaded.
+    file = Path(template or "").expanduser()
+    text = file.read_bytes() if file.is_file() else b""
     files = sorted(Path(path).iterdir()) if Path(path).is_dir() else []
     seen = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return {
         "env": dict(cfg.env),
         "model": str(Path(path).resolve()) if Path(path).exists() else path,
         "files": [list(file) for file in seen],
+        "chat_template": hashlib.sha256(text).hexdigest(),
+        **{key: tree["model"][key] for key in _OF_LOADING},
         "sampler": tree["sampler"],
         "trainer": {key: tree["trainer"][key] for key in keys},
         "seed": cfg.seed,

@@ -110,7 +110,10 @@ def _chat(cfg: RunConfig) -> "Chat":
 
     model = resolve(cfg.model, make_accelerator(cfg.trainer).device)
     print(model.line)
-    return load_chat(model.path)
+    chat = load_chat(model.path, cfg.model)
+    for remark in chat.remarks():
+        print(f"model: {remark}")
+    return chat
 
 
 def _seeds(first: int | None) -> Iterator[int]:

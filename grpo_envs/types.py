@@ -71,9 +71,12 @@ class Completion:
     finish_reason: str = "stop"
     """`stop`: the policy ended its (last) turn; `length`: it ran out of tokens."""
     mask: tuple[bool, ...] = ()
-    """False on the tokens between turns, which the policy did not choose; () where all are its."""
+    """False on tokens that the policy did not choose: those between turns, and those that a
+    sampler put in; () where all are its."""
     turns: tuple[Turn, ...] = ()
     """The turns of a conversation; () for a single answer."""
+    turn_lengths: tuple[int, ...] = ()
+    """Tokens of each answer, those put in included; () where the mask says it."""
 
     @property
     def length(self) -> int:
@@ -88,7 +91,7 @@ class Completion:
         3
         """
         turns = [sum(1 for _ in run) for chosen, run in groupby(self.mask) if chosen]
-        return max(turns, default=len(self.token_ids))
+        return max(self.turn_lengths or turns, default=len(self.token_ids))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from grpo_envs.errors import ConfigError
+from grpo_policy.template import Template, opened_thought
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 NO_LIMIT = sys.maxsize
-_ANSWER = "(the answer)"  # stands for what the policy said, in a template
+THOUGHT = ("<think>", "</think>")
+"""What opens and closes a thought."""
+_OPENING_TOKENS = 16
+"""Tokens at the end of a prompt that are looked at for an opened thought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +30,35 @@ class Chat:
     """The most tokens that the model can attend to; `NO_LIMIT` where it names no number."""
     embeddings: int = NO_LIMIT
     """Tokens that the model has embeddings of: a tokenizer may know more of them."""
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
+    """What the chat template is given beside the messages, such as `enable_thinking`."""
+
+    def require_usable(self) -> None:
+        """Refuse a chat template that fails, and variables that no template reads.
+
+        Raises:
+            ConfigError: one line that says why.
+        """
+        if self.template:
+            self.template.require_usable()
+        elif self.template_variables:
+            raise ConfigError("model.chat_template_kwargs: the model has no chat template.")
+
+    @property
+    def template(self) -> Template | None:
+        """The chat template; None where the model has none."""
+        return template_of(self.tokenizer, self.template_variables)
 
     def render(self, prompt: str, system_prompt: str = "") -> tuple[int, ...]:
-        """Return the tokens of a prompt, through the chat template where the model has one."""
-        if self.tokenizer.chat_template is None:
+        """Return the tokens of a prompt, through the chat template where the model has one.
+
+        Raises:
+            ConfigError: the template fails, or a token has no embedding.
+        """
+        if self.template is None:
             text = f"{system_prompt}\n\n{prompt}\n" if system_prompt else prompt
-            return self._tokens(text, special=True)
-        messages = [{"role": "user", "content": prompt}]
-        if system_prompt:
-            messages.insert(0, {"role": "system", "content": system_prompt})
-        rendered = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
-        )
-        return self._tokens(str(rendered))
+            return self._begun_tokens(text)
+        return self._tokens(self.template.prompt(prompt, system_prompt))
 
     def follow_up(self, observation: str, *, ended: bool) -> tuple[int, ...]:
         """Return the tokens between an answer and the next: the environment's reply, framed.
@@ -47,32 +68,82 @@ class Chat:
 
         Args:
             observation: The environment's reply.
-            ended: Whether the policy ended its turn itself; else the end is put in for it.
+            ended: Whether the policy wrote its turn's end token itself; else it is put in.
 
         Raises:
-            ConfigError: the chat template ends an answer with none of the model's end tokens.
+            ConfigError: the chat template fails, or ends an answer with none of the end tokens.
         """
-        if self.tokenizer.chat_template is None:
-            text, end = f"\n{observation}\n", ""
-        else:
-            answer = {"role": "assistant", "content": _ANSWER}
-            asked, reply = ({"role": "user", "content": text} for text in ("?", observation))
-            rendered = self.tokenizer.apply_chat_template(
-                [asked, answer, reply], add_generation_prompt=True, tokenize=False
+        if self.template is None:
+            return self._tokens(f"\n{observation}\n")
+        text = self.template.reply(observation)
+        ends = [str(self.tokenizer.decode([i])) for i in self.eos_ids]
+        end = next((end for end in ends if end and text.lstrip().startswith(end)), "")
+        if not end:
+            raise ConfigError(
+                "model.path: its chat template ends an answer with none of the end tokens "
+                f"({', '.join(map(repr, ends))}), so no conversation can go on after one."
             )
-            text = str(rendered).partition(_ANSWER)[2]
-            ends = [str(self.tokenizer.decode([i])) for i in self.eos_ids]
-            end = next((end for end in ends if end and text.startswith(end)), "")
-            if not end:
-                raise ConfigError(
-                    "model.path: its chat template ends an answer with none of the end tokens "
-                    f"({', '.join(map(repr, ends))}), so no conversation can go on after one."
-                )
-        text = text.removeprefix(end) if ended else text
-        return self._tokens(text)
+        return self._tokens(text.partition(end)[2] if ended else text)
 
-    def _tokens(self, text: str, *, special: bool = False) -> tuple[int, ...]:
-        ids = tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+    def ended(self, token_ids: tuple[int, ...]) -> bool:
+        """Return whether an answer has its end token: one that a stop string ended has not."""
+        return token_ids[-1:] != () and token_ids[-1] in self.eos_ids
+
+    def opened(self, context: tuple[int, ...]) -> str:
+        """Return what the context's last tokens have written of the answer: an opened `<think>`.
+
+        DeepSeek-R1's template opens the thought itself; graders read it as part of the answer.
+        """
+        return opened_thought(self.text(context[-_OPENING_TOKENS:]))
+
+    def thought_tokens(self) -> tuple[int, int]:
+        """Return the token that opens a thought and the one that closes it.
+
+        Raises:
+            ConfigError: the tokenizer has no such tokens.
+        """
+        ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in THOUGHT]
+        if [len(some) for some in ids] != [1, 1]:
+            raise ConfigError(
+                f"sampler.thinking_budget: {' and '.join(THOUGHT)} are no tokens of this model. "
+                "Allowed: null."
+            )
+        return ids[0][0], ids[1][0]
+
+    def remarks(self) -> list[str]:
+        """Return what is to be known about the template, a line each."""
+        if self.template is None:
+            return []
+        found = []
+        own, end = self.tokenizer.eos_token, self.template.end()
+        token = end_token(self.tokenizer, end)
+        if token is not None and token != self.tokenizer.eos_token_id:
+            text = str(self.tokenizer.decode([token]))
+            ends = f"this template ends turns with {text}, the model's end token is {own}"
+            found.append(f"{ends}: an answer ends at either.")
+        elif token is None and end:
+            line = end.splitlines()[0]
+            text = f"this template ends turns with {line}, which is no token of the model"
+            stop = f"""sampler.stop='["{line}"]'"""
+            found.append(f"{text}: an answer ends at {own} alone, else give {stop}.")
+        if not self.template.takes_system():
+            found.append("this template takes no system message: it stands before the user's text.")
+        return found
+
+    def _begun_tokens(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text with those that begin it (BOS), not with those that end it.
+
+        Some tokenizers append an end token to all that they are given.
+        """
+        plain = self._tokens(text)
+        framed = tuple(self.tokenizer(text)["input_ids"])
+        for end in range(len(plain), len(framed) + 1):
+            if framed[end - len(plain) : end] == plain:
+                return framed[:end]
+        return plain
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         if max(ids, default=0) >= self.embeddings:
             token = self.tokenizer.decode([max(ids)])
             raise ConfigError(
@@ -86,8 +157,19 @@ class Chat:
         return str(self.tokenizer.decode(list(token_ids)))
 
     def decode(self, token_ids: tuple[int, ...]) -> str:
-        """Return the text of a completion, without the tokens that only end a turn."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        """Return the text of a completion, without end tokens and padding.
+
+        Other special tokens stay: tags such as `<think>` may be special ones.
+        """
+        silent = (*self.eos_ids, self.tokenizer.pad_token_id)
+        return self.text(tuple(i for i in token_ids if i not in silent))
+
+
+def template_of(
+    tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any]
+) -> Template | None:
+    """Return a tokenizer's chat template; None where it has none."""
+    return None if tokenizer.chat_template is None else Template(tokenizer, variables)
 
 
 def context_length_of(config: Any) -> int:
@@ -97,16 +179,36 @@ def context_length_of(config: Any) -> int:
 
 
 def end_tokens(
-    tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None
+    tokenizer: PreTrainedTokenizerBase,
+    generation: GenerationConfig | None,
+    variables: Mapping[str, Any],
 ) -> tuple[int, ...]:
-    """Return every token that ends a turn: the tokenizer's and those of the generation config.
+    """Return every token that ends a turn: the tokenizer's, the model's and the template's.
+
+    Args:
+        tokenizer: With its chat template.
+        generation: The model's generation config.
+        variables: Of the chat template.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or the template cannot be used.
     """
     configured = getattr(generation, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
-    found = [i for i in (tokenizer.eos_token_id, *ids) if isinstance(i, int)]
+    template = template_of(tokenizer, variables)
+    written = end_token(tokenizer, template.end()) if template else None
+    found = [i for i in (tokenizer.eos_token_id, *ids, written) if isinstance(i, int)]
     if not found:
         raise ConfigError("model.path: neither the tokenizer nor the model names an end token.")
     return tuple(dict.fromkeys(found))
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase, end: str) -> int | None:
+    """Return the token that begins what a template writes after an answer.
+
+    None where it is no token of its own: ordinary text, which an answer may hold as well.
+    """
+    special = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    ids = tokenizer(end, add_special_tokens=False)["input_ids"]
+    first = next((i for i in ids if str(tokenizer.decode([i])).strip()), None)
+    return first if first in special else None

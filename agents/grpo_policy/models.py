@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -26,6 +25,7 @@ from grpo_envs.errors import ConfigError, install
 from grpo_envs.runs.newest import model_in
 from grpo_envs.runtime.hub import missing_on_hub
 from grpo_policy.chat import NO_LIMIT, Chat, context_length_of, end_tokens
+from grpo_policy.loading import at_load, attend, cannot_load, template_in, unreadable
 from grpo_policy.policy import Policy
 from grpo_policy.saving import base_of, name_base
 from grpo_policy.selftest import settle
@@ -99,22 +99,27 @@ def _smollm2() -> Path:
     )
 
 
-def load_policy(path: str, *, adapters: bool = False) -> Policy:
+def load_policy(path: str, cfg: ModelConfig | None = None, *, adapters: bool = False) -> Policy:
     """Load model and tokenizer from a folder, a GGUF file or the hub, weights in float32.
 
     Args:
         path: Of the folder or file, or the hub's id.
+        cfg: Chat template, attention, revision, and whether the model's own code may run.
         adapters: Whether it may be a checkpoint of adapters (LoRA), which names its model.
 
     Raises:
         ConfigError: there is no such model, or it cannot be scored.
     """
     base_of(path)  # of adapters, to be there
-    with _reading(path) as (place, where):
+    cfg = cfg or ModelConfig()
+    template, attention = template_in(cfg), at_load(cfg)
+    with _reading(path, cfg) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            place, dtype=torch.float32, output_loading_info=True, **where
+            place, dtype=torch.float32, output_loading_info=True, **attention, **where
         )
+    if template is not None:
+        tokenizer.chat_template = template
     model: PreTrainedModel = loaded[0]
     if missing := sorted(loaded[1]["missing_keys"]):
         name = f"model.path={path}: {type(model).__name__}"
@@ -124,38 +129,52 @@ def load_policy(path: str, *, adapters: bool = False) -> Policy:
         )
     if _is_gguf(path):
         _make_ordinary(model, Path(path))
-    policy = Policy(model, tokenizer)
+    policy = Policy(model, tokenizer, cfg.chat_template_kwargs)
+    policy.chat.require_usable()
     if policy.has_adapters and not adapters:
         raise ConfigError(
             f"model.path={path}: adapters (LoRA) alone. Go on with resume=RUN, or "
             "merge them: python -m grpo_envs.export RUN --merge --out FOLDER."
         )
     settle(policy, path)
+    attend(policy, cfg)
     return policy
 
 
-def load_chat(path: str) -> Chat:
+def load_chat(path: str, cfg: ModelConfig | None = None) -> Chat:
     """Load what of a model is needed to write and read its tokens: no weights.
 
     A checkpoint of adapters (LoRA) holds no configuration of the model, so that the chat has no
     limit on the context's length.
 
+    Args:
+        path: Of the folder or file, or the hub's id.
+        cfg: As of `load_policy`.
+
     Raises:
         ConfigError: there is no such model, or nothing ends its turns.
     """
-    with _reading(path) as (place, where):
+    cfg = cfg or ModelConfig()
+    template = template_in(cfg)
+    with _reading(path, cfg) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
         adapters = (Path(place) / "adapter_config.json").is_file()
         config = None if adapters else AutoConfig.from_pretrained(place, **where)
         try:
             generation = GenerationConfig.from_pretrained(
-                place, local_files_only=where["local_files_only"]
+                place, local_files_only=where["local_files_only"], revision=where["revision"]
             )
         except OSError:  # it has none of its own: as when the model itself is loaded
             config = config or AutoConfig.from_pretrained(place, **where)
             generation = GenerationConfig.from_model_config(config)
+    if template is not None:
+        tokenizer.chat_template = template
     length = NO_LIMIT if config is None else context_length_of(config)
-    return Chat(tokenizer, end_tokens(tokenizer, generation), length)
+    variables = cfg.chat_template_kwargs
+    ends = end_tokens(tokenizer, generation, variables)
+    chat = Chat(tokenizer, ends, length, template_variables=variables)
+    chat.require_usable()
+    return chat
 
 
 def _is_gguf(path: str) -> bool:
@@ -164,22 +183,21 @@ def _is_gguf(path: str) -> bool:
 
 
 @contextmanager
-def _reading(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _reading(path: str, cfg: ModelConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """Give the arguments of `from_pretrained`; turn its exceptions into one line."""
+    if cfg.revision is not None and Path(path).exists():
+        raise ConfigError(f"model.revision={cfg.revision} of {path}. Allowed: with a hub id.")
     if _is_gguf(path):
         with _reading_gguf(Path(path)) as where:
-            yield str(Path(path).parent), where
+            yield str(Path(path).parent), {**where, "revision": "main"}
         return
-    absent = "" if Path(path).is_dir() else missing_on_hub(path, "model")
+    absent = "" if Path(path).is_dir() else missing_on_hub(path, "model", cfg.revision)
     cached = bool(absent)  # not to be had from the hub: perhaps its cache has it
+    where = {"local_files_only": cached, "trust_remote_code": cfg.trust_remote_code}
     try:
-        yield path, {"local_files_only": cached}
-    except (OSError, ValueError, SafetensorError) as error:  # raised for anything unreadable
-        cause = absent or str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"model.path={path}: {cause}. Give model.path=FOLDER or a hub id that is cached or "
-            "reachable, or model.size=tiny, which needs no network."
-        ) from error
+        yield path, {**where, "revision": cfg.revision or "main"}
+    except unreadable(cfg) as error:
+        raise cannot_load(path, cfg, error, absent) from error
 
 
 @contextmanager
@@ -259,13 +277,20 @@ def add_adapters(
         parameter.data = parameter.data.float()
 
 
-def restore(policy: Policy, folder: Path, exact: Mapping[str, Tensor] | None = None) -> None:
+def restore(
+    policy: Policy,
+    folder: Path,
+    exact: Mapping[str, Tensor] | None = None,
+    *,
+    own_code: bool = False,
+) -> None:
     """Put the weights of a checkpoint into the policy: its adapters where it has any.
 
     Args:
         policy: Changed in place.
         folder: The checkpoint's.
         exact: The trained weights, where those of the folder are in another dtype.
+        own_code: Whether the model's own Python code may run (`model.trust_remote_code`).
     """
     if exact is not None:
         policy.model.load_state_dict(dict(exact), strict=False)
@@ -275,7 +300,8 @@ def restore(policy: Policy, folder: Path, exact: Mapping[str, Tensor] | None = N
         weights = peft.load_peft_weights(str(folder), device="cpu")
         peft.set_peft_model_state_dict(policy.model, weights)
     else:
-        policy.model.load_state_dict(load_policy(str(folder)).model.state_dict())
+        loaded = load_policy(str(folder), ModelConfig(trust_remote_code=own_code))
+        policy.model.load_state_dict(loaded.model.state_dict())
     policy.version += 1
 
 

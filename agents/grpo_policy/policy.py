@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,18 @@ from grpo_policy.scoring import score_tokens
 class Policy(nn.Module):
     """The model that is trained. `forward` scores tokens, so DDP and autocast wrap it as usual."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model.eval()  # no dropout, neither while sampling nor while scoring
         self.tokenizer = tokenizer
-        self.eos_ids = end_tokens(tokenizer, model.generation_config)
+        self.template_variables = dict(template_variables or {})
+        """What the chat template is given beside the messages."""
+        self.eos_ids = end_tokens(tokenizer, model.generation_config, self.template_variables)
         self.pad_id = int(_first(tokenizer.pad_token_id, self.eos_ids[0]))
         self.share_prompts = True
         """Whether `forward` may pack rows of a group; it does where that saves work."""
@@ -124,7 +131,9 @@ class Policy(nn.Module):
     def chat(self) -> Chat:
         """How text becomes its tokens and tokens become text."""
         known = len(self.model.get_input_embeddings().weight)
-        return Chat(self.tokenizer, self.eos_ids, self.context_length, known)
+        return Chat(
+            self.tokenizer, self.eos_ids, self.context_length, known, self.template_variables
+        )
 
     def render(self, prompt: str, system_prompt: str = "") -> tuple[int, ...]:
         """Return the tokens of a prompt, see `Chat.render`."""

@@ -6,7 +6,7 @@ A rollout needs no weights: the tokens come from a `Sampler`, the text from a `C
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from grpo_envs.env.rewards import summed
 from grpo_envs.env.vector import GroupVectorEnv
@@ -27,6 +27,8 @@ class Talk:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    """Tokens of each answer."""
     turns: list[Turn] = field(default_factory=list)
     rewards: list[Reward] = field(default_factory=list)
     cut: bool = False
@@ -39,7 +41,8 @@ class Talk:
     def answered(self, answer: Completion) -> None:
         """Append an answer of the policy."""
         self.answer = answer
-        self._add(answer.token_ids, answer.logprobs, chosen=True)
+        self.lengths.append(len(answer.token_ids))
+        self._add(answer.token_ids, answer.logprobs, answer.mask or [True] * self.lengths[-1])
 
     def graded(self, reply: Reply) -> None:
         """Append the turn that consists of the last answer and the environment's reply."""
@@ -49,7 +52,7 @@ class Talk:
 
     def heard(self, token_ids: tuple[int, ...]) -> None:
         """Append the tokens of a reply, which the policy did not choose and answers next."""
-        self._add(token_ids, (0.0,) * len(token_ids), chosen=False)
+        self._add(token_ids, (0.0,) * len(token_ids), [False] * len(token_ids))
 
     def context(self) -> tuple[int, ...]:
         """Return all tokens so far."""
@@ -60,22 +63,25 @@ class Talk:
         if len(self.turns) == 1 and not self.cut:
             return self.answer
         return Completion(
-            text=chat.decode(tuple(self.token_ids)),
+            text=chat.opened(self.prompt_ids) + chat.decode(tuple(self.token_ids)),
             token_ids=tuple(self.token_ids),
             logprobs=tuple(self.logprobs),
             mask=tuple(self.mask),
             finish_reason="length" if self.cut else self.answer.finish_reason,
             turns=tuple(self.turns),
+            turn_lengths=tuple(self.lengths),
         )
 
     def reward(self) -> Reward:
         """Return the sum over the turns, part by part; not valid where one of them is not."""
         return summed(self.rewards)
 
-    def _add(self, token_ids: Sequence[int], logprobs: Sequence[float], *, chosen: bool) -> None:
+    def _add(
+        self, token_ids: Sequence[int], logprobs: Sequence[float], mask: Sequence[bool]
+    ) -> None:
         self.token_ids += token_ids
         self.logprobs += logprobs
-        self.mask += [chosen] * len(token_ids)
+        self.mask += mask
 
 
 @dataclass(slots=True)
@@ -137,9 +143,10 @@ class Rollout:
         copies = len(noise) // len(prompts)
         completions: dict[int, list[Completion]] = {}
         for p, found in self.sampler.sample(prompts, noise, self.decoding, tick=self.tick):
-            completions[p] = found
+            opened = self.chat.opened(prompts[p])
+            completions[p] = [replace(c, text=opened + c.text) if opened else c for c in found]
             own = members[p * copies : (p + 1) * copies]
-            self.env.score_ahead({m: c.text for m, c in zip(own, found, strict=True)})
+            self.env.score_ahead({m: c.text for m, c in zip(own, completions[p], strict=True)})
         return [completion for p in range(len(prompts)) for completion in completions[p]]
 
     def _step(self, talks: Sequence[Talk], active: Sequence[int], timer: Timer) -> list[int]:
@@ -162,7 +169,7 @@ class Rollout:
 
     def _reply(self, talk: Talk, observation: str) -> None:
         """Put the reply into the context, or cut the talk where the next answer would not fit."""
-        tokens = self.chat.follow_up(observation, ended=talk.answer.finish_reason == "stop")
+        tokens = self.chat.follow_up(observation, ended=self.chat.ended(talk.answer.token_ids))
         needed = len(talk.context()) + len(tokens) + self.decoding.max_new_tokens
         talk.cut = needed > self.chat.context_length
         if not talk.cut:

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grpo_envs.config.convert import convert, explain
 from grpo_envs.config.model import ModelConfig
-from grpo_envs.config.owners import EntryPointSource
+from grpo_envs.config.owners import EntryPointSource, open_mappings
 from grpo_envs.config.schema import LoggerConfig, RunConfig, TrainerConfig
 from grpo_envs.env.installed import CONF, available
 from grpo_envs.env.plugins import conf_dir
@@ -32,6 +32,7 @@ from grpo_envs.runs.newest import newest_run
 _OLD_HYDRA = hydra.__version__.startswith("1.3")
 COMPOSING = {"version_base": "1.3"} if _OLD_HYDRA else {}
 """An argument that Hydra 1.3 needs and 1.4 does not have."""
+_SCHEMAS = {"model": ModelConfig, "trainer": TrainerConfig, "logger": LoggerConfig}
 _CALLED = ("grpo_envs.*", "hydra.*", "hydra_plugins.*", "logging.*", "sys.*")
 RUNNING: dict[str, Any] = COMPOSING if _OLD_HYDRA else {"execution_whitelist": _CALLED}
 """The same of `@hydra.main`; from Hydra 1.4 on a configuration can call nothing else."""
@@ -43,9 +44,10 @@ def register() -> None:
     run.env = {}
     OmegaConf.set_struct(run.env, False)  # an environment's keys are checked by its constructor
     _store("schema", "run", run, package="_global_")
-    _store("schema", "model", ModelConfig)
-    _store("schema", "trainer", TrainerConfig)
-    _store("schema", "logger", LoggerConfig)
+    for group, owner in _SCHEMAS.items():
+        node = OmegaConf.structured(owner)
+        open_mappings(node)
+        _store("schema", group, node)
     _register_resolver("grpo_key", lambda overrides: job_name(list(overrides)))
     # Cached, as `now` is: what the sweep resolves holds for its jobs, too.
     _register_resolver("grpo_sweep", lambda given: sweep_dir_name(list(given)), use_cache=True)

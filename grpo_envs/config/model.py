@@ -1,13 +1,21 @@
 """Which model is trained (`model.*`) and how it samples (`sampler.*`); no torch, for `--help`."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from math import inf
+from typing import Any, ClassVar
 
 from grpo_envs.errors import ConfigError, require, require_one_of
 
 MODELS = ("qwen", "smollm2", "hf")
 SIZES = ("auto", "tiny", "0.6b", "1.7b", "4b", "8b")
 PRECISIONS = ("auto", "fp32", "bf16")
+_OF_THE_FRAMEWORK = (
+    *("conversation", "messages", "tools", "documents", "chat_template", "tokenize", "padding"),
+    *("add_generation_prompt", "continue_final_message", "sanitize_control_tokens", "truncation"),
+    *("max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
+    "tokenizer_kwargs",
+)
+"""Arguments of `apply_chat_template` that are no variables of a template."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,6 +47,16 @@ class ModelConfig:
     """Of qwen. auto: 0.6b on a CUDA GPU, the bundled tiny on a CPU; or one of them by name."""
     path: str | None = None
     """A folder in Transformers format or a hub id; overrides `size`."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; null takes its main branch."""
+    trust_remote_code: bool = False
+    """Runs the Python code that a model brings along. Read it first."""
+    attention: str | None = None
+    """Transformers' attn_implementation: sdpa, eager, flash_attention_2, ...; null: its own."""
+    chat_template: str | None = None
+    """A file with a Jinja template, in place of the model's own."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Variables of the chat template, such as {enable_thinking: false}."""
     gradient_checkpointing: bool = False
     """Computes activations again in the backward pass: less memory, about a third slower."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -49,11 +67,21 @@ class ModelConfig:
         require_one_of("model.size", self.size, SIZES)
         if self.name == "hf" and self.path is None:
             raise ConfigError("missing: model.path=... (model=hf takes a folder or a hub id).")
+        for name in self.chat_template_kwargs:
+            if name in _OF_THE_FRAMEWORK:
+                raise ConfigError(
+                    f"model.chat_template_kwargs.{name}: the framework gives it to the template "
+                    "itself. Allowed: variables of the template, such as enable_thinking."
+                )
+
+
+DISTORTIONS = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Keys that make another distribution of the model's, and the values that leave it as it is."""
 
 
 @dataclass(kw_only=True, slots=True)
 class SamplerConfig:
-    """How completions are sampled for training. Evaluation is greedy."""
+    """How completions are sampled. Of evaluation see `trainer.eval_*`."""
 
     main_keys: ClassVar[tuple[str, ...]] = ("temperature", "max_new_tokens")
     """The keys that `--help` lists; () lists all."""
@@ -63,6 +91,19 @@ class SamplerConfig:
     """Logits are divided by it, when sampling and when scoring alike."""
     max_new_tokens: int | None = None
     """Tokens per completion; null takes the model's own (1024, the bundled tiny's 64)."""
+    stop: list[str] = field(default_factory=list)
+    """Texts that end an answer, which keeps them: it ends at the token that completes one."""
+    thinking_budget: int | None = None
+    """Tokens of a thought after which </think> is put in, without a gradient; null: no limit."""
+    top_p: float = 1.0
+    """Samples from the likeliest tokens of this total probability. 1: all. Not in training."""
+    top_k: int = 0
+    """Samples from so many of the likeliest tokens. 0: all. Not in training."""
+    min_p: float = 0.0
+    """Samples from tokens with at least this share of the likeliest's probability. 0: all. Not in
+    training."""
+    repetition_penalty: float = 1.0
+    """Makes tokens of the prompt and the answer so far less likely. 1: no. Not in training."""
     precision: str = "auto"
     """What the weights are held in while sampling: fp32 (as they are), bf16 (a copy that lasts as
     long; faster, and policy/sample_gap shows what it costs) or auto, that of the update."""
@@ -70,8 +111,36 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require_one_of("sampler.precision", self.precision, PRECISIONS)
-        require(self.temperature > 0, "sampler.temperature", self.temperature, "above 0")
-        tokens = self.max_new_tokens
+        require(0 < self.temperature < inf, "sampler.temperature", self.temperature, "above 0")
+        tokens, budget = self.max_new_tokens, self.thinking_budget
         require(
             tokens is None or tokens >= 1, "sampler.max_new_tokens", tokens, "1 or more, or null"
         )
+        require(
+            budget is None or budget >= 0, "sampler.thinking_budget", budget, "0 or more, or null"
+        )
+        require(all(self.stop), "sampler.stop", self.stop, "texts that are not empty")
+        for name in DISTORTIONS:
+            require_distortion(f"sampler.{name}", name, getattr(self, name))
+
+    def distortions(self) -> list[str]:
+        """Return the keys that sample from another distribution than the model's, with values."""
+        off, values = DISTORTIONS, {key: getattr(self, key) for key in DISTORTIONS}
+        return [f"sampler.{key}={values[key]:g}" for key in values if values[key] != off[key]]
+
+
+def require_distortion(key: str, name: str, value: Any) -> None:
+    """Refuse a value out of its range, of one of `DISTORTIONS`.
+
+    Raises:
+        ConfigError: one line that names the key, the value and what is allowed.
+    """
+    kinds = (int,) if name == "top_k" else (int, float)
+    number = value if type(value) in kinds else -1
+    holds, allowed = {
+        "top_p": (0 < number <= 1, "above 0, up to 1 (off)"),
+        "top_k": (number >= 0, "a whole number, 0 (off) or more"),
+        "min_p": (0 <= number < 1, "0 (off) or more, below 1"),
+        "repetition_penalty": (0 < number < inf, "above 0 (1 is off)"),
+    }[name]
+    require(holds, key, value, allowed)

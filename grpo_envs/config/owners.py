@@ -62,7 +62,7 @@ class EntryPointSource(ConfigSource):
         *_, group, name = _split(config_path)
         node = OmegaConf.structured(config_of(group, name)) if group in OWNERS else DictConfig({})
         node.name = name
-        _open_mappings(node)
+        open_mappings(node)
         return ConfigResult(
             provider=self.provider, path=self.full_path(), config=node, header={"package": None}
         )
@@ -97,14 +97,14 @@ class EntryPointSource(ConfigSource):
         return [*available(ENTRY_POINTS[rest[0]])]
 
 
-def _open_mappings(node: DictConfig) -> None:
+def open_mappings(node: DictConfig) -> None:
     """Let free mappings (`dict[str, Any]`) take any key, without a `+` on the command line."""
     for key in map(str, node):
         kind = OmegaConf.get_type(node, key)
         if kind is dict:
             OmegaConf.set_struct(node[key], False)
         elif is_dataclass(kind):
-            _open_mappings(node[key])
+            open_mappings(node[key])
 
 
 def _split(config_path: str) -> list[str]:

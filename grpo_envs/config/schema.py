@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from grpo_envs.config.model import PRECISIONS, ModelConfig
+from grpo_envs.config.model import DISTORTIONS, PRECISIONS, ModelConfig, require_distortion
 from grpo_envs.env.installed import LOGGERS, available
 from grpo_envs.errors import require, require_one_of
 
@@ -39,6 +39,9 @@ class TrainerConfig:
     """Answers to each of them that are sampled, too, for pass@k; 0: the greedy one only."""
     eval_temperature: float = 1.0
     """Of those samples."""
+    eval_sampling: dict[str, Any] = field(default_factory=dict)
+    """Of an evaluation, in place of the sampler's: {top_p: 0.95, top_k: 20}; also min_p and
+    repetition_penalty."""
     eval_max_new_tokens: int | None = None
     """Tokens per answer of an evaluation; null takes sampler.max_new_tokens."""
     save_every: int = 50
@@ -73,6 +76,9 @@ class TrainerConfig:
             )
         tokens, heat = self.eval_max_new_tokens, self.eval_temperature
         require(heat > 0, "trainer.eval_temperature", heat, "above 0")
+        for name, value in self.eval_sampling.items():
+            require_one_of("trainer.eval_sampling", name, DISTORTIONS)
+            require_distortion(f"trainer.eval_sampling.{name}", name, value)
         require(
             tokens is None or tokens >= 1,
             "trainer.eval_max_new_tokens",

@@ -23,12 +23,19 @@ from grpo_envs.runtime import launch
 from grpo_envs.runtime.processes import ALONE, Processes, RolloutFn
 from grpo_envs.runtime.stopping import Stop
 from grpo_envs.training.agent import Agent, AgentPlugin, Parts
+from grpo_envs.training.decoding import (
+    evaluation_decoding,
+    require_decoded,
+    require_scored_as_sampled,
+    training_decoding,
+)
 from grpo_envs.training.environments import Envs
 from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.source import InStep, Source
 from grpo_envs.training.trainer import Trainer
 from grpo_policy.chat import Chat
-from grpo_policy.models import add_adapters, hints, load_policy, resolve, restore
+from grpo_policy.loading import remarks
+from grpo_policy.models import add_adapters, load_policy, resolve, restore
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
 from grpo_policy.samplers import Decoding, Sampler, SamplerParts, SamplerPlugin
@@ -49,6 +56,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
+    require_scored_as_sampled(cfg)
     plugin: type[AgentPlugin] = load(AGENTS, cfg.agent.name)
     policy, accelerator = open_policy(cfg)
     _make_trainable(policy, cfg, compute_dtype(accelerator), out if processes.first else None)
@@ -67,9 +75,8 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     if state:
         source.load_state_dict(state["source"])
         envs.train.env.load_state_dict(state["env"])
-    held_out = (envs.held_out, envs.problems)
     evaluation = make_evaluation(
-        cfg, policy, held_out, sampler, tick=stop.check, processes=processes
+        cfg, policy, (envs.held_out, envs.problems), sampler, tick=stop.check, processes=processes
     )
     return Trainer(
         cfg=cfg.trainer,
@@ -119,6 +126,7 @@ def make_sampler(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> Sa
         GrpoEnvsError: one line that says what to change.
     """
     plugin: type[SamplerPlugin] = load(SAMPLERS, cfg.sampler.name)
+    require_decoded(cfg, policy, plugin)
     sampler = plugin.make(cfg.sampler, SamplerParts(policy=policy, accelerator=accelerator))
     sampler.sync(policy)
     return sampler
@@ -142,7 +150,10 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
     transformers_logging.disable_progress_bar()
     model = resolve(cfg.model, accelerator.device)
     log.info(model.line)
-    return load_policy(model.path, adapters=adapters), accelerator
+    policy = load_policy(model.path, cfg.model, adapters=adapters)
+    for remark in remarks(policy, cfg.model):
+        log.info("model: %s", remark)
+    return policy, accelerator
 
 
 def make_evaluation(
@@ -164,10 +175,9 @@ def make_evaluation(
         tick: Called often while sampling.
         processes: Those that share the problems.
     """
-    tokens = cfg.trainer.eval_max_new_tokens or training_decoding(cfg, policy).max_new_tokens
 
     def play(env: GroupVectorEnv, temperature: float) -> Rollout:
-        decoding = Decoding(max_new_tokens=tokens, temperature=temperature)
+        decoding = evaluation_decoding(cfg, policy, temperature)
         return Rollout(env, policy.chat, sampler, decoding, cfg.seed, tick=tick)
 
     env, problems = held_out
@@ -200,12 +210,6 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
     return accelerator
 
 
-def training_decoding(cfg: RunConfig, policy: Policy) -> Decoding:
-    """Return how completions are sampled for training; null stands for what the model wants."""
-    tokens = cfg.sampler.max_new_tokens or hints(policy).max_new_tokens
-    return Decoding(max_new_tokens=tokens, temperature=cfg.sampler.temperature)
-
-
 def compute_dtype(accelerator: Accelerator) -> torch.dtype:
     """Return what matrix products are computed in."""
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
@@ -224,7 +228,8 @@ def _resume(
 ) -> tuple[int, dict[str, Any]]:
     """Put weights and agent back to where they were; return the steps done and the state."""
     step, folder, state = checkpoints.load(cfg.decisive())
-    restore(policy, folder, state.get("weights"))
+    own_code = cfg.model.trust_remote_code
+    restore(policy, folder, state.get("weights"), own_code=own_code)
     agent.load_state_dict(state["agent"])
     log.info("resuming %s after step %d", checkpoints.folder.parent, step)
     return step, state
@@ -259,4 +264,6 @@ def _summary(cfg: RunConfig, parts: Parts) -> str:
 
 def _first_prompt(env: GroupVectorEnv, chat: Chat) -> str:
     problem = env.env.problem(0)
+    if env.env.turns_of(problem) > 1:
+        chat.follow_up("?", ended=True)  # its template can go on after an answer, or raises
     return chat.text(chat.render(problem.prompt, env.env.system_prompt_of(problem)))

@@ -14,8 +14,9 @@ from grpo_policy.kv_cache import RoomyLayer, roomy_cache
 from grpo_policy.models import TINY, restore
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding, SamplerParts
+from grpo_policy.samplers.draw import invert
 from grpo_policy.samplers.plugin import Torch
-from grpo_policy.samplers.torch import TorchSampler, _invert, sample, sample_groups
+from grpo_policy.samplers.torch import TorchSampler, sample, sample_groups
 
 PROMPTS = ["What is 1+2?", "What is 48+12+44+7?", "Why?"]
 
@@ -190,14 +191,14 @@ def test_a_token_is_where_the_cumulative_sum_reaches_the_noise(size: int) -> Non
     noise_R = torch.rand(400, dtype=torch.float64)
     sums_RV = weights_RV.cumsum(dim=-1)
     expected_R = (sums_RV <= noise_R[:, None] * sums_RV[:, -1:]).sum(dim=-1)
-    assert _invert(weights_RV, noise_R)[:, 0].tolist() == expected_R.tolist()
+    assert invert(weights_RV, noise_R)[:, 0].tolist() == expected_R.tolist()
 
 
 def test_the_ends_of_the_noise_are_tokens_that_can_be() -> None:
     weights_RV = torch.zeros(2, 600)
     weights_RV[:, 300:310] = 1.0
     noise_R = torch.tensor([0.0, 1.0 - 2**-24])
-    assert _invert(weights_RV, noise_R)[:, 0].tolist() == [300, 309]
+    assert invert(weights_RV, noise_R)[:, 0].tolist() == [300, 309]
 
 
 def rows_of(*rows: int) -> torch.LongTensor:

@@ -23,6 +23,7 @@ class Letters:
     """A tokenizer whose tokens are letters, without a chat template."""
 
     chat_template = None
+    pad_token_id = None
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
         return {"input_ids": [ord(letter) for letter in text]}

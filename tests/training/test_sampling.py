@@ -2,14 +2,24 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from grpo_envs.errors import UnknownName
+from grpo_envs.config.composition import compose_run
+from grpo_envs.errors import ConfigError, UnknownName
+from grpo_envs.runs.rows import read_jsonl
+from grpo_envs.training.decoding import (
+    evaluation_decoding,
+    require_scored_as_sampled,
+    training_decoding,
+)
 from grpo_envs.types import Group
+from grpo_policy.policy import Policy
+from grpo_policy.samplers import Decoding
 from tests.training.test_trainer import trainer
 
 PACKAGE = """
@@ -97,6 +107,53 @@ def test_it_is_closed_where_the_run_fails(
     with pytest.raises(RuntimeError, match="the device is lost"):
         made.run()
     assert once(calls) == [("sync", 0), ("close", 0)]
+
+
+def test_what_distorts_the_distribution_is_for_evaluation(tmp_path: Path, tiny: Policy) -> None:
+    with pytest.raises(ConfigError) as caught:
+        trainer(tmp_path, "sampler.top_p=0.9", "sampler.top_k=20")
+    assert str(caught.value) == (
+        "sampler.top_p=0.9, sampler.top_k=20 in training: tokens would come from another "
+        "distribution than the one that an update scores them under. Allowed: the defaults, and "
+        "for evaluation 'trainer.eval_sampling={top_p: 0.9, top_k: 20}'."
+    )
+    cfg = compose_run(
+        ["trainer.eval_sampling={min_p: 0.1}", "sampler.stop=[x]", "sampler.max_new_tokens=9"]
+    )
+    require_scored_as_sampled(cfg)
+    plain = Decoding(max_new_tokens=9, stop=("x",))
+    assert training_decoding(cfg, tiny) == plain
+    assert evaluation_decoding(cfg, tiny, 0.5) == replace(plain, temperature=0.5, min_p=0.1)
+    asked = compose_run(["sampler.top_p=0.9", "trainer.eval_max_new_tokens=7"])  # of `evaluate`
+    expected = Decoding(max_new_tokens=7, temperature=0.0, top_p=0.9)
+    assert evaluation_decoding(asked, tiny, 0.0) == expected
+
+
+def test_a_run_can_sample_with_stops_and_evaluate_with_cuts(tmp_path: Path) -> None:
+    keys = (
+        'sampler.stop=["</answer>"]',
+        'trainer.eval_sampling={"top_k": 1}',
+        "trainer.eval_samples=2",
+    )
+    small = ("trainer.steps=1", "trainer.eval_problems=3")
+    made = trainer(tmp_path, *small, *keys, "sampler.thinking_budget=4")
+    made.run()
+    rows = read_jsonl(tmp_path / "eval_completions.jsonl")
+    greedy = {row["problem"]: row["text"] for row in rows if row["decoding"] == "greedy"}
+    assert all(row["text"] == greedy[row["problem"]] for row in rows if row["step"] == 0)
+    answers = read_jsonl(tmp_path / "completions.jsonl")
+    assert any(row["text"].endswith("</answer>") for row in answers)
+    assert all(row["text"].count("</answer>") <= 1 for row in answers)
+    assert read_jsonl(tmp_path / "metrics.jsonl")[0]["policy/sample_gap"] < 1e-5
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_sampler_is_not_asked_for_what_it_does_not_know(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        trainer(tmp_path, 'sampler.name="noting"', 'trainer.eval_sampling={"top_p": 0.9}')
+    assert str(caught.value) == (
+        "sampler=noting does not know top_p. Allowed: temperature, max_new_tokens."
+    )
 
 
 def test_one_that_is_not_installed_is_one_line(tmp_path: Path) -> None:

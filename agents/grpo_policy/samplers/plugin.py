@@ -12,6 +12,9 @@ class Torch:
     """The sampler's keys, and how it is made."""
 
     Config: ClassVar[type[SamplerConfig]] = SamplerConfig
+    decodes: ClassVar[tuple[str, ...]] = (
+        *("top_p", "top_k", "min_p", "repetition_penalty", "stop", "thinking_budget"),
+    )
 
     @classmethod
     def make(cls, cfg: SamplerConfig, parts: SamplerParts) -> Sampler:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from grpo_envs.config.model import SamplerConfig
@@ -22,6 +22,24 @@ class Decoding:
     max_new_tokens: int
     temperature: float = 1.0
     """0 takes the most likely token."""
+    top_p: float = 1.0
+    """Below 1: only the likeliest tokens of this total probability can be sampled."""
+    top_k: int = 0
+    """Above 0: only so many of the likeliest tokens can be."""
+    min_p: float = 0.0
+    """Above 0: only tokens with at least this share of the likeliest's probability can be."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens in the context are divided by it, negative ones multiplied."""
+    stop: tuple[str, ...] = ()
+    """An answer ends, with "stop", at the token that completes one of these in its text."""
+    thinking_budget: int | None = None
+    """Tokens of a thought after which `</think>` is put in, as a token with a mask of False."""
+
+    def extras(self) -> list[str]:
+        """Return the fields that are set and that a sampler may not know."""
+        plain = Decoding(max_new_tokens=self.max_new_tokens, temperature=self.temperature)
+        names = [field.name for field in fields(self)]
+        return [name for name in names if getattr(self, name) != getattr(plain, name)]
 
 
 class Sampler(Protocol):
@@ -51,7 +69,7 @@ class Sampler(Protocol):
             prompts: P prompts as tokens.
             seeds: B seeds, one a completion, those of one prompt in a row: what is sampled depends
                 on the seed, the prompt and the model, not on the batch around it.
-            how: Temperature and length.
+            how: Temperature, length, and what the plugin's `decodes` names.
             tick: Called often while sampling; what it raises ends the sampling.
         """
 
@@ -73,7 +91,11 @@ class SamplerParts:
 
 
 class SamplerPlugin(Protocol):
-    """An entry point of the group `grpo_envs.samplers`."""
+    """An entry point of the group `grpo_envs.samplers`.
+
+    It may have `decodes: ClassVar[tuple[str, ...]]`, the fields of `Decoding` that its sampler
+    obeys beside length and temperature. A run that sets another one is refused.
+    """
 
     Config: ClassVar[type[SamplerConfig]]
     """The keys `sampler.*`. Read for `--help`, so its module should not import torch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,13 +13,11 @@ from torch import Tensor
 from grpo_envs.types import Completion
 from grpo_policy.kv_cache import Caching
 from grpo_policy.policy import Policy
+from grpo_policy.samplers.draw import Draw, Stops, noise
 from grpo_policy.samplers.protocol import Decoding
 
-_GREEDY = 0.0
 _LOOK_EVERY = {"cuda": 8}
 """Tokens after which it is looked at which rows have ended: a GPU has to be waited for, then."""
-_BLOCK = 256
-"""Tokens of the vocabulary that are summed before one of them is looked for."""
 
 
 @dataclass(slots=True)
@@ -61,6 +59,8 @@ class _Written:
         self.logps_BT = torch.zeros((rows, length), device=device)
         self.lengths_B = torch.full((rows,), length, device=device)
         self.ended_B = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.forced_BT: Tensor | None = None
+        """Tokens that were put in, where there may be any."""
         self.eos = torch.tensor(policy.eos_ids, device=device)
 
     def add(self, index_R: Tensor, t: int, tokens_R: Tensor, logps_R: Tensor) -> None:
@@ -71,10 +71,25 @@ class _Written:
         self.lengths_B[index_R] = torch.where(ending_R, t + 1, self.lengths_B[index_R])
         self.ended_B[index_R] = ended_R | ending_R
 
+    def force(self, index_R: Tensor, t: int, forced_R: Tensor) -> None:
+        """Take down which of the tokens `t` were put in."""
+        if self.forced_BT is None:
+            self.forced_BT = torch.zeros_like(self.tokens_BT, dtype=torch.bool)
+        self.forced_BT[index_R, t] = forced_R
+
+    def stop(self, stops: Stops, start: int, end: int) -> None:
+        """End rows at the token that completes a stop string, if it is among these."""
+        lengths = self.lengths_B.clamp(max=end).tolist()
+        for row, length in enumerate(lengths):
+            if length > start:
+                found = stops.end(self.tokens_BT[row, :length].tolist(), start)
+                if found is not None:
+                    self.lengths_B[row], self.ended_B[row] = found, True
+
     def completions(self, rows: slice) -> list[Completion]:
         """Return these rows as completions."""
         parts = (self.tokens_BT, self.logps_BT, self.lengths_B, self.ended_B)
-        return [
+        found = [
             Completion(
                 text=self.policy.decode(tuple(tokens[:length])),
                 token_ids=tuple(tokens[:length]),
@@ -83,6 +98,18 @@ class _Written:
             )
             for tokens, logps, length, ended in zip(*(x[rows].tolist() for x in parts), strict=True)
         ]
+        if self.forced_BT is None:
+            return found
+        forced = self.forced_BT[rows].tolist()
+        return [_masked(c, flags) for c, flags in zip(found, forced, strict=True)]
+
+
+def _masked(completion: Completion, forced: Sequence[bool]) -> Completion:
+    """Return a completion with a mask of what was sampled, where anything was put in."""
+    mask = tuple(not flag for flag in forced[: len(completion.token_ids)])
+    if all(mask):
+        return completion
+    return replace(completion, mask=mask, turn_lengths=(len(mask),))
 
 
 @dataclass(slots=True)
@@ -166,18 +193,23 @@ def sample_groups(
     `tick` is called before each token; what it raises ends the sampling.
     """
     copies = len(seeds) // len(prompts)
-    noise_BT = _noise(seeds, how.max_new_tokens).to(policy.device)
-    written = _Written(policy, *noise_BT.shape)
+    draw = Draw(policy, prompts, noise(seeds, how.max_new_tokens), how)
+    written = _Written(policy, len(seeds), how.max_new_tokens)
+    stops = Stops(how.stop, policy.decode) if how.stop else None
     rows = _prefill(policy, prompts, copies)
     unfinished = set(range(len(prompts)))
     every = _LOOK_EVERY.get(policy.device.type, 1)
     for t in range(how.max_new_tokens):
         tick()
         i = rows.index_R
-        tokens_R, logps_R = _choose(rows.logits_RV, noise_BT[i, t], how.temperature)
+        tokens_R, logps_R, forced_R = draw(rows.logits_RV, i, written.tokens_BT[i, :t])
         written.add(i, t, tokens_R, logps_R)
+        if forced_R is not None:
+            written.force(i, t, forced_R)
         last = t + 1 == how.max_new_tokens
         if last or (t + 1) % every == 0:
+            if stops:
+                written.stop(stops, t // every * every, t + 1)
             ended = [True] * len(seeds) if last else written.ended_B.tolist()
             for p in sorted(unfinished):
                 part = slice(p * copies, (p + 1) * copies)
@@ -227,42 +259,3 @@ def _advance(policy: Policy, rows: _Rows, tokens_R: Tensor) -> None:
         use_cache=True,
         **{rows.caching.name: rows.cache},
     ).logits[:, -1]
-
-
-def _choose(logits_RV: Tensor, noise_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return a token and its log-probability for each row."""
-    greedy = temperature == _GREEDY
-    logits_RV = logits_RV.float() if greedy or temperature == 1 else logits_RV.float() / temperature
-    weights_RV = (logits_RV - logits_RV.amax(dim=-1, keepdim=True)).exp_()
-    tokens_R1 = logits_RV.argmax(dim=-1, keepdim=True) if greedy else _invert(weights_RV, noise_R)
-    logps_R1 = (weights_RV.gather(1, tokens_R1) / weights_RV.sum(dim=-1, keepdim=True)).log()
-    return tokens_R1[:, 0], logps_R1[:, 0]
-
-
-def _invert(weights_RV: Tensor, noise_R: Tensor) -> Tensor:
-    """Return where the cumulative sum of the weights reaches this share of it (R, 1).
-
-    First the block, then the place in it: no cumulative sum over the vocabulary is written.
-    """
-    size = weights_RV.shape[1]
-    whole = size - size % _BLOCK
-    blocks_RK = weights_RV[:, :whole].unflatten(1, (-1, _BLOCK)).sum(dim=-1)
-    if whole < size:
-        rest_R1 = weights_RV[:, whole:].sum(dim=-1, keepdim=True)
-        blocks_RK = torch.cat([blocks_RK, rest_R1], dim=1)
-    sums_RK = blocks_RK.cumsum(dim=-1)
-    point_R1 = noise_R[:, None] * sums_RK[:, -1:]
-    block_R1 = torch.searchsorted(sums_RK, point_R1, right=True).clamp(max=sums_RK.shape[1] - 1)
-    point_R1 = point_R1 - (sums_RK - blocks_RK).gather(1, block_R1)
-    places_RW = block_R1 * _BLOCK + torch.arange(_BLOCK, device=weights_RV.device)
-    within_RW = weights_RV.gather(1, places_RW.clamp(max=size - 1)).cumsum(dim=-1)
-    place_R1 = torch.searchsorted(within_RW, point_R1, right=True).clamp(max=_BLOCK - 1)
-    return (block_R1 * _BLOCK + place_R1).clamp(max=size - 1)
-
-
-def _noise(seeds: Sequence[int], length: int) -> Tensor:
-    """Return one uniform number in [0, 1) for each row and token, from a generator of its own."""
-    generator = torch.Generator()
-    return torch.stack(
-        [torch.rand(length, generator=generator.manual_seed(seed)) for seed in seeds]
-    )

@@ -1,0 +1,120 @@
+"""How the keys `model.*` change what Transformers loads, and what it says when it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AttentionInterface
+
+from grpo_envs.config.model import ModelConfig
+from grpo_envs.errors import ConfigError, require_one_of
+from grpo_policy.policy import Policy
+
+
+def template_in(cfg: ModelConfig) -> str | None:
+    """Return the chat template that the configuration gives; None for the model's own.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    if cfg.chat_template is None:
+        return None
+    allowed = "Allowed: a file with a Jinja template."
+    try:
+        text = Path(cfg.chat_template).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # no such file; not UTF-8, or no name of a file
+        cause = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        given = cfg.chat_template.strip().splitlines()
+        line = f"model.chat_template={given[0][:80] if given else ''}: {cause}. {allowed}"
+        raise ConfigError(line) from error
+    if not text.strip():
+        raise ConfigError(f"model.chat_template={cfg.chat_template}: it is empty. {allowed}")
+    return text
+
+
+def at_load(cfg: ModelConfig) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that are the model's alone.
+
+    Flex attention is not among them: it is compiled for each length anew, and an answer grows.
+
+    Raises:
+        ConfigError: there is no such attention.
+    """
+    name = cfg.attention
+    if name is None:
+        return {}
+    if "/" not in name:  # else a kernel of the hub
+        known = [key for key in AttentionInterface().valid_keys() if key.startswith("flash")]
+        require_one_of("model.attention", name, ["eager", "sdpa", *sorted(known)])
+    return {} if _needs_gpu(name) else {"attn_implementation": name}
+
+
+def attend(policy: Policy, cfg: ModelConfig) -> None:
+    """Switch to an attention that the trial at load could not use.
+
+    Flash attention has kernels for half precision on a GPU only, and a model is tried in float32
+    on the CPU: with the attention that Transformers chooses.
+
+    Raises:
+        ConfigError: it is not installed, or the model has none.
+    """
+    if cfg.attention is None or not _needs_gpu(cfg.attention):
+        return
+    try:
+        policy.model.set_attn_implementation(cfg.attention)
+    except Exception as error:  # of a package that may lack anything
+        raise ConfigError(f"model.attention={cfg.attention}: {_first_line(error)}") from error
+    if "flash" not in str(policy.model.config._attn_implementation):
+        name = type(policy.model).__name__
+        raise ConfigError(f"model.attention={cfg.attention}: {name} has none. Allowed: null.")
+
+
+def _needs_gpu(attention: str) -> bool:
+    return "flash" in attention or "/" in attention
+
+
+def unreadable(cfg: ModelConfig) -> tuple[type[Exception], ...]:
+    """Return the exceptions of a model that cannot be loaded: all, where it runs its own code."""
+    if cfg.trust_remote_code:
+        return (Exception,)
+    return (OSError, ValueError, ImportError, SafetensorError)
+
+
+def cannot_load(path: str, cfg: ModelConfig, error: Exception, absent: str) -> ConfigError:
+    """Return one line on a model that cannot be loaded.
+
+    Args:
+        path: The model's.
+        cfg: How it was to be loaded.
+        error: What Transformers raised.
+        absent: Why the hub does not have it; '' where that is not the reason.
+    """
+    cause = absent or _first_line(error)
+    if "trust_remote_code=True" in str(error):
+        return ConfigError(
+            f"model.path={path}: it brings Python code of its own. Read it, and give "
+            "model.trust_remote_code=true to run it; or choose another model."
+        )
+    if not absent and cfg.attention is not None and "attention" in cause.lower():
+        return ConfigError(f"model.attention={cfg.attention}: {cause}")
+    return ConfigError(
+        f"model.path={path}: {cause}. Give model.path=FOLDER or a hub id that is cached or "
+        "reachable, or model.size=tiny, which needs no network."
+    )
+
+
+def remarks(policy: Policy, cfg: ModelConfig) -> list[str]:
+    """Return what is to be known about a model that was loaded, a line each."""
+    found = policy.chat.remarks()
+    own, name = getattr(policy.model.config, "auto_map", None), type(policy.model).__name__
+    if own and not cfg.trust_remote_code:
+        found.append(f"its own Python code is not run: this is {name} of Transformers.")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    named = isinstance(error, OSError | ValueError | ImportError | SafetensorError)
+    return line if named and line else f"{type(error).__name__}: {line}"

@@ -1,0 +1,111 @@
+"""A model's chat template: a program of its own that turns messages into text. No torch here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from grpo_envs.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ANSWER = "(the answer)"  # stands for what the policy said, in a template
+_OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The chat template of a tokenizer, with the variables that the configuration gives it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    variables: Mapping[str, Any]
+
+    def require_usable(self) -> None:
+        """Refuse a template that fails or loses the question, and variables that it does not read.
+
+        Raises:
+            ConfigError: one line that says why.
+        """
+        words = set(re.findall(r"\w+", str(self.tokenizer.chat_template)))
+        for name in self.variables:
+            if name not in words:
+                raise ConfigError(
+                    f"model.chat_template_kwargs.{name}: the chat template has no variable of that "
+                    f"name.{nearest(name, words)}"
+                )
+        if not self._keeps("system", "user"):
+            self._require_kept("user")
+
+    def prompt(self, prompt: str, system_prompt: str = "") -> str:
+        """Return a prompt as text, with what opens the answer.
+
+        A template may refuse a system message (Gemma, Mistral 0.1) or leave it out without a word:
+        then the system prompt stands before the user's text.
+        """
+        if system_prompt and self._keeps("system", "user"):
+            return self._render(("system", system_prompt), ("user", prompt))
+        self._require_kept("user")
+        return self._render(("user", f"{system_prompt}\n\n{prompt}" if system_prompt else prompt))
+
+    def reply(self, observation: str) -> str:
+        """Return the text between an answer and the next: the turn's end, and the reply, framed."""
+        self._require_kept("user", "assistant", "user")
+        talk = (("user", "?"), ("assistant", _ANSWER), ("user", observation))
+        return self._render(*talk).partition(_ANSWER)[2]
+
+    def takes_system(self) -> bool:
+        """Return whether a system message is a message of its own."""
+        return self._keeps("system", "user")
+
+    def end(self) -> str:
+        """Return what the template writes after an answer; '' where it writes nothing."""
+        try:
+            talk = (("user", "?"), ("assistant", _ANSWER))
+            rendered = self._render(*talk, opened=False)
+        except ConfigError:  # it takes no answer at all; a prompt does not need one
+            return ""
+        return rendered.partition(_ANSWER)[2].strip()
+
+    def _keeps(self, *roles: str) -> bool:
+        """Return whether messages of these roles are rendered, each with its text."""
+        texts = [f"(text {number} of {role})" for number, role in enumerate(roles)]
+        try:
+            rendered = self._render(*zip(roles, texts, strict=True))
+        except ConfigError:
+            return False
+        return all(text in rendered for text in texts)
+
+    def _require_kept(self, *roles: str) -> None:
+        if not self._keeps(*roles):
+            self._render(*((role, "text") for role in roles))  # says why, where it fails
+            raise ConfigError(
+                f"the model's chat template leaves out a text of {', '.join(roles)}. "
+                "Give another: model.chat_template=FILE."
+            )
+
+    def _render(self, *messages: tuple[str, str], opened: bool = True) -> str:
+        talk = [{"role": role, "content": text} for role, text in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                talk, add_generation_prompt=opened, tokenize=False, **self.variables
+            )
+        except Exception as error:  # a template is somebody's program
+            cause = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+            raise ConfigError(
+                f"the model's chat template fails: {type(error).__name__}: {cause}. "
+                "Give another: model.chat_template=FILE."
+            ) from error
+        return str(text)
+
+
+def opened_thought(prompt: str) -> str:
+    r"""Return the `<think>` that ends a prompt, with the blanks after it; '' where none does.
+
+    >>> opened_thought("7+8?<assistant><think>\n"), opened_thought("<think></think>")
+    ('<think>\n', '')
+    """
+    found = _OPENED_THOUGHT.search(prompt)
+    return found[0] if found else ""

@@ -1,0 +1,69 @@
+"""How a run samples: from its keys to `Decoding`, for training and for evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from grpo_envs.config.model import DISTORTIONS
+from grpo_envs.config.schema import RunConfig
+from grpo_envs.errors import ConfigError
+from grpo_policy.models import hints
+from grpo_policy.policy import Policy
+from grpo_policy.samplers import Decoding, SamplerPlugin
+
+
+def training_decoding(cfg: RunConfig, policy: Policy) -> Decoding:
+    """Return how completions are sampled for training; null stands for what the model wants."""
+    sampler = cfg.sampler
+    return Decoding(
+        max_new_tokens=sampler.max_new_tokens or hints(policy).max_new_tokens,
+        temperature=sampler.temperature,
+        stop=tuple(sampler.stop),
+        thinking_budget=sampler.thinking_budget,
+        **{key: getattr(sampler, key) for key in DISTORTIONS},
+    )
+
+
+def evaluation_decoding(cfg: RunConfig, policy: Policy, temperature: float) -> Decoding:
+    """Return how an evaluation samples: as training does where `trainer.eval_*` says nothing."""
+    how = training_decoding(cfg, policy)
+    tokens = cfg.trainer.eval_max_new_tokens or how.max_new_tokens
+    own = cfg.trainer.eval_sampling
+    return replace(how, max_new_tokens=tokens, temperature=temperature, **own)
+
+
+def require_scored_as_sampled(cfg: RunConfig) -> None:
+    """Refuse to train on tokens from another distribution than the one that scores them.
+
+    After an update the likeliest tokens are others: a cut that is made again for the score is not
+    the cut of the sampler, and a token outside of it has no ratio.
+
+    Raises:
+        ConfigError: one line that names the keys and what is allowed.
+    """
+    keys = cfg.sampler.distortions()
+    if keys:
+        own = ", ".join(key.removeprefix("sampler.").replace("=", ": ") for key in keys)
+        raise ConfigError(
+            f"{', '.join(keys)} in training: tokens would come from another distribution than the "
+            "one that an update scores them under. Allowed: the defaults, and for evaluation "
+            f"'trainer.eval_sampling={{{own}}}'."
+        )
+
+
+def require_decoded(cfg: RunConfig, policy: Policy, plugin: type[SamplerPlugin]) -> None:
+    """Refuse a decoding that the sampler would not obey, or that the model has no tokens for.
+
+    Raises:
+        ConfigError: one line that names the keys and what is allowed.
+    """
+    known = getattr(plugin, "decodes", ())
+    for how in (training_decoding(cfg, policy), evaluation_decoding(cfg, policy, 1.0)):
+        unknown = [key for key in how.extras() if key not in known]
+        if unknown:
+            raise ConfigError(
+                f"sampler={cfg.sampler.name} does not know {', '.join(unknown)}. Allowed: "
+                f"{', '.join(('temperature', 'max_new_tokens', *known))}."
+            )
+    if cfg.sampler.thinking_budget is not None:
+        policy.chat.thought_tokens()
