@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +27,24 @@ class Chat:
     embeddings: int = NO_LIMIT
     """Tokens that the model has embeddings of: a tokenizer may know more of them."""
 
-    def render(self, prompt: str, system_prompt: str = "") -> tuple[int, ...]:
-        """Return the tokens of a prompt, through the chat template where the model has one."""
+    def render(
+        self, prompt: str, system_prompt: str = "", messages: Sequence[Mapping[str, str]] = ()
+    ) -> tuple[int, ...]:
+        """Return the tokens of a prompt, through the chat template where the model has one.
+
+        Args:
+            prompt: The text.
+            system_prompt: The system message before it; '' for none.
+            messages: The turns of a prompt that is a conversation, see `Problem.messages`.
+        """
         if self.tokenizer.chat_template is None:
             text = f"{system_prompt}\n\n{prompt}\n" if system_prompt else prompt
             return self._tokens(text, special=True)
-        messages = [{"role": "user", "content": prompt}]
+        turns = [dict(message) for message in messages] or [{"role": "user", "content": prompt}]
         if system_prompt:
-            messages.insert(0, {"role": "system", "content": system_prompt})
+            turns.insert(0, {"role": "system", "content": system_prompt})
         rendered = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
+            turns, add_generation_prompt=True, tokenize=False
         )
         return self._tokens(str(rendered))
 

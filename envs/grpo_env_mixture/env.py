@@ -110,7 +110,7 @@ class MixtureEnv(TextEnv):
         """Let each environment answer for its own problems, all of them at once."""
         places: dict[tuple[str, int | None], list[int]] = {}
         for i, problem in enumerate(problems):
-            places.setdefault(_source(problem), []).append(i)
+            places.setdefault(self._source(problem), []).append(i)
         replies: dict[int, Reply] = {}
         for (name, level), own in places.items():
             env = self._members[name][level]
@@ -163,8 +163,13 @@ class MixtureEnv(TextEnv):
         return {name: next(iter(levels.values())) for name, levels in self._members.items()}
 
     def _env(self, problem: Problem) -> TextEnv:
-        name, level = _source(problem)
+        name, level = self._source(problem)
         return self._members[name][level]
+
+    def _source(self, problem: Problem) -> tuple[str, int | None]:
+        """Return an environment's name and level; without levels of ours a row may have one."""
+        name = problem.meta["env"]
+        return name, problem.meta["level"] if name in self._ladders else None
 
     def _level(self, name: str, seed: int, split: str) -> int | None:
         if name not in self._ladders:
@@ -173,7 +178,3 @@ class MixtureEnv(TextEnv):
         if split == "train":
             return ladder.level
         return rng_for("level", split, seed).choice(ladder.levels)
-
-
-def _source(problem: Problem) -> tuple[str, int | None]:
-    return problem.meta["env"], problem.meta.get("level")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -154,8 +155,23 @@ class TextEnv(gymnasium.Env[str, str]):
         split = split or self.split
         require_one_of("split", split, SPLITS)
         if self.rows is not None:
-            return self.from_row(self.rows.pick(seed, split))
+            return self.problem_of(self.rows.pick(seed, split))
         return self.draw(rng_for(type(self).__name__, split, seed), split)
+
+    def problem_of(self, row: Row) -> Problem:
+        """Return the problem of a row, with what `from_row` need not see to.
+
+        That is the conversation that its prompt is, a system message, and the other columns.
+        """
+        made = self.from_row(row)
+        own = row.system if made.system_prompt is None else made.system_prompt
+        return dataclasses.replace(
+            made,
+            messages=made.messages or row.messages_for(made.prompt),
+            system_prompt=own,
+            columns=row.columns,
+            meta={**row.meta, **made.meta},
+        )
 
     @property
     def grades_each_alone(self) -> bool:
@@ -217,7 +233,11 @@ class TextEnv(gymnasium.Env[str, str]):
 
     def info_of(self, problem: Problem) -> dict[str, Any]:
         """Return the `info` of a reset: what else a player may know of the problem."""
-        return {"system_prompt": self.system_prompt_of(problem), "meta": dict(problem.meta)}
+        return {
+            "system_prompt": self.system_prompt_of(problem),
+            "messages": [dict(message) for message in problem.messages],
+            "meta": dict(problem.meta),
+        }
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -247,4 +247,5 @@ def _summary(cfg: RunConfig, parts: Parts) -> str:
 
 def _first_prompt(env: GroupVectorEnv, chat: Chat) -> str:
     problem = env.env.problem(0)
-    return chat.text(chat.render(problem.prompt, env.env.system_prompt_of(problem)))
+    system = env.env.system_prompt_of(problem)
+    return chat.text(chat.render(problem.prompt, system, problem.messages))
