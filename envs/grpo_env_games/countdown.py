@@ -102,8 +102,9 @@ class CountdownEnv(TextEnv):
         )
         if dataset is not None:
             needs, read = ("numbers", "target"), self.from_row  # named now, not at step 300
-            keys = {"columns": columns, "unreadable": unreadable, "held_out": held_out}
-            self.rows = Rows(dataset, needs=needs, read=read, settings={}, **keys)
+            keys: dict[str, Any] = {"unreadable": unreadable, "held_out": held_out}
+            keys |= {"needs": needs, "read": read, "settings": {}}
+            self.rows = Rows(dataset, columns=columns, **keys)
         else:
             for each in SPLITS:
                 self.problem(0, each)  # raises where there are no puzzles

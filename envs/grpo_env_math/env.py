@@ -109,10 +109,10 @@ class MathEnv(TextEnv):
             grading, MathGrading(evaluated=True, lenient=answer == "number")
         )
         if dataset is not None:
-            keys = {"columns": columns, "unreadable": unreadable, "held_out": held_out}
-            self.rows = self._read(dataset, keys)
+            keys: dict[str, Any] = {"unreadable": unreadable, "held_out": held_out}
+            self.rows = self._read(dataset, columns=columns, **keys)
 
-    def _read(self, dataset: str, keys: dict[str, Any]) -> Rows:
+    def _read(self, dataset: str, **keys: Any) -> Rows:
         """Read the rows: a gold that cannot be read is named now, not at step 300."""
         settings = {"answer": self.answer, "golds": self.golds}
         needs = ("prompt", "gold")

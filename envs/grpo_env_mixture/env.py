@@ -17,7 +17,7 @@ from grpo_env_mixture.entries import read_entries
 from grpo_env_mixture.ladder import Ladder
 from grpo_env_mixture.schedule import Schedule
 from grpo_envs.env import TextEnv
-from grpo_envs.env.rewards import earns_all
+from grpo_envs.env.rewards import Part, is_right
 from grpo_envs.errors import ConfigError, require
 from grpo_envs.seeding import rng_for
 from grpo_envs.types import Group, Problem, Reply, Turn
@@ -77,10 +77,18 @@ class MixtureEnv(TextEnv):
         self.concurrency = "threads" if any(env.concurrency != "none" for env in envs) else "none"
 
     @property
-    def own_weights(self) -> dict[str, float]:
-        """The weights of the environments' own parts, without those of added functions."""
-        own = [f"{n}/{part}" for n, env in self._one_each().items() for part in env.own_weights]
-        return {name: self.weights[name] for name in own}
+    def own_parts(self) -> dict[str, Part]:
+        """The environments' own parts, without those of added functions."""
+        return {
+            f"{name}/{part}": how
+            for name, env in self._one_each().items()
+            for part, how in env.own_parts.items()
+        }
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The names that the problems of any environment have in `Problem.columns`."""
+        return frozenset[str]().union(*(env.columns for env in self._one_each().values()))
 
     @property
     def grades_each_alone(self) -> bool:
@@ -116,8 +124,10 @@ class MixtureEnv(TextEnv):
             env = self._members[name][level]
             answered = env.reply_batch([problems[i] for i in own], [episodes[i] for i in own])
             for i, reply in zip(own, answered, strict=True):
-                parts = {f"{name}/{part}": value for part, value in reply.reward.parts.items()}
-                reward = dataclasses.replace(reply.reward, parts=parts)
+                reward = reply.reward
+                earned = env.parts_of(reward) if reward.valid else {}
+                parts = {f"{name}/{part}": value for part, value in earned.items()}
+                reward = dataclasses.replace(reward, parts=parts)
                 replies[i] = dataclasses.replace(reply, reward=reward)
         return [replies[i] for i in range(len(problems))]
 
@@ -133,12 +143,10 @@ class MixtureEnv(TextEnv):
 
     def adapt(self, groups: Sequence[Group]) -> None:
         """Go up or down by the groups of a step, those of an environment all at once."""
-        points = dict.fromkeys(self._ladders, 0)
+        points, own = dict.fromkeys(self._ladders, 0), self.own_parts
         for group in groups:
             name = group.meta["env"]
-            right = [
-                earns_all(reward, self.own_weights) for reward in group.rewards if reward.valid
-            ]
+            right = [is_right(reward, own) for reward in group.rewards if reward.valid]
             if name in points and right:
                 points[name] += all(right) - (not any(right))
         for name, ladder in self._ladders.items():

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from gymnasium.utils import env_checker
 
-from grpo_envs.env.rewards import earns_all, summed
+from grpo_envs.env.rewards import is_right, summed
 from grpo_envs.env.text import SPLITS, TextEnv
 from grpo_envs.env.time_limit import TooLong, time_limit
 from grpo_envs.env.trial import (
@@ -174,14 +174,17 @@ def _solution_is_best(trial: Trial) -> Iterator[str]:
 
 
 def _counts_as_right(trial: Trial) -> Iterator[str]:
-    own, broken = trial.env.own_weights, ""
+    own, broken = trial.env.own_parts, ""
     for problem in trial.of_both():
+        if is_right(trial.reward(problem, ""), own):
+            yield f"'' is right, {dict(trial.reward(problem, '').parts)}"
         player = good_player(trial.env, problem)
         reward = summed(trial.play(problem, player)[1]) if player else None
-        if reward and earns_all(reward, own):
+        if reward and is_right(reward, own):
             return  # it can be reached: nobody need win every game
         if reward and reward.valid:
-            broken = f"solutions earn {dict(reward.parts)} of the own parts {own}"
+            weights = {name: part.weight for name, part in own.items()}
+            broken = f"solutions earn {dict(reward.parts)} of the own parts {weights}"
     yield broken
 
 

@@ -2,8 +2,9 @@
 
 A reward function takes a problem and an answer and returns a number, by convention in [0, 1], or
 None where it does not apply. It may be `async`; `batched` ones take all problems and answers of a
-step at once. A package brings its own through the entry-point group `grpo_envs.rewards`, as this
-one does; options beside `weight`, `scale`, `clip` and `timeout` are its keyword arguments.
+step at once; those written for TRL work as they are (see `trl_functions`). A package brings its own
+through the entry-point group `grpo_envs.rewards`, as this one does; options beside `weight`,
+`scale`, `clip` and `timeout` are its keyword arguments.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any, TypeVar
 
 from grpo_envs.env.deadlines import in_time, in_time_together
 from grpo_envs.env.installed import REWARDS, available, check_keywords, check_values, load
-from grpo_envs.env.rewards import SHAPING, Part, part_from
+from grpo_envs.env.rewards import ACCURACY, SHAPING, Part, part_from
+from grpo_envs.env.trl_functions import TrlFunction, is_trl
 from grpo_envs.errors import require, unknown
 from grpo_envs.types import Problem, Reward
 
@@ -80,6 +82,9 @@ def compose(
         options = {key: value for key, value in own.items() if key not in SHAPING}
         if name in declared and options:
             raise unknown(f"key of env.rewards.{name}", next(iter(options)), SHAPING)
+        if name == ACCURACY:
+            alone = name in declared and not own
+            require(alone, f"env.rewards.{name}", said, "a weight, where the environment has it")
         if name not in declared:
             timeout = options.pop("timeout", _TIMEOUT)
             number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
@@ -94,6 +99,9 @@ def _function(
     if name not in available(REWARDS):
         raise unknown("reward part", name, [*declared, *available(REWARDS)])
     function = load(REWARDS, name)
+    if is_trl(function):
+        trl = TrlFunction.make(name, function, options)
+        return Function(name, trl, whole=True, timeout=timeout, columns=trl.columns)
     asked = partial(function, None, None)
     check_keywords(asked, options, f"env.rewards.{name}.", also=(*SHAPING, "timeout"))
     check_values(asked, options, f"env.rewards.{name}.")
@@ -111,6 +119,8 @@ class Function:
     """Whether it takes all answers of a step at once."""
     timeout: float = _TIMEOUT
     """Seconds that it may take: for an answer, or for all where it takes all at once."""
+    columns: frozenset[str] = frozenset()
+    """Columns of a dataset that it cannot do without."""
 
     def __call__(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
         """Return what each answer earns of this part."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import gymnasium
 
 from grpo_envs.env.reward_functions import compose
-from grpo_envs.env.rewards import merged, respond_safely, score_safely, settle
+from grpo_envs.env.rewards import Part, merged, respond_safely, score_safely, settle
 from grpo_envs.env.spaces import UnicodeText
-from grpo_envs.errors import ResetNeeded, require_one_of
+from grpo_envs.errors import ConfigError, ResetNeeded, nearest, require_one_of
 from grpo_envs.seeding import rng_for
 from grpo_envs.types import Group, Problem, Reply, Reward, Turn
 
@@ -146,9 +146,33 @@ class TextEnv(gymnasium.Env[str, str]):
         return problem.max_turns or self.max_turns
 
     @property
-    def own_weights(self) -> dict[str, float]:
-        """The weights of the environment's own parts, without those of added functions."""
-        return {name: self.weights[name] for name in self._declared}
+    def own_parts(self) -> dict[str, Part]:
+        """The environment's own parts, without those of added functions: `is_right` asks them.
+
+        Where `env.rewards` leaves none of them that pays, they count as the environment declares.
+        """
+        own = {name: self._parts[name] for name in self._declared}
+        if any(part.range[1] > 0 for part in own.values()):
+            return own
+        return {name: Part(weight=weight) for name, weight in self._declared.items()}
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The names that `Problem.columns` has."""
+        return frozenset(self.problem(0).columns) if self.rows is None else self.rows.columns
+
+    def require_columns(self) -> None:
+        """Require the columns that added reward functions cannot do without.
+
+        Raises:
+            ConfigError: there is none of the name.
+        """
+        for name, function in self._functions.items():
+            missing = sorted(function.columns - self.columns) if function.columns else []
+            if missing:
+                have = ", ".join(sorted(self.columns)) or "none: its problems are no dataset's"
+                text = f"env.rewards.{name} asks for the column {missing[0]!r}. There is {have}."
+                raise ConfigError(text + nearest(missing[0], self.columns))
 
     def problem(self, seed: int, split: str | None = None) -> Problem:
         """Return problem number `seed` of `split` (this environment's own when None)."""

@@ -190,7 +190,7 @@ def _train(run: schema.RunConfig, folder: RunFolder, processes: Processes) -> fl
 
 
 def _claim(run: schema.RunConfig, folder: RunFolder, env: TextEnv) -> None:
-    about = {"weights": env.weights, "own": [*env.own_weights], "versions": versions()}
+    about = {"weights": env.weights, "own": [*env.own_parts], "versions": versions()}
     folder.claim(run.identity(), list(HydraConfig.get().overrides.task), about)
 
 
