@@ -27,6 +27,8 @@ LEAST_ROWS = 10_000
 """Smaller datasets are read each time."""
 _MOST_FILES = 50
 _FORMAT = 1
+_NOT_READERS = frozenset({"builtins", "typing", "abc", "gymnasium"})
+"""Packages of base classes that have no part in reading rows."""
 
 
 def key_of(
@@ -102,15 +104,11 @@ def _code_of(read: Callable[..., object] | None) -> Iterator[Path]:
     """
     owner = getattr(read, "__self__", read)
     classes = type(owner).__mro__ if inspect.ismethod(read) else (owner,)
-    names = {_package(cls) for cls in classes} - {"builtins", "typing", "abc", "gymnasium"}
-    for name in sorted({*names, __name__.partition(".")[0]} - {""}):
-        file = getattr(sys.modules.get(name), "__file__", None)
+    modules = {getattr(cls, "__module__", None) or __name__ for cls in classes} | {__name__}
+    for name in sorted(name for name in modules if name.partition(".")[0] not in _NOT_READERS):
+        top, own = (sys.modules.get(each) for each in (name.partition(".")[0], name))
+        file = getattr(top, "__file__", None) or getattr(own, "__file__", None)
         if file is None:
             raise ValueError(f"{name} has no file")
         path = Path(file)
         yield from sorted(path.parent.rglob("*.py")) if path.stem == "__init__" else [path]
-
-
-def _package(owner: Any) -> str:
-    module: str = getattr(owner, "__module__", "") or ""
-    return "" if owner is None else module.partition(".")[0]

@@ -138,7 +138,7 @@ def strata(rows: Sequence[Row], by: Sequence[str]) -> dict[str, list[Row]]:
         for key in by:
             if key == "env" and source:
                 found.setdefault(source, []).append(row)
-            elif key in meta:
+            elif isinstance(meta.get(key), str | int | float):  # no list or object of a dataset's
                 name = f"{key}_{meta[key]}"
                 found.setdefault(f"{source}/{name}" if source else name, []).append(row)
     return dict(sorted(found.items()))
