@@ -117,10 +117,9 @@ def _ends(trial: Trial) -> Iterator[str]:
 
 
 def _gymnasium(trial: Trial) -> Iterator[str]:
-    env = trial.env
     with warnings.catch_warnings(), time_limit(trial.seconds * _CALLS, "Gymnasium's check_env"):
         warnings.simplefilter("error")
-        env_checker.check_env(env, skip_render_check=env.spec is None)
+        env_checker.check_env(trial.env, skip_render_check=trial.env.spec is None)
     return iter(())
 
 
@@ -183,8 +182,7 @@ def _counts_as_right(trial: Trial) -> Iterator[str]:
         if reward and is_right(reward, own):
             return  # it can be reached: nobody need win every game
         if reward and reward.valid:
-            weights = {name: part.weight for name, part in own.items()}
-            broken = f"solutions earn {dict(reward.parts)} of the own parts {weights}"
+            broken = f"solutions earn {dict(reward.parts)} of the own parts {[*own]}"
     yield broken
 
 
@@ -243,7 +241,6 @@ def _others_solutions(trial: Trial) -> Iterator[str]:
 
 def _plays_again(trial: Trial) -> Iterator[str]:
     for problem in trial.of_both() if trial.env.max_turns > 1 else ():
-        high = trial.most(problem)
         for player in (trial.env.demonstrate, mumble, say_a_word, say_a_word_in_a_tag):
             episode, rewards = trial.play(problem, player)
             total = summed(rewards).total
@@ -251,7 +248,7 @@ def _plays_again(trial: Trial) -> Iterator[str]:
                 yield f"{episode[-1].action[:40]!r} raises {error}"
             if outside := _outside(trial, problem, total):
                 yield f"{episode[-1].action[:40]!r} ends with {outside}"
-            if player is mumble and compare_rewards(total, high) >= 0:
+            if player is mumble and compare_rewards(total, trial.most(problem)) >= 0:
                 yield f"{episode[-1].action!r} to the end earns {total:g}"
             if (episode, rewards) != (again := trial.play(problem, player)):
                 first, other = (turns[-1].observation[:80] for turns in (episode, again[0]))

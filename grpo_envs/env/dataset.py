@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from grpo_envs.env import dataset_cache
 from grpo_envs.env.columns import names_of
+from grpo_envs.env.dataset_cache import key_of, load, save
 from grpo_envs.env.reading import Reading, Verdict, shown
 from grpo_envs.env.row import Row
 from grpo_envs.env.tables import Records, Table, load_tables
@@ -148,17 +148,15 @@ class Rows:
     def _verdict(self, settings: Mapping[str, Any] | None) -> Verdict:
         """Read all rows, or take what was found out when they were read before."""
         reading, key = self._reading, None
-        if settings is not None and reading.total >= dataset_cache.LEAST_ROWS:
+        if settings is not None:
             about = (reading.names, sorted(reading.required), reading.by)
-            how = (reading.unreadable, reading.held_out)
-            key = dataset_cache.key_of(
-                self.dataset, reading.read, {"rows": [about, how], **settings}
-            )
-        found = dataset_cache.load(key, reading.total) if key else None
+            how = {"rows": [about, reading.unreadable, reading.held_out], **settings}
+            key = key_of(self.dataset, reading.total, reading.read, how)
+        found = load(key, reading.total) if key else None
         if found is None:
             found = reading.verdict()
             if key:
-                dataset_cache.save(key, found)
+                save(key, found)
         if found.refused:
             examples = shown(self.dataset, found.refused, found.examples)
             count = f"{found.refused} of {reading.total} rows cannot be read"

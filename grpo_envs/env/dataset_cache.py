@@ -32,16 +32,19 @@ _NOT_READERS = frozenset({"builtins", "typing", "abc", "gymnasium"})
 
 
 def key_of(
-    dataset: str, read: Callable[..., object] | None, settings: Mapping[str, Any]
+    dataset: str, total: int, read: Callable[..., object] | None, settings: Mapping[str, Any]
 ) -> str | None:
-    """Return the name that a dataset's verdict is kept under, None where it cannot be kept.
+    """Return the name that a dataset's verdict is kept under, None where it is not kept.
 
     Args:
         dataset: The file or folder; a dataset of the hub has no content here to name it by.
+        total: Its rows.
         read: What tries the rows; the name depends on its code.
         settings: What the verdict depends on besides. Only JSON values can be told apart.
     """
     path = Path(dataset).expanduser()
+    if total < LEAST_ROWS or not path.exists():
+        return None
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     try:
         asked = json.dumps([_FORMAT, dataset, settings], sort_keys=True)
@@ -56,7 +59,7 @@ def key_of(
             digest.update(f"{source}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
     except (TypeError, ValueError, OSError):
         return None
-    return digest.hexdigest() if path.exists() else None
+    return digest.hexdigest()
 
 
 def load(key: str, total: int) -> Verdict | None:

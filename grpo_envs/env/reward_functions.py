@@ -10,7 +10,7 @@ through the entry-point group `grpo_envs.rewards`, as this one does; options bes
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from grpo_envs.env.deadlines import in_time, in_time_together
 from grpo_envs.env.installed import REWARDS, available, check_keywords, check_values, load
 from grpo_envs.env.rewards import ACCURACY, SHAPING, Part, part_from
 from grpo_envs.env.trl_functions import TrlFunction, is_trl
-from grpo_envs.errors import require, unknown
+from grpo_envs.errors import ConfigError, nearest, require, unknown
 from grpo_envs.types import Problem, Reward
 
 _TIMEOUT = 60.0
@@ -107,6 +107,27 @@ def _function(
     check_values(asked, options, f"env.rewards.{name}.")
     whole = getattr(function, "batched", False)
     return Function(name, partial(function, **options), whole=whole, timeout=timeout)
+
+
+def require_columns(
+    functions: Mapping[str, Function], columns: Callable[[], Collection[str]]
+) -> None:
+    """Require the columns that functions cannot do without.
+
+    Args:
+        functions: By name.
+        columns: Returns the columns that problems have.
+
+    Raises:
+        ConfigError: there is none of the name.
+    """
+    for name, function in functions.items():
+        have = columns() if function.columns else ()
+        missing = sorted(function.columns.difference(have))
+        if missing:
+            found = ", ".join(sorted(have)) or "none: its problems are no dataset's"
+            text = f"env.rewards.{name} asks for the column {missing[0]!r}. There is {found}."
+            raise ConfigError(text + nearest(missing[0], have))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
 
-from grpo_envs.env.reward_functions import compose
+from grpo_envs.env.reward_functions import compose, require_columns
 from grpo_envs.env.rewards import Part, merged, respond_safely, score_safely, settle
 from grpo_envs.env.spaces import UnicodeText
-from grpo_envs.errors import ConfigError, ResetNeeded, nearest, require_one_of
+from grpo_envs.errors import ResetNeeded, require_one_of
 from grpo_envs.seeding import rng_for
 from grpo_envs.types import Group, Problem, Reply, Reward, Turn
 
@@ -159,7 +159,7 @@ class TextEnv(gymnasium.Env[str, str]):
     @property
     def columns(self) -> frozenset[str]:
         """The names that `Problem.columns` has."""
-        return frozenset(self.problem(0).columns) if self.rows is None else self.rows.columns
+        return self.rows.columns if self.rows else frozenset(self.problem(0).columns)
 
     def require_columns(self) -> None:
         """Require the columns that added reward functions cannot do without.
@@ -167,12 +167,7 @@ class TextEnv(gymnasium.Env[str, str]):
         Raises:
             ConfigError: there is none of the name.
         """
-        for name, function in self._functions.items():
-            missing = sorted(function.columns - self.columns) if function.columns else []
-            if missing:
-                have = ", ".join(sorted(self.columns)) or "none: its problems are no dataset's"
-                text = f"env.rewards.{name} asks for the column {missing[0]!r}. There is {have}."
-                raise ConfigError(text + nearest(missing[0], self.columns))
+        require_columns(self._functions, lambda: self.columns)
 
     def problem(self, seed: int, split: str | None = None) -> Problem:
         """Return problem number `seed` of `split` (this environment's own when None)."""
