@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import pytest
 
 from grpo_env_math import MathEnv
 from grpo_env_mixture import MixtureEnv
-from grpo_envs import DatasetEnv, Problem, Reward, Row
+from grpo_envs import DatasetEnv, Problem, Reward, Row, check_env, new_env
 from grpo_envs.env import dataset_cache, reading
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError, DatasetError
@@ -104,6 +105,20 @@ def test_a_share_of_nearly_all_leaves_a_prompt_to_train_on(write: Write) -> None
 def test_keys_of_a_dataset_need_one(keys: Mapping[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"env.{next(iter(keys))} is for a dataset"):
         MathEnv(**keys)
+
+
+def test_new_env_writes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = new_env.write("capitals", tmp_path, new_env.DATASET_FILES)
+    monkeypatch.syspath_prepend(str(folder))
+    made = import_module("grpo_env_capitals").CapitalsEnv
+    check_env(made(), problems=5)
+    path = tmp_path / "mine.csv"
+    path.write_text("question,answer,level\n1+1?,007,a\n2+2?,4,b\n", encoding="utf-8")
+    env = made(dataset=str(path), columns={"prompt": "question", "gold": "answer"})
+    assert {(p.prompt, p.gold, p.meta["level"]) for p in drawn(env)} == {
+        ("1+1?", "007", "a"),
+        ("2+2?", "4", "b"),
+    }
 
 
 # Conversations
