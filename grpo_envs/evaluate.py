@@ -24,6 +24,7 @@ from grpo_envs.config.composition import compose_run
 from grpo_envs.config.model import SIZES
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import TextEnv
+from grpo_envs.env.rewards import Part
 from grpo_envs.errors import ConfigError
 from grpo_envs.loggers import ConsoleHandler
 from grpo_envs.runs.newest import model_path
@@ -51,8 +52,8 @@ class Evaluated:
     rows: list[dict[str, Any]]
     weights: dict[str, float]
     """Of all reward parts."""
-    own_weights: dict[str, float]
-    """Of the environment's own reward parts."""
+    own: dict[str, Part]
+    """The environment's own reward parts."""
 
 
 def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
@@ -100,7 +101,7 @@ def _evaluated(cfg: RunConfig, out: Path, held_out: tuple[TextEnv, int]) -> Eval
         folder=folder,
         rows=rows,
         weights=dict(env.weights),
-        own_weights=dict(env.own_weights),
+        own=env.own_parts,
     )
 
 
@@ -195,7 +196,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _tell(side: Evaluated, by: Sequence[str]) -> None:
-    figures = estimates(side.rows, side.own_weights, by)
+    figures = estimates(side.rows, side.own, by)
     for table in tables(side.name, side.rows, side.weights, figures):
         rich.get_console().print(table)
     file = side.folder / "evaluation.json"
@@ -210,8 +211,8 @@ def _tell(side: Evaluated, by: Sequence[str]) -> None:
 
 
 def _compare(a: Evaluated, b: Evaluated, *, by: Sequence[str]) -> None:
-    of_a, of_b = (estimates(side.rows, side.own_weights, by) for side in (a, b))
-    gains = differences(a.rows, b.rows, a.own_weights, by)
+    of_a, of_b = (estimates(side.rows, side.own, by) for side in (a, b))
+    gains = differences(a.rows, b.rows, a.own, by)
     rich.get_console().print(difference_table((a.name, b.name), of_a, of_b, gains))
     digests = "-".join(side.folder.name.rpartition("-")[2] for side in (a, b))
     file = a.folder.parent / f"compare-{digests}.json"

@@ -1,15 +1,17 @@
 """A package for an environment of your own: `python -m grpo_envs.new_env sort_letters`.
 
 Writes a folder that can be installed, with an environment to change, its configuration, a reward
-function, and tests that pass as they are.
+function, and tests that pass as they are. With `--dataset` its problems are the rows of a CSV.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+from grpo_envs.env import templates
 from grpo_envs.env.installed import ENVS, available
 from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.files import shown
@@ -203,9 +205,23 @@ FILES = {
 }
 """What is written; NAME, DASHED and CLASS stand for the environment's name in three spellings."""
 
+DATASET_FILES = FILES | {
+    "README.md": templates.README,
+    "grpo_env_NAME/__init__.py": templates.ENV,
+    "grpo_env_NAME/questions.csv": templates.QUESTIONS,
+    "grpo_env_NAME/conf/env/NAME.yaml": templates.YAML,
+    "tests/test_NAME.py": templates.TESTS,
+}
+"""The same for an environment whose problems are rows."""
 
-def write(name: str, parent: Path) -> Path:
+
+def write(name: str, parent: Path, files: Mapping[str, str] = FILES) -> Path:
     """Write the package `grpo-env-<name>` into `parent`; return its folder.
+
+    Args:
+        name: Of the environment.
+        parent: The folder to write into.
+        files: What is written: `FILES` or `DATASET_FILES`.
 
     Raises:
         ConfigError: `name` is no name for an environment or is taken, or the folder exists.
@@ -227,7 +243,7 @@ def write(name: str, parent: Path) -> Path:
         "DASHED": name.replace("_", "-"),
         "CLASS": "".join(word.capitalize() for word in name.split("_")),
     }
-    for path, text in FILES.items():
+    for path, text in files.items():
         file = folder / _spell(path, spelt)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(_spell(text, spelt), encoding="utf-8")
@@ -244,8 +260,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m grpo_envs.new_env", description=__doc__)
     parser.add_argument("name", help="of the environment: env=NAME")
     parser.add_argument("--out", type=Path, default=Path(), help="where to (the working folder)")
+    parser.add_argument("--dataset", action="store_true", help="its problems are rows of a file")
     options = parser.parse_args()
-    folder = write(options.name, options.out.absolute())
+    files = DATASET_FILES if options.dataset else FILES
+    folder = write(options.name, options.out.absolute(), files)
     print(f'{shown(folder)}: now\n  cd {shown(folder)} && pip install -e ".[dev]" && pytest')
     print(f"  python -m grpo_envs.run env={options.name}")
 

@@ -130,7 +130,7 @@ def _episode(env: TextEnv, seed: int, chat: "Chat | None") -> None:
     print(f"\nproblem {seed} of {env.split}{how}:")
     system = about["system_prompt"]
     if chat:
-        print(printable(chat.text(chat.render(prompt, system))))
+        print(printable(chat.text(chat.render(prompt, system, about["messages"]))))
     else:
         print(printable(f"{system}\n\n{prompt}" if system else prompt))
     turns = env.turns_of(env.problem(seed))

@@ -44,6 +44,11 @@ class Problem:
     """Anything else worth logging: level, source row, topic. JSON values only."""
     system_prompt: str | None = None
     """The system message before this prompt; None for the environment's."""
+    messages: tuple[Mapping[str, str], ...] = ()
+    """The turns of a prompt that is a conversation, each with `role` (user or assistant) and
+    `content`, the user's last; `prompt` is then their transcript. () where the prompt is a text."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """The row of a dataset by its own names, the gold among them: for reward functions only."""
     max_turns: int | None = None
     """Answers per episode of this problem; None for the environment's number."""
 

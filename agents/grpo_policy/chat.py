@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +49,15 @@ class Chat:
         """The chat template; None where the model has none."""
         return template_of(self.tokenizer, self.template_variables)
 
-    def render(self, prompt: str, system_prompt: str = "") -> tuple[int, ...]:
+    def render(
+        self, prompt: str, system_prompt: str = "", messages: Sequence[Mapping[str, str]] = ()
+    ) -> tuple[int, ...]:
         """Return the tokens of a prompt, through the chat template where the model has one.
+
+        Args:
+            prompt: The text.
+            system_prompt: The system message before it; '' for none.
+            messages: The turns of a prompt that is a conversation, see `Problem.messages`.
 
         Raises:
             ConfigError: the template fails, or a token has no embedding.
@@ -58,7 +65,8 @@ class Chat:
         if self.template is None:
             text = f"{system_prompt}\n\n{prompt}\n" if system_prompt else prompt
             return self._begun_tokens(text)
-        return self._tokens(self.template.prompt(prompt, system_prompt))
+        turns = [(turn["role"], turn["content"]) for turn in messages] or [("user", prompt)]
+        return self._tokens(self.template.prompt(turns, system_prompt))
 
     def follow_up(self, observation: str, *, ended: bool) -> tuple[int, ...]:
         """Return the tokens between an answer and the next: the environment's reply, framed.

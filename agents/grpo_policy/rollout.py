@@ -101,8 +101,9 @@ class Rollout:
         """Return one group for each problem seed; times `sample` and `score`."""
         size = self.env.group_size
         observations, about = self.env.reset(seed=list(seeds))
-        asked = zip(observations[::size], about["system_prompt"][::size], strict=True)
-        prompts = [self.chat.render(prompt, system_prompt) for prompt, system_prompt in asked]
+        parts = (observations, about["system_prompt"], about["messages"])
+        asked = zip(*(part[::size] for part in parts), strict=True)
+        prompts = [self.chat.render(*each) for each in asked]
         noise = [(key, i) for key in seeds for i in range(size)]
         with timer("sample"):
             seeds_of_noise = [seed_for(self.seed, *place) for place in noise]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,16 +39,25 @@ class Template:
         if not self._keeps("system", "user"):
             self._require_kept("user")
 
-    def prompt(self, prompt: str, system_prompt: str = "") -> str:
+    def prompt(self, turns: Sequence[tuple[str, str]], system_prompt: str = "") -> str:
         """Return a prompt as text, with what opens the answer.
 
         A template may refuse a system message (Gemma, Mistral 0.1) or leave it out without a word:
-        then the system prompt stands before the user's text.
+        then the system prompt stands before the first user's text.
+
+        Args:
+            turns: Role and text of each turn.
+            system_prompt: '' for none.
         """
-        if system_prompt and self._keeps("system", "user"):
-            return self._render(("system", system_prompt), ("user", prompt))
-        self._require_kept("user")
-        return self._render(("user", f"{system_prompt}\n\n{prompt}" if system_prompt else prompt))
+        roles = [role for role, _ in turns]
+        if system_prompt and self._keeps("system", *roles):
+            return self._render(("system", system_prompt), *turns)
+        self._require_kept(*roles)
+        turns = list(turns)
+        if system_prompt:
+            first = roles.index("user")
+            turns[first] = ("user", f"{system_prompt}\n\n{turns[first][1]}")
+        return self._render(*turns)
 
     def reply(self, observation: str) -> str:
         """Return the text between an answer and the next: the turn's end, and the reply, framed."""

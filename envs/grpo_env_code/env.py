@@ -22,7 +22,7 @@ from grpo_env_code.sampled import refuse_failing, within
 from grpo_env_code.settings import checked_limits, checked_packages, preloaded, try_packages
 from grpo_env_code.sources import configured_checker, open_source
 from grpo_envs.env import TextEnv
-from grpo_envs.env.dataset import Row, Rows
+from grpo_envs.env.dataset import Row, Rows, require_dataset
 from grpo_envs.errors import DatasetError, SandboxError, require, require_one_of
 from grpo_envs.graders.code import Case, CodeTests, grade_code, program_of, well_formed
 from grpo_envs.runtime.launch import cores
@@ -47,6 +47,7 @@ class CodeEnv(TextEnv):
         dataset: str | None = None,
         columns: dict[str, Any] | None = None,
         unreadable: str = "error",
+        held_out: float | None = None,
         checker: Any = None,
         passed: str = "fraction",
         turns: int = 1,
@@ -70,6 +71,8 @@ class CodeEnv(TextEnv):
                 "tests": ..., "entry_point": ..., "solution": ..., "setup": ..., "checker": ...,
                 "time_limit": ...}; all but the first two are optional.
             unreadable: What rows that cannot be read are: an `error`, or `drop`.
+            held_out: Share of the distinct prompts that is kept for evaluation, a tenth when null.
+                A dataset with an eval, test or validation split of its own keeps that.
             checker: Decides where several outputs are right: `unordered_lines`, `unordered_words`,
                 `ignore_case`, {tolerance: 1e-6}, code of `check(stdin, stdout, expected)`, or
                 `package.module:function`. A row's own comes first.
@@ -102,22 +105,24 @@ class CodeEnv(TextEnv):
         positive = isinstance(wall_s, int | float) and 0 < wall_s <= 600
         require(positive, "env.wall_s", wall_s, "seconds, at most 600")
         self.level, self.passed, self.max_turns, self.trust = level, passed, turns, trust
-        if turns > 1:  # a batch of answers is shared out below, in score_batch
-            self.concurrency = "threads"
+        self.concurrency = "threads" if turns > 1 else "none"  # answers: in score_batch
+        require_dataset(dataset, columns=columns, unreadable=unreadable, held_out=held_out)
         self.checker = configured_checker(checker, dataset)
         self.packages = checked_packages(packages)
         self.backend = shared_pool(sandbox, workers, preloaded(self.packages))
         self.workers = workers or cores()
         self.limits = checked_limits(float(wall_s), limits)
-        if self.packages:
-            try_packages(self.packages, self.backend)
+        try_packages(self.packages, self.backend)
         if dataset is not None:
             self.source = open_source(dataset, columns)
-            self.rows = self._read(unreadable)
+            self.rows = self._read(unreadable, held_out)
 
-    def _read(self, unreadable: str) -> Rows:
+    def _read(self, unreadable: str, held_out: float | None) -> Rows:
         """Read the rows: tests that cannot be read are named now, not at step 300."""
-        rows = self.source.rows(self.from_row, unreadable)
+        settings = {"trust": self.trust, "packages": self.packages, "checker": repr(self.checker)}
+        rows = self.source.rows(
+            self.from_row, unreadable=unreadable, held_out=held_out, settings=settings
+        )
         refuse_failing(self, rows, drop=unreadable == "drop")
         return rows
 

@@ -59,12 +59,14 @@ def preloaded(packages: Sequence[str]) -> tuple[str, ...] | None:
 
 
 def try_packages(packages: Sequence[str], backend: Backend) -> None:
-    """Import packages in the sandbox.
+    """Import packages in the sandbox, where there are any.
 
     Raises:
         ConfigError: one cannot be imported there.
         SandboxError: the sandbox does not start with them.
     """
+    if not packages:
+        return
     result = backend.run("\n".join(f"import {name}" for name in packages))
     if result.status != "ok":
         lines = result.stderr.strip().splitlines() or [result.status]

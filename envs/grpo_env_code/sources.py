@@ -45,8 +45,8 @@ class CodeSource:
     explicit: frozenset[str]
     """Ours that `env.columns` names."""
 
-    def rows(self, read: Callable[[Row], object], unreadable: str) -> Rows:
-        """Return the rows, all of them tried with `read`.
+    def rows(self, read: Callable[[Row], object], **keys: Any) -> Rows:
+        """Return the rows, all of them tried with `read`; `keys` are others of `Rows`.
 
         Raises:
             DatasetError: a column is missing, or rows cannot be read.
@@ -58,7 +58,7 @@ class CodeSource:
             columns=self.columns,
             records=self.tables,
             read=read,
-            unreadable=unreadable,
+            **keys,
         )
 
     def problem(
@@ -99,9 +99,7 @@ class CodeSource:
             prompt = f"{prompt}\n{wanted(tests.entry_point, solution)}"
         fenced = f"```python\n{solution.strip()}\n```" if solution.strip() else ""
         meta = {"row": row.number + 1} | ({"time_limit": time_limit} if time_limit else {})
-        return Problem(
-            prompt=prompt, gold=tests, solution=fenced, meta=meta, system_prompt=row.system
-        )
+        return Problem(prompt=prompt, gold=tests, solution=fenced, meta=meta)
 
 
 def open_source(dataset: str, columns: Mapping[str, Any] | None) -> CodeSource:

@@ -2,14 +2,14 @@
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from grpo_env_format.build import build
 from grpo_env_format.composed import asked
 from grpo_env_format.exercise import Exercise
 from grpo_env_format.vocabulary import MORE
-from grpo_envs.env.dataset import Row, Rows
+from grpo_envs.env.dataset import Row
 from grpo_envs.errors import ConfigError, DatasetError
 from grpo_envs.graders.format import Constraint, constraints_from, tagged_answer
 from grpo_envs.graders.format.contents import RepeatPrompt
@@ -52,28 +52,6 @@ def exercise(rng: random.Random, constraints: Sequence[Constraint]) -> Exercise:
             return Exercise(text=text, constraints=tuple(constraints), answer=answer)
 
 
-def read_rows(
-    dataset: str,
-    columns: dict[str, Any] | None,
-    read: Callable[[Row], object] | None = None,
-    unreadable: str = "error",
-) -> Rows:
-    """Read rows with a prompt, constraints and perhaps a solution.
-
-    Raises:
-        DatasetError: the dataset cannot be read, or lacks a column.
-    """
-    needs = ("prompt", "constraints")
-    return Rows(
-        dataset,
-        needs=needs,
-        optional=("solution",),
-        columns=columns,
-        read=read,
-        unreadable=unreadable,
-    )
-
-
 def problem_from(row: Row, frame: str) -> Problem:
     """Return the problem of a row, with its solution in `frame` unless it has one of its own.
 
@@ -97,13 +75,7 @@ def problem_from(row: Row, frame: str) -> Problem:
     if missed:
         raise DatasetError(f"{where}: the solution does not satisfy {', '.join(missed)}.")
     meta = {"row": row.number + 1}
-    return Problem(
-        prompt=prompt,
-        gold=constraints,
-        solution=solution.strip(),
-        meta=meta,
-        system_prompt=row.system,
-    )
+    return Problem(prompt=prompt, gold=constraints, solution=solution.strip(), meta=meta)
 
 
 def own_part(prompt: str, text: str, constraints: Sequence[Constraint]) -> str:

@@ -11,10 +11,10 @@ import random
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from grpo_env_format.declared import declared, exercise, own_part, problem_from, read_rows, repeats
+from grpo_env_format.declared import declared, exercise, own_part, problem_from, repeats
 from grpo_env_format.generate import LEVELS
 from grpo_envs.env import TextEnv
-from grpo_envs.env.dataset import Row
+from grpo_envs.env.dataset import Row, Rows, require_dataset
 from grpo_envs.errors import ConfigError, require_one_of
 from grpo_envs.graders.format import Constraint, bare_text, tagged_answer, well_formed
 from grpo_envs.graders.text import after_think
@@ -42,6 +42,7 @@ class FormatEnv(TextEnv):
         dataset: str | None = None,
         columns: dict[str, Any] | None = None,
         unreadable: str = "error",
+        held_out: float | None = None,
         passed: str = "fraction",
         answer: str = "tag",
         rewards: dict[str, Any] | None = None,
@@ -60,6 +61,8 @@ class FormatEnv(TextEnv):
             columns: Names of the dataset's columns: {"prompt": ..., "constraints": ...,
                 "solution": ...}; the last is optional.
             unreadable: What rows that cannot be read are: an `error`, or `drop`.
+            held_out: Share of the distinct prompts that is kept for evaluation, a tenth when null.
+                A dataset with an eval, test or validation split of its own keeps that.
             passed: `fraction`: `satisfied` is the mean of the constraints; `all`: 1 if all are
                 wholly satisfied, else 0.
             answer: What is judged: the text in the `tag` <answer>, or all `text` after thinking.
@@ -75,6 +78,7 @@ class FormatEnv(TextEnv):
         require_one_of("env.level", level, LEVELS)
         require_one_of("env.passed", passed, ("fraction", "all"))
         require_one_of("env.answer", answer, _FRAMES)
+        require_dataset(dataset, columns=columns, unreadable=unreadable, held_out=held_out)
         if constraints is not None and dataset is not None:
             raise ConfigError("env.constraints and env.dataset exclude each other: set one.")
         self.level, self.passed, self.answer = level, passed, answer
@@ -84,7 +88,16 @@ class FormatEnv(TextEnv):
             self.constraints = declared(constraints)
         if dataset is not None:
             # What cannot be read is named now, not at step 300.
-            self.rows = read_rows(dataset, columns, self.from_row, unreadable)
+            self.rows = Rows(
+                dataset,
+                needs=("prompt", "constraints"),
+                optional=("solution",),
+                columns=columns,
+                read=self.from_row,
+                unreadable=unreadable,
+                held_out=held_out,
+                settings={"answer": answer},
+            )
 
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Generate exercises until one belongs to `split`."""

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from grpo_env_games.notation import plain, undelimited
 from grpo_env_games.puzzles import LEVELS, CountdownRecipe, generate
 from grpo_envs.env import SPLITS, TextEnv
-from grpo_envs.env.dataset import Row, Rows
+from grpo_envs.env.dataset import Row, Rows, require_dataset
 from grpo_envs.errors import ConfigError, DatasetError, require_one_of
 from grpo_envs.graders.arithmetic import Unreadable, work_out
 from grpo_envs.graders.text import only_block
@@ -57,6 +57,7 @@ class CountdownEnv(TextEnv):
         dataset: str | None = None,
         columns: dict[str, Any] | None = None,
         unreadable: str = "error",
+        held_out: float | None = None,
         rewards: dict[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -74,6 +75,8 @@ class CountdownEnv(TextEnv):
             dataset: A local file or hub id with numbers and targets; None generates them.
             columns: Names of the dataset's columns: {"numbers": ..., "target": ...}.
             unreadable: What rows that cannot be read are: an `error`, or `drop`.
+            held_out: Share of the distinct prompts that is kept for evaluation, a tenth when null.
+                A dataset with an eval, test or validation split of its own keeps that.
             rewards: Weights of `correct` and `format`.
             render_mode: None or `ansi`.
 
@@ -84,6 +87,7 @@ class CountdownEnv(TextEnv):
         super().__init__(split, rewards=rewards, render_mode=render_mode)
         require_one_of("env.level", level, LEVELS)
         require_one_of("env.use", use, USES)
+        require_dataset(dataset, columns=columns, unreadable=unreadable, held_out=held_out)
         base = LEVELS[level]
         usual = base.operators if dataset is None else "+-*/"
         self.recipe = CountdownRecipe(
@@ -98,9 +102,9 @@ class CountdownEnv(TextEnv):
         )
         if dataset is not None:
             needs, read = ("numbers", "target"), self.from_row  # named now, not at step 300
-            self.rows = Rows(
-                dataset, needs=needs, columns=columns, read=read, unreadable=unreadable
-            )
+            keys: dict[str, Any] = {"unreadable": unreadable, "held_out": held_out}
+            keys |= {"needs": needs, "read": read, "settings": {}}
+            self.rows = Rows(dataset, columns=columns, **keys)
         else:
             for each in SPLITS:
                 self.problem(0, each)  # raises where there are no puzzles

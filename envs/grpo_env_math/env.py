@@ -7,15 +7,16 @@ Reward: `correct` for the right value (a number that is carried out: the questio
 answer to 7), `format` for exactly one well-formed answer at the end.
 """
 
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from grpo_env_math.generate import LEVELS, MathRecipe, generate
-from grpo_env_math.golds import gold_text
+from grpo_env_math.golds import golds_of
 from grpo_env_math.shape import bare_number, well_formed
 from grpo_envs.env import TextEnv
-from grpo_envs.env.dataset import Row, Rows
+from grpo_envs.env.dataset import Row, Rows, require_dataset
 from grpo_envs.errors import ConfigError, DatasetError, require_one_of
 from grpo_envs.graders.math import (
     MathGrading,
@@ -29,12 +30,15 @@ from grpo_envs.graders.math import (
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Problem, Reward
 
+log = logging.getLogger(__name__)
+
 ANSWERS = {"tag": "<answer>{}</answer>", "boxed": "\\boxed{{{}}}", "number": "{}"}
 _ASK = {
     "tag": "You may think in <think></think>. Answer in <answer></answer>.",
     "boxed": "You may think in <think></think>. Answer in \\boxed{}.",
     "number": "Reply with a single number and nothing else.",
 }
+_LISTS = {"all": "all of their answers are asked for", "any": "any one of them is right"}
 
 
 class MathEnv(TextEnv):
@@ -55,6 +59,8 @@ class MathEnv(TextEnv):
         dataset: str | None = None,
         columns: dict[str, Any] | None = None,
         unreadable: str = "error",
+        held_out: float | None = None,
+        golds: str = "all",
         grading: dict[str, Any] | None = None,
         rewards: dict[str, Any] | None = None,
         render_mode: str | None = None,
@@ -72,6 +78,9 @@ class MathEnv(TextEnv):
             dataset: A local file or hub id with questions and golds; None generates them.
             columns: Names of the dataset's columns: {"prompt": ..., "gold": ...}.
             unreadable: What rows that cannot be read are: an `error`, or `drop`.
+            held_out: Share of the distinct prompts that is kept for evaluation, a tenth when null.
+                A dataset with an eval, test or validation split of its own keeps that.
+            golds: What a list of golds asks for: `all` of them, in any order, or `any` one of them.
             grading: What counts as the same answer, field by field of `MathGrading`, in place of
                 {"evaluated": True} and the defaults.
             rewards: Weights of `correct` and `format`.
@@ -84,6 +93,8 @@ class MathEnv(TextEnv):
         super().__init__(split, rewards=rewards, render_mode=render_mode)
         require_one_of("env.level", level, LEVELS)
         require_one_of("env.answer", answer, ANSWERS)
+        require_one_of("env.golds", golds, ("all", "any"))
+        require_dataset(dataset, columns=columns, unreadable=unreadable, held_out=held_out)
         base = LEVELS[level]
         if terms is not None and not set(operators or base.operators) & set("+-"):
             raise ConfigError(f"env.terms={terms}: without + or - a question has one term.")
@@ -92,26 +103,34 @@ class MathEnv(TextEnv):
             digits=base.digits if digits is None else digits,
             operators=base.operators if operators is None else operators,
         )
-        self.answer = answer
+        self.answer, self.golds = answer, golds
         self.system_prompt = _ASK[answer]
-        usual = MathGrading(evaluated=True, lenient=answer == "number")
-        self.grading = grading_from(grading, usual)
-        if dataset is not None:
-            self.rows = self._read(dataset, columns, unreadable)
-
-    def _read(self, dataset: str, columns: dict[str, Any] | None, unreadable: str) -> Rows:
-        """Read the rows: a gold that cannot be read is named now, not at step 300."""
-        golds: list[str] = []
-        rows = Rows(
-            dataset,
-            needs=("prompt", "gold"),
-            columns=columns,
-            read=lambda row: golds.append(self.from_row(row).gold),
-            unreadable=unreadable,
+        self.grading = grading_from(
+            grading, MathGrading(evaluated=True, lenient=answer == "number")
         )
-        if not all(map(parse_number, golds)):
+        if dataset is not None:
+            keys: dict[str, Any] = {"unreadable": unreadable, "held_out": held_out}
+            self.rows = self._read(dataset, columns=columns, **keys)
+
+    def _read(self, dataset: str, **keys: Any) -> Rows:
+        """Read the rows: a gold that cannot be read is named now, not at step 300."""
+        settings = {"answer": self.answer, "golds": self.golds}
+        needs = ("prompt", "gold")
+        rows = Rows(dataset, needs=needs, read=self._kind_of, settings=settings, **keys)
+        if "lists" in rows.kinds:
+            log.info("%s: some golds are lists: %s (env.golds)", dataset, _LISTS[self.golds])
+        if rows.kinds - {"numbers"}:
             prepare(self.grading)
         return rows
+
+    def _kind_of(self, row: Row) -> str:
+        """Read the gold of a row; return what it is."""
+        row.text("prompt")
+        listed = golds_of(row)
+        golds = self._golds(listed, row)
+        if len(listed) > 1:
+            return "lists"
+        return "numbers" if parse_number(golds[0]) is not None else "expressions"
 
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Generate questions until one belongs to `split`."""
@@ -124,19 +143,27 @@ class MathEnv(TextEnv):
     def from_row(self, row: Row) -> Problem:
         r"""Read the gold of a row: bare, or as in GSM8K (`... #### 72`) and MATH (`\boxed{72}`).
 
-        A list of golds asks for all of them, in any order.
+        A list of golds is one text of all of them, or with `golds=any` a tuple.
         """
-        text = gold_text(row)
-        gold = extract(text) or text
-        why = "" if parse_number(gold) is not None else readable(gold)
-        if not why and self.answer == "number" and parse_number(gold) is None:
-            why = "env.answer=number asks for numbers; tag and boxed for anything"
-        if why:
-            raise DatasetError(f"{row.where}: gold {text[-60:]!r} cannot be graded: {why}.")
-        solution = self._solution("", gold)
+        golds = self._golds(golds_of(row), row)
         return Problem(
-            prompt=row.text("prompt"), gold=gold, solution=solution, system_prompt=row.system
+            prompt=row.text("prompt"),
+            gold=golds[0] if len(golds) == 1 else golds,
+            solution=self._solution("", golds[0]),
         )
+
+    def _golds(self, listed: Sequence[str], row: Row) -> tuple[str, ...]:
+        texts = listed if self.golds == "any" else [", ".join(listed)]
+        golds = tuple(extract(text) or text for text in texts)
+        for gold, text in zip(golds, texts, strict=True):
+            if parse_number(gold) is not None:
+                continue
+            why = readable(gold)
+            if not why and self.answer == "number":
+                why = "env.answer=number asks for numbers; tag and boxed for anything"
+            if why:
+                raise DatasetError(f"{row.where}: gold {text[-60:]!r} cannot be graded: {why}.")
+        return golds
 
     def score(self, problem: Problem, answer: str) -> Reward:
         """Grade the value and the shape."""
@@ -144,11 +171,14 @@ class MathEnv(TextEnv):
 
     def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
         """Grade many at once: what only sympy can decide, its workers decide side by side."""
-        verdicts = grade_many([problem.gold for problem in problems], answers, self.grading)
+        golds = [p.gold if isinstance(p.gold, tuple) else (p.gold,) for p in problems]
+        said = [answer for some, answer in zip(golds, answers, strict=True) for _ in some]
+        verdicts = iter(grade_many([gold for some in golds for gold in some], said, self.grading))
+        right = [max([next(verdicts).correct for _ in some]) for some in golds]
         form = bare_number if self.answer == "number" else well_formed
         return [
-            Reward(parts={"correct": float(verdict.correct), "format": float(form(answer))})
-            for verdict, answer in zip(verdicts, answers, strict=True)
+            Reward(parts={"correct": float(correct), "format": float(form(answer))})
+            for correct, answer in zip(right, answers, strict=True)
         ]
 
     def _solution(self, work: str, gold: str) -> str:

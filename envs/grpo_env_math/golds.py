@@ -1,4 +1,4 @@
-"""The cell of a gold as text: several answers stand in a list."""
+"""The cell of a gold as texts: several answers stand in a list."""
 
 import ast
 import json
@@ -13,8 +13,8 @@ _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _LIST_OF_TEXTS = re.compile(r"""\[\s*["'].*["']\s*\]""", re.DOTALL)
 
 
-def gold_text(row: Row) -> str:
-    """Return the gold of a row: a list of one is that answer, of several all of them.
+def golds_of(row: Row) -> list[str]:
+    """Return the golds of a row, each once: one, or those of a list.
 
     Raises:
         DatasetError: there is no gold, or the cell is an object or a list of other things.
@@ -23,11 +23,11 @@ def gold_text(row: Row) -> str:
     while isinstance(cell, list | tuple) and len(cell) == 1:
         cell = cell[0]
     if not isinstance(cell, list | tuple):
-        return row.text("gold") if cell is row.values["gold"] else _answer(cell, row)
+        return [row.text("gold") if cell is row.values["gold"] else _answer(cell, row)]
     answers = [_bare(extract(text) or text) for text in (_answer(item, row) for item in cell)]
     if not answers:
         raise DatasetError(f"{row.where} has no 'gold'.")
-    return ", ".join(dict.fromkeys(answers))
+    return list(dict.fromkeys(answers))
 
 
 def _opened(cell: Any) -> Any:

@@ -17,7 +17,7 @@ from grpo_env_mixture.entries import read_entries
 from grpo_env_mixture.ladder import Ladder
 from grpo_env_mixture.schedule import Schedule
 from grpo_envs.env import TextEnv
-from grpo_envs.env.rewards import earns_all
+from grpo_envs.env.rewards import Part, is_right
 from grpo_envs.errors import ConfigError, require
 from grpo_envs.seeding import rng_for
 from grpo_envs.types import Group, Problem, Reply, Turn
@@ -77,10 +77,18 @@ class MixtureEnv(TextEnv):
         self.concurrency = "threads" if any(env.concurrency != "none" for env in envs) else "none"
 
     @property
-    def own_weights(self) -> dict[str, float]:
-        """The weights of the environments' own parts, without those of added functions."""
-        own = [f"{n}/{part}" for n, env in self._one_each().items() for part in env.own_weights]
-        return {name: self.weights[name] for name in own}
+    def own_parts(self) -> dict[str, Part]:
+        """The environments' own parts, without those of added functions."""
+        return {
+            f"{name}/{part}": how
+            for name, env in self._one_each().items()
+            for part, how in env.own_parts.items()
+        }
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The names that the problems of any environment have in `Problem.columns`."""
+        return frozenset[str]().union(*(env.columns for env in self._one_each().values()))
 
     @property
     def grades_each_alone(self) -> bool:
@@ -110,14 +118,16 @@ class MixtureEnv(TextEnv):
         """Let each environment answer for its own problems, all of them at once."""
         places: dict[tuple[str, int | None], list[int]] = {}
         for i, problem in enumerate(problems):
-            places.setdefault(_source(problem), []).append(i)
+            places.setdefault(self._source(problem), []).append(i)
         replies: dict[int, Reply] = {}
         for (name, level), own in places.items():
             env = self._members[name][level]
             answered = env.reply_batch([problems[i] for i in own], [episodes[i] for i in own])
             for i, reply in zip(own, answered, strict=True):
-                parts = {f"{name}/{part}": value for part, value in reply.reward.parts.items()}
-                reward = dataclasses.replace(reply.reward, parts=parts)
+                reward = reply.reward
+                earned = env.parts_of(reward) if reward.valid else {}
+                parts = {f"{name}/{part}": value for part, value in earned.items()}
+                reward = dataclasses.replace(reward, parts=parts)
                 replies[i] = dataclasses.replace(reply, reward=reward)
         return [replies[i] for i in range(len(problems))]
 
@@ -133,12 +143,10 @@ class MixtureEnv(TextEnv):
 
     def adapt(self, groups: Sequence[Group]) -> None:
         """Go up or down by the groups of a step, those of an environment all at once."""
-        points = dict.fromkeys(self._ladders, 0)
+        points, own = dict.fromkeys(self._ladders, 0), self.own_parts
         for group in groups:
             name = group.meta["env"]
-            right = [
-                earns_all(reward, self.own_weights) for reward in group.rewards if reward.valid
-            ]
+            right = [is_right(reward, own) for reward in group.rewards if reward.valid]
             if name in points and right:
                 points[name] += all(right) - (not any(right))
         for name, ladder in self._ladders.items():
@@ -163,8 +171,13 @@ class MixtureEnv(TextEnv):
         return {name: next(iter(levels.values())) for name, levels in self._members.items()}
 
     def _env(self, problem: Problem) -> TextEnv:
-        name, level = _source(problem)
+        name, level = self._source(problem)
         return self._members[name][level]
+
+    def _source(self, problem: Problem) -> tuple[str, int | None]:
+        """Return an environment's name and level; without levels of ours a row may have one."""
+        name = problem.meta["env"]
+        return name, problem.meta["level"] if name in self._ladders else None
 
     def _level(self, name: str, seed: int, split: str) -> int | None:
         if name not in self._ladders:
@@ -173,7 +186,3 @@ class MixtureEnv(TextEnv):
         if split == "train":
             return ladder.level
         return rng_for("level", split, seed).choice(ladder.levels)
-
-
-def _source(problem: Problem) -> tuple[str, int | None]:
-    return problem.meta["env"], problem.meta.get("level")

@@ -8,8 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_USERS, _SYSTEMS = ("user", "human"), ("system", "developer")
-_OTHERS = ("assistant", "gpt", "model", "tool", "function")
+_USER, _ASSISTANT, _SYSTEM = "user", "assistant", "system"
+_ROLES = {
+    "user": _USER,
+    "human": _USER,
+    "system": _SYSTEM,
+    "developer": _SYSTEM,
+    "assistant": _ASSISTANT,
+    "gpt": _ASSISTANT,
+    "model": _ASSISTANT,
+    "tool": "tool",
+    "function": "tool",
+}
+"""What is called how in conversations."""
 _STARTS = ("[{", "{", "[ {", "[\n")
 
 
@@ -22,15 +33,18 @@ class Asked:
     """What a prompt cell asks."""
 
     prompt: str
+    """The text; of several turns the transcript."""
     system: str | None = None
     """The system messages of a conversation; None where it has none."""
+    messages: tuple[Mapping[str, str], ...] = ()
+    """The turns of a conversation, up to its last user message; () for a text."""
 
 
 def asked(cell: Any) -> Asked | None:
     """Return the prompt that a cell holds, None where it is blank.
 
-    Of a conversation these are its user messages. What an assistant says in it may be the answer,
-    and is left out.
+    A conversation ends with its last user message: what follows there is the answer, and is left
+    out.
 
     >>> asked([{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]).prompt
     '1+1?'
@@ -106,22 +120,58 @@ def _messages_in(text: str) -> list[Any] | None:
     return None
 
 
-def _of_messages(messages: Sequence[Mapping[str, Any]]) -> Asked | None:
-    users: list[str] = []
-    systems: list[str] = []
-    for message in messages:
-        role = str(message.get("role", message.get("from"))).lower()
-        if role in _OTHERS:
-            continue
-        if role not in (*_USERS, *_SYSTEMS):
-            allowed = ", ".join((*_USERS, *_SYSTEMS, *_OTHERS))
-            raise Unreadable(f"has a message of role {role[:40]!r}. Allowed: {allowed}")
-        text = _content(message.get("content", message.get("value")))
-        (users if role in _USERS else systems).append(text)
-    prompt = "\n\n".join(text for text in users if text)
-    if not prompt:
+def _of_messages(messages: Sequence[Mapping[str, Any]]) -> Asked:
+    roles = [_role(message) for message in messages]
+    shown = (_USER, _SYSTEM)
+    texts = [_text(one) if role in shown else "" for role, one in zip(roles, messages, strict=True)]
+    asking = [i for i, role in enumerate(roles) if role == _USER and texts[i]]
+    if not asking:
         raise Unreadable("has no user message with text")
-    return Asked(prompt, "\n\n".join(text for text in systems if text) or None)
+    turns: list[dict[str, str]] = []
+    for role, text, message in list(zip(roles, texts, messages, strict=True))[: asking[-1] + 1]:
+        if role == _SYSTEM or (role == _USER and not text):
+            continue
+        content = text or _earlier(role, message)
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += f"\n\n{content}"
+        else:
+            turns.append({"role": role, "content": content})
+    systems = [text for role, text in zip(roles, texts, strict=True) if role == _SYSTEM and text]
+    return Asked(transcript(turns), "\n\n".join(systems) or None, tuple(turns))
+
+
+def transcript(turns: Sequence[Mapping[str, str]]) -> str:
+    """Return a conversation as text: a single message as it is, several with their roles.
+
+    >>> transcript([{"role": "user", "content": "1+1?"}])
+    '1+1?'
+    """
+    if len(turns) == 1:
+        return turns[0]["content"]
+    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+
+
+def _role(message: Mapping[str, Any]) -> str:
+    role = str(message.get("role", message.get("from"))).lower()
+    if role not in _ROLES:
+        raise Unreadable(f"has a message of role {role[:40]!r}. Allowed: {', '.join(_ROLES)}")
+    return _ROLES[role]
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    return _content(message.get("content", message.get("value")))
+
+
+def _earlier(role: str, message: Mapping[str, Any]) -> str:
+    """Return what an assistant said before the last user message.
+
+    Raises:
+        Unreadable: it is a call of a tool, or the message is a tool's.
+    """
+    text = "" if role != _ASSISTANT else _text(message)
+    if not text or message.get("tool_calls") or message.get("function_call"):
+        raise Unreadable(f"has a {role} message before its last user message that is no plain text")
+    return text
 
 
 def _content(content: Any) -> str:
@@ -152,6 +202,8 @@ def joined(cells: Sequence[Any]) -> Any:
     if len(cells) == 1:
         return cells[0]
     found = [one for one in map(asked, cells) if one is not None]
+    if any(len(one.messages) > 1 for one in found):
+        raise Unreadable("are several columns, one of them a conversation of several turns")
     systems = [one.system for one in found if one.system]
     text = "\n".join(one.prompt for one in found)
     if not systems:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from grpo_envs.env.cells import nested
@@ -12,6 +13,8 @@ from grpo_envs.errors import ConfigError, DatasetError, nearest, unknown
 
 Names = Mapping[str, tuple[str, ...]]
 """The dataset's columns for each column of the environment's."""
+PART = 1000
+"""Rows that are read at a time."""
 _LOOKED_AT = 50
 """Cells that are opened for the names in them."""
 
@@ -45,7 +48,7 @@ def name_of(names: Sequence[str]) -> str:
 
 
 def require_columns(
-    dataset: str, names: Names, required: Collection[str], *, have: Sequence[str], table: Table
+    dataset: str, names: Names, required: Collection[str], *, table: Table, have: Sequence[str]
 ) -> None:
     """Require that the table has the columns that are needed, or named.
 
@@ -54,18 +57,45 @@ def require_columns(
     """
     for role, columns in names.items():
         for name in columns if role in required else ():
-            if name in have:
-                continue
             head, *keys = name.split(".")
             inner: list[str] = []
+            if name in have:
+                continue
             if keys and head in have:
-                cells = table[head][:]
-                if any(nested(cell, keys) is not None for cell in cells):
+                if any(nested(cell, keys) is not None for cell in _cells(table, head)):
                     continue
-                inner = _inside(head, cells[:_LOOKED_AT])
+                inner = _inside(head, list(islice(_cells(table, head), _LOOKED_AT)))
             known = [*have, *inner]
             key = f"Set env.columns={{{role}: ...}} to one of: {', '.join(known)}."
             raise DatasetError(f"{dataset}: no column {name!r}.{nearest(name, known)} {key}")
+
+
+def cells_of(record: Mapping[str, Any], names: Sequence[str], have: Collection[str]) -> list[Any]:
+    """Return the cells of a record that a column of the environment's is made of.
+
+    A name with dots that is no column is something inside of a cell.
+    """
+    cells = []
+    for name in names:
+        if "." not in name or name in have:
+            cells.append(record.get(name))
+        else:
+            head, *keys = name.split(".")
+            cells.append(nested(record.get(head), keys))
+    return cells
+
+
+def heads(names: Names, have: Collection[str]) -> frozenset[str]:
+    """Return the dataset's columns that are read."""
+    every = (name for columns in names.values() for name in columns)
+    return frozenset(name if name in have else name.partition(".")[0] for name in every)
+
+
+def _cells(table: Table, name: str) -> Iterator[Any]:
+    for start in range(0, len(table), PART):
+        for record in table.part(start, start + PART, [name]).records:
+            if isinstance(record, Mapping):
+                yield record.get(name)
 
 
 def _inside(name: str, cells: Sequence[Any]) -> list[str]:

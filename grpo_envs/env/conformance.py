@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from gymnasium.utils import env_checker
 
-from grpo_envs.env.rewards import earns_all, summed
+from grpo_envs.env.rewards import is_right, summed
 from grpo_envs.env.text import SPLITS, TextEnv
 from grpo_envs.env.time_limit import TooLong, time_limit
 from grpo_envs.env.trial import (
@@ -117,10 +117,9 @@ def _ends(trial: Trial) -> Iterator[str]:
 
 
 def _gymnasium(trial: Trial) -> Iterator[str]:
-    env = trial.env
     with warnings.catch_warnings(), time_limit(trial.seconds * _CALLS, "Gymnasium's check_env"):
         warnings.simplefilter("error")
-        env_checker.check_env(env, skip_render_check=env.spec is None)
+        env_checker.check_env(trial.env, skip_render_check=trial.env.spec is None)
     return iter(())
 
 
@@ -174,14 +173,16 @@ def _solution_is_best(trial: Trial) -> Iterator[str]:
 
 
 def _counts_as_right(trial: Trial) -> Iterator[str]:
-    own, broken = trial.env.own_weights, ""
+    own, broken = trial.env.own_parts, ""
     for problem in trial.of_both():
+        if is_right(trial.reward(problem, ""), own):
+            yield f"'' is right, {dict(trial.reward(problem, '').parts)}"
         player = good_player(trial.env, problem)
         reward = summed(trial.play(problem, player)[1]) if player else None
-        if reward and earns_all(reward, own):
+        if reward and is_right(reward, own):
             return  # it can be reached: nobody need win every game
         if reward and reward.valid:
-            broken = f"solutions earn {dict(reward.parts)} of the own parts {own}"
+            broken = f"solutions earn {dict(reward.parts)} of the own parts {[*own]}"
     yield broken
 
 
@@ -240,7 +241,6 @@ def _others_solutions(trial: Trial) -> Iterator[str]:
 
 def _plays_again(trial: Trial) -> Iterator[str]:
     for problem in trial.of_both() if trial.env.max_turns > 1 else ():
-        high = trial.most(problem)
         for player in (trial.env.demonstrate, mumble, say_a_word, say_a_word_in_a_tag):
             episode, rewards = trial.play(problem, player)
             total = summed(rewards).total
@@ -248,7 +248,7 @@ def _plays_again(trial: Trial) -> Iterator[str]:
                 yield f"{episode[-1].action[:40]!r} raises {error}"
             if outside := _outside(trial, problem, total):
                 yield f"{episode[-1].action[:40]!r} ends with {outside}"
-            if player is mumble and compare_rewards(total, high) >= 0:
+            if player is mumble and compare_rewards(total, trial.most(problem)) >= 0:
                 yield f"{episode[-1].action!r} to the end earns {total:g}"
             if (episode, rewards) != (again := trial.play(problem, player)):
                 first, other = (turns[-1].observation[:80] for turns in (episode, again[0]))

@@ -70,6 +70,7 @@ def make(name: str, **kwargs: Any) -> TextEnv:
     except TypeError:
         check_values(target, kwargs, "env.")
         raise
+    cast("TextEnv", env).require_columns()
     check_values(target, kwargs, "env.")  # after what the environment itself says: it knows more
     return cast("TextEnv", env)
 

@@ -2,22 +2,24 @@
 
 A reward function takes a problem and an answer and returns a number, by convention in [0, 1], or
 None where it does not apply. It may be `async`; `batched` ones take all problems and answers of a
-step at once. A package brings its own through the entry-point group `grpo_envs.rewards`, as this
-one does; options beside `weight`, `scale`, `clip` and `timeout` are its keyword arguments.
+step at once; those written for TRL work as they are (see `trl_functions`). A package brings its own
+through the entry-point group `grpo_envs.rewards`, as this one does; options beside `weight`,
+`scale`, `clip` and `timeout` are its keyword arguments.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from grpo_envs.env.deadlines import in_time, in_time_together
 from grpo_envs.env.installed import REWARDS, available, check_keywords, check_values, load
-from grpo_envs.env.rewards import SHAPING, Part, part_from
-from grpo_envs.errors import require, unknown
+from grpo_envs.env.rewards import ACCURACY, SHAPING, Part, part_from
+from grpo_envs.env.trl_functions import TrlFunction, is_trl
+from grpo_envs.errors import ConfigError, nearest, require, unknown
 from grpo_envs.types import Problem, Reward
 
 _TIMEOUT = 60.0
@@ -80,6 +82,9 @@ def compose(
         options = {key: value for key, value in own.items() if key not in SHAPING}
         if name in declared and options:
             raise unknown(f"key of env.rewards.{name}", next(iter(options)), SHAPING)
+        if name == ACCURACY:
+            alone = name in declared and not own
+            require(alone, f"env.rewards.{name}", said, "a weight, where the environment has it")
         if name not in declared:
             timeout = options.pop("timeout", _TIMEOUT)
             number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
@@ -94,11 +99,35 @@ def _function(
     if name not in available(REWARDS):
         raise unknown("reward part", name, [*declared, *available(REWARDS)])
     function = load(REWARDS, name)
+    if is_trl(function):
+        trl = TrlFunction.make(name, function, options)
+        return Function(name, trl, whole=True, timeout=timeout, columns=trl.columns)
     asked = partial(function, None, None)
     check_keywords(asked, options, f"env.rewards.{name}.", also=(*SHAPING, "timeout"))
     check_values(asked, options, f"env.rewards.{name}.")
     whole = getattr(function, "batched", False)
     return Function(name, partial(function, **options), whole=whole, timeout=timeout)
+
+
+def require_columns(
+    functions: Mapping[str, Function], columns: Callable[[], Collection[str]]
+) -> None:
+    """Require the columns that functions cannot do without.
+
+    Args:
+        functions: By name.
+        columns: Returns the columns that problems have.
+
+    Raises:
+        ConfigError: there is none of the name.
+    """
+    for name, function in functions.items():
+        have = columns() if function.columns else ()
+        missing = sorted(function.columns.difference(have))
+        if missing:
+            found = ", ".join(sorted(have)) or "none: its problems are no dataset's"
+            text = f"env.rewards.{name} asks for the column {missing[0]!r}. There is {found}."
+            raise ConfigError(text + nearest(missing[0], have))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +140,8 @@ class Function:
     """Whether it takes all answers of a step at once."""
     timeout: float = _TIMEOUT
     """Seconds that it may take: for an answer, or for all where it takes all at once."""
+    columns: frozenset[str] = frozenset()
+    """Columns of a dataset that it cannot do without."""
 
     def __call__(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
         """Return what each answer earns of this part."""

@@ -18,6 +18,8 @@ from grpo_envs.types import Problem, Reply, Reward, Turn, compare_rewards
 ScoreBatch = Callable[[Sequence[Problem], Sequence[str]], list[Reward]]
 SHAPING = ("weight", "scale", "clip")
 """What can be said of every part."""
+ACCURACY = "accuracy"
+"""The part that says whether an answer is right, 1 or 0, where an environment has it."""
 _BOUNDS = 2
 
 
@@ -90,6 +92,8 @@ def settle(reward: Reward, parts: Mapping[str, Part], weights: Mapping[str, floa
             raise ContractBroken(f"score returned {unknown('reward part', name, parts)}")
         if not math.isfinite(value):
             return Reward(valid=False, error=f"reward part {name!r} is {value}")
+        if name == ACCURACY and value not in (0, 1):
+            return Reward(valid=False, error=f"reward part {name!r} is {value}, not 1 or 0")
         shaped[name] = parts[name].shaped(value)
     return Reward(parts=shaped, weights=weights, note=reward.note)
 
@@ -119,17 +123,26 @@ def summed(rewards: Sequence[Reward]) -> Reward:
     return Reward(parts=parts, weights=rewards[-1].weights, note="; ".join(notes))
 
 
-def earns_all(reward: Reward, weights: Mapping[str, float]) -> bool:
-    """Return whether an answer earned the most that the parts in `weights` can give for it.
+def is_right(reward: Reward, own: Mapping[str, Part]) -> bool:
+    """Return whether an answer is right: what accuracy and pass@k are the shares of.
 
-    Parts that the reward does not have do not apply to its problem.
+    An environment with a part `accuracy` says so itself. Else an answer is right that earned the
+    most that the parts in `own` can give for its problem; what costs reward has no say in it.
+
+    Args:
+        reward: Of the answer. Parts that it does not have do not apply to the problem.
+        own: The environment's own parts, see `TextEnv.own_parts`.
     """
     if not reward.valid:
         return False
-    own = {name: weights[name] for name in reward.parts if name in weights}
-    most = math.fsum(weight for weight in own.values() if weight > 0)
-    earned = math.fsum(weight * reward.parts[name] for name, weight in own.items())
-    return bool(own) and compare_rewards(earned, most) >= 0
+    applies = {name: own[name] for name in reward.parts if name in own}
+    said = [name for name in applies if name.rpartition("/")[2] == ACCURACY]
+    if said:
+        return all(reward.parts[name] >= 1 for name in said)
+    paying = {name: part for name, part in applies.items() if part.range[1] > 0}
+    most = math.fsum(part.range[1] for part in paying.values())
+    earned = math.fsum(part.weight * reward.parts[name] for name, part in paying.items())
+    return bool(paying) and compare_rewards(earned, most) >= 0
 
 
 def score_safely(

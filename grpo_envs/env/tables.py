@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
+from grpo_envs.env.cells import Unreadable
 from grpo_envs.errors import ConfigError, DatasetError
 from grpo_envs.runtime.hub import missing_on_hub
 
@@ -26,27 +28,104 @@ _REMEDY = "Give a local .jsonl, .json, .csv or .parquet file, or a reachable hub
 _LAYOUTS = "a list of rows, or pandas' columns, index, split or table"
 
 
-@dataclass(frozen=True, slots=True)
+class Table(Protocol):
+    """Rows with named columns, each of which is read when it is asked for."""
+
+    @property
+    def column_names(self) -> Sequence[str]:
+        """The names that any row has, in order of appearance."""
+
+    def __len__(self) -> int:
+        """Return how many rows there are."""
+
+    def record(self, number: int) -> Mapping[str, Any]:
+        """Return a row, all of its columns.
+
+        Raises:
+            Unreadable: it is no object with columns.
+        """
+
+    def part(self, start: int, stop: int, names: Collection[str]) -> Records:
+        """Return some rows with at least these columns, faster than one by one."""
+
+
+@dataclass(frozen=True)
 class Records:
     """A table of plain records, whose columns may hold values of any type beside each other."""
 
-    records: Sequence[Mapping[str, Any]]
-    broken: Mapping[int, str] = field(default_factory=dict)
-    """Why a record cannot be read, by position; it has no columns."""
+    records: Sequence[Any]
+    """Mappings; any other member is a row that cannot be read, an Unreadable says why."""
 
-    @property
-    def column_names(self) -> list[str]:
+    @cached_property
+    def column_names(self) -> Sequence[str]:
         """The names that any record has, in order of appearance."""
-        return list(dict.fromkeys(name for record in self.records for name in record))
+        found = (record for record in self.records if isinstance(record, Mapping))
+        return list(dict.fromkeys(name for record in found for name in record))
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, column: str) -> list[Any]:
-        return [record.get(column) for record in self.records]
+    def record(self, number: int) -> Mapping[str, Any]:
+        """Return a record."""
+        record = self.records[number]
+        if isinstance(record, Unreadable):
+            raise record
+        if not isinstance(record, Mapping):
+            raise Unreadable(" is no object with columns")
+        return record
+
+    def part(self, start: int, stop: int, names: Collection[str]) -> Records:
+        """Return some of the records, whole."""
+        return Records(self.records[start:stop])
 
 
-Table = Union["datasets.Dataset", Records]
+@dataclass(frozen=True, slots=True)
+class _Lines(Sequence[Any]):
+    """Lines of JSON, each read when it is asked for: a mapping, or why there is none."""
+
+    lines: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> _Lines: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return _Lines(self.lines[index])
+        try:
+            return json.loads(self.lines[index])
+        except (ValueError, RecursionError) as error:
+            return Unreadable(f" is no JSON ({error})")
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrow:
+    """A table of the library `datasets`."""
+
+    dataset: datasets.Dataset
+
+    @property
+    def column_names(self) -> Sequence[str]:
+        return list(self.dataset.column_names)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def record(self, number: int) -> Mapping[str, Any]:
+        record: Mapping[str, Any] = self.dataset[number]
+        return record
+
+    def part(self, start: int, stop: int, names: Collection[str]) -> Records:
+        own = [name for name in self.dataset.column_names if name in names]
+        columns = self.dataset.select_columns(own)[start:stop]
+        return Records(
+            [dict(zip(own, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        )
 
 
 def load_tables(dataset: str, names: Collection[str] = ()) -> Mapping[str, Table]:
@@ -104,24 +183,10 @@ def _first_line_is_no_object(text: str) -> bool:
 
 
 def _of_lines(text: str, dataset: str, names: Collection[str]) -> Records:
-    rows: list[Any] = []
-    broken: dict[int, str] = {}
-    read: Callable[[str], Any] = json.loads
-    for line in text.split("\n"):
-        if not line:
-            continue
-        try:
-            row = read(line)
-        except (ValueError, RecursionError) as error:
-            if line.isspace():
-                continue
-            row, broken[len(rows)] = {}, f"is no JSON ({error})"
-        if type(row) is not dict:
-            row, broken[len(rows)] = {}, "is no object with columns"
-        rows.append(row)
-    if len(rows) == 1 and not broken:  # the whole table in one line: pandas' to_json() by default
-        return _records(rows[0], dataset, names)
-    return Records(rows, broken)
+    rows = _Lines([line for line in text.split("\n") if line and not line.isspace()])
+    if len(rows) == 1 and isinstance(rows[0], dict):
+        return _records(rows[0], dataset, names)  # the whole table: pandas' to_json() by default
+    return Records(rows)
 
 
 def _records(whole: Any, dataset: str, names: Collection[str]) -> Records:
@@ -132,10 +197,7 @@ def _records(whole: Any, dataset: str, names: Collection[str]) -> Records:
         raise DatasetError(
             f"env.dataset={dataset}: one JSON object with {keys[:80]}. Allowed: {_LAYOUTS}."
         )
-    broken = {
-        i: "is no object with columns" for i, row in enumerate(rows) if not isinstance(row, dict)
-    }
-    return Records([{} if i in broken else row for i, row in enumerate(rows)], broken)
+    return Records(rows)
 
 
 def _rows_of_object(whole: Any, names: Collection[str]) -> list[Any] | None:
@@ -174,7 +236,7 @@ def _is_one_row(whole: Mapping[str, Any], names: Collection[str]) -> bool:
     return bool(firsts) and all(isinstance(one, dict) and "role" in one for one in firsts)
 
 
-def _arrow_tables(dataset: str, path: Path, reader: str | None) -> Mapping[str, datasets.Dataset]:
+def _arrow_tables(dataset: str, path: Path, reader: str | None) -> Mapping[str, Table]:
     import datasets  # heavy, like pandas: kept off the import path of grpo_envs
     import pandas
 
@@ -188,10 +250,11 @@ def _arrow_tables(dataset: str, path: Path, reader: str | None) -> Mapping[str, 
     try:
         if reader == "csv":  # as text: guessing types would turn 007 into 7 and NA into nothing
             frame = pandas.read_csv(path, dtype=str, keep_default_na=False)
-            return {"train": datasets.Dataset.from_pandas(frame)}
+            return {"train": _Arrow(datasets.Dataset.from_pandas(frame))}
         if reader:
             exact = glob.escape(str(path))  # else a name with [ or * is a pattern
-            return {"train": datasets.load_dataset(reader, data_files=exact, split="train")}
+            table = datasets.load_dataset(reader, data_files=exact, split="train")
+            return {"train": _Arrow(_undecoded(table))}
         loaded = datasets.load_dataset(source, subset or None)
     except Exception as error:  # of many libraries below; promised: one line with the remedy
         first = str(error).strip().splitlines() or [type(error).__name__]
@@ -201,4 +264,12 @@ def _arrow_tables(dataset: str, path: Path, reader: str | None) -> Mapping[str, 
     finally:
         if bars_were_on:
             datasets.enable_progress_bars()
-    return {str(name): table for name, table in loaded.items()}
+    return {str(name): _Arrow(_undecoded(table)) for name, table in loaded.items()}
+
+
+def _undecoded(table: datasets.Dataset) -> datasets.Dataset:
+    """Return the table with its pictures and sounds as bytes: to decode them takes packages."""
+    for name, feature in table.features.items():
+        if getattr(feature, "decode", False):
+            table = table.cast_column(name, type(feature)(decode=False))
+    return table

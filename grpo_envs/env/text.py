@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
 
-from grpo_envs.env.reward_functions import compose
-from grpo_envs.env.rewards import merged, respond_safely, score_safely, settle
+from grpo_envs.env.reward_functions import compose, require_columns
+from grpo_envs.env.rewards import Part, merged, respond_safely, score_safely, settle
 from grpo_envs.env.spaces import UnicodeText
 from grpo_envs.errors import ResetNeeded, require_one_of
 from grpo_envs.seeding import rng_for
@@ -145,17 +146,51 @@ class TextEnv(gymnasium.Env[str, str]):
         return problem.max_turns or self.max_turns
 
     @property
-    def own_weights(self) -> dict[str, float]:
-        """The weights of the environment's own parts, without those of added functions."""
-        return {name: self.weights[name] for name in self._declared}
+    def own_parts(self) -> dict[str, Part]:
+        """The environment's own parts, without those of added functions: `is_right` asks them.
+
+        Where `env.rewards` leaves none of them that pays, they count as the environment declares.
+        """
+        own = {name: self._parts[name] for name in self._declared}
+        if any(part.range[1] > 0 for part in own.values()):
+            return own
+        return {name: Part(weight=weight) for name, weight in self._declared.items()}
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The names that `Problem.columns` has."""
+        return self.rows.columns if self.rows else frozenset(self.problem(0).columns)
+
+    def require_columns(self) -> None:
+        """Require the columns that added reward functions cannot do without.
+
+        Raises:
+            ConfigError: there is none of the name.
+        """
+        require_columns(self._functions, lambda: self.columns)
 
     def problem(self, seed: int, split: str | None = None) -> Problem:
         """Return problem number `seed` of `split` (this environment's own when None)."""
         split = split or self.split
         require_one_of("split", split, SPLITS)
         if self.rows is not None:
-            return self.from_row(self.rows.pick(seed, split))
+            return self.problem_of(self.rows.pick(seed, split))
         return self.draw(rng_for(type(self).__name__, split, seed), split)
+
+    def problem_of(self, row: Row) -> Problem:
+        """Return the problem of a row, with what `from_row` need not see to.
+
+        That is the conversation that its prompt is, a system message, and the other columns.
+        """
+        made = self.from_row(row)
+        own = row.system if made.system_prompt is None else made.system_prompt
+        return dataclasses.replace(
+            made,
+            messages=made.messages or row.messages_for(made.prompt),
+            system_prompt=own,
+            columns=row.columns,
+            meta={**row.meta, **made.meta},
+        )
 
     @property
     def grades_each_alone(self) -> bool:
@@ -217,7 +252,11 @@ class TextEnv(gymnasium.Env[str, str]):
 
     def info_of(self, problem: Problem) -> dict[str, Any]:
         """Return the `info` of a reset: what else a player may know of the problem."""
-        return {"system_prompt": self.system_prompt_of(problem), "meta": dict(problem.meta)}
+        return {
+            "system_prompt": self.system_prompt_of(problem),
+            "messages": [dict(message) for message in problem.messages],
+            "meta": dict(problem.meta),
+        }
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

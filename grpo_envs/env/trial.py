@@ -110,7 +110,7 @@ class Trial:
         if rows is None:
             return [("", problem) for problem in self.of_both()]
         with time_limit(self.seconds * len(rows), "reading the rows"):
-            return [(f"{row.where}: ", self.env.from_row(row)) for row in rows.all()]
+            return [(f"{row.where}: ", self.env.problem_of(row)) for row in rows.all()]
 
     def play(self, problem: Problem, player: Player) -> tuple[list[Turn], list[Reward]]:
         """Play an episode to its end; return its turns, and what each of them earned."""

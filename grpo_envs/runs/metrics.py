@@ -61,7 +61,8 @@ def _by_source(groups: Sequence[Group]) -> dict[str, float]:
         metrics[f"env/{name}/share"] = len(some) / len(groups)
         metrics[f"env/{name}/reward"] = fmean(totals or [0.0])
         metrics[f"env/{name}/zero_std"] = fmean(group.flat for group in some)
-        levels = [float(group.meta["level"]) for group in some if "level" in group.meta]
+        found = [group.meta.get("level") for group in some]
+        levels = [float(level) for level in found if type(level) is int]
         if levels:
             metrics[f"env/{name}/level"] = fmean(levels)
     return metrics

@@ -266,4 +266,5 @@ def _first_prompt(env: GroupVectorEnv, chat: Chat) -> str:
     problem = env.env.problem(0)
     if env.env.turns_of(problem) > 1:
         chat.follow_up("?", ended=True)  # its template can go on after an answer, or raises
-    return chat.text(chat.render(problem.prompt, env.env.system_prompt_of(problem)))
+    system = env.env.system_prompt_of(problem)
+    return chat.text(chat.render(problem.prompt, system, problem.messages))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from grpo_envs.env import TextEnv
-from grpo_envs.env.rewards import earns_all
+from grpo_envs.env import TextEnv, rewards
+from grpo_envs.env.rewards import Part
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.runs.rows import completion_rows
 from grpo_envs.runtime.processes import ALONE, Processes, RolloutFn
@@ -42,7 +42,7 @@ class Evaluation:
     def __call__(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Return `eval/...` metrics, and the answers that they are of."""
         rows = self.answers(range(self.problems))
-        return eval_metrics(rows, self.env.own_weights), rows
+        return eval_metrics(rows, self.env.own_parts), rows
 
     def answers(self, problems: Sequence[int]) -> list[dict[str, Any]]:
         """Return what became of the answers to some problems: the greedy ones, then the others."""
@@ -73,13 +73,13 @@ class Evaluation:
         yield from completion_rows(self.processes.shared(play)(problems, Timer()))
 
 
-def eval_metrics(rows: Sequence[Row], weights: Mapping[str, float]) -> dict[str, float]:
+def eval_metrics(rows: Sequence[Row], own: Mapping[str, Part]) -> dict[str, float]:
     """Return metrics of an evaluation: `eval/<name>` for each of `estimates`.
 
     `eval/ci95` is half the width of the 95 % interval of `eval/accuracy`, `eval/reward_ci95` of
     `eval/reward`, `eval/pass@k_ci95` of `eval/pass@k`.
     """
-    found = estimates(rows, weights)
+    found = estimates(rows, own)
     metrics = {f"eval/{name}": estimate.mean for name, estimate in found.items()}
     for name, estimate in found.items():
         if name in ("reward", "sampled_reward") or (name.startswith("pass@") and "/" not in name):
@@ -90,37 +90,36 @@ def eval_metrics(rows: Sequence[Row], weights: Mapping[str, float]) -> dict[str,
 
 
 def estimates(
-    rows: Sequence[Row], weights: Mapping[str, float], by: Sequence[str] = STRATA
+    rows: Sequence[Row], own: Mapping[str, Part], by: Sequence[str] = STRATA
 ) -> dict[str, Estimate]:
     """Return what the answers show, with 95 % intervals clustered by problem.
 
-    Of the greedy answers `accuracy`, the share that earns the most that the environment's own parts
-    can give, whatever added functions say; `reward` and `reward/<part>`; `length` in tokens;
-    `truncated`. Of sampled ones `pass@k`, `sampled_reward` and `sampled_reward/<part>`,
-    `sampled_length`, `sampled_truncated`. `accuracy/<stratum>` and `pass@1/<stratum>`, where there
-    is something to tell apart. Problems with the same prompt are one. An invalid reward counts as
-    not earned.
+    Of the greedy answers `accuracy`, the share that is right (see `rewards.is_right`); `reward` and
+    `reward/<part>`; `length` in tokens; `truncated`. Of sampled ones `pass@k`, `sampled_reward` and
+    `sampled_reward/<part>`, `sampled_length`, `sampled_truncated`. `accuracy/<stratum>` and
+    `pass@1/<stratum>`, where there is something to tell apart. Problems with the same prompt are
+    one. An invalid reward counts as not earned.
 
     Args:
         rows: The answers.
-        weights: The weight of each of the environment's own parts.
+        own: The environment's own parts.
         by: Keys of the problems' `meta` that make strata.
     """
-    found = _figures(rows, weights, by).items()
+    found = _figures(rows, own, by).items()
     return {name: estimate(_by_prompt(values)) for name, (estimate, values) in found}
 
 
 def differences(
     a: Sequence[Row],
     b: Sequence[Row],
-    weights: Mapping[str, float],
+    own: Mapping[str, Part],
     by: Sequence[str] = STRATA,
 ) -> dict[str, Estimate]:
     """Return how much more `b` has of each figure, paired: over the problems that both answered.
 
     What makes a problem hard for both cancels (arXiv 2411.00640, section 4.2).
     """
-    of_a, of_b = (_figures(rows, weights, by) for rows in (a, b))
+    of_a, of_b = (_figures(rows, own, by) for rows in (a, b))
     found = {}
     for name in [name for name in of_a if name in of_b]:
         left, right = (_by_number(figures[name][1]) for figures in (of_a, of_b))
@@ -139,15 +138,15 @@ def strata(rows: Sequence[Row], by: Sequence[str]) -> dict[str, list[Row]]:
         for key in by:
             if key == "env" and source:
                 found.setdefault(source, []).append(row)
-            elif key in meta:
+            elif isinstance(meta.get(key), str | int | float):  # no list or object of a dataset's
                 name = f"{key}_{meta[key]}"
                 found.setdefault(f"{source}/{name}" if source else name, []).append(row)
     return dict(sorted(found.items()))
 
 
-def is_right(row: Row, weights: Mapping[str, float]) -> bool:
-    """Return whether an answer earned the most that the parts in `weights` can give."""
-    return earns_all(Reward(parts=row["parts"], valid=row["valid"]), weights)
+def is_right(row: Row, own: Mapping[str, Part]) -> bool:
+    """Return whether an answer is right, see `rewards.is_right`."""
+    return rewards.is_right(Reward(parts=row["parts"], valid=row["valid"]), own)
 
 
 def by_problem(rows: Sequence[Row]) -> dict[int, list[Row]]:
@@ -163,35 +162,33 @@ _Figure = tuple[Callable[[Mapping[str, Sequence[float]]], Estimate], _Values]
 """How to estimate a mean, and the values that it is the mean of."""
 
 
-def _figures(
-    rows: Sequence[Row], weights: Mapping[str, float], by: Sequence[str]
-) -> dict[str, _Figure]:
+def _figures(rows: Sequence[Row], own: Mapping[str, Part], by: Sequence[str]) -> dict[str, _Figure]:
     found: dict[str, _Figure] = {}
     greedy = [row for row in rows if row["decoding"] == "greedy"]
     sampled = [row for row in rows if row["decoding"] == "sampled"]
     if greedy:
-        found["accuracy"] = share_of, _right(greedy, weights)
+        found["accuracy"] = share_of, _right(greedy, own)
         for name, some in strata(greedy, by).items():
-            found[f"accuracy/{name}"] = share_of, _right(some, weights)
+            found[f"accuracy/{name}"] = share_of, _right(some, own)
         found |= _means(greedy, "")
     if sampled:
         most = min(map(len, by_problem(sampled).values()))
         for k in sorted({2**i for i in range(most.bit_length())} | {most}):
-            found[f"pass@{k}"] = share_of, _passed(sampled, weights, k)
+            found[f"pass@{k}"] = share_of, _passed(sampled, own, k)
         for name, some in strata(sampled, by).items():
-            found[f"pass@1/{name}"] = share_of, _passed(some, weights, 1)
+            found[f"pass@1/{name}"] = share_of, _passed(some, own, 1)
         found |= _means(sampled, "sampled_")
     return found
 
 
-def _right(rows: Sequence[Row], weights: Mapping[str, float]) -> _Values:
-    return [(row, float(is_right(row, weights))) for row in rows]
+def _right(rows: Sequence[Row], own: Mapping[str, Part]) -> _Values:
+    return [(row, float(is_right(row, own))) for row in rows]
 
 
-def _passed(rows: Sequence[Row], weights: Mapping[str, float], k: int) -> _Values:
+def _passed(rows: Sequence[Row], own: Mapping[str, Part], k: int) -> _Values:
     values = []
     for some in by_problem(rows).values():
-        right = sum(is_right(row, weights) for row in some)
+        right = sum(is_right(row, own) for row in some)
         values.append((some[0], pass_at_k(len(some), right, k)))
     return values
 

@@ -196,7 +196,7 @@ def _claim(run: schema.RunConfig, folder: RunFolder, env: TextEnv, policy: Any) 
     about = {
         "model": resolve(run.model, policy.device).name,
         "weights": env.weights,
-        "own": [*env.own_weights],
+        "own": [*env.own_parts],
         "versions": versions(),
     }
     folder.claim(run.identity(), list(HydraConfig.get().overrides.task), about)

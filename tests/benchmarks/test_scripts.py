@@ -76,3 +76,10 @@ def test_an_architecture_is_sampled_exactly_or_refused() -> None:
     _, _, *rows = printed("architectures.py", *names).splitlines()
     assert len(rows) == len(names)
     assert set(rows) <= set(page.splitlines())
+
+
+@pytest.mark.slow
+def test_a_dataset_is_ready_at_once_after_the_first_time() -> None:
+    table = printed("dataset_rows.py", "--rows", "40000")
+    first, second = map(float, re.findall(r"\(([\d.]+) s of processor time\)", table))
+    assert second < first / 3

@@ -451,17 +451,22 @@ class PaysThreeTenths(Sound):
         return Reward(parts=dict.fromkeys("abc", float("<answer>" in answer)))
 
 
-class PenaltyThatNobodyEscapes(Sound):
-    """Its author says so; accuracy, which asks for all of the own parts, stays 0."""
+class NothingIsRight(Sound):
+    """Its own word on accuracy is never yes."""
 
-    parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "letters": -0.01}
-
-    def range_of(self, problem: Problem) -> tuple[float, float]:
-        return -1.0, 1.0 - 0.01 * len(problem.solution)
+    parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "accuracy": 0.0}
 
     def score(self, problem: Problem, answer: str) -> Reward:
         right = float(answer == problem.solution)
-        return Reward(parts={"correct": right, "letters": float(len(answer))})
+        return Reward(parts={"correct": right, "accuracy": 0.0})
+
+
+class NothingSaidIsRight(NothingIsRight):
+    """It pays for solutions only, and calls silence right."""
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        right = float(answer == problem.solution)
+        return Reward(parts={"correct": right, "accuracy": float(right or not answer)})
 
 
 GYMNASIUM = "Gymnasium's own check_env passes without a warning"
@@ -527,7 +532,8 @@ FAULTS: list[tuple[type[TextEnv], str]] = [
     (RegexNeverEnds, HOSTILE),
     (PaysThreeTenths, HOSTILE),
     (PaysThreeTenths, FOREIGN),
-    (PenaltyThatNobodyEscapes, RIGHT),
+    (NothingIsRight, RIGHT),
+    (NothingSaidIsRight, RIGHT),
 ]
 # Reward hacks: each looks into the shape of the solution and is content with too little.
 GREEDY = [SolutionAnywhere, NanIsNear, PrefixIsEnough, SuffixIsEnough, NearIsEnough]

@@ -169,7 +169,10 @@ def test_parts_are_scaled_clipped_and_weighed() -> None:
     assert other.parts["short"] == 0.25  # 0, clipped from below
     assert other.total == pytest.approx(-0.125)
     assert env.reward_range == pytest.approx((-1.0, 2.0 + 4.0 - 0.125))
-    assert env.own_weights == {"correct": 2.0, "short": -0.5}
+    assert {name: part.weight for name, part in env.own_parts.items()} == {
+        "correct": 2.0,
+        "short": -0.5,
+    }
 
 
 def test_a_weight_alone_keeps_the_rest() -> None:

@@ -132,7 +132,7 @@ def test_added_functions_apply_to_all_and_cost_no_accuracy() -> None:
     env = MixtureEnv(
         of={"math": 1, "code": {"rewards": {"length": -1.0}}}, rewards={"repetition": -0.5}
     )
-    assert set(env.own_weights) == {
+    assert set(env.own_parts) == {
         "math/correct",
         "math/format",
         "code/passed",
@@ -159,7 +159,7 @@ def test_metrics_tell_the_members_apart() -> None:
     assert (metrics["env/math/zero_std"], metrics["env/code/zero_std"]) == (0.0, 1.0)
     assert metrics["reward/math/correct"] == 0.5
     rows = [{"decoding": "greedy"} | row for row in completion_rows(groups)]
-    held_out = eval_metrics(rows, env.own_weights)
+    held_out = eval_metrics(rows, env.own_parts)
     assert held_out["eval/accuracy/math"] == 0.5
     assert held_out["eval/accuracy/code"] == 0.0
     assert held_out["eval/accuracy"] == pytest.approx(share / 2)

@@ -86,7 +86,7 @@ def make(name: str, out: Path, healthy: Path) -> None:
     folder = RunFolder(healthy if name == "healthy" else Path(tempfile.mkdtemp()))
     trainer = build(cfg, folder.path, envs)
     env = envs.train.env
-    about = {"weights": env.weights, "own": [*env.own_weights]}
+    about = {"weights": env.weights, "own": [*env.own_parts]}
     folder.claim(cfg.identity(), overrides, about)
     try:
         metrics = trainer.run()

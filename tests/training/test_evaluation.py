@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from grpo_envs.env.rewards import Part
 from grpo_envs.training.evaluation import differences, estimates, eval_metrics
 from grpo_envs.training.statistics import mean_of, pass_at_k, share_of, wilson
 from grpo_envs.types import Reward
 
 WEIGHTS = {"correct": 1.0, "format": 0.1}
+OWN = {name: Part(weight=weight) for name, weight in WEIGHTS.items()}
 BROKEN = Reward(valid=False, error="sandbox down")
 
 
@@ -44,7 +46,7 @@ def test_eval_metrics_by_hand() -> None:
     rows[1]["finish_reason"] = "length"
     # p = 1/2, n = 4, z = 1.96: z / (1 + z^2 / 4) * sqrt(1/16 + z^2 / 64) = 0.349964
     # rewards 1.1, 0.1, 0, 1.1: 1.96 * sqrt(2.43 / 4 - 0.575^2) / sqrt(4) = 0.515665
-    assert eval_metrics(rows, WEIGHTS) == pytest.approx(
+    assert eval_metrics(rows, OWN) == pytest.approx(
         {
             "eval/accuracy": 0.5,
             "eval/ci95": 0.349964,
@@ -61,16 +63,16 @@ def test_eval_metrics_by_hand() -> None:
 
 def test_an_invalid_answer_is_never_accurate() -> None:
     # Its total is 0, and so is the maximum of an environment that only punishes.
-    assert eval_metrics([row(0, BROKEN)], {"a": -1.0})["eval/accuracy"] == 0.0
+    assert eval_metrics([row(0, BROKEN)], {"a": Part(weight=-1.0)})["eval/accuracy"] == 0.0
 
 
 def test_accuracy_forgives_rounding_and_nothing_more() -> None:
     # 0.1 + 0.2 is not 0.3 in floats, and is the maximum all the same.
-    weights = {"a": 0.3}
+    own = {"a": Part(weight=0.3)}
     close = Reward(parts={"a": (0.1 + 0.2) / 0.3})
     short = Reward(parts={"a": 0.9999})
-    assert eval_metrics([row(0, close)], weights)["eval/accuracy"] == 1.0
-    assert eval_metrics([row(0, short)], weights)["eval/accuracy"] == 0.0
+    assert eval_metrics([row(0, close)], own)["eval/accuracy"] == 1.0
+    assert eval_metrics([row(0, short)], own)["eval/accuracy"] == 0.0
 
 
 def test_accuracy_is_about_the_environments_own_parts() -> None:
@@ -78,19 +80,19 @@ def test_accuracy_is_about_the_environments_own_parts() -> None:
     penalised = Reward(parts={"correct": 1.0, "length": 1.0}, weights={"length": -0.5})
     bonus = Reward(parts={"correct": 0.0, "length": 1.0}, weights={"length": 1.0})
     for reward, accuracy in ((penalised, 1.0), (bonus, 0.0)):
-        assert eval_metrics([row(0, reward)], {"correct": 1.0})["eval/accuracy"] == accuracy
+        assert eval_metrics([row(0, reward)], {"correct": Part()})["eval/accuracy"] == accuracy
 
 
 def test_a_nan_in_an_invalid_reward_does_not_reach_the_metrics() -> None:
     broken = Reward(parts={"a": math.nan}, valid=False, error="score said so itself")
-    metrics = eval_metrics([row(0, broken), row(1, Reward(parts={"a": 1.0}))], {"a": 1.0})
+    metrics = eval_metrics([row(0, broken), row(1, Reward(parts={"a": 1.0}))], {"a": Part()})
     assert all(math.isfinite(value) for value in metrics.values())
 
 
 def test_problems_are_told_apart_by_what_their_meta_says() -> None:
     metas = [{"env": "math", "level": 1}, {"env": "math", "level": 2}, {"env": "code"}]
     rows = [row(i, earned(i % 2, 1), meta=meta) for i, meta in enumerate(metas)]
-    found = estimates(rows, WEIGHTS)
+    found = estimates(rows, OWN)
     told = {name: found[name].mean for name in found if name.startswith("accuracy/")}
     assert told == {
         "accuracy/code": 0.0,
@@ -98,7 +100,7 @@ def test_problems_are_told_apart_by_what_their_meta_says() -> None:
         "accuracy/math/level_1": 0.0,
         "accuracy/math/level_2": 1.0,
     }
-    only = estimates([row(0, earned(1, 1), meta={"topic": "x"})], WEIGHTS, ["topic"])
+    only = estimates([row(0, earned(1, 1), meta={"topic": "x"})], OWN, ["topic"])
     assert only["accuracy/topic_x"].mean == 1.0
 
 
@@ -129,7 +131,7 @@ def test_pass_at_k_refuses_what_cannot_be_known(k: int) -> None:
 
 def test_pass_at_k_by_hand() -> None:
     # Right: 1 of 3, 3 of 3, 0 of 3. pass@2: 1 - C(2,2)/C(3,2) = 2/3, 1, 0. pass@3: 1, 1, 0.
-    metrics = eval_metrics(sampled([[1, 0, 0], [1, 1, 1], [0, 0, 0]]), WEIGHTS)
+    metrics = eval_metrics(sampled([[1, 0, 0], [1, 1, 1], [0, 0, 0]]), OWN)
     assert metrics["eval/pass@1"] == pytest.approx(4 / 9)
     assert metrics["eval/pass@2"] == pytest.approx(5 / 9)
     assert metrics["eval/pass@3"] == pytest.approx(2 / 3)
@@ -141,7 +143,7 @@ def test_pass_at_k_by_hand() -> None:
 def test_k_goes_up_to_the_least_number_of_answers() -> None:
     # Two answers to the first problem and three to the second: pass@3 of the first is not known.
     # Right: 1 of 2 and 1 of 3. pass@1: 1/2, 1/3. pass@2: 1 and 1 - C(2,2)/C(3,2) = 2/3.
-    metrics = eval_metrics(sampled([[1, 0], [0, 1, 0]]), WEIGHTS)
+    metrics = eval_metrics(sampled([[1, 0], [0, 1, 0]]), OWN)
     assert metrics["eval/pass@1"] == pytest.approx(5 / 12)
     assert metrics["eval/pass@2"] == pytest.approx(5 / 6)
     assert "eval/pass@3" not in metrics
@@ -167,7 +169,7 @@ def test_answers_to_one_problem_are_no_independent_trials() -> None:
     assert (alike.low, alike.high) == pytest.approx((once.low, once.high))
     # The same prompt drawn twice is one problem, whatever its numbers are.
     rows = [row(i, earned(i % 2, 1), prompt=f"question {i % 2}") for i in range(40)]
-    assert estimates(rows, WEIGHTS)["accuracy"].half_width == pytest.approx(wilson(0.5, 2)[1])
+    assert estimates(rows, OWN)["accuracy"].half_width == pytest.approx(wilson(0.5, 2)[1])
 
 
 def test_an_interval_without_spread_is_not_empty() -> None:
@@ -201,8 +203,8 @@ def test_uneven_clusters_by_hand() -> None:
 def test_a_difference_is_paired_and_says_how_much_more_b_has() -> None:
     a = [row(i, earned(right, 1)) for i, right in enumerate((0, 0, 1, 1))]
     b = [row(i, earned(right, 1)) for i, right in enumerate((1, 1, 1, 0, 1))]  # one more problem
-    gain = differences(a, b, WEIGHTS)["accuracy"]
+    gain = differences(a, b, OWN)["accuracy"]
     # Gains 1, 1, 0, -1: mean 1/4; error sqrt((0.75^2 * 2 + 0.25^2 + 1.25^2) / 4) / sqrt(4).
     assert gain.mean == pytest.approx(0.25)
     assert gain.high == pytest.approx(0.25 + 1.96 * math.sqrt(2.75 / 16))
-    assert differences(b, a, WEIGHTS)["accuracy"].mean == pytest.approx(-0.25)
+    assert differences(b, a, OWN)["accuracy"].mean == pytest.approx(-0.25)

@@ -1,0 +1,117 @@
+"""What reading a large dataset found out, kept on disk: the next run has its rows at once.
+
+A file of JSON for each dataset in `$XDG_CACHE_HOME/grpo-envs/datasets` (`~/.cache` where it is not
+set), named by a hash of the dataset's content, the settings, and the code that reads it. It holds
+the numbers of rows, never a row. The folder may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from grpo_envs.env.reading import Verdict
+
+log = logging.getLogger(__name__)
+
+LEAST_ROWS = 10_000
+"""Smaller datasets are read each time."""
+_MOST_FILES = 50
+_FORMAT = 1
+_NOT_READERS = frozenset({"builtins", "typing", "abc", "gymnasium"})
+"""Packages of base classes that have no part in reading rows."""
+
+
+def key_of(
+    dataset: str, total: int, read: Callable[..., object] | None, settings: Mapping[str, Any]
+) -> str | None:
+    """Return the name that a dataset's verdict is kept under, None where it is not kept.
+
+    Args:
+        dataset: The file or folder; a dataset of the hub has no content here to name it by.
+        total: Its rows.
+        read: What tries the rows; the name depends on its code.
+        settings: What the verdict depends on besides. Only JSON values can be told apart.
+    """
+    path = Path(dataset).expanduser()
+    if total < LEAST_ROWS or not path.exists():
+        return None
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    try:
+        asked = json.dumps([_FORMAT, dataset, settings], sort_keys=True)
+        digest = hashlib.sha256(asked.encode())
+        for file in files:
+            if file.is_file():
+                with file.open("rb") as content:
+                    digest.update(hashlib.file_digest(content, "sha256").digest())
+                digest.update(os.fsencode(file.name))
+        for source in _code_of(read):
+            stat = source.stat()
+            digest.update(f"{source}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    except (TypeError, ValueError, OSError):
+        return None
+    return digest.hexdigest()
+
+
+def load(key: str, total: int) -> Verdict | None:
+    """Return the verdict on a dataset of so many rows that was kept; None where there is none."""
+    file = _folder() / f"{key}.json"
+    try:
+        found = Verdict(**json.loads(file.read_text(encoding="utf-8")))
+        numbers = [*found.train, *found.held_out]
+        whole = bool(found.train and found.held_out) and 0 <= min(numbers) <= max(numbers) < total
+    except (OSError, ValueError, TypeError):  # none, or cut off: the dataset is read again
+        return None
+    return found if whole else None
+
+
+def save(key: str, verdict: Verdict) -> None:
+    """Keep a verdict; where that fails, a warning says so."""
+    folder = _folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(asdict(verdict), file)
+            Path(name).replace(folder / f"{key}.json")  # whole, whoever else writes it now
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        kept = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime)
+        for old in kept[:-_MOST_FILES]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s: what was read is not kept for the next run (%s)", folder, error)
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "grpo-envs" / "datasets"
+
+
+def _code_of(read: Callable[..., object] | None) -> Iterator[Path]:
+    """Yield the files of the packages whose code reads rows: ours, and that of `read`.
+
+    Raises:
+        ValueError: some of it stands in no file.
+    """
+    owner = getattr(read, "__self__", read)
+    classes = type(owner).__mro__ if inspect.ismethod(read) else (owner,)
+    modules = {getattr(cls, "__module__", None) or __name__ for cls in classes} | {__name__}
+    for name in sorted(name for name in modules if name.partition(".")[0] not in _NOT_READERS):
+        top, own = (sys.modules.get(each) for each in (name.partition(".")[0], name))
+        file = getattr(top, "__file__", None) or getattr(own, "__file__", None)
+        if file is None:
+            raise ValueError(f"{name} has no file")
+        path = Path(file)
+        yield from sorted(path.parent.rglob("*.py")) if path.stem == "__init__" else [path]

@@ -1,0 +1,80 @@
+"""DatasetEnv: an environment of one's own whose problems are the rows of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from grpo_envs.env.dataset import Row, Rows
+from grpo_envs.env.text import TextEnv
+from grpo_envs.errors import ConfigError
+from grpo_envs.types import Problem
+
+
+class DatasetEnv(TextEnv):
+    """Problems out of a file or a dataset of the hub: write `score`, and `from_row` if need be.
+
+    It brings the keys `env.dataset`, `env.columns`, `env.unreadable` and `env.held_out`. Every row
+    is read before training starts. A subclass with keywords of its own sets their attributes first
+    and calls `super().__init__` last, which reads the rows. Attributes that are JSON values let a
+    dataset of 10,000 rows or more be read once: the next run has it at once.
+    """
+
+    default_dataset: ClassVar[str | Path | None] = None
+    """What is read where `env.dataset` is not set; None for nothing: then it must be."""
+    needs: ClassVar[Sequence[str]] = ("prompt", "gold")
+    """Columns that every row has, as `from_row` calls them; rows are split by the first."""
+    optional: ClassVar[Sequence[str]] = ()
+    """Columns that are None where the dataset has none of the name."""
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        dataset: str | None = None,
+        columns: dict[str, Any] | None = None,
+        unreadable: str = "error",
+        held_out: float | None = None,
+        rewards: Mapping[str, Any] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Read the rows.
+
+        Args:
+            split: `train` or `eval`.
+            dataset: A local file or hub id.
+            columns: Names of the dataset's columns: {"prompt": ..., "gold": ...}.
+            unreadable: What rows that cannot be read are: an `error`, or `drop`.
+            held_out: Share of the distinct prompts that is kept for evaluation, a tenth when null.
+                A dataset with an eval, test or validation split of its own keeps that.
+            rewards: Weights of the reward parts, and reward functions to add.
+            render_mode: None or `ansi`.
+
+        Raises:
+            ConfigError: no dataset is given, or a value is not allowed.
+            DatasetError: the dataset is missing, lacks a column, or a row cannot be read.
+        """
+        settings = dict(vars(self))
+        super().__init__(split, rewards=rewards, render_mode=render_mode)
+        if dataset is None and self.default_dataset is None:
+            raise ConfigError("env.dataset is not set. Allowed: a local file, or a hub id.")
+        self.rows = Rows(
+            str(self.default_dataset if dataset is None else dataset),
+            needs=self.needs,
+            optional=self.optional,
+            columns=columns,
+            read=self.from_row,
+            unreadable=unreadable,
+            held_out=held_out,
+            settings=settings,
+        )
+
+    def from_row(self, row: Row) -> Problem:
+        """Return the problem of a row: its gold is the solution.
+
+        Raises:
+            DatasetError: the row cannot be read.
+        """
+        gold = row.text("gold")
+        return Problem(prompt=row.text("prompt"), gold=gold, solution=gold)

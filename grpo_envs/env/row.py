@@ -1,0 +1,102 @@
+"""One row of a dataset: what the environment calls its columns, and all that stands beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, time
+from typing import Any
+
+from grpo_envs.env.cells import Unreadable, plain_text
+from grpo_envs.env.tables import Table
+from grpo_envs.errors import DatasetError
+
+_RESERVED = frozenset({"env"})
+"""Keys of `Problem.meta` that no column may have: a mixture writes them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One record, its columns already renamed to what the environment calls them."""
+
+    number: int
+    """0-based position in its file or split."""
+    source: str
+    values: Mapping[str, Any]
+    system: str | None = None
+    """The system messages of a prompt that is a conversation; None where there are none."""
+    messages: tuple[Mapping[str, str], ...] = ()
+    """The turns of a prompt that is a conversation; `values["prompt"]` is their transcript."""
+    used: frozenset[str] = frozenset()
+    """The dataset's columns that `values` are made of."""
+    table: Table | None = field(default=None, repr=False, compare=False)
+    """Where the row stands."""
+
+    def text(self, column: str) -> str:
+        """Return a column as stripped text.
+
+        Raises:
+            DatasetError: the cell is empty, an object or a list of anything but numbers; the
+                message names file, row and column.
+        """
+        value = self.values[column]
+        if type(value) is str:
+            text = value.strip()
+        else:
+            try:
+                text = "" if value is None else plain_text(value)
+            except Unreadable as error:
+                raise DatasetError(f"{self.where}: {column!r} {error}.") from None
+        if not text:
+            raise DatasetError(f"{self.where} has no {column!r}.")
+        return text
+
+    @property
+    def where(self) -> str:
+        """File and row, for messages."""
+        return f"{self.source}: row {self.number + 1}"
+
+    def messages_for(self, prompt: str) -> tuple[Mapping[str, str], ...]:
+        """Return the conversation that asks `prompt`: the row's, with what was put behind it.
+
+        () where the row has none, or `prompt` does not begin with it: then it is a text.
+        """
+        asked = self.values.get("prompt")
+        if not self.messages or not prompt.startswith(str(asked)):
+            return ()
+        *earlier, last = self.messages
+        content = last["content"] + prompt.removeprefix(str(asked))
+        return (*earlier, {**last, "content": content})
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """All cells, by the dataset's names."""
+        return {} if self.table is None else self.table.record(self.number)
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The cells of the columns that the environment does not read, those that JSON can hold."""
+        out = self.used | self.values.keys() | _RESERVED
+        rest = {name: _json(cell) for name, cell in self.columns.items() if name not in out}
+        return {name: cell for name, cell in rest.items() if cell is not _NOT_JSON}
+
+
+_NOT_JSON = object()
+
+
+def _json(cell: Any) -> Any:
+    """Return a cell as a JSON value, `_NOT_JSON` where it is none (a picture, bytes)."""
+    if isinstance(cell, float):
+        return cell if math.isfinite(cell) else None
+    if cell is None or isinstance(cell, str | int):
+        return cell
+    if isinstance(cell, date | time):
+        return cell.isoformat()
+    if isinstance(cell, Mapping):
+        inner = {str(key): _json(value) for key, value in cell.items()}
+        return _NOT_JSON if _NOT_JSON in inner.values() else inner
+    if isinstance(cell, Sequence) and not isinstance(cell, bytes | bytearray):
+        listed = [_json(value) for value in cell]
+        return _NOT_JSON if _NOT_JSON in listed else listed
+    return _NOT_JSON
