@@ -49,6 +49,8 @@ class Evaluated:
     """Of all reward parts."""
     own_weights: dict[str, float]
     """Of the environment's own reward parts."""
+    too_long: int
+    """Problems that were left out, as they are too long for the model's context."""
 
 
 def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
@@ -88,7 +90,10 @@ def _evaluated(cfg: RunConfig, out: Path, held_out: tuple[TextEnv, int]) -> Eval
         write_atomically(folder / "config.json", json.dumps(identity, indent=1))
         write_atomically(file, json_lines(whole))
         if evaluation:
-            _answer(evaluation, missing, file)
+            fitting = evaluation.room.among(missing)
+            if not (fitting or whole):
+                raise evaluation.room.no_problem()
+            _answer(evaluation, fitting, file)
     rows = [row for row in read_jsonl(file) if row["problem"] < problems]
     rows.sort(key=lambda row: int(row["problem"]))  # the order of a first time and of a later one
     return Evaluated(
@@ -97,6 +102,7 @@ def _evaluated(cfg: RunConfig, out: Path, held_out: tuple[TextEnv, int]) -> Eval
         rows=rows,
         weights=dict(env.weights),
         own_weights=dict(env.own_weights),
+        too_long=problems - len(by_problem(rows)),
     )
 
 
@@ -190,6 +196,7 @@ def _tell(side: Evaluated, by: Sequence[str]) -> None:
     summary = {
         "model": side.name,
         "problems": len(by_problem(side.rows)),
+        "too_long": side.too_long,
         "prompts": len({row["prompt"] for row in side.rows}),
         "estimates": {name: asdict(figure) for name, figure in figures.items()},
     }

@@ -125,7 +125,13 @@ def _episode(env: TextEnv, seed: int, chat: "Chat | None") -> None:
     print(f"\nproblem {seed} of {env.split}{how}:")
     system = about["system_prompt"]
     if chat:
-        print(printable(chat.text(chat.render(prompt, system))))
+        tokens = chat.render(prompt, system)
+        print(printable(chat.text(tokens)))
+        if len(tokens) >= chat.context_length:
+            print(
+                f"\nThis prompt has {len(tokens):,} tokens and leaves no room for an answer in the "
+                f"model's context of {chat.context_length:,}: a run leaves it out (env.too_long)."
+            )
     else:
         print(printable(f"{system}\n\n{prompt}" if system else prompt))
     turns = env.turns_of(env.problem(seed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grpo_envs.errors import ConfigError
 
@@ -88,12 +88,6 @@ class Chat:
     def decode(self, token_ids: tuple[int, ...]) -> str:
         """Return the text of a completion, without the tokens that only end a turn."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
-
-
-def context_length_of(config: Any) -> int:
-    """Return the most tokens that a model with this configuration can attend to."""
-    text = config.get_text_config()  # of a model that also sees
-    return int(getattr(text, "max_position_embeddings", None) or NO_LIMIT)
 
 
 def end_tokens(

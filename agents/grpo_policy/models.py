@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,9 +20,10 @@ from transformers import (
 )
 
 from grpo_envs.config.model import LoraConfig, ModelConfig
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.runtime.hub import missing_on_hub
-from grpo_policy.chat import NO_LIMIT, Chat, context_length_of, end_tokens
+from grpo_policy.chat import NO_LIMIT, Chat, end_tokens
+from grpo_policy.context import context_length_of
 from grpo_policy.policy import Policy
 from grpo_policy.selftest import settle
 
@@ -168,8 +168,10 @@ def _reading(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     cached = bool(absent)  # not to be had from the hub: perhaps its cache has it
     try:
         yield path, {"local_files_only": cached}
-    except (OSError, ValueError, SafetensorError) as error:  # raised for anything unreadable
-        cause = absent or str(error).strip().splitlines()[0]
+    except GrpoEnvsError:
+        raise
+    except Exception as error:  # of Transformers, its checks of a configuration, safetensors
+        cause = absent or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
             f"model.path={path}: {cause}. Give model.path=FOLDER or a hub id that is cached or "
             "reachable, or model.size=tiny, which needs no network."

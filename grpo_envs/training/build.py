@@ -28,9 +28,11 @@ from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.source import InStep, Source
 from grpo_envs.training.trainer import Trainer
 from grpo_policy.chat import Chat
+from grpo_policy.context import rope_line
 from grpo_policy.models import add_adapters, hints, load_policy, resolve, restore
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
+from grpo_policy.room import Room
 from grpo_policy.samplers import Decoding, Sampler, SamplerParts, SamplerPlugin
 from grpo_policy.sharding import sharding_accelerator
 
@@ -60,10 +62,10 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     checkpoints = Checkpoints(out, cfg.trainer.keep_checkpoints)
     done, state = _resume(agent, policy, cfg, checkpoints) if cfg.resume else (0, {})
     sampler = make_sampler(cfg, policy, accelerator)
-    _log_start(cfg, parts, agent, envs.train)
+    _log_start(cfg, parts, agent, room := _room(cfg, envs.train.env, policy.chat))
     stop = Stop(patient=processes.count == 1)
     rollout = Rollout(envs.train, policy.chat, sampler, decoding, cfg.seed, tick=stop.check)
-    source = _source(cfg, processes.shared(rollout), lambda: _publish(policy, sampler))
+    source = _source(cfg, processes.shared(rollout), room, lambda: _publish(policy, sampler))
     if state:
         source.load_state_dict(state["source"])
         envs.train.env.load_state_dict(state["env"])
@@ -90,15 +92,27 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     )
 
 
-def _source(cfg: RunConfig, rollout: RolloutFn, publish: Callable[[], None]) -> Source:
+def _source(cfg: RunConfig, rollout: RolloutFn, room: Room, publish: Callable[[], None]) -> Source:
     return InStep(
         rollout=rollout,
+        room=room,
         prompts=cfg.trainer.prompts_per_step,
         seed=cfg.seed,
         resamplings=cfg.agent.resamplings,
         max_invalid=cfg.trainer.max_invalid_fraction,
         publish=publish,
     )
+
+
+def _room(cfg: RunConfig, env: TextEnv, chat: Chat) -> Room:
+    """Return what finds the problems that fit into the model's context; refuse an environment.
+
+    Raises:
+        ConfigError: no problem fits, or one does not and `env.too_long` is `error`.
+    """
+    room = Room(env, chat, drop=cfg.too_long == "drop")
+    room.check()
+    return room
 
 
 def make_sampler(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> Sampler:
@@ -131,7 +145,10 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
     transformers_logging.disable_progress_bar()
     model = resolve(cfg.model, accelerator.device)
     log.info(model.line)
-    return load_policy(model.path, adapters=adapters), accelerator
+    policy = load_policy(model.path, adapters=adapters)
+    if line := rope_line(policy.model.config):
+        log.info(line)
+    return policy, accelerator
 
 
 def make_evaluation(
@@ -152,6 +169,9 @@ def make_evaluation(
         sampler: Samples the answers.
         tick: Called often while sampling.
         processes: Those that share the problems.
+
+    Raises:
+        ConfigError: the problems are too long for the model's context.
     """
     tokens = cfg.trainer.eval_max_new_tokens or training_decoding(cfg, policy).max_new_tokens
 
@@ -162,6 +182,7 @@ def make_evaluation(
     env, problems = held_out
     return Evaluation(
         env=env,
+        room=_room(cfg, env, policy.chat) if problems else Room(env, policy.chat),
         problems=problems,
         samples=cfg.trainer.eval_samples,
         temperature=cfg.trainer.eval_temperature,
@@ -224,9 +245,10 @@ def _publish(policy: Policy, sampler: Sampler) -> None:
         sampler.sync(policy)
 
 
-def _log_start(cfg: RunConfig, parts: Parts, agent: Agent, env: GroupVectorEnv) -> None:
+def _log_start(cfg: RunConfig, parts: Parts, agent: Agent, room: Room) -> None:
     log.info("%s; %s", _summary(cfg, parts), agent.describe())
-    log.info("first prompt, as the model sees it: %r", _first_prompt(env, parts.policy.chat))
+    first = parts.policy.chat.text(room.render(room.find(0)))
+    log.info("first prompt, as the model sees it: %r", first)
 
 
 def _summary(cfg: RunConfig, parts: Parts) -> str:
@@ -243,8 +265,3 @@ def _summary(cfg: RunConfig, parts: Parts) -> str:
         f"{cfg.trainer.prompts_per_step} prompts x {cfg.agent.group_size} completions of at most "
         f"{parts.decoding.max_new_tokens} tokens"
     )
-
-
-def _first_prompt(env: GroupVectorEnv, chat: Chat) -> str:
-    problem = env.env.problem(0)
-    return chat.text(chat.render(problem.prompt, env.env.system_prompt_of(problem)))
