@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,10 +21,11 @@ from transformers import (
 )
 
 from grpo_envs.config.model import LoraConfig, ModelConfig
-from grpo_envs.errors import ConfigError, GrpoEnvsError
+from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.hub import missing_on_hub
 from grpo_policy.chat import NO_LIMIT, Chat, end_tokens
 from grpo_policy.context import context_length_of
+from grpo_policy.kept import Source, keep
 from grpo_policy.policy import Policy
 from grpo_policy.selftest import settle
 
@@ -81,7 +83,7 @@ def resolve(cfg: ModelConfig, device: torch.device) -> Resolved:
     why = f"model.size=auto on {device.type.upper()}" if cfg.size == "auto" else ""
     if size == "tiny":
         return Resolved(path=str(TINY), name="the bundled tiny Qwen3", why=why)
-    hub = f"Qwen/Qwen3-{size.upper()}"
+    hub = f"Qwen/Qwen{size.upper()}" if size.startswith("3.5-") else f"Qwen/Qwen3-{size.upper()}"
     return Resolved(path=hub, name=hub, why=why)
 
 
@@ -109,7 +111,9 @@ def load_policy(path: str, *, adapters: bool = False) -> Policy:
     """
     with _reading(path) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        alone = _is_gguf(path) or (Path(place) / "adapter_config.json").is_file()
+        source = None if alone else Source.of(place, where)
+        loaded: Any = (source.auto_class if source else AutoModelForCausalLM).from_pretrained(
             place, dtype=torch.float32, output_loading_info=True, **where
         )
     model: PreTrainedModel = loaded[0]
@@ -119,7 +123,9 @@ def load_policy(path: str, *, adapters: bool = False) -> Policy:
             f"{name} lacks {len(missing)} weights there ({', '.join(missing[:3])}). "
             "Give the folder of a whole causal language model."
         )
-    if _is_gguf(path):
+    if source:
+        keep(model, source, path)
+    elif _is_gguf(path):
         _make_ordinary(model, Path(path))
     policy = Policy(model, tokenizer)
     if policy.has_adapters and not adapters:
@@ -168,10 +174,8 @@ def _reading(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     cached = bool(absent)  # not to be had from the hub: perhaps its cache has it
     try:
         yield path, {"local_files_only": cached}
-    except GrpoEnvsError:
-        raise
-    except Exception as error:  # of Transformers, its checks of a configuration, safetensors
-        cause = absent or (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (OSError, ValueError, SafetensorError) as error:  # raised for anything unreadable
+        cause = absent or str(error).strip().splitlines()[0]
         raise ConfigError(
             f"model.path={path}: {cause}. Give model.path=FOLDER or a hub id that is cached or "
             "reachable, or model.size=tiny, which needs no network."
@@ -231,7 +235,12 @@ def add_adapters(policy: Policy, cfg: LoraConfig, compute: torch.dtype, *, seed:
     if not everywhere and not set(cfg.targets) <= {name.rpartition(".")[2] for name in modules}:
         raise refused
     targets = "all-linear" if everywhere else cfg.targets
-    lora = peft.LoraConfig(r=cfg.rank, lora_alpha=cfg.alpha, target_modules=targets)
+    # Those that text does not pass through, as in a vision tower.
+    frozen = [name for name, p in policy.model.named_parameters() if not p.requires_grad]
+    layers = sorted({name.rpartition(".")[0] for name in frozen}) or None
+    lora = peft.LoraConfig(
+        r=cfg.rank, lora_alpha=cfg.alpha, target_modules=targets, exclude_modules=layers
+    )
     policy.model.to(compute)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
