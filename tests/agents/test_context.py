@@ -1,6 +1,7 @@
 """The model's context: what limits it, what fits into it, and that no row changes another."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,17 +9,20 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 import grpo_envs
+from grpo_envs.config.composition import compose_run
 from grpo_envs.env.dataset import Row, Rows
 from grpo_envs.errors import ConfigError
+from grpo_envs.training.build import open_policy
 from grpo_envs.types import Completion, Group, Problem, Reward
 from grpo_policy.batch import collate
 from grpo_policy.context import context_length_of, rope_line
-from grpo_policy.models import TINY
+from grpo_policy.models import TINY, load_chat
 from grpo_policy.policy import Policy
 from grpo_policy.room import Room
 from grpo_policy.samplers import Decoding
 from grpo_policy.samplers.torch import TorchSampler, sample
-from tests.agents.test_selftest import model_of
+from tests.agents.test_selftest import model_of, saved
+from tests.benchmarks.architectures import multimodal
 from tests.conftest import Write
 from tests.support.scripted import letters
 
@@ -77,6 +81,22 @@ def test_the_rope_of_one_type_of_layer_is_enough() -> None:
         "gemma3_text", max_position_embeddings=64, rope_parameters=rope, num_hidden_layers=2
     )
     assert rope_line(config).startswith("context: limited to 64 tokens")
+
+
+def test_a_run_says_why_its_context_is_short(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = model_of("llama", max_position_embeddings=32, rope_parameters=LONGROPE)
+    path = saved(model, tmp_path)
+    with caplog.at_level("INFO"):
+        policy, _ = open_policy(compose_run([f"model.path={path}"]))
+    assert policy.context_length == load_chat(path).context_length == ORIGINAL
+    assert "context: limited to 16 tokens, prompt and answer together" in caplog.text
+
+
+def test_the_context_of_a_model_that_also_sees_is_that_of_its_text_model() -> None:
+    assert context_length_of(multimodal("gemma3").config) == 256
+    assert context_length_of(multimodal("qwen3_5").config) == 256
 
 
 def row(length: int) -> Group:
