@@ -54,6 +54,8 @@ class Evaluated:
     """Of all reward parts."""
     own: dict[str, Part]
     """The environment's own reward parts."""
+    too_long: int
+    """Problems that were left out, as they are too long for the model's context."""
 
 
 def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
@@ -93,7 +95,10 @@ def _evaluated(cfg: RunConfig, out: Path, held_out: tuple[TextEnv, int]) -> Eval
         write_atomically(folder / "config.json", json.dumps(identity, indent=1))
         write_atomically(file, json_lines(whole))
         if evaluation:
-            _answer(evaluation, missing, file)
+            fitting = evaluation.room.among(missing)
+            if not (fitting or whole):
+                raise evaluation.room.no_problem()
+            _answer(evaluation, fitting, file)
     rows = [row for row in read_jsonl(file) if row["problem"] < problems]
     rows.sort(key=lambda row: int(row["problem"]))  # the order of a first time and of a later one
     return Evaluated(
@@ -102,6 +107,7 @@ def _evaluated(cfg: RunConfig, out: Path, held_out: tuple[TextEnv, int]) -> Eval
         rows=rows,
         weights=dict(env.weights),
         own=env.own_parts,
+        too_long=problems - len(by_problem(rows)),
     )
 
 
@@ -203,6 +209,7 @@ def _tell(side: Evaluated, by: Sequence[str]) -> None:
     summary = {
         "model": side.name,
         "problems": len(by_problem(side.rows)),
+        "too_long": side.too_long,
         "prompts": len({row["prompt"] for row in side.rows}),
         "estimates": {name: asdict(figure) for name, figure in figures.items()},
     }

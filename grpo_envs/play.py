@@ -130,7 +130,13 @@ def _episode(env: TextEnv, seed: int, chat: "Chat | None") -> None:
     print(f"\nproblem {seed} of {env.split}{how}:")
     system = about["system_prompt"]
     if chat:
-        print(printable(chat.text(chat.render(prompt, system, about["messages"]))))
+        tokens = chat.render(prompt, system, about["messages"])
+        print(printable(chat.text(tokens)))
+        if len(tokens) >= chat.context_length:
+            print(
+                f"\nThis prompt has {len(tokens):,} tokens and leaves no room for an answer in the "
+                f"model's context of {chat.context_length:,}: a run leaves it out (env.too_long)."
+            )
     else:
         print(printable(f"{system}\n\n{prompt}" if system else prompt))
     turns = env.turns_of(env.problem(seed))

@@ -180,12 +180,6 @@ def template_of(
     return None if tokenizer.chat_template is None else Template(tokenizer, variables)
 
 
-def context_length_of(config: Any) -> int:
-    """Return the most tokens that a model with this configuration can attend to."""
-    text = config.get_text_config()  # of a model that also sees
-    return int(getattr(text, "max_position_embeddings", None) or NO_LIMIT)
-
-
 def end_tokens(
     tokenizer: PreTrainedTokenizerBase,
     generation: GenerationConfig | None,

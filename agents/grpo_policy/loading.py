@@ -79,7 +79,8 @@ def unreadable(cfg: ModelConfig) -> tuple[type[Exception], ...]:
     """Return the exceptions of a model that cannot be loaded: all, where it runs its own code."""
     if cfg.trust_remote_code:
         return (Exception,)
-    return (OSError, ValueError, ImportError, SafetensorError)
+    # KeyError: a configuration that lacks a number (Phi-3's rope without its original length).
+    return (OSError, ValueError, KeyError, ImportError, SafetensorError)
 
 
 def cannot_load(path: str, cfg: ModelConfig, error: Exception, absent: str) -> ConfigError:
@@ -116,5 +117,5 @@ def remarks(policy: Policy, cfg: ModelConfig) -> list[str]:
 
 def _first_line(error: Exception) -> str:
     line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-    named = isinstance(error, OSError | ValueError | ImportError | SafetensorError)
+    named = isinstance(error, OSError | ValueError | KeyError | ImportError | SafetensorError)
     return line if named and line else f"{type(error).__name__}: {line}"

@@ -24,7 +24,9 @@ from grpo_envs.config.model import LoraConfig, ModelConfig
 from grpo_envs.errors import ConfigError, install
 from grpo_envs.runs.newest import model_in
 from grpo_envs.runtime.hub import missing_on_hub
-from grpo_policy.chat import NO_LIMIT, Chat, context_length_of, end_tokens
+from grpo_policy.chat import NO_LIMIT, Chat, end_tokens
+from grpo_policy.context import context_length_of
+from grpo_policy.kept import Source, keep
 from grpo_policy.loading import at_load, attend, cannot_load, template_in, unreadable
 from grpo_policy.policy import Policy
 from grpo_policy.saving import base_of, name_base
@@ -83,7 +85,7 @@ def resolve(cfg: ModelConfig, device: torch.device) -> Resolved:
     why = f"model.size=auto on {device.type.upper()}" if cfg.size == "auto" else ""
     if size == "tiny":
         return Resolved(path=str(TINY), name="the bundled tiny Qwen3", why=why)
-    hub = f"Qwen/Qwen3-{size.upper()}"
+    hub = f"Qwen/Qwen{size.upper()}" if size.startswith("3.5-") else f"Qwen/Qwen3-{size.upper()}"
     return Resolved(path=hub, name=hub, why=why)
 
 
@@ -115,7 +117,9 @@ def load_policy(path: str, cfg: ModelConfig | None = None, *, adapters: bool = F
     template, attention = template_in(cfg), at_load(cfg)
     with _reading(path, cfg) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        alone = _is_gguf(path) or (Path(place) / "adapter_config.json").is_file()
+        source = None if alone else Source.of(place, where)
+        loaded: Any = (source.auto_class if source else AutoModelForCausalLM).from_pretrained(
             place, dtype=torch.float32, output_loading_info=True, **attention, **where
         )
     if template is not None:
@@ -127,7 +131,9 @@ def load_policy(path: str, cfg: ModelConfig | None = None, *, adapters: bool = F
             f"{name} lacks {len(missing)} weights there ({', '.join(missing[:3])}). "
             "Give the folder of a whole causal language model."
         )
-    if _is_gguf(path):
+    if source:
+        keep(model, source, path)
+    elif _is_gguf(path):
         _make_ordinary(model, Path(path))
     policy = Policy(model, tokenizer, cfg.chat_template_kwargs)
     policy.chat.require_usable()
@@ -261,8 +267,14 @@ def add_adapters(
     if not everywhere and not set(cfg.targets) <= {name.rpartition(".")[2] for name in modules}:
         raise refused
     targets = "all-linear" if everywhere else cfg.targets
+    # Those that text does not pass through, as in a vision tower.
+    frozen = [name for name, p in policy.model.named_parameters() if not p.requires_grad]
     lora = peft.LoraConfig(
-        r=cfg.rank, lora_alpha=cfg.alpha, target_modules=targets, task_type="CAUSAL_LM"
+        r=cfg.rank,
+        lora_alpha=cfg.alpha,
+        target_modules=targets,
+        exclude_modules=sorted({name.rpartition(".")[0] for name in frozen}) or None,
+        task_type="CAUSAL_LM",
     )
     policy.model.to(compute)
     name_base(policy, base)

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo_policy.batch import Batch
-from grpo_policy.chat import Chat, context_length_of, end_tokens
+from grpo_policy.chat import Chat, end_tokens
+from grpo_policy.context import context_length_of, fix_rope
 from grpo_policy.head import OwnHead, decoder_of
 from grpo_policy.kv_cache import Caching
 from grpo_policy.packing import pack, saves
@@ -35,6 +36,7 @@ class Policy(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model.eval()  # no dropout, neither while sampling nor while scoring
+        fix_rope(self.model)
         self.tokenizer = tokenizer
         self.template_variables = dict(template_variables or {})
         """What the chat template is given beside the messages."""
@@ -64,6 +66,12 @@ class Policy(nn.Module):
     def context_length(self) -> int:
         """The most tokens that the model can attend to; without a limit where it names none."""
         return context_length_of(self.model.config)
+
+    @property
+    def masks_end(self) -> bool:
+        """Whether the model keeps a mask of its whole context, and has none beyond (GPT-Neo)."""
+        square = (self.context_length,) * 2
+        return any(buffer.shape[-2:] == square for buffer in self.model.buffers())
 
     @property
     def has_adapters(self) -> bool:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.initialization import guard_torch_init_functions
 
 from grpo_envs.errors import ConfigError
 from grpo_envs.types import Completion, Group
@@ -69,6 +71,7 @@ def settle(policy: Policy, path: str) -> None:
     """
     name = f"model.path={path}: {type(policy.model).__name__}"
     _require_numbers(policy, name)
+    _require_loaded_as_saved(policy.model, name)
     trial = _sampled_exactly(policy, name)
     batch = collate(trial.groups, policy.pad_id, policy.device)
     _score_exactly(policy, trial, batch, name)
@@ -79,6 +82,51 @@ def _require_numbers(policy: Policy, name: str) -> None:
     for weight, value in policy.model.named_parameters():
         if not bool(value.isfinite().all()):
             raise ConfigError(f"{name} has weights that are no finite numbers: {weight}.")
+
+
+def _require_loaded_as_saved(model: PreTrainedModel, name: str) -> None:
+    """Refuse a class that initialises what it has loaded: a checkpoint would be another model.
+
+    Transformers calls `_init_weights` on every layer after loading; it is to leave loaded weights
+    as they are.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+    owners: dict[str, PreTrainedModel] = {}
+    tried = set()
+    for place, layer in model.named_modules():
+        own = layer if isinstance(layer, PreTrainedModel) else owners[place.rpartition(".")[0]]
+        owners[place] = own
+        kind = type(own), type(layer), getattr(layer, "padding_idx", None) is None
+        if layer._parameters and kind not in tried:
+            tried.add(kind)
+            if _initialised(own, layer):
+                raise ConfigError(
+                    f"{name} initialises weights anew whenever it is loaded ({place}), so that a "
+                    "checkpoint would not be the model that was trained. Choose another model."
+                )
+
+
+def _initialised(model: PreTrainedModel, layer: nn.Module) -> bool:
+    """Return whether `_init_weights` changes a layer whose weights are marked as loaded."""
+    given = dict(layer._parameters), dict(layer._buffers)
+    loaded = {
+        key: nn.Parameter(torch.ones_like(value), requires_grad=False)
+        for key, value in layer._parameters.items()
+        if value is not None
+    }
+    copies = {key: value.clone() for key, value in layer._buffers.items() if value is not None}
+    for tensor in (*loaded.values(), *copies.values()):
+        tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+    try:
+        layer._parameters.update(loaded)
+        layer._buffers.update(copies)
+        with guard_torch_init_functions():
+            model._init_weights(layer)
+        return not all(bool((value == 1).all()) for value in loaded.values())
+    finally:
+        layer._parameters.update(given[0])
+        layer._buffers.update(given[1])
 
 
 def _sampled_exactly(policy: Policy, name: str) -> _Trial:

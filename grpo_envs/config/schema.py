@@ -12,6 +12,9 @@ from grpo_envs.env.installed import LOGGERS, available
 from grpo_envs.errors import require, require_one_of
 
 SAVED = ("fp32", "bf16", "fp16")
+TOO_LONG = ("drop", "error")
+"""What `env.too_long` may be: problems whose prompt leaves no room for an answer in the model's
+context are left out and counted, or are an error."""
 _DEVICES = ("auto", "cpu", "cuda")
 
 _FREE = (
@@ -110,7 +113,8 @@ class RunConfig:
     """One run. Composed by Hydra, converted once; no DictConfig travels further."""
 
     env: Any = MISSING
-    """`name` picks the environment; the other keys are its constructor's keywords."""
+    """`name` picks the environment, `too_long` says what problems are that are too long for the
+    model's context; the other keys are the keywords of the environment's constructor."""
     model: ModelConfig = MISSING
     agent: Any = MISSING
     """The `Config` of the agent that `name` picks: an `AgentConfig`."""
@@ -126,7 +130,13 @@ class RunConfig:
     @property
     def env_keywords(self) -> dict[str, Any]:
         """What the environment's constructor gets."""
-        return {key: value for key, value in self.env.items() if key != "name"}
+        own = ("name", "too_long")
+        return {key: value for key, value in self.env.items() if key not in own}
+
+    @property
+    def too_long(self) -> Any:
+        """What becomes of problems that are too long for the model's context: see `TOO_LONG`."""
+        return self.env.get("too_long", TOO_LONG[0])
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the result of a run, flat."""

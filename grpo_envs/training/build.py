@@ -34,10 +34,12 @@ from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.source import InStep, Source
 from grpo_envs.training.trainer import Trainer
 from grpo_policy.chat import Chat
+from grpo_policy.context import rope_line
 from grpo_policy.loading import remarks
 from grpo_policy.models import add_adapters, load_policy, resolve, restore
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
+from grpo_policy.room import Room
 from grpo_policy.samplers import Decoding, Sampler, SamplerParts, SamplerPlugin
 from grpo_policy.sharding import sharding_accelerator
 
@@ -68,10 +70,10 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     checkpoints = Checkpoints(out, cfg.trainer.keep_checkpoints, cfg.trainer.save_dtype)
     done, state = _resume(agent, policy, cfg, checkpoints) if cfg.resume else (0, {})
     sampler = make_sampler(cfg, policy, accelerator)
-    _log_start(cfg, parts, agent, envs.train)
+    _log_start(cfg, parts, agent, room := _room(cfg, envs.train.env, policy.chat))
     stop = Stop(patient=processes.count == 1)
     rollout = Rollout(envs.train, policy.chat, sampler, decoding, cfg.seed, tick=stop.check)
-    source = _source(cfg, processes.shared(rollout), lambda: _publish(policy, sampler))
+    source = _source(cfg, processes.shared(rollout), room, lambda: _publish(policy, sampler))
     if state:
         source.load_state_dict(state["source"])
         envs.train.env.load_state_dict(state["env"])
@@ -108,15 +110,27 @@ def _parts(cfg: RunConfig, policy: Policy, accelerator: Accelerator, decoding: D
     )
 
 
-def _source(cfg: RunConfig, rollout: RolloutFn, publish: Callable[[], None]) -> Source:
+def _source(cfg: RunConfig, rollout: RolloutFn, room: Room, publish: Callable[[], None]) -> Source:
     return InStep(
         rollout=rollout,
+        room=room,
         prompts=cfg.trainer.prompts_per_step,
         seed=cfg.seed,
         resamplings=cfg.agent.resamplings,
         max_invalid=cfg.trainer.max_invalid_fraction,
         publish=publish,
     )
+
+
+def _room(cfg: RunConfig, env: TextEnv, chat: Chat) -> Room:
+    """Return what finds the problems that fit into the model's context; refuse an environment.
+
+    Raises:
+        ConfigError: no problem fits, or one does not and `env.too_long` is `error`.
+    """
+    room = Room(env, chat, drop=cfg.too_long == "drop")
+    room.check()
+    return room
 
 
 def make_sampler(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> Sampler:
@@ -153,6 +167,8 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
     policy = load_policy(model.path, cfg.model, adapters=adapters)
     for remark in remarks(policy, cfg.model):
         log.info("model: %s", remark)
+    if line := rope_line(policy.model.config):
+        log.info(line)
     return policy, accelerator
 
 
@@ -174,6 +190,9 @@ def make_evaluation(
         sampler: Samples the answers.
         tick: Called often while sampling.
         processes: Those that share the problems.
+
+    Raises:
+        ConfigError: the problems are too long for the model's context.
     """
 
     def play(env: GroupVectorEnv, temperature: float) -> Rollout:
@@ -183,6 +202,7 @@ def make_evaluation(
     env, problems = held_out
     return Evaluation(
         env=env,
+        room=_room(cfg, env, policy.chat) if problems else Room(env, policy.chat),
         problems=problems,
         samples=cfg.trainer.eval_samples,
         temperature=cfg.trainer.eval_temperature,
@@ -241,9 +261,12 @@ def _publish(policy: Policy, sampler: Sampler) -> None:
         sampler.sync(policy)
 
 
-def _log_start(cfg: RunConfig, parts: Parts, agent: Agent, env: GroupVectorEnv) -> None:
+def _log_start(cfg: RunConfig, parts: Parts, agent: Agent, room: Room) -> None:
     log.info("%s; %s", _summary(cfg, parts), agent.describe())
-    log.info("first prompt, as the model sees it: %r", _first_prompt(env, parts.policy.chat))
+    chat, first = parts.policy.chat, room.find(0)
+    if room.env.turns_of(room.env.problem(first)) > 1:
+        chat.follow_up("?", ended=True)  # its template can go on after an answer, or raises
+    log.info("first prompt, as the model sees it: %r", chat.text(room.render(first)))
 
 
 def _summary(cfg: RunConfig, parts: Parts) -> str:
@@ -260,11 +283,3 @@ def _summary(cfg: RunConfig, parts: Parts) -> str:
         f"{cfg.trainer.prompts_per_step} prompts x {cfg.agent.group_size} completions of at most "
         f"{parts.decoding.max_new_tokens} tokens"
     )
-
-
-def _first_prompt(env: GroupVectorEnv, chat: Chat) -> str:
-    problem = env.env.problem(0)
-    if env.env.turns_of(problem) > 1:
-        chat.follow_up("?", ended=True)  # its template can go on after an answer, or raises
-    system = env.env.system_prompt_of(problem)
-    return chat.text(chat.render(problem.prompt, system, problem.messages))

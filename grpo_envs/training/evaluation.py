@@ -15,6 +15,7 @@ from grpo_envs.runtime.processes import ALONE, Processes, RolloutFn
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.training.statistics import Estimate, mean_of, pass_at_k, share_of
 from grpo_envs.types import Group, Reward
+from grpo_policy.room import Room
 
 Row = Mapping[str, Any]
 """What became of one answer; see `completion_rows`. `decoding` is greedy or sampled."""
@@ -27,6 +28,8 @@ class Evaluation:
     """Answers the problems 0, 1, ... of the held-out split, the same ones each time."""
 
     env: TextEnv
+    room: Room
+    """Leaves out the problems that are too long for the model's context."""
     problems: int
     """How many; 0 for no evaluation."""
     samples: int
@@ -40,12 +43,26 @@ class Evaluation:
     _members: list[GroupVectorEnv] = field(default_factory=list)
 
     def __call__(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Return `eval/...` metrics, and the answers that they are of."""
-        rows = self.answers(range(self.problems))
-        return eval_metrics(rows, self.env.own_parts), rows
+        """Return `eval/...` metrics, and the answers that they are of.
+
+        `eval/too_long` is the number of problems that are too long for the model's context and
+        were left out.
+
+        Raises:
+            ConfigError: all of them are too long.
+        """
+        problems = self.room.among(range(self.problems))
+        if not problems:
+            raise self.room.no_problem()
+        rows = self.answers(problems)
+        left_out = float(self.problems - len(problems))
+        return {**eval_metrics(rows, self.env.own_parts), "eval/too_long": left_out}, rows
 
     def answers(self, problems: Sequence[int]) -> list[dict[str, Any]]:
-        """Return what became of the answers to some problems: the greedy ones, then the others."""
+        """Return what became of the answers to some problems: the greedy ones, then the others.
+
+        The problems are those of `room`: each leaves room for an answer.
+        """
         rows = [{"decoding": "greedy"} | row for row in self._rows(problems, 1, 0.0)]
         if self.samples:
             sampled = self._rows(problems, self.samples, self.temperature)

@@ -12,6 +12,7 @@ from grpo_envs.runtime.processes import RolloutFn
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.seeding import seed_for
 from grpo_envs.types import Group
+from grpo_policy.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ class Taken(NamedTuple):
     """The groups that the agent learns from."""
     dropped: list[Group]
     """The groups that were sampled and replaced by others: they are logged only."""
+    too_long: int = 0
+    """Problems that were left out, as their prompts leave no room for an answer."""
 
 
 class Source(Protocol):
@@ -40,6 +43,8 @@ class Source(Protocol):
 
         Raises:
             RunStopped: too many of the rewards are invalid.
+            ConfigError: no problem leaves room for an answer in the model's context, or one does
+                not and `env.too_long` is `error`.
         """
 
     def updated(self) -> None:
@@ -62,6 +67,8 @@ class InStep:
     """
 
     rollout: RolloutFn
+    room: Room
+    """Leaves out the problems that are too long for the model's context."""
     prompts: int
     """Problems per step (P)."""
     seed: int
@@ -73,43 +80,54 @@ class InStep:
     publish: Callable[[], None] = lambda: None
     """Gives the new weights to the sampler, after each update."""
     drawn: int = 0
+    too_long: int = 0
+    """Problems that were left out in the steps so far."""
     _taken: int = 0
     """Problems of the step that is under way."""
+    _left_out: int = 0
+    """Problems that the step under way left out."""
 
     def take(self, step: int, timer: Timer) -> Taken:
         """Sample until the step is full or the rounds are used up."""
         sampled: list[Group] = []
+        self._taken = self._left_out = 0
         for _ in range(1 + self.resamplings):
-            groups = self.rollout(self._problem_seeds(ahead=len(sampled)), timer)
+            groups = self.rollout(self._problem_seeds(), timer)
             self._require_valid(step, groups)
             sampled += groups
+            self._taken = len(sampled)
             if sum(not group.flat for group in sampled) >= self.prompts:
                 break
         chosen = sampled[: self.prompts]
         if self.resamplings:
             chosen = [group for group in sampled if not group.flat][: self.prompts] or chosen
         keys = {group.key for group in chosen}
-        self._taken = len(sampled)
-        return Taken(chosen, [group for group in sampled if group.key not in keys])
+        dropped = [group for group in sampled if group.key not in keys]
+        return Taken(chosen, dropped, self._left_out)
 
     def updated(self) -> None:
         """Count the problems now: a step that fails is made again from the same problems."""
         self.drawn += self._taken
-        self._taken = 0
+        self.too_long += self._left_out
+        self._taken = self._left_out = 0
         self.publish()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of problems drawn."""
-        return {"drawn": self.drawn}
+        """Return the numbers of problems drawn and left out."""
+        return {"drawn": self.drawn, "too_long": self.too_long}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the problem after the last one drawn."""
         self.drawn = state["drawn"]
+        self.too_long = state.get("too_long", 0)  # no key in checkpoints of the version before
 
-    def _problem_seeds(self, ahead: int) -> list[int]:
+    def _problem_seeds(self) -> list[int]:
         """Count on from a place that the run's seed decides: a dataset's rows come in epochs."""
-        first = seed_for("problems", self.seed) % 2**40 + self.drawn + ahead
-        return list(range(first, first + self.prompts))
+        passed = self.drawn + self.too_long + self._taken + self._left_out
+        first = seed_for("problems", self.seed) % 2**40 + passed
+        found, left_out = self.room.take(first, self.prompts)
+        self._left_out += left_out
+        return found
 
     def _require_valid(self, step: int, groups: Sequence[Group]) -> None:
         errors = [r.error for group in groups for r in group.rewards if not r.valid]

@@ -141,7 +141,7 @@ class Trainer:
     def _step(self) -> None:
         timer = Timer()
         with timer("step"):
-            chosen, dropped = self.source.take(self.done + 1, timer)
+            chosen, dropped, too_long = self.source.take(self.done + 1, timer)
             groups = [*chosen, *dropped]
             metrics = group_metrics(groups)
             with timer("update"), self.processes.linked():
@@ -153,6 +153,7 @@ class Trainer:
         metrics |= updates | self.sampler.metrics()
         metrics["group/sampled"] = float(len(groups))
         metrics["group/used"] = float(len(chosen))
+        metrics["group/too_long"] = float(too_long)
         metrics |= {f"time/{name}": seconds for name, seconds in timer.seconds.items()}
         hidden, waited = (timer.seconds.get(name, 0.0) for name in ("score_hidden", "score"))
         metrics["score/hidden"] = hidden / max(hidden + waited, 1e-9)

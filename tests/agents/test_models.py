@@ -64,6 +64,13 @@ INSTALLED = pytest.mark.skipif(
             id="another size by name",
         ),
         pytest.param(
+            ModelConfig(size="3.5-0.8b"),
+            CPU,
+            "Qwen/Qwen3.5-0.8B",
+            "model: Qwen/Qwen3.5-0.8B",
+            id="a Qwen3.5",
+        ),
+        pytest.param(
             ModelConfig(path="some/model", size="4b"),
             CPU,
             "some/model",
@@ -96,6 +103,11 @@ INSTALLED = pytest.mark.skipif(
 def test_resolve(cfg: ModelConfig, device: torch.device, path: str, why: str) -> None:
     found = resolve(cfg, device)
     assert (found.path, found.line) == (path, why)
+
+
+def test_a_size_that_there_is_not_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^model.size=3.5-0.6b. .* Did you mean '3.5-0.8b'"):
+        ModelConfig(size="3.5-0.6b")
 
 
 def test_the_name_of_a_model_is_the_same_however_it_was_chosen() -> None:

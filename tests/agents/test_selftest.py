@@ -47,7 +47,7 @@ MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_chunk
 
 def model_of(kind: str, **keys: Any) -> PreTrainedModel:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **SHAPE, **keys)
+    config = AutoConfig.for_model(kind, **{**SHAPE, **keys})
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
     return model
 
@@ -107,6 +107,19 @@ def test_a_model_that_forgets_is_refused_in_a_line() -> None:
     ) as e:
         settle(policy_of("rwkv"), "x")
     assert "\n" not in str(e.value)
+
+
+def test_weights_that_are_initialised_whenever_they_are_loaded_are_named() -> None:
+    """Youtu's are: the embedding of the padding token, which its head shares and trains."""
+    latent = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
+    latent |= {"v_head_dim": 8, "num_key_value_heads": 4}
+    before = policy_of("youtu", **latent)
+    kept = [weight.clone() for weight in before.model.state_dict().values()]
+    with pytest.raises(ConfigError, match=r"Youtu.* initialises weights anew .*embed_tokens") as e:
+        settle(before, "x")
+    assert "\n" not in str(e.value)
+    assert all(map(torch.equal, before.model.state_dict().values(), kept))  # the trial put it back
+    settle(policy_of("youtu", **latent, pad_token_id=None), "x")
 
 
 def test_a_cache_that_is_nearly_right_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
@@ -112,6 +118,89 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     },
 }
 """What some want besides, or want to be left out (None)."""
+_TEXT: dict[str, Any] = {
+    **_SHAPE,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "head_dim": 8,
+}
+_LINEAR: dict[str, Any] = {
+    **_TEXT,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+_EXPERTS: dict[str, Any] = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+_QWEN_EYE: dict[str, Any] = {
+    "depth": 1,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_heads": 2,
+    "out_hidden_size": 32,
+    "num_position_embeddings": 16,
+    "patch_size": 4,
+}
+_EYE: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+}
+_LLAMA4_EYE: dict[str, Any] = {
+    **_EYE,
+    "intermediate_size": 64,
+    "projector_input_dim": 32,
+    "projector_output_dim": 32,
+    "vision_output_dim": 32,
+}
+_MULTIMODAL: dict[str, dict[str, Any]] = {
+    "gemma3": {"text_config": _TEXT, "vision_config": _EYE, "mm_tokens_per_image": 4},
+    "gemma4": {"text_config": _TEXT},
+    "internvl": {
+        "text_config": {**_TEXT, "model_type": "qwen2"},
+        "vision_config": {
+            **_EYE,
+            "model_type": "internvl_vision",
+            "image_size": [16, 16],
+            "patch_size": [4, 4],
+        },
+    },
+    "llama4": {
+        "text_config": {
+            **_TEXT,
+            "num_local_experts": 4,
+            "intermediate_size_mlp": 48,
+            "moe_layers": [1],
+        },
+        "vision_config": _LLAMA4_EYE,
+    },
+    "llava": {
+        "text_config": {**_TEXT, "model_type": "llama"},
+        "vision_config": {**_EYE, "model_type": "clip_vision_model"},
+    },
+    "mistral3": {
+        "text_config": {**_TEXT, "model_type": "mistral"},
+        "vision_config": {**_EYE, "model_type": "pixtral", "head_dim": 16},
+    },
+    "paligemma": {"text_config": {**_TEXT, "model_type": "gemma2"}, "vision_config": _EYE},
+    "qwen3_5": {"text_config": _LINEAR, "vision_config": _QWEN_EYE},
+    "qwen3_5_moe": {"text_config": {**_LINEAR, **_EXPERTS}, "vision_config": _QWEN_EYE},
+    "qwen3_vl": {
+        "text_config": _TEXT,
+        "vision_config": {**_QWEN_EYE, "deepstack_visual_indexes": [0]},
+    },
+}
+"""Models that also see, saved as a whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +219,7 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(1)
-    names = sys.argv[1:] or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    names = sys.argv[1:] or sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *_MULTIMODAL})
     wrong = False
     print("| `model_type` | class | outcome |\n|---|---|---|")
     for outcome in (outcome for name in names for outcome in _tried(name)):
@@ -165,6 +254,8 @@ def _reason(line: str) -> str:
 
 def _tiny(name: str) -> PreTrainedModel | None:
     """Return a small model of the architecture, None where its sizes have other names."""
+    if name in _MULTIMODAL:
+        return multimodal(name)
     usual = AutoConfig.for_model(name)
     known = {key: value for key, value in _WHERE_KNOWN.items() if hasattr(usual, key)}
     kinds = list(dict.fromkeys(getattr(usual, "layer_types", None) or ()))
@@ -181,6 +272,14 @@ def _tiny(name: str) -> PreTrainedModel | None:
     return model
 
 
+def multimodal(name: str) -> PreTrainedModel:
+    """Return a small model that also sees, of the class that its folders name."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(name, **_MULTIMODAL[name])
+    model: PreTrainedModel = AutoModelForImageTextToText.from_config(config).eval()
+    return model
+
+
 def _verdict(model: PreTrainedModel) -> str:
     with tempfile.TemporaryDirectory() as folder:
         if model.generation_config is not None:
@@ -192,6 +291,8 @@ def _verdict(model: PreTrainedModel) -> str:
         policy.model.save_pretrained(Path(folder) / "after")
         policy.tokenizer.save_pretrained(Path(folder) / "after")
         ways.append(_loads(policy, Path(folder) / "after"))
+        if model.config.get_text_config() is not model.config:
+            ways.append(_keeps(type(model), Path(folder)))
     wrong = [word for word, good in ways if not good]
     return f"WRONG: not {', '.join(wrong)}" if wrong else ", ".join(word for word, _ in ways)
 
@@ -244,6 +345,18 @@ def _loads(policy: Policy, folder: Path) -> tuple[str, bool]:
     mine = policy.model(input_ids=ids).logits
     loaded = load_policy(str(folder)).model(input_ids=ids).logits
     return "checkpoint loads", torch.allclose(mine, loaded, rtol=1e-4, atol=1e-5)
+
+
+def _keeps(model_class: type[PreTrainedModel], folder: Path) -> tuple[str, bool]:
+    """Load the whole model from what was saved; what is no text model is what it was."""
+    options: dict[str, Any] = {"output_loading_info": True, "dtype": torch.float32}
+    before = model_class.from_pretrained(folder, **options)[0].state_dict()
+    whole, about = model_class.from_pretrained(folder / "after", **options)
+    text = {id(weight) for weight in whole.get_decoder().parameters()}
+    text |= {id(whole.get_output_embeddings().weight), id(whole.get_input_embeddings().weight)}
+    beside = [name for name, weight in whole.named_parameters() if id(weight) not in text]
+    same = all(torch.equal(whole.state_dict()[name], before[name]) for name in beside)
+    return "the rest is kept", same and not any(about.values())
 
 
 if __name__ == "__main__":

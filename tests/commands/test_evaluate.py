@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grpo_envs import evaluate
+from grpo_env_math import MathEnv
+from grpo_envs import Problem, evaluate
 from grpo_envs.config.composition import compose_run
 from grpo_envs.errors import ConfigError
 from grpo_envs.runs.rows import read_jsonl
@@ -181,3 +183,23 @@ def test_a_mistake_is_one_line(
     assert told.startswith("grpo_envs: ")
     assert said in told
     assert len(told.splitlines()) == 1
+
+
+def test_problems_that_are_too_long_are_left_out_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = MathEnv.problem
+
+    def problem(self: MathEnv, seed: int, split: str | None = None) -> Problem:
+        drawn = draw(self, seed, split)
+        return replace(drawn, prompt="7" * 2100) if seed in (0, 2) else drawn
+
+    monkeypatch.setattr(MathEnv, "problem", problem)
+    for problems, too_long in ((4, 2), (5, 2), (5, 2)):  # later ones go on with what is there
+        found = evaluated(tmp_path, "env=math", problems=problems, samples=1)
+        assert {row["problem"] for row in found.rows} == set(range(problems)) - {0, 2}
+        assert found.too_long == too_long
+    with pytest.raises(ConfigError, match="every problem of the split eval leaves no room"):
+        evaluated(tmp_path / "new", "env=math", problems=1, samples=1)
+    with pytest.raises(ConfigError, match=r"^env.too_long=error: the prompt '7777"):
+        evaluated(tmp_path, "env=math", "env.too_long=error", problems=4, samples=1)

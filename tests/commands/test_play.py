@@ -394,3 +394,17 @@ def test_end_tokens_are_those_of_the_model(tmp_path: Path) -> None:
 def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.path=.*Give model\.path=FOLDER"):
         load_chat(str(tmp_path))
+
+
+def test_a_prompt_that_a_run_would_leave_out_is_said_to_be_one(
+    run_play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Problem(prompt="7" * 2100, gold="1", solution="1")
+    monkeypatch.setattr(MathEnv, "problem", lambda *_: problem)
+    code, out, err = run_play("1\n.\nq\n", "env=math", "--seed", "3")
+    assert (code, err) == (0, "")
+    assert re.search(
+        r"This prompt has 2,1\d\d tokens and leaves no room for an answer in the model's context "
+        r"of 2,048: a run leaves it out \(env.too_long\)\.",
+        out,
+    )

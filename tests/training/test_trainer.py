@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Container, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache, reduce
 from pathlib import Path
 from typing import Any
@@ -546,3 +547,62 @@ def test_reasons_for_not_learning_are_warnings_of_the_run(
         "step 10: reward/format teaches nothing:",
         "step 10: Sampling and training",  # the log-probabilities are by hand as well
     ]
+
+
+# Problems that are too long for the model's context
+
+
+def every_third_too_long(made: Trainer) -> None:
+    """Let each problem whose number 3 divides have a prompt of more than the context's 2,048."""
+    draw = made.source.room.env.problem  # type: ignore[attr-defined]
+
+    def problem(seed: int, split: str | None = None) -> Problem:
+        drawn = draw(seed, split)
+        return replace(drawn, prompt="7" * 2100) if seed % 3 == 0 else drawn
+
+    made.source.room.env.problem = problem  # type: ignore[attr-defined]
+    made.evaluation.env.problem = problem  # type: ignore[method-assign]
+
+
+def test_problems_that_are_too_long_are_left_out_and_counted(tmp_path: Path) -> None:
+    made = trainer(tmp_path, "trainer.steps=3")
+    every_third_too_long(made)
+    made.run()
+    numbers = [row["problem"] for row in rows(tmp_path / "completions.jsonl")]
+    drawn = sorted(set(numbers))
+    assert len(drawn) == 6
+    assert all(number % 3 for number in drawn)
+    assert drawn[-1] - drawn[0] in (7, 8)  # the next ones in order
+    assert numbers == sorted(numbers)
+    counted = [row["group/too_long"] for row in rows(tmp_path / "metrics.jsonl")]
+    assert sum(counted) in (2.0, 3.0)
+    assert made.source.drawn == 6
+    answered = {row["problem"] for row in rows(tmp_path / "eval_completions.jsonl")}
+    assert answered == {1, 2}
+    assert [row["eval/too_long"] for row in rows(tmp_path / "eval.jsonl")] == [2.0, 2.0]
+
+
+def test_a_resumed_run_goes_on_behind_the_problems_that_were_left_out(tmp_path: Path) -> None:
+    whole = trainer(tmp_path / "whole", "trainer.steps=4")
+    every_third_too_long(whole)
+    whole.run()
+    for done in (2, 4):
+        more = [f"resume={tmp_path / 'parts'}"] if done > 2 else []
+        part = trainer(tmp_path / "parts", f"trainer.steps={done}", *more)
+        every_third_too_long(part)
+        part.run()
+    one, other = (
+        [(row["problem"], row["text"]) for row in rows(tmp_path / name / "completions.jsonl")]
+        for name in ("whole", "parts")
+    )
+    assert one == other
+    state = whole.policy.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in part.policy.state_dict().items())
+    assert in_step(part).too_long == in_step(whole).too_long > 0
+
+
+def test_an_evaluation_of_nothing_but_long_problems_is_refused(tmp_path: Path) -> None:
+    made = trainer(tmp_path, "trainer.eval_problems=1")
+    every_third_too_long(made)
+    with pytest.raises(ConfigError, match="every problem of the split eval leaves no room"):
+        made.run()

@@ -15,6 +15,7 @@ from grpo_policy.kv_cache import Caching
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.draw import Draw, Stops, noise
 from grpo_policy.samplers.protocol import Decoding
+from grpo_policy.samplers.room import room_behind, together
 
 _LOOK_EVERY = {"cuda": 8}
 """Tokens after which it is looked at which rows have ended: a GPU has to be waited for, then."""
@@ -37,10 +38,13 @@ class _Rows:
     places: list[int]
     """`index_R`, without a look at the device."""
 
-    def drop(self, ended: Sequence[bool], tokens_R: Tensor) -> Tensor:
-        """Let ended rows go once they are half of all: a copy of the cache each time."""
-        kept = [row for row, place in enumerate(self.places) if not ended[place]]
-        if len(kept) > len(self.places) // 2:
+    def drop(self, over: Sequence[bool], tokens_R: Tensor, *, full: bool) -> Tensor:
+        """Let rows that are over go once they are half of all: a copy of the cache each time.
+
+        At once where some are `full`: the model has no position for another token of them.
+        """
+        kept = [row for row, place in enumerate(self.places) if not over[place]]
+        if len(kept) > len(self.places) // 2 and not full:
             return tokens_R
         kept_R = torch.tensor(kept, device=tokens_R.device)
         self.caching.take(self.cache, kept_R)
@@ -52,19 +56,22 @@ class _Rows:
 class _Written:
     """What was sampled so far."""
 
-    def __init__(self, policy: Policy, rows: int, length: int) -> None:
+    def __init__(self, policy: Policy, limits: Sequence[int]) -> None:
         self.policy = policy
+        self.limits = limits
+        """The most tokens of each row."""
         device = policy.device
+        rows, length = len(limits), max(limits)
         self.tokens_BT = torch.full((rows, length), policy.pad_id, device=device)
         self.logps_BT = torch.zeros((rows, length), device=device)
-        self.lengths_B = torch.full((rows,), length, device=device)
+        self.lengths_B = torch.tensor(limits, device=device)
         self.ended_B = torch.zeros(rows, dtype=torch.bool, device=device)
         self.forced_BT: Tensor | None = None
         """Tokens that were put in, where there may be any."""
         self.eos = torch.tensor(policy.eos_ids, device=device)
 
     def add(self, index_R: Tensor, t: int, tokens_R: Tensor, logps_R: Tensor) -> None:
-        """Take down the token `t` of these rows."""
+        """Take down the token `t` of these rows, none of which is at its limit yet."""
         self.tokens_BT[index_R, t], self.logps_BT[index_R, t] = tokens_R, logps_R
         ended_R = self.ended_B[index_R]
         ending_R = torch.isin(tokens_R, self.eos) & ~ended_R
@@ -85,6 +92,11 @@ class _Written:
                 found = stops.end(self.tokens_BT[row, :length].tolist(), start)
                 if found is not None:
                     self.lengths_B[row], self.ended_B[row] = found, True
+
+    def over(self, length: int) -> list[bool]:
+        """Return which rows have ended, or have so many tokens as they may have."""
+        ended = self.ended_B.tolist()
+        return [stop or length >= most for stop, most in zip(ended, self.limits, strict=True)]
 
     def completions(self, rows: slice) -> list[Completion]:
         """Return these rows as completions."""
@@ -143,10 +155,8 @@ class TorchSampler:
         """Sample the prompts in batches, prompts of similar length together; see `Sampler`."""
         copies = len(seeds) // len(prompts)
         size = max(1, self.batch_size // copies)
-        order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))  # little padding
         with self.policy.weights_in(self.dtype) if self.dtype else nullcontext():
-            for start in range(0, len(prompts), size):
-                part = order[start : start + size]
+            for part in together(self.policy, prompts, size, how.max_new_tokens):
                 noise = [seed for p in part for seed in seeds[p * copies : (p + 1) * copies]]
                 asked = [prompts[p] for p in part]
                 for i, found in sample_groups(self.policy, asked, noise, how, tick=tick):
@@ -193,32 +203,34 @@ def sample_groups(
     `tick` is called before each token; what it raises ends the sampling.
     """
     copies = len(seeds) // len(prompts)
+    most = [min(how.max_new_tokens, room_behind(prompt, policy)) for prompt in prompts]
+    limits = [tokens for tokens in most for _ in range(copies)]
     draw = Draw(policy, prompts, noise(seeds, how.max_new_tokens), how)
-    written = _Written(policy, len(seeds), how.max_new_tokens)
+    written = _Written(policy, limits)
     stops = Stops(how.stop, policy.decode) if how.stop else None
     rows = _prefill(policy, prompts, copies)
     unfinished = set(range(len(prompts)))
     every = _LOOK_EVERY.get(policy.device.type, 1)
-    for t in range(how.max_new_tokens):
+    for t in range(max(limits)):
         tick()
         i = rows.index_R
         tokens_R, logps_R, forced_R = draw(rows.logits_RV, i, written.tokens_BT[i, :t])
         written.add(i, t, tokens_R, logps_R)
         if forced_R is not None:
             written.force(i, t, forced_R)
-        last = t + 1 == how.max_new_tokens
-        if last or (t + 1) % every == 0:
+        full = any(limits[place] == t + 1 for place in rows.places)
+        if full or (t + 1) % every == 0:
             if stops:
                 written.stop(stops, t // every * every, t + 1)
-            ended = [True] * len(seeds) if last else written.ended_B.tolist()
+            over = written.over(t + 1)
             for p in sorted(unfinished):
                 part = slice(p * copies, (p + 1) * copies)
-                if all(ended[part]):
+                if all(over[part]):
                     unfinished.remove(p)
                     yield p, written.completions(part)
             if not unfinished:
                 return
-            tokens_R = rows.drop(ended, tokens_R)
+            tokens_R = rows.drop(over, tokens_R, full=full)
         _advance(policy, rows, tokens_R)
 
 

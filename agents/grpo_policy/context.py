@@ -1,0 +1,69 @@
+"""How many tokens a model attends to, prompt and answer together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from grpo_policy.chat import NO_LIMIT
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_BY_LENGTH = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
+"""Rotary embeddings that change with the longest row of a batch, and the length that they begin at.
+
+Below it they are constant, as linear, yarn and llama3 always are.
+"""
+
+
+def context_length_of(config: Any) -> int:
+    """Return the most tokens that a model with this configuration can attend to.
+
+    Where rotary embeddings change with the length, it is the length up to which they do not: the
+    scores of a row must not depend on the rows beside it.
+    """
+    text = config.get_text_config()  # of a model that also sees
+    limits = [getattr(text, "max_position_embeddings", None) or NO_LIMIT]
+    limits += [limit for _, limit in _ropes_by_length(text)]
+    return int(min(limits))
+
+
+def rope_line(config: Any) -> str:
+    """Return the line of a log that says why the context is limited; '' where no rope is why."""
+    text = config.get_text_config()
+    kinds = dict(_ropes_by_length(text))
+    if not kinds:
+        return ""
+    return (
+        f"context: limited to {context_length_of(config):,} tokens, prompt and answer together: "
+        f"beyond them rope_type={', '.join(kinds)} changes with the length, and the scores of an "
+        "answer would depend on the answers beside it"
+    )
+
+
+def fix_rope(model: PreTrainedModel) -> None:
+    """Let the rotary embeddings be those of short texts, whatever the length of a batch."""
+    for module in model.modules():
+        kind: Any = getattr(module, "rope_type", None)
+        if isinstance(kind, dict):  # by the type of the layer
+            module.rope_type = {layer: _constant(each) for layer, each in kind.items()}  # type: ignore[assignment]
+        elif isinstance(kind, str):
+            module.rope_type = _constant(kind)  # type: ignore[assignment]
+
+
+def _constant(kind: str) -> str:
+    """Return the type whose frequencies a forward pass leaves as they were made."""
+    return "default" if kind in _BY_LENGTH else kind
+
+
+def _ropes_by_length(text: Any) -> Iterator[tuple[str, int]]:
+    """Yield the types of rotary embeddings that change, and the length up to which they do not."""
+    whole = getattr(text, "rope_parameters", None)
+    parameters = whole if isinstance(whole, Mapping) else {}
+    nested = [each for each in parameters.values() if isinstance(each, Mapping)]
+    for each in [parameters, *nested]:
+        kind = each.get("rope_type")
+        if kind in _BY_LENGTH:
+            name = _BY_LENGTH[kind]
+            yield kind, int(each.get(name) or getattr(text, name, None) or NO_LIMIT)

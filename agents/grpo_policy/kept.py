@@ -1,0 +1,200 @@
+"""What a model's folder holds beside the weights that are trained, and what saving must not lose.
+
+The text model of a multimodal folder is trained: its vision tower is kept in what is saved, with
+the processor's files and the configuration of the whole model. So are weights that Transformers
+does not load, such as those for predicting several tokens at once (`mtp`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+)
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.utils.hub import cached_file
+
+from grpo_envs.errors import ConfigError
+from grpo_policy.head import decoder_of
+
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_FILES = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
+)
+"""What the processor of a multimodal model is made of, beside the tokenizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A folder or a hub id, and the arguments that `from_pretrained` reads it with."""
+
+    place: str
+    where: Mapping[str, Any]
+    config: Any
+    """The configuration that it holds."""
+
+    @classmethod
+    def of(cls, place: str, where: Mapping[str, Any]) -> Self:
+        """Read the configuration."""
+        return cls(place, where, AutoConfig.from_pretrained(place, **where))
+
+    @property
+    def multimodal(self) -> bool:
+        """Whether a text model is only a part of the model there."""
+        return self.config.get_text_config() is not self.config
+
+    @property
+    def auto_class(self) -> Any:
+        """What loads it: the text model alone, or the whole where it cannot be had alone."""
+        alone = type(self.config) in MODEL_FOR_CAUSAL_LM_MAPPING or not self.multimodal
+        return AutoModelForCausalLM if alone else AutoModelForImageTextToText
+
+    def file(self, name: str) -> Path | None:
+        """Return where a file is, None where there is none."""
+        known = {
+            key: self.where[key] for key in ("local_files_only", "revision") if key in self.where
+        }
+        found = cached_file(self.place, name, _raise_exceptions_for_missing_entries=False, **known)
+        return Path(found) if found else None
+
+    def weights(self) -> dict[str, Path]:
+        """Return the file of each weight by its name there; {} where none are in safetensors."""
+        if single := self.file(_WEIGHTS):
+            with safe_open(single, "pt") as opened:
+                return dict.fromkeys(opened.keys(), single)
+        index = self.file(_INDEX)
+        if index is None:
+            return {}
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = {name: self.file(name) for name in set(files.values())}
+        return {weight: place for weight, name in files.items() if (place := places[name])}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a save adds to the files of the model that is trained."""
+
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """By their names in the folder, as they are there."""
+    frozen: Set[str] = frozenset()
+    """Those of them that the model has, too, by its own names: they are not trained."""
+    config: Mapping[str, Any] | None = None
+    """That of the whole model, where the trained one is a part of it."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    def add_to(self, folder: Path) -> None:
+        """Add it to a folder that the model was saved to."""
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
+        if self.config is not None:
+            file = folder / "config.json"
+            dtype = json.loads(file.read_text(encoding="utf-8"))["dtype"]
+            whole = {**self.config, "dtype": dtype}
+            whole["text_config"] = {**whole["text_config"], "dtype": dtype}
+            file.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+        if self.weights:
+            self._add_weights(folder)
+
+    def _add_weights(self, folder: Path) -> None:
+        """Add another file of weights, and the index of all."""
+        shards = sorted(folder.glob("model*.safetensors"))
+        total = len(shards) + 1
+        names = [f"model-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1)]
+        for shard, name in zip(reversed(shards), reversed(names[:-1]), strict=True):
+            shard.rename(folder / name)
+        save_file(dict(self.weights), folder / names[-1], metadata={"format": "pt"})
+        size = 0
+        files: dict[str, str] = {}
+        for name in names:
+            with safe_open(folder / name, "pt") as opened:
+                files |= dict.fromkeys(opened.keys(), name)
+            size += (folder / name).stat().st_size
+        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(files.items()))}
+        (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def keep(model: PreTrainedModel, source: Source, path: str) -> None:
+    """Let `model.save_pretrained` keep what the folder holds beside; freeze what is no text model.
+
+    Args:
+        model: Loaded from `source`.
+        source: The folder.
+        path: The folder's, for messages.
+
+    Raises:
+        ConfigError: what would be lost cannot be kept; one line that names a weight.
+    """
+    for weight in _beside_text(model) if source.multimodal else ():
+        weight.requires_grad = False
+    kept = _kept(model, source, f"model.path={path}: {type(model).__name__}")
+    if kept == Kept():
+        return
+    own = model.save_pretrained
+
+    def save_pretrained(folder: str | Path, *, state_dict: Any = None, **kwargs: Any) -> None:
+        if getattr(model, "_hf_peft_config_loaded", False):  # adapters name the whole model
+            own(folder, state_dict=state_dict, **kwargs)
+            return
+        state = model.state_dict() if state_dict is None else state_dict
+        trained = {key: value for key, value in state.items() if key not in kept.frozen}
+        own(folder, state_dict=trained, **kwargs)
+        kept.add_to(Path(folder))
+
+    model.save_pretrained = save_pretrained  # type: ignore[method-assign, assignment]
+
+
+def _beside_text(model: PreTrainedModel) -> Iterator[nn.Parameter]:
+    """Yield the weights that text does not pass through."""
+    parts = (decoder_of(model), model.get_input_embeddings(), model.get_output_embeddings())
+    text = {id(parameter) for part in parts for parameter in part.parameters()}
+    return (parameter for parameter in model.parameters() if id(parameter) not in text)
+
+
+def _kept(model: PreTrainedModel, source: Source, name: str) -> Kept:
+    there = source.weights()
+    state = {key: value.to("meta") for key, value in model.state_dict().items()}
+    tied = model.get_expanded_tied_weights_keys(all_submodels=True)
+    strange = sorted(_names(model, state, without=tied) - there.keys())
+    if strange and source.multimodal:
+        raise ConfigError(
+            f"{name} would be saved under other names than its folder has ({strange[0]}), so the "
+            f"rest of the folder ({source.config.model_type}) would be lost. Give the folder of a "
+            "text model, or of another model."
+        )
+    if strange:  # of an older layout: nothing but the model is there
+        return Kept()
+    frozen = {key for key, weight in model.named_parameters() if not weight.requires_grad}
+    weights = {}
+    for key in sorted(there.keys() - _names(model, state, without=frozen)):
+        with safe_open(there[key], "pt") as opened:
+            weights[key] = opened.get_tensor(key)
+    if not source.multimodal:
+        return Kept(weights=weights)
+    config = source.file("config.json")
+    part = type(model.config) is not type(source.config)
+    whole = json.loads(config.read_text(encoding="utf-8")) if part and config else None
+    files = {name: file.read_bytes() for name in _FILES if (file := source.file(name))}
+    return Kept(weights=weights, frozen=frozen, config=whole, files=files)
+
+
+def _names(
+    model: PreTrainedModel, state: Mapping[str, Tensor], without: Container[str]
+) -> set[str]:
+    """Return the names that weights of the model are saved under."""
+    some = {key: value for key, value in state.items() if key not in without}
+    return set(revert_weight_conversion(model, some))
