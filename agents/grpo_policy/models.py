@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +25,7 @@ from grpo_envs.runs.newest import model_in
 from grpo_envs.runtime.hub import missing_on_hub
 from grpo_policy.chat import NO_LIMIT, Chat, end_tokens
 from grpo_policy.context import context_length_of
+from grpo_policy.gguf import is_gguf, make_ordinary, reading
 from grpo_policy.kept import Source, keep
 from grpo_policy.loading import at_load, attend, cannot_load, template_in, unreadable
 from grpo_policy.policy import Policy
@@ -117,7 +117,7 @@ def load_policy(path: str, cfg: ModelConfig | None = None, *, adapters: bool = F
     template, attention = template_in(cfg), at_load(cfg)
     with _reading(path, cfg) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
-        alone = _is_gguf(path) or (Path(place) / "adapter_config.json").is_file()
+        alone = is_gguf(path) or (Path(place) / "adapter_config.json").is_file()
         source = None if alone else Source.of(place, where)
         loaded: Any = (source.auto_class if source else AutoModelForCausalLM).from_pretrained(
             place, dtype=torch.float32, output_loading_info=True, **attention, **where
@@ -133,8 +133,10 @@ def load_policy(path: str, cfg: ModelConfig | None = None, *, adapters: bool = F
         )
     if source:
         keep(model, source, path)
-    elif _is_gguf(path):
-        _make_ordinary(model, Path(path))
+    elif is_gguf(path):
+        make_ordinary(model)
+        if Path(path).name == SMOLLM2:
+            setattr(model.config, HINTS, asdict(SMOLLM2_HINTS))
     policy = Policy(model, tokenizer, cfg.chat_template_kwargs)
     policy.chat.require_usable()
     if policy.has_adapters and not adapters:
@@ -183,18 +185,13 @@ def load_chat(path: str, cfg: ModelConfig | None = None) -> Chat:
     return chat
 
 
-def _is_gguf(path: str) -> bool:
-    """Return whether it is a GGUF file (llama.cpp's format)."""
-    return Path(path).suffix == ".gguf" and Path(path).is_file()
-
-
 @contextmanager
 def _reading(path: str, cfg: ModelConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """Give the arguments of `from_pretrained`; turn its exceptions into one line."""
     if cfg.revision is not None and Path(path).exists():
         raise ConfigError(f"model.revision={cfg.revision} of {path}. Allowed: with a hub id.")
-    if _is_gguf(path):
-        with _reading_gguf(Path(path)) as where:
+    if is_gguf(path):
+        with reading(Path(path)) as where:
             yield str(Path(path).parent), {**where, "revision": "main"}
         return
     absent = "" if Path(path).is_dir() else missing_on_hub(path, "model", cfg.revision)
@@ -204,30 +201,6 @@ def _reading(path: str, cfg: ModelConfig) -> Iterator[tuple[str, dict[str, Any]]
         yield path, {**where, "revision": cfg.revision or "main"}
     except unreadable(cfg) as error:
         raise cannot_load(path, cfg, error, absent) from error
-
-
-@contextmanager
-def _reading_gguf(file: Path) -> Iterator[dict[str, Any]]:
-    try:
-        # The progress bar of this conversion cannot be switched off. What is logged still shows.
-        with redirect_stderr(io.StringIO()):
-            yield {"gguf_file": file.name, "local_files_only": True}
-    except ImportError as error:
-        raise ConfigError(
-            f"model: {file.name} needs the package gguf: {install('smollm2')}"
-        ) from error
-    except (OSError, ValueError) as error:  # a broken file, an architecture it does not know
-        raise ConfigError(f"model.path={file}: {str(error).strip().splitlines()[0]}") from error
-
-
-def _make_ordinary(model: PreTrainedModel, file: Path) -> None:
-    """Make an ordinary model of what was read from a GGUF file: its weights are float32 now."""
-    # Transformers still takes it for quantized, and would not save it.
-    del model.hf_quantizer, model.is_quantized, model.quantization_method
-    del model.config.quantization_config
-    model.name_or_path = ""  # no folder to load from: PEFT would look for a config.json, then a hub
-    if file.name == SMOLLM2:
-        setattr(model.config, HINTS, asdict(SMOLLM2_HINTS))
 
 
 def add_adapters(

@@ -1,6 +1,7 @@
 """The model's context: what limits it, what fits into it, and that no row changes another."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,8 @@ def test_a_model_without_a_limit_is_asked_nothing() -> None:
 
 
 def test_problems_that_are_all_too_long_are_one_error() -> None:
-    for ask in (lambda room: room.take(0, 2), lambda room: room.check()):
+    asks: list[Callable[[Room], object]] = [lambda room: room.take(0, 2), Room.check]
+    for ask in asks:
         with pytest.raises(ConfigError) as caught:
             ask(Room(Lengths(10), letters(10)))
         assert str(caught.value) == (

@@ -74,7 +74,8 @@ def test_a_checkpoint_is_the_whole_model(kind: str, how: dict[str, Any], tmp_pat
         assert same == (name in seeing), name
     assert (after / "preprocessor_config.json").read_text() == PROCESSOR
     assert json.loads((after / "config.json").read_text())["dtype"] == "float32"
-    loaded, about = model_class.from_pretrained(after, output_loading_info=True)
+    load: Any = model_class.from_pretrained  # the hints know no output_loading_info
+    loaded, about = load(after, output_loading_info=True)
     assert not any(about.values())
     assert loaded.dtype == torch.float32
     assert type(loaded.config) is type(multimodal(kind).config)
@@ -143,7 +144,13 @@ def test_an_ordinary_folder_is_saved_as_ever(tmp_path: Path) -> None:
 def test_names_of_an_older_layout_are_not_kept_beside_the_new_ones(tmp_path: Path) -> None:
     """As those of the first GPT-2: the old weights would stand beside the trained ones."""
     given = tmp_path / "given"
-    sizes = {"vocab_size": 545, "n_embd": 32, "n_layer": 1, "n_head": 2, "eos_token_id": 540}
+    sizes: dict[str, Any] = {
+        "vocab_size": 545,
+        "n_embd": 32,
+        "n_layer": 1,
+        "n_head": 2,
+        "eos_token_id": 540,
+    }
     path = saved(GPT2LMHeadModel(GPT2Config(**sizes)), given)
     file = given / "model.safetensors"
     old = {name.removeprefix("transformer."): value for name, value in load_file(file).items()}

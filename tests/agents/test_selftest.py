@@ -135,7 +135,7 @@ def test_a_cache_that_is_nearly_right_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_a_sampler_that_takes_other_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its log-probabilities are right, and greedy is not what it is."""
-    real = samplers.torch._choose
+    real = samplers.draw.choose
 
     def second(logits_RV: torch.Tensor, noise_R: torch.Tensor, temperature: float) -> Any:
         rest_RV = logits_RV.scatter(1, logits_RV.argmax(dim=1, keepdim=True), -torch.inf)
@@ -143,7 +143,7 @@ def test_a_sampler_that_takes_other_tokens_is_refused(monkeypatch: pytest.Monkey
         logps_RV = logits_RV.log_softmax(dim=1)
         return tokens_R, logps_RV.gather(1, tokens_R[:, None])[:, 0]
 
-    monkeypatch.setattr(samplers.torch, "_choose", second)
+    monkeypatch.setattr(samplers.draw, "choose", second)
     with pytest.raises(ConfigError, match="Qwen3ForCausalLM cannot be sampled"):
         settle(policy_of("qwen3"), "x")
 

@@ -349,9 +349,10 @@ def _loads(policy: Policy, folder: Path) -> tuple[str, bool]:
 
 def _keeps(model_class: type[PreTrainedModel], folder: Path) -> tuple[str, bool]:
     """Load the whole model from what was saved; what is no text model is what it was."""
+    load: Any = model_class.from_pretrained  # the hints know no output_loading_info
     options: dict[str, Any] = {"output_loading_info": True, "dtype": torch.float32}
-    before = model_class.from_pretrained(folder, **options)[0].state_dict()
-    whole, about = model_class.from_pretrained(folder / "after", **options)
+    before = load(folder, **options)[0].state_dict()
+    whole, about = load(folder / "after", **options)
     text = {id(weight) for weight in whole.get_decoder().parameters()}
     text |= {id(whole.get_output_embeddings().weight), id(whole.get_input_embeddings().weight)}
     beside = [name for name, weight in whole.named_parameters() if id(weight) not in text]

@@ -557,7 +557,7 @@ def every_third_too_long(made: Trainer) -> None:
     draw = made.source.room.env.problem  # type: ignore[attr-defined]
 
     def problem(seed: int, split: str | None = None) -> Problem:
-        drawn = draw(seed, split)
+        drawn: Problem = draw(seed, split)
         return replace(drawn, prompt="7" * 2100) if seed % 3 == 0 else drawn
 
     made.source.room.env.problem = problem  # type: ignore[attr-defined]
