@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from grpo_envs.config.model import LoraConfig, ModelConfig
+from grpo_envs.config.model import ModelConfig
 from grpo_envs.errors import ConfigError, install
 from grpo_envs.runs.newest import model_in
 from grpo_envs.runtime.hub import missing_on_hub
@@ -29,7 +29,7 @@ from grpo_policy.gguf import is_gguf, make_ordinary, reading
 from grpo_policy.kept import Source, keep
 from grpo_policy.loading import at_load, attend, cannot_load, template_in, unreadable
 from grpo_policy.policy import Policy
-from grpo_policy.saving import base_of, name_base
+from grpo_policy.saving import base_of
 from grpo_policy.selftest import settle
 
 TINY = Path(__file__).parent / "tiny"
@@ -201,65 +201,6 @@ def _reading(path: str, cfg: ModelConfig) -> Iterator[tuple[str, dict[str, Any]]
         yield path, {**where, "revision": cfg.revision or "main"}
     except unreadable(cfg) as error:
         raise cannot_load(path, cfg, error, absent) from error
-
-
-def add_adapters(
-    policy: Policy,
-    cfg: LoraConfig,
-    compute: torch.dtype,
-    *,
-    seed: int = 0,
-    base: Path | None = None,
-) -> None:
-    """Give the model low-rank adapters, the only weights that are trained from then on.
-
-    The model itself is never updated and is kept in the dtype it computes in; the adapters are in
-    float32.
-
-    Args:
-        policy: Changed in place.
-        cfg: Rank, scale and place of the adapters.
-        compute: Dtype of the model.
-        seed: Of the adapters' first weights.
-        base: Where a model of a GGUF file is written, for the adapters to name; None: nowhere.
-
-    Raises:
-        ConfigError: PEFT is not installed, or a name that `cfg` gives fits no layer.
-    """
-    try:
-        import peft  # the extra `peft`; loaded only here
-    except ImportError as error:
-        text = f"model.lora.rank={cfg.rank} needs PEFT: {install('peft')}"
-        raise ConfigError(text) from error
-    modules = dict(policy.model.named_modules())
-    linear = {n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, torch.nn.Linear)}
-    refused = ConfigError(
-        f"model.lora.targets={cfg.targets}. Allowed: {', '.join(['all-linear', *sorted(linear)])}."
-    )
-    everywhere = cfg.targets == ["all-linear"]
-    if not everywhere and not set(cfg.targets) <= {name.rpartition(".")[2] for name in modules}:
-        raise refused
-    targets = "all-linear" if everywhere else cfg.targets
-    # Those that text does not pass through, as in a vision tower.
-    frozen = [name for name, p in policy.model.named_parameters() if not p.requires_grad]
-    lora = peft.LoraConfig(
-        r=cfg.rank,
-        lora_alpha=cfg.alpha,
-        target_modules=targets,
-        exclude_modules=sorted({name.rpartition(".")[0] for name in frozen}) or None,
-        task_type="CAUSAL_LM",
-    )
-    policy.model.to(compute)
-    name_base(policy, base)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            policy.model.add_adapter(lora)
-        except ValueError as error:  # a layer of a kind that PEFT has no adapter for
-            raise refused from error
-    policy.model.eval()  # what was added, too
-    for parameter in policy.trained_parameters():
-        parameter.data = parameter.data.float()
 
 
 def restore(

@@ -33,10 +33,11 @@ from grpo_envs.training.environments import Envs
 from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.source import InStep, Source
 from grpo_envs.training.trainer import Trainer
+from grpo_policy.adapters import add_adapters
 from grpo_policy.chat import Chat
 from grpo_policy.context import rope_line
 from grpo_policy.loading import remarks
-from grpo_policy.models import add_adapters, load_policy, resolve, restore
+from grpo_policy.models import load_policy, resolve, restore
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
 from grpo_policy.room import Room

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedM
 from grpo_envs.config.model import LoraConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.runs.checkpoint import Checkpoints
-from grpo_policy.models import TINY, add_adapters, load_policy, restore
+from grpo_policy.adapters import add_adapters
+from grpo_policy.models import TINY, load_policy, restore
 from grpo_policy.policy import Policy
 from tests.agents.test_selftest import LINEAR, model_of, saved
 from tests.benchmarks.architectures import multimodal

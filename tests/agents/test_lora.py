@@ -17,7 +17,8 @@ from grpo_agent.config import LossConfig
 from grpo_envs.config.model import LoraConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.training.trainer import Trainer
-from grpo_policy.models import TINY, add_adapters, load_policy
+from grpo_policy.adapters import add_adapters
+from grpo_policy.models import TINY, load_policy
 from grpo_policy.policy import Policy
 from tests.agents.test_agent import agent_of, chosen, gradients, groups, same, size_of, weights
 from tests.training import test_trainer

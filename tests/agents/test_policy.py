@@ -28,8 +28,9 @@ from grpo_envs.training.build import build
 from grpo_envs.training.environments import make_envs
 from grpo_envs.types import Completion, Group, Reward
 from grpo_policy import scoring
+from grpo_policy.adapters import add_adapters
 from grpo_policy.batch import Batch, collate
-from grpo_policy.models import TINY, add_adapters
+from grpo_policy.models import TINY
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
 from grpo_policy.samplers.torch import sample

@@ -17,8 +17,9 @@ from grpo_envs.errors import CheckpointError, ConfigError
 from grpo_envs.export import export
 from grpo_envs.runs.folder import RunFolder
 from grpo_envs.training.trainer import Trainer
+from grpo_policy.adapters import add_adapters
 from grpo_policy.exporting import merge
-from grpo_policy.models import SMOLLM2, TINY, add_adapters, load_policy, resolve
+from grpo_policy.models import SMOLLM2, TINY, load_policy, resolve
 from grpo_policy.policy import Policy
 from grpo_policy.saving import base_of, name_base
 from tests.agents.test_agent import weights

@@ -24,8 +24,9 @@ from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
 from grpo_agent.mechanisms import OBJECTIVE, resolve
 from grpo_envs.config.model import LoraConfig
 from grpo_envs.types import Completion, Group, Reward
+from grpo_policy.adapters import add_adapters
 from grpo_policy.batch import Batch, collate
-from grpo_policy.models import TINY, add_adapters
+from grpo_policy.models import TINY
 from grpo_policy.policy import Policy
 
 VOCABULARY = 151_936

@@ -230,5 +230,5 @@ def test_the_command_writes_into_the_run_and_names_what_is_none(tmp_path: Path) 
     done = subprocess.run([*command, run], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(run / "report.html")
     assert (run / "report.html").is_file()
-    with pytest.raises(ConfigError, match=rf"no metrics\.jsonl.* Did you mean {run}\?$"):
-        read_record(tmp_path)
+    with pytest.raises(ConfigError, match=r"no metrics\.jsonl\. Give the folder of a run\.$"):
+        read_record(tmp_path / "nowhere")

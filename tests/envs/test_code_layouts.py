@@ -59,7 +59,7 @@ def loaded(path: str, **keywords: Any) -> list[Problem]:
     env = CodeEnv(dataset=path, **keywords)
     assert env.rows is not None
     rows = sorted(env.rows.all(), key=lambda row: row.number)
-    return [env.from_row(row) for row in rows]
+    return [env.problem_of(row) for row in rows]
 
 
 # The files that people have

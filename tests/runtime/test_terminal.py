@@ -15,6 +15,7 @@ MISTAKES = {
     "check": ["env=maths"],
     "doctor": ["nowhere"],
     "evaluate": ["env=maths"],
+    "export": ["nowhere", "--out", "there"],
     "new_env": ["Bad Name"],
     "play": ["env=maths"],
     "plot": ["nowhere"],

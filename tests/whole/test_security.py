@@ -48,7 +48,7 @@ def dangers(path: Path) -> Iterator[str]:
                 yield called
             if said.get("shell") == "True":
                 yield "shell=True"
-            if "trust_remote_code" in said:
+            if said.get("trust_remote_code") == "True":
                 yield "trust_remote_code"
 
 

@@ -1,0 +1,81 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685): given to a model by PEFT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from grpo_envs.config.model import LoraConfig
+from grpo_envs.errors import ConfigError, install
+from grpo_policy.policy import Policy
+from grpo_policy.saving import name_base
+
+
+def add_adapters(
+    policy: Policy,
+    cfg: LoraConfig,
+    compute: torch.dtype,
+    *,
+    seed: int = 0,
+    base: Path | None = None,
+) -> None:
+    """Give the model low-rank adapters, the only weights that are trained from then on.
+
+    The model itself is never updated and is kept in the dtype it computes in; the adapters are in
+    float32.
+
+    Args:
+        policy: Changed in place.
+        cfg: Rank, scale and place of the adapters.
+        compute: Dtype of the model.
+        seed: Of the adapters' first weights.
+        base: Where a model of a GGUF file is written, for the adapters to name; None: nowhere.
+
+    Raises:
+        ConfigError: PEFT is not installed, or a name that `cfg` gives fits no layer.
+    """
+    try:
+        import peft  # the extra `peft`; loaded only here
+    except ImportError as error:
+        text = f"model.lora.rank={cfg.rank} needs PEFT: {install('peft')}"
+        raise ConfigError(text) from error
+    targets, refused = _targets(policy, cfg)
+    # Those that text does not pass through, as in a vision tower.
+    frozen = [name for name, p in policy.model.named_parameters() if not p.requires_grad]
+    lora = peft.LoraConfig(
+        r=cfg.rank,
+        lora_alpha=cfg.alpha,
+        target_modules=targets,
+        exclude_modules=sorted({name.rpartition(".")[0] for name in frozen}) or None,
+        task_type="CAUSAL_LM",
+    )
+    policy.model.to(compute)
+    name_base(policy, base)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            policy.model.add_adapter(lora)
+        except ValueError as error:  # a layer of a kind that PEFT has no adapter for
+            raise refused from error
+    policy.model.eval()  # what was added, too
+    for parameter in policy.trained_parameters():
+        parameter.data = parameter.data.float()
+
+
+def _targets(policy: Policy, cfg: LoraConfig) -> tuple[list[str] | str, ConfigError]:
+    """Return which layers get adapters, in PEFT's words, and the error that they cannot.
+
+    Raises:
+        ConfigError: there is no layer of a name that is given.
+    """
+    modules = dict(policy.model.named_modules())
+    linear = {n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, torch.nn.Linear)}
+    refused = ConfigError(
+        f"model.lora.targets={cfg.targets}. Allowed: {', '.join(['all-linear', *sorted(linear)])}."
+    )
+    if cfg.targets == ["all-linear"]:
+        return "all-linear", refused
+    if not set(cfg.targets) <= {name.rpartition(".")[2] for name in modules}:
+        raise refused
+    return cfg.targets, refused
