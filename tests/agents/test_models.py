@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from grpo_envs.config.model import LoraConfig, ModelConfig
 from grpo_envs.errors import ConfigError
-from grpo_policy import models
+from grpo_policy import adapters, models
 from grpo_policy.models import (
     SMOLLM2,
     SMOLLM2_HINTS,
@@ -243,7 +243,7 @@ def test_adapters_of_smollm2_are_restored(smollm2: Policy, tmp_path: Path) -> No
     cfg = LoraConfig(rank=4)
     trained, fresh = load_policy(path), load_policy(path)
     for policy in (trained, fresh):
-        models.add_adapters(policy, cfg, torch.float32)
+        adapters.add_adapters(policy, cfg, torch.float32)
     with torch.no_grad():
         for parameter in trained.trained_parameters():
             parameter.add_(0.01)
