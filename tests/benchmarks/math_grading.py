@@ -11,6 +11,7 @@ its rounds in turn with ours, so that a change of the machine's load meets both.
 """
 
 import argparse
+import gc
 import subprocess
 import sys
 import time
@@ -91,10 +92,16 @@ def seconds(decide: Callable[[Pair], bool], pairs: Sequence[Pair]) -> list[float
 
 
 def one_round(name: str, start: int) -> float:
-    """Return the verdicts a second of one round, after imports and warm-up."""
+    """Return the verdicts a second of one round, after imports and warm-up.
+
+    The garbage collector does not go through what imports have made: one such collection takes a
+    tenth of a round, and falls into it by chance.
+    """
     make, size, _ = CASES[name]
     for pair in make(20, 10):
         ours(pair)
+    gc.collect()
+    gc.freeze()
     return size / sum(seconds(ours, make(size, start)))
 
 
