@@ -163,7 +163,7 @@ def test_scores_equal_the_plain_way(
     monkeypatch: pytest.MonkeyPatch, chunk: int, tied: bool, lora: bool
 ) -> None:
     """Log-probabilities and entropies, and the gradient of a mixture of both."""
-    monkeypatch.setattr(scoring, "_CHUNK_ELEMENTS", chunk)
+    monkeypatch.setitem(scoring._CHUNK_ELEMENTS, "cpu", chunk)
     policy = policy_of(qwen3, tie_word_embeddings=tied)
     if lora:
         add_adapters(policy, LoraConfig(rank=2), torch.float64)
@@ -192,7 +192,7 @@ def test_a_plain_heads_gradient_is_that_of_autograd(
     monkeypatch: pytest.MonkeyPatch, tiny: Policy, bf16: bool
 ) -> None:
     """By hand it takes no copy of the weights' gradient for each chunk; nor is it another one."""
-    monkeypatch.setattr(scoring, "_CHUNK_ELEMENTS", 3 * len(tiny.tokenizer))
+    monkeypatch.setitem(scoring._CHUNK_ELEMENTS, "cpu", 3 * len(tiny.tokenizer))
     found: list[dict[str, Tensor]] = []
     is_plain = scoring._is_plain
     for plain in (True, False):
@@ -221,7 +221,7 @@ def test_logits_are_never_held_for_a_whole_batch(
     head.register_forward_hook(
         lambda module, args, logits: seen.append(logits.numel() // VOCABULARY)
     )
-    monkeypatch.setattr(scoring, "_CHUNK_ELEMENTS", 3 * VOCABULARY + 1)
+    monkeypatch.setitem(scoring._CHUNK_ELEMENTS, "cpu", 3 * VOCABULARY + 1)
     logps_BT, _ = policy(ragged(policy), 1.0)
     assert seen == [3, 3, 3, 1]  # 2 + 1 + 4 + 3 tokens; the prompts' positions are not there
     seen.clear()
