@@ -15,6 +15,7 @@ from grpo_envs.errors import ConfigError
 from grpo_envs.graders.format import well_formed
 from grpo_envs.runtime.timing import Timer
 from grpo_policy.chat import Chat
+from grpo_policy.exporting import export
 from grpo_policy.loading import remarks
 from grpo_policy.models import TINY, load_chat, load_policy
 from grpo_policy.policy import Policy
@@ -312,6 +313,9 @@ def test_a_models_own_code_is_run_where_that_is_asked_for(own: Path) -> None:
     )
     trusted = load_policy(str(own), ModelConfig(trust_remote_code=True))
     assert type(trusted.model).__name__ == "MyModel"
+    export(trusted, own.parent / "exported", "fp32", own_code=True)
+    again = load_policy(str(own.parent / "exported"), ModelConfig(trust_remote_code=True))
+    assert type(again.model).__name__ == "MyModel"
 
 
 def test_code_that_fails_is_one_line(own: Path) -> None:
