@@ -121,7 +121,7 @@ class Template:
     def _applied(
         self, messages: Sequence[tuple[str, str]], *, opened: bool, parts: bool = False
     ) -> str:
-        talk = [
+        talk: list[dict[str, Any]] = [
             {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
             for role, text in messages
         ]
