@@ -25,7 +25,9 @@ from grpo_envs.runtime.hub import push, require_pushable
 from grpo_envs.runtime.terminal import exit_on_error
 
 
-def export(run: Path, out: Path, dtype: str, *, merge: bool = False) -> None:
+def export(
+    run: Path, out: Path, dtype: str, *, merge: bool = False, own_code: bool = False
+) -> None:
     """Write the model of a run into a folder.
 
     Args:
@@ -33,6 +35,7 @@ def export(run: Path, out: Path, dtype: str, *, merge: bool = False) -> None:
         out: Must not be there, or be empty.
         dtype: fp32, bf16 or fp16, of the weights.
         merge: Add adapters into the weights; without it they are written alone.
+        own_code: Whether Python code that the model brings along may run.
 
     Raises:
         ConfigError: no run or no checkpoint, a folder that holds something, or a model that would
@@ -51,7 +54,7 @@ def export(run: Path, out: Path, dtype: str, *, merge: bool = False) -> None:
     shutil.rmtree(temporary, ignore_errors=True)  # of a kill in the midst of this
     temporary.mkdir(parents=True)
     try:
-        _write(checkpoint, temporary, dtype, merge=merge)
+        _write(checkpoint, temporary, dtype, merge=merge, own_code=own_code)
         if out.is_dir():
             out.rmdir()
         temporary.rename(out)
@@ -71,17 +74,18 @@ def _meta(checkpoint: Path) -> dict[str, Any]:
     return dict(json.loads((checkpoint / "trainer.json").read_text(encoding="utf-8")))
 
 
-def _write(checkpoint: Path, out: Path, dtype: str, *, merge: bool) -> None:
+def _write(checkpoint: Path, out: Path, dtype: str, *, merge: bool, own_code: bool) -> None:
+    from grpo_envs.config.model import ModelConfig
     from grpo_policy import exporting  # torch and transformers: not for --help, nor a mistake
     from grpo_policy.models import load_policy
     from grpo_policy.saving import base_of
 
-    base = base_of(checkpoint)
+    base, cfg = base_of(checkpoint), ModelConfig(trust_remote_code=own_code)
     if base and merge:
-        policy = exporting.merge(load_policy(base), checkpoint)
+        policy = exporting.merge(load_policy(base, cfg), checkpoint)
     else:
-        policy = load_policy(str(checkpoint), adapters=True)
-    exporting.export(policy, out, dtype)
+        policy = load_policy(str(checkpoint), cfg, adapters=True)
+    exporting.export(policy, out, dtype, own_code=own_code)
     run = checkpoint.parents[1]
     name = str(RunFolder(run).about.get("model") or base or "A model")
     card = model_card(run, _meta(checkpoint)["step"], base=name, adapters=bool(base) and not merge)
@@ -99,13 +103,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--dtype", choices=SAVED, default="fp32", help="of weights (%(default)s)")
     parser.add_argument("--merge", action="store_true", help="add adapters (LoRA) into the weights")
+    own_code = "run the Python code that the model brings along"
+    parser.add_argument("--trust-remote-code", action="store_true", help=own_code)
     parser.add_argument("--push", metavar="NAME", help="upload it to the hub, too: OWNER/NAME")
     options = parser.parse_args()
     run = run_at(options.run)
     if options.push:
         _require_whole(run, merge=options.merge)
         require_pushable(options.push)
-    export(run, options.out, options.dtype, merge=options.merge)
+    own = options.trust_remote_code
+    export(run, options.out, options.dtype, merge=options.merge, own_code=own)
     rich.get_console().print(shown(options.out.resolve()), soft_wrap=True, highlight=False)
     if options.push:
         rich.get_console().print(push(options.out, options.push), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -52,7 +53,8 @@ def add_adapters(
     )
     policy.model.to(compute)
     name_base(policy, base)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fan_in_fan_out")  # PEFT finds it out itself (GPT-2)
         torch.manual_seed(seed)
         try:
             policy.model.add_adapter(lora)

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from grpo_envs.errors import ConfigError
+from grpo_policy.kept import Source
 from grpo_policy.policy import Policy
-from grpo_policy.saving import DTYPES
+from grpo_policy.saving import DTYPES, base_of
 
 _SAME = 0.02
 """Of the spread of logits: by how much those of a written model may be off."""
@@ -43,10 +44,16 @@ def merge(policy: Policy, adapters: Path) -> Policy:
     return policy
 
 
-def export(policy: Policy, folder: Path, dtype: str) -> None:
+def export(policy: Policy, folder: Path, dtype: str, *, own_code: bool = False) -> None:
     """Write a policy, and read it back: it must be the model that was written.
 
     The generation config ends answers where the policy ended them in training.
+
+    Args:
+        policy: With adapters, these alone are written.
+        folder: Where to.
+        dtype: Of the weights in it.
+        own_code: Whether the model's own Python code may run.
 
     Raises:
         ConfigError: what a program reads from the folder is another model.
@@ -62,7 +69,8 @@ def export(policy: Policy, folder: Path, dtype: str) -> None:
     else:
         with policy.weights_in(DTYPES[dtype]):
             here, read = _logits(policy.model, ids), DTYPES[dtype]
-    there = AutoModelForCausalLM.from_pretrained(folder, dtype=read).eval()
+    source = Source.of(base_of(folder) or str(folder), {"trust_remote_code": own_code})
+    there = source.auto_class.from_pretrained(folder, dtype=read, **source.where).eval()
     _require_same(here, _logits(there, ids), f"{type(there).__name__} in {folder}")
 
 

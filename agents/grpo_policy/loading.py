@@ -96,7 +96,8 @@ def cannot_load(path: str, cfg: ModelConfig, error: Exception, absent: str) -> C
     if "trust_remote_code=True" in str(error):
         return ConfigError(
             f"model.path={path}: it brings Python code of its own. Read it, and give "
-            "model.trust_remote_code=true to run it; or choose another model."
+            "model.trust_remote_code=true (export: --trust-remote-code) to run it; or choose "
+            "another model."
         )
     if not absent and cfg.attention is not None and "attention" in cause.lower():
         return ConfigError(f"model.attention={cfg.attention}: {cause}")

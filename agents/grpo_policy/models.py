@@ -112,13 +112,12 @@ def load_policy(path: str, cfg: ModelConfig | None = None, *, adapters: bool = F
     Raises:
         ConfigError: there is no such model, or it cannot be scored.
     """
-    base_of(path)  # of adapters, to be there
+    base = base_of(path)  # of adapters
     cfg = cfg or ModelConfig()
     template, attention = template_in(cfg), at_load(cfg)
     with _reading(path, cfg) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
-        alone = is_gguf(path) or (Path(place) / "adapter_config.json").is_file()
-        source = None if alone else Source.of(place, where)
+        source = None if is_gguf(path) else Source.of(base or place, where)
         loaded: Any = (source.auto_class if source else AutoModelForCausalLM).from_pretrained(
             place, dtype=torch.float32, output_loading_info=True, **attention, **where
         )
@@ -131,7 +130,7 @@ def load_policy(path: str, cfg: ModelConfig | None = None, *, adapters: bool = F
             f"{name} lacks {len(missing)} weights there ({', '.join(missing[:3])}). "
             "Give the folder of a whole causal language model."
         )
-    if source:
+    if source and not base:
         keep(model, source, path)
     elif is_gguf(path):
         make_ordinary(model)

@@ -96,7 +96,35 @@ class Template:
             )
 
     def _render(self, *messages: tuple[str, str], opened: bool = True) -> str:
-        talk = [{"role": role, "content": text} for role, text in messages]
+        try:
+            rendered = self._applied(messages, opened=opened)
+        except ConfigError:
+            if not self._wants_parts():
+                raise
+        else:
+            kept = all(text.strip() in rendered for _, text in messages)
+            if kept or not self._wants_parts():
+                return rendered
+        return self._applied(messages, opened=opened, parts=True)
+
+    def _wants_parts(self) -> bool:
+        """Return whether a text has to be a list of one part, as for models that see (LLaVA)."""
+        found = []
+        for parts in (False, True):
+            try:
+                found.append(self._applied([("user", _ANSWER)], opened=True, parts=parts))
+            except ConfigError:
+                found.append("")
+        plain, part = found
+        return _ANSWER not in plain and _ANSWER in part and "'text'" not in part
+
+    def _applied(
+        self, messages: Sequence[tuple[str, str]], *, opened: bool, parts: bool = False
+    ) -> str:
+        talk: list[dict[str, Any]] = [
+            {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
+            for role, text in messages
+        ]
         try:
             text = self.tokenizer.apply_chat_template(
                 talk, add_generation_prompt=opened, tokenize=False, **self.variables

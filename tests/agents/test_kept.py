@@ -14,6 +14,7 @@ from grpo_envs.config.model import LoraConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_policy.adapters import add_adapters
+from grpo_policy.exporting import export, merge
 from grpo_policy.models import TINY, load_policy, restore
 from grpo_policy.policy import Policy
 from tests.agents.test_selftest import LINEAR, model_of, saved
@@ -116,6 +117,26 @@ def test_adapters_are_those_of_the_text_model(
     assert found >= layers if targets == ["all-linear"] else found == {"q_proj"}
     after = Checkpoints(tmp_path / "run").save(1, policy, {}, {})
     assert not list(after.glob("model*.safetensors"))  # the adapters alone
+
+
+def test_a_model_that_loads_as_a_whole_alone_is_exported_and_so_are_its_adapters(
+    tmp_path: Path,
+) -> None:
+    """Transformers has no causal language model of LLaVA's configuration."""
+    pytest.importorskip("peft")
+    path = whole("llava", tmp_path / "given")[1]
+    export(load_policy(path), tmp_path / "whole", "bf16")
+    assert weights(tmp_path / "whole").keys() == weights(tmp_path / "given").keys()
+    policy = load_policy(path)
+    add_adapters(policy, LoraConfig(rank=2), torch.float32)
+    nudge(policy)
+    policy.save(tmp_path / "adapters")
+    again = load_policy(str(tmp_path / "adapters"), adapters=True)
+    torch.testing.assert_close(logits(again), logits(policy), rtol=0, atol=1e-5)
+    export(again, tmp_path / "alone", "fp32")
+    export(merge(load_policy(path), tmp_path / "adapters"), tmp_path / "merged", "fp32")
+    merged = load_policy(str(tmp_path / "merged"))
+    torch.testing.assert_close(logits(merged), logits(policy), rtol=0, atol=1e-5)
 
 
 def test_weights_that_transformers_does_not_load_are_kept(tmp_path: Path) -> None:
