@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -41,6 +41,7 @@ class Place(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Make the folder of a new run, or of another name where there is one already."""
         with _in_one_line():
+            _require_sweep(config.hydra.overrides.hydra)
             folder = Path(config.hydra.run.dir)
             if config.resume not in (None, AUTO):
                 _require_run(config.resume, folder)
@@ -112,6 +113,14 @@ def _require_run(resume: str, folder: Path) -> None:
         raise ConfigError(f"resume={resume} with hydra.run.dir={folder}. Allowed: one of them.")
     if not RunFolder(folder).begun:
         raise ConfigError(f"resume={resume}: no checkpoint in it.")
+
+
+def _require_sweep(overrides: Iterable[str]) -> None:
+    """Refuse what only a sweep heeds: Hydra would train here, not on the cluster that was named."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in ("hydra/launcher", "hydra/sweeper") and value != "basic":
+            raise ConfigError(f"{override} is for a sweep. Allowed: with -m, e.g. -m seed=0,1,2.")
 
 
 def _require_slurm(launcher: str) -> None:

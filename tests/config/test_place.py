@@ -133,6 +133,18 @@ def test_slurm_without_slurm_is_one_line_and_no_folder(
     assert Path("multirun/seed").is_dir()
 
 
+@pytest.mark.parametrize("override", ["hydra/launcher=submitit_slurm", "hydra/sweeper=optuna"])
+def test_what_only_a_sweep_heeds_is_refused_for_one_run(override: str) -> None:
+    cfg = config("outputs/math/now")
+    OmegaConf.set_readonly(cfg, False)
+    cfg.hydra.overrides.hydra += ["hydra/launcher=basic", "hydra.launcher.n=1", override]
+    with pytest.raises(
+        SystemExit, match=f"^grpo_envs: {override} is for a sweep. Allowed: with -m"
+    ):
+        Place("outputs/math/now").on_run_start(cfg)
+    assert not Path("outputs").exists()
+
+
 def test_a_command_that_did_not_begin_leaves_nothing(tmp_path: Path) -> None:
     folder = Path(taken())
     (folder / ".hydra").mkdir()
