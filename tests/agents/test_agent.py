@@ -1,7 +1,7 @@
 """The update: what must not change it, what must, and what it says about itself."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -855,16 +856,22 @@ def test_what_the_sampler_stored_clips_nothing(random_policy: Policy) -> None:
     assert twice["policy/sample_gap"] == once["policy/sample_gap"] > 0.5
 
 
-def test_in_bf16_a_policy_that_stays_has_a_ratio_of_1(tiny: Policy) -> None:
+@pytest.fixture
+def in_bf16() -> Iterator[Accelerator]:
+    """An Accelerator whose settings, which all of a process share, go with the test."""
+    yield make_accelerator(TrainerConfig(device="cpu", precision="bf16"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_in_bf16_a_policy_that_stays_has_a_ratio_of_1(tiny: Policy, in_bf16: Accelerator) -> None:
     """GSPO clips beyond 3e-4: in bf16 the sampler's numbers are further away than that."""
     cfg: GrpoConfig = compose_run(["agent=gspo"]).agent
-    accelerator = make_accelerator(TrainerConfig(device="cpu", precision="bf16"))
     decoding = Decoding(max_new_tokens=8)
     given = [
         replace(group, rewards=made([1] * 4, [1.0, 0.0, 0.0, 1.0]).rewards)
         for group in groups_of(tiny, torch.bfloat16)
     ]
-    agent = GrpoAgent(tiny, replace(cfg, lr=0.0, group_size=4), accelerator, decoding)
+    agent = GrpoAgent(tiny, replace(cfg, lr=0.0, group_size=4), in_bf16, decoding)
     metrics, _ = agent.update(given)
     assert metrics["optim/updates"] == 4
     assert metrics["policy/sample_gap"] > 1e-3, "the sampler has another arithmetic"
