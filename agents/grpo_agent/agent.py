@@ -121,8 +121,9 @@ class GrpoAgent:
 
         The reference's and the old log-probabilities are those of this process's own rows.
         """
-        updates = self.cfg.epochs * len(parts)
         owned = [self.learner.own(rows_B) for rows_B in parts]
+        # The first update is on-policy: its rows need old log-probabilities in a second epoch only.
+        later = owned if self.cfg.epochs > 1 else owned[1:]
         own_B = torch.cat(owned)
         ref_logps_BT = self.learner.reference_logps(batch, own_B)
         truncated_B = torch.tensor(
@@ -144,7 +145,7 @@ class GrpoAgent:
             batch=batch,
             counted_BT=counted_BT,
             ref_logps_BT=ref_logps_BT,
-            old_logps_BT=self.learner.logps(batch, owned) if updates > 1 else None,
+            old_logps_BT=self.learner.logps(batch, later) if later else None,
             advantages_BT=per_token(value, scores.mask_PGT),
         )
         return step, per_member(value, scores.mask_PGT)

@@ -136,11 +136,6 @@ def reference_gap(logps_BT: Tensor, ref_logps_BT: Tensor) -> Tensor:
 # sampler did (another precision, another engine). It weights the objective, not the KL penalty.
 
 
-def no_correction(x: LossInputs, cap: float) -> Tensor:
-    """1: the sampler's log-probabilities are the trainer's."""
-    return torch.ones_like(x.old_logps_BT)
-
-
 def truncate(x: LossInputs, cap: float) -> Tensor:
     """min(rho, cap) of each token (truncated importance sampling, Yao et al. 2025)."""
     return sampler_ratio(x).clamp(max=cap)
@@ -153,15 +148,19 @@ def mask(x: LossInputs, cap: float) -> Tensor:
 
 def sequence_mask(x: LossInputs, cap: float) -> Tensor:
     """Prod rho of a completion at each of its tokens, 0 outside [1 / cap, cap] (MIS, Liu 2025)."""
-    gaps_BT = (x.old_logps_BT - x.sampled_logps_BT).masked_fill(~x.mask_BT, 0.0)
+    gaps_BT = _sampler_gaps(x)
     product_B1 = _clamped_exp(gaps_BT.sum(dim=1, keepdim=True))
     return _within(product_B1, cap).expand_as(gaps_BT)
 
 
 def sampler_ratio(x: LossInputs) -> Tensor:
     """Return rho of each token, 1 outside the mask."""
-    gaps_BT = x.old_logps_BT - x.sampled_logps_BT
-    return _clamped_exp(gaps_BT.masked_fill(~x.mask_BT, 0.0))
+    return _clamped_exp(_sampler_gaps(x))
+
+
+def _sampler_gaps(x: LossInputs) -> Tensor:
+    """Return log rho of each token, 0 outside the mask."""
+    return (x.old_logps_BT - x.sampled_logps_BT).masked_fill(~x.mask_BT, 0.0)
 
 
 def _within(ratio: Tensor, cap: float) -> Tensor:
@@ -210,7 +209,6 @@ KLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "k3_ratio": k3_ratio,
 }
 CORRECTIONS: dict[str, Callable[[LossInputs, float], Tensor]] = {
-    "none": no_correction,
     "truncate": truncate,
     "mask": mask,
     "sequence_mask": sequence_mask,
@@ -247,7 +245,7 @@ def policy_loss(
     ratio_BT = RATIOS[cfg.ratio](x)
     loss_BT, bounded_BT = _pair(objective(ratio_BT, x), objective, ratio_BT)
     values = {"loss/policy": loss_BT.detach(), "loss/clipped": bounded_BT}
-    if cfg.correction not in ("auto", "none"):
+    if cfg.correction in CORRECTIONS:
         weights_BT = CORRECTIONS[cfg.correction](x, cfg.correction_cap)
         loss_BT = loss_BT * weights_BT
         values |= _corrected(x, weights_BT, cfg.correction)
