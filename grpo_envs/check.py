@@ -7,8 +7,9 @@ import argparse
 import inspect
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import closing
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import rich
 from rich.console import Console
@@ -19,10 +20,13 @@ from grpo_envs.config.composition import compose_run
 from grpo_envs.env import TextEnv, plugins
 from grpo_envs.env.conformance import PromiseCheck, check_promises
 from grpo_envs.env.score_sheet import Row, score_sheet
+from grpo_envs.env.time_limit import TooLong, time_limit
 from grpo_envs.env.trial import SECONDS
-from grpo_envs.errors import require
+from grpo_envs.errors import ConfigError, require
 from grpo_envs.runtime.terminal import exit_on_error, number, one_line, printable
 
+_CONSTRUCTOR = 10
+"""Calls that the making of an environment may last as long as."""
 _LEAST_ROOM = 16
 _LINE = 300
 
@@ -46,9 +50,22 @@ def main() -> None:
     require(options.timeout > 0, "--timeout", options.timeout, "above 0")
     cfg = compose_run(options.overrides)
     name = cfg.env["name"]
-    with closing(plugins.make(name, **cfg.env_keywords)) as env:
+    with closing(_make(name, cfg.env_keywords, options.timeout)) as env:
         sound = _check(env, name, options)
     sys.exit(0 if sound else 1)
+
+
+def _make(name: str, keywords: Mapping[str, Any], seconds: float) -> TextEnv:
+    """Make the environment.
+
+    Raises:
+        ConfigError: that did not end; it may take longer than a call, as it may read a dataset.
+    """
+    try:
+        with time_limit(seconds * _CONSTRUCTOR, "the constructor"):
+            return plugins.make(name, **keywords)
+    except TooLong as error:
+        raise ConfigError(f"env={name}: {error} ({_CONSTRUCTOR} times --timeout).") from error
 
 
 def _check(env: TextEnv, name: str, options: argparse.Namespace) -> bool:

@@ -59,25 +59,27 @@ def add_adapters(
         try:
             policy.model.add_adapter(lora)
         except ValueError as error:  # a layer of a kind that PEFT has no adapter for
-            raise refused from error
+            why = str(error).strip().splitlines()[0].partition("] ")
+            raise ConfigError(f"{refused} PEFT: {why[2] or why[0]}") from error
     policy.model.eval()  # what was added, too
     for parameter in policy.trained_parameters():
         parameter.data = parameter.data.float()
 
 
-def _targets(policy: Policy, cfg: LoraConfig) -> tuple[list[str] | str, ConfigError]:
-    """Return which layers get adapters, in PEFT's words, and the error that they cannot.
+def _targets(policy: Policy, cfg: LoraConfig) -> tuple[list[str] | str, str]:
+    """Return which layers get adapters, in PEFT's words, and what to say where they cannot.
 
     Raises:
         ConfigError: there is no layer of a name that is given.
     """
     modules = dict(policy.model.named_modules())
     linear = {n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, torch.nn.Linear)}
-    refused = ConfigError(
-        f"model.lora.targets={cfg.targets}. Allowed: {', '.join(['all-linear', *sorted(linear)])}."
-    )
+    names = ["all-linear", *sorted(linear)]
+    if cfg.targets == ["all-linear"]:
+        names = names[1:]
+    refused = f"model.lora.targets={cfg.targets}. Allowed: {', '.join(names)}."
     if cfg.targets == ["all-linear"]:
         return "all-linear", refused
     if not set(cfg.targets) <= {name.rpartition(".")[2] for name in modules}:
-        raise refused
+        raise ConfigError(refused)
     return cfg.targets, refused

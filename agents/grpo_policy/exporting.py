@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
 
 from grpo_envs.errors import ConfigError
 from grpo_policy.kept import Source
@@ -32,7 +31,6 @@ def merge(policy: Policy, adapters: Path) -> Policy:
     """
     import peft  # the extra `peft`; loaded only here
 
-    disable_progress_bar()
     policy.tokenizer = AutoTokenizer.from_pretrained(adapters)
     ids = _probe(policy)
     with warnings.catch_warnings():  # of what is compared below, and of old names
@@ -47,8 +45,6 @@ def merge(policy: Policy, adapters: Path) -> Policy:
 def export(policy: Policy, folder: Path, dtype: str, *, own_code: bool = False) -> None:
     """Write a policy, and read it back: it must be the model that was written.
 
-    The generation config ends answers where the policy ended them in training.
-
     Args:
         policy: With adapters, these alone are written.
         folder: Where to.
@@ -58,10 +54,6 @@ def export(policy: Policy, folder: Path, dtype: str, *, own_code: bool = False) 
     Raises:
         ConfigError: what a program reads from the folder is another model.
     """
-    disable_progress_bar()
-    config, ends = policy.model.generation_config, list(policy.eos_ids)
-    config.eos_token_id = ends[0] if len(ends) == 1 else ends
-    config.pad_token_id = policy.pad_id
     policy.save(folder, dtype)
     ids = _probe(policy)
     if policy.has_adapters:

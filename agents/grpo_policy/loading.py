@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -11,27 +10,6 @@ from transformers import AttentionInterface
 from grpo_envs.config.model import ModelConfig
 from grpo_envs.errors import ConfigError, require_one_of
 from grpo_policy.policy import Policy
-
-
-def template_in(cfg: ModelConfig) -> str | None:
-    """Return the chat template that the configuration gives; None for the model's own.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    if cfg.chat_template is None:
-        return None
-    allowed = "Allowed: a file with a Jinja template."
-    try:
-        text = Path(cfg.chat_template).expanduser().read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:  # no such file; not UTF-8, or no name of a file
-        cause = getattr(error, "strerror", None) or "it is no text in UTF-8"
-        given = cfg.chat_template.strip().splitlines()
-        line = f"model.chat_template={given[0][:80] if given else ''}: {cause}. {allowed}"
-        raise ConfigError(line) from error
-    if not text.strip():
-        raise ConfigError(f"model.chat_template={cfg.chat_template}: it is empty. {allowed}")
-    return text
 
 
 def at_load(cfg: ModelConfig) -> dict[str, Any]:

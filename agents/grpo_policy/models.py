@@ -18,6 +18,7 @@ from transformers import (
     GenerationConfig,
     PreTrainedModel,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from grpo_envs.config.model import ModelConfig
 from grpo_envs.errors import ConfigError, install
@@ -27,7 +28,7 @@ from grpo_policy.chat import NO_LIMIT, Chat, end_tokens
 from grpo_policy.context import context_length_of
 from grpo_policy.gguf import is_gguf, make_ordinary, reading
 from grpo_policy.kept import Source, keep
-from grpo_policy.loading import at_load, attend, cannot_load, template_in, unreadable
+from grpo_policy.loading import at_load, attend, cannot_load, unreadable
 from grpo_policy.policy import Policy
 from grpo_policy.saving import base_of
 from grpo_policy.selftest import settle
@@ -114,7 +115,8 @@ def load_policy(path: str, cfg: ModelConfig | None = None, *, adapters: bool = F
     """
     base = base_of(path)  # of adapters
     cfg = cfg or ModelConfig()
-    template, attention = template_in(cfg), at_load(cfg)
+    disable_progress_bar()  # into files, too; what is slow here is the download, which has its own
+    template, attention = cfg.template_text(), at_load(cfg)
     with _reading(path, cfg) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
         source = None if is_gguf(path) else Source.of(base or place, where)
@@ -162,7 +164,7 @@ def load_chat(path: str, cfg: ModelConfig | None = None) -> Chat:
         ConfigError: there is no such model, or nothing ends its turns.
     """
     cfg = cfg or ModelConfig()
-    template = template_in(cfg)
+    template = cfg.template_text()
     with _reading(path, cfg) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
         adapters = (Path(place) / "adapter_config.json").is_file()

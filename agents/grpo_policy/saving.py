@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from importlib.util import find_spec
@@ -49,10 +50,18 @@ def save(policy: Policy, folder: Path, dtype: str = "fp32") -> None:
                 model.save_pretrained(folder)
     finally:
         model.generation_config = kept
-    # As it was loaded: `save_pretrained` refuses what many models come with, such as a temperature
+    # Not by `save_pretrained`, which refuses what many models come with, such as a temperature
     # beside greedy decoding.
-    kept.to_json_file(folder / "generation_config.json")
+    _with_ends(kept, policy).to_json_file(folder / "generation_config.json")
     policy.tokenizer.save_pretrained(folder)
+
+
+def _with_ends(config: GenerationConfig, policy: Policy) -> GenerationConfig:
+    """Return a generation config that ends answers where the policy ended them in training."""
+    config, ends = copy.deepcopy(config), list(policy.eos_ids)
+    config.eos_token_id = ends[0] if len(ends) == 1 else ends
+    config.pad_token_id = policy.pad_id
+    return config
 
 
 def _require_finite(weights: dict[str, Tensor], dtype: str) -> None:

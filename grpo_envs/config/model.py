@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import inf
+from pathlib import Path
 from typing import Any, ClassVar
 
 from grpo_envs.errors import ConfigError, require, require_one_of
@@ -75,6 +76,26 @@ class ModelConfig:
                     f"model.chat_template_kwargs.{name}: the framework gives it to the template "
                     "itself. Allowed: variables of the template, such as enable_thinking."
                 )
+
+    def template_text(self) -> str | None:
+        """Return the chat template that `chat_template` names; None for the model's own.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        if self.chat_template is None:
+            return None
+        allowed = "Allowed: a file with a Jinja template."
+        try:
+            text = Path(self.chat_template).expanduser().read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:  # no such file; not UTF-8, or no name of a file
+            cause = getattr(error, "strerror", None) or "it is no text in UTF-8"
+            given = self.chat_template.strip().splitlines()
+            line = f"model.chat_template={given[0][:80] if given else ''}: {cause}. {allowed}"
+            raise ConfigError(line) from error
+        if not text.strip():
+            raise ConfigError(f"model.chat_template={self.chat_template}: it is empty. {allowed}")
+        return text
 
 
 DISTORTIONS = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}

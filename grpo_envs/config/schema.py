@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from omegaconf import MISSING
 
 from grpo_envs.config.model import DISTORTIONS, PRECISIONS, ModelConfig, require_distortion
 from grpo_envs.env.installed import LOGGERS, available
-from grpo_envs.errors import require, require_one_of
+from grpo_envs.errors import ConfigError, require, require_one_of
 
 SAVED = ("fp32", "bf16", "fp16")
 TOO_LONG = ("drop", "error")
@@ -80,6 +81,11 @@ class TrainerConfig:
         tokens, heat = self.eval_max_new_tokens, self.eval_temperature
         require(heat > 0, "trainer.eval_temperature", heat, "above 0")
         for name, value in self.eval_sampling.items():
+            if name == "temperature":
+                raise ConfigError(
+                    f"trainer.eval_sampling.temperature={value}. Its key is "
+                    f"trainer.eval_temperature={value}."
+                )
             require_one_of("trainer.eval_sampling", name, DISTORTIONS)
             require_distortion(f"trainer.eval_sampling.{name}", name, value)
         require(
@@ -145,6 +151,8 @@ class RunConfig:
             del tree[key]
         for key in _FREE:
             del tree["trainer"][key]
+        if text := self.model.template_text():
+            tree["model"]["text of chat_template"] = sha256(text.encode()).hexdigest()[:12]
         return flat(tree)
 
     def decisive(self) -> dict[str, Any]:

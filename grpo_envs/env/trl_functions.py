@@ -103,7 +103,9 @@ class TrlFunction:
             taken = {p.name for p in parameters}
             keywords = {name: value for name, value in keywords.items() if name in taken}
         values = self.function(**keywords)
-        return _awaited(values) if inspect.isawaitable(values) else _numbers(values)
+        if inspect.isawaitable(values):
+            return _awaited(self.name, values)
+        return _numbers(self.name, values)
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -126,14 +128,17 @@ def _prompt(problem: Problem, chat: bool) -> Any:
     return [*system, *map(dict, turns)]
 
 
-def _numbers(values: Iterable[Any]) -> list[Any]:
-    """Return the values as a list; NaN is TRL's other word for None."""
-    numbers = [None if value is None else float(value) for value in values]
-    return [None if value is None or math.isnan(value) else value for value in numbers]
+def _numbers(name: str, values: Iterable[Any]) -> list[Any]:
+    """Return the values as a list; NaN is TRL's other word for None, and may be a mistake."""
+    given = [value if value is None else float(value) for value in values]
+    numbers = [None if value is None or math.isnan(value) else value for value in given]
+    if numbers != given:
+        _warn(f"env.rewards.{name} returns NaN: it counts as not applying to the answer, as in TRL")
+    return numbers
 
 
-async def _awaited(values: Awaitable[Any]) -> list[Any]:
-    return _numbers(await values)
+async def _awaited(name: str, values: Awaitable[Any]) -> list[Any]:
+    return _numbers(name, await values)
 
 
 @lru_cache(maxsize=64)

@@ -210,7 +210,8 @@ def _keep_until(path: Path, step: int) -> None:
 def _side_by_side(first: Mapping[str, float], last: Mapping[str, float]) -> Table:
     table = Table("held-out, greedy", "before", "after", title=None)
     for name in last:
-        if not name.endswith("ci95"):
+        silent = name == "eval/too_long" and not last[name]
+        if not (silent or name.endswith("ci95")):
             table.add_row(name.removeprefix("eval/"), f"{first[name]:.3f}", f"{last[name]:.3f}")
     return table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -200,11 +201,21 @@ def failures(sweep: Path, since: float) -> list[RunFolder]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return where two flat configurations differ, in words.
 
-    >>> differences({"seed": 0, "env.level": 1}, {"seed": 1, "env.level": 1})
-    'seed=0 then, 1 now'
+    >>> differences({"seed": 0, "env.level": 1}, {"seed": 1, "env.level": None})
+    'env.level=1 then, null now; seed=0 then, 1 now'
     """
     keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-    return ", ".join(f"{key}={before.get(key)} then, {now.get(key)} now" for key in keys)
+    pairs = {key: [_as_typed(values.get(key)) for values in (before, now)] for key in keys}
+    return "; ".join(f"{key}={then} then, {here} now" for key, (then, here) in pairs.items())
+
+
+def _as_typed(value: Any) -> str:
+    """Return a value as an override of Hydra has it.
+
+    >>> _as_typed(None), _as_typed(True), _as_typed("math"), _as_typed(["a"])
+    ('null', 'true', 'math', '["a"]')
+    """
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def require_alike(run: Path, before: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -213,9 +224,14 @@ def require_alike(run: Path, before: Mapping[str, Any], config: Mapping[str, Any
     Raises:
         ConfigError: naming the keys that differ.
     """
-    different = differences(before, _as_read(config))
+    now = _as_read(config)
+    different = differences(before, now)
     if different:
-        raise ConfigError(f"resume={shown(run)}: another configuration: {different}.")
+        keys = [key for key in before if key in now and " " not in key]
+        lost = [key for key in keys if before[key] != now[key]]
+        again = " ".join(shlex.quote(f"{key}={_as_typed(before[key])}") for key in sorted(lost))
+        hint = f" As it was: {again}" if again else ""
+        raise ConfigError(f"resume={shown(run)}: another configuration: {different}.{hint}")
 
 
 def _as_read(config: Mapping[str, Any]) -> dict[str, Any]:

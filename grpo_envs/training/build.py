@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from transformers.utils import logging as transformers_logging
 
 from grpo_envs.config.schema import RunConfig, TrainerConfig
 from grpo_envs.env import TextEnv
@@ -162,7 +161,6 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
         ConfigError: one line that says what to change.
     """
     accelerator = make_accelerator(cfg.trainer)
-    transformers_logging.disable_progress_bar()
     model = resolve(cfg.model, accelerator.device)
     log.info(model.line)
     policy = load_policy(model.path, cfg.model, adapters=adapters)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from grpo_envs.config.schema import TrainerConfig
-from grpo_envs.errors import RunStopped, require_one_of
+from grpo_envs.errors import ConfigError, RunStopped, require_one_of
 from grpo_envs.loggers import Logger
 from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runs.metrics import group_metrics
@@ -108,8 +108,9 @@ class Trainer:
         except StopNow:
             self.stop.asked = self.stop.terminated = True  # perhaps in another process
             self._save()
-        except RunStopped:
-            self._save()  # the steps before are good: nothing of them is lost
+        except (RunStopped, ConfigError):  # the latter of a problem that came up in the run
+            if self.done:
+                self._save()  # the steps before are good: nothing of them is lost
             raise
 
     def _run(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
 
 from grpo_agent.config import LossConfig
 from grpo_envs.config.model import LoraConfig
@@ -137,6 +137,17 @@ def test_a_wrong_target_is_one_line(random_policy: Policy, targets: list[str]) -
     said = str(raised.value)
     assert said.startswith(f"model.lora.targets={targets}. Allowed: all-linear, down_proj, ")
     assert "\n" not in said
+
+
+def test_a_model_that_peft_refuses_is_refused_with_its_reason() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    mamba = MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, state_size=2
+    )
+    policy = Policy(MambaForCausalLM(mamba), tokenizer)
+    said = r"=\['all-linear'\]\. Allowed: .* PEFT: Module 'out_proj'"
+    with pytest.raises(ConfigError, match=said):
+        add_adapters(policy, LoraConfig(rank=2), torch.float32)
 
 
 def test_no_module_is_left_in_training_mode(random_policy: Policy) -> None:

@@ -65,6 +65,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Policy]:
     return out, made.policy
 
 
+def test_a_saved_model_ends_where_the_trained_one_did(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(TINY, folder)
+    config = folder / "generation_config.json"
+    config.write_text('{"eos_token_id": 538}')
+    policy = load_policy(str(folder))
+    assert set(policy.eos_ids) > {538}  # the tokenizer's own, too
+    policy.save(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / config.name).read_text())
+    assert tuple(saved["eos_token_id"]) == policy.eos_ids
+
+
 # Adapters
 
 

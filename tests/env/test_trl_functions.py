@@ -10,6 +10,7 @@ import pytest
 
 from grpo_env_math import MathEnv
 from grpo_envs.env import reward_functions
+from grpo_envs.env import trl_functions
 from grpo_envs.env.trl_functions import TrlFunction, is_trl
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.types import Problem, Reward, Turn
@@ -92,6 +93,18 @@ def test_it_is_called_as_trl_calls_it(
 ) -> None:
     assert is_trl(function)
     assert values(use(monkeypatch, function)(TEXT, TEXT)) == expected
+
+
+def test_nan_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trl_functions._warn.cache_clear()
+    ask = use(monkeypatch, later)
+    for _ in range(2):
+        assert values(ask(TEXT, TEXT)) == [None, None]
+    assert [record.message for record in caplog.records] == [
+        "env.rewards.trl returns NaN: it counts as not applying to the answer, as in TRL"
+    ]
 
 
 def test_completions_are_texts_or_messages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -582,6 +582,23 @@ def test_problems_that_are_too_long_are_left_out_and_counted(tmp_path: Path) -> 
     assert [row["eval/too_long"] for row in rows(tmp_path / "eval.jsonl")] == [2.0, 2.0]
 
 
+def test_a_problem_that_may_not_be_too_long_ends_the_run_and_loses_nothing(tmp_path: Path) -> None:
+    made = trainer(tmp_path, "trainer.steps=3", "trainer.eval_problems=0")
+    in_step(made).room.drop = False
+    problem = in_step(made).room.env.problem
+    fits = iter([True] * 5)
+
+    def later_too_long(seed: int, split: str | None = None) -> Problem:
+        drawn = problem(seed, split)
+        return drawn if next(fits, False) else replace(drawn, prompt="7" * 2100)
+
+    in_step(made).room.env.problem = later_too_long  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match=r"^env.too_long=error: the prompt '7+'"):
+        made.run()
+    assert (tmp_path / "checkpoints" / "last" / "model.safetensors").is_file()
+    assert (tmp_path / "checkpoints" / "last").resolve().name == f"step_{made.done:06d}"
+
+
 def test_a_resumed_run_goes_on_behind_the_problems_that_were_left_out(tmp_path: Path) -> None:
     whole = trainer(tmp_path / "whole", "trainer.steps=4")
     every_third_too_long(whole)
