@@ -209,6 +209,18 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join(f"{key}={then} then, {here} now" for key, (then, here) in pairs.items())
 
 
+def _back(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return the overrides that make `now` what it was before, for a shell.
+
+    >>> _back({"seed": 0, "model.text of chat_template": "ab"}, {"seed": 1, "env.level": 1})
+    'seed=0 without env.level'
+    """
+    keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    typed = [key for key in keys if key in before and " " not in key]
+    words = [shlex.quote(f"{key}={_as_typed(before[key])}") for key in typed]
+    return " ".join([*words, *(f"without {key}" for key in keys if key not in before)])
+
+
 def _as_typed(value: Any) -> str:
     """Return a value as an override of Hydra has it.
 
@@ -227,11 +239,8 @@ def require_alike(run: Path, before: Mapping[str, Any], config: Mapping[str, Any
     now = _as_read(config)
     different = differences(before, now)
     if different:
-        keys = [key for key in before if key in now and " " not in key]
-        lost = [key for key in keys if before[key] != now[key]]
-        again = " ".join(shlex.quote(f"{key}={_as_typed(before[key])}") for key in sorted(lost))
-        hint = f" As it was: {again}" if again else ""
-        raise ConfigError(f"resume={shown(run)}: another configuration: {different}.{hint}")
+        again = f" As it was: {words}" if (words := _back(before, now)) else ""
+        raise ConfigError(f"resume={shown(run)}: another configuration: {different}.{again}")
 
 
 def _as_read(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from grpo_env_math import MathEnv
-from grpo_envs.env import reward_functions
-from grpo_envs.env import trl_functions
+from grpo_envs.env import reward_functions, trl_functions
 from grpo_envs.env.trl_functions import TrlFunction, is_trl
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.types import Problem, Reward, Turn

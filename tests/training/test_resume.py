@@ -318,7 +318,7 @@ def test_what_begins_anew_can_be_told_so_twice(tmp_path: Path, finished: Path) -
         pytest.param(
             ["resume=run", "seed=1", "env.level=3"],
             "resume=run: another configuration: env.level=null then, 3 now; seed=0 then, 1 now. "
-            "As it was: env.level=null seed=0\n",
+            "As it was: seed=0 without env.level\n",
         ),
         pytest.param(["hydra.run.dir=run", "seed=1"], "run holds another run: seed=0 then, 1 now."),
         pytest.param(["resume=nowhere"], "resume=nowhere: no checkpoint in it."),
