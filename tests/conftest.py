@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from grpo_envs.runtime.launch import cores
+
 if TYPE_CHECKING:
     import torch
 
@@ -33,6 +35,11 @@ _FIRST = (
     *("runtime/test_processes", "whole/test_faults", "training/test_trainer"),
     *("env/test_conformance", "commands/test_sweeps", "loggers/test_trackers"),
 )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Start a process more than there are cores: many tests wait, for a time limit or a program."""
+    return cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

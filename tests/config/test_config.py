@@ -181,3 +181,12 @@ def test_an_option_of_hydra_that_a_package_brings_names_the_extra(option: str, e
     unknown = MissingConfigException("", f"{group}/basik", ["basic"])
     said = f"{group}=basik. Allowed: basic. Did you mean 'basic'?"
     assert str(explain(unknown)) == said
+
+
+def test_the_text_of_a_template_decides_a_run(tmp_path: Path) -> None:
+    template = tmp_path / "chat.jinja"
+    decided = []
+    for text in ("one", "two", "one"):
+        template.write_text(text, encoding="utf-8")
+        decided.append(compose_run([f"model.chat_template={template}"]).decisive())
+    assert decided[0] == decided[2] != decided[1]
