@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from grpo_envs.types import Completion, Group
+from grpo_envs.types import Group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,23 +88,38 @@ def micro_batches(batch: Batch, budget: int, *, packed: bool = False) -> list[Te
 def collate(groups: Sequence[Group], pad_id: int, device: torch.device) -> Batch:
     """Put the completions of `groups` into one batch, in order."""
     rows = [(group.prompt_ids, c) for group in groups for c in group.completions]
+    prompts_B = np.array([len(prompt) for prompt, _ in rows])[:, None]
+    lengths_B = np.array([len(c.token_ids) for _, c in rows])[:, None]
+    columns_T = np.arange(lengths_B.max())
+    columns_L = np.arange((prompts_B + lengths_B).max())
+    filled_BT = columns_T < lengths_B
+    filled_BL = (columns_L >= prompts_B) & (columns_L < prompts_B + lengths_B)
+    tokens_N = _flat((c.token_ids for _, c in rows), np.int64)
+    ids_BL = _spread(columns_L < prompts_B, _flat((p for p, _ in rows), np.int64), pad_id)
+    ids_BL[filled_BL] = tokens_N
+    mask_BT = filled_BT.copy()
+    for row, (_, completion) in enumerate(rows):
+        if completion.mask:
+            mask_BT[row, : len(completion.mask)] = completion.mask
+    logps_BT = _spread(filled_BT, _flat((c.logprobs for _, c in rows), np.float64), 0.0)
+    number = [number for number, group in enumerate(groups) for _ in group.completions]
     return Batch(
-        input_ids_BL=_pad([(*prompt, *c.token_ids) for prompt, c in rows], pad_id).to(device),
-        prompt_lengths_B=torch.tensor([len(prompt) for prompt, _ in rows], device=device),
-        token_ids_BT=_pad([c.token_ids for _, c in rows], pad_id).to(device),
-        mask_BT=_pad([_mask(c) for _, c in rows], value=False).to(device),
-        sampled_logps_BT=_pad([c.logprobs for _, c in rows], 0.0).to(device),
-        groups_B=torch.tensor(
-            [number for number, group in enumerate(groups) for _ in group.completions],
-            device=device,
-        ),
+        input_ids_BL=torch.from_numpy(ids_BL).to(device),
+        prompt_lengths_B=torch.from_numpy(prompts_B[:, 0]).to(device),
+        token_ids_BT=torch.from_numpy(_spread(filled_BT, tokens_N, pad_id)).to(device),
+        mask_BT=torch.from_numpy(mask_BT).to(device),
+        sampled_logps_BT=torch.from_numpy(logps_BT).to(device, torch.get_default_dtype()),
+        groups_B=torch.tensor(number, device=device),
     )
 
 
-def _pad(rows: Sequence[Sequence[float]], value: float) -> Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
+def _flat(rows: Iterable[Sequence[float]], dtype: type) -> Any:
+    """Return all numbers of all rows, one after another."""
+    return np.fromiter(chain.from_iterable(rows), dtype)
 
 
-def _mask(completion: Completion) -> Sequence[bool]:
-    return completion.mask or [True] * len(completion.token_ids)
+def _spread(filled_BT: Any, values_N: Any, pad: float) -> Any:
+    """Return an array with the values where it is filled, row by row, and `pad` elsewhere."""
+    spread_BT = np.full(filled_BT.shape, pad, values_N.dtype)
+    spread_BT[filled_BT] = values_N
+    return spread_BT

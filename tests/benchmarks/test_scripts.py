@@ -42,6 +42,12 @@ def test_a_group_environment_is_faster_than_gymnasiums_own() -> None:
     assert float(last.removeprefix("vector: speedup ")) > 2
 
 
+@pytest.mark.slow
+def test_a_batch_is_made_faster_than_from_lists() -> None:
+    last = printed("collate.py", "--rows", "128").splitlines()[-1]
+    assert float(last.removeprefix("collate: speedup ")) > 2
+
+
 @pytest.mark.parametrize(
     "device",
     [
