@@ -1,4 +1,4 @@
-"""How many tokens a model attends to, prompt and answer together."""
+"""How many tokens a model attends to, prompt and answer together, and with how many heads."""
 
 from __future__ import annotations
 
@@ -27,6 +27,16 @@ def context_length_of(config: Any) -> int:
     limits = [getattr(text, "max_position_embeddings", None) or NO_LIMIT]
     limits += [limit for _, limit in _ropes_by_length(text)]
     return int(min(limits))
+
+
+def heads_of(config: Any) -> tuple[int, int]:
+    """Return how many heads the attention of such a model has, and the size of each.
+
+    A size that the configuration states need not be the hidden size divided (Qwen3).
+    """
+    heads = int(getattr(config, "num_attention_heads", 0) or 1)
+    size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // heads
+    return heads, int(size)
 
 
 def rope_line(config: Any) -> str:

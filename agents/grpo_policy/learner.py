@@ -259,7 +259,7 @@ class Learner:
         return {"optim/grad_norm": norm, "optim/skipped": (~finite).float()}
 
     def _parts(self, batch: Batch) -> list[Tensor]:
-        packed = self.policy.packs(batch)
+        packed = self.policy.packs(batch, self.micro_batch_tokens)
         return micro_batches(batch, self.micro_batch_tokens, packed=packed)
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,8 +11,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from grpo_policy.batch import Batch
+from grpo_policy.block_attention import attends, block_mask
+
+MASK_BYTES = 1 << 27
+"""Of a mask with an entry for each pair of tokens, at most; attention makes floats of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +26,16 @@ class Packs:
 
     input_ids_KL: Tensor
     position_ids_KL: Tensor
-    attends_K1LL: Tensor
-    """True where a token (second last axis) attends to another (last)."""
+    owner_KL: Tensor
+    """Whose a token is: 0 the prompt's, above it a completion's, -1 padding."""
     pack_N: Tensor
     """The pack of each token that the policy chose, in the order of `mask_BT`."""
     before_N: Tensor
     """The place in it of the token before, from which it is predicted."""
+
+    def mask(self, *, blocks: bool) -> Tensor | BlockMask:
+        """Return who attends to whom: by blocks of tokens, or for each pair (K, 1, L, L)."""
+        return block_mask(self.owner_KL) if blocks else _attends(self.owner_KL)[:, None]
 
 
 def pack(batch: Batch, pad_id: int) -> Packs:
@@ -53,7 +62,7 @@ def pack(batch: Batch, pad_id: int) -> Packs:
     return Packs(
         input_ids_KL=ids_KL,
         position_ids_KL=positions_KL,
-        attends_K1LL=_attends(owner_KL)[:, None],
+        owner_KL=owner_KL,
         pack_N=pack_B[row],
         before_N=before_N,
     )
@@ -67,16 +76,13 @@ def _below(lengths_B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _attends(owner_KL: Tensor) -> Tensor:
-    """Return who attends to whom (K, L, L): to what stands before, of the prompt and of oneself.
-
-    Padding attends to padding: a row of the softmax without any entry would be NaN.
-    """
-    same_KLL = owner_KL[:, :, None] == owner_KL[:, None, :]
-    shared_K1L = (owner_KL == 0)[:, None, :]
-    return (same_KLL | shared_K1L).tril()
+    """Return who attends to whom (K, L, L), see `attends`."""
+    places_L = torch.arange(owner_KL.shape[1], device=owner_KL.device)
+    packs_K11 = torch.arange(len(owner_KL), device=owner_KL.device)[:, None, None]
+    return attends(owner_KL)(packs_K11, packs_K11, places_L[:, None], places_L)
 
 
-def saves(batch: Batch, per_token: float, per_pair: float) -> bool:
+def saves(batch: Batch, per_token: float, per_pair: float, *, blocks: bool = False) -> bool:
     """Return whether packing takes fewer operations than a row for each completion.
 
     Args:
@@ -84,11 +90,34 @@ def saves(batch: Batch, per_token: float, per_pair: float) -> bool:
         per_token: Operations of a token in the layers' matrices.
         per_pair: Operations of attention for a token and one that it may attend to. A row by
             itself is causal and takes half of its pairs; a pack has a mask and takes all.
+        blocks: Whether a pack takes no more pairs than attend to each other, see `Packs.mask`.
     """
     prompts, lengths = batch.prompt_lengths_B.tolist(), batch.lengths_B.tolist()
-    alone, packs = 0.0, dict[int, int]()
+    alone, packs, pairs = 0.0, dict[int, int](), dict[int, float]()
     for group, prompt, length in zip(batch.groups_B.tolist(), prompts, lengths, strict=True):
         alone += (prompt + length) * (per_token + per_pair * (prompt + length) / 2)
         packs[group] = packs.get(group, prompt) + length
-    together = sum(size * (per_token + per_pair * size) for size in packs.values())
+        own = length * (prompt + length / 2)
+        pairs[group] = pairs.get(group, prompt * prompt / 2) + own
+    if not blocks:
+        pairs = {group: float(size * size) for group, size in packs.items()}
+    together = per_token * sum(packs.values()) + per_pair * sum(pairs.values())
     return together < alone
+
+
+def mask_bytes(batch: Batch, budget: int | None = None) -> int:
+    """Return the most bytes that a mask with an entry for each pair of tokens takes.
+
+    Args:
+        batch: Rows, those of a group next to each other.
+        budget: The tokens of a part, where the batch is passed through the model in parts
+            (`micro_batches`); None where it passes as it is.
+    """
+    packs = dict[int, int]()
+    prompts, lengths = batch.prompt_lengths_B.tolist(), batch.lengths_B.tolist()
+    for group, prompt, length in zip(batch.groups_B.tolist(), prompts, lengths, strict=True):
+        packs[group] = packs.get(group, prompt) + length
+    longest = max(packs.values())
+    if budget is None:
+        return len(packs) * longest * longest
+    return min(len(packs) * longest, budget) * min(longest, budget)

@@ -16,11 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo_policy.batch import Batch
+from grpo_policy.block_attention import by_blocks
 from grpo_policy.chat import Chat, end_tokens
-from grpo_policy.context import context_length_of, fix_rope
+from grpo_policy.context import context_length_of, fix_rope, heads_of
 from grpo_policy.head import OwnHead, decoder_of
 from grpo_policy.kv_cache import Caching
-from grpo_policy.packing import pack, saves
+from grpo_policy.packing import MASK_BYTES, mask_bytes, pack, saves
 from grpo_policy.saving import save
 from grpo_policy.scoring import score_tokens
 
@@ -185,11 +186,15 @@ class Policy(nn.Module):
         index = (rows_N, columns_N)
         return zeros_BT.index_put(index, logps_N), zeros_BT.index_put(index, entropy_N)
 
-    def packs(self, batch: Batch) -> bool:
+    def packs(self, batch: Batch, budget: int | None = None) -> bool:
         """Return whether rows of a group share their prompt's pass through the model.
 
         They do where that takes fewer operations, and the attention takes a mask of who attends to
-        whom: PyTorch's own, on every layer alike.
+        whom: PyTorch's own, on every layer alike. A mask for each pair stays below `MASK_BYTES`.
+
+        Args:
+            batch: Rows, those of a group next to each other.
+            budget: The tokens of a part, where the batch will be passed in parts.
         """
         config = self.model.config
         layers = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -198,9 +203,17 @@ class Policy(nn.Module):
         depth = getattr(config, "num_hidden_layers", 0)
         if not (self.share_prompts and plain and masked and depth):
             return False
-        embedding = self.model.get_input_embeddings().weight
-        body = sum(p.numel() for p in self.model.parameters() if p.shape[0] != len(embedding))
-        return saves(batch, 2.0 * body, 4.0 * depth * embedding.shape[1])
+        blocks = self._by_blocks
+        if not blocks and mask_bytes(batch, budget) > MASK_BYTES:
+            return False
+        known = len(self.model.get_input_embeddings().weight)
+        body = sum(p.numel() for p in self.model.parameters() if p.shape[0] != known)
+        heads, size = heads_of(config)
+        return saves(batch, 2.0 * body, 4.0 * depth * heads * size, blocks=blocks)
+
+    @property
+    def _by_blocks(self) -> bool:
+        return by_blocks(self.device, self.model.dtype, heads_of(self.model.config)[1])
 
     def _by_rows(self, batch: Batch) -> Tensor:
         """Return the hidden state (N, D) that each chosen token is predicted from."""
@@ -215,7 +228,7 @@ class Policy(nn.Module):
         packs = pack(batch, self.pad_id)
         hidden_KLD = decoder_of(self.model)(
             input_ids=packs.input_ids_KL,
-            attention_mask=packs.attends_K1LL,
+            attention_mask=packs.mask(blocks=self._by_blocks),
             position_ids=packs.position_ids_KL,
             use_cache=False,
         ).last_hidden_state

@@ -37,6 +37,7 @@ class GymEnv(TextEnv):
     """Conversations with an environment that knows nothing of us."""
 
     parts: ClassVar[Mapping[str, float]] = {"score": 1.0}
+    concurrency = "none"  # somebody's environment, with a state of its own
 
     def __init__(
         self,

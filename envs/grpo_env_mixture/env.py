@@ -74,7 +74,9 @@ class MixtureEnv(TextEnv):
         self._optional = set(self._parts)
         envs = self._one_each().values()
         self.max_turns = max(env.max_turns for env in envs)
-        self.concurrency = "threads" if any(env.concurrency != "none" for env in envs) else "none"
+        asked = {env.concurrency for env in envs}
+        waits = asked & {"threads", "processes"}
+        self.concurrency = "threads" if waits else "none" if "none" in asked else "auto"
 
     @property
     def own_parts(self) -> dict[str, Part]:

@@ -77,7 +77,7 @@ class CalculatorEnv(TextEnv):
             digits=base.digits if digits is None else digits,
         )
         self.max_turns, self.tool = turns, TOOLS[tool](sandbox)
-        self.concurrency = "threads" if self.tool.slow else "none"
+        self.concurrency = "threads" if self.tool.slow else "auto"
         self.system_prompt = (
             f"You may think in <think></think>. {self.tool.about} Answer in <answer></answer>."
         )

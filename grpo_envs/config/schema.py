@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from grpo_envs.config.model import DISTORTIONS, PRECISIONS, ModelConfig, require_distortion
+from grpo_envs.env.grading import CONCURRENCY
 from grpo_envs.env.installed import LOGGERS, available
 from grpo_envs.errors import ConfigError, require, require_one_of
 
@@ -20,7 +21,7 @@ _DEVICES = ("auto", "cpu", "cuda")
 
 _FREE = (
     *("eval_every", "save_every", "keep_checkpoints", "save_dtype", "save_optimizer"),
-    *("device", "sweep_metric"),
+    *("device", "graders", "sweep_metric"),
 )
 """Keys of the trainer that decide no result."""
 
@@ -60,6 +61,10 @@ class TrainerConfig:
     sweep_metric: str = "eval/accuracy"
     """The metric that a run returns to a sweeper: its last value, any of eval.jsonl or
     metrics.jsonl."""
+    graders: str = "auto"
+    """Where answers are graded while others are sampled: none (in turn, by a thread of the run),
+    threads or processes; auto as the environment's `concurrency` says, and where that is auto, too,
+    in processes beside a GPU."""
     max_invalid_fraction: float = 0.5
     """Stops the run when a larger share of a step's rewards is invalid (the grader failed)."""
     max_skipped_steps: int = 5
@@ -97,6 +102,7 @@ class TrainerConfig:
         share = self.max_invalid_fraction
         require(0 <= share <= 1, "trainer.max_invalid_fraction", share, "0 to 1")
         require_one_of("trainer.device", self.device, _DEVICES)
+        require_one_of("trainer.graders", self.graders, CONCURRENCY)
         require_one_of("trainer.precision", self.precision, PRECISIONS)
         require_one_of("trainer.save_dtype", self.save_dtype, SAVED)
 

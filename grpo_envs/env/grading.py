@@ -1,7 +1,11 @@
-"""Grading a batch of episodes: in this thread, or in parts by a pool of threads or processes."""
+"""Grading a batch of episodes: in turn, or in parts by a pool of threads or processes."""
 
 from __future__ import annotations
 
+import os
+import pickle
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import (
     BrokenExecutor,
@@ -11,7 +15,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
 )
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any
 
 from grpo_envs.env.text import TextEnv
@@ -19,14 +23,64 @@ from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.launch import cores
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
-CONCURRENCY = ("none", "threads", "processes")
+CONCURRENCY = ("auto", "none", "threads", "processes")
+"""auto: in processes beside a GPU, where the environment can be sent there; else in turn."""
+
+
+def place(env: TextEnv, asked: str, device: str) -> tuple[str, str]:
+    """Return where a run grades answers: none, threads or processes.
+
+    A grader in pure Python holds the interpreter that a GPU's sampler launches its kernels from:
+    beside one it is in processes. Each has a copy of the environment as it was at first, so that
+    an environment which learns (`adapt`) stays where it is, as does one that cannot be copied or
+    has a reward function that takes all answers at once.
+
+    Args:
+        env: Its `concurrency` says it, where `asked` is auto.
+        asked: `trainer.graders`.
+        device: The type of the device that samples: cpu, cuda.
+
+    Returns:
+        The place, and why it is not processes where it would have been; '' where it is as asked.
+
+    Raises:
+        ConfigError: processes are asked for, and the environment cannot be graded there.
+    """
+    wanted = env.concurrency if asked == "auto" else asked
+    if wanted == "auto":
+        wanted = "none" if device == "cpu" else "processes"
+    elif asked == "auto" or wanted != "processes":
+        return wanted, ""  # what an author says of an environment is known to work
+    if wanted == "none" or not (cause := _cannot_move(env)):
+        return wanted, ""
+    if asked == "processes":
+        allowed = "auto, none, threads"
+        raise ConfigError(f"trainer.graders=processes: {cause}. Allowed: {allowed}.")
+    return "none", cause
+
+
+def _cannot_move(env: TextEnv) -> str:
+    """Return why an environment cannot be graded in processes; '' where it can."""
+    name = type(env).__name__
+    if not env.grades_each_alone:
+        return f"{name} has a reward function that takes all answers of a step at once"
+    if type(env).adapt is not TextEnv.adapt:
+        return f"{name} learns from the groups of a step (adapt)"
+    try:
+        pickle.loads(pickle.dumps((env, env.problem(0))))
+    except Exception as error:  # noqa: BLE001  of somebody's class, each in its own words
+        cause = (str(error).splitlines() or [""])[0]
+        return f"{name} cannot be sent to a process ({type(error).__name__}: {cause})"
+    return ""
 
 
 @dataclass(slots=True)
 class Graders:
-    """Grades episodes as `env.concurrency` says; workers start with the first batch."""
+    """Grades episodes in one place; workers start with the first batch."""
 
     env: TextEnv
+    where: str = ""
+    """none, threads or processes; '' as `env.concurrency` says."""
     _executor: Executor | None = None
 
     def __post_init__(self) -> None:
@@ -36,6 +90,7 @@ class Graders:
             raise ConfigError(
                 f"{name}.concurrency={self.env.concurrency!r}. Allowed: {', '.join(CONCURRENCY)}."
             )
+        self.where = self.where or self.env.concurrency
 
     def replies(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
@@ -43,14 +98,14 @@ class Graders:
         """Return the reply to the last turn of each episode, in order."""
         if not problems:
             return []
-        if self.env.concurrency == "none":
+        if self.where in ("auto", "none"):
             return self.env.reply_batch(problems, episodes)
         workers = min(cores(), len(problems))
         size = -(-len(problems) // workers)
         starts = range(0, len(problems), size)
         parts = [(problems[i : i + size], episodes[i : i + size]) for i in starts]
         executor = self._workers()
-        futures = [_submit(executor, self.env.reply_batch, *part) for part in parts]
+        futures = [_submit(executor, self._grade, *part) for part in parts]
         replies: list[Reply] = []
         for part, future in zip(parts, futures, strict=True):
             try:
@@ -70,13 +125,19 @@ class Graders:
         """Grade one answer in the pool; its reward is invalid where that kills a process."""
         executor = self._workers()
         try:
-            return executor.submit(self.env.reply_batch, [problem], [episode]).result()[0]
+            return executor.submit(self._grade, [problem], [episode]).result()[0]
         except BrokenExecutor as error:
             self._executor = None
             return Reply(reward=Reward(valid=False, error=f"the grading process died: {error}"))
 
+    @property
+    def _grade(self) -> Callable[..., list[Reply]]:
+        return _grade_here if self.where == "processes" else self.env.reply_batch
+
     def _workers(self) -> Executor:
-        self._executor = self._executor or _executor(self.env.concurrency)
+        if self._executor is None:
+            threads = self.where == "threads"
+            self._executor = ThreadPoolExecutor(cores()) if threads else _processes(self.env)
         return self._executor
 
 
@@ -90,7 +151,29 @@ def _submit(executor: Executor, call: Callable[..., Any], *args: Any) -> Future[
         return failed
 
 
-def _executor(kind: str) -> Executor:
-    if kind == "threads":
-        return ThreadPoolExecutor(cores())
-    return ProcessPoolExecutor(cores(), mp_context=get_context("spawn"))
+def _processes(env: TextEnv) -> Executor:
+    """Return processes that have a copy of `env` each: it is sent once, not with every batch."""
+    spawn = get_context("spawn")
+    return ProcessPoolExecutor(cores(), mp_context=spawn, initializer=_begin, initargs=(env,))
+
+
+_copy: list[TextEnv] = []
+"""In a process that grades: the environment."""
+
+
+def _begin(env: TextEnv) -> None:
+    """Begin as a process that grades: Ctrl-C is the run's to see, and it ends with the run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _copy.append(env)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None  # this is a process of a pool
+    parent.join()
+    os._exit(1)
+
+
+def _grade_here(problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]) -> list[Reply]:
+    return _copy[0].reply_batch(problems, episodes)

@@ -42,8 +42,8 @@ class TextEnv(gymnasium.Env[str, str]):
     """The system message of a chat model; '' for none."""
     max_turns: int = 1
     """Answers per episode. Above 1, `respond` is called in place of `score_batch`."""
-    concurrency: str = "none"
-    """How a vector env may score members at once: none, threads or processes."""
+    concurrency: str = "auto"
+    """Where answers are graded: none (in turn), threads, processes, auto (see `grading.place`)."""
     rows: Rows | None = None
     """Set by an environment whose problems come from a dataset; see `from_row`."""
     renamed: ClassVar[Mapping[str, str]] = {}

@@ -65,6 +65,11 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         self._graders = Graders(env)
         self._ahead = Ahead(self._replies)
 
+    def grade_in(self, where: str) -> None:
+        """Grade in this place from now on: none, threads or processes (see `grading.place`)."""
+        self._graders.close()
+        self._graders = Graders(self.env, where)
+
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each reward part."""

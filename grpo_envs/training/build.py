@@ -21,14 +21,14 @@ from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runtime import launch
 from grpo_envs.runtime.processes import ALONE, Processes, RolloutFn
 from grpo_envs.runtime.stopping import Stop
-from grpo_envs.training.agent import Agent, AgentPlugin, Parts
+from grpo_envs.training.agent import Agent, Parts
 from grpo_envs.training.decoding import (
     evaluation_decoding,
     require_decoded,
     require_scored_as_sampled,
     training_decoding,
 )
-from grpo_envs.training.environments import Envs
+from grpo_envs.training.environments import Envs, place_graders
 from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.source import InStep, Source
 from grpo_envs.training.trainer import Trainer
@@ -59,18 +59,18 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         GrpoEnvsError: one line that says what to change.
     """
     require_scored_as_sampled(cfg)
-    plugin: type[AgentPlugin] = load(AGENTS, cfg.agent.name)
     policy, accelerator = open_policy(cfg)
     _make_trainable(policy, cfg, compute_dtype(accelerator), out if processes.first else None)
     decoding = training_decoding(cfg, policy)
     parts = _parts(cfg, policy, accelerator, decoding)
     # The agent first: it moves the policy to the device and copies the reference before a resume
     # puts trained weights into the policy. The sampler last: it may copy those weights.
-    agent = plugin.make(cfg.agent, parts)
+    agent: Agent = load(AGENTS, cfg.agent.name).make(cfg.agent, parts)
     checkpoints = Checkpoints(out, cfg.trainer.keep_checkpoints, cfg.trainer.save_dtype)
     done, state = _resume(agent, policy, cfg, checkpoints) if cfg.resume else (0, {})
     sampler = make_sampler(cfg, policy, accelerator)
     _log_start(cfg, parts, agent, room := _room(cfg, envs.train.env, policy.chat))
+    place_graders(cfg, envs.train, accelerator.device.type)
     stop = Stop(patient=processes.count == 1)
     rollout = Rollout(envs.train, policy.chat, sampler, decoding, cfg.seed, tick=stop.check)
     source = _source(cfg, processes.shared(rollout), room, lambda: _publish(policy, sampler))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import TextEnv, plugins
+from grpo_envs.env.grading import place
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError, require
 from grpo_envs.runtime.processes import ALONE, Processes
@@ -62,6 +63,23 @@ def make_envs(cfg: RunConfig, processes: Processes = ALONE) -> Envs:
         train = GroupVectorEnv(env, members, size)
         made.pop_all()  # nothing failed: they stay open
     return Envs(train=train, held_out=held_out, problems=problems)
+
+
+def place_graders(cfg: RunConfig, members: GroupVectorEnv, device: str) -> None:
+    """Let the answers of training be graded where `trainer.graders` says; tell why if not there.
+
+    Args:
+        cfg: The run.
+        members: Where it trains.
+        device: The type of the device that samples: cpu, cuda.
+
+    Raises:
+        ConfigError: the environment cannot be graded there.
+    """
+    where, cause = place(members.env, cfg.trainer.graders, device)
+    members.grade_in(where)
+    if cause:
+        log.info("answers are graded by the run's own process, beside the sampler: %s", cause)
 
 
 def make_held_out(cfg: RunConfig) -> tuple[TextEnv, int]:

@@ -8,14 +8,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_mask
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig, LossConfig
 from grpo_envs.types import Completion, Group, Reward
+from grpo_policy import packing
+from grpo_policy import policy as policy_module
 from grpo_policy.batch import Batch, collate, micro_batches
+from grpo_policy.block_attention import attends, by_blocks
 from grpo_policy.models import TINY
-from grpo_policy.packing import pack, saves
+from grpo_policy.packing import mask_bytes, pack, saves
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
 
@@ -47,6 +51,7 @@ def gpt2() -> Policy:
 
 def qwen3(**changes: Any) -> Policy:
     torch.manual_seed(0)
+    given: dict[str, Any] = {"head_dim": 16, "initializer_range": 0.3, **changes}
     config = Qwen3Config(
         vocab_size=len(TOKENIZER),
         hidden_size=32,
@@ -54,9 +59,7 @@ def qwen3(**changes: Any) -> Policy:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        head_dim=16,
-        initializer_range=0.3,
-        **changes,
+        **given,
     )
     return Policy(Qwen3ForCausalLM(config), TOKENIZER)
 
@@ -91,7 +94,7 @@ def scored(
     policy: Policy, rows: Batch, packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> list[Tensor]:
     """Scores, then the gradient of each weight."""
-    monkeypatch.setattr(Policy, "packs", lambda self, rows: packed)
+    monkeypatch.setattr(Policy, "packs", lambda self, rows, budget=None: packed)
     logps_BT, entropy_BT = policy(rows, 0.7, entropy_grad=True)
     weights_BT = torch.linspace(1, 2, logps_BT.numel()).view(logps_BT.shape).to(logps_BT)
     (weights_BT * (logps_BT + entropy_BT)).sum().backward()
@@ -132,7 +135,7 @@ def test_a_pack_says_who_attends_to_whom() -> None:
     packs = pack(rows, 0)
     assert packs.input_ids_KL.tolist() == [[5, 6, 7, 8, 9]]
     assert packs.position_ids_KL.tolist() == [[0, 1, 2, 3, 2]]
-    assert packs.attends_K1LL[0, 0].int().tolist() == [
+    assert packs.mask(blocks=False)[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
@@ -140,6 +143,105 @@ def test_a_pack_says_who_attends_to_whom() -> None:
         [1, 1, 0, 0, 1],
     ]
     assert packs.before_N.tolist() == [1, 2, 1]
+
+
+# --- attention by blocks, as on a GPU
+
+
+def test_the_blocks_mask_is_the_mask_of_pairs() -> None:
+    """Over several blocks of 128 tokens, where some are full, some partial, some left out."""
+    groups = [
+        group(0, range(5, 205), [range(9, 159), (7,), range(3, 143)]),
+        group(1, range(5, 45), [range(9, 309), range(3, 143)]),
+    ]
+    packs = pack(collate(groups, 0, CPU), 0)
+    dense = packs.mask(blocks=False)
+    count, _, size, _ = dense.shape
+    found = create_mask(attends(packs.owner_KL), count, None, size, size, "cpu")
+    assert found.equal(dense)
+    assert dense.any(-1).all()
+    blocks = packs.mask(blocks=True)
+    assert blocks.shape == dense.shape
+    edge = -size % 128
+    tiles = torch.nn.functional.pad(dense, (0, edge, 0, edge)).unflatten(-1, (-1, 128))
+    tiles = tiles.unflatten(-3, (-1, 128)).any(-1).any(-2)
+    assert blocks.to_dense().bool().equal(tiles)
+    assert not tiles.all()
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_by_blocks_are_those_of_pairs(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under autocast, too, where normalised queries are float32 and values are not."""
+    scores = []
+    for blocks in (False, True):
+        monkeypatch.setattr(policy_module, "by_blocks", lambda *_, blocks=blocks: blocks)
+        mixed = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
+        with torch.no_grad(), mixed:
+            model = qwen3()
+            rows = batch()
+            scores.append(model.scores(model.packed(rows), rows, 1.0)[0])
+    near = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(scores[1], scores[0], rtol=near, atol=near)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "size", "expected"),
+    [
+        ("cpu", torch.float32, 64, False),
+        ("cuda", torch.float64, 64, False),
+        ("cuda", torch.bfloat16, 8, False),
+        ("cuda", torch.bfloat16, 64, True),
+        ("cuda", torch.float32, 128, True),
+    ],
+)
+def test_where_attention_goes_by_blocks(
+    device: str, dtype: torch.dtype, size: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("grpo_policy.block_attention.has_triton", lambda: True)
+    assert by_blocks(torch.device(device), dtype, size) == expected
+    monkeypatch.setattr("grpo_policy.block_attention.has_triton", lambda: False)
+    assert not by_blocks(torch.device(device), dtype, size)
+
+
+# --- when to pack
+
+
+@pytest.mark.parametrize("head_size", [16, 128])
+def test_attention_costs_what_its_heads_take(
+    head_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Qwen3's heads need not divide its hidden size: 4 operations an element, layer and pair."""
+    asked: list[float] = []
+
+    def saves(rows: Batch, per_token: float, per_pair: float, *, blocks: bool) -> bool:
+        asked.append(per_pair)
+        return True
+
+    monkeypatch.setattr(policy_module, "saves", saves)
+    assert qwen3(head_dim=head_size).packs(batch())
+    assert asked == [4.0 * 2 * 2 * head_size]
+
+
+def test_blocks_save_where_a_mask_of_pairs_does_not() -> None:
+    """One prompt token, two answers of 40: 81 x 81 pairs, or the 2 x 41 x 41 / 2 of rows."""
+    rows = collate([group(0, (5,), [(8, 9) * 20] * 2)], 0, CPU)
+    assert not saves(rows, 0.0, 1.0)
+    assert saves(rows, 0.0, 1.0, blocks=True)
+
+
+def test_rows_whose_mask_would_be_too_large_go_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two packs of 47 tokens at most (40 and 7); in parts of 50 tokens, one by one."""
+    rows = batch()
+    assert mask_bytes(rows) == 2 * 47 * 47 == packing.pack(rows, 0).mask(blocks=False).numel()
+    assert mask_bytes(rows, 50) == 50 * 47
+    assert mask_bytes(rows, 30) == 30 * 30
+    monkeypatch.setattr(policy_module, "MASK_BYTES", 50 * 47)
+    assert tokens_of(qwen3(), rows) == 6 * 44
+    assert qwen3().packs(rows, 50)
+    assert not qwen3().packs(rows, 51)
 
 
 def tokens_of(policy: Policy, rows: Batch) -> int:
@@ -193,7 +295,7 @@ def test_an_update_is_that_of_rows(budget: int, monkeypatch: pytest.MonkeyPatch)
     for packed in (True, False):
         with monkeypatch.context() as patch:
             if not packed:
-                patch.setattr(Policy, "packs", lambda self, rows: False)
+                patch.setattr(Policy, "packs", lambda self, rows, budget=None: False)
             policy = gpt2()
             assert policy.packs(batch()) == packed
             cfg = GrpoConfig(group_size=3, lr=1e-3, epochs=2, micro_batch_tokens=budget)

@@ -152,7 +152,7 @@ def test_a_misspelt_group_size_is_told_the_nearest() -> None:
 
 def test_an_unknown_concurrency_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Adding, "concurrency", "thread")
-    message = r"^Adding\.concurrency='thread'\. Allowed: none, threads, processes\.$"
+    message = r"^Adding\.concurrency='thread'\. Allowed: auto, none, threads, processes\.$"
     with pytest.raises(ConfigError, match=message):
         GroupVectorEnv(Adding(), 2)
 

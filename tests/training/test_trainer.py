@@ -54,6 +54,20 @@ def trainer(out: Path, *overrides: str) -> Trainer:
     return build(cfg, out, make_envs(cfg))
 
 
+def test_graders_in_processes_change_nothing(tmp_path: Path) -> None:
+    """The same rewards, weights and answers; `trainer.graders` need not be that of a resume."""
+    runs = {}
+    for where in ("none", "processes"):
+        made = trainer(tmp_path / where, f'trainer.graders="{where}"', "trainer.steps=2")
+        made.run()
+        completions = (tmp_path / where / "completions.jsonl").read_text(encoding="utf-8")
+        runs[where] = (completions, made.policy.trained_weights())
+        assert "trainer.graders" not in made.decisive
+    assert runs["none"][0] == runs["processes"][0]
+    for name, value in runs["none"][1].items():
+        assert value.equal(runs["processes"][1][name])
+
+
 def in_step(made: Trainer) -> InStep:
     assert isinstance(made.source, InStep)
     return made.source

@@ -1,0 +1,96 @@
+"""Attention by blocks of tokens: on a GPU no mask with an entry for each pair is ever held.
+
+FlexAttention (Dong et al. 2024, arXiv 2412.05496) asks a function who attends to whom, and leaves
+out the blocks where nobody does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.utils._triton import has_triton
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+_LEAST_HEAD = 16
+"""The smallest size of a head that the kernel multiplies."""
+
+
+def by_blocks(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
+    """Return whether attention goes by blocks: on CUDA with Triton, where its kernel can.
+
+    Args:
+        device: Where the model is.
+        dtype: Of its weights; the kernel has no float64.
+        head_size: Elements of an attention head.
+    """
+    able = dtype.itemsize <= torch.float32.itemsize and head_size >= _LEAST_HEAD
+    return device.type == "cuda" and able and has_triton()
+
+
+def attends(owner_KL: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Return who attends to whom: a token to what stands before, of the prompt and of its own.
+
+    The function's arguments are the pack, the head, the place that attends and the place attended
+    to. Padding attends to padding: a row of the softmax without any entry would be NaN.
+
+    Args:
+        owner_KL: Of each token: 0 the prompt, above it the completion, -1 padding.
+    """
+
+    def mask(k: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        whose = owner_KL[k, key]
+        return ((owner_KL[k, query] == whose) | (whose == 0)) & (key <= query)
+
+    return mask
+
+
+def block_mask(owner_KL: Tensor) -> BlockMask:
+    """Return the blocks of `attends`, for the attention of a model with PyTorch's own (sdpa)."""
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention
+    packs, size = owner_KL.shape
+    make = _compiled(create_block_mask) if owner_KL.is_cuda else create_block_mask
+    return cast("BlockMask", make(attends(owner_KL), packs, None, size, size, owner_KL.device))
+
+
+def _attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    """Attend as Transformers does with sdpa, which takes no block mask.
+
+    Args:
+        module: The attention layer.
+        given: Queries, keys, values (K, H, L, D), and the mask.
+        options: What else a layer says, `scaling` among it.
+    """
+    *qkv, mask = given
+    if not isinstance(mask, BlockMask):
+        return sdpa_attention_forward(module, *given, **options)
+    query, key, value = _of_one_dtype(*qkv)
+    attend: Callable[..., Tensor] = flex_attention
+    heads_KHLD = (_compiled(attend) if query.is_cuda else attend)(
+        query,
+        key,
+        value,
+        block_mask=mask,
+        scale=options.get("scaling"),
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    return heads_KHLD.transpose(1, 2).contiguous(), None
+
+
+def _of_one_dtype(*tensors: Tensor) -> list[Tensor]:
+    """Do what autocast does for the attention of PyTorch, and not for FlexAttention."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    return [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile `function` once, for any number of tokens; uncompiled it would hold every pair."""
+    return torch.compile(function, dynamic=True)

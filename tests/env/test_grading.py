@@ -1,0 +1,167 @@
+"""Where answers are graded: the choice by device, and processes that grade as this one does."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import grpo_envs
+from grpo_envs.env.grading import place
+from grpo_envs.env.text import TextEnv
+from grpo_envs.env.vector import GroupVectorEnv
+from grpo_envs.errors import ConfigError
+from grpo_envs.types import Group, Problem, Reward
+
+
+class Pure(TextEnv):
+    """Two pure functions. The note says which process graded."""
+
+    sent = 0
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        return Problem(prompt=f"{rng.random()}?", gold="right", solution="right")
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float(answer == problem.gold)}, note=str(os.getpid()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        Pure.sent += 1
+        return self.__dict__.copy()
+
+
+class Learning(Pure):
+    def adapt(self, groups: Sequence[Group]) -> None:
+        """Remember them."""
+
+
+class Locked(Pure):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115  `close` closes it
+
+    def close(self) -> None:
+        self.reader.close()
+
+
+class Threaded(Pure):
+    concurrency = "threads"
+
+
+class InTurn(Pure):
+    concurrency = "none"
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "device", "expected"),
+    [
+        (Pure, "auto", "cpu", "none"),
+        (Pure, "auto", "cuda", "processes"),
+        (Pure, "none", "cuda", "none"),
+        (Pure, "threads", "cuda", "threads"),
+        (Pure, "processes", "cpu", "processes"),
+        (Threaded, "auto", "cuda", "threads"),
+        (InTurn, "auto", "cuda", "none"),
+        (Learning, "auto", "cpu", "none"),
+    ],
+)
+def test_the_place_goes_by_the_device_unless_it_is_said(
+    kind: type[TextEnv], asked: str, device: str, expected: str
+) -> None:
+    assert place(kind(), asked, device) == (expected, "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        (Learning, "Learning learns from the groups of a step (adapt)"),
+        (Locked, "Locked cannot be sent to a process (TypeError: cannot pickle"),
+    ],
+)
+def test_what_cannot_move_stays_and_says_so(kind: type[TextEnv], cause: str) -> None:
+    env = kind()
+    where, said = place(env, "auto", "cuda")
+    assert (where, said[: len(cause)]) == ("none", cause)
+    with pytest.raises(ConfigError) as caught:
+        place(env, "processes", "cpu")
+    assert str(caught.value) == f"trainer.graders=processes: {said}. Allowed: auto, none, threads."
+    env.close()
+
+
+def test_a_function_of_all_answers_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pure, "grades_each_alone", False)
+    assert place(Pure(), "auto", "cuda") == (
+        "none",
+        "Pure has a reward function that takes all answers of a step at once",
+    )
+
+
+@pytest.mark.parametrize("name", ["math", "countdown", "guess", "format"])
+def test_our_environments_of_pure_python_go_to_processes(name: str) -> None:
+    assert place(grpo_envs.make(name), "auto", "cuda") == ("processes", "")
+
+
+def graders(vector: GroupVectorEnv) -> set[int]:
+    """Grade four answers ahead; return which processes did."""
+    vector.reset(seed=[1, 2])
+    answers = ["right", "wrong", "right", "right"]
+    vector.score_ahead(dict(enumerate(answers)))
+    _, rewards, *_, info = vector.step(answers)
+    assert rewards.tolist() == [1, 0, 1, 1], info["detail"]
+    return {int(note) for note in info["detail"]}
+
+
+def test_processes_get_the_environment_once_and_bear_ctrl_c() -> None:
+    vector = GroupVectorEnv(Pure(), 4, 2)
+    assert graders(vector) == {os.getpid()}
+    vector.grade_in("processes")
+    Pure.sent = 0
+    first = graders(vector)
+    assert os.getpid() not in first
+    for pid in first:
+        os.kill(pid, signal.SIGINT)  # as the terminal does, to all of the run
+    workers = first | graders(vector) | graders(vector)
+    assert Pure.sent == len(vector._graders._executor._processes)  # type: ignore[union-attr]
+    assert len(workers) <= Pure.sent
+    vector.close()
+    assert not any(map(_runs, workers))
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+if __name__ == "__main__":
+    from test_grading import GroupVectorEnv, Pure, graders
+    vector = GroupVectorEnv(Pure(), 4, 2)
+    vector.grade_in("processes")
+    print(*graders(vector), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_processes_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(KILLED, encoding="utf-8")
+    given = [sys.executable, str(script), str(Path(__file__).parent)]
+    done = subprocess.run(given, stdout=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    workers = list(map(int, done.stdout.split()))
+    assert workers
+    until = time.monotonic() + 30
+    while any(map(_runs, workers)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(_runs, workers))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
+    except FileNotFoundError:
+        return False
+    return state.split()[0] != "Z"
