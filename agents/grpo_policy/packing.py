@@ -33,9 +33,13 @@ class Packs:
     before_N: Tensor
     """The place in it of the token before, from which it is predicted."""
 
-    def mask(self, *, blocks: bool) -> Tensor | BlockMask:
-        """Return who attends to whom: by blocks of tokens, or for each pair (K, 1, L, L)."""
-        return block_mask(self.owner_KL) if blocks else _attends(self.owner_KL)[:, None]
+    def pairs(self) -> Tensor:
+        """Return who attends to whom, for each pair of tokens (K, 1, L, L)."""
+        return _attends(self.owner_KL)[:, None]
+
+    def blocks(self) -> BlockMask:
+        """Return the same by blocks of tokens."""
+        return block_mask(self.owner_KL)
 
 
 def pack(batch: Batch, pad_id: int) -> Packs:
@@ -90,7 +94,7 @@ def saves(batch: Batch, per_token: float, per_pair: float, *, blocks: bool = Fal
         per_token: Operations of a token in the layers' matrices.
         per_pair: Operations of attention for a token and one that it may attend to. A row by
             itself is causal and takes half of its pairs; a pack has a mask and takes all.
-        blocks: Whether a pack takes no more pairs than attend to each other, see `Packs.mask`.
+        blocks: Whether a pack takes no more pairs than attend to each other, see `Packs.blocks`.
     """
     prompts, lengths = batch.prompt_lengths_B.tolist(), batch.lengths_B.tolist()
     alone, packs, pairs = 0.0, dict[int, int](), dict[int, float]()

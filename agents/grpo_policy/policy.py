@@ -228,7 +228,7 @@ class Policy(nn.Module):
         packs = pack(batch, self.pad_id)
         hidden_KLD = decoder_of(self.model)(
             input_ids=packs.input_ids_KL,
-            attention_mask=packs.mask(blocks=self._by_blocks),
+            attention_mask=packs.blocks() if self._by_blocks else packs.pairs(),
             position_ids=packs.position_ids_KL,
             use_cache=False,
         ).last_hidden_state

@@ -135,7 +135,7 @@ def test_a_pack_says_who_attends_to_whom() -> None:
     packs = pack(rows, 0)
     assert packs.input_ids_KL.tolist() == [[5, 6, 7, 8, 9]]
     assert packs.position_ids_KL.tolist() == [[0, 1, 2, 3, 2]]
-    assert packs.mask(blocks=False)[0, 0].int().tolist() == [
+    assert packs.pairs()[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
@@ -155,12 +155,12 @@ def test_the_blocks_mask_is_the_mask_of_pairs() -> None:
         group(1, range(5, 45), [range(9, 309), range(3, 143)]),
     ]
     packs = pack(collate(groups, 0, CPU), 0)
-    dense = packs.mask(blocks=False)
+    dense = packs.pairs()
     count, _, size, _ = dense.shape
     found = create_mask(attends(packs.owner_KL), count, None, size, size, "cpu")
     assert found.equal(dense)
     assert dense.any(-1).all()
-    blocks = packs.mask(blocks=True)
+    blocks = packs.blocks()
     assert blocks.shape == dense.shape
     edge = -size % 128
     tiles = torch.nn.functional.pad(dense, (0, edge, 0, edge)).unflatten(-1, (-1, 128))
@@ -235,7 +235,7 @@ def test_blocks_save_where_a_mask_of_pairs_does_not() -> None:
 def test_rows_whose_mask_would_be_too_large_go_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two packs of 47 tokens at most (40 and 7); in parts of 50 tokens, one by one."""
     rows = batch()
-    assert mask_bytes(rows) == 2 * 47 * 47 == packing.pack(rows, 0).mask(blocks=False).numel()
+    assert mask_bytes(rows) == 2 * 47 * 47 == packing.pack(rows, 0).pairs().numel()
     assert mask_bytes(rows, 50) == 50 * 47
     assert mask_bytes(rows, 30) == 30 * 30
     monkeypatch.setattr(policy_module, "MASK_BYTES", 50 * 47)
