@@ -32,6 +32,7 @@ from grpo_envs.runs.rows import json_lines, read_jsonl
 from grpo_envs.runtime import launch
 from grpo_envs.runtime.files import fsync, shown, write_atomically
 from grpo_envs.runtime.terminal import exit_on_error
+from grpo_envs.runtime.threads import wait_passively
 from grpo_envs.training.environments import close_env, make_held_out
 from grpo_envs.training.evaluation import STRATA, Evaluation, by_problem, differences, estimates
 from grpo_envs.training.tables import difference_table, tables
@@ -245,6 +246,7 @@ def main() -> None:
     out = Path("outputs", "evaluate")
     parser.add_argument("--out", type=Path, default=out, help="where answers go (%(default)s)")
     options = parser.parse_intermixed_args()
+    wait_passively()
     logger = logging.getLogger("grpo_envs")
     logger.addHandler(ConsoleHandler())
     logger.setLevel(logging.INFO)

@@ -26,6 +26,7 @@ from grpo_envs.runtime import launch
 from grpo_envs.runtime.files import shown
 from grpo_envs.runtime.stopping import end_on_sigterm
 from grpo_envs.runtime.terminal import INTERRUPTED
+from grpo_envs.runtime.threads import wait_passively
 from grpo_envs.training import job
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def main() -> None:
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors to us instead of printing a page
     end_on_sigterm()
+    wait_passively()
     try:
         _begin(sys.argv[1:])
     except job.Terminated:

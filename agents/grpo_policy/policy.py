@@ -58,6 +58,11 @@ class Policy(nn.Module):
         return cast("torch.device", self.model.device)
 
     @property
+    def size(self) -> int:
+        """The number of its parameters."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
     def last_logits(self) -> dict[str, int]:
         """The argument that asks for the logits of the last position alone, where there is one."""
         known = inspect.signature(self.model.forward).parameters

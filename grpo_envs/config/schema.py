@@ -71,6 +71,8 @@ class TrainerConfig:
     """Stops the run when so many steps in a row had gradients that are not finite."""
     device: str = "auto"
     """auto takes a CUDA GPU where there is one; or cpu, or cuda."""
+    threads: Any = "auto"
+    """Threads of a CPU that compute: a number, or auto: 1 for a small model, else the cores."""
     precision: str = "auto"
     """auto computes in bf16 on a GPU that has it, else in fp32; weights are always fp32."""
 
@@ -101,6 +103,10 @@ class TrainerConfig:
         )
         share = self.max_invalid_fraction
         require(0 <= share <= 1, "trainer.max_invalid_fraction", share, "0 to 1")
+        number = type(self.threads) is int and self.threads >= 1
+        require(
+            number or self.threads == "auto", "trainer.threads", self.threads, "1 or more, auto"
+        )
         require_one_of("trainer.device", self.device, _DEVICES)
         require_one_of("trainer.graders", self.graders, CONCURRENCY)
         require_one_of("trainer.precision", self.precision, PRECISIONS)

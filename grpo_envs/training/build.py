@@ -18,7 +18,7 @@ from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError
 from grpo_envs.loggers import Logger
 from grpo_envs.runs.checkpoint import Checkpoints
-from grpo_envs.runtime import launch
+from grpo_envs.runtime import launch, threads
 from grpo_envs.runtime.processes import ALONE, Processes, RolloutFn
 from grpo_envs.runtime.stopping import Stop
 from grpo_envs.training.agent import Agent, Parts
@@ -75,6 +75,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     rollout = Rollout(envs.train, policy.chat, sampler, decoding, cfg.seed, tick=stop.check)
     source = _source(cfg, processes.shared(rollout), room, lambda: _publish(policy, sampler))
     if state:
+        threads.settle(cfg.trainer.threads, policy.size, state.get("threads", threads.computing()))
         source.load_state_dict(state["source"])
         envs.train.env.load_state_dict(state["env"])
     evaluation = make_evaluation(
@@ -168,6 +169,8 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
         log.info("model: %s", remark)
     if line := rope_line(policy.model.config):
         log.info(line)
+    if accelerator.device.type == "cpu":
+        threads.settle(cfg.trainer.threads, policy.size)
     return policy, accelerator
 
 
@@ -270,7 +273,7 @@ def _log_start(cfg: RunConfig, parts: Parts, agent: Agent, room: Room) -> None:
 
 def _summary(cfg: RunConfig, parts: Parts) -> str:
     policy, accelerator = parts.policy, parts.accelerator
-    millions = sum(p.numel() for p in policy.model.parameters()) / 1e6
+    millions = policy.size / 1e6
     adapters = sum(p.numel() for p in policy.trained_parameters()) / 1e6
     trained = f", {adapters:.2f} M of them trained (LoRA)," if policy.has_adapters else ""
     count = accelerator.num_processes

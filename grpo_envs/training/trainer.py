@@ -13,6 +13,7 @@ from grpo_envs.errors import ConfigError, RunStopped, require_one_of
 from grpo_envs.loggers import Logger
 from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runs.metrics import group_metrics
+from grpo_envs.runtime import threads
 from grpo_envs.runtime.memory import memory_metrics
 from grpo_envs.runtime.processes import ALONE, Processes
 from grpo_envs.runtime.stopping import Stop, StopNow
@@ -209,6 +210,7 @@ class Trainer:
                 "last": self.last,
                 "skipped": self.skipped,
                 "owes_evaluation": self.owes_evaluation,
+                "threads": threads.computing(),
             }
             if self.cfg.save_dtype != "fp32":  # a resume is exact all the same
                 state["weights"] = self.policy.trained_weights()
