@@ -127,6 +127,9 @@ class SamplerConfig:
     training."""
     repetition_penalty: float = 1.0
     """Makes tokens of the prompt and the answer so far less likely. 1: no. Not in training."""
+    batch_tokens: int | None = None
+    """Tokens of prompts and answers that are in the cache at once, at most; null: as many as half
+    of the free memory holds. Decides the memory and the time of sampling, not what is sampled."""
     precision: str = "auto"
     """What the weights are held in while sampling: fp32 (as they are), bf16 (a copy that lasts as
     long; faster, and policy/sample_gap shows what it costs) or auto, that of the update."""
@@ -141,6 +144,10 @@ class SamplerConfig:
         )
         require(
             budget is None or budget >= 0, "sampler.thinking_budget", budget, "0 or more, or null"
+        )
+        at_once = self.batch_tokens
+        require(
+            at_once is None or at_once >= 1, "sampler.batch_tokens", at_once, "1 or more, or null"
         )
         require(all(self.stop), "sampler.stop", self.stop, "texts that are not empty")
         for name in DISTORTIONS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +72,25 @@ def memory_metrics(root: Path = Path("/")) -> dict[str, float]:
     most = _number(limits.partition("Max address space")[2].split()[0])
     left = min(int(words[0]) * 1024, most - virtual, *_left_in_groups(root))
     return {"memory/process": (resident - mapped) / _MIB, "memory/left": max(left, 0) / _MIB}
+
+
+def gpu_metrics() -> dict[str, float]:
+    """Return `memory/allocated`, `memory/reserved` and `memory/peak` [MiB] of a CUDA GPU in use.
+
+    Allocated are tensors now, peak the most of them since the call before, reserved is what PyTorch
+    has taken from the device; nothing where no GPU is used.
+    """
+    torch = sys.modules.get("torch")  # without it no GPU is
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    cuda = torch.cuda
+    sizes = {
+        "memory/allocated": cuda.memory_allocated(),
+        "memory/reserved": cuda.memory_reserved(),
+        "memory/peak": cuda.max_memory_allocated(),
+    }
+    cuda.reset_peak_memory_stats()
+    return {name: size / _MIB for name, size in sizes.items()}
 
 
 def _left_in_groups(root: Path) -> Iterator[float]:

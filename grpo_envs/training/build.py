@@ -75,7 +75,6 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     rollout = Rollout(envs.train, policy.chat, sampler, decoding, cfg.seed, tick=stop.check)
     source = _source(cfg, processes.shared(rollout), room, lambda: _publish(policy, sampler))
     if state:
-        threads.settle(cfg.trainer.threads, policy.size, state.get("threads", threads.computing()))
         source.load_state_dict(state["source"])
         envs.train.env.load_state_dict(state["env"])
     evaluation = make_evaluation(
@@ -214,15 +213,24 @@ def make_evaluation(
 
 
 def make_accelerator(cfg: TrainerConfig) -> Accelerator:
-    """Return an Accelerator for the device and precision that the configuration means here."""
+    """Return an Accelerator for the device and precision that the configuration means here.
+
+    On a GPU float32 is multiplied as TF32, a GPU that only emulates bf16 computes in float32.
+    """
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("trainer.device=cuda: no CUDA GPU here. Allowed: cpu, auto.")
     # One process may make several runs (a sweep); Accelerate keeps the first one's settings.
     AcceleratorState._reset_state(reset_partial_state=True)
     cpu = cfg.device == "cpu" or not torch.cuda.is_available()
+    if cpu and torch.backends.mps.is_available():
+        log.info("on the CPU: Apple's GPU (MPS) is not used, as nothing was tried on one.")
     bf16 = cfg.precision == "bf16" or (
-        cfg.precision == "auto" and not cpu and torch.cuda.is_bf16_supported()
+        cfg.precision == "auto"
+        and not cpu
+        and torch.cuda.is_bf16_supported(including_emulation=False)
     )
+    if not (cpu or bf16):
+        torch.set_float32_matmul_precision("high")  # TF32, where the card has it
     accelerator = sharding_accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
     if accelerator.num_processes != launch.count():
         raise ConfigError(
@@ -253,6 +261,7 @@ def _resume(
     own_code = cfg.model.trust_remote_code
     restore(policy, folder, state.get("weights"), own_code=own_code)
     agent.load_state_dict(state["agent"])
+    threads.settle(cfg.trainer.threads, policy.size, state.get("threads", threads.computing()))
     log.info("resuming %s after step %d", checkpoints.folder.parent, step)
     return step, state
 

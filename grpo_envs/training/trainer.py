@@ -14,7 +14,7 @@ from grpo_envs.loggers import Logger
 from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runs.metrics import group_metrics
 from grpo_envs.runtime import threads
-from grpo_envs.runtime.memory import memory_metrics
+from grpo_envs.runtime.memory import gpu_metrics, memory_metrics
 from grpo_envs.runtime.processes import ALONE, Processes
 from grpo_envs.runtime.stopping import Stop, StopNow
 from grpo_envs.runtime.timing import Timer
@@ -160,7 +160,7 @@ class Trainer:
         hidden, waited = (timer.seconds.get(name, 0.0) for name in ("score_hidden", "score"))
         metrics["score/hidden"] = hidden / max(hidden + waited, 1e-9)
         metrics["tokens/per_second"] = tokens / timer.seconds["step"]
-        metrics |= memory_metrics()
+        metrics |= memory_metrics() | gpu_metrics()
         self.last = metrics
         advantages = [*advantages, *([0.0] * self.group_size for _ in dropped)]
         self.processes.by_first(lambda: self._log(metrics, groups, advantages))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from grpo_envs.errors import SandboxError
-from grpo_envs.runtime.memory import MemoryExhausted, in_one_line, memory_metrics
+from grpo_envs.runtime.memory import MemoryExhausted, gpu_metrics, in_one_line, memory_metrics
 
 MIB = 2**20
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -96,3 +96,19 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, in_one_line():
         raise error
     assert caught.value is error
+
+
+def test_a_gpu_in_use_tells_its_memory_of_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in, as there is no GPU: the numbers of PyTorch's own functions, and the reset."""
+    assert gpu_metrics() == {}
+    peaks = iter([3, 2])
+    calls: list[str] = []
+    for name, value in (("is_initialized", True), ("memory_allocated", 1 << 20)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 4 << 20)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: next(peaks) << 20)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: calls.append("reset"))
+    found = [gpu_metrics() for _ in range(2)]
+    assert found[0] == {"memory/allocated": 1.0, "memory/reserved": 4.0, "memory/peak": 3.0}
+    assert found[1]["memory/peak"] == 2.0
+    assert calls == ["reset", "reset"]

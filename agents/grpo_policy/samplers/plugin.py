@@ -25,4 +25,5 @@ class Torch:
 
         as_update = cfg.precision == "auto" and parts.accelerator.mixed_precision == "bf16"
         low = as_update or cfg.precision == "bf16"
-        return TorchSampler(parts.policy, torch.bfloat16 if low else None)
+        dtype = torch.bfloat16 if low else None
+        return TorchSampler(parts.policy, dtype, batch_tokens=cfg.batch_tokens)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
 
 from grpo_envs.errors import ConfigError
 from grpo_policy.policy import Policy
@@ -25,9 +24,12 @@ def room_behind(prompt: tuple[int, ...], policy: Policy) -> int:
 
 
 def together(
-    policy: Policy, prompts: Sequence[tuple[int, ...]], size: int, tokens: int
+    policy: Policy,
+    prompts: Sequence[tuple[int, ...]],
+    tokens: int,
+    at_once: Callable[[int], int],
 ) -> list[list[int]]:
-    """Return which prompts are sampled together: `size` at most, in order of their length.
+    """Return which prompts are sampled together, in order of their length.
 
     Padding counts in a cache: where a model's masks end with its context, prompts of unequal
     length may not go together near that end.
@@ -35,11 +37,18 @@ def together(
     Args:
         policy: The model.
         prompts: As tokens.
-        size: Prompts of a part, at most.
         tokens: Tokens of an answer, at most.
+        at_once: Returns how many prompts may go together, given the tokens of the longest of them
+            and its answer.
     """
     order = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))  # little padding
-    runs = [order]
-    if policy.masks_end and len(prompts[order[-1]]) + tokens > policy.context_length:
-        runs = [list(run) for _, run in groupby(order, key=lambda p: len(prompts[p]))]
-    return [run[start : start + size] for run in runs for start in range(0, len(run), size)]
+    apart = policy.masks_end and len(prompts[order[-1]]) + tokens > policy.context_length
+    parts: list[list[int]] = []
+    for p in order:
+        length = len(prompts[p])
+        alike = parts and not (apart and len(prompts[parts[-1][-1]]) != length)
+        if alike and len(parts[-1]) < at_once(length + tokens):
+            parts[-1].append(p)
+        else:
+            parts.append([p])
+    return parts

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from grpo_envs.runtime.memory import ran_out
 from grpo_envs.types import Completion
 from grpo_policy.kv_cache import Caching
 from grpo_policy.policy import Policy
+from grpo_policy.samplers.budget import Budget
 from grpo_policy.samplers.draw import Draw, Stops, noise
 from grpo_policy.samplers.protocol import Decoding
 from grpo_policy.samplers.room import room_behind, together
+from grpo_policy.samplers.written import Written
 
 _LOOK_EVERY = {"cuda": 8}
 """Tokens after which it is looked at which rows have ended: a GPU has to be waited for, then."""
@@ -53,77 +56,6 @@ class _Rows:
         return tokens_R[kept_R]
 
 
-class _Written:
-    """What was sampled so far."""
-
-    def __init__(self, policy: Policy, limits: Sequence[int]) -> None:
-        self.policy = policy
-        self.limits = limits
-        """The most tokens of each row."""
-        device = policy.device
-        rows, length = len(limits), max(limits)
-        self.tokens_BT = torch.full((rows, length), policy.pad_id, device=device)
-        self.logps_BT = torch.zeros((rows, length), device=device)
-        self.lengths_B = torch.tensor(limits, device=device)
-        self.ended_B = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.forced_BT: Tensor | None = None
-        """Tokens that were put in, where there may be any."""
-        self.eos = torch.tensor(policy.eos_ids, device=device)
-
-    def add(self, index_R: Tensor, t: int, tokens_R: Tensor, logps_R: Tensor) -> None:
-        """Take down the token `t` of these rows, none of which is at its limit yet."""
-        self.tokens_BT[index_R, t], self.logps_BT[index_R, t] = tokens_R, logps_R
-        ended_R = self.ended_B[index_R]
-        ending_R = torch.isin(tokens_R, self.eos) & ~ended_R
-        self.lengths_B[index_R] = torch.where(ending_R, t + 1, self.lengths_B[index_R])
-        self.ended_B[index_R] = ended_R | ending_R
-
-    def force(self, index_R: Tensor, t: int, forced_R: Tensor) -> None:
-        """Take down which of the tokens `t` were put in."""
-        if self.forced_BT is None:
-            self.forced_BT = torch.zeros_like(self.tokens_BT, dtype=torch.bool)
-        self.forced_BT[index_R, t] = forced_R
-
-    def stop(self, stops: Stops, start: int, end: int) -> None:
-        """End rows at the token that completes a stop string, if it is among these."""
-        lengths = self.lengths_B.clamp(max=end).tolist()
-        for row, length in enumerate(lengths):
-            if length > start:
-                found = stops.end(self.tokens_BT[row, :length].tolist(), start)
-                if found is not None:
-                    self.lengths_B[row], self.ended_B[row] = found, True
-
-    def over(self, length: int) -> list[bool]:
-        """Return which rows have ended, or have so many tokens as they may have."""
-        ended = self.ended_B.tolist()
-        return [stop or length >= most for stop, most in zip(ended, self.limits, strict=True)]
-
-    def completions(self, rows: slice) -> list[Completion]:
-        """Return these rows as completions."""
-        parts = (self.tokens_BT, self.logps_BT, self.lengths_B, self.ended_B)
-        found = [
-            Completion(
-                text=self.policy.decode(tuple(tokens[:length])),
-                token_ids=tuple(tokens[:length]),
-                logprobs=tuple(logps[:length]),
-                finish_reason="stop" if ended else "length",
-            )
-            for tokens, logps, length, ended in zip(*(x[rows].tolist() for x in parts), strict=True)
-        ]
-        if self.forced_BT is None:
-            return found
-        forced = self.forced_BT[rows].tolist()
-        return [_masked(c, flags) for c, flags in zip(found, forced, strict=True)]
-
-
-def _masked(completion: Completion, forced: Sequence[bool]) -> Completion:
-    """Return a completion with a mask of what was sampled, where anything was put in."""
-    mask = tuple(not flag for flag in forced[: len(completion.token_ids)])
-    if all(mask):
-        return completion
-    return replace(completion, mask=mask, turn_lengths=(len(mask),))
-
-
 @dataclass(slots=True)
 class TorchSampler:
     """Samples with the trained model itself: it needs no copy of the weights."""
@@ -133,11 +65,15 @@ class TorchSampler:
     """What the weights are held in while sampling; None: as they are."""
     batch_size: int = 256
     """Completions that are sampled at once, at least the completions of one prompt."""
+    batch_tokens: int | None = None
+    """Tokens in the cache at once, at most; None: as many as the free memory holds."""
+    budget: Budget = field(init=False)
     version: int = field(init=False)
     """The policy's when `sync` was called last."""
 
     def __post_init__(self) -> None:
         """Begin with the policy's weights as they are."""
+        self.budget = Budget(self.batch_size, self.batch_tokens)
         self.sync(self.policy)
 
     def sync(self, policy: Policy) -> None:
@@ -152,15 +88,61 @@ class TorchSampler:
         *,
         tick: Callable[[], None] = lambda: None,
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """Sample the prompts in batches, prompts of similar length together; see `Sampler`."""
-        copies = len(seeds) // len(prompts)
-        size = max(1, self.batch_size // copies)
+        """Sample the prompts in batches, prompts of similar length together; see `Sampler`.
+
+        Where memory runs out, what is not sampled yet is sampled in smaller batches, with the same
+        seeds: the same completions.
+
+        Raises:
+            MemoryExhausted: it does with one completion, too.
+        """
+        left = list(range(len(prompts)))
+        self.budget.measure(self.policy, self.dtype or self.policy.model.dtype)
         with self.policy.weights_in(self.dtype) if self.dtype else nullcontext():
-            for part in together(self.policy, prompts, size, how.max_new_tokens):
-                noise = [seed for p in part for seed in seeds[p * copies : (p + 1) * copies]]
-                asked = [prompts[p] for p in part]
-                for i, found in sample_groups(self.policy, asked, noise, how, tick=tick):
-                    yield part[i], found
+            while left:
+                try:
+                    for p, found in self._sample(left, prompts, seeds, how, tick=tick):
+                        left.remove(p)
+                        yield p, found
+                except RuntimeError as error:
+                    if not ran_out(error):
+                        raise
+                    self.budget.halve()
+                if left and self.policy.device.type == "cuda":
+                    torch.cuda.empty_cache()  # out here the error is gone, and what it held
+
+    def _sample(
+        self,
+        numbers: Sequence[int],
+        prompts: Sequence[tuple[int, ...]],
+        seeds: Sequence[int],
+        how: Decoding,
+        *,
+        tick: Callable[[], None],
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Sample these of the prompts, a batch after another."""
+        numbers, copies = list(numbers), len(seeds) // len(prompts)
+        own = {p: seeds[p * copies : (p + 1) * copies] for p in numbers}
+        asked, tokens = [prompts[p] for p in numbers], how.max_new_tokens
+
+        def groups(length: int) -> int:
+            return self.budget.at_once(length, copies) // copies
+
+        for part in together(self.policy, asked, tokens, groups):
+            given = [asked[i] for i in part]
+            rows = self.budget.at_once(len(given[-1]) + tokens, copies)
+            self.budget.tried = min(rows, len(part) * copies)
+            if rows >= copies:
+                noise = [seed for i in part for seed in own[numbers[i]]]
+                for i, found in sample_groups(self.policy, given, noise, how, tick=tick):
+                    yield numbers[part[i]], found
+                continue
+            (p,), whole = [numbers[i] for i in part], list[Completion]()
+            for start in range(0, copies, rows):  # of one prompt whose group is too large
+                noise = list(own[p][start : start + rows])
+                ((_, found),) = sample_groups(self.policy, given, noise, how, tick=tick)
+                whole += found
+            yield p, whole
 
     def metrics(self) -> dict[str, float]:
         """Return nothing: the run measures the time of sampling itself."""
@@ -206,7 +188,7 @@ def sample_groups(
     most = [min(how.max_new_tokens, room_behind(prompt, policy)) for prompt in prompts]
     limits = [tokens for tokens in most for _ in range(copies)]
     draw = Draw(policy, prompts, noise(seeds, how.max_new_tokens), how)
-    written = _Written(policy, limits)
+    written = Written(policy, limits)
     stops = Stops(how.stop, policy.decode) if how.stop else None
     rows = _prefill(policy, prompts, copies)
     unfinished = set(range(len(prompts)))

@@ -1,0 +1,89 @@
+"""How many completions are sampled at once: as many as the memory holds the cache of."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from grpo_envs.runtime.memory import MemoryExhausted, memory_metrics
+from grpo_policy.cache_size import cache_bytes_a_token, window_bytes
+from grpo_policy.policy import Policy
+
+log = logging.getLogger(__name__)
+_SHARE = 0.5
+"""Of the free memory that the cache may take: rows that are copied and logits take memory, too."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """Rows that are sampled at once. They get fewer where memory runs out all the same."""
+
+    rows: int
+    """At most, or the completions of one prompt where these are more."""
+    tokens: int | None = None
+    """In the cache at once, padding included (`sampler.batch_tokens`); None: by free memory."""
+    held: int | None = None
+    """Rows that the memory held, once it ran out."""
+    tried: int = 0
+    """Rows that were begun last."""
+    _by_memory: int | None = None
+
+    def measure(self, policy: Policy, dtype: torch.dtype) -> None:
+        """Look at the free memory, before something is sampled with a cache of this dtype."""
+        self._by_memory = None if self.tokens else tokens_in_memory(policy, dtype)
+
+    def at_once(self, length: int, copies: int) -> int:
+        """Return how many rows are sampled at once, at least 1.
+
+        Args:
+            length: Tokens of the longest prompt and its answer.
+            copies: Completions of each prompt.
+        """
+        limits = [max(self.rows, copies)]
+        limits += [self.held] if self.held else []
+        tokens = self.tokens or self._by_memory
+        limits += [tokens // length] if tokens else []
+        return max(1, min(limits))
+
+    def halve(self) -> None:
+        """Sample half as many rows at once from now on.
+
+        Raises:
+            MemoryExhausted: it was one row already.
+        """
+        if self.tried <= 1:
+            raise MemoryExhausted(
+                "out of memory while one completion is sampled. Turn sampler.max_new_tokens down, "
+                "or sampler.precision=bf16."
+            )
+        self.held = self.tried // 2
+        log.warning(
+            "out of memory while %d completions are sampled: from now on %d at once "
+            "(sampler.batch_tokens bounds them).",
+            *(self.tried, self.held),
+        )
+
+
+def tokens_in_memory(policy: Policy, dtype: torch.dtype) -> int | None:
+    """Return the tokens whose cache half of the free memory holds; None where that is not known.
+
+    A model of recurrent layers alone has no cache that grows; what one that only the model itself
+    can make takes is not known.
+    """
+    config = policy.model.config
+    if not policy.caching.roomy or not hasattr(config.get_text_config(), "num_attention_heads"):
+        return None
+    size = cache_bytes_a_token(config, dtype) or window_bytes(config, dtype)
+    free = _free(policy.device)
+    return int(_SHARE * free / size) or 1 if size and free is not None else None
+
+
+def _free(device: torch.device) -> float | None:
+    """Return the bytes that are free; on a GPU those that PyTorch keeps for later, too."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
+    left = memory_metrics().get("memory/left")
+    return None if left is None else left * 2**20

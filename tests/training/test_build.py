@@ -1,0 +1,70 @@
+"""The device and the precision that a configuration means on a machine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from grpo_envs.config.schema import TrainerConfig
+from grpo_envs.errors import ConfigError
+from grpo_envs.training import build
+from grpo_envs.training.build import make_accelerator
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Accelerate and PyTorch keep what one run has set for the next."""
+    precision = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(precision)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_mac_says_that_its_gpu_is_not_used(
+    there: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there)
+    with caplog.at_level(logging.INFO):
+        assert make_accelerator(TrainerConfig()).device.type == "cpu"
+    assert ("MPS" in caplog.text) == there
+    with pytest.raises(ConfigError, match=r"^trainer.device=mps. Allowed: auto, cpu, cuda"):
+        TrainerConfig(device="mps")
+
+
+@pytest.mark.parametrize(
+    ("asked", "itself", "expected", "products"),
+    [
+        pytest.param("auto", True, "bf16", "highest", id="a card with bf16"),
+        pytest.param("auto", False, "no", "high", id="a card that emulates it"),
+        pytest.param("bf16", False, "bf16", "highest", id="asked for"),
+        pytest.param("fp32", True, "no", "high", id="float32 goes as TF32"),
+    ],
+)
+def test_a_gpu_computes_in_what_it_has_itself(
+    asked: str, itself: bool, expected: str, products: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in of the card: what PyTorch is asked, and what Accelerate is told."""
+
+    def supported(*, including_emulation: bool = True) -> bool:
+        return itself or including_emulation
+
+    class Told(Exception):
+        """What Accelerate was told."""
+
+    def accelerator(**told: Any) -> Any:
+        raise Told(told)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(build, "sharding_accelerator", accelerator)
+    torch.set_float32_matmul_precision("highest")
+    with pytest.raises(Told) as raised:
+        make_accelerator(TrainerConfig(precision=asked))
+    assert raised.value.args == ({"cpu": False, "mixed_precision": expected},)
+    assert torch.get_float32_matmul_precision() == products
