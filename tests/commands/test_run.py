@@ -170,7 +170,8 @@ def test_a_resume_with_another_configuration_names_the_keys(finished: tuple[Path
     done = grpo(out.parent, *QUICK, "resume=here", "agent.loss.beta=0.5")
     assert done.returncode == 1
     assert done.stderr == (
-        "grpo_envs: resume=here: another configuration: agent.loss.beta=0.04 then, 0.5 now.\n"
+        "grpo_envs: resume=here: another configuration: agent.loss.beta=0.04 then, 0.5 now. "
+        "As it was: agent.loss.beta=0.04\n"
     )
 
 

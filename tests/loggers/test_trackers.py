@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -97,6 +98,8 @@ def wandb_records(path: Path) -> Iterator[Any]:
             at += 32768 - at % 32768
             continue
         size, kind = int.from_bytes(raw[at + 4 : at + 6], "little"), raw[at + 6]
+        if at + 7 + size > len(raw):  # it is being written
+            return
         part += raw[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):  # whole, or the last piece
@@ -104,10 +107,20 @@ def wandb_records(path: Path) -> Iterator[Any]:
             part = b""
 
 
+def written(path: Path) -> list[Any]:
+    """Return the records of a run that is over: wandb writes the last ones a moment later."""
+    for _ in range(100):
+        records = list(wandb_records(path))
+        if any(record.HasField("exit") for record in records):
+            break
+        time.sleep(0.1)
+    return records
+
+
 def in_wandb(run: Path) -> Held:
     held = Held()
     for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
-        for record in wandb_records(path):
+        for record in written(path):
             if record.HasField("run") and record.run.run_id not in held.runs:
                 held.runs.append(record.run.run_id)
             for item in (*record.config.update, *record.run.config.update):

@@ -22,6 +22,7 @@ RUNS_PROGRAMS = {
     "grpo_envs/sandbox/worker.py": {"marshal"},  # from the trainer into the sandbox only
     "grpo_envs/sandbox/judging.py": {"exec", "compile", "marshal"},
     "grpo_envs/sandbox/testing.py": {"compile", "marshal"},  # and runs nothing
+    "grpo_envs/env/grading.py": {"pickle"},  # of what it has pickled itself, to see that it can
     "envs/grpo_env_code/layouts.py": {"pickle"},  # of text alone, see test_layouts.py
     "envs/grpo_env_reasoning_gym/inside.py": {"pickle"},  # to itself, within the sandbox
 }
