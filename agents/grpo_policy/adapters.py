@@ -74,12 +74,10 @@ def _targets(policy: Policy, cfg: LoraConfig) -> tuple[list[str] | str, str]:
     """
     modules = dict(policy.model.named_modules())
     linear = {n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, torch.nn.Linear)}
-    names = ["all-linear", *sorted(linear)]
+    given = f"model.lora.targets={cfg.targets}. Allowed: "
     if cfg.targets == ["all-linear"]:
-        names = names[1:]
-    refused = f"model.lora.targets={cfg.targets}. Allowed: {', '.join(names)}."
-    if cfg.targets == ["all-linear"]:
-        return "all-linear", refused
+        return "all-linear", f"{given}{', '.join(sorted(linear))}."
+    refused = f"{given}{', '.join(['all-linear', *sorted(linear)])}."
     if not set(cfg.targets) <= {name.rpartition(".")[2] for name in modules}:
         raise ConfigError(refused)
     return cfg.targets, refused

@@ -6,6 +6,8 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
+from grpo_policy.context import heads_of
+
 
 def cache_bytes_a_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     """Return the bytes [B] that a token adds to the cache of one row.
@@ -39,9 +41,8 @@ def _attention(config: PreTrainedConfig) -> list[DynamicLayer]:
 
 def _layer_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     text = _text(config)
-    queries = int(text.num_attention_heads)
+    queries, size = heads_of(text)
     heads = int(getattr(text, "num_key_value_heads", None) or queries)
-    size = int(getattr(text, "head_dim", None) or text.hidden_size // queries)
     key = int(getattr(text, "qk_head_dim", None) or size)
     value = int(getattr(text, "v_head_dim", None) or size)
     return heads * (key + value) * dtype.itemsize
