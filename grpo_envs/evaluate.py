@@ -116,8 +116,11 @@ def _evaluated(cfg: RunConfig, out: Path, held_out: tuple[TextEnv, int]) -> Eval
 def _opened(cfg: RunConfig, held_out: tuple[TextEnv, int]) -> Iterator[Evaluation]:
     """Load the model and its sampler; the sampler is closed at the end."""
     from grpo_envs.training.build import make_evaluation, make_sampler, open_policy
+    from grpo_envs.training.precision import compute_dtype, compute_in
 
     policy, accelerator = open_policy(cfg, adapters=True)
+    policy.model.requires_grad_(False)
+    compute_in(policy, compute_dtype(cfg.trainer, accelerator.device))
     policy.to(accelerator.device)
     with (
         closing(make_sampler(cfg, policy, accelerator)) as sampler,

@@ -51,7 +51,9 @@ def add_adapters(
         exclude_modules=sorted({name.rpartition(".")[0] for name in frozen}) or None,
         task_type="CAUSAL_LM",
     )
-    policy.model.to(compute)
+    for p in policy.model.parameters():
+        p.requires_grad = False
+    policy.masters.compute_in(compute, whole=True)
     name_base(policy, base)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fan_in_fan_out")  # PEFT finds it out itself (GPT-2)

@@ -69,7 +69,7 @@ def _attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, 
     *qkv, mask = given
     if not isinstance(mask, BlockMask):
         return sdpa_attention_forward(module, *given, **options)
-    query, key, value = _of_one_dtype(*qkv)
+    query, key, value = qkv
     attend: Callable[..., Tensor] = flex_attention
     heads_KHLD = (_compiled(attend) if query.is_cuda else attend)(
         query,
@@ -80,14 +80,6 @@ def _attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, 
         enable_gqa=key.shape[1] != query.shape[1],
     )
     return heads_KHLD.transpose(1, 2).contiguous(), None
-
-
-def _of_one_dtype(*tensors: Tensor) -> list[Tensor]:
-    """Do what autocast does for the attention of PyTorch, and not for FlexAttention."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return list(tensors)
-    return [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
 
 
 @cache

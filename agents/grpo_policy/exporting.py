@@ -12,8 +12,9 @@ from transformers import AutoTokenizer
 
 from grpo_envs.errors import ConfigError
 from grpo_policy.kept import Source
+from grpo_policy.masters import DTYPES
 from grpo_policy.policy import Policy
-from grpo_policy.saving import DTYPES, base_of
+from grpo_policy.saving import base_of
 
 _SAME = 0.02
 """Of the spread of logits: by how much those of a written model may be off."""

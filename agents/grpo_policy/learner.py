@@ -7,7 +7,6 @@ calls backward and step.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -87,7 +86,7 @@ class Learner:
         Args:
             policy: Trained in place; moved to the accelerator's device.
             settings: All numbers.
-            accelerator: Places the model, sets the precision, runs backward.
+            accelerator: Places the model; adds up what several processes find.
         """
         self.policy = policy.to(accelerator.device)  # before the reference is copied from it
         self.settings = settings
@@ -96,7 +95,7 @@ class Learner:
         self.steps = 0
         self.micro_batch_tokens = settings.micro_batch_tokens
         copied = settings.reference and not policy.has_adapters
-        self.reference = _frozen_copy(policy) if copied else None
+        self.reference = policy.frozen_copy() if copied else None
         self.optimizer = torch.optim.AdamW(
             policy.trained_parameters(),
             lr=settings.lr,
@@ -107,6 +106,9 @@ class Learner:
             self.optimizer, lambda step: min(1.0, (step + 1) / (settings.warmup_steps + 1))
         )
         self._replica = replica_of(policy, self.optimizer, accelerator)
+        # Gradients in fp16 would be 0 where they are small: the loss is multiplied before.
+        scaled = policy.model.dtype == torch.float16
+        self._scaler = torch.amp.GradScaler(accelerator.device.type, enabled=scaled)
 
     def learn(self, updates: Iterable[tuple[Batch, RowLoss]]) -> dict[str, float]:
         """Make one training step: an update of the weights for each batch and its loss.
@@ -169,22 +171,26 @@ class Learner:
 
     def _score(self, policy: Policy, batch: Batch, parts: Sequence[Tensor]) -> Tensor:
         logps_BT = torch.zeros_like(batch.sampled_logps_BT, dtype=self.dtype)
-        with self.accelerator.autocast():
-            for rows_B in (part for part in parts if len(part)):
-                rows = batch.rows(rows_B)
-                for part_B in self._parts(rows):
-                    part_BT, _ = policy(rows.rows(part_B), self.settings.temperature)
-                    logps_BT[rows_B[part_B], : part_BT.shape[1]] = part_BT.to(logps_BT.dtype)
+        for rows_B in (part for part in parts if len(part)):
+            rows = batch.rows(rows_B)
+            for part_B in self._parts(rows):
+                part_BT, _ = policy(rows.rows(part_B), self.settings.temperature)
+                logps_BT[rows_B[part_B], : part_BT.shape[1]] = part_BT.to(logps_BT.dtype)
         return logps_BT
 
     def _optimise(self, batch: Batch, loss: RowLoss) -> dict[str, Tensor]:
         """Make one update; if memory runs out, make it once more in smaller micro-batches.
 
+        In fp16 also where a gradient is beyond its numbers, with the loss multiplied by less.
+
         Raises:
             OutOfMemory: they are halved already.
         """
         try:
-            return self._update(batch, loss)
+            made = self._update(batch, loss)
+            while made["optim/skipped"] and self._scaler.get_scale() > 1:
+                made = self._update(batch, loss)
+            return made
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -200,7 +206,7 @@ class Learner:
                     "metrics.jsonl rises with the steps, it is a leak."
                 ) from error
         # Out here the error is gone, and with it what its frames held.
-        self.optimizer.zero_grad()
+        self.policy.masters.take_gradients()
         if self.policy.device.type == "cuda":
             torch.cuda.empty_cache()
         self.micro_batch_tokens = max(1, tokens // 2)
@@ -215,15 +221,12 @@ class Learner:
         tokens = batch.mask_BT.sum().item()
         rows_B = torch.arange(len(batch.mask_BT), device=batch.mask_BT.device)
         own_B = self.own(rows_B)
-        counts = min(1, len(own_B))  # without rows: one row of weight 0, as gradients are exchanged
+        counts = min(1, len(own_B))  # without rows: one row of weight 0, for the names of metrics
         own_B = own_B if counts else rows_B[:1]
         own = batch.rows(own_B)
-        parts = self._parts(own)
         sums: dict[str, Tensor] = {}
-        for i, part_B in enumerate(parts):
-            last = i == len(parts) - 1  # processes exchange gradients once an update
-            with nullcontext() if last else self.accelerator.no_sync(self._replica.scorer):
-                values = self._backward(own.rows(part_B), own_B[part_B], loss, weight=counts)
+        for part_B in self._parts(own):
+            values = self._backward(own.rows(part_B), own_B[part_B], loss, weight=counts)
             for name, value in values.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * counts
         metrics = {name: self.accelerator.reduce(value, "sum") for name, value in sums.items()}
@@ -235,27 +238,28 @@ class Learner:
         self, batch: Batch, rows_B: Tensor, loss: RowLoss, *, weight: int
     ) -> dict[str, Tensor]:
         """Add the gradient of these rows; return their loss and sums of values over tokens."""
-        with self.accelerator.autocast():
-            logps_BT, entropy_BT = self._replica.scorer(
-                batch, self.settings.temperature, entropy_grad=self.settings.entropy_grad
-            )
+        logps_BT, entropy_BT = self.policy(
+            batch, self.settings.temperature, entropy_grad=self.settings.entropy_grad
+        )
         total, values = loss(
             Scored(rows_B=rows_B, batch=batch, logps_BT=logps_BT, entropy_BT=entropy_BT)
         )
-        # DistributedDataParallel takes the mean of the processes' gradients; theirs add up.
-        self.accelerator.backward(total * (weight * self.accelerator.num_processes))
+        self._scaler.scale(total * weight).backward()
         sums = {name: (value * batch.mask_BT).sum() for name, value in values.items()}
         return {"loss/total": total.detach(), **sums}
 
     def _apply(self) -> dict[str, Tensor]:
         """Take the optimiser's step, unless the gradient is not finite."""
-        with self._replica.stepping():
-            norm = self._replica.clip(self.settings.max_grad_norm)
-            finite = torch.isfinite(norm)
-            if finite:
-                self.optimizer.step()
-                self.policy.version += 1
-            self.optimizer.zero_grad()
+        self._replica.exchange()
+        self._scaler.unscale_(self.optimizer)
+        norm = self._replica.clip(self.settings.max_grad_norm)
+        finite = torch.isfinite(norm)
+        if finite:
+            self._replica.step()
+            self.policy.version += 1
+        if self._scaler.is_enabled():
+            self._scaler.update()
+        self.optimizer.zero_grad()
         return {"optim/grad_norm": norm, "optim/skipped": (~finite).float()}
 
     def _parts(self, batch: Batch) -> list[Tensor]:
@@ -269,6 +273,7 @@ class Learner:
             "optimizer": self._replica.state_dict(),
             "schedule": self.schedule.state_dict(),
             "steps": self.steps,
+            "scaler": self._scaler.state_dict(),
             "reference": self.reference.state_dict() if self.reference and synced else None,
         }
 
@@ -277,6 +282,7 @@ class Learner:
         self._replica.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.steps = state["steps"]
+        self._scaler.load_state_dict(state.get("scaler", {}))
         if self.reference is not None and state["reference"] is not None:
             self.reference.load_state_dict(state["reference"])
 
@@ -284,8 +290,3 @@ class Learner:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether a device, or the CPU's allocator, had no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _frozen_copy(policy: Policy) -> Policy:
-    reference = copy.deepcopy(policy)
-    return reference.requires_grad_(False).eval()

@@ -219,16 +219,18 @@ def restore(
         exact: The trained weights, where those of the folder are in another dtype.
         own_code: Whether the model's own Python code may run (`model.trust_remote_code`).
     """
-    if exact is not None:
-        policy.model.load_state_dict(dict(exact), strict=False)
-    elif policy.has_adapters:
-        import peft  # the extra `peft`; loaded only here
+    with policy.masters.in_place():
+        if exact is not None:
+            policy.model.load_state_dict(dict(exact), strict=False)
+        elif policy.has_adapters:
+            import peft  # the extra `peft`; loaded only here
 
-        weights = peft.load_peft_weights(str(folder), device="cpu")
-        peft.set_peft_model_state_dict(policy.model, weights)
-    else:
-        loaded = load_policy(str(folder), ModelConfig(trust_remote_code=own_code))
-        policy.model.load_state_dict(loaded.model.state_dict())
+            weights = peft.load_peft_weights(str(folder), device="cpu")
+            peft.set_peft_model_state_dict(policy.model, weights)
+        else:
+            loaded = load_policy(str(folder), ModelConfig(trust_remote_code=own_code))
+            policy.model.load_state_dict(loaded.model.state_dict())
+    policy.masters.publish()
     policy.version += 1
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +22,15 @@ from grpo_policy.chat import Chat, end_tokens
 from grpo_policy.context import context_length_of, fix_rope, heads_of
 from grpo_policy.head import OwnHead, decoder_of
 from grpo_policy.kv_cache import Caching
+from grpo_policy.masters import Masters, replaced
+from grpo_policy.merging import merged
 from grpo_policy.packing import MASK_BYTES, mask_bytes, pack, saves
 from grpo_policy.saving import save
 from grpo_policy.scoring import score_tokens
 
 
 class Policy(nn.Module):
-    """The model that is trained. `forward` scores tokens, so DDP and autocast wrap it as usual."""
+    """The model that is trained. `forward` scores tokens, as of any module."""
 
     def __init__(
         self,
@@ -37,6 +40,8 @@ class Policy(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model.eval()  # no dropout, neither while sampling nor while scoring
+        self.masters = Masters(self.model)
+        """What is trained, in the precision that it is trained in."""
         fix_rope(self.model)
         self.tokenizer = tokenizer
         self.template_variables = dict(template_variables or {})
@@ -100,21 +105,38 @@ class Policy(nn.Module):
         A sampled token reads every weight once, and does little with it: in half the bytes it
         takes half the time. The copies are gone afterwards.
         """
-        kept = [
-            (module, name, p)
-            for module in self.modules()
-            for name, p in module.named_parameters(recurse=False)
+        other = {
+            p: nn.Parameter(p.detach().to(dtype), requires_grad=False)
+            for p in self.model.parameters()
             if p.is_floating_point() and p.dtype != dtype
-        ]
-        copies = {p: nn.Parameter(p.detach().to(dtype), requires_grad=False) for *_, p in kept}
-        try:
-            # Not by p.data: a parameter whose dtype changes loses its hooks, DDP's among them.
-            for module, name, p in kept:
-                setattr(module, name, copies[p])
+        }
+        with replaced(self.model, other):
             yield
+
+    @contextmanager
+    def sampled_in(self, dtype: torch.dtype | None) -> Iterator[None]:
+        """Hold what samples for a while: weights in `dtype` or as they are, adapters in them."""
+        with self.weights_in(dtype) if dtype else nullcontext(), merged(self.model):
+            yield
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Sample and score with weights in `dtype` from now on, see `Masters.compute_in`."""
+        frozen = not any(p.requires_grad for p in self.model.parameters())
+        self.masters.compute_in(dtype, whole=self.has_adapters or frozen)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the masters with the model, as `to` does."""
+        self.masters.move(fn)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+
+    def frozen_copy(self) -> Policy:
+        """Return a copy that is not trained, in the dtype that this one computes in."""
+        masters, self.masters = self.masters, Masters(self.model)
+        try:
+            copied = copy.deepcopy(self)
         finally:
-            for module, name, p in kept:
-                setattr(module, name, p)
+            self.masters = masters
+        return copied.requires_grad_(False).eval()
 
     def checkpoint_layers(self) -> None:
         """Compute each decoder layer again in the backward pass: less memory, more time.
@@ -127,11 +149,11 @@ class Policy(nn.Module):
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return what the optimiser changes: adapters where there are any, else all."""
-        return [p for p in self.model.parameters() if p.requires_grad]
+        return list(self.masters.trained().values())
 
     def trained_weights(self) -> dict[str, Tensor]:
         """Return the same by name, as values."""
-        return {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
+        return {name: p.detach() for name, p in self.masters.trained().items()}
 
     def save(self, folder: Path, dtype: str = "fp32") -> None:
         """Write model and tokenizer for others to load, see `grpo_policy.saving.save`."""
@@ -139,7 +161,7 @@ class Policy(nn.Module):
 
     def finite(self) -> bool:
         """Return whether every trained weight is a finite number."""
-        return all(bool(p.isfinite().all()) for p in self.trained_parameters())
+        return all(bool(p.isfinite().all()) for p in self.masters.computing().values())
 
     @property
     def chat(self) -> Chat:

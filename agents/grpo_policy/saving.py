@@ -9,18 +9,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
 from grpo_envs.errors import CheckpointError, ConfigError, install
 from grpo_envs.runtime.files import shown
+from grpo_policy.masters import DTYPES, dtype_name
 
 if TYPE_CHECKING:
     from grpo_policy.policy import Policy
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What weights can be written in, by the names of `trainer.save_dtype`."""
 ADAPTERS = "adapter_config.json"
 """The file that makes a folder one of adapters (PEFT's format)."""
 
@@ -40,12 +38,13 @@ def save(policy: Policy, folder: Path, dtype: str = "fp32") -> None:
     kept, model.generation_config = model.generation_config, GenerationConfig()
     try:
         if policy.has_adapters:
-            state = model.state_dict()
+            with policy.masters.in_place():
+                state = model.state_dict()
             adapters = {n: v.to(DTYPES[dtype]) for n, v in state.items() if "lora_" in n}
             _require_finite(adapters, dtype)
             model.save_pretrained(folder, state_dict=state | adapters)
         else:
-            with policy.weights_in(DTYPES[dtype]):
+            with policy.masters.in_place(), policy.weights_in(DTYPES[dtype]):
                 _require_finite(dict(model.named_parameters()), dtype)
                 model.save_pretrained(folder)
     finally:
@@ -92,9 +91,8 @@ def name_base(policy: Policy, written: Path | None) -> None:
 def _write_base(policy: Policy, folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a kill in the midst of this
-    compute = next(name for name, dtype in DTYPES.items() if dtype == policy.model.dtype)
     try:
-        save(policy, temporary, compute)
+        save(policy, temporary, dtype_name(policy.model.dtype))
     except Exception as error:  # of the system or safetensors, each in its own words
         shutil.rmtree(temporary, ignore_errors=True)
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]

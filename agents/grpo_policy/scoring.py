@@ -19,9 +19,6 @@ _CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Logits held at once while scoring, by device. A CPU's caches hold 16 MiB of float32 better than
 more; a GPU needs matrices of a thousand rows and more to be busy, and takes 1 GiB for them."""
 
-_Autocast = tuple[str, torch.dtype, bool]
-"""Device, type and whether it was on in the forward pass."""
-
 
 def score_tokens(
     hidden_ND: Tensor,
@@ -71,8 +68,6 @@ class _Scores(torch.autograd.Function):
         logps_N, entropy_N, norms_N = (torch.cat(parts) for parts in zip(*scores, strict=True))
         ctx.save_for_backward(hidden_ND, targets_N, entropy_N, norms_N, *weights)
         ctx.how = how
-        device = hidden_ND.device.type
-        ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         if not entropy_grad:
             ctx.mark_non_differentiable(entropy_N)
         return logps_N, entropy_N
@@ -82,9 +77,10 @@ class _Scores(torch.autograd.Function):
     def backward(ctx: Any, from_logps_N: Tensor, from_entropy_N: Tensor) -> tuple[Any, ...]:
         hidden_ND, targets_N, entropy_N, norms_N, *weights = ctx.saved_tensors
         head, temperature, size, entropy_grad = ctx.how
-        apply = (_plain_head if _is_plain(head) else _any_head)(head, ctx.autocast)
+        apply = (_plain_head if _is_plain(head) else _any_head)(head)
         to_hidden_ND = torch.empty_like(hidden_ND)
-        to_weights = [torch.zeros_like(weight) for weight in weights]
+        # Sums of many chunks: in bf16 they would lose most of them.
+        to_weights = [torch.zeros_like(w, dtype=_sum_dtype(w)) for w in weights]
         for start in range(0, len(hidden_ND), size):
             part = slice(start, start + size)
             logits, pull = apply(hidden_ND[part])
@@ -97,7 +93,12 @@ class _Scores(torch.autograd.Function):
                 entropy=(entropy_N[part], from_entropy_N[part]) if entropy_grad else None,
             )
             to_hidden_ND[part] = pull(gradient, to_weights)
-        return None, to_hidden_ND, None, *to_weights
+        found = [total.to(w.dtype) for total, w in zip(to_weights, weights, strict=True)]
+        return None, to_hidden_ND, None, *found
+
+
+def _sum_dtype(value: Tensor) -> torch.dtype:
+    return torch.promote_types(value.dtype, torch.float32)
 
 
 _Pull = Callable[[Tensor, list[Tensor]], Tensor]
@@ -112,20 +113,15 @@ def _is_plain(head: nn.Module) -> bool:
     return type(head) is nn.Linear and head.bias is None and not hooks
 
 
-def _plain_head(head: nn.Module, autocast: _Autocast) -> _Head:
-    """Multiply by hand: cast the weights once, keep no second gradient of them."""
-    _, dtype, enabled = autocast
+def _plain_head(head: nn.Module) -> _Head:
+    """Multiply by hand, and keep no second gradient of the weights."""
     weight_VD = cast("Tensor", head.weight).detach()
-    dtype = dtype if enabled else weight_VD.dtype
-    weight_VD = weight_VD.to(dtype)
 
     def apply(hidden_ND: Tensor) -> tuple[Tensor, _Pull]:
-        hidden_ND = hidden_ND.to(dtype)
-
         def pull(gradient_NV: Tensor, to_weights: list[Tensor]) -> Tensor:
-            low_NV = gradient_NV.to(dtype)
+            low_NV = gradient_NV.to(weight_VD.dtype)
             for total_VD in to_weights:
-                if total_VD.is_cuda and total_VD.dtype != dtype:
+                if total_VD.is_cuda and total_VD.dtype != weight_VD.dtype:
                     total_VD.add_(low_NV.T @ hidden_ND)
                 else:  # a CPU multiplies sooner in float32 than it adds up another [V, D]
                     total_VD.addmm_(gradient_NV.to(total_VD).T, hidden_ND.to(total_VD))
@@ -136,13 +132,12 @@ def _plain_head(head: nn.Module, autocast: _Autocast) -> _Head:
     return apply
 
 
-def _any_head(head: nn.Module, autocast: _Autocast) -> _Head:
+def _any_head(head: nn.Module) -> _Head:
     """Leave it to autograd, for heads with adapters and the like."""
-    device, dtype, enabled = autocast
     weights = [weight for weight in head.parameters() if weight.requires_grad]
 
     def apply(hidden_ND: Tensor) -> tuple[Tensor, _Pull]:
-        with torch.enable_grad(), torch.autocast(device, dtype=dtype, enabled=enabled):
+        with torch.enable_grad():
             hidden = hidden_ND.detach().requires_grad_()
             logits = head(hidden)
 
@@ -160,7 +155,7 @@ def _any_head(head: nn.Module, autocast: _Autocast) -> _Head:
 
 def _precise(logits_NV: Tensor, temperature: float) -> Tensor:
     """Return the logits over the temperature, never in bf16; they may share memory."""
-    precise_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    precise_NV = logits_NV.to(_sum_dtype(logits_NV))
     return precise_NV if temperature == 1 else precise_NV / temperature
 
 

@@ -1,16 +1,14 @@
-"""Where a policy's weights and its optimiser's moments are: whole in each process, or in shards.
+"""The optimiser's step in one process or several: masters and moments whole in each, or in shards.
 
-GRPO's forward passes differ from process to process in number and length, so none of them may wait
-for another process. Shards are therefore gathered once an update: all that samples, scores or saves
-finds whole weights, and only the optimiser's step sees the shards.
+GRPO's forward passes differ from process to process in number and length, so none of them waits for
+another process. Gradients are added up once an update; all that samples, scores or saves finds
+whole weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import cached_property
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from accelerate import (
@@ -19,17 +17,16 @@ from accelerate import (
     FullyShardedDataParallelPlugin,
     PartialState,
 )
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers.modeling_layers import GradientCheckpointingLayer
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from grpo_envs.runtime import launch
 from grpo_policy.policy import Policy
 
 
 class Replica:
-    """A policy and its optimiser, whole in every process: one alone, or several with DDP."""
+    """What the optimiser changes, whole in every process."""
 
     def __init__(
         self, policy: Policy, optimizer: torch.optim.Optimizer, accelerator: Accelerator
@@ -39,20 +36,35 @@ class Replica:
         self.optimizer = optimizer
         self.accelerator = accelerator
 
-    @cached_property
-    def scorer(self) -> nn.Module:
-        """The policy as Accelerate prepares it: from its first use, which all processes share."""
-        return cast("nn.Module", self.accelerator.prepare(self.policy))
+    def exchange(self) -> None:
+        """Give what the optimiser changes the sum of all processes' gradients."""
+        trained = self.policy.masters.trained()
+        for name, gradient in self._summed().items():
+            trained[name].grad = gradient
 
-    @contextmanager
-    def stepping(self) -> Iterator[None]:
-        """Let the policy's parameters be those that the optimiser changes, for a while."""
-        yield
+    def _summed(self) -> dict[str, Tensor | None]:
+        gradients = self.policy.masters.take_gradients()
+        if self.accelerator.num_processes == 1:
+            return gradients
+        computing = self.policy.masters.computing()
+        whole = {
+            name: torch.zeros_like(computing[name]) if gradient is None else gradient
+            for name, gradient in gradients.items()
+        }
+        sent = [distributed.all_reduce(value, async_op=True) for value in whole.values()]
+        for each in sent:
+            each.wait()
+        return dict(whole)
 
     def clip(self, max_norm: float) -> Tensor:
-        """Scale the gradients down to a norm at most; return what it was. Call while `stepping`."""
-        parameters = self.policy.trained_parameters()
-        return cast("Tensor", self.accelerator.clip_grad_norm_(parameters, max_norm))
+        """Scale the gradients down to a norm at most; return what it was."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return _whole(nn.utils.clip_grad_norm_(parameters, max_norm))
+
+    def step(self) -> None:
+        """Let the optimiser change the masters, and the policy compute with them."""
+        self.optimizer.step()
+        self.policy.masters.publish()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state of the optimiser, whatever the number of processes."""
@@ -64,68 +76,71 @@ class Replica:
 
 
 class Shards(Replica):
-    """Each process has its part of the weights that are stepped and of their moments (FSDP2).
+    """Each process has its part of the masters and of their moments, as with ZeRO-1.
 
-    Of N processes each needs 8 + 12/N bytes a trained parameter, in place of 16: weights and
-    gradients are whole in all of them. What is not trained is whole, and there once.
+    Of N processes each needs, a trained parameter, 12/N bytes beside the whole weights that compute
+    and their gradients: 8 bytes in float32, 6 in bf16. What is not trained is whole.
     """
 
+    _parts: dict[str, DTensor] | None = None
+    """By name; there are none before the first update, as a resume changes the whole masters."""
     _loaded: Mapping[int, Mapping[str, Any]] = {}
-    """Moments to go on with, until there are shards to put them into."""
+    """Moments to go on with, until there are parts to put them into."""
 
-    @cached_property
-    def scorer(self) -> nn.Module:
-        """The policy, sharded by Accelerate; its weights are whole again when this returns."""
-        plugin = self.accelerator.state.fsdp_plugin
-        modules = list(self.policy.modules())
-        layers = {type(m).__name__ for m in modules if isinstance(m, GradientCheckpointingLayer)}
-        plugin.transformer_cls_names_to_wrap = sorted(layers)
-        plugin.ignored_modules = [
-            m for m in modules if not any(p.requires_grad for p in m.parameters())
-        ]
-        scorer, _ = self.accelerator.prepare(self.policy, self.optimizer)
-        scorer.set_reshard_after_backward(False)
-        self._gather()
-        for module in modules:  # FSDP would put the shards into a state_dict, and leave them there
-            module._state_dict_pre_hooks.clear()
-        return cast("nn.Module", scorer)
+    def _cut(self) -> dict[str, DTensor]:
+        """Cut the masters into parts, and keep no whole ones."""
+        if self._parts is None:
+            count = self.accelerator.num_processes
+            mesh = init_device_mesh(self.accelerator.device.type, (count,))
+            self._parts = {}
+            for name, master in self.policy.masters.trained().items():
+                place = [Shard(0) if master.ndim else Replicate()]
+                part = distribute_tensor(master.detach(), mesh, place, src_data_rank=None)
+                # A part may share memory with the whole, which goes on computing.
+                self._parts[name] = nn.Parameter(part.clone())  # type: ignore[assignment]
+            self.policy.masters.values.clear()
+            (group,) = self.optimizer.param_groups
+            group["params"] = list(self._parts.values())
+            for i, values in self._loaded.items():
+                part = group["params"][i]
+                self.optimizer.state[part] = {k: _part_of(v, part) for k, v in values.items()}
+            self._loaded = {}
+        return self._parts
 
-    def _sharded(self) -> list[FSDPModule]:
-        return [module for module in self.policy.modules() if isinstance(module, FSDPModule)]
+    def exchange(self) -> None:
+        """Give each part of the masters its part of the sum of all processes' gradients."""
+        gradients = self._summed()
+        for name, part in self._cut().items():
+            gradient = gradients[name]
+            part.grad = None if gradient is None else _part_of(gradient, part)
 
-    def _gather(self) -> None:
-        for module in self._sharded():
-            module.unshard()
-
-    @contextmanager
-    def stepping(self) -> Iterator[None]:
-        """Let the policy's parameters be the shards for a while; then gather them."""
-        for module in self._sharded():
-            module.reshard()
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for i, values in self._loaded.items():
-            parameter = parameters[i]
-            self.optimizer.state[parameter] = {k: _part(v, parameter) for k, v in values.items()}
-        self._loaded = {}
-        yield
-        self._gather()
-
-    def clip(self, max_norm: float) -> Tensor:
-        """Do as a replica does; the norm is that of all shards."""
-        return _whole(super().clip(max_norm))
+    def step(self) -> None:
+        """Let the optimiser change the parts; gather each to compute with."""
+        self.optimizer.step()
+        for name, part in self._cut().items():
+            self.policy.masters.publish({name: _whole(part.detach())})
 
     def state_dict(self) -> dict[str, Any]:
-        """Gather the state in all processes: in the first alone the moments stay, on the CPU."""
-        state = super().state_dict()
+        """Gather the state in all processes: in the first alone it stays, on the CPU.
+
+        The masters, too, where the policy computes in less precision: they are what is saved.
+        """
+        state, first = super().state_dict(), self.accelerator.is_main_process
         moments: dict[int, Mapping[str, Any]] = {}
         for i, values in state["state"].items():
             gathered = {name: _whole(value) for name, value in values.items()}
-            if self.accelerator.is_main_process:
+            if first:
                 moments[i] = {name: value.cpu() for name, value in gathered.items()}
+        computing = self.policy.masters.computing()
+        for name, part in (self._parts or {}).items():
+            if part.dtype != computing[name].dtype:
+                whole = _whole(part.detach())
+                if first:
+                    self.policy.masters.values[name] = nn.Parameter(whole.cpu())
         return state | {"state": moments | dict(self._loaded)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a whole state; each process keeps its part once there are shards."""
+        """Take over a whole state; each process keeps its part once there are any."""
         super().load_state_dict({**state, "state": {}})
         self._loaded = state["state"]
 
@@ -139,20 +154,13 @@ def replica_of(
 
 
 def sharding_accelerator(**settings: Any) -> Accelerator:
-    """Return an Accelerator that shards where `accelerate launch` was asked to use FSDP.
+    """Return an Accelerator that says so where `accelerate launch` was asked to use FSDP.
 
-    All other settings of FSDP are chosen here; those of the launcher have no effect.
+    All settings of FSDP are chosen here; those of the launcher have no effect.
     """
     if not launch.shards():
         return Accelerator(**settings)
-    plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2,
-        reshard_after_forward=False,
-        auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=[],  # known once there is a model
-        mixed_precision_policy=MixedPrecisionPolicy(),  # autocast does it, as without shards
-        cpu_ram_efficient_loading=False,  # each process loads the model itself
-    )
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
     accelerator = Accelerator(fsdp_plugin=plugin, **settings)
     if accelerator.distributed_type == DistributedType.MULTI_CPU:  # Accelerate leaves these out
         PartialState().distributed_type = DistributedType.FSDP
@@ -166,10 +174,9 @@ def _whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def _part(value: Tensor, parameter: DTensor) -> Tensor:
-    """Return this process's part of a moment; a step count is whole in all of them."""
-    value = value.to(parameter.device)
-    if value.shape != parameter.shape:
+def _part_of(value: Tensor, like: DTensor) -> Tensor:
+    """Return this process's part of a whole value; one of another shape is whole in all of them."""
+    value = value.to(like.device)
+    if value.shape != like.shape:
         return value
-    mesh, placements = parameter.device_mesh, parameter.placements
-    return distribute_tensor(value, mesh, placements, src_data_rank=None)
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)

@@ -11,7 +11,7 @@ MODELS = ("qwen", "smollm2", "hf")
 QWEN3 = ("0.6b", "1.7b", "4b", "8b")
 QWEN3_5 = ("3.5-0.8b", "3.5-2b", "3.5-4b", "3.5-9b")
 SIZES = ("auto", "tiny", *QWEN3, *QWEN3_5)
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _OF_THE_FRAMEWORK = (
     *("conversation", "messages", "tools", "documents", "chat_template", "tokenize", "padding"),
     *("add_generation_prompt", "continue_final_message", "sanitize_control_tokens", "truncation"),
@@ -131,8 +131,8 @@ class SamplerConfig:
     """Tokens of prompts and answers that are in the cache at once, at most; null: as many as half
     of the free memory holds. Decides the memory and the time of sampling, not what is sampled."""
     precision: str = "auto"
-    """What the weights are held in while sampling: fp32 (as they are), bf16 (a copy that lasts as
-    long; faster, and policy/sample_gap shows what it costs) or auto, that of the update."""
+    """What the weights are held in while sampling: fp32, bf16 or fp16 (a copy that lasts as long;
+    policy/sample_gap shows what it costs) or auto, the weights that the update computes with."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -74,7 +74,8 @@ class TrainerConfig:
     threads: Any = "auto"
     """Threads of a CPU that compute: a number, or auto: 1 for a small model, else the cores."""
     precision: str = "auto"
-    """auto computes in bf16 on a GPU that has it, else in fp32; weights are always fp32."""
+    """auto computes in bf16 on a GPU that has it, else in fp32; fp16 is for GPUs that lack bf16.
+    What the optimiser changes is in float32 in all of them."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""

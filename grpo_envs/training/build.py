@@ -30,12 +30,14 @@ from grpo_envs.training.decoding import (
 )
 from grpo_envs.training.environments import Envs, place_graders
 from grpo_envs.training.evaluation import Evaluation
+from grpo_envs.training.precision import compute_dtype, compute_in
 from grpo_envs.training.source import InStep, Source
 from grpo_envs.training.trainer import Trainer
 from grpo_policy.adapters import add_adapters
 from grpo_policy.chat import Chat
 from grpo_policy.context import rope_line
 from grpo_policy.loading import remarks
+from grpo_policy.masters import dtype_name
 from grpo_policy.models import load_policy, resolve, restore
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
@@ -60,7 +62,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     """
     require_scored_as_sampled(cfg)
     policy, accelerator = open_policy(cfg)
-    _make_trainable(policy, cfg, compute_dtype(accelerator), out if processes.first else None)
+    _make_trainable(policy, cfg, accelerator.device, out if processes.first else None)
     decoding = training_decoding(cfg, policy)
     parts = _parts(cfg, policy, accelerator, decoding)
     # The agent first: it moves the policy to the device and copies the reference before a resume
@@ -100,12 +102,14 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
 
 
 def _parts(cfg: RunConfig, policy: Policy, accelerator: Accelerator, decoding: Decoding) -> Parts:
-    low = accelerator.mixed_precision != "no" or getattr(cfg.sampler, "precision", "") == "bf16"
+    # In less than float32 the shape of a batch decides many last bits.
+    low = policy.model.dtype != torch.float32 or cfg.sampler.name != "torch"
+    held = getattr(cfg.sampler, "precision", "auto")
     return Parts(
         policy=policy,
         accelerator=accelerator,
         decoding=decoding,
-        same_arithmetic=cfg.sampler.name == "torch" and not low,
+        same_arithmetic=not low and held in ("auto", "fp32"),
         seed=cfg.seed,
     )
 
@@ -213,10 +217,7 @@ def make_evaluation(
 
 
 def make_accelerator(cfg: TrainerConfig) -> Accelerator:
-    """Return an Accelerator for the device and precision that the configuration means here.
-
-    On a GPU float32 is multiplied as TF32, a GPU that only emulates bf16 computes in float32.
-    """
+    """Return an Accelerator for the device that the configuration means here."""
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("trainer.device=cuda: no CUDA GPU here. Allowed: cpu, auto.")
     # One process may make several runs (a sweep); Accelerate keeps the first one's settings.
@@ -224,14 +225,8 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
     cpu = cfg.device == "cpu" or not torch.cuda.is_available()
     if cpu and torch.backends.mps.is_available():
         log.info("on the CPU: Apple's GPU (MPS) is not used, as nothing was tried on one.")
-    bf16 = cfg.precision == "bf16" or (
-        cfg.precision == "auto"
-        and not cpu
-        and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
-    if not (cpu or bf16):
-        torch.set_float32_matmul_precision("high")  # TF32, where the card has it
-    accelerator = sharding_accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
+    # Precision is not Accelerate's: a policy's weights are in what it computes in.
+    accelerator = sharding_accelerator(cpu=cpu, mixed_precision="no")
     if accelerator.num_processes != launch.count():
         raise ConfigError(
             f"{accelerator.num_processes} processes, by a launcher that is not known here. "
@@ -240,17 +235,14 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
     return accelerator
 
 
-def compute_dtype(accelerator: Accelerator) -> torch.dtype:
-    """Return what matrix products are computed in."""
-    return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-
-
-def _make_trainable(policy: Policy, cfg: RunConfig, compute: torch.dtype, out: Path | None) -> None:
+def _make_trainable(policy: Policy, cfg: RunConfig, device: torch.device, out: Path | None) -> None:
     """Do what the configuration says of training; of several processes the first has a folder."""
+    dtype = compute_dtype(cfg.trainer, device)
     if cfg.model.gradient_checkpointing:
         policy.checkpoint_layers()
     if cfg.model.lora.rank:
-        add_adapters(policy, cfg.model.lora, compute, seed=cfg.seed, base=out and out / "base")
+        add_adapters(policy, cfg.model.lora, dtype, seed=cfg.seed, base=out and out / "base")
+    compute_in(policy, dtype)
 
 
 def _resume(
@@ -290,7 +282,7 @@ def _summary(cfg: RunConfig, parts: Parts) -> str:
     processes = f" in {count} processes{sharded}" if count > 1 else ""
     return (
         f"{millions:.1f} M parameters{trained} on {accelerator.device.type}{processes}, "
-        f"{accelerator.mixed_precision.replace('no', 'fp32')}; {cfg.trainer.steps} steps of "
+        f"{dtype_name(policy.model.dtype)}; {cfg.trainer.steps} steps of "
         f"{cfg.trainer.prompts_per_step} prompts x {cfg.agent.group_size} completions of at most "
         f"{parts.decoding.max_new_tokens} tokens"
     )

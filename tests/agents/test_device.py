@@ -361,7 +361,7 @@ def test_bf16_computes_on_float32_weights(tmp_path: Path) -> None:
     agent = made.agent
     assert isinstance(agent, GrpoAgent)
     policy = agent.policy
-    before = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
+    before = {n: p.clone() for n, p in policy.trained_weights().items()}
     seen: set[tuple[bool, torch.dtype]] = set()
     policy.model.get_output_embeddings().register_forward_hook(
         lambda module, args, logits: seen.add((torch.is_grad_enabled(), logits.dtype))
@@ -372,8 +372,10 @@ def test_bf16_computes_on_float32_weights(tmp_path: Path) -> None:
     assert all(abs(value) < 1e9 for value in row.values()), row
     assert row["optim/skipped"] == 0
     assert 1e-6 < row["policy/sample_gap"] < 0.1
-    after = dict(policy.model.named_parameters())
+    after = policy.trained_weights()
     assert {p.dtype for p in after.values()} == {torch.float32}
+    for name, p in policy.model.named_parameters():
+        assert p.equal(after[name].bfloat16())
     moved = torch.cat([(p != before[n]).flatten() for n, p in after.items()])
     assert moved.float().mean() > 0.9
     states = agent.learner.optimizer.state_dict()["state"].values()
@@ -395,7 +397,7 @@ def test_bf16_logits_become_float32_log_probabilities(tiny: Policy) -> None:
         sampled_logps_BT=torch.zeros((vocabulary, 1)),
         groups_B=torch.arange(vocabulary),
     )
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+    with tiny.weights_in(torch.bfloat16), torch.no_grad():
         logps_BT, entropy_BT = tiny(rows, 1.0)
     assert logps_BT.dtype == entropy_BT.dtype == torch.float32
     assert logps_BT.double().exp().sum().item() == pytest.approx(1, abs=1e-5)

@@ -168,15 +168,17 @@ class Operations(TorchDispatchMode):
 def ours(shape: Shape, how: How) -> list[dict[str, float]]:
     """Return the seconds of each step's parts; of the last one the operations of its update."""
     low = how.dtype == "bf16"
-    accelerator = Accelerator(cpu=how.device == "cpu", mixed_precision="bf16" if low else "no")
+    accelerator = Accelerator(cpu=how.device == "cpu")
     policy = Policy(make_model(shape.model), AutoTokenizer.from_pretrained(TINY))
     policy.eos_ids = (_NEVER,)
+    if low:
+        policy.compute_in(torch.bfloat16)
     cfg = GrpoConfig(group_size=shape.group, lr=1e-6, loss=LossConfig(beta=0.0))
     decoding = Decoding(max_new_tokens=shape.tokens)
     agent = GrpoAgent(policy, cfg, accelerator, decoding)
     env = GroupVectorEnv(WordsEnv(shape.words), shape.prompts * shape.group, shape.group)
     decoding = Decoding(max_new_tokens=shape.tokens)
-    sampler = TorchSampler(policy, torch.bfloat16 if low else None)
+    sampler = TorchSampler(policy)
     rollout = Rollout(env, policy.chat, sampler, decoding, 0)
     taken = []
     for step in range(how.steps):

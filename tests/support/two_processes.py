@@ -33,7 +33,7 @@ QUICK = ["grpo", "fewer rows than processes"]
 OF_FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """What `accelerate launch --use_fsdp --fsdp_version 2` tells its processes."""
 SHARDED_GRADIENTS = ["grpo", "fewer rows than processes"]
-SHARDED_RUNS = ["several updates", "sampled in bf16"]
+SHARDED_RUNS = ["several updates", "in bf16"]
 SMALL = [
     *("model.size=tiny", "trainer.device=cpu", "logger=files", "sampler.max_new_tokens=12"),
     *("trainer.prompts_per_step=3", "agent.group_size=4", "agent.minibatches=1"),
@@ -46,7 +46,7 @@ RUNS = {
     "several updates": ["agent.epochs=2", "agent.minibatches=3", "agent.sync_reference_every=2"],
     "KL in the reward, one problem": ["agent=rloo", "agent.lr=1e-4", "trainer.eval_problems=1"],
     "LoRA, conversations": ["model.lora.rank=4", "env=guess"],
-    "sampled in bf16": ["sampler.precision=bf16", "trainer.eval_problems=0"],
+    "in bf16": ["trainer.precision=bf16", "trainer.eval_problems=0"],
     "mixture": ["env=mixture", _LEVELS, "env.pace=1", "agent=dapo", "agent.dynamic_sampling=2"],
 }
 
@@ -84,7 +84,8 @@ def gradients(accelerator: Accelerator, case: str) -> dict[str, Tensor]:
     caught: dict[str, Tensor] = {}
 
     def catch(*_: object) -> None:
-        for name, parameter in policy.model.named_parameters():
+        (group,) = agent.learner.optimizer.param_groups
+        for name, parameter in zip(policy.masters.computing(), group["params"], strict=True):
             assert parameter.grad is not None
             gradient = parameter.grad.clone()
             caught[name] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -12,8 +11,8 @@ from accelerate.state import AcceleratorState
 
 from grpo_envs.config.schema import TrainerConfig
 from grpo_envs.errors import ConfigError
-from grpo_envs.training import build
 from grpo_envs.training.build import make_accelerator
+from grpo_envs.training.precision import compute_dtype
 
 
 @pytest.fixture(autouse=True)
@@ -40,31 +39,27 @@ def test_a_mac_says_that_its_gpu_is_not_used(
 @pytest.mark.parametrize(
     ("asked", "itself", "expected", "products"),
     [
-        pytest.param("auto", True, "bf16", "highest", id="a card with bf16"),
-        pytest.param("auto", False, "no", "high", id="a card that emulates it"),
-        pytest.param("bf16", False, "bf16", "highest", id="asked for"),
-        pytest.param("fp32", True, "no", "high", id="float32 goes as TF32"),
+        pytest.param("auto", True, torch.bfloat16, "highest", id="a card with bf16"),
+        pytest.param("auto", False, torch.float32, "high", id="a card that emulates it"),
+        pytest.param("bf16", False, torch.bfloat16, "highest", id="asked for"),
+        pytest.param("fp16", False, torch.float16, "highest", id="for a card without bf16"),
+        pytest.param("fp32", True, torch.float32, "high", id="float32 goes as TF32"),
     ],
 )
 def test_a_gpu_computes_in_what_it_has_itself(
-    asked: str, itself: bool, expected: str, products: str, monkeypatch: pytest.MonkeyPatch
+    asked: str,
+    itself: bool,
+    expected: torch.dtype,
+    products: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By a stand-in of the card: what PyTorch is asked, and what Accelerate is told."""
+    """By a stand-in of the card: what PyTorch is asked, and what is told to it."""
 
     def supported(*, including_emulation: bool = True) -> bool:
         return itself or including_emulation
 
-    class Told(Exception):
-        """What Accelerate was told."""
-
-    def accelerator(**told: Any) -> Any:
-        raise Told(told)
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-    monkeypatch.setattr(build, "sharding_accelerator", accelerator)
     torch.set_float32_matmul_precision("highest")
-    with pytest.raises(Told) as raised:
-        make_accelerator(TrainerConfig(precision=asked))
-    assert raised.value.args == ({"cpu": False, "mixed_precision": expected},)
+    found = compute_dtype(TrainerConfig(precision=asked), torch.device("cuda"))
+    assert found == expected
     assert torch.get_float32_matmul_precision() == products

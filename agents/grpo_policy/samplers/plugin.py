@@ -19,11 +19,9 @@ class Torch:
     @classmethod
     def make(cls, cfg: SamplerConfig, parts: SamplerParts) -> Sampler:
         """Return a sampler that holds the weights as `cfg.precision` says while it samples."""
-        import torch  # not above: `Config` is read for `--help`
-
+        # Not above: `Config` is read for `--help`, and these import torch.
+        from grpo_policy.masters import DTYPES
         from grpo_policy.samplers.torch import TorchSampler
 
-        as_update = cfg.precision == "auto" and parts.accelerator.mixed_precision == "bf16"
-        low = as_update or cfg.precision == "bf16"
-        dtype = torch.bfloat16 if low else None
+        dtype = DTYPES.get(cfg.precision)  # auto: as they are
         return TorchSampler(parts.policy, dtype, batch_tokens=cfg.batch_tokens)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,8 +96,8 @@ class TorchSampler:
             MemoryExhausted: it does with one completion, too.
         """
         left = list(range(len(prompts)))
-        self.budget.measure(self.policy, self.dtype or self.policy.model.dtype)
-        with self.policy.weights_in(self.dtype) if self.dtype else nullcontext():
+        with self.policy.sampled_in(self.dtype):
+            self.budget.measure(self.policy, self.policy.model.dtype)
             while left:
                 try:
                     for p, found in self._sample(left, prompts, seeds, how, tick=tick):
