@@ -67,6 +67,7 @@ class GrpoAgent:
             temperature=decoding.temperature,
             warmup_steps=cfg.warmup_steps,
             weight_decay=cfg.weight_decay,
+            optimizer=cfg.optimizer,
             max_grad_norm=cfg.max_grad_norm,
             micro_batch_tokens=cfg.micro_batch_tokens,
             entropy_grad=cfg.loss.entropy > 0,

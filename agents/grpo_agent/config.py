@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from grpo_agent.mechanisms import ADVANTAGE, OBJECTIVE, check, require_known
 from grpo_envs.config.agent import AgentConfig
 from grpo_envs.errors import ConfigError, require, require_one_of
+from grpo_envs.runtime import launch
 
 if TYPE_CHECKING:
     from grpo_envs.config.schema import RunConfig
@@ -16,6 +17,7 @@ RATIOS = ("token", "sequence", "sequence_product")
 KLS = ("k1", "k2", "k3", "k3_ratio")
 KL_PLACES = ("loss", "reward")
 AGGREGATES = ("sequence_mean", "token_mean", "fixed_length")
+OPTIMIZERS = ("adamw", "adamw_8bit")
 CORRECTIONS = ("auto", "none", "truncate", "mask", "sequence_mask")
 TRUNCATIONS = ("score", "mask", "penalise")
 
@@ -168,6 +170,8 @@ class GrpoConfig(AgentConfig):
     """Steps over which the learning rate rises linearly from 0."""
     weight_decay: float = 0.0
     """AdamW's: each step takes lr * weight_decay of a weight away."""
+    optimizer: str = "adamw"
+    """adamw, or adamw_8bit: moments of 2 bytes a parameter in place of 8 (bitsandbytes)."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this L2 norm."""
     epochs: int = 1
@@ -200,6 +204,7 @@ class GrpoConfig(AgentConfig):
             )
         require(self.lr is None or self.lr >= 0, "agent.lr", self.lr, "0 or more, or null")
         require(self.weight_decay >= 0, "agent.weight_decay", self.weight_decay, "0 or more")
+        require_one_of("agent.optimizer", self.optimizer, OPTIMIZERS)
         require(self.max_grad_norm > 0, "agent.max_grad_norm", self.max_grad_norm, "above 0")
 
     @property
@@ -221,6 +226,11 @@ class GrpoConfig(AgentConfig):
             raise ConfigError(
                 f"agent.minibatches={self.minibatches} with trainer.prompts_per_step={prompts}: a "
                 f"minibatch has at least one group. Allowed: 1 to {prompts}."
+            )
+        if self.optimizer != "adamw" and launch.shards():
+            raise ConfigError(
+                f"agent.optimizer={self.optimizer} in shards: bitsandbytes has no moments in "
+                "parts. Allowed: adamw."
             )
         every = f"agent.sync_reference_every={self.sync_reference_every}"
         if self.sync_reference_every and run.model.lora.rank:

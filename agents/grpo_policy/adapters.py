@@ -9,6 +9,7 @@ import torch
 
 from grpo_envs.config.model import LoraConfig
 from grpo_envs.errors import ConfigError, install
+from grpo_policy.kept import beside_text
 from grpo_policy.policy import Policy
 from grpo_policy.saving import name_base
 
@@ -42,17 +43,14 @@ def add_adapters(
         text = f"model.lora.rank={cfg.rank} needs PEFT: {install('peft')}"
         raise ConfigError(text) from error
     targets, refused = _targets(policy, cfg)
-    # Those that text does not pass through, as in a vision tower.
-    frozen = [name for name, p in policy.model.named_parameters() if not p.requires_grad]
     lora = peft.LoraConfig(
         r=cfg.rank,
         lora_alpha=cfg.alpha,
         target_modules=targets,
-        exclude_modules=sorted({name.rpartition(".")[0] for name in frozen}) or None,
+        exclude_modules=_frozen(policy) or None,
         task_type="CAUSAL_LM",
     )
-    for p in policy.model.parameters():
-        p.requires_grad = False
+    policy.model.requires_grad_(False)
     policy.masters.compute_in(compute, whole=True)
     name_base(policy, base)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -66,6 +64,18 @@ def add_adapters(
     policy.model.eval()  # what was added, too
     for parameter in policy.trained_parameters():
         parameter.data = parameter.data.float()
+
+
+def _frozen(policy: Policy) -> list[str]:
+    """Return the names of layers that text does not pass through, as in a vision tower."""
+    beside = {id(p) for p in beside_text(policy.model)}
+    names = {
+        name.rpartition(".")[0]
+        for name, p in policy.model.named_parameters()
+        # Quantised weights have no gradient anywhere.
+        if not p.requires_grad and (p.is_floating_point() or id(p) in beside)
+    }
+    return sorted(names)
 
 
 def _targets(policy: Policy, cfg: LoraConfig) -> tuple[list[str] | str, str]:

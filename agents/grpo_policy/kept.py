@@ -128,19 +128,22 @@ class Kept:
         (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def keep(model: PreTrainedModel, source: Source, path: str) -> None:
+def keep(model: PreTrainedModel, source: Source, path: str, *, whole: bool = True) -> None:
     """Let `model.save_pretrained` keep what the folder holds beside; freeze what is no text model.
 
     Args:
         model: Loaded from `source`.
         source: The folder.
         path: The folder's, for messages.
+        whole: Whether the model itself will be saved, and not only adapters of it.
 
     Raises:
         ConfigError: what would be lost cannot be kept; one line that names a weight.
     """
-    for weight in _beside_text(model) if source.multimodal else ():
+    for weight in beside_text(model) if source.multimodal else ():
         weight.requires_grad = False
+    if not whole:
+        return
     kept = _kept(model, source, f"model.path={path}: {type(model).__name__}")
     if kept == Kept():
         return
@@ -158,7 +161,7 @@ def keep(model: PreTrainedModel, source: Source, path: str) -> None:
     model.save_pretrained = save_pretrained  # type: ignore[method-assign, assignment]
 
 
-def _beside_text(model: PreTrainedModel) -> Iterator[nn.Parameter]:
+def beside_text(model: PreTrainedModel) -> Iterator[nn.Parameter]:
     """Yield the weights that text does not pass through."""
     parts = (decoder_of(model), model.get_input_embeddings(), model.get_output_embeddings())
     text = {id(parameter) for part in parts for parameter in part.parameters()}

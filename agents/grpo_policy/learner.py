@@ -19,6 +19,7 @@ from torch import Tensor
 
 from grpo_envs.errors import GrpoEnvsError
 from grpo_policy.batch import Batch, micro_batches
+from grpo_policy.optimizers import adamw
 from grpo_policy.policy import Policy
 from grpo_policy.sharding import replica_of
 
@@ -41,6 +42,8 @@ class LearnerSettings:
     """Steps over which the learning rate rises linearly from 0."""
     weight_decay: float = 0.0
     """AdamW's."""
+    optimizer: str = "adamw"
+    """adamw or adamw_8bit."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this L2 norm."""
     micro_batch_tokens: int = 4096
@@ -96,12 +99,8 @@ class Learner:
         self.micro_batch_tokens = settings.micro_batch_tokens
         copied = settings.reference and not policy.has_adapters
         self.reference = policy.frozen_copy() if copied else None
-        self.optimizer = torch.optim.AdamW(
-            policy.trained_parameters(),
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        parameters, decay = policy.trained_parameters(), settings.weight_decay
+        self.optimizer = adamw(parameters, settings.lr, decay, name=settings.optimizer)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: min(1.0, (step + 1) / (settings.warmup_steps + 1))
         )

@@ -86,10 +86,14 @@ class Masters:
             computing[name].copy_(value)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Let the model hold the masters themselves for a while, to be read or written."""
-        computing = self.computing()
-        with replaced(self.model, {computing[n]: value for n, value in self.values.items()}):
+    def in_place(self, dtype: torch.dtype | None = None) -> Iterator[None]:
+        """Let the model hold the masters themselves for a while, to be read or written.
+
+        With a dtype: what is trained as it is in that, to be read.
+        """
+        held = self.trained() if dtype else self.values
+        by = {n: nn.Parameter(p.detach().to(dtype)) if dtype else p for n, p in held.items()}
+        with replaced(self.model, {p: by[n] for n, p in self.computing().items() if n in by}):
             yield
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:

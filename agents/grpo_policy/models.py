@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -30,9 +30,11 @@ from grpo_policy.gguf import is_gguf, make_ordinary, reading
 from grpo_policy.kept import Source, keep
 from grpo_policy.loading import at_load, attend, cannot_load, unreadable
 from grpo_policy.policy import Policy
+from grpo_policy.quantization import quantized, trainable
 from grpo_policy.saving import base_of
 from grpo_policy.selftest import settle
 
+_HOST = torch.device("cpu")
 TINY = Path(__file__).parent / "tiny"
 HINTS = "grpo_envs"
 """Key in a model's config.json: what null in our configuration stands for with this model."""
@@ -102,13 +104,22 @@ def _smollm2() -> Path:
     )
 
 
-def load_policy(path: str, cfg: ModelConfig | None = None, *, adapters: bool = False) -> Policy:
-    """Load model and tokenizer from a folder, a GGUF file or the hub, weights in float32.
+def load_policy(
+    path: str,
+    cfg: ModelConfig | None = None,
+    *,
+    adapters: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = _HOST,
+) -> Policy:
+    """Load model and tokenizer from a folder, a GGUF file or the hub.
 
     Args:
         path: Of the folder or file, or the hub's id.
         cfg: Chat template, attention, revision, and whether the model's own code may run.
         adapters: Whether it may be a checkpoint of adapters (LoRA), which names its model.
+        dtype: Of the weights; half precision suffices where they are not trained.
+        device: Where weights are quantised, if they are; others are loaded on the CPU.
 
     Raises:
         ConfigError: there is no such model, or it cannot be scored.
@@ -116,24 +127,20 @@ def load_policy(path: str, cfg: ModelConfig | None = None, *, adapters: bool = F
     base = base_of(path)  # of adapters
     cfg = cfg or ModelConfig()
     disable_progress_bar()  # into files, too; what is slow here is the download, which has its own
-    template, attention = cfg.template_text(), at_load(cfg)
+    template, how = cfg.template_text(), at_load(cfg) | quantized(path, cfg, dtype, device)
     with _reading(path, cfg) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
         source = None if is_gguf(path) else Source.of(base or place, where)
         loaded: Any = (source.auto_class if source else AutoModelForCausalLM).from_pretrained(
-            place, dtype=torch.float32, output_loading_info=True, **attention, **where
+            place, dtype=dtype, output_loading_info=True, **how, **where
         )
     if template is not None:
         tokenizer.chat_template = template
     model: PreTrainedModel = loaded[0]
-    if missing := sorted(loaded[1]["missing_keys"]):
-        name = f"model.path={path}: {type(model).__name__}"
-        raise ConfigError(
-            f"{name} lacks {len(missing)} weights there ({', '.join(missing[:3])}). "
-            "Give the folder of a whole causal language model."
-        )
+    trainable(model)
+    _require_whole(f"model.path={path}: {type(model).__name__}", loaded[1]["missing_keys"])
     if source and not base:
-        keep(model, source, path)
+        keep(model, source, path, whole=cfg.quantization is None)
     elif is_gguf(path):
         make_ordinary(model)
         if Path(path).name == SMOLLM2:
@@ -148,6 +155,14 @@ def load_policy(path: str, cfg: ModelConfig | None = None, *, adapters: bool = F
     settle(policy, path)
     attend(policy, cfg)
     return policy
+
+
+def _require_whole(name: str, missing: Collection[str]) -> None:
+    if missing:
+        raise ConfigError(
+            f"{name} lacks {len(missing)} weights there ({', '.join(sorted(missing)[:3])}). "
+            "Give the folder of a whole causal language model."
+        )
 
 
 def load_chat(path: str, cfg: ModelConfig | None = None) -> Chat:

@@ -65,7 +65,7 @@ class Policy(nn.Module):
     @property
     def size(self) -> int:
         """The number of its parameters."""
-        return sum(p.numel() for p in self.model.parameters())
+        return int(self.model.num_parameters())  # of quantised ones, too, which are packed
 
     @property
     def last_logits(self) -> dict[str, int]:

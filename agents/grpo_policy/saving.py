@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,11 +39,9 @@ def save(policy: Policy, folder: Path, dtype: str = "fp32") -> None:
     kept, model.generation_config = model.generation_config, GenerationConfig()
     try:
         if policy.has_adapters:
-            with policy.masters.in_place():
-                state = model.state_dict()
-            adapters = {n: v.to(DTYPES[dtype]) for n, v in state.items() if "lora_" in n}
-            _require_finite(adapters, dtype)
-            model.save_pretrained(folder, state_dict=state | adapters)
+            with policy.masters.in_place(DTYPES[dtype]):
+                _require_finite(policy.masters.computing(), dtype)
+                model.save_pretrained(folder)
         else:
             with policy.masters.in_place(), policy.weights_in(DTYPES[dtype]):
                 _require_finite(dict(model.named_parameters()), dtype)
@@ -63,7 +62,7 @@ def _with_ends(config: GenerationConfig, policy: Policy) -> GenerationConfig:
     return config
 
 
-def _require_finite(weights: dict[str, Tensor], dtype: str) -> None:
+def _require_finite(weights: Mapping[str, Tensor], dtype: str) -> None:
     for name, value in weights.items():
         if not bool(value.isfinite().all()):
             raise ConfigError(f"{name} has numbers that {dtype} cannot hold. Allowed: bf16, fp32.")

@@ -11,6 +11,7 @@ MODELS = ("qwen", "smollm2", "hf")
 QWEN3 = ("0.6b", "1.7b", "4b", "8b")
 QWEN3_5 = ("3.5-0.8b", "3.5-2b", "3.5-4b", "3.5-9b")
 SIZES = ("auto", "tiny", *QWEN3, *QWEN3_5)
+QUANTIZATIONS = ("4bit",)
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _OF_THE_FRAMEWORK = (
     *("conversation", "messages", "tools", "documents", "chat_template", "tokenize", "padding"),
@@ -62,10 +63,14 @@ class ModelConfig:
     """Variables of the chat template, such as {enable_thinking: false}."""
     gradient_checkpointing: bool = False
     """Computes activations again in the backward pass: less memory, about a third slower."""
+    quantization: str | None = None
+    """4bit: the weights beneath adapters are held in four bits (QLoRA); null: as they compute."""
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
         """Check names."""
+        if self.quantization is not None:
+            require_one_of("model.quantization", self.quantization, QUANTIZATIONS)
         require_one_of("model.name", self.name, MODELS)
         require_one_of("model.size", self.size, SIZES)
         if self.name == "hf" and self.path is None:

@@ -60,7 +60,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
-    require_scored_as_sampled(cfg)
+    _require_trainable(cfg)
     policy, accelerator = open_policy(cfg)
     _make_trainable(policy, cfg, accelerator.device, out if processes.first else None)
     decoding = training_decoding(cfg, policy)
@@ -99,6 +99,15 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         processes=processes,
         **{key: state[key] for key in ("last", "skipped", "owes_evaluation") if state},
     )
+
+
+def _require_trainable(cfg: RunConfig) -> None:
+    require_scored_as_sampled(cfg)
+    if cfg.model.quantization and not cfg.model.lora.rank:
+        raise ConfigError(
+            f"model.quantization={cfg.model.quantization} with model.lora.rank=0: quantised "
+            "weights are not trained. Allowed: with model.lora.rank above 0."
+        )
 
 
 def _parts(cfg: RunConfig, policy: Policy, accelerator: Accelerator, decoding: Decoding) -> Parts:
@@ -167,7 +176,10 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
     accelerator = make_accelerator(cfg.trainer)
     model = resolve(cfg.model, accelerator.device)
     log.info(model.line)
-    policy = load_policy(model.path, cfg.model, adapters=adapters)
+    # What is trained is loaded in float32: the optimiser's. Beneath adapters nothing is.
+    dtype = compute_dtype(cfg.trainer, accelerator.device) if cfg.model.lora.rank else torch.float32
+    device = accelerator.device
+    policy = load_policy(model.path, cfg.model, adapters=adapters, dtype=dtype, device=device)
     for remark in remarks(policy, cfg.model):
         log.info("model: %s", remark)
     if line := rope_line(policy.model.config):

@@ -23,6 +23,7 @@ from grpo_envs.runtime.processes import ALONE, connect
 from grpo_policy.models import TINY
 from tests.support.two_processes import (
     GRADIENTS,
+    IN_BF16,
     OF_FSDP,
     QUICK,
     RUNS,
@@ -155,7 +156,7 @@ def assert_same(one: Path, two: Path) -> None:
         for a, b in zip(rows(one, name), rows(two, name), strict=True):
             # Roundings alone. Those of bf16 depend on the batch's shape and on the processor.
             gap = max(row.pop("policy/sample_gap", 0.0) for row in (a, b))
-            assert gap < (0.02 if "bf16" in one.name else 1e-5)
+            assert gap < (0.02 if "bf16" in str(one) else 1e-5)
             assert a == {key: pytest.approx(x, rel=1e-3, abs=1e-5) for key, x in b.items()}
     for a_file in sorted((one / "checkpoints").glob("*/*.safetensors")):
         b_file = two / a_file.relative_to(one)
@@ -190,6 +191,18 @@ def test_a_run_in_shards_is_that_of_one_which_goes_on_with_it(
     go_on(alone, name)
     go_on(shards, name)
     assert_same(alone / name, shards / name)
+
+
+@pytest.mark.slow
+def test_shards_in_bf16_have_the_masters_of_whole_ones(whole: Path, tmp_path: Path) -> None:
+    """Both in two processes; checkpoints hold float32, and one process goes on with them."""
+    one, two = whole / "bf16", whole / "bf16 sharded"
+    assert_same(one / "plain", two / "plain")
+    weights = load_file(two / "plain" / "checkpoints" / "last" / "model.safetensors")
+    assert all(value.dtype == torch.float32 for value in weights.values())
+    assert not any(value.equal(value.bfloat16().float()) for value in weights.values())
+    train(two, "plain", ALONE, *IN_BF16, "trainer.steps=5", f"resume={two / 'plain'}")
+    assert {row["step"] for row in rows(two / "plain", "metrics")} == {1, 2, 3, 4, 5}
 
 
 def test_a_run_goes_on_in_another_number_of_processes_and_in_shards(

@@ -33,7 +33,7 @@ QUICK = ["grpo", "fewer rows than processes"]
 OF_FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """What `accelerate launch --use_fsdp --fsdp_version 2` tells its processes."""
 SHARDED_GRADIENTS = ["grpo", "fewer rows than processes"]
-SHARDED_RUNS = ["several updates", "in bf16"]
+SHARDED_RUNS = ["several updates", "sampled in bf16"]
 SMALL = [
     *("model.size=tiny", "trainer.device=cpu", "logger=files", "sampler.max_new_tokens=12"),
     *("trainer.prompts_per_step=3", "agent.group_size=4", "agent.minibatches=1"),
@@ -46,9 +46,11 @@ RUNS = {
     "several updates": ["agent.epochs=2", "agent.minibatches=3", "agent.sync_reference_every=2"],
     "KL in the reward, one problem": ["agent=rloo", "agent.lr=1e-4", "trainer.eval_problems=1"],
     "LoRA, conversations": ["model.lora.rank=4", "env=guess"],
-    "in bf16": ["trainer.precision=bf16", "trainer.eval_problems=0"],
+    "sampled in bf16": ["sampler.precision=bf16", "trainer.eval_problems=0"],
     "mixture": ["env=mixture", _LEVELS, "env.pace=1", "agent=dapo", "agent.dynamic_sampling=2"],
 }
+IN_BF16 = ["trainer.precision=bf16", "trainer.eval_problems=0"]
+"""What two processes sample is not what one does: roundings depend on the shape of a batch."""
 
 
 def train(out: Path, name: str, processes: Processes = ALONE, *more: str) -> list[int]:
@@ -155,7 +157,11 @@ def main(out: Path, *, quick: bool) -> None:
     results = exchanged(processes) | {"answers": answers["plain"], "asked": asked(out, processes)}
     (out / f"{processes.index}.txt").write_text(repr(results), encoding="utf-8")
     train(out / "more", "plain", processes, "trainer.steps=5", f"resume={out / 'more' / 'plain'}")
+    if not quick:
+        train(out / "bf16", "plain", processes, *IN_BF16)
     sharded(out, processes, [] if quick else SHARDED_RUNS)
+    if not quick:
+        train(out / "bf16 sharded", "plain", processes, *IN_BF16)
 
 
 def sharded(out: Path, processes: Processes, runs: Sequence[str]) -> None:

@@ -1,0 +1,60 @@
+"""Weights in four bits beneath adapters (QLoRA, arXiv 2305.14314), by bitsandbytes."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+from grpo_envs.config.model import ModelConfig
+from grpo_envs.errors import ConfigError, install
+from grpo_policy.gguf import is_gguf
+
+
+def trainable(model: nn.Module) -> None:
+    """Keep the layout of quantised weights that a gradient passes through.
+
+    On CPUs with bf16 products bitsandbytes would take another one, for inference alone, at the
+    first token that is sampled; layers beneath would then learn nothing.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def quantized(
+    path: str, cfg: ModelConfig, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that quantise a model: NF4, double quantisation.
+
+    Args:
+        path: The model's, for messages.
+        cfg: Says whether.
+        dtype: What products are computed in, and the dtype of the layers that stay.
+        device: Where weights are quantised and stay.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed, or it is a GGUF file.
+    """
+    if cfg.quantization is None:
+        return {}
+    given = f"model.quantization={cfg.quantization}"
+    if is_gguf(path):
+        raise ConfigError(f"{given} of {path}. Allowed: null, for a GGUF file.")
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(f"{given} needs bitsandbytes: {install('quant')}")
+    # It would like to have a kernel of the hub, for CPUs.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    return {
+        "device_map": {"": str(device)},
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        ),
+    }
