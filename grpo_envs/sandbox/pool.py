@@ -164,7 +164,7 @@ class LocalPool:
 
     def _ask(
         self, limits: Limits, blobs: list[bytes], code: str, *, judge: bool
-    ) -> tuple[dict[str, Any], list[bytes]]:
+    ) -> tuple[dict[str, Any], Sequence[bytes]]:
         """Have a free worker do it; once more with a new one if it fails: all may be dead."""
         setting, why = self.setting, ""
         full = names_any(code, (*RARE, *self._preload))

@@ -49,10 +49,10 @@ def script(_: int) -> None:
 
 def payload() -> dict[str, Any]:
     """Return what the keeper wrote for this child alone."""
-    size = os.fstat(PAYLOAD).st_size
+    size = os.lseek(PAYLOAD, 0, os.SEEK_END)
     data = b""
     while len(data) < size:
-        data += os.read(PAYLOAD, size)
+        data += os.pread(PAYLOAD, size, len(data))
     os.close(PAYLOAD)
     task: dict[str, Any] = marshal.loads(data)
     return task

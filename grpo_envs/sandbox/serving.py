@@ -115,11 +115,11 @@ class _Program(Peer):
         self.printed = printed
         self.kinds: dict[str, type] = {}
 
-    def handle(self, target: tuple[Any, ...], *more: Any) -> Any:
+    def handle(self, what: str, place: Any, *more: Any) -> Any:
         """Do what the tests ask for; return its kind, its value, and what was printed."""
-        if target[0] == "next":
-            return super().handle(target)
-        arguments, keywords, (listening, stdin, asked) = more
+        if what == "next":
+            return super().handle(what, place)
+        name, arguments, keywords, listening, stdin, asked = more
         if listening:
             self.printed.take()
         usual = builtins.input
@@ -128,7 +128,7 @@ class _Program(Peer):
         if asked is not None:
             builtins.input = asked
         try:
-            kind, value = self._done(target, arguments, dict(keywords))
+            kind, value = self._done((what, place, name), arguments, dict(keywords))
         finally:
             builtins.input = usual
         return kind, value, self.printed.take() if listening else None

@@ -91,8 +91,8 @@ class Tested(Peer):
         if sys.stdin is not self.stdin and hasattr(sys.stdin, "read"):
             entered = str(sys.stdin.read())
         asked = None if builtins.input is self.input else builtins.input
-        more = given, tuple(keywords.items()), (printing, entered, asked)
-        answer = self.ask((what, base, name), *more)
+        around = printing, entered, asked
+        answer = self.ask(what, base, name, given, tuple(keywords.items()), *around)
         if not (isinstance(answer, tuple) and len(answer) == 3):
             self.gone = True
             raise Gone

@@ -1,0 +1,36 @@
+"""The memory that a fork starts with.
+
+A fork copies each page that it writes to, and Python writes wherever it makes an object. What the
+imports have freed lies in holes all over the heap: a new object in each hole costs a page each.
+"""
+
+from array import array
+from collections import Counter
+from itertools import repeat
+from typing import Any
+
+_LARGEST = 512  # bytes: Python gives larger objects to the C library
+_STEP = 16
+_POOL = 1 << 14  # bytes in a row for objects of one size: `Include/internal/pycore_obmalloc.h`
+_HEADS = 48  # bytes of the head of such a pool
+_BYTES = 33  # an empty one
+
+
+def fill_holes() -> list[Any]:
+    """Return objects that fill the holes: as long as they live, new ones lie side by side."""
+    filling: list[Any] = []
+    for size in range(_STEP, _LARGEST + 1, _STEP):
+        made = _objects(size, 2 * _POOL // size)
+        there = Counter(id(item) // _POOL for item in made)
+        whole = (_POOL - _HEADS) // size
+        filling += [item for item in made if there[id(item) // _POOL] < whole]
+    return filling
+
+
+def _objects(size: int, count: int) -> list[Any]:
+    """Return objects of `size` bytes, without making any others on the way."""
+    if size == _STEP:
+        return [object() for _ in repeat(None, count)]
+    if size == 2 * _STEP:
+        return array("d", bytes(8 * count)).tolist()
+    return [bytes(size - _BYTES) for _ in repeat(None, count)]
