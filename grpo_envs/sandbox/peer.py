@@ -181,21 +181,21 @@ class Peer:
             yield item
 
 
-def contents(names: dict[str, Any]) -> dict[str, list[str]]:
-    """Return what kind of thing the names of a program stand for, with the bases of exceptions."""
-    return {
-        name: _kind(value)
+def contents(names: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """Return the names of a program, what kind of thing each is, and the bases of exceptions."""
+    return tuple(
+        (name, *_kind(value))
         for name, value in names.items()
         if not name.startswith("__") and not isinstance(value, ModuleType)
-    }
+    )
 
 
-def _kind(value: Any) -> list[str]:
+def _kind(value: Any) -> tuple[str, ...]:
     if not isinstance(value, type):
-        return ["function" if callable(value) else "value"]
+        return ("function" if callable(value) else "value",)
     if not issubclass(value, BaseException):
-        return ["class"]
-    return ["exception", *bases_of(value)]
+        return ("class",)
+    return ("exception", *bases_of(value))
 
 
 def bases_of(kind: type) -> list[str]:

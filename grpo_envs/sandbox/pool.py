@@ -142,7 +142,7 @@ class LocalPool:
         if header["status"] != "ok" or not outcome:  # `os._exit(0)` in the tests
             error = "the tests ended early" if header["status"] == "ok" else header["status"]
             return Verdict(passed=False, error=error, wall_s=wall_s)
-        verdict, error = load(outcome)
+        verdict, _, error = outcome.decode(errors="replace").rstrip("\n").partition("\n")
         if verdict == BROKEN:
             raise DatasetError(f"tests of {entry_point}: {error}.")
         return Verdict(passed=verdict == PASSED, error=error, wall_s=wall_s)

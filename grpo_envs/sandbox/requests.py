@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from grpo_envs.sandbox.session import Absent, Broken, Place, Session
-from grpo_envs.sandbox.values import dump
 from grpo_envs.sandbox.wire import ABSENT, GONE, JUDGE, OUT_OF_MEMORY, SCRIPT, SERVE, Notice
 
 _SEALS = 0xF  # no more seals, no shrinking, growing or writing
 _VERDICT_CAP = 1 << 16
 _MOST_OF_IT = 0.75
-_GONE = dump([GONE])[:-1].encode()
+_GONE = GONE.encode()
 
 
 Reply = tuple[dict[str, Any], list[bytes]]

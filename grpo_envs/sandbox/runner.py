@@ -87,9 +87,10 @@ class Lines:
 
 def send(fd: int, line: str) -> None:
     """Write a line."""
-    data = memoryview(line.encode() + b"\n")
-    while data:
-        data = data[os.write(fd, data) :]
+    data = line.encode(errors="backslashreplace") + b"\n"
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
 
 
 def open_streams() -> None:

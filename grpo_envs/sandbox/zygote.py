@@ -72,7 +72,7 @@ class ProgramZygote:
         }
         self.open_streams = runner.open_streams
         self.rehearsals = runner.rehearse, judging.rehearse
-        self.seed, self.fill_holes = random.seed, heap.fill_holes
+        self.seed, self.settle = random.seed, heap.settle
         self.children: list[_Child] = []
         self.poller = select.poll()
         self.poller.register(control, select.POLLIN)
@@ -116,7 +116,7 @@ class ProgramZygote:
             rehearse()
         self.seed(0)  # a program that draws numbers draws the same ones in every run
         gc.collect()
-        self.filling = self.fill_holes()
+        self.filling = self.settle()
         gc.freeze()  # a collection in a child would copy the pages that it looks through
         gc.disable()
         handle = _handle(self.pid)
