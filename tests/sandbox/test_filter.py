@@ -217,7 +217,7 @@ def test_nothing_else_is_allowed(machine: Machine) -> None:
 
 @BOTH
 def test_the_zygote_may_fork_and_tell_but_no_child_may(machine: Machine) -> None:
-    calls = [(number, (0,)) for number in machine.forking.values()]
+    calls: list[tuple[int, tuple[int, ...]]] = [(n, (0,)) for n in machine.forking.values()]
     calls += [(machine.checked["clone"], (int(signal.SIGCHLD),))]
     calls += [(machine.checked["kill"], (OTHER, 9)), (machine.checked["prctl"], (1, 9))]
     for number, arguments in calls:
