@@ -15,6 +15,8 @@ from typing import Any
 
 from grpo_envs.sandbox.syscalls import MACHINES
 
+Bound = tuple[int, tuple[int, int]]
+"""A resource, its soft and its hard limit."""
 MACHINE = MACHINES.get(platform.machine())
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
@@ -46,7 +48,10 @@ def _prctl(*arguments: int) -> None:
     _checked(_LIBC.prctl(*_longs(*(*arguments, 0, 0, 0, 0)[:5])), "prctl")
 
 
-_DIE_WITH_PARENT = _longs(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+# For calls of each child: without errno, whose copy of ctypes is memory that each child copies.
+_BARE = ctypes.CDLL(None)
+_BARE_PRCTL = getattr(_BARE, "prctl", None)
+_DIE_WITH_PARENT = _longs(_PR_SET_PDEATHSIG, _SIGKILL)
 
 
 def _checked(result: int, what: str) -> int:
@@ -58,8 +63,8 @@ def _checked(result: int, what: str) -> int:
 
 def die_with_parent() -> None:
     """Be killed when the thread that forked this process ends."""
-    if hasattr(_LIBC, "prctl"):
-        _checked(_LIBC.prctl(*_DIE_WITH_PARENT), "prctl")
+    if _BARE_PRCTL is not None and _BARE_PRCTL(*_DIE_WITH_PARENT) < 0:
+        _prctl(_PR_SET_PDEATHSIG, _SIGKILL)  # with its error
 
 
 def adopt_orphans() -> None:
@@ -164,12 +169,14 @@ class Filter:
         assert MACHINE is not None, "an architecture without a table"
         call = MACHINE.own["seccomp"], _SECCOMP_FILTER_MODE, 0, _buffer(header)
         self.call = _longs(*call)
+        self.syscall = _BARE.syscall
 
     def install(self, pid: int) -> None:
         """Filter every system call of this process, which is `pid`."""
         for place in self.places:
             struct.pack_into("<I", self.code, place, pid)
-        _checked(_LIBC.syscall(*self.call), "seccomp")
+        if self.syscall(*self.call) < 0:
+            _checked(_LIBC.syscall(*self.call), "seccomp")  # with its error
 
 
 def seccomp_known() -> bool:
@@ -181,14 +188,20 @@ def seccomp_known() -> bool:
     return False
 
 
-def limit(which: int, most: int, grace: int = 0) -> None:
-    """Set a resource limit for good, the hard one above it by `grace`; less stays less."""
+def bound(which: int, most: int, grace: int = 0) -> Bound:
+    """Return a resource limit for good, the hard one above it by `grace`; less stays less."""
     _, hard = resource.getrlimit(which)
     hard = most + grace if hard == resource.RLIM_INFINITY else min(most + grace, hard)
-    try:  # noqa: SIM105  every child does this, and `suppress` takes longer than the rest
-        resource.setrlimit(which, (min(most, hard), hard))
-    except (OSError, ValueError):  # not every system has every limit
-        pass
+    return which, (min(most, hard), hard)
+
+
+def limit(bounds: Iterable[Bound]) -> None:
+    """Set resource limits."""
+    for which, both in bounds:
+        try:  # noqa: SIM105  every child does this, and `suppress` takes longer than the rest
+            resource.setrlimit(which, both)
+        except (OSError, ValueError):  # not every system has every limit
+            pass
 
 
 def _buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:

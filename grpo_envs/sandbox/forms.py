@@ -2,10 +2,10 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from grpo_envs.sandbox.values import MAX_DEPTH
+from grpo_envs.sandbox.values import MAX_DEPTH, are_plain
 
 ARRAY_KINDS = "biufcSU"
 _BY_TEXT = {"Decimal": "decimal", "Fraction": "fractions"}
@@ -20,7 +20,7 @@ def node_of(value: Any, every: Inline) -> Node | None:
         if isinstance(value, kind):
             return written(value, every)
     if is_array(value):
-        flat = [every(item) for item in value.reshape(-1).tolist()]
+        flat = written_all(value.reshape(-1).tolist(), every)
         return ["n", value.dtype.str, list(value.shape), flat]
     name, module = type(value).__name__, type(value).__module__
     if name == "deque" and module == "collections":
@@ -40,18 +40,28 @@ def shell(node: Node, read: Inline, *, arrays: bool) -> Any:
     if kind == "y":
         return bytearray.fromhex(node[1])
     if kind == "n":
-        return array([read(item) for item in node[3]], node, arrays=arrays)
+        return array(read_all(node[3], read), node, arrays=arrays)
     if kind == "q":
         return _module("collections").deque((), node[2])
     return constructed(node[1], node[2]) if kind == "x" else None
 
 
+def written_all(items: Collection[Any], every: Inline) -> list[Any]:
+    """Return items as they stand within a node."""
+    return [*items] if are_plain(items) else [every(item) for item in items]
+
+
+def read_all(items: list[Any], read: Inline) -> list[Any]:
+    """Return the values of items that stand within a node."""
+    return [read(item) for item in items] if dict in set(map(type, items)) else items
+
+
 def _fill_list(value: Any, node: Node, read: Inline) -> None:
-    value[:] = [read(item) for item in node[1]]
+    value[:] = read_all(node[1], read)
 
 
 def _fill_deque(value: Any, node: Node, read: Inline) -> None:
-    items = [read(item) for item in node[1]]
+    items = read_all(node[1], read)
     value.clear()
     value.extend(items)
 
@@ -63,13 +73,13 @@ def _fill_dict(value: Any, node: Node, read: Inline) -> None:
 
 
 def _fill_set(value: Any, node: Node, read: Inline) -> None:
-    members = [read(item) for item in node[1]]
+    members = read_all(node[1], read)
     value.clear()
     value.update(members)
 
 
 def _fill_array(value: Any, node: Node, read: Inline) -> None:
-    value[...] = array([read(item) for item in node[3]], node, arrays=True)
+    value[...] = array(read_all(node[3], read), node, arrays=True)
 
 
 def _fill_bytes(value: Any, node: Node, _: Inline) -> None:
@@ -85,9 +95,9 @@ def _fill_object(value: Any, node: Node, read: Inline) -> None:
 
 
 _WRITERS: dict[type, Callable[[Any, Inline], Node]] = {
-    list: lambda value, every: ["l", [every(item) for item in list.__iter__(value)]],
+    list: lambda value, every: ["l", written_all([*list.__iter__(value)], every)],
     dict: lambda value, every: ["d", [[every(k), every(v)] for k, v in dict.items(value)]],
-    set: lambda value, every: ["s", [every(item) for item in set.__iter__(value)]],
+    set: lambda value, every: ["s", written_all([*set.__iter__(value)], every)],
     bytearray: lambda value, _: ["y", bytearray.hex(value)],
 }
 _EMPTY: dict[str, Callable[[], Any]] = {"l": list, "d": dict, "s": set}

@@ -16,7 +16,7 @@ from typing import Any
 from grpo_envs.sandbox.runner import main_module, payload, send
 from grpo_envs.sandbox.serving import Rehearsed
 from grpo_envs.sandbox.tested import Imported, Tested
-from grpo_envs.sandbox.values import Opaque, dump
+from grpo_envs.sandbox.values import Opaque
 from grpo_envs.sandbox.wire import BROKEN, GONE, MISSED, PASSED
 
 VERDICT = 5
@@ -126,5 +126,5 @@ def _described(error: BaseException, tests: str) -> str:
 
 
 def _tell(verdict: str, error: str) -> None:
-    send(VERDICT, dump([verdict, error]))
+    send(VERDICT, f"{verdict}\n{error}")
     os._exit(0)

@@ -11,9 +11,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from grpo_envs.sandbox.forms import FILL, Node, is_array, node_of, shell
+from grpo_envs.sandbox.forms import FILL, Node, is_array, node_of, read_all, shell, written_all
 from grpo_envs.sandbox.values import MAX_DEPTH, Opaque, Unreadable, load_tagged, tag_scalar
 
+_WRITE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_READ = json.JSONDecoder().decode
 Export = Callable[[Any], Node | None]
 """Returns the node of a thing that has no value, None where it does not pass."""
 Import = Callable[[Node], Any]
@@ -55,11 +57,13 @@ class Packer:
             if before is not None and number < len(before) and node == before[number]:
                 node = None
             self.nodes.append(node)
-        return json.dumps([written, self.nodes], separators=(",", ":"), allow_nan=False)
+        return _WRITE([written, self.nodes])
 
     def inline(self, value: Any, depth: int) -> Any:
         """Return `value` as it stands within a node."""
         kind = type(value)
+        if kind is list or kind is dict:
+            return {"r": self._number(value)}
         if value is None or kind is bool or kind is str:
             return value
         if depth == 0:
@@ -67,7 +71,8 @@ class Packer:
         if isinstance(value, (int, float, str, bytes, complex)):
             return tag_scalar(value)
         if isinstance(value, tuple):
-            return {"t": [self.inline(item, depth - 1) for item in tuple.__iter__(value)]}
+            items = [*tuple.__iter__(value)]
+            return {"t": written_all(items, lambda item: self.inline(item, depth - 1))}
         if isinstance(value, frozenset):
             return {"z": [self.inline(item, depth - 1) for item in frozenset.__iter__(value)]}
         if kind is range:
@@ -132,7 +137,7 @@ class Unpacker:
             Unreturnable: it holds what does not pass by value.
         """
         try:
-            root, self.nodes = json.loads(text, object_pairs_hook=_pairs)
+            root, self.nodes = _READ(text)
             for number in range(len(self.known)):
                 if self.nodes[number] is not None:
                     self._reach(number)
@@ -160,9 +165,9 @@ class Unpacker:
         if mark == "r":
             return self._reach(inner)
         if mark == "t":
-            return tuple([self._inline(part) for part in inner])
+            return tuple(read_all(inner, self._inline))
         if mark == "z":
-            return frozenset([self._inline(part) for part in inner])
+            return frozenset(read_all(inner, self._inline))
         if mark == "R":
             return range(*inner)
         if mark == "T":
@@ -196,9 +201,3 @@ class Unpacker:
             return  # a function of ours, say, is no object that the other side could change
         if node[0] != "n" or number < len(self.known):
             FILL[node[0]](value, node, self._inline)
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(pairs) != 1:
-        raise Unreadable("not a tagged value")
-    return dict(pairs)

@@ -38,8 +38,8 @@ class Peer:
         self.arrays = True
         self.gone = False
 
-    def ask(self, target: tuple[Any, ...], *more: Any) -> Any:
-        """Send a request; return the root of the reply.
+    def ask(self, *request: Any) -> Any:
+        """Send a request, what is asked first; return the root of the reply.
 
         Raises:
             Gone: there is none.
@@ -47,7 +47,7 @@ class Peer:
             Exception: whatever the other end says was raised there.
         """
         packer = Packer(self.export, [], strict=self.strict)
-        self._send(f">{packer.pack((target, *more))}")
+        self._send(f">{packer.pack(request)}")
         while True:
             line = next(self.lines, "")
             if line[:1] == ">":
@@ -61,19 +61,18 @@ class Peer:
     def serve(self, text: str) -> None:
         """Answer a request."""
         unpacker = Unpacker(self.stand_in, arrays=True)
-        target, *more = self._read(unpacker, text)
+        request = self._read(unpacker, text)
         values, nodes = unpacker.table()
         try:
-            root = self.handle(target, *more)
+            root = self.handle(*request)
             packer = Packer(self.export, values, strict=False)
             answer = f"={packer.pack(root, nodes)}"
         except Exception as error:  # noqa: BLE001  the other end's to handle
             answer = f"!{self.described(error)}"
         self._send(answer)
 
-    def handle(self, target: tuple[Any, ...], *more: Any) -> Any:
+    def handle(self, what: str, place: Any, *more: Any) -> Any:
         """Do what a request asks for: here only what was passed to the other end."""
-        what, place, *_ = target
         kind, value = self.exports[place]
         if (what, kind) == ("call", "f"):
             arguments, keywords = more
@@ -169,34 +168,34 @@ class Peer:
 
     def _function(self, node: Node) -> Any:
         def call(*arguments: Any, **keywords: Any) -> Any:
-            return self.ask(("call", node[1]), arguments, tuple(keywords.items()))
+            return self.ask("call", node[1], arguments, tuple(keywords.items()))
 
         call.__name__ = call.__qualname__ = str(node[2])
         return call
 
     def _items(self, place: int) -> Iterator[Any]:
         while True:
-            there, item = self.ask(("next", place))
+            there, item = self.ask("next", place)
             if not there:
                 return
             yield item
 
 
-def contents(names: dict[str, Any]) -> dict[str, list[str]]:
-    """Return what kind of thing the names of a program stand for, with the bases of exceptions."""
-    return {
-        name: _kind(value)
+def contents(names: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """Return the names of a program, what kind of thing each is, and the bases of exceptions."""
+    return tuple(
+        (name, *_kind(value))
         for name, value in names.items()
         if not name.startswith("__") and not isinstance(value, ModuleType)
-    }
+    )
 
 
-def _kind(value: Any) -> list[str]:
+def _kind(value: Any) -> tuple[str, ...]:
     if not isinstance(value, type):
-        return ["function" if callable(value) else "value"]
+        return ("function" if callable(value) else "value",)
     if not issubclass(value, BaseException):
-        return ["class"]
-    return ["exception", *bases_of(value)]
+        return ("class",)
+    return ("exception", *bases_of(value))
 
 
 def bases_of(kind: type) -> list[str]:

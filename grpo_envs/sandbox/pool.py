@@ -142,7 +142,7 @@ class LocalPool:
         if header["status"] != "ok" or not outcome:  # `os._exit(0)` in the tests
             error = "the tests ended early" if header["status"] == "ok" else header["status"]
             return Verdict(passed=False, error=error, wall_s=wall_s)
-        verdict, error = load(outcome)
+        verdict, _, error = outcome.decode(errors="replace").rstrip("\n").partition("\n")
         if verdict == BROKEN:
             raise DatasetError(f"tests of {entry_point}: {error}.")
         return Verdict(passed=verdict == PASSED, error=error, wall_s=wall_s)
@@ -164,7 +164,7 @@ class LocalPool:
 
     def _ask(
         self, limits: Limits, blobs: list[bytes], code: str, *, judge: bool
-    ) -> tuple[dict[str, Any], list[bytes]]:
+    ) -> tuple[dict[str, Any], Sequence[bytes]]:
         """Have a free worker do it; once more with a new one if it fails: all may be dead."""
         setting, why = self.setting, ""
         full = names_any(code, (*RARE, *self._preload))

@@ -29,6 +29,8 @@ RARE = (
 
 def names_any(text: str, names: Iterable[str]) -> bool:
     """Return whether a program seems to import one of these modules."""
+    if "import" not in text:
+        return False
     wanted = set(names)
     lines = (line for line in text.splitlines() if "import" in line)
     return any(not wanted.isdisjoint(re.findall(r"\w+", line)) for line in lines)

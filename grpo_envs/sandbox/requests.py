@@ -6,22 +6,22 @@ import signal
 import socket
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from grpo_envs.sandbox.session import Absent, Broken, Place, Session
-from grpo_envs.sandbox.values import dump
 from grpo_envs.sandbox.wire import ABSENT, GONE, JUDGE, OUT_OF_MEMORY, SCRIPT, SERVE, Notice
 
 _SEALS = 0xF  # no more seals, no shrinking, growing or writing
 _VERDICT_CAP = 1 << 16
 _MOST_OF_IT = 0.75
-_GONE = dump([GONE])[:-1].encode()
+_GONE = GONE.encode()
 
 
 Reply = tuple[dict[str, Any], list[bytes]]
 
 
-def serve(header: dict[str, Any], blobs: list[bytes], places: list[Place]) -> Reply:
+def serve(header: dict[str, Any], blobs: Sequence[bytes], places: list[Place]) -> Reply:
     """Do what a request asks; return the reply.
 
     Raises:
@@ -36,7 +36,7 @@ def serve(header: dict[str, Any], blobs: list[bytes], places: list[Place]) -> Re
         return {"failed": str(error)}, []
 
 
-def _attempt(header: dict[str, Any], blobs: list[bytes], place: Place) -> Reply:
+def _attempt(header: dict[str, Any], blobs: Sequence[bytes], place: Place) -> Reply:
     session = Session(header["limits"], place)
     opened: list[int] = []
     work = _judge if header["judge"] else _run
@@ -49,7 +49,7 @@ def _attempt(header: dict[str, Any], blobs: list[bytes], place: Place) -> Reply:
     return {"wall_s": time.monotonic() - session.began, **reply}, out
 
 
-def _run(session: Session, blobs: list[bytes], opened: list[int]) -> Reply:
+def _run(session: Session, blobs: Sequence[bytes], opened: list[int]) -> Reply:
     limits = session.limits
     task, stdin = blobs
     opened += [_file(stdin), _file(task)]
@@ -69,7 +69,7 @@ def _run(session: Session, blobs: list[bytes], opened: list[int]) -> Reply:
     return {"failed": "", "status": _status(session, child.end), "cpu_s": child.end.cpu_s}, out
 
 
-def _judge(session: Session, blobs: list[bytes], opened: list[int]) -> Reply:
+def _judge(session: Session, blobs: Sequence[bytes], opened: list[int]) -> Reply:
     program, tests = (_file(blob) for blob in blobs)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     opened += [program, tests, null]
@@ -125,9 +125,8 @@ def _file(data: bytes) -> int:
             file.seek(0)
             return os.dup(file.fileno())
     fd = os.memfd_create("input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
+    written = 0
+    while written < len(data):
+        written += os.pwrite(fd, memoryview(data)[written:], written)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     return fd

@@ -49,10 +49,10 @@ def script(_: int) -> None:
 
 def payload() -> dict[str, Any]:
     """Return what the keeper wrote for this child alone."""
-    size = os.fstat(PAYLOAD).st_size
+    size = os.lseek(PAYLOAD, 0, os.SEEK_END)
     data = b""
     while len(data) < size:
-        data += os.read(PAYLOAD, size)
+        data += os.pread(PAYLOAD, size, len(data))
     os.close(PAYLOAD)
     task: dict[str, Any] = marshal.loads(data)
     return task
@@ -87,9 +87,10 @@ class Lines:
 
 def send(fd: int, line: str) -> None:
     """Write a line."""
-    data = memoryview(line.encode() + b"\n")
-    while data:
-        data = data[os.write(fd, data) :]
+    data = line.encode(errors="backslashreplace") + b"\n"
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
 
 
 def open_streams() -> None:

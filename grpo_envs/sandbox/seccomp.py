@@ -3,6 +3,10 @@
 Landlock decides which files may be opened. It knows nothing of chmod, chown, utime, xattr, unix
 sockets, UDP, memfd, io_uring, signals (before ABI 6) and truncation (before ABI 3): all that is
 refused here. A classic BPF program reads `struct seccomp_data`: number, architecture, arguments.
+
+There are two filters, because the kernel compiles one each time that it is installed, which takes
+a tenth of a short run. The large one is installed once, in the zygote, and inherited. The small one
+goes into each child and takes away what only the zygote needs. The stricter verdict counts.
 """
 
 import errno
@@ -23,6 +27,7 @@ _X32 = 0x40000000
 
 _CLONE_THREAD, _CLONE_NEW = 0x00010000, 0x7E020000
 _PR_NAME = (15, 16, 0x53564D41)  # set and get a thread's name, name a mapping (glibc)
+_PR_SET_PDEATHSIG = 1
 _FD_IOCTLS = (0x5451, 0x5450, 0x5421, 0x541B)  # FIOCLEX FIONCLEX FIONBIO FIONREAD
 # Duplicates, flags, locks and the size of a pipe; never an owner that gets signals.
 _FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
@@ -34,15 +39,13 @@ def refuse(error: int) -> int:
     return REFUSE | error
 
 
-def program(machine: Machine, pid: int) -> list[Instruction]:
-    """Return the filter for process `pid`, which may signal nobody but itself."""
+def inherited(machine: Machine) -> list[Instruction]:
+    """Return the filter of the zygote and of all that it forks."""
     refused = [(RETURN, 0, 0, refuse(errno.EPERM))]
-    bodies = {number: _verdict() for number in machine.plain.values()}
-    checks = _checks(pid)
+    bodies = {number: _verdict() for number in (machine.plain | machine.forking).values()}
+    checks = _checks()
     bodies |= {number: checks[name] for name, number in machine.checked.items()}
-    starts = {0: refused}
-    for number in sorted(bodies):
-        starts |= {number: bodies[number], number + 1: refused}
+    starts = _starts(bodies, refused)
     if machine.x32:
         starts[_X32] = [(RETURN, 0, 0, KILL)]
     return [
@@ -52,6 +55,23 @@ def program(machine: Machine, pid: int) -> list[Instruction]:
         (LOAD, 0, 0, _NUMBER),
         *_search(_merged(starts)),
     ]
+
+
+def own(machine: Machine, pid: int) -> list[Instruction]:
+    """Return the filter of the child `pid`, which forks nothing and signals nobody but itself."""
+    bodies = {number: [(RETURN, 0, 0, refuse(errno.EPERM))] for number in machine.forking.values()}
+    bodies |= {machine.checked[name]: body for name, body in _own_checks(pid).items()}
+    return [(LOAD, 0, 0, _NUMBER), *_search(_merged(_starts(bodies, _verdict())))]
+
+
+def _starts(
+    bodies: dict[int, list[Instruction]], between: list[Instruction]
+) -> dict[int, list[Instruction]]:
+    """Return what is done from each number on, `between` for those without a body."""
+    starts = {0: between}
+    for number in sorted(bodies):
+        starts |= {number: bodies[number], number + 1: between}
+    return starts
 
 
 def _merged(starts: dict[int, list[Instruction]]) -> list[tuple[int, list[Instruction]]]:
@@ -77,15 +97,27 @@ def assemble(instructions: Iterable[Instruction]) -> bytes:
     return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
 
 
-def _checks(pid: int) -> dict[str, list[Instruction]]:
+def _checks() -> dict[str, list[Instruction]]:
     """Return what is asked of a call's arguments. Each body ends in a verdict on every path."""
     missing = [(RETURN, 0, 0, refuse(errno.ENOSYS))]  # the C library then does it the old way
-    return {
+    later = "clone", "kill", "tgkill", "setrlimit", "prlimit64"  # `_own_checks`
+    return dict.fromkeys(later, _verdict()) | {
         "clone3": missing,  # its flags are behind a pointer
         "openat2": missing,
         "mbind": missing,
         "open": _opens(1),
         "openat": _opens(2),
+        "socketpair": [*_unless(_one_of(0, [1])), *_verdict()],  # AF_UNIX
+        "sendto": [*_unless(_one_of(4, [0])), *_unless(_one_of(4, [0], high=True)), *_verdict()],
+        "prctl": [*_unless(_one_of(0, (*_PR_NAME, _PR_SET_PDEATHSIG))), *_verdict()],
+        "ioctl": [*_unless(_one_of(1, _FD_IOCTLS), errno.ENOTTY), *_verdict()],
+        "fcntl": [*_unless(_one_of(1, _FCNTLS)), *_verdict()],
+    }
+
+
+def _own_checks(pid: int) -> dict[str, list[Instruction]]:
+    """Return what else is asked of the calls of a child."""
+    return {
         "clone": _clones(),
         # SIGKILL never: a process that dies of it was killed from outside, and runs again.
         "kill": [*_unless(_one_of(0, [pid])), *_unless(_none_of(1, [_SIGKILL])), *_verdict()],
@@ -93,11 +125,7 @@ def _checks(pid: int) -> dict[str, list[Instruction]]:
         # Hard limits hold by themselves; see `_no_cpu_limit`.
         "setrlimit": _no_cpu_limit(0),
         "prlimit64": [*_unless(_one_of(0, [0])), *_no_cpu_limit(1, new=2)],
-        "socketpair": [*_unless(_one_of(0, [1])), *_verdict()],  # AF_UNIX
-        "sendto": [*_unless(_one_of(4, [0])), *_unless(_one_of(4, [0], high=True)), *_verdict()],
         "prctl": [*_unless(_one_of(0, _PR_NAME)), *_verdict()],
-        "ioctl": [*_unless(_one_of(1, _FD_IOCTLS), errno.ENOTTY), *_verdict()],
-        "fcntl": [*_unless(_one_of(1, _FCNTLS)), *_verdict()],
     }
 
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from grpo_envs.sandbox.forms import Node, attributes
+from grpo_envs.sandbox.passing import Packer
 from grpo_envs.sandbox.peer import Peer, contents
 from grpo_envs.sandbox.runner import (
     CHANNEL,
@@ -22,7 +23,6 @@ from grpo_envs.sandbox.runner import (
     resolved,
     send,
 )
-from grpo_envs.sandbox.values import dump
 
 _LONGEST = 1 << 16
 """Bytes of a line in rehearsals."""
@@ -31,13 +31,12 @@ _LONGEST = 1 << 16
 def serve(_: int) -> None:
     """Run a program, then make the calls that come in, until none comes; does not return."""
     task = payload()
-    names = main_module(MODULE)
-    printed = _Printed(task["printed"])
+    _PRINTED.most = task["printed"]
     for name in ("stdout", "__stdout__"):
-        setattr(sys, name, printed.stream)
-    program = _Program(task["longest"], names, printed)
+        setattr(sys, name, _PRINTED.stream)
+    program = _Program(task["longest"], main_module(MODULE))
     try:
-        answer = _loaded(task["program"], task["entry_point"], names)
+        answer = program.load(task["program"], task["entry_point"])
     except BaseException as error:  # noqa: BLE001  the program's, whatever it is
         send(CHANNEL, f"!{program.described(error)}")
         os._exit(1)
@@ -47,26 +46,18 @@ def serve(_: int) -> None:
     os._exit(0)
 
 
-def _loaded(text: str, entry_point: str, names: dict[str, Any]) -> str:
-    """Run a program; return the line that says what it defines."""
-    execute(text, names)
-    resolved(names, entry_point)
-    return f"={dump(contents(names))}"
-
-
 class Rehearsed:
     """A program's end of a channel of pipes: for rehearsals in the zygote, see `runner`."""
 
     def __init__(self) -> None:
         """Open the pipes and load a program that defines `f`."""
         self.pipes = os.pipe(), os.pipe()
-        names = main_module(MODULE)
-        self.program = _Program(_LONGEST, names, _Printed(1))
+        self.program = _Program(_LONGEST, main_module(MODULE))
         self.program.lines = iter(Lines(self.pipes[0][0], _LONGEST))
         self.program.fd = self.pipes[1][1]
         self.lines = iter(Lines(self.pipes[1][0], _LONGEST))
         """What the program answers, for the judge's end."""
-        send(self.program.fd, _loaded("def f(x): return [*x]", "f", names))
+        send(self.program.fd, self.program.load("def f(x): return [*x]", "f"))
 
     def send(self, line: str) -> None:
         """Send a request to the program, which answers it."""
@@ -84,8 +75,9 @@ class Rehearsed:
 class _Printed(io.RawIOBase):
     """Keeps what is printed, up to a limit."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    most = 0
+
+    def __init__(self) -> None:
         self.data = bytearray()
         self.stream = io.TextIOWrapper(io.BufferedWriter(self), "utf-8", "replace")
 
@@ -106,32 +98,41 @@ class _Printed(io.RawIOBase):
         return text
 
 
+_PRINTED = _Printed()
+"""Made in the zygote: each child has its own copy, at no time."""
+
+
 class _Program(Peer):
     """The program's end of the channel."""
 
-    def __init__(self, longest: int, names: dict[str, Any], printed: _Printed) -> None:
+    def __init__(self, longest: int, names: dict[str, Any]) -> None:
         super().__init__(CHANNEL, longest)
         self.names = names
-        self.printed = printed
         self.kinds: dict[str, type] = {}
 
-    def handle(self, target: tuple[Any, ...], *more: Any) -> Any:
+    def load(self, text: str, entry_point: str) -> str:
+        """Run a program; return the line that says what it defines."""
+        execute(text, self.names)
+        resolved(self.names, entry_point)
+        return f"={Packer(self.export, [], strict=False).pack(contents(self.names))}"
+
+    def handle(self, what: str, place: Any, *more: Any) -> Any:
         """Do what the tests ask for; return its kind, its value, and what was printed."""
-        if target[0] == "next":
-            return super().handle(target)
-        arguments, keywords, (listening, stdin, asked) = more
+        if what == "next":
+            return super().handle(what, place)
+        name, arguments, keywords, listening, stdin, asked = more
         if listening:
-            self.printed.take()
+            _PRINTED.take()
         usual = builtins.input
         if stdin is not None:
             sys.stdin = io.StringIO(stdin)
         if asked is not None:
             builtins.input = asked
         try:
-            kind, value = self._done(target, arguments, dict(keywords))
+            kind, value = self._done((what, place, name), arguments, dict(keywords))
         finally:
             builtins.input = usual
-        return kind, value, self.printed.take() if listening else None
+        return kind, value, _PRINTED.take() if listening else None
 
     def _done(
         self, target: tuple[Any, ...], arguments: Any, keywords: dict[str, Any]

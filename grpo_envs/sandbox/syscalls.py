@@ -36,6 +36,9 @@ open 2 -; openat 257 56; clone 56 220; kill 62 129; tgkill 234 131; prlimit64 30
 setrlimit 160 164; socketpair 53 199; sendto 44 206; prctl 157 167; ioctl 16 29; fcntl 72 25
 mbind 237 235; clone3 435 435; openat2 437 437
 """
+_FORKING = """
+fork 57 -; sendmsg 46 211; recvmsg 47 212; pidfd_open 434 434; seccomp 317 277
+"""
 _OWN = """
 seccomp 317 277; landlock_create_ruleset 444 444; landlock_add_rule 445 445
 landlock_restrict_self 446 446; capset 126 91; capget 125 90
@@ -54,6 +57,8 @@ class Machine(NamedTuple):
     are Landlock's affair."""
     checked: dict[str, int]
     """Allowed or not by their arguments, see `seccomp`. All other calls fail with EPERM."""
+    forking: dict[str, int]
+    """What the zygote needs to fork children and to tell of them; no child may call it."""
     own: dict[str, int]
     """What this package calls itself."""
     x32: bool = False
@@ -66,8 +71,15 @@ def _column(rows: str, column: int) -> dict[str, int]:
 
 
 def _machine(name: str, audit: int, column: int, x32: bool) -> Machine:
-    plain, checked, own = (_column(rows, column) for rows in (_PLAIN, _CHECKED, _OWN))
-    return Machine(name=name, audit=audit, plain=plain, checked=checked, own=own, x32=x32)
+    return Machine(
+        name=name,
+        audit=audit,
+        plain=_column(_PLAIN, column),
+        checked=_column(_CHECKED, column),
+        forking=_column(_FORKING, column),
+        own=_column(_OWN, column),
+        x32=x32,
+    )
 
 
 MACHINES = {

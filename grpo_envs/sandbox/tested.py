@@ -7,11 +7,10 @@ from types import ModuleType
 from typing import Any
 
 from grpo_envs.sandbox.forms import Node
-from grpo_envs.sandbox.passing import Unreturnable
+from grpo_envs.sandbox.passing import Unpacker, Unreturnable
 from grpo_envs.sandbox.peer import Gone, Peer, constructed
 from grpo_envs.sandbox.runner import CHANNEL
 from grpo_envs.sandbox.stubs import Remote, Stub
-from grpo_envs.sandbox.values import Unreadable, load
 
 _HIDDEN = ("StopIteration", "StopAsyncIteration", "GeneratorExit", "KeyboardInterrupt")
 """What `map`, `for` and their like swallow: of the program these become RuntimeError."""
@@ -48,10 +47,10 @@ class Tested(Peer):
         line = next(self.lines, "")
         if line[:1] != "=":
             raise self.error(line)
+        found = self._read(Unpacker(self.stand_in, arrays=False), line[1:])
         try:
-            found = load(line[1:])
-            self.contents = {str(name): [*map(str, kind)] for name, kind in found.items()}
-        except (Unreadable, AttributeError, TypeError):
+            self.contents = {str(name): [*map(str, kind)] for name, *kind in found}
+        except (ValueError, TypeError):
             self.gone = True
             raise Gone from None
 
@@ -91,8 +90,8 @@ class Tested(Peer):
         if sys.stdin is not self.stdin and hasattr(sys.stdin, "read"):
             entered = str(sys.stdin.read())
         asked = None if builtins.input is self.input else builtins.input
-        more = given, tuple(keywords.items()), (printing, entered, asked)
-        answer = self.ask((what, base, name), *more)
+        around = printing, entered, asked
+        answer = self.ask(what, base, name, given, tuple(keywords.items()), *around)
         if not (isinstance(answer, tuple) and len(answer) == 3):
             self.gone = True
             raise Gone

@@ -7,7 +7,7 @@ program wrote; whatever the bytes, it returns plain builtins or raises Unreadabl
 import json
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -19,6 +19,7 @@ _MAX_COLLISIONS = 64  # keys with one hash: more would take quadratic time, and 
 _MOST_ITEMS = 1 << 20
 VIEWS: Any = (type({}.keys()), type({}.values()), type({}.items()))
 """What a dictionary gives to iterate over."""
+_AS_THEY_ARE = {str, bool, type(None)}
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -108,8 +109,23 @@ def load(text: str | bytes) -> Any:
     return value
 
 
+def are_plain(values: Collection[Any]) -> bool:
+    """Return whether JSON writes each of these as it is; may be False where it does.
+
+    Most lists hold texts or numbers of one type, which are looked at without a step of Python each.
+    """
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        return bool(min(values) > -_EXACT and max(values) < _EXACT)
+    if kinds == {float}:
+        return all(map(math.isfinite, values))
+    return kinds <= _AS_THEY_ARE
+
+
 def tag_scalar(value: Any) -> Any:
     """Return a number, a text or bytes as JSON knows it, subclasses as their builtin."""
+    if type(value) is int and -_EXACT < value < _EXACT:
+        return value
     return _tag(value, 1)
 
 

@@ -1,10 +1,10 @@
 """What the three processes of a worker say to each other: the trainer, its keeper, its zygote.
 
-The trainer sends the keeper a request and gets a reply: a header of JSON, then blobs of bytes. The
-keeper sends the zygote commands of fixed size, with file descriptors, and gets notices.
+The trainer sends the keeper a request and gets a reply: a header and blobs of bytes, marshalled.
+The keeper sends the zygote commands of fixed size, with file descriptors, and gets notices.
 """
 
-import json
+import marshal
 import os
 import socket
 import struct
@@ -12,7 +12,8 @@ from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-_LENGTH = struct.Struct("<I")
+_LENGTH = struct.Struct("<Q")
+_CHUNK = 1 << 16
 _COMMAND = struct.Struct("<cqc4q")
 _NOTICE = struct.Struct("<cqqd?")
 _RIGHTS_SPACE = socket.CMSG_SPACE(8 * struct.calcsize("i"))
@@ -80,26 +81,37 @@ class Notice(NamedTuple):
 
 def send_message(to: socket.socket, header: dict[str, Any], *blobs: bytes) -> None:
     """Send a header and blobs."""
-    head = json.dumps({**header, "sizes": [len(blob) for blob in blobs]}).encode()
-    to.sendall(b"".join((_LENGTH.pack(len(head)), head, *blobs)), _NO_SIGNAL)
+    data = marshal.dumps((header, blobs))
+    to.sendall(_LENGTH.pack(len(data)) + data, _NO_SIGNAL)
 
 
-def receive_message(at: socket.socket) -> tuple[dict[str, Any], list[bytes]]:
-    """Return a header and its blobs; EOFError once the other side is gone."""
-    (length,) = _LENGTH.unpack(_receive_all(at, _LENGTH.size))
-    header: dict[str, Any] = json.loads(_receive_all(at, length))
-    return header, [_receive_all(at, size) for size in header.pop("sizes")]
+def receive_message(at: socket.socket) -> tuple[dict[str, Any], Sequence[bytes]]:
+    """Return a header and its blobs; EOFError once the other side is gone.
+
+    Neither side sends before the other has answered: what comes is one message.
+    """
+    data = at.recv(_CHUNK)
+    while len(data) < _LENGTH.size:
+        more = at.recv(_CHUNK)
+        if not more:
+            raise EOFError
+        data += more
+    size = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+    whole = data if len(data) == size else _completed(at, data, size)
+    header, blobs = marshal.loads(memoryview(whole)[_LENGTH.size :])
+    return header, blobs
 
 
-def _receive_all(at: socket.socket, size: int) -> bytes:
+def _completed(at: socket.socket, begun: bytes, size: int) -> bytearray:
     data = bytearray(size)
-    view = memoryview(data)
+    data[: len(begun)] = begun
+    view = memoryview(data)[len(begun) :]
     while view:
         count = at.recv_into(view)
         if not count:
             raise EOFError
         view = view[count:]
-    return bytes(data)
+    return data
 
 
 def _send_fixed(to: socket.socket, data: bytes, fds: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ _ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "PYTHONUTF8": "1",
     "MALLOC_ARENA_MAX": "1",  # else each thread reserves 64 MiB of what a program may have
+    "LD_BIND_NOW": "1",  # else each child looks up the C functions that only children call
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -121,15 +123,17 @@ class Worker:
 
     def ask(
         self, limits: Limits, blobs: Sequence[bytes], *, judge: bool, full: bool
-    ) -> tuple[dict[str, Any], list[bytes]]:
+    ) -> tuple[dict[str, Any], Sequence[bytes]]:
         """Have a request done, by the zygote with all packages or by any.
 
         Raises:
             WorkerDied: it is gone, it hangs, or a child was killed from outside.
         """
-        self.socket.settimeout(2 * limits.wall_s + _HUNG)  # it may run in both zygotes
+        patience = 2 * limits.wall_s + _HUNG  # it may run in both zygotes
+        if self.socket.gettimeout() != patience:
+            self.socket.settimeout(patience)
         try:
-            header = {"judge": judge, "full": full, "limits": asdict(limits)}
+            header = {"judge": judge, "full": full, "limits": _as_dict(limits)}
             send_message(self.socket, header, *blobs)
             header, out = receive_message(self.socket)
         except (EOFError, OSError) as error:
@@ -157,6 +161,11 @@ class Worker:
 def payload(**task: Any) -> bytes:
     """Return what a child reads: see `runner` and `judging`."""
     return marshal.dumps(task)
+
+
+@lru_cache(maxsize=64)
+def _as_dict(limits: Limits) -> dict[str, Any]:
+    return asdict(limits)
 
 
 def _zygote_command(setting: Setting, *, light: bool) -> list[str]:

@@ -61,7 +61,7 @@ class ProgramZygote:
         """Take all steps that need files, rights or time; an exception goes to the keeper."""
         import random  # hooks into forks
 
-        from grpo_envs.sandbox import confine, judging, preload, runner, seccomp, serving, wire
+        from grpo_envs.sandbox import confine, heap, judging, preload, runner, serving, wire
 
         self.control = control
         self.confine, self.wire = confine, wire
@@ -72,7 +72,7 @@ class ProgramZygote:
         }
         self.open_streams = runner.open_streams
         self.rehearsals = runner.rehearse, judging.rehearse
-        self.seed = random.seed
+        self.seed, self.settle = random.seed, heap.settle
         self.children: list[_Child] = []
         self.poller = select.poll()
         self.poller.register(control, select.POLLIN)
@@ -83,20 +83,21 @@ class ProgramZygote:
         if settings["light"]:
             sys.meta_path.append(preload.Elsewhere(settings["folders"]))
         if settings["confined"]:
-            assert confine.MACHINE is not None, "an architecture without a table"
-            program = seccomp.assemble(seccomp.program(confine.MACHINE, _PID_MARK))
-            self.filter = confine.Filter(program, struct.pack("<I", _PID_MARK))
             self._confine(loaded, settings["uid"] + self.pid)
         else:
             confine.adopt_orphans()
         self.counted |= settings["counted"]
-        for which in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK):
-            confine.limit(which, 0)
+        none = resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK
+        confine.limit([confine.bound(which, 0) for which in none])
         confine.die_with_parent()  # a change of user would undo it
 
     def _confine(self, loaded: list[str], uid: int) -> None:
-        from grpo_envs.sandbox import readable
+        from grpo_envs.sandbox import readable, seccomp
 
+        machine = self.confine.MACHINE
+        assert machine is not None, "an architecture without a table"
+        own = seccomp.assemble(seccomp.own(machine, _PID_MARK))
+        self.filter = self.confine.Filter(own, struct.pack("<I", _PID_MARK))
         paths = readable.readable(loaded)
         if os.geteuid() == 0:
             needed = [readable.library(), os.__file__, *readable.packages(loaded)]
@@ -106,6 +107,7 @@ class ProgramZygote:
         self.confine.hide_memory()
         self.confine.no_new_privileges()
         self.confine.landlock(paths, [readable.library()], readable.WRITABLE)
+        self.confine.seccomp(seccomp.assemble(seccomp.inherited(machine)))
 
     def serve(self) -> None:
         """Obey commands until the keeper is gone."""
@@ -114,6 +116,7 @@ class ProgramZygote:
             rehearse()
         self.seed(0)  # a program that draws numbers draws the same ones in every run
         gc.collect()
+        self.filling = self.settle()
         gc.freeze()  # a collection in a child would copy the pages that it looks through
         gc.disable()
         handle = _handle(self.pid)
@@ -157,6 +160,7 @@ class ProgramZygote:
                 notice.send(self.control, [child.handle])
 
     def _fork(self, command: Any, fds: list[int]) -> None:
+        bounds = self._bounds(command)  # for all that needs no child memory is copied
         try:
             pid = os.fork()
         except OSError as error:
@@ -165,7 +169,7 @@ class ProgramZygote:
             return
         if pid == 0:
             try:
-                self._become(command, fds)
+                self._become(command, bounds, fds)
             finally:
                 os._exit(1)
         for fd in fds:
@@ -175,7 +179,7 @@ class ProgramZygote:
         if child.handle >= 0:
             self.poller.register(child.handle, select.POLLIN)
 
-    def _become(self, command: Any, fds: list[int]) -> None:
+    def _become(self, command: Any, bounds: list[Any], fds: list[int]) -> None:
         """Be the child: own descriptors, limits, the filter, then the role."""
         for place, fd in enumerate(fds):
             os.dup2(fd, place)
@@ -185,7 +189,7 @@ class ProgramZygote:
         self.confine.die_with_parent()
         if os.getppid() != self.pid:
             return
-        self._limit(command)
+        self.confine.limit(bounds)
         if self.filter:
             self.filter.install(os.getpid())
         else:
@@ -193,13 +197,18 @@ class ProgramZygote:
         gc.enable()
         self.roles[command.role](len(fds))
 
-    def _limit(self, command: Any) -> None:
-        limit = self.confine.limit
-        limit(resource.RLIMIT_CPU, command.cpu_s, 1)  # SIGXCPU, then SIGKILL
-        limit(resource.RLIMIT_AS, command.memory)
-        limit(resource.RLIMIT_NOFILE, command.open_files)
+    def _bounds(self, command: Any) -> list[Any]:
+        """Return the limits of a child, as `confine.limit` takes them."""
+        bound = self.confine.bound
+        bounds = [
+            bound(resource.RLIMIT_CPU, command.cpu_s, 1),  # SIGXCPU, then SIGKILL
+            bound(resource.RLIMIT_AS, command.memory),
+            bound(resource.RLIMIT_NOFILE, command.open_files),
+        ]
         if self.counted:  # else it would count every thread of the user on this machine
-            limit(resource.RLIMIT_NPROC, command.threads + len(self.children) + 1)
+            threads = command.threads + len(self.children) + 1
+            bounds.append(bound(resource.RLIMIT_NPROC, threads))
+        return bounds
 
     def _reap(self, child: "_Child") -> None:
         pid, status, usage = os.wait4(child.pid, os.WNOHANG)

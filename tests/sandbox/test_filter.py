@@ -1,6 +1,7 @@
-"""The filter of system calls, interpreted here: what it says to every call, on both machines."""
+"""The filters of system calls, interpreted here: what they say to each call, on both machines."""
 
 import errno
+import resource
 import signal
 import struct
 
@@ -17,13 +18,15 @@ from grpo_envs.sandbox.seccomp import (
     RETURN,
     Instruction,
     assemble,
-    program,
+    inherited,
+    own,
     refuse,
 )
 from grpo_envs.sandbox.syscalls import MACHINES, Machine
 
 PID, OTHER = 4242, 1
 EPERM, ENOSYS, EACCES, ENOTTY = map(refuse, (errno.EPERM, errno.ENOSYS, errno.EACCES, errno.ENOTTY))
+FILTERS = {machine.name: (own(machine, PID), inherited(machine)) for machine in MACHINES.values()}
 BOTH = pytest.mark.parametrize("machine", MACHINES.values(), ids=lambda machine: machine.name)
 HIGH = 1 << 40
 THREAD, NEWUSER, NEWPID, NEWNET = 0x00010000, 0x10000000, 0x20000000, 0x40000000
@@ -107,6 +110,8 @@ CHECKED: list[tuple[str, tuple[int, ...], int]] = [
     ("tgkill", (OTHER, PID, 15), EPERM),
     ("prlimit64", (0, 7, 0, 1), ALLOW),
     ("prlimit64", (OTHER, 7, 0, 1), EPERM),
+    ("prlimit64", (OTHER, resource.RLIMIT_CPU, 4096, 0), EPERM),
+    ("prlimit64", (0, resource.RLIMIT_CPU, 4096, 0), refuse(0)),  # seems to be done
     ("socketpair", (1, 1, 0, 0), ALLOW),
     ("socketpair", (2, 1, 0, 0), EPERM),
     ("socketpair", (16, 3, 0, 0), EPERM),
@@ -163,7 +168,18 @@ def verdict(machine: Machine, number: int, *arguments: int, audit: int | None = 
     padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     audit = machine.audit if audit is None else audit
     data = struct.pack("<IIQ6Q", number & 0xFFFFFFFF, audit, 0, *padded)
-    return interpret(program(machine, PID), data)
+    return strictest(*(interpret(listed, data) for listed in FILTERS[machine.name]))
+
+
+def strictest(*verdicts: int) -> int:
+    """Choose as the kernel does: the first action in this order, of equal ones the newest."""
+    actions = [KILL, EPERM & 0xFFFF0000, ALLOW]
+    return min(verdicts, key=lambda verdict: actions.index(verdict & 0xFFFF0000))
+
+
+def zygotes(machine: Machine, number: int, *arguments: int) -> int:
+    padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
+    return interpret(inherited(machine), struct.pack("<IIQ6Q", number, machine.audit, 0, *padded))
 
 
 @BOTH
@@ -200,6 +216,27 @@ def test_nothing_else_is_allowed(machine: Machine) -> None:
 
 
 @BOTH
+def test_the_zygote_may_fork_and_tell_but_no_child_may(machine: Machine) -> None:
+    calls: list[tuple[int, tuple[int, ...]]] = [(n, (0,)) for n in machine.forking.values()]
+    calls += [(machine.checked["clone"], (int(signal.SIGCHLD),))]
+    calls += [(machine.checked["kill"], (OTHER, 9)), (machine.checked["prctl"], (1, 9))]
+    for number, arguments in calls:
+        assert zygotes(machine, number, *arguments) == ALLOW
+        assert verdict(machine, number, *arguments) == EPERM
+    limited = machine.checked["prlimit64"], 0, resource.RLIMIT_CPU, 4096
+    assert zygotes(machine, *limited) == ALLOW
+    assert verdict(machine, *limited) == refuse(0)  # seems to be done
+
+
+@BOTH
+def test_what_only_the_zygote_may_do_is_listed(machine: Machine) -> None:
+    assert set(machine.forking) >= {"sendmsg", "recvmsg", "pidfd_open", "seccomp"}
+    known = {*machine.plain.values(), *machine.checked.values(), *machine.forking.values()}
+    for number in set(range(1000)) - known:
+        assert zygotes(machine, number, PID) == EPERM
+
+
+@BOTH
 def test_another_architecture_is_killed(machine: Machine) -> None:
     others = {other.audit for other in MACHINES.values()} - {machine.audit}
     for audit in (*others, 0x40000003, 0):  # i386
@@ -219,14 +256,17 @@ def test_tables_differ_as_the_architectures_do() -> None:
     legacy = {"stat", "lstat", "poll", "select", "access", "pipe", "dup2", "pause", "getpgrp"}
     assert legacy | {"alarm", "getdents", "readlink", "time"} < set(x86.plain) - set(arm.plain)
     for machine in (x86, arm):
-        numbers = [*machine.plain.values(), *machine.checked.values(), *machine.own.values()]
-        assert len(numbers) == len(set(numbers))
+        tables = machine.plain, machine.checked, machine.forking, machine.own
+        names = {name: number for table in tables for name, number in table.items()}
+        assert len(names) == len(set(names.values()))
+        assert not machine.forking.keys() & (machine.plain | machine.checked).keys()
 
 
 @BOTH
-def test_it_fits_the_kernel(machine: Machine) -> None:
-    listed = program(machine, PID)
-    assert len(listed) < 4096
+@pytest.mark.parametrize("small", [True, False], ids=["own", "inherited"])
+def test_it_fits_the_kernel(machine: Machine, small: bool) -> None:
+    listed = own(machine, PID) if small else inherited(machine)
+    assert len(listed) < (100 if small else 4096)  # the small one is compiled for each child
     assert len(assemble(listed)) == 8 * len(listed)
     for place, (operation, if_true, if_false, _) in enumerate(listed):
         assert operation in (LOAD, RETURN) or place + max(if_true, if_false) + 1 < len(listed)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from grpo_envs.graders.math.comparison import EQUAL, Comparison, all_of, different, paired, unknown
 from grpo_envs.graders.math.grading import MathGrading
 from grpo_envs.graders.math.identity import approximate, identical, value_of
+from grpo_envs.graders.math.intervals import excludes, variable
 from grpo_envs.graders.math.judge import Judge
 from grpo_envs.graders.math.matrices import combine_matrices
 from grpo_envs.graders.math.named_sets import is_number_set, meant
@@ -90,6 +91,9 @@ def _words(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
 
 
 def _lines(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
+    if excludes(gold) or excludes(answer):
+        names = {variable(side) for side in (gold, answer)} - {None}
+        return different("another name") if len(names) > 1 else on_the_line(gold, answer, judge)
     both = {gold[0], answer[0]}
     if both & _LINES or (("const", "R") in (gold, answer) and both != {"const"}):
         if gold[0] == answer[0] == "list":

@@ -2,34 +2,67 @@ r"""Solved chains: `3x+5=17 \Rightarrow x=4` is the answer x=4, where each step 
 
 import re
 
+from grpo_envs.graders.math.compare import compare
+from grpo_envs.graders.math.evaluated import is_solved
+from grpo_envs.graders.math.grading import DEFAULT
 from grpo_envs.graders.math.identity import identical
 from grpo_envs.graders.math.nodes import Node, substitute, variables
-from grpo_envs.graders.math.parse import parse
+from grpo_envs.graders.math.parse import Unreadable, parse
 from grpo_envs.graders.math.signs import signs_of
 
 _ARROW = re.compile(
     r"\\(?:Rightarrow|Longrightarrow|implies|therefore|iff|Leftrightarrow)(?![A-Za-z])|=>"
 )
+# Limits and maps have these arrows, too.
+_THIN_ARROW = re.compile(r"\\(?:to|rightarrow|longrightarrow)(?![A-Za-z])|->|\u2192")
+_INEQUALITIES = frozenset({"<", "<=", ">", ">="})
 
 
 def concluded(text: str) -> str:
-    r"""Return the solution that a chain of equations ends in, `text` itself where it is none.
+    r"""Return the solution that a chain of steps ends in, `text` itself where it is none.
+
+    A step before is an equation that the solutions satisfy, or an inequality of the same numbers.
 
     Raises:
         Unreadable: a step is no mathematics that we read.
 
     >>> concluded(r"3x+5=17 \Rightarrow x=4"), concluded(r"3x+5=20 \Rightarrow x=4")
     (' x=4', '3x+5=20 \\Rightarrow x=4')
+    >>> concluded(r"2x>4 \to x>2"), concluded(r"x \to 4")
+    (' x>2', 'x \\to 4')
     """
-    if "\\" not in text and "=>" not in text:
+    if "\\" not in text and ">" not in text and "\u2192" not in text:
         return text
-    *steps, end = _ARROW.split(text)
-    if not steps:
+    thick, thin = _ARROW.search(text), _THIN_ARROW.search(text)
+    if not (thick or thin):
         return text
+    try:
+        return _end(_THIN_ARROW.sub("=>", text) if thin else text, text)
+    except Unreadable:
+        if thick:
+            raise
+        return text
+
+
+def _end(chain: str, text: str) -> str:
+    *steps, end = _ARROW.split(chain)
     solution = parse(end.strip())
     items = solution[1:] if solution[0] == "list" else (solution,)
+    if _is_inequality(solution) and is_solved(solution):
+        agrees = all(_same_inequality(parse(step.strip()), solution) for step in steps)
+        return end if agrees else text
     agrees = all(map(_is_solution, items)) and len({item[1] for item in items}) == 1
     return end if agrees and all(_holds(parse(step.strip()), items) for step in steps) else text
+
+
+def _is_inequality(node: Node) -> bool:
+    return node[0] == "rel" and _INEQUALITIES.issuperset(node[2::2])
+
+
+def _same_inequality(step: Node, solution: Node) -> bool:
+    """Return whether a step is an inequality of the same name that the same numbers satisfy."""
+    same = _is_inequality(step) and variables(step) == variables(solution)
+    return same and compare(solution, step, DEFAULT).equal is True
 
 
 def _is_solution(node: Node) -> bool:

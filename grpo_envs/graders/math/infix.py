@@ -27,6 +27,7 @@ from grpo_envs.graders.math.numerals import based
 from grpo_envs.graders.math.tokens import Token, Unreadable
 
 RELATIONS = ("=", "!=", "<", "<=", ">", ">=", "~", "in", "notin", "subset", "to")
+_BOUNDS = frozenset({"<", "<=", ">", ">="})
 _NUMBER_SETS = frozenset("RQZNC")
 _TRANSPOSED = (("name", "T"), ("cmd", "top"), ("cmd", "intercal"), ("text", "t"))
 _NOT_A_FACTOR = frozenset({"list", "rel", "word", "union", "set", "inter", "minus", "congruent"})
@@ -174,7 +175,34 @@ def _grouped(parser: Parser, left: Node) -> Node:
     groups = [left]
     while parser.skip(";"):
         groups.append(parser.expression(GROUPS))
-    return ("list", *(("tuple", "(", ")", *g[1:]) if g[0] == "list" else g for g in groups))
+    return ("list", *(_case(group) if group[0] == "list" else group for group in groups))
+
+
+def _either(parser: Parser, left: Node) -> Node:
+    """Read what `or` separates: `x = 1, y = 2 or x = 3, y = 4` are two cases of two values each."""
+    groups = [left]
+    while parser.skip("or"):
+        groups.append(parser.expression(GROUPS))
+    if all(map(_is_case, groups)):
+        return ("list", *map(_case, groups))
+    items = [item for group in groups for item in (group[1:] if group[0] == "list" else (group,))]
+    signs = {sign for item in items if item[0] == "rel" for sign in item[2::2]}
+    if "!=" in signs and signs & _BOUNDS:
+        raise Unreadable("an exclusion that may hold or not")
+    return ("list", *items)
+
+
+def _is_case(node: Node) -> bool:
+    """Return whether these are values of several names: x = 1, y = 2."""
+    if node[0] != "list" or any(item[0] != "rel" or item[2] != "=" for item in node[1:]):
+        return False
+    return len({item[1] for item in node[1:]}) == len(node) - 1
+
+
+def _case(items: Node) -> Node:
+    """Return a list within a list as a tuple, the values of several names in the names' order."""
+    ordered = sorted(items[1:], key=lambda item: str(item[1])) if _is_case(items) else items[1:]
+    return ("tuple", "(", ")", *ordered)
 
 
 def _listed(parser: Parser, left: Node) -> Node:
@@ -182,9 +210,11 @@ def _listed(parser: Parser, left: Node) -> Node:
     while parser.skip(","):
         while parser.skip(","):  # ", and"
             pass
-        if parser.tokens[parser.at][0] == "end" or parser.ahead(")", "]", "}", "\\}", ";"):
+        if parser.tokens[parser.at][0] == "end" or parser.ahead(")", "]", "}", "\\}", ";", "or"):
             break
         items.append(parser.expression(LIST))
+    if len(items) > 1 and all(map(_is_case, items)):  # two systems
+        items = [*map(_case, items)]
     return ("list", *items) if len(items) > 1 else left
 
 
@@ -244,6 +274,7 @@ INFIXES: Mapping[Token, tuple[int, Infix]] = {
     NOTHING: (PRODUCT, _juxtaposed),
     ("op", "choose"): (CHOOSE, _choose),
     ("op", ";"): (GROUPS, _grouped),
+    ("op", "or"): (GROUPS, _either),
     ("op", ","): (LIST, _listed),
     ("cmd", "pmod"): (MODULO, _congruent),
     **{("op", sign): (RELATION, _related) for sign in RELATIONS},

@@ -33,6 +33,8 @@ def pieces(node: Node) -> list[Piece] | None:
 def _joined_pieces(node: Node) -> list[Piece] | None:
     if node[0] == "list" and (excluded := _excluded(node)):
         return _without(("minus", ("const", "R"), excluded))
+    if node[0] == "list" and (restricted := _restricted(node)):
+        return _without(restricted)
     parts = [pieces(part) for part in node[1:]]
     if any(part is None for part in parts):
         return None
@@ -129,6 +131,27 @@ def _excluded(node: Node) -> Node | None:
     return ("set", *same) if alike else None
 
 
+def _is_outside(place: float | None, ends: list[float | None]) -> bool:
+    if place is None:
+        return False
+    low, high = ends
+    return (low is not None and place < low) or (high is not None and place > high)
+
+
+def _restricted(node: Node) -> Node | None:
+    """Return what a list restricts and excludes: `x >= 1, x != 2`."""
+    if not excludes(node) or variable(node) is None:
+        return None
+    points = [part[3 if _free(part[1]) else 1] for part in node[1:] if part[2] == "!="]
+    rest = [part for part in node[1:] if part[2] != "!="]
+    return ("minus", rest[0], ("set", *points)) if len(rest) == 1 else None
+
+
+def excludes(node: Node) -> bool:
+    """Return whether `node` is a list of conditions that excludes a point: `x >= 1, x != 2`."""
+    return node[0] == "list" and any(part[0] == "rel" and part[2] == "!=" for part in node[1:])
+
+
 def _without(node: Node) -> list[Piece] | None:
     """Return an interval without some points, or all numbers without an interval."""
     found, points = pieces(node[1]), node[2]
@@ -145,7 +168,13 @@ def _without(node: Node) -> list[Piece] | None:
     if any(place is None for place, _ in places):
         return None
     result, (low, closed, high, high_closed) = [], found[0]
-    for _, point in sorted(places, key=lambda pair: pair[0] or 0.0):
+    ends = [approximate(end) for end in (low, high)]
+    for place, point in sorted(places, key=lambda pair: pair[0] or 0.0):
+        if place in ends:  # which is then open
+            closed, high_closed = closed and place != ends[0], high_closed and place != ends[1]
+            continue
+        if _is_outside(place, ends):
+            continue
         result.append(Piece(low, closed, point, False))
         low, closed = point, False
     return [*result, Piece(low, closed, high, high_closed)]

@@ -15,6 +15,7 @@ _CONSTANTS = frozenset("ei")
 _ARC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"})
 _SEVERAL = frozenset({"gcd", "lcm", "max", "min"})
 _EXCEPT = re.compile(r"(?:all|any) real(?:s| numbers?) (?:except|other than|but)(?: for)?")
+_SEGMENT = re.compile(r"(?:vec )?([A-Z]{2})")
 _MINUS_ONE: Node = ("neg", ONE)
 
 
@@ -200,6 +201,8 @@ def _between(name: str, closing: str) -> Start:
     def read(parser: Parser, _: str) -> Node:
         inner = parser.enclosed(closing)
         parser.expect(closing)
+        if inner[0] == "var" and (segment := _SEGMENT.fullmatch(inner[1])):
+            return ("var", segment[1])  # |AB| is the length that AB stands for, too
         return ("fn", "det" if inner[0] == "matrix" and name == "abs" else name, inner)
 
     return read

@@ -13,7 +13,8 @@ import re
 from functools import lru_cache
 
 from grpo_envs.graders.math.characters import ascii_of
-from grpo_envs.graders.math.units import FONTS
+from grpo_envs.graders.math.number_words import in_digits
+from grpo_envs.graders.math.units import FONTS, unit_of
 
 _LONGEST = 4000
 _ESCAPED = re.compile(r"(?<!\\)(?:\\\\)+(?!\\)(?:([A-Za-z]{2,})|[({\[%$,])")
@@ -60,10 +61,13 @@ _NESTED = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*(?=\{{[^{{}}]*\{{)")
 _SUPERSCRIPT = re.compile(r"\\textsuperscript\s*\{")
 _DOLLAR = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*\{{\s*\\?\$\s*\}}")
 _INNER_POWER = re.compile(rf"(\\(?:{FONTS})\s*\{{[^{{}}]*)\^\{{\s*(-?\d)\s*\}}(?=[^{{}}]*\}})")
-_UNIT = rf"\\(?:{FONTS})\s*\{{[^{{}}]*\}}(?:\^\{{?-?\d\}}?)?"
-_UNIT_FRACTION = re.compile(
-    rf"(?<=[\d\s}}])\\[dt]?frac\s*\{{\s*({_UNIT})\s*\}}\s*\{{\s*({_UNIT})\s*\}}"
+_UNIT = rf"(?:\\(?:{FONTS})\s*\{{[^{{}}]*\}}|[A-Za-z]+)(?:\s*\^\s*\{{?-?\d\}}?)?"
+_UNIT_FRACTION = re.compile(  # 8 \frac{km}{h}
+    rf"(?<=[\d}}])(?:[\s~]|\\[,;:! ])*\\[dtc]?frac\s*"
+    rf"\{{\s*({_UNIT})\s*\}}\s*\{{\s*({_UNIT})\s*\}}"
 )
+_MAY_BE_UNIT_FRACTION = re.compile(r"frac\s*\{\s*[A-Za-z\\]")
+_FONT = re.compile(rf"\\(?:{FONTS})\s*\{{([^{{}}]*)\}}")
 _OVER = re.compile(r"\{([^{}]*?)\\over(?![A-Za-z])([^{}]*)\}")
 _GENFRAC = re.compile(r"\\genfrac\s*(?:\{[^{}]*\}\s*){4}")
 _SI = re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}\\]*)\}")
@@ -142,6 +146,8 @@ def surface(text: str) -> str:
             text = text.replace(words, empty)
     if "\\" in text:
         text = _commands(text)
+    if "frac" in text and _MAY_BE_UNIT_FRACTION.search(text):
+        text = _UNIT_FRACTION.sub(_unit_fraction, text)
     if "<" in text:
         text = _MARKUP.sub(" ", text)
     if text.lstrip()[:1] == "$":
@@ -154,7 +160,7 @@ def surface(text: str) -> str:
         text = _TEMPERATURE.sub(
             lambda match: rf"\text{{ °{match[1] or match[2] or match[3]}}}", text
         )
-    return _digits(text if text == trimmed else _trimmed(text))
+    return in_digits(_digits(text if text == trimmed else _trimmed(text)))
 
 
 def _commands(text: str) -> str:
@@ -176,7 +182,6 @@ def _commands(text: str) -> str:
     text = _SUPERSCRIPT.sub("^{", _BRACED_FONT.sub(r"\1", _ROMAN.sub(r"\\mathrm{\1}", text)))
     text = _NESTED.sub("", _INNER_POWER.sub(r"\1^\2", text))
     text = _DOLLAR.sub("", _TEXT.sub(r" \1 ", text))
-    text = _UNIT_FRACTION.sub(r"\1/\2", text)
     if "\\over" in text:
         text = _OVER.sub(r"\\frac{\1}{\2}", text)
         above, over, below = text.partition("\\over ")
@@ -207,6 +212,14 @@ def _unbold(text: str) -> str:
         return match[0] if outside & set(_NAMES.findall(content)) - {""} else f"{{{content}}}"
 
     return _BOLD.sub(plain, text)
+
+
+def _unit_fraction(match: re.Match[str]) -> str:
+    r"""Return `\frac{km}{h}` as ` km/h`, and a fraction of letters that are no units as it is."""
+    above, below = match.groups()
+    flat = "/".join(_FONT.sub(r"\1", part) for part in (above, below))
+    known = unit_of(re.sub(r"[{}\s]", "", flat)) is not None
+    return f" {above}/{below}" if known or (above[0] == below[0] == "\\") else match[0]
 
 
 def _amounts(text: str) -> str:

@@ -13,6 +13,8 @@ _ALIGNED = frozenset(
     | {"split", "eqnarray", "equation", "multline"}
 )
 _BRACED = _ALIGNED | {"array", "matrix"}
+_CASES = frozenset({"cases", "dcases", "rcases"})
+_IF = frozenset(("text", word) for word in ("if", "for", "when", "where"))
 _BREAK: Token = ("op", "\\\\")
 _AND: Token = ("op", "&")
 _COMMA: Token = ("op", ",")
@@ -37,6 +39,8 @@ def in_order_of_names(equations: Sequence[Node]) -> Sequence[Node]:
 
 def lines(parser: Parser, name: str) -> Node:
     """Read the lines of an environment, whose `begin` was taken, as a list or as one chain."""
+    if name in _CASES and (branches := _branches(parser, name)):
+        return _read(parser, branches)
     found: list[Token] = []
     while parser.tokens[parser.at][0] not in ("close", "end", "begin"):
         token = parser.take()
@@ -53,9 +57,53 @@ def lines(parser: Parser, name: str) -> Node:
         parser.fail(name)
     while found and found[-1] == _COMMA:
         found.pop()
-    inner = Parser([*found, _END], parser.starts, parser.infixes)
+    return _read(parser, found)
+
+
+def _read(parser: Parser, tokens: list[Token]) -> Node:
+    inner = Parser([*tokens, _END], parser.starts, parser.infixes)
     inner.depth = parser.depth + 1
     return inner.answer()
+
+
+def _branches(parser: Parser, name: str) -> list[Token] | None:
+    r"""Return the branches of a function, `x & x > 0 \\ -x & x \le 0`, as pairs, in any order.
+
+    They are taken from the parser; where the lines are no branches nothing is, and it is None.
+    """
+    rest = parser.tokens[parser.at :]
+    if ("close", name) not in rest:
+        return None
+    end = rest.index(("close", name))
+    rows = [row for row in _split(rest[:end], _BREAK) if row]
+    found: list[Token] = []
+    for row in rows:
+        sides = [_without_ends(side) for side in _split(row, _AND)]
+        if len(sides) != 2 or not all(sides) or _is_relation(sides[0][-1], sides[1][0]):
+            return None
+        found += [_COMMA] if found else []
+        found += [("op", "("), *sides[0], _COMMA, *sides[1], ("op", ")")]
+    parser.at += end + 1
+    return found
+
+
+def _split(tokens: list[Token], at: Token) -> list[list[Token]]:
+    parts: list[list[Token]] = [[]]
+    for token in tokens:
+        if token == at:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
+
+
+def _without_ends(tokens: list[Token]) -> list[Token]:
+    """Return a side of a branch without commas around it and the `if` before its condition."""
+    while tokens and (tokens[0] == _COMMA or tokens[0] in _IF):
+        tokens = tokens[1:]
+    while tokens and tokens[-1] == _COMMA:
+        tokens = tokens[:-1]
+    return tokens
 
 
 def as_system(matrix: Node) -> Node:

@@ -37,17 +37,10 @@ _SIGNS = {  # commands and characters that are operators
     **{"mp": "mp", "cup": "cup", "cap": "cap", "setminus": "setminus", "backslash": "setminus"},
     **{"lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]", "lvert": "|", "rvert": "|"},
     **{"vert": "|", "mid": "|", "langle": "(", "rangle": ")", "colon": ":", "degree": "°"},
-    **{
-        "circ": "°",
-        "prime": "'",
-        "choose": "choose",
-        "lor": ",",
-        "vee": ",",
-        "land": ",",
-        "ldots": "...",
-    },
-    **{"dots": "...", "cdots": "...", "lfloor": "lfloor", "rfloor": "rfloor", "lceil": "lceil"},
-    **{"rceil": "rceil", "lVert": "norm", "rVert": "norm", "Vert": "norm", "cr": "\\\\"},
+    **{"circ": "°", "prime": "'", "choose": "choose", "lor": "or", "vee": "or", "land": ","},
+    **{"ldots": "...", "dots": "...", "cdots": "...", "lfloor": "lfloor", "rfloor": "rfloor"},
+    **{"lceil": "lceil", "rceil": "rceil", "lVert": "norm", "rVert": "norm", "Vert": "norm"},
+    **{"cr": "\\\\"},
     **{"**": "^", "==": "=", "\u2212": "-", "\u2013": "-", "\u00d7": "*", "\u00b7": "*"},
     **{"\u00f7": "/", "\u2264": "<=", "\u2265": ">=", "\u2260": "!=", "\u2248": "~"},
     **{"\u222a": "cup", "\u2229": "cap", "\u2208": "in", "\u00b1": "pm", "\u2213": "mp"},
@@ -61,7 +54,7 @@ _WORDS: dict[str, Token] = {  # commands, and runs of letters, that are one toke
     **{"tg": ("fn", "tan"), "ctg": ("fn", "cot"), "Re": ("fn", "re"), "Im": ("fn", "im")},
     **dict.fromkeys(("pi", "Pi"), ("const", "pi")),
     **dict.fromkeys(("oo", "inf", "infty", "infinity"), ("const", "inf")),
-    **dict.fromkeys(("and", "or", "And", "Or"), ("op", ",")),
+    **{"and": ("op", ","), "And": ("op", ","), "or": ("op", "or"), "Or": ("op", "or")},
     **dict.fromkeys(("percent", "pct", "percentage"), ("op", "%")),
     **dict.fromkeys(("degree", "degrees", "deg"), ("op", "°")),
     **dict.fromkeys(("cup", "union"), ("op", "cup")),
@@ -237,12 +230,13 @@ def _text(text: str) -> Sequence[Token]:
 def _content(content: str) -> Sequence[Token]:
     stripped = content.strip(" .,;:()")
     if not stripped or stripped.lower() in ("and", "or"):
-        return (("op", ","),) if stripped or "," in content else ()
+        sign = "or" if stripped.lower() == "or" else ","
+        return (("op", sign),) if stripped or "," in content else ()
     if stripped in _WORDS:
         return (_WORDS[stripped],)
     if _NUMERIC.fullmatch(stripped):
-        sign = (("op", stripped[0]),) if stripped[0] in "+-" else ()
-        return (*sign, ("num", stripped.lstrip("+-")))
+        signed = (("op", stripped[0]),) if stripped[0] in "+-" else ()
+        return (*signed, ("num", stripped.lstrip("+-")))
     if len(stripped) == 1 and stripped.isalpha():
         return (("name", stripped),)
     if stripped == "%":

@@ -475,8 +475,8 @@ def test_grade(gold: str, answer: str, correct: bool) -> None:
         ),
         pytest.param(
             "80",
-            "<answer>eighty</answer>",
-            Verdict(correct=False, extracted="eighty", stage="number", reason="eighty is not 80"),
+            "<answer>plenty</answer>",
+            Verdict(correct=False, extracted="plenty", stage="number", reason="plenty is not 80"),
             id="not the number",
         ),
         pytest.param(
