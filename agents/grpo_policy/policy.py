@@ -19,6 +19,7 @@ from grpo_policy.batch import Batch
 from grpo_policy.block_attention import by_blocks
 from grpo_policy.chat import Chat, end_tokens
 from grpo_policy.context import context_length_of, fix_rope, heads_of
+from grpo_policy.fused import fuse
 from grpo_policy.head import OwnHead, decoder_of
 from grpo_policy.kv_cache import Caching
 from grpo_policy.packing import MASK_BYTES, mask_bytes, pack, saves
@@ -38,6 +39,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model.eval()  # no dropout, neither while sampling nor while scoring
         fix_rope(self.model)
+        fuse(self.model)
         self.tokenizer = tokenizer
         self.template_variables = dict(template_variables or {})
         """What the chat template is given beside the messages."""
