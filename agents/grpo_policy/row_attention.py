@@ -1,0 +1,136 @@
+"""Attention of packs on a CPU, where a pair of tokens that is masked out costs as much as another.
+
+In a pack most pairs belong to different completions of a group. Here each completion is a row of
+queries again, over the keys of its prompt and its own; only attention sees it so, the layers'
+matrices see packs. For a single new token, two products of matrices are faster than a kernel that
+is made for many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from grpo_policy.block_attention import attention
+
+_MOST_KEYS = 2
+"""Keys of all rows, at most, for each token of the packs: a prompt's are copied to its rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """B rows of at most T queries and S keys, taken from K packs of L tokens; see `lay_out`."""
+
+    queries_BT: Tensor
+    """The place of each query among the K * L tokens of the packs."""
+    keys_BS: Tensor
+    """The place of each key: those of the longest prompt, then those of the completion."""
+    bias_B1TS: Tensor
+    """0 where a query attends to a key, -inf elsewhere."""
+    back_N: Tensor
+    """Of each token of the packs: its place among the prompts' tokens and then the rows'."""
+    prompt: int
+    """Tokens of the longest prompt."""
+
+
+def lay_out(
+    starts_B: Tensor, prompts_B: Tensor, lengths_B: Tensor, *, pack_B: Tensor, size: int
+) -> Rows | None:
+    """Return the rows of packs; None where attention over whole packs takes less.
+
+    Args:
+        starts_B: Where each completion starts in its pack.
+        prompts_B: Tokens of its prompt, which starts at 0.
+        lengths_B: Tokens of the completion.
+        pack_B: The number of its pack.
+        size: Tokens of a pack (L), padding included.
+    """
+    rows, packs = len(pack_B), int(pack_B[-1]) + 1
+    prompt, length = int(prompts_B.max()), int(lengths_B.max())
+    pairs = rows * length * (prompt + length) + packs * prompt * prompt
+    if rows * (prompt + length) > _MOST_KEYS * packs * size or pairs >= packs * size * size:
+        return None
+    places_P = torch.arange(prompt, device=pack_B.device)
+    places_T = torch.arange(length, device=pack_B.device)
+    first_B1 = (pack_B * size)[:, None]
+    own_BT = places_T.minimum(lengths_B[:, None] - 1) + starts_B[:, None] + first_B1
+    shared_BP = places_P.minimum(prompts_B[:, None] - 1) + first_B1
+    before_BTP = (places_P < prompts_B[:, None])[:, None].expand(-1, length, -1)
+    causal_BTT = (places_T <= places_T[:, None]).expand(rows, -1, -1)
+    attends_BTS = torch.cat([before_BTP, causal_BTT], dim=-1)
+    back_N = torch.zeros(packs * size, dtype=torch.long, device=pack_B.device)
+    packed_KP = torch.arange(packs, device=pack_B.device)[:, None] * size + places_P
+    back_N[packed_KP] = torch.arange(packs * prompt, device=pack_B.device).view(packs, prompt)
+    written_BT = places_T < lengths_B[:, None]
+    here_BT = torch.arange(rows * length, device=pack_B.device).view(rows, length)
+    back_N[own_BT[written_BT]] = packs * prompt + here_BT[written_BT]
+    return Rows(
+        queries_BT=own_BT,
+        keys_BS=torch.cat([shared_BP, own_BT], dim=1),
+        bias_B1TS=torch.zeros(attends_BTS.shape).masked_fill_(~attends_BTS, -torch.inf)[:, None],
+        back_N=back_N,
+        prompt=prompt,
+    )
+
+
+def by_rows(pairs_K1LL: Tensor, rows: Rows | None) -> Tensor:
+    """Let attention with this mask go by rows; whoever does not know of them sees a mask."""
+    if rows is not None and pairs_K1LL.device.type == "cpu":
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention
+        setattr(pairs_K1LL, "rows", rows)  # noqa: B010 - a tensor declares no such attribute
+    return pairs_K1LL
+
+
+def _attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    """Attend as Transformers does with sdpa.
+
+    Args:
+        module: The attention layer.
+        given: Queries, keys, values (K, H, L, D), and the mask.
+        options: What else a layer says, `scaling` among it.
+    """
+    query, key, value, mask = given
+    rows: Rows | None = getattr(mask, "rows", None)
+    if rows is None:
+        return attention(module, *given, **options)
+    first = (x[:, :, : rows.prompt] for x in (query, key, value))
+    prompts_KPHD, _ = attention(module, *first, None, **options)
+    answers_BTHD = _answers(query, key, value, rows, scale=options.get("scaling"))
+    packs, heads, size, _ = query.shape
+    found = [x.flatten(0, 1).flatten(1) for x in (prompts_KPHD, answers_BTHD)]
+    heads_NE = torch.cat(found).index_select(0, rows.back_N)
+    return heads_NE.view(packs, size, heads, value.shape[-1]), None
+
+
+def _answers(
+    query: Tensor, key: Tensor, value: Tensor, rows: Rows, *, scale: float | None
+) -> Tensor:
+    """Return what the completions' tokens attend to (B, T, H, D).
+
+    Query heads that share a head of keys are further queries of it: no key is copied for them.
+    """
+    shared = query.shape[1] // key.shape[1]
+    query_BTHD = _taken(query, rows.queries_BT)
+    count, length = query_BTHD.shape[:2]
+    folded = query_BTHD.unflatten(2, (-1, shared)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    found = scaled_dot_product_attention(
+        folded,
+        _taken(key, rows.keys_BS).transpose(1, 2),
+        _taken(value, rows.keys_BS).transpose(1, 2),
+        attn_mask=rows.bias_B1TS.to(query.dtype).repeat(1, 1, shared, 1),
+        scale=scale,
+    )
+    return found.unflatten(2, (shared, length)).permute(0, 3, 1, 2, 4).reshape(count, length, -1)
+
+
+def _taken(states_KHLD: Tensor, places_BT: Tensor) -> Tensor:
+    """Return the states of tokens of the packs (B, T, H, D)."""
+    heads = states_KHLD.shape[1]
+    states_NE = states_KHLD.transpose(1, 2).flatten(0, 1).flatten(1)
+    taken = states_NE.index_select(0, places_BT.flatten())
+    return taken.view(*places_BT.shape, heads, -1)
