@@ -28,7 +28,7 @@ from grpo_policy.chat import NO_LIMIT, Chat, end_tokens
 from grpo_policy.context import context_length_of
 from grpo_policy.gguf import is_gguf, make_ordinary, reading
 from grpo_policy.kept import Source, keep
-from grpo_policy.loading import at_load, attend, cannot_load, unreadable
+from grpo_policy.loading import at_load, attend, cannot_load, require_all_loaded, unreadable
 from grpo_policy.policy import Policy
 from grpo_policy.saving import base_of
 from grpo_policy.selftest import settle
@@ -121,17 +121,17 @@ def load_policy(path: str, cfg: ModelConfig | None = None, *, adapters: bool = F
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
         source = None if is_gguf(path) else Source.of(base or place, where)
         loaded: Any = (source.auto_class if source else AutoModelForCausalLM).from_pretrained(
-            place, dtype=torch.float32, output_loading_info=True, **attention, **where
+            place,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with their names
+            **attention,
+            **where,
         )
     if template is not None:
         tokenizer.chat_template = template
     model: PreTrainedModel = loaded[0]
-    if missing := sorted(loaded[1]["missing_keys"]):
-        name = f"model.path={path}: {type(model).__name__}"
-        raise ConfigError(
-            f"{name} lacks {len(missing)} weights there ({', '.join(missing[:3])}). "
-            "Give the folder of a whole causal language model."
-        )
+    require_all_loaded(f"model.path={path}: {type(model).__name__}", loaded[1])
     if source and not base:
         keep(model, source, path)
     elif is_gguf(path):
