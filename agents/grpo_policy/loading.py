@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError
@@ -10,6 +12,9 @@ from transformers import AttentionInterface
 from grpo_envs.config.model import ModelConfig
 from grpo_envs.errors import ConfigError, require_one_of
 from grpo_policy.policy import Policy
+
+_PLAIN = (OSError, ValueError, KeyError, ImportError, SafetensorError)
+"""Exceptions whose text says all."""
 
 
 def at_load(cfg: ModelConfig) -> dict[str, Any]:
@@ -57,8 +62,9 @@ def unreadable(cfg: ModelConfig) -> tuple[type[Exception], ...]:
     """Return the exceptions of a model that cannot be loaded: all, where it runs its own code."""
     if cfg.trust_remote_code:
         return (Exception,)
-    # KeyError: a configuration that lacks a number (Phi-3's rope without its original length).
-    return (OSError, ValueError, KeyError, ImportError, SafetensorError)
+    # KeyError: a configuration that lacks a number (Phi-3's rope without its original length);
+    # RuntimeError and UnpicklingError: weights of PyTorch's own format that are cut off.
+    return (*_PLAIN, RuntimeError, UnpicklingError)
 
 
 def cannot_load(path: str, cfg: ModelConfig, error: Exception, absent: str) -> ConfigError:
@@ -85,6 +91,30 @@ def cannot_load(path: str, cfg: ModelConfig, error: Exception, absent: str) -> C
     )
 
 
+def require_all_loaded(name: str, info: Mapping[str, Any]) -> None:
+    """Refuse a model that has weights which its folder does not give.
+
+    Args:
+        name: Key, path and class of the model, for messages.
+        info: What `from_pretrained(..., output_loading_info=True)` says of the weights.
+
+    Raises:
+        ConfigError: weights are missing, or have other shapes; one line that names some.
+    """
+    if missing := sorted(info["missing_keys"]):
+        raise ConfigError(
+            f"{name} lacks {len(missing)} weights there ({', '.join(missing[:3])}). "
+            "Give the folder of a whole causal language model."
+        )
+    if other := sorted(info["mismatched_keys"]):
+        weight, there, wanted = other[0]
+        raise ConfigError(
+            f"{name}: {len(other)} weights there are not of the shape that config.json asks for "
+            f"({weight} is {tuple(there)}, not {tuple(wanted)}). Give a folder whose files belong "
+            "together."
+        )
+
+
 def remarks(policy: Policy, cfg: ModelConfig) -> list[str]:
     """Return what is to be known about a model that was loaded, a line each."""
     found = policy.chat.remarks()
@@ -96,5 +126,6 @@ def remarks(policy: Policy, cfg: ModelConfig) -> list[str]:
 
 def _first_line(error: Exception) -> str:
     line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-    named = isinstance(error, OSError | ValueError | KeyError | ImportError | SafetensorError)
-    return line if named and line else f"{type(error).__name__}: {line}"
+    if isinstance(error, UnpicklingError):  # its text is about trusting files
+        return "its weights are cut off, or no file of PyTorch"
+    return line if isinstance(error, _PLAIN) and line else f"{type(error).__name__}: {line}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -28,7 +28,7 @@ from grpo_policy.chat import NO_LIMIT, Chat, end_tokens
 from grpo_policy.context import context_length_of
 from grpo_policy.gguf import is_gguf, make_ordinary, reading
 from grpo_policy.kept import Source, keep
-from grpo_policy.loading import at_load, attend, cannot_load, unreadable
+from grpo_policy.loading import at_load, attend, cannot_load, require_all_loaded, unreadable
 from grpo_policy.policy import Policy
 from grpo_policy.quantization import quantized, trainable
 from grpo_policy.saving import base_of
@@ -132,13 +132,18 @@ def load_policy(
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
         source = None if is_gguf(path) else Source.of(base or place, where)
         loaded: Any = (source.auto_class if source else AutoModelForCausalLM).from_pretrained(
-            place, dtype=dtype, output_loading_info=True, **how, **where
+            place,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with their names
+            **how,
+            **where,
         )
     if template is not None:
         tokenizer.chat_template = template
     model: PreTrainedModel = loaded[0]
     trainable(model)
-    _require_whole(f"model.path={path}: {type(model).__name__}", loaded[1]["missing_keys"])
+    require_all_loaded(f"model.path={path}: {type(model).__name__}", loaded[1])
     if source and not base:
         keep(model, source, path, whole=cfg.quantization is None)
     elif is_gguf(path):
@@ -155,14 +160,6 @@ def load_policy(
     settle(policy, path)
     attend(policy, cfg)
     return policy
-
-
-def _require_whole(name: str, missing: Collection[str]) -> None:
-    if missing:
-        raise ConfigError(
-            f"{name} lacks {len(missing)} weights there ({', '.join(sorted(missing)[:3])}). "
-            "Give the folder of a whole causal language model."
-        )
 
 
 def load_chat(path: str, cfg: ModelConfig | None = None) -> Chat:

@@ -50,7 +50,10 @@ def save(policy: Policy, folder: Path, dtype: str = "fp32") -> None:
         model.generation_config = kept
     # Not by `save_pretrained`, which refuses what many models come with, such as a temperature
     # beside greedy decoding.
-    _with_ends(kept, policy).to_json_file(folder / "generation_config.json")
+    ends = folder / "generation_config.json"
+    _with_ends(kept, policy).to_json_file(ends)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(ends.stat().st_mode)  # as the umask has it; safetensors' is 0600
     policy.tokenizer.save_pretrained(folder)
 
 

@@ -76,6 +76,7 @@ def settle(policy: Policy, path: str) -> None:
     """
     name = f"model.path={path}: {type(policy.model).__name__}"
     _require_numbers(policy, name)
+    _require_padding(policy, name)
     _require_loaded_as_saved(policy.model, name)
     trial = _sampled_exactly(policy, name)
     batch = collate(trial.groups, policy.pad_id, policy.device)
@@ -87,6 +88,16 @@ def _require_numbers(policy: Policy, name: str) -> None:
     for weight, value in policy.model.named_parameters():
         if not bool(value.isfinite().all()):
             raise ConfigError(f"{name} has weights that are no finite numbers: {weight}.")
+
+
+def _require_padding(policy: Policy, name: str) -> None:
+    known = len(policy.model.get_input_embeddings().weight)
+    if policy.pad_id >= known:
+        token = policy.tokenizer.decode([policy.pad_id])
+        raise ConfigError(
+            f"{name} has no embedding for the tokenizer's padding, {token!r}. Resize the model's "
+            "embeddings, or name another pad_token."
+        )
 
 
 def _require_loaded_as_saved(model: PreTrainedModel, name: str) -> None:

@@ -101,12 +101,21 @@ def explain(error: Exception) -> ConfigError:
         said = f"{key}={values}: one run takes one value. Allowed: -m first, for a run of each"
         return ConfigError(f"{said}; or '{key}=[{values}]' for a list.")
     if isinstance(error, OverrideParseException):
-        return ConfigError(f"{error.override}: not of the form key=value ({_first(error)})")
+        return _explain_word(error)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError | ValidationError):
         return _explain_key(error, cause)
     if unknown_key := re.match(r"Could not override '([^']+)'", str(error)):
         return _no_key(unknown_key[1], [f.name for f in fields(RunConfig)], "")
     return ConfigError(_first(error))
+
+
+def _explain_word(error: OverrideParseException) -> ConfigError:
+    key, is_value, _ = error.override.partition("=")
+    if not is_value:
+        return ConfigError(f"{error.override}: not of the form key=value ({_first(error)})")
+    allowed = "a number, a text, [a, list] or {a: mapping}; a text with characters such as ( < & ä"
+    quoted = f"in quotes, as in '{key}=\"...\"'"
+    return ConfigError(f"{error.override}: its value cannot be read. Allowed: {allowed} {quoted}.")
 
 
 def _explain_key(error: Exception, cause: OmegaConfBaseException) -> ConfigError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -26,10 +27,13 @@ def names_of(
 
     Raises:
         UnknownName: `columns` renames something that the environment does not need.
-        ConfigError: a column is not named by text; only a prompt may have several.
+        ConfigError: `columns` is no mapping, or a column is not named by text; only a prompt may
+            have several.
     """
     roles = (*needs, *optional)
     names: dict[str, tuple[str, ...]] = {name: (name,) for name in roles}
+    if columns is not None and not isinstance(columns, Mapping):
+        raise ConfigError(f"env.columns={columns}. Allowed: names, as {{{needs[0]}: question}}.")
     for role, given in (columns or {}).items():
         if role not in names:
             raise unknown("column role in env.columns", role, roles)
@@ -73,16 +77,17 @@ def require_columns(
 def cells_of(record: Mapping[str, Any], names: Sequence[str], have: Collection[str]) -> list[Any]:
     """Return the cells of a record that a column of the environment's is made of.
 
-    A name with dots that is no column is something inside of a cell.
+    A name with dots that is no column is something inside of a cell. NaN, as pandas writes a cell
+    that is missing, is None.
     """
-    cells = []
+    cells: list[Any] = []
     for name in names:
         if "." not in name or name in have:
             cells.append(record.get(name))
         else:
             head, *keys = name.split(".")
             cells.append(nested(record.get(head), keys))
-    return cells
+    return [None if isinstance(cell, float) and math.isnan(cell) else cell for cell in cells]
 
 
 def heads(names: Names, have: Collection[str]) -> frozenset[str]:

@@ -249,6 +249,7 @@ def test_an_exported_model_is_the_trained_one(
     half = AutoModelForCausalLM.from_pretrained(tmp_path / "bf16", dtype="auto")
     assert half.dtype is torch.bfloat16
     names = {path.name for path in (tmp_path / "bf16").iterdir()}
+    assert len({path.stat().st_mode for path in (tmp_path / "bf16").iterdir()}) == 1  # for others
     assert names >= {"config.json", "generation_config.json", "model.safetensors", "README.md"}
     assert names >= {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
     assert "adapter_config.json" not in names

@@ -1,5 +1,6 @@
 """The trial at load: what is sampled and scored is the model's own, or the model is refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,34 @@ def test_a_download_that_was_cut_off_is_one_line(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     assert refusal(path).startswith(f"model.path={path}: Error while deserializing header")
+
+
+@pytest.mark.parametrize("end", [b"PK", b"version https://git-lfs.github.com/spec/v1"])
+def test_so_is_one_in_pytorchs_own_format(end: bytes, tmp_path: Path) -> None:
+    path = saved(model_of("llama"), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(end)
+    said = refusal(path)
+    assert said.startswith(f"model.path={path}: ")
+    assert "PytorchStreamReader" in said or "its weights are cut off" in said
+    assert "weights_only" not in said
+
+
+def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
+    path = saved(model_of("llama"), tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "intermediate_size": 96}))
+    said = refusal(path)
+    assert "weights there are not of the shape that config.json asks for (model.layers.0." in said
+    assert "96)" in said
+
+
+def test_a_padding_token_without_an_embedding_is_named(tmp_path: Path) -> None:
+    path = saved(model_of("llama"), tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(path)
+    assert "has no embedding for the tokenizer's padding, '<pad>'" in refusal(path)
 
 
 def test_a_reward_model_is_no_language_model(tmp_path: Path) -> None:

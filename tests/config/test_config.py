@@ -102,6 +102,8 @@ def test_environment_keys_need_no_plus() -> None:
         ("logger.names=[consol]", "logger.names=consol. Allowed: *Did you mean 'console'?"),
         ("enw=math", "no enw=math. Allowed: env, *Did you mean 'env'?"),
         ("agent", "agent: not of the form key=value"),
+        ("env.dataset=a(1).csv", "its value cannot be read.*in quotes, as in 'env.dataset="),
+        ("env.columns={prompt:ä}", "its value cannot be read.*in quotes, as in 'env.columns="),
         ("+agent.foo=2", "an added (+) key is none of ours: *foo"),
         ("seed=x", "seed=x: *Integer"),
     ],

@@ -197,6 +197,22 @@ def test_a_worked_answer_ends_in_its_gold(write: Write) -> None:
             id="an empty prompt",
         ),
         pytest.param(
+            "rows.jsonl",
+            jsonl([{"prompt": "a", "gold": 1}, {"prompt": "b", "gold": float("nan")}]),
+            None,
+            DatasetError,
+            "{path}: row 2 has no 'gold'. 1 of 2 rows" + LEFT_OUT,
+            id="a gold that pandas has no value of",
+        ),
+        pytest.param(
+            "rows.csv",
+            "question,gold\na,1\nb,2\n",
+            "question",
+            ConfigError,
+            "env.columns=question. Allowed: names, as {{prompt: question}}.",
+            id="columns that are no mapping",
+        ),
+        pytest.param(
             "rows.csv",
             "prompt,gold\na,1\nb,2\nc,\n",
             None,
@@ -251,7 +267,7 @@ def test_a_worked_answer_ends_in_its_gold(write: Write) -> None:
 def test_a_mistake_is_one_line_that_names_the_file(
     name: str,
     text: str,
-    columns: dict[str, str] | None,
+    columns: dict[str, str] | str | None,
     error: type[Exception],
     message: str,
     write: Write,
