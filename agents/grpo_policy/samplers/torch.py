@@ -16,6 +16,7 @@ from grpo_policy.kv_cache import Caching
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.budget import Budget
 from grpo_policy.samplers.draw import Draw, Stops, noise
+from grpo_policy.samplers.masks import taken_as_given
 from grpo_policy.samplers.protocol import Decoding
 from grpo_policy.samplers.room import room_behind, together
 from grpo_policy.samplers.written import Written
@@ -222,13 +223,14 @@ def _prefill(policy: Policy, prompts: Sequence[tuple[int, ...]], copies: int) ->
     ids_PL = [[policy.pad_id] * pad + list(ids) for pad, ids in zip(pads, prompts, strict=True)]
     pads_P = torch.tensor(pads, device=policy.device)
     mask_PL = (torch.arange(longest, device=policy.device) >= pads_P[:, None]).long()
-    cache, logits_P1V = policy.caching.prefill(
-        policy.model,
-        input_ids=torch.tensor(ids_PL, device=policy.device),
-        attention_mask=mask_PL if any(pads) else None,
-        position_ids=(mask_PL.cumsum(dim=1) - 1).clamp(min=0),
-        **policy.last_logits,
-    )
+    with taken_as_given():
+        cache, logits_P1V = policy.caching.prefill(
+            policy.model,
+            input_ids=torch.tensor(ids_PL, device=policy.device),
+            attention_mask=mask_PL if any(pads) else None,
+            position_ids=(mask_PL.cumsum(dim=1) - 1).clamp(min=0),
+            **policy.last_logits,
+        )
     index_R = torch.arange(len(prompts) * copies, device=policy.device)
     policy.caching.take(cache, index_R // copies)
     return _Rows(
@@ -246,10 +248,11 @@ def _advance(policy: Policy, rows: _Rows, tokens_R: Tensor) -> None:
     """Feed each row its token; its next logits replace the old ones."""
     positions_R = rows.mask_RL.sum(dim=1)
     rows.mask_RL = torch.cat([rows.mask_RL, rows.mask_RL.new_ones(len(tokens_R), 1)], dim=1)
-    rows.logits_RV = policy.model(
-        input_ids=tokens_R[:, None],
-        attention_mask=rows.caching.mask(rows.mask_RL if rows.padded else None),
-        position_ids=positions_R[:, None],
-        use_cache=True,
-        **{rows.caching.name: rows.cache},
-    ).logits[:, -1]
+    with taken_as_given():
+        rows.logits_RV = policy.model(
+            input_ids=tokens_R[:, None],
+            attention_mask=rows.caching.mask(rows.mask_RL if rows.padded else None),
+            position_ids=positions_R[:, None],
+            use_cache=True,
+            **{rows.caching.name: rows.cache},
+        ).logits[:, -1]
