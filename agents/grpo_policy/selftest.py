@@ -1,16 +1,16 @@
 """Is a model sampled and scored exactly? A trial at load, on two short prompts.
 
 The reference is the model's plain pass over a whole sequence, alone. Against it are tried the
-sampler (groups, left padding, its cache) and the scores that an update is made of (right padding,
-the head in chunks, prompts that rows share). What differs is done another way or refused: nothing
-is sampled or trained that is only nearly the model.
+sampler (groups, left padding, its cache, a group that joins another) and the scores that an update
+is made of (right padding, the head in chunks, prompts that rows share). What differs is done
+another way or refused: nothing is sampled or trained that is only nearly the model.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -23,6 +23,7 @@ from grpo_envs.types import Completion, Group
 from grpo_policy.batch import Batch, collate
 from grpo_policy.kv_cache import ways_to_cache
 from grpo_policy.policy import Policy
+from grpo_policy.samplers.budget import Budget
 from grpo_policy.samplers.protocol import Decoding
 from grpo_policy.samplers.torch import sample
 
@@ -79,6 +80,7 @@ def settle(policy: Policy, path: str) -> None:
     _require_padding(policy, name)
     _require_loaded_as_saved(policy.model, name)
     trial = _sampled_exactly(policy, name)
+    policy.caching = replace(policy.caching, joins=_joins(policy, trial))
     batch = collate(trial.groups, policy.pad_id, policy.device)
     _score_exactly(policy, trial, batch, name)
     policy.share_prompts = _works(lambda: _packed_logps(policy, batch), trial)
@@ -166,16 +168,46 @@ def _sampled_exactly(policy: Policy, name: str) -> _Trial:
     )
 
 
+class _OneByOne(Budget):
+    """Begins with one group; the next joins it on its way."""
+
+    def at_once(self, length: int, copies: int) -> int:
+        """Return how many rows are sampled at once."""
+        return 2 * copies if self.tried else copies
+
+
+def _joins(policy: Policy, trial: _Trial) -> bool:
+    """Return whether a group that joins another on its way is sampled as it was beside it."""
+    caching, policy.caching = policy.caching, replace(policy.caching, joins=True)
+    prompts = [group.prompt_ids for group in trial.groups]
+    try:
+        found = _past_ends(policy, prompts, _OneByOne(_COPIES * len(prompts)))
+    except Exception:  # noqa: BLE001  of somebody's model, whose rows go in batches then
+        return False
+    finally:
+        policy.caching = caching
+    own = [completion for group in trial.groups for completion in group.completions]
+    same = [c.token_ids for c in found] == [c.token_ids for c in own]
+    return same and trial.off([torch.tensor(c.logprobs) for c in found]) <= _TOLERANCE
+
+
+def _past_ends(
+    policy: Policy, prompts: Sequence[tuple[int, ...]], budget: Budget | None = None
+) -> list[Completion]:
+    """Sample greedily, past any end token."""
+    ends, policy.eos_ids = policy.eos_ids, ()
+    try:
+        return sample(policy, prompts, [0] * (len(prompts) * _COPIES), _DECODING, budget=budget)
+    finally:
+        policy.eos_ids = ends
+
+
 def _sample(policy: Policy) -> _Trial:
-    """Sample greedily, past any end token, and ask the model about what was sampled."""
+    """Sample prompts, and ask the model about what was sampled."""
     vocabulary = len(policy.model.get_input_embeddings().weight)
     generator = torch.Generator().manual_seed(0)
     prompts = [_prompt(min(vocabulary, _COMMON), n, generator) for n in _LENGTHS]
-    ends, policy.eos_ids = policy.eos_ids, ()
-    try:
-        found = sample(policy, prompts, [0] * (len(prompts) * _COPIES), _DECODING)
-    finally:
-        policy.eos_ids = ends
+    found = _past_ends(policy, prompts)
     groups = [
         Group(
             key=number,

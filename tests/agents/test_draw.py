@@ -15,7 +15,7 @@ from grpo_policy.batch import collate
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
 from grpo_policy.samplers import Decoding
-from grpo_policy.samplers.draw import Distortion, Draw
+from grpo_policy.samplers.draw import Context, Distortion, Draw
 from grpo_policy.samplers.torch import TorchSampler, sample
 
 PROMPTS = ["What is 1+2?", "What is 48+12+44+7?"]
@@ -38,7 +38,9 @@ def test_the_distribution_is_that_of_generate(
     """Logits as `generate` makes them, of prompts that are padded here and alone there."""
     how = Decoding(max_new_tokens=5, temperature=0.7, **keys)  # type: ignore[arg-type]
     prompts = [random_policy.render(text) for text in PROMPTS]
-    distort = Distortion(how, prompts, copies=2)
+    distort = Distortion(how)
+    context = Context(how, 5, max(map(len, prompts)), random_policy.device)
+    context.begin(torch.tensor([1, 4]), prompts)
     for number, prompt in enumerate(prompts):
         torch.manual_seed(number)
         out = random_policy.model.generate(
@@ -55,11 +57,10 @@ def test_the_distribution_is_that_of_generate(
             output_scores=True,
         )
         for t, (logits_1V, scores_1V) in enumerate(zip(out.logits, out.scores, strict=True)):
-            written = out.sequences[:, len(prompt) : len(prompt) + t]
-            index = torch.tensor([2 * number + 1])
-            torch.testing.assert_close(
-                distort(logits_1V, index, written), scores_1V.float(), rtol=1e-5, atol=1e-5
-            )
+            slot = torch.tensor([(1, 4)[number]])
+            mine_1V = distort(logits_1V, context.ids_SL[slot])
+            torch.testing.assert_close(mine_1V, scores_1V.float(), rtol=1e-5, atol=1e-5)
+            context.add(slot, torch.tensor([t]), out.sequences[:, len(prompt) + t])
 
 
 def test_no_token_outside_of_the_cut_is_ever_sampled(random_policy: Policy) -> None:
@@ -84,9 +85,9 @@ def test_rounding_ends_at_no_token_that_was_cut(tiny: Policy) -> None:
     """The largest noise, and weights after which only tokens without weight come."""
     logits_RV = torch.full((64, 600), -torch.inf)
     logits_RV[:, 300:331] = torch.randn(64, 31, generator=torch.Generator().manual_seed(0))
-    noise_BT = torch.full((64, 1), 1 - 2**-24)
-    draw = Draw(tiny, [(5,)] * 64, noise_BT, Decoding(max_new_tokens=1, top_p=0.5))
-    tokens_R, logps_R, _ = draw(logits_RV, torch.arange(64), torch.zeros(64, 0, dtype=torch.long))
+    draw = Draw(tiny, Decoding(max_new_tokens=1, top_p=0.5), 64, 1)
+    draw.noise_ST.fill_(1 - 2**-24)
+    tokens_R, logps_R, _ = draw(logits_RV, torch.arange(64), torch.zeros(64, dtype=torch.long))
     assert logps_R.isfinite().all()
     assert ((tokens_R >= 300) & (tokens_R < 331)).all()
 

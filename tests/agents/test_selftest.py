@@ -1,7 +1,6 @@
 """The trial at load: what is sampled and scored is the model's own, or the model is refused."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from transformers import (
 )
 
 from grpo_envs.errors import ConfigError
-from grpo_policy import samplers
+from grpo_policy import kv_cache, samplers
 from grpo_policy.kv_cache import Caching
 from grpo_policy.models import TINY, load_policy
 from grpo_policy.policy import Policy
@@ -80,7 +79,12 @@ def policy_of(kind: str, **keys: Any) -> Policy:
         ),
         pytest.param("mamba", {}, Caching(name="cache_params"), False, False, id="Mamba"),
         pytest.param(
-            "minimax", {"head_dim": 8}, Caching(roomy=False), False, False, id="own cache"
+            "minimax",
+            {"head_dim": 8},
+            Caching(roomy=False, joins=False),
+            False,
+            False,
+            id="own cache",
         ),
         pytest.param("cohere", {}, Caching(), True, True, id="scaled logits"),
         pytest.param("gemma2", {"head_dim": 8}, Caching(), True, False, id="capped logits"),
@@ -126,12 +130,29 @@ def test_weights_that_are_initialised_whenever_they_are_loaded_are_named() -> No
 def test_a_cache_that_is_nearly_right_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are mixed up among the copies of another prompt."""
 
-    def mixed(self: Caching, cache: Any, rows: torch.Tensor) -> None:
+    def mixed(self: Caching, parts: Any, length: int, room: int) -> Any:
+        ((cache, rows),) = parts
         cache.reorder_cache(rows.flip(0))
+        return cache
 
-    monkeypatch.setattr(Caching, "take", mixed)
+    monkeypatch.setattr(Caching, "gather", mixed)
     with pytest.raises(ConfigError, match=r"its cache gives log-probabilities that are off by"):
         settle(policy_of("qwen3"), "x")
+
+
+def test_rows_that_cannot_join_go_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of two caches come in another order."""
+    usual = kv_cache.joined
+
+    def mixed(parts: Any, length: int, room: int) -> Any:
+        if len(parts) > 1:
+            parts = [(cache, rows.flip(0) * 0) for cache, rows in reversed(parts)]
+        return usual(parts, length, room)
+
+    monkeypatch.setattr(kv_cache, "joined", mixed)
+    policy = policy_of("qwen3")
+    settle(policy, "x")
+    assert policy.caching == Caching(joins=False)
 
 
 def test_a_sampler_that_takes_other_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +183,7 @@ def test_a_folder_is_tried_when_it_is_loaded(tmp_path: Path) -> None:
     AutoTokenizer.from_pretrained(TINY).save_pretrained(tmp_path)
     policy = load_policy(str(tmp_path))
     assert not policy.share_prompts  # of a trial: a layer with a state cannot share
-    assert policy.caching == replace(Caching(), roomy=True)
+    assert policy.caching == Caching()
 
 
 # Folders that hold no whole model

@@ -27,44 +27,59 @@ _SLACK = 8
 
 
 class Draw:
-    """Draws the next token of each row, as a `Decoding` says."""
+    """Draws the next token of each row, as a `Decoding` says; each row has a slot of its own."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        prompts: Sequence[tuple[int, ...]],
-        noise_BT: Tensor,
-        how: Decoding,
-    ) -> None:
-        self.noise_BT, self.how = noise_BT.to(policy.device), how
-        copies = len(noise_BT) // len(prompts)
+    def __init__(self, policy: Policy, how: Decoding, slots: int, longest: int) -> None:
+        """Take memory for rows that are drawn for at once.
+
+        Args:
+            policy: The model.
+            how: Its fields.
+            slots: Rows at once, at most.
+            longest: Tokens of the longest prompt.
+        """
+        self.how, self.device = how, policy.device
+        self.noise_ST = torch.zeros(slots, how.max_new_tokens, device=self.device)
         distorted = not {*DISTORTIONS}.isdisjoint(how.extras())
-        self.distortion = Distortion(how, prompts, copies) if distorted else None
+        self.distortion = Distortion(how) if distorted else None
+        self.context = Context(how, slots, longest, self.device) if distorted else None
         budget = how.thinking_budget
-        self.thoughts = None if budget is None else Thoughts(policy, prompts, copies, budget)
+        self.thoughts = None if budget is None else Thoughts(policy, slots, budget)
+
+    def begin(
+        self, slots_R: Tensor, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int]
+    ) -> None:
+        """Give these slots to rows that have written nothing yet."""
+        self.noise_ST[slots_R] = noise(seeds, self.how.max_new_tokens).to(self.device)
+        if self.context:
+            self.context.begin(slots_R, prompts)
+        if self.thoughts:
+            self.thoughts.begin(slots_R, prompts)
 
     def __call__(
-        self, logits_RV: Tensor, index_R: Tensor, written_RT: Tensor
+        self, logits_RV: Tensor, slots_R: Tensor, t_R: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return a token for each row, its log-probability, and whether it was put in.
 
         Args:
             logits_RV: The model's.
-            index_R: Places of the rows in the batch.
-            written_RT: What each has written so far.
+            slots_R: Of the rows.
+            t_R: Tokens that each has written so far.
         """
-        t = written_RT.shape[1]
-        noise_R = self.noise_BT[index_R, t]
-        if self.distortion is None:
+        noise_R = self.noise_ST[slots_R, t_R]
+        if self.distortion is None or self.context is None:
             tokens_R, logps_R = choose(logits_RV, noise_R, self.how.temperature)
         else:
-            tokens_R, logps_R = self._choose_distorted(
-                self.distortion(logits_RV, index_R, written_RT), noise_R
-            )
-        if self.thoughts is None or t + 1 == self.how.max_new_tokens:  # an answer would not fit
-            return tokens_R, logps_R, None
-        tokens_R, forced_R = self.thoughts.force(index_R, tokens_R)
-        return tokens_R, logps_R.masked_fill(forced_R, 0.0), forced_R
+            logits_RV = self.distortion(logits_RV, self.context.ids_SL[slots_R])
+            tokens_R, logps_R = self._choose_distorted(logits_RV, noise_R)
+        forced_R = None
+        if self.thoughts is not None:
+            last_R = t_R + 1 == self.how.max_new_tokens  # an answer would not fit
+            tokens_R, forced_R = self.thoughts.force(slots_R, tokens_R, last_R)
+            logps_R = logps_R.masked_fill(forced_R, 0.0)
+        if self.context:
+            self.context.add(slots_R, t_R, tokens_R)
+        return tokens_R, logps_R, forced_R
 
     def _choose_distorted(self, logits_RV: Tensor, noise_R: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens and log-probabilities under logits that are -inf where tokens were cut."""
@@ -82,7 +97,7 @@ class Distortion:
     In its order: repetition penalty, temperature, top k, top p, min p.
     """
 
-    def __init__(self, how: Decoding, prompts: Sequence[tuple[int, ...]], copies: int) -> None:
+    def __init__(self, how: Decoding) -> None:
         self.processors = LogitsProcessorList()
         if how.repetition_penalty != 1:
             self.processors.append(RepetitionPenaltyLogitsProcessor(how.repetition_penalty))
@@ -94,16 +109,30 @@ class Distortion:
             self.processors.append(TopPLogitsWarper(how.top_p))
         if how.temperature and how.min_p:
             self.processors.append(MinPLogitsWarper(how.min_p))
-        longest = max(map(len, prompts))
-        # Padded with a token of the prompt itself, which is penalised once all the same.
-        padded = [[prompt[0]] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        self.prompts_BL = torch.tensor(padded).repeat_interleave(copies, dim=0)
 
-    def __call__(self, logits_RV: Tensor, index_R: Tensor, written_RT: Tensor) -> Tensor:
-        """Return the logits of rows of the batch, given what they have written so far."""
-        self.prompts_BL = self.prompts_BL.to(index_R.device)
-        ids_RL = torch.cat([self.prompts_BL[index_R], written_RT], dim=1)
+    def __call__(self, logits_RV: Tensor, ids_RL: Tensor) -> Tensor:
+        """Return the logits of rows, given the tokens in their contexts, in any order."""
         return self.processors(ids_RL, logits_RV.float())  # type: ignore[arg-type]
+
+
+class Context:
+    """Which tokens stand in the contexts of rows: their prompts, and what they have written."""
+
+    def __init__(self, how: Decoding, slots: int, longest: int, device: torch.device) -> None:
+        self.longest = longest
+        length = longest + how.max_new_tokens
+        self.ids_SL = torch.zeros(slots, length, dtype=torch.long, device=device)
+
+    def begin(self, slots_R: Tensor, prompts: Sequence[tuple[int, ...]]) -> None:
+        """Give these slots to rows with these prompts."""
+        length = self.ids_SL.shape[1]
+        # Filled with a token of the prompt itself, which is penalised once all the same.
+        filled = [list(prompt) + [prompt[0]] * (length - len(prompt)) for prompt in prompts]
+        self.ids_SL[slots_R] = torch.tensor(filled, device=self.ids_SL.device)
+
+    def add(self, slots_R: Tensor, t_R: Tensor, tokens_R: Tensor) -> None:
+        """Take down the token number `t_R` of each of these rows."""
+        self.ids_SL[slots_R, self.longest + t_R] = tokens_R
 
 
 class Stops:
@@ -126,24 +155,26 @@ class Stops:
 class Thoughts:
     """Puts in the token that closes a thought, where one has used up its budget."""
 
-    def __init__(
-        self, policy: Policy, prompts: Sequence[tuple[int, ...]], copies: int, budget: int
-    ) -> None:
-        chat = policy.chat
-        self.opens, self.closes = chat.thought_tokens()
-        self.budget = budget
-        begun = [0 if chat.opened(prompt) else -1 for prompt in prompts for _ in range(copies)]
-        self.lengths_B = torch.tensor(begun, device=policy.device)
+    def __init__(self, policy: Policy, slots: int, budget: int) -> None:
+        self.chat, self.budget = policy.chat, budget
+        self.opens, self.closes = self.chat.thought_tokens()
+        self.lengths_S = torch.full((slots,), -1, device=policy.device)
         """Tokens of the thought so far; -1 outside of one."""
 
-    def force(self, index_R: Tensor, tokens_R: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the next tokens, and which of them are put in."""
-        lengths_R = self.lengths_B[index_R]
-        forced_R = lengths_R >= self.budget
+    def begin(self, slots_R: Tensor, prompts: Sequence[tuple[int, ...]]) -> None:
+        """Give these slots to rows with these prompts, which may have begun a thought."""
+        begun = {prompt: 0 if self.chat.opened(prompt) else -1 for prompt in {*prompts}}
+        lengths = [begun[prompt] for prompt in prompts]
+        self.lengths_S[slots_R] = torch.tensor(lengths, device=self.lengths_S.device)
+
+    def force(self, slots_R: Tensor, tokens_R: Tensor, last_R: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the next tokens, and which of them are put in: none of the last ones."""
+        lengths_R = self.lengths_S[slots_R]
+        forced_R = (lengths_R >= self.budget) & ~last_R
         tokens_R = torch.where(forced_R, self.closes, tokens_R)
         grown_R = torch.where(lengths_R < 0, lengths_R, lengths_R + 1)
         grown_R = torch.where((lengths_R < 0) & (tokens_R == self.opens), 0, grown_R)
-        self.lengths_B[index_R] = torch.where(tokens_R == self.closes, -1, grown_R)
+        self.lengths_S[slots_R] = torch.where(tokens_R == self.closes, -1, grown_R)
         return tokens_R, forced_R
 
 

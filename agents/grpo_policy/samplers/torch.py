@@ -1,58 +1,31 @@
-"""Sampling groups: prefill each prompt once, share its cache among the group, decode together."""
+"""Sampling groups: prefill each prompt once, share its cache among the group, decode together.
+
+A completion that has ended leaves its place in the batch to one that waits.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from grpo_envs.runtime.memory import ran_out
 from grpo_envs.types import Completion
-from grpo_policy.kv_cache import Caching
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.budget import Budget
-from grpo_policy.samplers.draw import Draw, Stops, noise
+from grpo_policy.samplers.draw import Draw, Stops
 from grpo_policy.samplers.protocol import Decoding
-from grpo_policy.samplers.room import room_behind, together
+from grpo_policy.samplers.room import Waiting
+from grpo_policy.samplers.rows import Joining, Row, Rows, prefill
 from grpo_policy.samplers.written import Written
 
 _LOOK_EVERY = {"cuda": 8}
-"""Tokens after which it is looked at which rows have ended: a GPU has to be waited for, then."""
-
-
-@dataclass(slots=True)
-class _Rows:
-    """The rows that still run."""
-
-    index_R: Tensor
-    """Their places in the output."""
-    logits_RV: Tensor
-    mask_RL: Tensor
-    """Attention mask of everything in the cache: 0 on left padding."""
-    padded: bool
-    """Whether there is any; attention is faster without a mask."""
-    cache: Any
-    """The model's."""
-    caching: Caching
-    places: list[int]
-    """`index_R`, without a look at the device."""
-
-    def drop(self, over: Sequence[bool], tokens_R: Tensor, *, full: bool) -> Tensor:
-        """Let rows that are over go once they are half of all: a copy of the cache each time.
-
-        At once where some are `full`: the model has no position for another token of them.
-        """
-        kept = [row for row, place in enumerate(self.places) if not over[place]]
-        if len(kept) > len(self.places) // 2 and not full:
-            return tokens_R
-        kept_R = torch.tensor(kept, device=tokens_R.device)
-        self.caching.take(self.cache, kept_R)
-        self.index_R, self.mask_RL = self.index_R[kept_R], self.mask_RL[kept_R]
-        self.places = [self.places[row] for row in kept]
-        return tokens_R[kept_R]
+"""Tokens between two looks for ended rows; each look makes the host wait for the GPU."""
+_JOIN = 4
+"""Rows join where this part of the batch is free: each time copies the cache."""
 
 
 @dataclass(slots=True)
@@ -87,61 +60,35 @@ class TorchSampler:
         *,
         tick: Callable[[], None] = lambda: None,
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """Sample the prompts in batches, prompts of similar length together; see `Sampler`.
+        """Sample the prompts, those of similar length together; see `Sampler`.
 
-        Where memory runs out, what is not sampled yet is sampled in smaller batches, with the same
-        seeds: the same completions.
+        Where rows have ended others take their places, as far as the budget goes. Where memory
+        runs out, what is not sampled yet is sampled in smaller batches, with the same seeds: the
+        same completions.
 
         Raises:
             MemoryExhausted: it does with one completion, too.
         """
-        left = list(range(len(prompts)))
+        left, copies = list(range(len(prompts))), len(seeds) // len(prompts)
         with self.policy.sampled_in(self.dtype):
             self.budget.measure(self.policy, self.policy.model.dtype)
             while left:
+                numbers = list(left)
+                asked = [prompts[p] for p in numbers]
+                noise = [seeds[p * copies + i] for p in numbers for i in range(copies)]
+                groups = sample_groups(
+                    self.policy, asked, noise, how, budget=self.budget, tick=tick
+                )
                 try:
-                    for p, found in self._sample(left, prompts, seeds, how, tick=tick):
-                        left.remove(p)
-                        yield p, found
+                    for i, found in groups:
+                        left.remove(numbers[i])
+                        yield numbers[i], found
                 except RuntimeError as error:
                     if not ran_out(error):
                         raise
                     self.budget.halve()
                 if left and self.policy.device.type == "cuda":
                     torch.cuda.empty_cache()  # out here the error is gone, and what it held
-
-    def _sample(
-        self,
-        numbers: Sequence[int],
-        prompts: Sequence[tuple[int, ...]],
-        seeds: Sequence[int],
-        how: Decoding,
-        *,
-        tick: Callable[[], None],
-    ) -> Iterator[tuple[int, list[Completion]]]:
-        """Sample these of the prompts, a batch after another."""
-        numbers, copies = list(numbers), len(seeds) // len(prompts)
-        own = {p: seeds[p * copies : (p + 1) * copies] for p in numbers}
-        asked, tokens = [prompts[p] for p in numbers], how.max_new_tokens
-
-        def groups(length: int) -> int:
-            return self.budget.at_once(length, copies) // copies
-
-        for part in together(self.policy, asked, tokens, groups):
-            given = [asked[i] for i in part]
-            rows = self.budget.at_once(len(given[-1]) + tokens, copies)
-            self.budget.tried = min(rows, len(part) * copies)
-            if rows >= copies:
-                noise = [seed for i in part for seed in own[numbers[i]]]
-                for i, found in sample_groups(self.policy, given, noise, how, tick=tick):
-                    yield numbers[part[i]], found
-                continue
-            (p,), whole = [numbers[i] for i in part], list[Completion]()
-            for start in range(0, copies, rows):  # of one prompt whose group is too large
-                noise = list(own[p][start : start + rows])
-                ((_, found),) = sample_groups(self.policy, given, noise, how, tick=tick)
-                whole += found
-            yield p, whole
 
     def metrics(self) -> dict[str, float]:
         """Return nothing: the run measures the time of sampling itself."""
@@ -152,7 +99,12 @@ class TorchSampler:
 
 
 def sample(
-    policy: Policy, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], how: Decoding
+    policy: Policy,
+    prompts: Sequence[tuple[int, ...]],
+    seeds: Sequence[int],
+    how: Decoding,
+    *,
+    budget: Budget | None = None,
 ) -> list[Completion]:
     """Sample `len(seeds) / len(prompts)` completions of each prompt, those of one prompt in a row.
 
@@ -162,11 +114,12 @@ def sample(
         seeds: B seeds, one a completion: what is sampled depends on the seed, the prompt and the
             model, not on the batch around it. Unused when greedy.
         how: Temperature and length.
+        budget: How many rows are sampled at once; None: all.
 
     Returns:
         B completions with the log-probability of each token at sampling time.
     """
-    done = dict(sample_groups(policy, prompts, seeds, how))
+    done = dict(sample_groups(policy, prompts, seeds, how, budget=budget))
     return [completion for p in range(len(prompts)) for completion in done[p]]
 
 
@@ -177,78 +130,155 @@ def sample_groups(
     seeds: Sequence[int],
     how: Decoding,
     *,
+    budget: Budget | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, list[Completion]]]:
     """Sample as `sample` does; yield the number of a prompt and its completions once all ended.
 
-    `tick` is called before each token; what it raises ends the sampling.
+    Args:
+        policy: Model and tokenizer.
+        prompts: P prompts as tokens.
+        seeds: B seeds, one a completion.
+        how: Temperature and length.
+        budget: How many rows are sampled at once; None: all.
+        tick: Called before each token; what it raises ends the sampling.
     """
-    copies = len(seeds) // len(prompts)
-    most = [min(how.max_new_tokens, room_behind(prompt, policy)) for prompt in prompts]
-    limits = [tokens for tokens in most for _ in range(copies)]
-    draw = Draw(policy, prompts, noise(seeds, how.max_new_tokens), how)
-    written = Written(policy, limits)
-    stops = Stops(how.stop, policy.decode) if how.stop else None
-    rows = _prefill(policy, prompts, copies)
-    unfinished = set(range(len(prompts)))
+    batch = _Batch(policy, prompts, seeds, how, budget=budget or Budget(len(seeds)))
     every = _LOOK_EVERY.get(policy.device.type, 1)
-    for t in range(max(limits)):
+    unseen = every
+    while batch.rows.rows or batch.waiting:
         tick()
-        i = rows.index_R
-        tokens_R, logps_R, forced_R = draw(rows.logits_RV, i, written.tokens_BT[i, :t])
-        written.add(i, t, tokens_R, logps_R)
-        if forced_R is not None:
-            written.force(i, t, forced_R)
-        full = any(limits[place] == t + 1 for place in rows.places)
-        if full or (t + 1) % every == 0:
-            if stops:
-                written.stop(stops, t // every * every, t + 1)
-            over = written.over(t + 1)
-            for p in sorted(unfinished):
-                part = slice(p * copies, (p + 1) * copies)
-                if all(over[part]):
-                    unfinished.remove(p)
-                    yield p, written.completions(part)
-            if not unfinished:
-                return
-            tokens_R = rows.drop(over, tokens_R, full=full)
-        _advance(policy, rows, tokens_R)
+        if unseen >= every or batch.rows.full():
+            yield from batch.look()
+            unseen = 0
+        else:
+            batch.step()
+            unseen += 1
 
 
-def _prefill(policy: Policy, prompts: Sequence[tuple[int, ...]], copies: int) -> _Rows:
-    longest = max(map(len, prompts))
-    pads = [longest - len(prompt) for prompt in prompts]
-    ids_PL = [[policy.pad_id] * pad + list(ids) for pad, ids in zip(pads, prompts, strict=True)]
-    pads_P = torch.tensor(pads, device=policy.device)
-    mask_PL = (torch.arange(longest, device=policy.device) >= pads_P[:, None]).long()
-    cache, logits_P1V = policy.caching.prefill(
-        policy.model,
-        input_ids=torch.tensor(ids_PL, device=policy.device),
-        attention_mask=mask_PL if any(pads) else None,
-        position_ids=(mask_PL.cumsum(dim=1) - 1).clamp(min=0),
-        **policy.last_logits,
-    )
-    index_R = torch.arange(len(prompts) * copies, device=policy.device)
-    policy.caching.take(cache, index_R // copies)
-    return _Rows(
-        index_R=index_R,
-        places=list(range(len(prompts) * copies)),
-        logits_RV=logits_P1V[:, -1].repeat_interleave(copies, dim=0),
-        mask_RL=mask_PL.repeat_interleave(copies, dim=0),
-        padded=any(pads),
-        cache=cache,
-        caching=policy.caching,
-    )
+class _Batch:
+    """The rows that are sampled at once: where some have ended, others take their places."""
 
+    def __init__(
+        self,
+        policy: Policy,
+        prompts: Sequence[tuple[int, ...]],
+        seeds: Sequence[int],
+        how: Decoding,
+        *,
+        budget: Budget,
+    ) -> None:
+        self.policy, self.budget, self.seeds, self.how = policy, budget, seeds, how
+        self.copies = len(seeds) // len(prompts)
+        self.waiting = Waiting(policy, prompts, self.copies, how.max_new_tokens)
+        slots = min(len(seeds), max(budget.rows, self.copies))
+        self.draw = Draw(policy, how, slots, max(map(len, prompts)))
+        self.written = Written(policy, slots, max(self.waiting.limits))
+        self.stops = Stops(how.stop, policy.decode) if how.stop else None
+        self.rows = Rows(policy)
+        self.unused = list(range(slots))
+        """Slots of no row."""
+        self.room = 0
+        """Tokens of the longest prompt and its answer."""
+        self.looked = 0
+        """The tick of the last look."""
+        self.found: defaultdict[int, dict[int, Completion]] = defaultdict(dict)
+        """Completions of groups that are not complete."""
+        self.collected: set[int] = set()
+        """Slots of rows that have ended and still run along."""
 
-def _advance(policy: Policy, rows: _Rows, tokens_R: Tensor) -> None:
-    """Feed each row its token; its next logits replace the old ones."""
-    positions_R = rows.mask_RL.sum(dim=1)
-    rows.mask_RL = torch.cat([rows.mask_RL, rows.mask_RL.new_ones(len(tokens_R), 1)], dim=1)
-    rows.logits_RV = policy.model(
-        input_ids=tokens_R[:, None],
-        attention_mask=rows.caching.mask(rows.mask_RL if rows.padded else None),
-        position_ids=positions_R[:, None],
-        use_cache=True,
-        **{rows.caching.name: rows.cache},
-    ).logits[:, -1]
+    def step(self) -> None:
+        """Sample the next token of each row."""
+        self.rows.feed(self._choose(self.rows.logits(), self.rows.slots_R))
+
+    def look(self) -> Iterator[tuple[int, list[Completion]]]:
+        """Look which rows have ended; yield the groups that are complete.
+
+        Ended rows leave where others join, or once they are half of all: that copies the cache. At
+        once where some are full, as the model may have no position for another token of them.
+        """
+        rows = self.rows.rows
+        over = self._over()
+        yield from self._collect([row for row, ended in zip(rows, over, strict=True) if ended])
+        kept = [number for number, ended in enumerate(over) if not ended]
+        new = self._next([rows[number] for number in kept])
+        if new or len(kept) <= len(rows) // 2 or self.rows.full():
+            gone = [row.slot for row, ended in zip(rows, over, strict=True) if ended]
+            self.unused += gone
+            self.collected -= {*gone}
+            self.rows.change(kept, self._begin(new) if new else None, self.room)
+
+    def _choose(self, logits_RV: Tensor, slots_R: Tensor) -> Tensor:
+        """Draw a token for each row and write it down."""
+        t_R = self.written.counts_S[slots_R]
+        tokens_R, logps_R, forced_R = self.draw(logits_RV, slots_R, t_R)
+        self.written.add(slots_R, tokens_R, logps_R, forced_R)
+        return tokens_R
+
+    def _over(self) -> list[bool]:
+        """Return which rows have ended, or have so many tokens as they may have."""
+        rows = self.rows.rows
+        if not rows:
+            return []
+        if self.stops:
+            done = [self.rows.written(row) for row in rows]
+            new = self.rows.tick - self.looked
+            since = [(max(count - new, 0), count) for count in done]
+            self.written.stop(self.stops, [row.slot for row in rows], since)
+        self.looked = self.rows.tick
+        ended = self.written.ended(self.rows.slots_R)
+        return [
+            end or self.rows.written(row) >= row.limit for end, row in zip(ended, rows, strict=True)
+        ]
+
+    def _collect(self, ended: Sequence[Row]) -> Iterator[tuple[int, list[Completion]]]:
+        """Keep the completions of rows that have ended; yield the groups that are complete."""
+        new = [row for row in ended if row.slot not in self.collected]
+        if not new:
+            return
+        self.collected |= {row.slot for row in new}
+        for row, completion in zip(
+            new, self.written.completions([row.slot for row in new]), strict=True
+        ):
+            group = self.found[row.group]
+            group[row.member] = completion
+            if len(group) == self.copies:
+                yield row.group, [group[member] for member in range(self.copies)]
+                del self.found[row.group]
+
+    def _next(self, kept: Sequence[Row]) -> list[tuple[int, int]]:
+        """Return which completions join these rows: whole groups, as far as they fit."""
+        if not self.waiting or (kept and not self.policy.caching.joins):
+            return []
+        longest = max(self.waiting.next_length, *(len(row.prompt) for row in kept), 0)
+        room = longest + self.how.max_new_tokens
+        most = self.budget.at_once(room, self.copies)
+        free = most - len(kept)
+        if kept and free < max(min(self.copies, most), most // _JOIN):
+            return []
+        self.room = room
+        new = self.waiting.take(free - free % self.copies or free)
+        self.budget.tried = len(kept) + len(new)
+        return new
+
+    def _begin(self, new: Sequence[tuple[int, int]]) -> Joining:
+        """Pass the prompts of these completions and draw their first tokens."""
+        prompts, limits = self.waiting.prompts, self.waiting.limits
+        begun = self.rows.tick - 1
+        rows = [
+            Row(
+                group=group,
+                member=member,
+                prompt=prompts[group],
+                limit=limits[group],
+                slot=self.unused.pop(),
+                begun=begun,
+            )
+            for group, member in new
+        ]
+        slots_R = torch.tensor([row.slot for row in rows], device=self.policy.device)
+        seeds = [self.seeds[row.group * self.copies + row.member] for row in rows]
+        self.draw.begin(slots_R, [row.prompt for row in rows], seeds)
+        self.written.begin(slots_R, [row.limit for row in rows])
+        parts, logits_RV = prefill(self.policy, rows)
+        return Joining(rows=rows, parts=parts, tokens_R=self._choose(logits_RV, slots_R))

@@ -1,4 +1,4 @@
-"""The tokens that a sampler has written so far, of all rows of a batch."""
+"""The tokens that a sampler has written so far, of the rows that it samples at once."""
 
 from __future__ import annotations
 
@@ -14,53 +14,75 @@ from grpo_policy.samplers.draw import Stops
 
 
 class Written:
-    """What was sampled so far."""
+    """What was sampled so far: a slot for each row, which the next one takes over."""
 
-    def __init__(self, policy: Policy, limits: Sequence[int]) -> None:
+    def __init__(self, policy: Policy, slots: int, length: int) -> None:
         self.policy = policy
-        self.limits = limits
-        """The most tokens of each row."""
         device = policy.device
-        rows, length = len(limits), max(limits)
-        self.tokens_BT = torch.full((rows, length), policy.pad_id, device=device)
-        self.logps_BT = torch.zeros((rows, length), device=device)
-        self.lengths_B = torch.tensor(limits, device=device)
-        self.ended_B = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.forced_BT: Tensor | None = None
+        self.tokens_ST = torch.full((slots, length), policy.pad_id, device=device)
+        self.logps_ST = torch.zeros((slots, length), device=device)
+        self.counts_S = torch.zeros(slots, dtype=torch.long, device=device)
+        """Tokens of each so far, also of those that have ended meanwhile."""
+        self.lengths_S = torch.zeros(slots, dtype=torch.long, device=device)
+        """Tokens until its end, or its limit."""
+        self.ended_S = torch.zeros(slots, dtype=torch.bool, device=device)
+        self.forced_ST: Tensor | None = None
         """Tokens that were put in, where there may be any."""
         self.eos = torch.tensor(policy.eos_ids, device=device)
 
-    def add(self, index_R: Tensor, t: int, tokens_R: Tensor, logps_R: Tensor) -> None:
-        """Take down the token `t` of these rows, none of which is at its limit yet."""
-        self.tokens_BT[index_R, t], self.logps_BT[index_R, t] = tokens_R, logps_R
-        ended_R = self.ended_B[index_R]
+    def begin(self, slots_R: Tensor, limits: Sequence[int]) -> None:
+        """Give these slots to rows that have written nothing yet, and their limits [tokens]."""
+        self.counts_S[slots_R], self.ended_S[slots_R] = 0, False
+        self.lengths_S[slots_R] = torch.tensor(limits, device=self.eos.device)
+
+    def add(
+        self, slots_R: Tensor, tokens_R: Tensor, logps_R: Tensor, forced_R: Tensor | None
+    ) -> None:
+        """Take down the next token of these rows, none of which is at its limit yet.
+
+        Args:
+            slots_R: Where each row is.
+            tokens_R: The tokens.
+            logps_R: Their log-probabilities.
+            forced_R: Which of them were put in; None: none can be.
+        """
+        t_R = self.counts_S[slots_R]
+        self.tokens_ST[slots_R, t_R], self.logps_ST[slots_R, t_R] = tokens_R, logps_R
+        ended_R = self.ended_S[slots_R]
         ending_R = torch.isin(tokens_R, self.eos) & ~ended_R
-        self.lengths_B[index_R] = torch.where(ending_R, t + 1, self.lengths_B[index_R])
-        self.ended_B[index_R] = ended_R | ending_R
+        self.lengths_S[slots_R] = torch.where(ending_R, t_R + 1, self.lengths_S[slots_R])
+        self.ended_S[slots_R] = ended_R | ending_R
+        self.counts_S[slots_R] = t_R + 1
+        if forced_R is not None:
+            if self.forced_ST is None:
+                self.forced_ST = torch.zeros_like(self.tokens_ST, dtype=torch.bool)
+            self.forced_ST[slots_R, t_R] = forced_R
 
-    def force(self, index_R: Tensor, t: int, forced_R: Tensor) -> None:
-        """Take down which of the tokens `t` were put in."""
-        if self.forced_BT is None:
-            self.forced_BT = torch.zeros_like(self.tokens_BT, dtype=torch.bool)
-        self.forced_BT[index_R, t] = forced_R
+    def stop(self, stops: Stops, slots: Sequence[int], since: Sequence[tuple[int, int]]) -> None:
+        """End rows at the token that completes a stop string, if it is among the latest.
 
-    def stop(self, stops: Stops, start: int, end: int) -> None:
-        """End rows at the token that completes a stop string, if it is among these."""
-        lengths = self.lengths_B.clamp(max=end).tolist()
-        for row, length in enumerate(lengths):
-            if length > start:
-                found = stops.end(self.tokens_BT[row, :length].tolist(), start)
-                if found is not None:
-                    self.lengths_B[row], self.ended_B[row] = found, True
+        Args:
+            stops: The strings.
+            slots: Of the rows.
+            since: Of each row: the tokens that were searched before, and those that there are.
+        """
+        slots_R = torch.tensor(slots, device=self.eos.device)
+        lengths = self.lengths_S[slots_R].tolist()
+        tokens = self.tokens_ST[slots_R, : max(end for _, end in since)].tolist()
+        for slot, row, length, (start, end) in zip(slots, tokens, lengths, since, strict=True):
+            found = stops.end(row[: min(length, end)], start)
+            if found is not None:
+                self.lengths_S[slot], self.ended_S[slot] = found, True
 
-    def over(self, length: int) -> list[bool]:
-        """Return which rows have ended, or have so many tokens as they may have."""
-        ended = self.ended_B.tolist()
-        return [stop or length >= most for stop, most in zip(ended, self.limits, strict=True)]
+    def ended(self, slots_R: Tensor) -> list[bool]:
+        """Return which of these rows have ended."""
+        return list(self.ended_S[slots_R].tolist())
 
-    def completions(self, rows: slice) -> list[Completion]:
+    def completions(self, slots: Sequence[int]) -> list[Completion]:
         """Return these rows as completions."""
-        parts = (self.tokens_BT, self.logps_BT, self.lengths_B, self.ended_B)
+        slots_R = torch.tensor(slots, device=self.eos.device)
+        parts = (self.tokens_ST, self.logps_ST, self.lengths_S, self.ended_S)
+        lists = (x[slots_R].tolist() for x in parts)
         found = [
             Completion(
                 text=self.policy.decode(tuple(tokens[:length])),
@@ -68,11 +90,11 @@ class Written:
                 logprobs=tuple(logps[:length]),
                 finish_reason="stop" if ended else "length",
             )
-            for tokens, logps, length, ended in zip(*(x[rows].tolist() for x in parts), strict=True)
+            for tokens, logps, length, ended in zip(*lists, strict=True)
         ]
-        if self.forced_BT is None:
+        if self.forced_ST is None:
             return found
-        forced = self.forced_BT[rows].tolist()
+        forced = self.forced_ST[slots_R].tolist()
         return [_masked(c, flags) for c, flags in zip(found, forced, strict=True)]
 
 
