@@ -30,7 +30,7 @@ FLOORS = [
     ("report", "commands"),
 ]
 COMMANDS = (
-    *("run", "check", "play", "doctor", "plot", "evaluate", "export"),
+    *("run", "plan", "check", "play", "doctor", "plot", "evaluate", "export"),
     *("sweep_report", "new_env"),
 )
 """Files in grpo_envs/ that a user runs: the floor `commands`."""

@@ -71,9 +71,9 @@ class GrpoAgent:
             max_grad_norm=cfg.max_grad_norm,
             micro_batch_tokens=cfg.micro_batch_tokens,
             entropy_grad=cfg.loss.entropy > 0,
-            reference=cfg.loss.beta > 0,
+            reference=cfg.reference,
             sync_reference_every=cfg.sync_reference_every,
-            memory_keys=("agent.loss.beta=0",),
+            memory_keys=cfg.memory_keys,
         )
         self.learner = Learner(policy, settings, accelerator)
 

@@ -160,6 +160,7 @@ class GrpoConfig(AgentConfig):
         *("group_size", "lr", "epochs", "minibatches", "micro_batch_tokens"),
         *("loss.beta", "loss.clip_low", "loss.clip_high"),
     )
+    memory_keys: ClassVar[tuple[str, ...]] = ("agent.loss.beta=0",)
     name: str = "grpo"
     """Entry point of the agent."""
     group_size: int = 8
@@ -211,6 +212,11 @@ class GrpoConfig(AgentConfig):
     def resamplings(self) -> int:
         """Rounds of sampling, at most, that replace groups whose rewards are all equal."""
         return self.dynamic_sampling
+
+    @property
+    def reference(self) -> bool:
+        """Whether the update compares the policy with a reference, which takes memory."""
+        return self.loss.beta > 0
 
     def check(self, run: RunConfig) -> None:
         """Refuse what contradicts other keys of the run, and functions that cannot be used.

@@ -8,14 +8,14 @@ does not load, such as those for predicting several tokens at once (`mtp`).
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Mapping, Set
+from collections.abc import Container, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -140,8 +140,8 @@ def keep(model: PreTrainedModel, source: Source, path: str, *, whole: bool = Tru
     Raises:
         ConfigError: what would be lost cannot be kept; one line that names a weight.
     """
-    for weight in beside_text(model) if source.multimodal else ():
-        weight.requires_grad = False
+    if source.multimodal:
+        freeze_beside_text(model)
     if not whole:
         return
     kept = _kept(model, source, f"model.path={path}: {type(model).__name__}")
@@ -166,6 +166,12 @@ def beside_text(model: PreTrainedModel) -> Iterator[nn.Parameter]:
     parts = (decoder_of(model), model.get_input_embeddings(), model.get_output_embeddings())
     text = {id(parameter) for part in parts for parameter in part.parameters()}
     return (parameter for parameter in model.parameters() if id(parameter) not in text)
+
+
+def freeze_beside_text(model: PreTrainedModel) -> None:
+    """Train no weights that text does not pass through."""
+    for parameter in beside_text(model):
+        parameter.requires_grad = False
 
 
 def _kept(model: PreTrainedModel, source: Source, name: str) -> Kept:

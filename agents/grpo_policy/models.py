@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils.logging import disable_progress_bar
@@ -61,6 +62,8 @@ class Resolved:
     """A folder, a GGUF file or a hub id."""
     name: str
     """What people call it."""
+    size: str = ""
+    """That of a model of the hub which `model.size` names; '' of all others."""
     why: str = ""
     """Why this one, where the configuration leaves it open."""
 
@@ -89,7 +92,7 @@ def resolve(cfg: ModelConfig, device: torch.device) -> Resolved:
     if size == "tiny":
         return Resolved(path=str(TINY), name="the bundled tiny Qwen3", why=why)
     hub = f"Qwen/Qwen{size.upper()}" if size.startswith("3.5-") else f"Qwen/Qwen3-{size.upper()}"
-    return Resolved(path=hub, name=hub, why=why)
+    return Resolved(path=hub, name=hub, size=size, why=why)
 
 
 def _smollm2() -> Path:
@@ -196,6 +199,17 @@ def load_chat(path: str, cfg: ModelConfig | None = None) -> Chat:
     chat = Chat(tokenizer, ends, length, template_variables=variables)
     chat.require_usable()
     return chat
+
+
+def load_config(path: str, cfg: ModelConfig) -> PreTrainedConfig:
+    """Load the configuration of a model from a folder, a GGUF file or the hub.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    with _reading(path, cfg) as (place, where):
+        found: PreTrainedConfig = AutoConfig.from_pretrained(place, **where)
+    return found
 
 
 @contextmanager

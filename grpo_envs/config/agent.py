@@ -15,6 +15,8 @@ class AgentConfig:
 
     main_keys: ClassVar[tuple[str, ...]] = ()
     """The keys that `--help` lists, such as `group_size` or `loss.beta`; () lists all."""
+    memory_keys: ClassVar[tuple[str, ...]] = ()
+    """Settings that save memory, such as `agent.loss.beta=0`, the best first."""
     name: str = ""
     """Entry point of the agent."""
     group_size: int = 1
@@ -24,6 +26,11 @@ class AgentConfig:
     def resamplings(self) -> int:
         """Rounds of sampling, at most, that replace groups whose rewards are all equal."""
         return 0
+
+    @property
+    def reference(self) -> bool:
+        """Whether the update compares the policy with a reference, which takes memory."""
+        return False
 
     def check(self, run: RunConfig) -> None:
         """Refuse values that are allowed alone and contradict other keys of the run.

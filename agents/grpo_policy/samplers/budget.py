@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedConfig
 
 from grpo_envs.runtime.memory import MemoryExhausted, memory_metrics
 from grpo_policy.cache_size import cache_bytes_a_token, window_bytes
@@ -75,9 +76,14 @@ def tokens_in_memory(policy: Policy, dtype: torch.dtype) -> int | None:
     config = policy.model.config
     if not policy.caching.roomy or not hasattr(config.get_text_config(), "num_attention_heads"):
         return None
-    size = cache_bytes_a_token(config, dtype) or window_bytes(config, dtype)
     free = _free(policy.device)
-    return int(_SHARE * free / size) or 1 if size and free is not None else None
+    return None if free is None else tokens_in(free, config, dtype)
+
+
+def tokens_in(free: float, config: PreTrainedConfig, dtype: torch.dtype) -> int | None:
+    """Return the tokens whose cache half of so many free bytes holds; None without a cache."""
+    size = cache_bytes_a_token(config, dtype) or window_bytes(config, dtype)
+    return int(_SHARE * free / size) or 1 if size else None
 
 
 def _free(device: torch.device) -> float | None:

@@ -1,0 +1,161 @@
+"""What a run needs of a device's memory: which parts, how large, and in which phase of a step.
+
+Sizes of passes are measured on a policy of fake tensors, see `grpo_policy.fake_policy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+
+from grpo_policy.cache_size import cache_bytes_a_token, window_bytes
+from grpo_policy.fake_policy import draw_bytes, head_work, layers_work, state_bytes
+from grpo_policy.policy import Policy
+from grpo_policy.samplers.budget import Budget, tokens_in
+from grpo_policy.samplers.torch import TorchSampler
+from grpo_policy.scoring import chunk_tokens
+
+SAMPLING, UPDATE = "sampling", "update"
+PHASES = (SAMPLING, UPDATE)
+"""Of a step: what only one of them needs is free in the other."""
+MASTER, MOMENTS, GRADIENT = 4, 8, 4
+"""Bytes [B] of a trained parameter, all float32: its master, where another copy computes; AdamW's
+two moments; and the sum of its gradients."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of the memory."""
+
+    name: str
+    size: float
+    """Bytes [B]."""
+    how: str
+    """How the size comes about."""
+    phases: tuple[str, ...] = PHASES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """The numbers of a run that decide how much memory it needs."""
+
+    sampled_in: torch.dtype
+    """Dtype of weights and cache while sampling."""
+    device: str
+    """cuda or cpu: how many tokens are scored at once."""
+    prompt: int
+    """Tokens of a prompt."""
+    answer: int
+    """Tokens of an answer, at most."""
+    micro_batch_tokens: int
+    group_size: int
+    completions: int
+    """Of a step."""
+    batch_tokens: int | None = None
+    """Tokens in the cache at once; None: by free memory, as the sampler does."""
+    reference: bool = False
+    shards: int = 1
+    """Processes that share masters and moments (FSDP)."""
+    memory: float | None = None
+    """Bytes [B] of the device; None where that is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """The parts of a run's memory."""
+
+    parts: tuple[Part, ...]
+    parameters: int
+    trained: int
+    row: int
+    """Tokens of a prompt and its answer."""
+    a_token: float
+    """Bytes [B] of activations of a token."""
+
+    def needed(self, phase: str) -> float:
+        """Return the bytes [B] of a phase at its peak."""
+        return sum(part.size for part in self.parts if phase in part.phases)
+
+    @property
+    def peak(self) -> float:
+        """The bytes [B] of the larger phase."""
+        return max(map(self.needed, PHASES))
+
+
+def footprint(policy: Policy, job: Job) -> Footprint:
+    """Return what a run needs.
+
+    Args:
+        policy: A fake one, as `fake_policy` gives it, its weights in the dtype that computes.
+        job: What is done with it.
+    """
+    row = min(job.prompt + job.answer, policy.context_length)
+    lasting = list(_weights(policy, job))
+    held = sum(part.size for part in lasting if SAMPLING in part.phases)
+    rows = max(1, job.micro_batch_tokens // row)
+    layers = layers_work(policy, rows, row)
+    update = _update(policy, job, rows, row, saved=layers.saved, extra=layers.extra)
+    return Footprint(
+        parts=(*lasting, *_sampling(policy, job, row, held), *update),
+        parameters=policy.size,
+        trained=sum(p.numel() for p in policy.trained_parameters()),
+        row=row,
+        a_token=layers.saved / (rows * row),
+    )
+
+
+def _weights(policy: Policy, job: Job) -> Iterator[Part]:
+    """Yield what each parameter takes."""
+    dtype, weights = policy.model.dtype, list(policy.model.parameters())
+    trained = sum(p.numel() for p in policy.trained_parameters())
+    whole = sum(p.numel() * p.element_size() for p in weights)
+    shared = f", shared by {job.shards} processes" if job.shards > 1 else ""
+    yield Part(name="weights", size=whole, how=f"{dtype.itemsize} bytes a parameter")
+    if dtype.itemsize < MASTER or job.shards > 1:
+        text = f"{MASTER} bytes a trained parameter{shared}"
+        yield Part(name="masters", size=MASTER * trained / job.shards, how=text)
+    text = f"{MOMENTS} bytes a trained parameter{shared}"
+    yield Part(name="moments", size=MOMENTS * trained / job.shards, how=text)
+    text = f"{GRADIENT} bytes a trained parameter"
+    yield Part(name="gradients", size=GRADIENT * trained, how=text, phases=(UPDATE,))
+    if job.reference and not policy.has_adapters:
+        text = f"{dtype.itemsize} bytes a parameter"
+        yield Part(name="reference", size=whole, how=text)
+    if job.sampled_in.itemsize < dtype.itemsize:
+        size = job.sampled_in.itemsize
+        text = f"{size} bytes a parameter, while sampling"
+        yield Part(name="copy", size=size * policy.size, how=text, phases=(SAMPLING,))
+
+
+def _sampling(policy: Policy, job: Job, row: int, held: float) -> Iterator[Part]:
+    """Yield what sampling takes beside the weights, which hold so many bytes."""
+    config, dtype = policy.model.config, job.sampled_in
+    tokens = job.batch_tokens
+    if tokens is None and job.memory is not None:
+        tokens = tokens_in(max(0.0, job.memory - held), config, dtype)
+    most = next(f.default for f in fields(TorchSampler) if f.name == "batch_size")
+    rows = min(Budget(int(most), tokens).at_once(row, job.group_size), job.completions)  # type: ignore[call-overload]
+    a_token = cache_bytes_a_token(config, dtype)
+    each = row * a_token + window_bytes(config, dtype) + state_bytes(policy)
+    text = f"{rows:,} rows x {row:,} tokens, {a_token / 2**10:,.0f} KiB a token"
+    yield Part(name="cache", size=rows * each, how=text, phases=(SAMPLING,))
+    text = (
+        f"{rows:,} rows x {len(policy.model.get_output_embeddings().weight):,} tokens to draw from"
+    )
+    yield Part(name="logits", size=rows * draw_bytes(policy), how=text, phases=(SAMPLING,))
+
+
+def _update(
+    policy: Policy, job: Job, rows: int, row: int, *, saved: float, extra: float
+) -> Iterator[Part]:
+    """Yield what a micro-batch takes; after the forward pass comes the head, then the backward."""
+    a_token = saved / (rows * row)
+    text = f"{rows:,} rows x {row:,} tokens, {a_token / 2**20:,.2f} MiB a token"
+    yield Part(name="activations", size=saved, how=text, phases=(UPDATE,))
+    vocabulary = len(policy.model.get_output_embeddings().weight)
+    tokens = min(chunk_tokens(job.device, vocabulary), rows * min(job.answer, row))
+    head = head_work(policy, tokens)
+    text = f"{tokens:,} tokens scored at once" if head > extra else "the largest layer, backward"
+    yield Part(name="scratch", size=max(head, extra), how=text, phases=(UPDATE,))

@@ -1,0 +1,159 @@
+"""What memory will a run need? `python -m grpo_envs.plan model.size=4b`: no GPU, no weights.
+
+It takes the keys of a run and prints the parts of its memory, while sampling and in the update.
+Where they do not fit, the keys to turn follow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from grpo_envs.config.composition import compose_run
+from grpo_envs.config.schema import RunConfig
+from grpo_envs.errors import ConfigError, require
+from grpo_envs.runtime.terminal import exit_on_error
+
+if TYPE_CHECKING:
+    from grpo_envs.training.needs import Needs
+
+_UNITS = {"MiB": 2**20, "MB": 10**6, "GiB": 2**30, "GB": 10**9}
+_FREE = 0.1
+"""Of the memory, which stays free: CUDA itself takes some, and what is freed is left in pieces."""
+_WORTH = 0.99
+"""Of the peak: a key that leaves more than this is not worth turning."""
+
+
+@exit_on_error()
+def main() -> None:
+    """Print what a run needs; exit 1 where it does not fit, 2 on a mistake."""
+    first, _, more = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m grpo_envs.plan", description=f"{first} {more}".replace("\n", " ")
+    )
+    words = "as for a run, e.g. model.size=4b model.lora.rank=32"
+    parser.add_argument("overrides", nargs="*", help=words)
+    parser.add_argument("--memory", help="of the device, e.g. 24GiB (that of the GPU that is here)")
+    parser.add_argument(
+        "--prompt-tokens", type=int, default=256, help="tokens of a prompt (%(default)s)"
+    )
+    parser.add_argument(
+        "--fsdp", type=int, default=1, help="processes that share the optimiser (%(default)s)"
+    )
+    options = parser.parse_intermixed_args()
+    require(options.prompt_tokens > 0, "--prompt-tokens", options.prompt_tokens, "1 or more")
+    require(options.fsdp > 0, "--fsdp", options.fsdp, "1 or more")
+    plan = _needs(compose_run(options.overrides), options)
+    print("\n".join(page(plan)))
+    if plan.memory is not None and not _fits(plan, plan.memory):
+        print("It does not fit: a tenth of the memory should stay free.")
+        _advise(plan, plan.memory, options)
+        sys.exit(1)
+
+
+def _needs(cfg: RunConfig, options: argparse.Namespace) -> Needs:
+    from grpo_envs.training.needs import needs  # torch and transformers: not for a mistake
+
+    memory = None if options.memory is None else read_memory(options.memory)
+    return needs(cfg, prompt=options.prompt_tokens, shards=options.fsdp, memory=memory)
+
+
+def read_memory(text: str) -> float:
+    """Read a size [B].
+
+    >>> read_memory("24GiB") / 2**30, read_memory("80 GB") / 1e9
+    (24.0, 80.0)
+
+    Raises:
+        ConfigError: it is none.
+    """
+    found = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(_UNITS)})", text.strip())
+    if found is None:
+        raise ConfigError(f"--memory={text}. Allowed: a number and {', '.join(_UNITS)}: 24GiB.")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def shown_size(size: float) -> str:
+    """Return a number of bytes as people read it.
+
+    >>> shown_size(7.5 * 2**30), shown_size(3 * 2**20)
+    ('7.5 GiB', '3.0 MiB')
+    """
+    unit = "GiB" if size >= _UNITS["GiB"] else "MiB"
+    return f"{size / _UNITS[unit]:,.1f} {unit}"
+
+
+def page(plan: Needs) -> list[str]:
+    """Return the lines that say what a run needs."""
+    from grpo_policy.footprint import PHASES  # torch is there by now
+
+    found = plan.found
+    trained = "all" if found.trained == found.parameters else f"{found.trained / 1e6:,.1f} M"
+    where = "the CPU" if plan.device == "cpu" else "a GPU"
+    head = f"{plan.model}: {found.parameters / 1e6:,.1f} M parameters, {trained} trained"
+    rows = [("", "sampling", "update", "")]
+    for part in found.parts:
+        sizes = [shown_size(part.size) if phase in part.phases else "-" for phase in PHASES]
+        rows.append((part.name, *sizes, part.how))
+    whole = [shown_size(found.needed(phase)) for phase in PHASES]
+    rows.append(("together", *whole, ""))
+    lines = [f"{a:<12}{b:>11}{c:>11}  {d}".rstrip() for a, b, c, d in rows]
+    memory = [] if plan.memory is None else [f"memory: {shown_size(plan.memory)}"]
+    return [f"{head}, {plan.precision}, on {where}", *lines, *memory]
+
+
+def _fits(plan: Needs, memory: float) -> bool:
+    return plan.found.peak <= (1 - _FREE) * memory
+
+
+def _advise(plan: Needs, memory: float, options: argparse.Namespace) -> None:
+    """Print the keys with which it would fit: no more than needed, where there are any."""
+    given, keys = list(options.overrides), list[str]()
+
+    def planned(more: Sequence[str]) -> Needs:
+        return _needs(compose_run([*given, *more]), options)
+
+    for key in _keys(plan, memory, compose_run(given)):
+        turned = planned([*keys, key])
+        if turned.found.peak > _WORTH * plan.found.peak:
+            continue
+        keys.append(key)
+        plan = turned
+        if _fits(plan, memory):
+            break
+    for key in keys[:-1] if _fits(plan, memory) else ():
+        others = [other for other in keys if other != key]
+        if _fits(without := planned(others), memory):
+            keys, plan = others, without
+    peak = shown_size(plan.found.peak)
+    if _fits(plan, memory):
+        print(f"{peak} with {' '.join(keys)}")
+        return
+    best = f" ({peak} with {' '.join(keys)})" if keys else ""
+    print(f"No key is enough{best}. Take a smaller model.size, or share it by GPUs: --fsdp 8.")
+
+
+def _keys(plan: Needs, memory: float, cfg: RunConfig) -> Iterator[str]:
+    """Yield the settings that save memory, first those that change no result."""
+    if plan.precision == "fp32" and plan.device == "cuda":
+        yield "trainer.precision=bf16"
+    if cfg.sampler.batch_tokens is not None:
+        yield "sampler.batch_tokens=null"
+    if hasattr(cfg.agent, "micro_batch_tokens"):
+        rest = (1 - _FREE) * memory - plan.found.needed("update")
+        spare = int(cfg.agent.micro_batch_tokens + rest / plan.found.a_token)
+        row = plan.found.row
+        yield f"agent.micro_batch_tokens={max(row, spare // row * row)}"
+    if not cfg.model.gradient_checkpointing:
+        yield "model.gradient_checkpointing=true"
+    if cfg.agent.reference:
+        yield from cfg.agent.memory_keys
+    if not cfg.model.lora.rank:
+        yield "model.lora.rank=32"
+
+
+if __name__ == "__main__":
+    main()

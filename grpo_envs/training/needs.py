@@ -1,0 +1,87 @@
+"""What a run will need of a device's memory: from its keys, without weights or a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from grpo_envs.config.schema import RunConfig
+from grpo_envs.runtime.memory import memory_metrics
+from grpo_envs.training.decoding import training_decoding
+from grpo_policy.fake_policy import fake_policy
+from grpo_policy.footprint import Footprint, Job, footprint
+from grpo_policy.learner import LearnerSettings
+from grpo_policy.models import load_config, resolve
+from grpo_policy.shapes import config_of
+
+_LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Dtypes by the names of `trainer.precision` that are not float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """A run's memory, and what it was found for."""
+
+    model: str
+    precision: str
+    device: str
+    memory: float | None
+    """Bytes [B] that the device has; None where that is not known."""
+    found: Footprint
+
+
+def needs(cfg: RunConfig, *, prompt: int, shards: int = 1, memory: float | None = None) -> Needs:
+    """Return what a run needs of a GPU, or of the CPU where `trainer.device=cpu`.
+
+    Args:
+        cfg: The run's.
+        prompt: Tokens of a prompt; which they are only the run itself knows.
+        shards: Processes that share masters and moments (FSDP).
+        memory: Bytes [B] of the device; None: those of the one that is here.
+
+    Raises:
+        ConfigError: there is no such model; one line that says what is allowed.
+    """
+    device = "cpu" if cfg.trainer.device == "cpu" else "cuda"
+    model = resolve(cfg.model, torch.device(device))
+    memory = _memory_here(device) if memory is None else memory
+    precision = _precision(cfg, device)
+    compute = _LOW.get(precision, torch.float32)
+    # Of the sizes of Qwen from a table of ours: without the hub.
+    config = config_of(model.size) if model.size else load_config(model.path, cfg.model)
+    with fake_policy(config, cfg.model, compute) as policy:
+        job = Job(
+            sampled_in=_LOW.get(cfg.sampler.precision, compute),
+            device=device,
+            prompt=prompt,
+            answer=training_decoding(cfg, policy).max_new_tokens,
+            micro_batch_tokens=int(
+                getattr(cfg.agent, "micro_batch_tokens", LearnerSettings(lr=0).micro_batch_tokens)
+            ),
+            group_size=cfg.agent.group_size,
+            completions=cfg.agent.group_size * cfg.trainer.prompts_per_step,
+            batch_tokens=cfg.sampler.batch_tokens,
+            reference=cfg.agent.reference,
+            shards=shards,
+            memory=memory,
+        )
+        found = footprint(policy, job)
+    return Needs(model=model.name, precision=precision, device=device, memory=memory, found=found)
+
+
+def _precision(cfg: RunConfig, device: str) -> str:
+    """Return what the update computes in; a GPU that is not here is taken to have bf16."""
+    if cfg.trainer.precision != "auto":
+        return str(cfg.trainer.precision)
+    here = torch.cuda.is_available()
+    able = not here or torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if device == "cuda" and able else "fp32"
+
+
+def _memory_here(device: str) -> float | None:
+    if device == "cuda":
+        here = torch.cuda.is_available()
+        return float(torch.cuda.get_device_properties(0).total_memory) if here else None
+    left = memory_metrics().get("memory/left")
+    return None if left is None else left * 2**20

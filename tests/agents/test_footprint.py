@@ -1,0 +1,199 @@
+"""What a plan says of memory, against what a real update and a real cache take."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import DynamicCache
+
+from grpo_envs.config.model import LoraConfig, ModelConfig
+from grpo_envs.types import Completion, Group
+from grpo_policy.batch import collate
+from grpo_policy.fake_policy import fake_policy, layers_work, state_bytes
+from grpo_policy.footprint import SAMPLING, UPDATE, Footprint, Job, footprint
+from grpo_policy.learner import Learner, LearnerSettings, Scored
+from grpo_policy.live_memory import LiveMemory
+from grpo_policy.models import TINY, load_config
+from grpo_policy.policy import Policy
+from grpo_policy.shapes import config_of
+
+PROMPT, ANSWER, ROWS = 32, 224, 4
+JOB = Job(
+    sampled_in=torch.float32,
+    device="cpu",
+    prompt=PROMPT,
+    answer=ANSWER,
+    micro_batch_tokens=ROWS * (PROMPT + ANSWER),
+    group_size=ROWS,
+    completions=ROWS,
+    reference=True,
+)
+
+
+def planned(job: Job = JOB, model: ModelConfig | None = None, **kept: Any) -> Footprint:
+    """The footprint of the bundled model, or of a size of Qwen."""
+    size = kept.get("size")
+    config = load_config(str(TINY), ModelConfig()) if size is None else config_of(size)
+    with fake_policy(config, model or ModelConfig(), kept.get("dtype", torch.float32)) as policy:
+        return footprint(policy, job)
+
+
+@pytest.fixture(scope="module")
+def found() -> Footprint:
+    """Of the bundled model."""
+    return planned()
+
+
+def size(found: Footprint, name: str) -> float:
+    (part,) = [part for part in found.parts if part.name == name]
+    return part.size
+
+
+def bytes_of(tensors: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def groups() -> list[Group]:
+    completion = Completion(
+        token_ids=(7,) * ANSWER, logprobs=(-1.0,) * ANSWER, text="", finish_reason="length"
+    )
+    prompt = (5,) * PROMPT
+    return [
+        Group(key=key, prompt="", prompt_ids=prompt, completions=(completion,) * ROWS, rewards=())
+        for key in range(2)  # two micro-batches: with the second there are gradients already
+    ]
+
+
+def loss(scored: Scored) -> tuple[Tensor, dict[str, Tensor]]:
+    return -(scored.logps_BT * scored.batch.mask_BT).sum(), {}
+
+
+def learner(policy: Policy) -> Learner:
+    policy.share_prompts = False  # rows by themselves, as the plan has them
+    settings = LearnerSettings(lr=1e-4, micro_batch_tokens=JOB.micro_batch_tokens, reference=True)
+    return Learner(policy, settings, Accelerator(cpu=True))
+
+
+def test_weights_gradients_and_moments_are_those_of_a_real_update(
+    tiny: Policy, found: Footprint
+) -> None:
+    trained = learner(tiny)
+    gradients: list[int] = []
+    trained.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: gradients.append(
+            bytes_of(p.grad for group in optimizer.param_groups for p in group["params"])
+        )
+    )
+    batch = collate(groups(), tiny.pad_id, tiny.device)
+    trained.learn([(batch, loss)])
+    moments = [
+        value
+        for state in trained.optimizer.state.values()
+        for value in state.values()
+        if value.ndim
+    ]
+    assert size(found, "weights") == bytes_of(tiny.parameters())
+    assert size(found, "gradients") == gradients[0]
+    assert size(found, "moments") == bytes_of(moments)
+    assert trained.reference is not None
+    assert size(found, "reference") == bytes_of(trained.reference.parameters())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_peak_of_an_update_is_that_of_a_real_one(tiny: Policy, checkpointing: bool) -> None:
+    found = planned(model=ModelConfig(gradient_checkpointing=checkpointing))
+    if checkpointing:
+        tiny.checkpoint_layers()
+    trained = learner(tiny)
+    batch = collate(groups(), tiny.pad_id, tiny.device)
+    trained.learn([(batch, loss)])  # the moments are there now
+    states = [v for state in trained.optimizer.state.values() for v in state.values()]
+    live = LiveMemory([*tiny.parameters(), *tiny.buffers(), *states])
+    with live:
+        trained.learn([(batch, loss)])
+    own = [size(found, name) for name in ("gradients", "activations", "scratch")]
+    assert sum(own) == pytest.approx(live.peak, rel=0.05)
+
+
+def test_layers_that_are_alike_are_measured_twice_and_counted_all(tiny: Policy) -> None:
+    with fake_policy(tiny.model.config, ModelConfig(), torch.float32) as fake:
+        saved = layers_work(fake, ROWS, PROMPT + ANSWER).saved
+    inputs_BLD = torch.zeros(ROWS, PROMPT + ANSWER, 128, requires_grad=True)
+    with LiveMemory([*tiny.parameters(), *tiny.buffers()]) as live:
+        kept = tiny.model.model(inputs_embeds=inputs_BLD, use_cache=False)
+    assert kept.last_hidden_state.requires_grad
+    assert saved == live.now
+
+
+def test_a_cache_has_the_size_of_a_real_one(tiny: Policy, found: Footprint) -> None:
+    cache = DynamicCache(config=tiny.model.config)
+    ids_BL = torch.zeros(ROWS, PROMPT + ANSWER, dtype=torch.long)
+    with torch.no_grad():
+        tiny.model(input_ids=ids_BL, past_key_values=cache, use_cache=True)
+    assert size(found, "cache") == bytes_of(t for x in cache.layers for t in (x.keys, x.values))
+
+
+def test_states_that_do_not_grow_count_once_a_row() -> None:
+    config = config_of("3.5-0.8b")
+    config.num_hidden_layers, config.layer_types = 4, config.layer_types[:4]
+    with fake_policy(config, ModelConfig(), torch.bfloat16) as policy:
+        held = state_bytes(policy)
+    linear = config.layer_types.count("linear_attention")
+    heads, key, value = config.linear_num_value_heads, 128, 128
+    recurrent = linear * heads * key * value
+    assert 2 * recurrent <= held <= 4.2 * recurrent  # with the last inputs of the convolution
+
+
+def test_in_bf16_a_copy_computes_and_masters_are_trained() -> None:
+    job = replace(JOB, sampled_in=torch.bfloat16)
+    found = planned(job, dtype=torch.bfloat16)
+    count = found.parameters
+    sizes = [size(found, name) for name in ("weights", "masters", "moments", "gradients")]
+    assert sizes == [2 * count, 4 * count, 8 * count, 4 * count]
+    assert size(found, "reference") == 2 * count
+
+
+def test_processes_share_masters_and_moments() -> None:
+    found = planned(replace(JOB, shards=4, reference=False))
+    names = ("weights", "masters", "moments", "gradients")
+    assert sum(size(found, name) for name in names) == (8 + 12 / 4) * found.parameters
+
+
+def test_adapters_alone_have_gradients_and_the_model_is_the_reference() -> None:
+    pytest.importorskip("peft")
+    found = planned(model=ModelConfig(lora=LoraConfig(rank=4)), dtype=torch.bfloat16)
+    assert 0 < found.trained < found.parameters / 2
+    assert size(found, "moments") == 8 * found.trained
+    assert size(found, "weights") == 2 * found.parameters
+    assert "reference" not in [part.name for part in found.parts]
+
+
+def test_half_of_the_free_memory_holds_the_cache(found: Footprint) -> None:
+    free = 32 * 2**20
+    held = found.needed(SAMPLING) - size(found, "cache") - size(found, "logits")
+    job = replace(JOB, completions=10_000, memory=held + free)
+    assert 0.9 * free / 2 < size(planned(job), "cache") <= free / 2
+    few = replace(job, batch_tokens=3 * (PROMPT + ANSWER))
+    assert size(planned(few), "cache") == 3 / ROWS * size(found, "cache")
+
+
+def test_the_phases_do_not_count_each_others_parts(found: Footprint) -> None:
+    sampled = {part.name for part in found.parts if SAMPLING in part.phases}
+    updated = {part.name for part in found.parts if UPDATE in part.phases}
+    assert sampled - updated == {"cache", "logits"}
+    assert updated - sampled == {"gradients", "activations", "scratch"}
+    assert found.peak == max(found.needed(SAMPLING), found.needed(UPDATE))
+
+
+def test_activations_do_not_grow_with_the_square_of_the_row() -> None:
+    """In bf16 throughout; autocast took 2.4 MiB a token, and its copies of the weights."""
+    job = replace(JOB, device="cuda", micro_batch_tokens=4096, answer=1024 - PROMPT)
+    short, long = (
+        planned(replace(job, answer=row - PROMPT), size="0.6b", dtype=torch.bfloat16)
+        for row in (1024, 4096)
+    )
+    assert short.a_token / 2**20 == pytest.approx(1.93, rel=0.02)
+    assert long.a_token == pytest.approx(short.a_token, rel=0.01)
