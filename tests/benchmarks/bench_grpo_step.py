@@ -6,12 +6,13 @@
     python tests/benchmarks/bench_grpo_step.py --shapes b --device cuda
 
 Both have the same model (random weights of the shape), prompts, group size and number of threads;
-every completion has all its tokens (no end token is drawn), beta is 0, AdamW in float32. TRL is at
+beta is 0, AdamW in float32. Every completion has all its tokens (no end token is drawn); in (e)
+each token ends its completion with the same chance on both sides, so that lengths differ. TRL is at
 its best for this machine: its fused head (which is chunked) is on, gradient checkpointing is off,
 there is no reference model, and a step is one forward and one backward. Each side is a process of
 its own, so its peak memory is its own (on a GPU: of the device); the first step of a process is not
-counted. Medians. At the end of each shape: how fast our update multiplies matrices, beside the best
-that this machine does with large ones in the same type.
+counted. Medians; the speedup is that of tokens a second. At the end of each shape: how fast our
+update multiplies matrices, beside the best that this machine does with large ones in the same type.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ from grpo_policy.rollout import Rollout
 from grpo_policy.samplers import Decoding
 from grpo_policy.samplers.torch import TorchSampler
 
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from tests.support.ending import end_by_chance
+
 _VOCABULARY = 49_152
 _NEVER = _VOCABULARY  # an end token that no logit belongs to
 _WORDS = ("sun", "moon", "rain", "snow", "wind", "tree", "fish", "bird", "road", "sea", "key")
@@ -71,9 +76,11 @@ class Shape:
     prompts: int
     group: int
     tokens: int
-    """Of each completion."""
+    """Of each completion; at most, where completions end by chance."""
     words: int
     """Of each prompt: about as many tokens."""
+    mean: int = 0
+    """Tokens after which a completion ends on average, by chance; 0: none ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +97,7 @@ SHAPES = {
     "b": Shape(model="smollm2-135m", prompts=2, group=4, tokens=48, words=20),
     "c": Shape(model="smollm2-135m", prompts=2, group=8, tokens=32, words=490),
     "d": Shape(model="tiny", prompts=16, group=8, tokens=64, words=20),  # as the quick start's
+    "e": Shape(model="qwen3-7m", prompts=4, group=8, tokens=512, words=20, mean=128),
 }
 
 
@@ -170,7 +178,7 @@ def ours(shape: Shape, how: How) -> list[dict[str, float]]:
     low = how.dtype == "bf16"
     accelerator = Accelerator(cpu=how.device == "cpu")
     policy = Policy(make_model(shape.model), AutoTokenizer.from_pretrained(TINY))
-    policy.eos_ids = (_NEVER,)
+    policy.eos_ids = (policy.tokenizer.eos_token_id if shape.mean else _NEVER,)
     if low:
         policy.compute_in(torch.bfloat16)
     cfg = GrpoConfig(group_size=shape.group, lr=1e-6, loss=LossConfig(beta=0.0))
@@ -180,6 +188,7 @@ def ours(shape: Shape, how: How) -> list[dict[str, float]]:
     decoding = Decoding(max_new_tokens=shape.tokens)
     sampler = TorchSampler(policy)
     rollout = Rollout(env, policy.chat, sampler, decoding, 0)
+    _let_end(policy.model, policy.eos_ids[0], shape)
     taken = []
     for step in range(how.steps):
         timer = Timer()
@@ -187,12 +196,27 @@ def ours(shape: Shape, how: How) -> list[dict[str, float]]:
             groups = rollout(range(step * shape.prompts, (step + 1) * shape.prompts), timer)
             with timer("update"):
                 agent.update(groups)
-        assert all(c.length == shape.tokens for group in groups for c in group.completions)
-        taken.append({name: timer.seconds[name] for name in PARTS})
+        lengths = [c.length for group in groups for c in group.completions]
+        _require_lengths(lengths, shape)
+        taken.append({name: timer.seconds[name] for name in PARTS} | {"tokens": sum(lengths)})
     with Operations() as counted:  # type: ignore[no-untyped-call]
         agent.update(groups)
     taken[-1]["operations"] = float(counted.total)
     return taken
+
+
+def _let_end(model: PreTrainedModel, eos_id: int, shape: Shape) -> None:
+    if shape.mean:
+        end_by_chance(model, eos_id, 1 / shape.mean)
+
+
+def _require_lengths(lengths: Sequence[int], shape: Shape) -> None:
+    """See that completions are as long as the shape says; 32 by chance are within 5 deviations."""
+    mean, most = sum(lengths) / len(lengths), max(lengths)
+    near = shape.mean / 8 < mean < 3 * shape.mean and len({*lengths}) > 1
+    ends = near if shape.mean else min(lengths) == shape.tokens
+    if not ends or most > shape.tokens:
+        raise RuntimeError(f"completions of {shape} have {mean:.0f} tokens, {most} at most")
 
 
 def theirs(shape: Shape, how: How) -> list[dict[str, float]]:
@@ -201,6 +225,12 @@ def theirs(shape: Shape, how: How) -> list[dict[str, float]]:
     from trl import GRPOConfig, GRPOTrainer
 
     taken: list[dict[str, float]] = []
+
+    def score(completions: Any, completion_ids: list[list[int]], **_: Any) -> list[float]:
+        lengths = [len(ids) for ids in completion_ids]
+        _require_lengths(lengths, shape)
+        trainer.tokens = sum(lengths)
+        return [earned(c[0]["content"]) for c in completions]
 
     class Timed(GRPOTrainer):  # type: ignore[misc]
         timer = Timer()
@@ -225,7 +255,7 @@ def theirs(shape: Shape, how: How) -> list[dict[str, float]]:
             per_device_train_batch_size=shape.prompts * shape.group,
             num_generations=shape.group,
             max_completion_length=shape.tokens,
-            generation_kwargs={"min_new_tokens": shape.tokens},
+            generation_kwargs={} if shape.mean else {"min_new_tokens": shape.tokens},
             max_steps=how.steps,
             beta=0.0,
             learning_rate=1e-6,
@@ -239,11 +269,12 @@ def theirs(shape: Shape, how: How) -> list[dict[str, float]]:
         )
         trainer = Timed(
             model=make_model(shape.model),
-            reward_funcs=lambda completions, **_: [earned(c[0]["content"]) for c in completions],
+            reward_funcs=score,
             args=config,
             train_dataset=Dataset.from_list(rows),
             processing_class=AutoTokenizer.from_pretrained(TINY),
         )
+        _let_end(trainer.model, trainer.processing_class.eos_token_id, shape)
         _each_step(trainer, taken)
         trainer.train()
     return taken
@@ -264,7 +295,7 @@ def _each_step(trainer: Any, taken: list[dict[str, float]]) -> None:
             parts = dict(trainer.timer.seconds)
             parts["total"] = time.perf_counter() - self.began
             parts["update"] = parts["total"] - parts["sample"] - parts["score"]
-            taken.append({name: parts[name] for name in PARTS})
+            taken.append({name: parts[name] for name in PARTS} | {"tokens": trainer.tokens})
 
     trainer.add_callback(Clock())
 
@@ -289,6 +320,7 @@ def run_side(side: str, shape: Shape, how: How) -> dict[str, float]:
     transformers_logging.set_verbosity_error()
     taken = SIDES[side](shape, replace(how, steps=how.steps + 1))[1:]
     result = {name: median(step[name] for step in taken) for name in PARTS}
+    result["pace"] = median(step["tokens"] / step["total"] for step in taken)
     if how.device == "cuda":
         result["peak"] = torch.cuda.max_memory_allocated() / 2**20
     else:
@@ -322,14 +354,12 @@ def compare(name: str, how: How, rounds: int) -> None:
         for side in SIDES:
             runs[side].append(measure(side, name, how))
     result = {side: _medians(seen) for side, seen in runs.items()}
-    tokens = shape.prompts * shape.group * shape.tokens
     for side, seen in result.items():
         parts = "  ".join(f"{part} {seen[part]:.2f} s" for part in PARTS)
-        rate = tokens / seen["total"]
-        print(f"  {side:<5} {parts}  {rate:.0f} tokens/s  peak {seen['peak']:.0f} MiB")
+        print(f"  {side:<5} {parts}  {seen['pace']:.0f} tokens/s  peak {seen['peak']:.0f} MiB")
     rate, best = result["ours"]["rate"], result["ours"]["best"]
     print(f"  our update: {rate:.0f} GFLOP/s in matrices, {rate / best:.0%} of {best:.0f}")
-    speedup = result["trl"]["total"] / result["ours"]["total"]
+    speedup = result["ours"]["pace"] / result["trl"]["pace"]
     memory = result["ours"]["peak"] / result["trl"]["peak"]
     print(f"shape ({name}): speedup {speedup:.1f} memory {memory:.2f}", flush=True)
 
@@ -358,6 +388,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent.parent))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     main()
