@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -31,7 +30,6 @@ def adamw(
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
     if find_spec("bitsandbytes") is None:
         raise ConfigError(f"agent.optimizer={name} needs bitsandbytes: {install('quant')}")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of kernels that nothing here uses
     from bitsandbytes.optim import AdamW8bit
 
     made: torch.optim.Optimizer = AdamW8bit(parameters, lr=lr, weight_decay=weight_decay)

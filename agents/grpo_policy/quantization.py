@@ -14,6 +14,9 @@ from grpo_envs.config.model import ModelConfig
 from grpo_envs.errors import ConfigError, install
 from grpo_policy.gguf import is_gguf
 
+# PEFT imports it wherever it is installed, and it would like to have a kernel of the hub.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
 
 def trainable(model: nn.Module) -> None:
     """Keep the layout of quantised weights that a gradient passes through.
@@ -47,8 +50,6 @@ def quantized(
         raise ConfigError(f"{given} of {path}. Allowed: null, for a GGUF file.")
     if find_spec("bitsandbytes") is None:
         raise ConfigError(f"{given} needs bitsandbytes: {install('quant')}")
-    # It would like to have a kernel of the hub, for CPUs.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return {
         "device_map": {"": str(device)},
         "quantization_config": BitsAndBytesConfig(
