@@ -46,6 +46,8 @@ RIGHT: dict[str, Pairs] = {
         (r"9.8 \frac{m}{s^2}", r"9.8\ \mathrm{m/s^2}"),
         (r"60 \frac{\text{miles}}{\text{hour}}", "60 mph"),
         ("8", r"8 \frac{km}{h}"),
+        (r"15 \min", "15 minutes"),
+        ("30 s", r"30\ \sec"),
         (r"2.5\ \frac{g}{cm^{3}}", r"2.5\text{ g/cm}^3"),
         (r"2 \frac{x}{y}", r"\frac{2x}{y}"),
     ],
@@ -125,6 +127,8 @@ WRONG: dict[str, Pairs] = {
         ("8", r"8 \frac{k}{h}"),
         ("8", r"8 \frac{x}{y}"),
         ("8", r"\frac{km}{h}"),
+        (r"15 \min", "15 seconds"),
+        ("30", r"30 \sec x"),
     ],
     "lengths": [
         ("AB=5", "|AB|=6"),
