@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -228,8 +229,8 @@ def test_wrong_is_the_next_problem_with_another_gold() -> None:
 # The command
 
 
-def run_check(monkeypatch: pytest.MonkeyPatch, env: TextEnv, *options: str) -> int:
-    monkeypatch.setattr(plugins, "make", lambda name, **_: env)
+def run_check(monkeypatch: pytest.MonkeyPatch, env: TextEnv | type[TextEnv], *options: str) -> int:
+    monkeypatch.setattr(plugins, "make", lambda name, **_: env() if isinstance(env, type) else env)
     monkeypatch.setattr(sys, "argv", ["check", "env=math", "--problems=3", *options])
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit_:
@@ -352,3 +353,29 @@ def test_check_ends_where_a_call_does_not() -> None:
     assert (done.returncode, done.stderr) == (1, "")
     assert "within 0.2 s" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("The other promises are not tried")
+
+
+def test_a_constructor_that_does_not_end_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class OpensForever(Sum):
+        def __init__(self) -> None:
+            while True:
+                pass
+
+    assert run_check(monkeypatch, OpensForever, "--timeout=0.05") == 2
+    captured = capsys.readouterr()
+    message = "the constructor did not end within 0.5 s (10 times --timeout)."
+    assert (captured.out, captured.err) == ("", f"grpo_envs: env=math: {message}\n")
+
+
+def test_a_constructor_may_take_longer_than_a_call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class OpensSlowly(Sum):
+        def __init__(self) -> None:
+            time.sleep(0.6)
+            super().__init__()
+
+    assert run_check(monkeypatch, OpensSlowly, "--timeout=0.2") != 2
+    assert "gold" in sheet_of(capsys.readouterr().out)

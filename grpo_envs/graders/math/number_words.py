@@ -1,11 +1,13 @@
 """Numbers in words, from zero to ninety-nine: `seven` is 7, `twenty-one apples` are 21 apples.
 
-Larger ones are not read: `a hundred and one` has too many spellings. What stands behind the number
-must be a unit or what is counted; a word that changes the value (`seven halves`) is left alone.
+Beyond that, `seven hundred` is read and `seven hundred and one` is not: it has many spellings.
+What stands behind the number must be a unit or what is counted; a word that changes the value
+(`seven halves`) is left alone.
 """
 
 import re
 
+from grpo_envs.graders.math.unit_names import SCALES
 from grpo_envs.graders.math.units import FONTS, unit_of
 
 _TEENS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
@@ -39,7 +41,12 @@ def in_digits(text: str) -> str:
     if match is None:
         return text
     sign, tens, digit, teen, counted = match.groups()
-    if counted and (unit_of(counted) is None or _PARTS & set(counted.lower().split())):
+    if counted and not _may_follow(counted.lower().split()):
         return text
     value = sum(_VALUES[word.lower()] for word in (tens, digit, teen) if word)
     return f"{'-' * bool(sign)}{value} {counted}".rstrip()
+
+
+def _may_follow(words: list[str]) -> bool:
+    """Return whether words are a unit or what is counted, or begin with a scale: seven hundred."""
+    return words[0] in SCALES or (unit_of(" ".join(words)) is not None and not _PARTS & {*words})

@@ -2,18 +2,21 @@ r"""What a text of mathematics is rewritten to before it is cut into tokens: `\n
 
 import re
 
+_BEHIND_NUMBER = r"(?<=\d)(?:[\s~]|\\[,;:! ])*"
 _SPELLINGS = (  # what stands in the text, what of it is read otherwise, and how
     ("\\end", re.compile(r"\.\s*(?=\\\\|\\end)"), ""),  # the full stop behind a line of a system
     ("Ce^", re.compile(r"Ce\^"), "C e^"),  # the constant of integration, and no word
     ("\\not", re.compile(r"\\not\s*="), r"\\ne "),
     ("\\not", re.compile(r"\\not\s*\\in(?![A-Za-z])"), r"\\notin "),
-    ("or", re.compile(r"(?<=\d)or(?=[A-Za-z](?:\([A-Za-z]\))?=)"), ","),  # f(x)=1orf(x)=2
+    ("or", re.compile(r"(?<=\d)or(?=[A-Za-z](?:\([A-Za-z]\))?=)"), " or "),  # f(x)=1orf(x)=2
     (  # x = 1 \quad y = 2
         "quad",
         re.compile(r"(?<=[\w)])\s*\\q?quad\s*(?=[A-Za-z](?:_\{?\w\}?)?\s*=)"),
         ", ",
     ),
     (")", re.compile(r"\(\s*([0-9A-Z]+)\s*\)\s*_(?=\s*\{?\s*\d)"), r"\1_"),  # (2A7)_{16}
+    ("\\min", re.compile(rf"{_BEHIND_NUMBER}\\min\s*\Z"), r"\\text{ min}"),  # 15 \min
+    ("\\sec", re.compile(rf"{_BEHIND_NUMBER}\\sec\s*\Z"), r"\\text{ s}"),
     ("qq", re.compile(r"\\([lg]e)qq(?![A-Za-z])"), r"\\\1 "),
 )
 _GREATER, _LESS = (

@@ -85,7 +85,6 @@ def test_it_reads(text: str, node: Node) -> None:
         pytest.param("2 5^2", id="two numbers, one with an exponent"),
         pytest.param("1/2 3^k", id="a power behind a quotient"),
         pytest.param(r"5 \text{ if } x > 0", id="a condition"),
-        pytest.param(r"\begin{cases}x & x>0 \\ -x & x<0\end{cases}", id="a function in pieces"),
         pytest.param(r"\begin{cases}x=3", id="a system that is not closed"),
         pytest.param(r"30^\circ 75'", id="75 minutes of arc"),
     ],
