@@ -139,8 +139,9 @@ def _joined_layer(parts: Sequence[Part], length: int, room: int) -> Any:
         for name in ("conv_states", "recurrent_states"):
             setattr(layer, name, _states([(getattr(x, name), rows) for x, rows in parts]))
     if isinstance(layer, DynamicLayer) and layer.keys is not None:
-        sliding = isinstance(layer, DynamicSlidingWindowLayer)
-        kept = min(length, layer.sliding_window - 1) if sliding else length
+        kept = length
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            kept = min(length, layer.sliding_window - 1)
         layer.keys = gathered([(x.keys, rows) for x, rows in parts], kept, kept)
         layer.values = gathered([(x.values, rows) for x, rows in parts], kept, kept)
         layer.cumulative_length = length

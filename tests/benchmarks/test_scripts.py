@@ -48,6 +48,13 @@ def test_a_batch_is_made_faster_than_from_lists() -> None:
     assert float(last.removeprefix("collate: speedup ")) > 2
 
 
+@pytest.mark.slow
+def test_filling_free_places_takes_fewer_steps() -> None:
+    small = ("--prompts", "12", "--rows", "24", "--tokens", "200", "--rounds", "1")
+    (fewer,) = re.findall(r"^refill: fewer steps (.*)$", printed("refill.py", *small), re.MULTILINE)
+    assert float(fewer) > 1.3
+
+
 @pytest.mark.parametrize(
     "device",
     [

@@ -24,7 +24,7 @@ from grpo_policy.samplers.written import Written
 
 _LOOK_EVERY = {"cuda": 8}
 """Tokens between two looks for ended rows; each look makes the host wait for the GPU."""
-_JOIN = 4
+_JOIN = 8
 """Rows join where this part of the batch is free: each time copies the cache."""
 
 
