@@ -94,12 +94,12 @@ def page(plan: Needs) -> list[str]:
     trained = "all" if found.trained == found.parameters else f"{found.trained / 1e6:,.1f} M"
     where = "the CPU" if plan.device == "cpu" else "a GPU"
     head = f"{plan.model}: {found.parameters / 1e6:,.1f} M parameters, {trained} trained"
-    rows = [("", "sampling", "update", "")]
+    rows = [["", *PHASES, ""]]
     for part in found.parts:
         sizes = [shown_size(part.size) if phase in part.phases else "-" for phase in PHASES]
-        rows.append((part.name, *sizes, part.how))
+        rows.append([part.name, *sizes, part.how])
     whole = [shown_size(found.needed(phase)) for phase in PHASES]
-    rows.append(("together", *whole, ""))
+    rows.append(["together", *whole, ""])
     lines = [f"{a:<12}{b:>11}{c:>11}  {d}".rstrip() for a, b, c, d in rows]
     memory = [] if plan.memory is None else [f"memory: {shown_size(plan.memory)}"]
     return [f"{head}, {plan.precision}, on {where}", *lines, *memory]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -135,8 +136,8 @@ def _sampling(policy: Policy, job: Job, row: int, held: float) -> Iterator[Part]
     tokens = job.batch_tokens
     if tokens is None and job.memory is not None:
         tokens = tokens_in(max(0.0, job.memory - held), config, dtype)
-    most = next(f.default for f in fields(TorchSampler) if f.name == "batch_size")
-    rows = min(Budget(int(most), tokens).at_once(row, job.group_size), job.completions)  # type: ignore[call-overload]
+    most: Any = next(f.default for f in fields(TorchSampler) if f.name == "batch_size")
+    rows = min(Budget(most, tokens).at_once(row, job.group_size), job.completions)
     a_token = cache_bytes_a_token(config, dtype)
     each = row * a_token + window_bytes(config, dtype) + state_bytes(policy)
     text = f"{rows:,} rows x {row:,} tokens, {a_token / 2**10:,.0f} KiB a token"
