@@ -80,5 +80,5 @@ def test_an_embedding_that_is_looked_up_costs_nothing() -> None:
 
 
 def test_of_experts_there_is_none(tiny: Policy) -> None:
-    tiny.model.config.num_experts = 8  # type: ignore[attr-defined]
+    tiny.model.config.num_experts = 8
     assert ModelFlops.of(tiny) is None

@@ -42,22 +42,22 @@ def test_a_part_that_took_no_time_has_no_share() -> None:
 
 def test_a_card_is_known_by_its_name(tiny: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100-SXM4-80GB")
-    found = Utilisation.of(tiny, OnACard(), GrpoConfig(epochs=3))  # type: ignore[arg-type]
+    found = Utilisation.of(tiny, OnACard(), GrpoConfig(epochs=3))
     assert found is not None
     assert found.peak == 2 * 312e12
     assert (found.passes, found.reference) == (3, True)
-    other = Utilisation.of(tiny, OnACard(), AgentConfig())  # type: ignore[arg-type]
+    other = Utilisation.of(tiny, OnACard(), AgentConfig())
     assert other is not None
     assert (other.passes, other.reference) == (1, False)
     slow = OnACard(mixed_precision="no")
-    assert Utilisation.of(tiny, slow, AgentConfig()) is None  # type: ignore[arg-type]
+    assert Utilisation.of(tiny, slow, AgentConfig()) is None
     tiny.model.to(torch.bfloat16)
-    held = Utilisation.of(tiny, slow, AgentConfig())  # type: ignore[arg-type]
+    held = Utilisation.of(tiny, slow, AgentConfig())
     assert held == replace(other, flops=other.flops)
 
 
 def test_without_a_known_card_there_is_none(tiny: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = OnACard(device=torch.device("cpu"))
-    assert Utilisation.of(tiny, cpu, AgentConfig()) is None  # type: ignore[arg-type]
+    assert Utilisation.of(tiny, cpu, AgentConfig()) is None
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Imaginary 9000")
-    assert Utilisation.of(tiny, OnACard(), AgentConfig()) is None  # type: ignore[arg-type]
+    assert Utilisation.of(tiny, OnACard(), AgentConfig()) is None
