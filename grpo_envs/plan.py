@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from grpo_envs.config.composition import compose_run
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _UNITS = {"MiB": 2**20, "MB": 10**6, "GiB": 2**30, "GB": 10**9}
 _FREE = 0.1
 """Of the memory, which stays free: CUDA itself takes some, and what is freed is left in pieces."""
+_KEY_OF_ROWS = "agent.micro_batch_tokens"
 _WORTH = 0.99
 """Of the peak: a key that leaves more than this is not worth turning."""
 
@@ -94,12 +95,12 @@ def page(plan: Needs) -> list[str]:
     trained = "all" if found.trained == found.parameters else f"{found.trained / 1e6:,.1f} M"
     where = "the CPU" if plan.device == "cpu" else "a GPU"
     head = f"{plan.model}: {found.parameters / 1e6:,.1f} M parameters, {trained} trained"
-    rows = [("", "sampling", "update", "")]
+    rows = [["", *PHASES, ""]]
     for part in found.parts:
         sizes = [shown_size(part.size) if phase in part.phases else "-" for phase in PHASES]
-        rows.append((part.name, *sizes, part.how))
+        rows.append([part.name, *sizes, part.how])
     whole = [shown_size(found.needed(phase)) for phase in PHASES]
-    rows.append(("together", *whole, ""))
+    rows.append(["together", *whole, ""])
     lines = [f"{a:<12}{b:>11}{c:>11}  {d}".rstrip() for a, b, c, d in rows]
     memory = [] if plan.memory is None else [f"memory: {shown_size(plan.memory)}"]
     return [f"{head}, {plan.precision}, on {where}", *lines, *memory]
@@ -110,24 +111,23 @@ def _fits(plan: Needs, memory: float) -> bool:
 
 
 def _advise(plan: Needs, memory: float, options: argparse.Namespace) -> None:
-    """Print the keys with which it would fit: no more than needed, where there are any."""
+    """Print the keys with which it would fit, where there are any."""
     given, keys = list(options.overrides), list[str]()
-
-    def planned(more: Sequence[str]) -> Needs:
-        return _needs(compose_run([*given, *more]), options)
-
-    for key in _keys(plan, memory, compose_run(given)):
-        turned = planned([*keys, key])
-        if turned.found.peak > _WORTH * plan.found.peak:
-            continue
-        keys.append(key)
-        plan = turned
+    cfg, limit = compose_run(given), (1 - _FREE) * memory
+    by_weight = list(_keys_of_weights(plan, cfg))
+    by_rows = [_KEY_OF_ROWS, "model.gradient_checkpointing=true"]
+    large = plan.found.by_weight > limit  # whatever the rows are
+    for key in [*by_weight, *by_rows] if large else [*by_rows, *by_weight]:
         if _fits(plan, memory):
             break
-    for key in keys[:-1] if _fits(plan, memory) else ():
-        others = [other for other in keys if other != key]
-        if _fits(without := planned(others), memory):
-            keys, plan = others, without
+        setting = _rows_that_fit(plan, cfg, limit) if key == _KEY_OF_ROWS else key
+        if setting is None:
+            continue
+        turned = _needs(compose_run([*given, *keys, setting]), options)
+        enough = turned.found.by_weight <= limit or [key] == by_weight[-1:]
+        worth = turned.found.peak <= _WORTH * plan.found.peak
+        if worth and (enough or key not in by_weight):
+            keys, plan = [*keys, setting], turned
     peak = shown_size(plan.found.peak)
     if _fits(plan, memory):
         print(f"{peak} with {' '.join(keys)}")
@@ -136,19 +136,21 @@ def _advise(plan: Needs, memory: float, options: argparse.Namespace) -> None:
     print(f"No key is enough{best}. Take a smaller model.size, or share it by GPUs: --fsdp 8.")
 
 
-def _keys(plan: Needs, memory: float, cfg: RunConfig) -> Iterator[str]:
-    """Yield the settings that save memory, first those that change no result."""
+def _rows_that_fit(plan: Needs, cfg: RunConfig, limit: float) -> str | None:
+    """Return a setting for micro-batches of as many rows as fit, or of one; None for no such."""
+    if not hasattr(cfg.agent, "micro_batch_tokens"):
+        return None
+    row, rest = plan.found.row, limit - plan.found.needed("update")
+    tokens = int(cfg.agent.micro_batch_tokens + rest / plan.found.a_token)
+    return f"{_KEY_OF_ROWS}={max(row, tokens // row * row)}"
+
+
+def _keys_of_weights(plan: Needs, cfg: RunConfig) -> Iterator[str]:
+    """Yield the settings that save memory of weights, the least change first."""
     if plan.precision == "fp32" and plan.device == "cuda":
         yield "trainer.precision=bf16"
     if cfg.sampler.batch_tokens is not None:
         yield "sampler.batch_tokens=null"
-    if hasattr(cfg.agent, "micro_batch_tokens"):
-        rest = (1 - _FREE) * memory - plan.found.needed("update")
-        spare = int(cfg.agent.micro_batch_tokens + rest / plan.found.a_token)
-        row = plan.found.row
-        yield f"agent.micro_batch_tokens={max(row, spare // row * row)}"
-    if not cfg.model.gradient_checkpointing:
-        yield "model.gradient_checkpointing=true"
     if cfg.agent.reference:
         yield from cfg.agent.memory_keys
     if not cfg.model.lora.rank:

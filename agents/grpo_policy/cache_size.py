@@ -20,18 +20,18 @@ def cache_bytes_a_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
         config: Of a model, or of one that contains a language model.
         dtype: Of the cache.
     """
-    growing = sum(not getattr(layer, "is_sliding", False) for layer in _attention(config))
+    growing = sum(not getattr(layer, "is_sliding", False) for layer in attention_layers(config))
     return growing * _layer_bytes(config, dtype)
 
 
 def window_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     """Return the bytes [B] of one row in the layers that slide, with their windows full."""
-    slide = [layer for layer in _attention(config) if getattr(layer, "is_sliding", False)]
+    slide = [layer for layer in attention_layers(config) if getattr(layer, "is_sliding", False)]
     held = sum(int(getattr(layer, "sliding_window", 0)) for layer in slide)
     return held * _layer_bytes(config, dtype)
 
 
-def _attention(config: PreTrainedConfig) -> list[DynamicLayer]:
+def attention_layers(config: PreTrainedConfig) -> list[DynamicLayer]:
     """Return the layers with keys and values; those that share another's have none of their own."""
     cache = DynamicCache(config=config)
     if not cache.layers:  # a configuration that names no layers' kinds: all of them are alike

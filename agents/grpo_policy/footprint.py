@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -35,6 +36,8 @@ class Part:
     how: str
     """How the size comes about."""
     phases: tuple[str, ...] = PHASES
+    by_weight: bool = True
+    """Whether the weights alone decide it, and neither rows nor their length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +80,11 @@ class Footprint:
     def needed(self, phase: str) -> float:
         """Return the bytes [B] of a phase at its peak."""
         return sum(part.size for part in self.parts if phase in part.phases)
+
+    @property
+    def by_weight(self) -> float:
+        """The bytes [B] of an update that no other rows would change."""
+        return sum(part.size for part in self.parts if part.by_weight and UPDATE in part.phases)
 
     @property
     def peak(self) -> float:
@@ -135,27 +143,27 @@ def _sampling(policy: Policy, job: Job, row: int, held: float) -> Iterator[Part]
     tokens = job.batch_tokens
     if tokens is None and job.memory is not None:
         tokens = tokens_in(max(0.0, job.memory - held), config, dtype)
-    most = next(f.default for f in fields(TorchSampler) if f.name == "batch_size")
-    rows = min(Budget(int(most), tokens).at_once(row, job.group_size), job.completions)  # type: ignore[call-overload]
+    most: Any = next(f.default for f in fields(TorchSampler) if f.name == "batch_size")
+    rows = min(Budget(most, tokens).at_once(row, job.group_size), job.completions)
     a_token = cache_bytes_a_token(config, dtype)
     each = row * a_token + window_bytes(config, dtype) + state_bytes(policy)
-    text = f"{rows:,} rows x {row:,} tokens, {a_token / 2**10:,.0f} KiB a token"
-    yield Part(name="cache", size=rows * each, how=text, phases=(SAMPLING,))
-    text = (
-        f"{rows:,} rows x {len(policy.model.get_output_embeddings().weight):,} tokens to draw from"
-    )
-    yield Part(name="logits", size=rows * draw_bytes(policy), how=text, phases=(SAMPLING,))
+    cache = f"{rows:,} rows x {row:,} tokens, {a_token / 2**10:,.0f} KiB a token"
+    logits = f"{rows:,} rows x {len(policy.model.get_output_embeddings().weight):,} words"
+    for name, size, text in (
+        ("cache", rows * each, cache),
+        ("logits", rows * draw_bytes(policy), logits),
+    ):
+        yield Part(name=name, size=size, how=text, phases=(SAMPLING,), by_weight=False)
 
 
 def _update(
     policy: Policy, job: Job, rows: int, row: int, *, saved: float, extra: float
 ) -> Iterator[Part]:
     """Yield what a micro-batch takes; after the forward pass comes the head, then the backward."""
-    a_token = saved / (rows * row)
-    text = f"{rows:,} rows x {row:,} tokens, {a_token / 2**20:,.2f} MiB a token"
-    yield Part(name="activations", size=saved, how=text, phases=(UPDATE,))
     vocabulary = len(policy.model.get_output_embeddings().weight)
     tokens = min(chunk_tokens(job.device, vocabulary), rows * min(job.answer, row))
     head = head_work(policy, tokens)
+    kept = f"{rows:,} rows x {row:,} tokens, {saved / (rows * row) / 2**20:,.2f} MiB a token"
     text = f"{tokens:,} tokens scored at once" if head > extra else "the largest layer, backward"
-    yield Part(name="scratch", size=max(head, extra), how=text, phases=(UPDATE,))
+    for name, size, how in (("activations", saved, kept), ("scratch", max(head, extra), text)):
+        yield Part(name=name, size=size, how=how, phases=(UPDATE,), by_weight=False)

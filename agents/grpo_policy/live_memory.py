@@ -25,7 +25,7 @@ class LiveMemory(TorchDispatchMode):
         Args:
             known: Tensors that were there before, and do not count.
         """
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         """Bytes [B] that are alive."""
         self.peak = 0

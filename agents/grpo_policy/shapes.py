@@ -11,13 +11,13 @@ from transformers import PreTrainedConfig, Qwen3_5TextConfig, Qwen3Config
 
 from grpo_envs.config.model import QWEN3, QWEN3_5
 
-_QWEN3 = {
+_QWEN3: dict[str, Any] = {
     "vocab_size": 151_936,
     "num_key_value_heads": 8,
     "head_dim": 128,
     "max_position_embeddings": 40_960,
 }
-_QWEN3_5 = {
+_QWEN3_5: dict[str, Any] = {
     "vocab_size": 248_320,
     "head_dim": 256,
     "linear_num_key_heads": 16,

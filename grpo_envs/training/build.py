@@ -33,6 +33,7 @@ from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.precision import compute_dtype, compute_in
 from grpo_envs.training.source import InStep, Source
 from grpo_envs.training.trainer import Trainer
+from grpo_envs.training.utilisation import Utilisation
 from grpo_policy.adapters import add_adapters
 from grpo_policy.chat import Chat
 from grpo_policy.context import rope_line
@@ -97,6 +98,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         done=done,
         stop=stop,
         processes=processes,
+        utilisation=Utilisation.of(policy, accelerator, cfg.agent),
         **{key: state[key] for key in ("last", "skipped", "owes_evaluation") if state},
     )
 

@@ -21,6 +21,7 @@ from grpo_envs.runtime.timing import Timer
 from grpo_envs.training.agent import Agent
 from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.source import Source
+from grpo_envs.training.utilisation import Utilisation
 from grpo_envs.training.watch import Watch
 from grpo_envs.types import Group
 from grpo_policy.samplers import Sampler
@@ -68,6 +69,8 @@ class Trainer:
     stop: Stop = field(default_factory=Stop)
     processes: Processes = ALONE
     """Those that share the run: all see the same groups and decide alike, the first writes."""
+    utilisation: Utilisation | None = None
+    """Of a GPU whose peak is known."""
     _evaluated: dict[str, float] = field(default_factory=dict)
     _watch: Watch = field(default_factory=Watch)
     _saved: int = -1
@@ -161,6 +164,8 @@ class Trainer:
         metrics["score/hidden"] = hidden / max(hidden + waited, 1e-9)
         metrics["tokens/per_second"] = tokens / timer.seconds["step"]
         metrics |= memory_metrics() | gpu_metrics()
+        if self.utilisation is not None:
+            metrics |= self.utilisation.metrics(groups, chosen, timer.seconds)
         self.last = metrics
         advantages = [*advantages, *([0.0] * self.group_size for _ in dropped)]
         self.processes.by_first(lambda: self._log(metrics, groups, advantages))

@@ -133,7 +133,8 @@ def test_a_cache_has_the_size_of_a_real_one(tiny: Policy, found: Footprint) -> N
     ids_BL = torch.zeros(ROWS, PROMPT + ANSWER, dtype=torch.long)
     with torch.no_grad():
         tiny.model(input_ids=ids_BL, past_key_values=cache, use_cache=True)
-    assert size(found, "cache") == bytes_of(t for x in cache.layers for t in (x.keys, x.values))
+    layers: list[Any] = list(cache.layers)
+    assert size(found, "cache") == bytes_of(t for x in layers for t in (x.keys, x.values))
 
 
 def test_states_that_do_not_grow_count_once_a_row() -> None:

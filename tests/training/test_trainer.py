@@ -26,7 +26,9 @@ from grpo_envs.training.build import build
 from grpo_envs.training.environments import make_envs
 from grpo_envs.training.source import InStep
 from grpo_envs.training.trainer import Trainer
+from grpo_envs.training.utilisation import Utilisation
 from grpo_envs.types import Completion, Group, Problem, Reward
+from grpo_policy.flops import ModelFlops
 from grpo_policy.models import TINY, load_policy
 
 SMALL = [
@@ -117,6 +119,28 @@ def test_a_run_ends_with_the_metrics_of_its_last_step_and_evaluation(tmp_path: P
     # Cut off between the last checkpoint and the end, it has them from the checkpoint.
     again = trainer(tmp_path, "trainer.steps=2", f"resume={tmp_path}").run()
     assert again == metrics
+
+
+def test_a_card_whose_peak_is_known_tells_its_utilisation(tmp_path: Path) -> None:
+    """By a stand-in for its peak; a CPU has none, and no row."""
+    args = ["trainer.steps=1", "trainer.eval_problems=0"]
+    plain = trainer(tmp_path / "cpu", *args)
+    assert plain.utilisation is None
+    plain.run()
+    assert not [name for name in plain.last if name.startswith("mfu/")]
+    made = trainer(tmp_path / "gpu", *args)
+    flops = ModelFlops.of(made.policy)
+    assert flops is not None
+    made.utilisation = Utilisation(flops=flops, peak=1e12)
+    made.run()
+    parts = {"mfu/sample": made.last["time/sample"], "mfu/update": made.last["time/update"]}
+    done = {name: made.last[name] * seconds * 1e12 for name, seconds in parts.items()}
+    tokens = 2 * made.policy.size * made.last["completion/length"] * made.last["group/sampled"]
+    assert done["mfu/sample"] > tokens * made.group_size
+    assert (
+        done["mfu/update"]
+        > 3 * tokens * made.group_size * made.last["group/used"] / (made.last["group/sampled"])
+    )
 
 
 def test_an_objective_that_is_no_metric_ends_the_run_after_a_step(tmp_path: Path) -> None:

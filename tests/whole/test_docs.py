@@ -20,7 +20,7 @@ COMMANDS = [
     for page in PAGES
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     for line in block.splitlines()
-    if re.search(r"grpo_envs\.(check|play|report|doctor|evaluate) ", line)
+    if re.search(r"grpo_envs\.(check|plan|play|report|doctor|evaluate) ", line)
 ]
 QUICK = ("grpo_envs.doctor", "grpo_envs.report")
 OWN = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
@@ -106,8 +106,28 @@ def test_a_command_of_the_pages_runs(page: str, command: str, folder: Path) -> N
         timeout=300,
         check=False,
     )
-    found_something = "doctor" in command and done.returncode == 1
+    reports = ("doctor", "plan")  # exit with 1 where they find something
+    found_something = any(f"grpo_envs.{name}" in command for name in reports)
+    found_something &= done.returncode == 1
     assert done.returncode == 0 or found_something, f"{page}: {command}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_a_plan_prints_what_the_page_shows() -> None:
+    page = (DOCS / "gpu.md").read_text(encoding="utf-8")
+    form = r"```bash\n(python -m grpo_envs\.plan [^\n]*)\n```\n\n```\n(.*?)```"
+    shown = re.findall(form, page, re.DOTALL)
+    assert shown
+    for command, printed in shown:
+        done = subprocess.run(
+            ["bash", "-c", command],
+            env={**os.environ, "PATH": OWN},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.stdout == printed, done.stderr
 
 
 @pytest.mark.slow

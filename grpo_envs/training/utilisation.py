@@ -1,0 +1,73 @@
+"""Model FLOPs utilisation (MFU): the share of a GPU's peak that the model's own operations take.
+
+PaLM, appendix B (arXiv 2204.02311). What an implementation computes twice or in vain counts not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from accelerate import Accelerator
+
+from grpo_envs.config.agent import AgentConfig
+from grpo_envs.runtime.peak import peak_flops
+from grpo_envs.types import Group
+from grpo_policy.flops import ModelFlops
+from grpo_policy.policy import Policy
+
+_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+"""Of dtypes that weights compute in where nothing is cast."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utilisation:
+    """What is needed to tell a step's share."""
+
+    flops: ModelFlops
+    peak: float
+    """Operations a second of all GPUs of the run."""
+    passes: int = 1
+    """Over the completions of a step."""
+    reference: bool = False
+    """Whether a reference scores them, too."""
+
+    @classmethod
+    def of(cls, policy: Policy, accelerator: Accelerator, cfg: AgentConfig) -> Self | None:
+        """Return that of a run; None on a CPU, a GPU whose peak is not known, or such a model."""
+        if accelerator.device.type != "cuda":
+            return None
+        name = torch.cuda.get_device_name(accelerator.device)
+        autocast = accelerator.mixed_precision.replace("no", "fp32")
+        peak = peak_flops(name, _NAMES.get(policy.model.dtype, autocast))
+        flops = ModelFlops.of(policy)
+        if peak is None or flops is None:
+            return None
+        return cls(
+            flops=flops,
+            peak=peak * accelerator.num_processes,
+            passes=getattr(cfg, "epochs", 1),
+            reference=cfg.reference,
+        )
+
+    def metrics(
+        self, sampled: Sequence[Group], used: Sequence[Group], seconds: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Return `mfu/sample` and `mfu/update` of a step, each from 0 to 1.
+
+        Args:
+            sampled: All groups of the step.
+            used: Those that were learnt from.
+            seconds: Of the step's parts, `sample` and `update` among them [s].
+        """
+        done = {
+            "sample": self.flops.sampling(sampled),
+            "update": self.flops.update(used, self.passes, reference=self.reference),
+        }
+        return {
+            f"mfu/{name}": count / (seconds[name] * self.peak)
+            for name, count in done.items()
+            if seconds.get(name)
+        }
