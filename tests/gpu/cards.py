@@ -11,21 +11,21 @@ import torch
 from tests.gpu.proof import Scale, wait
 
 _SHEETS = {
-    "B200": (8.0, 2250),
-    "H200": (4.8, 989),
-    "H100 PCIe": (2.0, 756),
-    "H100": (3.35, 989),
-    "A100-SXM4-40GB": (1.555, 312),
-    "A100-PCIE-40GB": (1.555, 312),
-    "A100 80GB PCIe": (1.935, 312),
-    "A100": (2.039, 312),
-    "L40S": (0.864, 362),
-    "A10": (0.6, 125),
-    "L4": (0.3, 121),
-    "RTX 4090": (1.008, 165),
+    "NVIDIA B200": (8.0, 2250),
+    "NVIDIA H200": (4.8, 989),
+    "NVIDIA H100 80GB HBM3": (3.35, 989),
+    "NVIDIA H100 PCIe": (2.0, 756),
+    "NVIDIA A100-SXM4-80GB": (2.039, 312),
+    "NVIDIA A100 80GB PCIe": (1.935, 312),
+    "NVIDIA A100-SXM4-40GB": (1.555, 312),
+    "NVIDIA A100-PCIE-40GB": (1.555, 312),
+    "NVIDIA L40S": (0.864, 362),
+    "NVIDIA A10": (0.6, 125),
+    "NVIDIA L4": (0.3, 121),
+    "NVIDIA GeForce RTX 4090": (1.008, 165),
 }
-"""Terabytes a second, and 1e12 operations a second of dense bf16 matrices, by a part of the name:
-the first that fits counts."""
+"""Terabytes a second, and 1e12 operations a second of dense bf16 matrices, by the name that CUDA
+gives a whole card: a slice of one (MIG) has a longer name, and is measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +41,11 @@ class Limits:
 
 def limits_of(scale: Scale) -> Limits:
     """Return the limits by name; measured ones for a device without a data sheet here."""
-    name = torch.cuda.get_device_name() if scale.gpu else ""
-    for part, (terabytes, tera) in _SHEETS.items():
-        if part in name.replace("NVIDIA ", "").split(" MIG")[0]:
-            return Limits(source="data sheet", bandwidth=terabytes * 1e12, rate=tera * 1e12)
-    return measured(scale)
+    sheet = _SHEETS.get(torch.cuda.get_device_name()) if scale.gpu else None
+    if sheet is None:
+        return measured(scale)
+    terabytes, tera = sheet
+    return Limits(source="data sheet", bandwidth=terabytes * 1e12, rate=tera * 1e12)
 
 
 def measured(scale: Scale) -> Limits:

@@ -107,10 +107,15 @@ def prompts_of(count: int, length: int, *, ragged: bool = False) -> list[tuple[i
 
 
 def sampled(
-    sampler: TorchSampler, prompts: list[tuple[int, ...]], copies: int, tokens: int
+    sampler: TorchSampler,
+    prompts: list[tuple[int, ...]],
+    copies: int,
+    tokens: int,
+    *,
+    temperature: float = 1.0,
 ) -> list[Group]:
     """Return a group of completions for each prompt; members earn 0 and 1 in turn."""
-    how = Decoding(max_new_tokens=tokens)
+    how = Decoding(max_new_tokens=tokens, temperature=temperature)
     found = dict(sampler.sample(prompts, range(len(prompts) * copies), how))
     return [
         Group(
