@@ -10,6 +10,8 @@ import torch
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
 from grpo_policy.samplers.torch import TorchSampler
+from tests.benchmarks import bench_grpo_step
+from tests.benchmarks.bench_grpo_step import How, Shape, ours
 from tests.support.ending import end_by_chance
 
 
@@ -33,3 +35,21 @@ def test_scores_with_gradients_are_the_models_own(random_policy: Policy) -> None
     assert random_policy.model(input_ids=ids).logits.equal(before)
     with torch.no_grad():
         assert not random_policy.model(input_ids=ids).logits.equal(before)
+
+
+RAGGED = Shape(model="qwen3-7m", prompts=2, group=4, tokens=32, words=5, mean=8)
+
+
+@pytest.mark.slow
+def test_a_ragged_step_counts_its_tokens() -> None:
+    first, second = ours(RAGGED, How(steps=2))
+    assert 8 * 3 < first["tokens"] < 8 * 20
+    assert first["tokens"] != second["tokens"]
+
+
+@pytest.mark.slow
+def test_a_shape_that_does_not_end_is_no_ragged_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model draws one of 49,152 words: its completions have no end of their own."""
+    monkeypatch.setattr(bench_grpo_step, "end_by_chance", lambda *_: None)
+    with pytest.raises(RuntimeError, match=r"have 32 tokens, 32 at most$"):
+        ours(RAGGED, How(steps=1))

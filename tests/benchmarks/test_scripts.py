@@ -73,6 +73,14 @@ def test_a_step_takes_less_time_and_memory_than_trls(device: str) -> None:
 
 
 @pytest.mark.slow
+def test_launches_are_those_of_the_same_checkout() -> None:
+    table = printed("launches.py", "--before", sys.executable)
+    ratios = re.findall(r"^\| (.*) \| .* \| ([\d.]+) \|$", table, flags=re.MULTILINE)
+    assert len(ratios) == 7
+    assert {ratio for name, ratio in ratios if "memory" not in name} == {"1.00"}
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
 def test_the_time_that_a_report_takes_to_open_is_measured() -> None:
     printed_text = printed("report_page.py")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Protocol, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,15 +25,6 @@ _READS = {
 }
 _FEW, _MANY = 8, 24
 """Tokens of two samplings: what the second takes more is decoding alone, no prefill."""
-
-
-class Count(Protocol):
-    """A context that counts."""
-
-    @property
-    def total(self) -> int: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *error: object) -> None: ...
 
 
 class Operations(TorchDispatchMode):
@@ -78,6 +69,9 @@ def _by_mask(name: str, args: Any) -> bool:
     return any(isinstance(part, Tensor) and part.dtype == torch.bool for part in index)
 
 
+Count = Operations | HostReads
+
+
 def a_token(policy: Policy, count: Callable[[], Count], *, padded: bool) -> float:
     """Return what a token of 4 rows costs in the sampler, in what `count` counts.
 
@@ -88,7 +82,7 @@ def a_token(policy: Policy, count: Callable[[], Count], *, padded: bool) -> floa
     """
     asked = [tuple(range(5, 25)), tuple(range(5, 15 if padded else 25))]
     ends, policy.eos_ids = policy.eos_ids, (len(policy.model.get_input_embeddings().weight),)
-    totals = []
+    totals: list[int] = []
     for tokens in (_FEW, _MANY):
         with count() as counted:
             list(TorchSampler(policy).sample(asked, range(4), Decoding(max_new_tokens=tokens)))
