@@ -2,8 +2,7 @@
 
 In a pack most pairs belong to different completions of a group. Here each completion is a row of
 queries again, over the keys of its prompt and its own; only attention sees it so, the layers'
-matrices see packs. For a single new token, two products of matrices are faster than a kernel that
-is made for many.
+matrices see packs.
 """
 
 from __future__ import annotations
