@@ -2,8 +2,7 @@
 
 In a pack most pairs belong to different completions of a group. Here each completion is a row of
 queries again, over the keys of its prompt and its own; only attention sees it so, the layers'
-matrices see packs. For a single new token, two products of matrices are faster than a kernel that
-is made for many.
+matrices see packs.
 """
 
 from __future__ import annotations
@@ -24,18 +23,21 @@ _MOST_KEYS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """B rows of at most T queries and S keys, taken from K packs of L tokens; see `lay_out`."""
+    """B rows of at most T queries and S keys, taken from K packs of L tokens; see `lay_out`.
 
-    queries_BT: Tensor
-    """The place of each query among the K * L tokens of the packs."""
-    keys_BS: Tensor
-    """The place of each key: those of the longest prompt, then those of the completion."""
+    Places are among the K * L tokens of the packs. The K prompts, of at most P tokens, come first.
+    """
+
+    queries_N: Tensor
+    """The place of each query: K * P of prompts, B * T of completions."""
+    keys_N: Tensor
+    """The place of each key: K * P of prompts, then B * S: of the row's prompt and its own."""
     bias_B1TS: Tensor
     """0 where a query attends to a key, -inf elsewhere."""
     back_N: Tensor
     """Of each token of the packs: its place among the prompts' tokens and then the rows'."""
-    prompt: int
-    """Tokens of the longest prompt."""
+    prompts: tuple[int, int]
+    """K and P."""
 
 
 def lay_out(
@@ -69,12 +71,13 @@ def lay_out(
     written_BT = places_T < lengths_B[:, None]
     here_BT = torch.arange(rows * length, device=pack_B.device).view(rows, length)
     back_N[own_BT[written_BT]] = packs * prompt + here_BT[written_BT]
+    prompts_N = packed_KP.flatten()
     return Rows(
-        queries_BT=own_BT,
-        keys_BS=torch.cat([shared_BP, own_BT], dim=1),
+        queries_N=torch.cat([prompts_N, own_BT.flatten()]),
+        keys_N=torch.cat([prompts_N, torch.cat([shared_BP, own_BT], dim=1).flatten()]),
         bias_B1TS=torch.zeros(attends_BTS.shape).masked_fill_(~attends_BTS, -torch.inf)[:, None],
         back_N=back_N,
-        prompt=prompt,
+        prompts=(packs, prompt),
     )
 
 
@@ -98,39 +101,43 @@ def _attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, 
     rows: Rows | None = getattr(mask, "rows", None)
     if rows is None:
         return attention(module, *given, **options)
-    first = (x[:, :, : rows.prompt] for x in (query, key, value))
+    taken = [_taken(query, rows.queries_N), _taken(key, rows.keys_N), _taken(value, rows.keys_N)]
+    count = rows.prompts[0] * rows.prompts[1]
+    sizes = [[count, len(x) - count] for x in taken]
+    parts = [x.split(size) for x, size in zip(taken, sizes, strict=True)]
+    first = (x.unflatten(0, rows.prompts).transpose(1, 2) for x, _ in parts)
     prompts_KPHD, _ = attention(module, *first, None, **options)
-    answers_BTHD = _answers(query, key, value, rows, scale=options.get("scaling"))
+    answers_NHD = _answers(*(x for _, x in parts), rows.bias_B1TS, scale=options.get("scaling"))
+    found = torch.cat([prompts_KPHD.flatten(0, 1).flatten(1), answers_NHD.flatten(1)])
     packs, heads, size, _ = query.shape
-    found = [x.flatten(0, 1).flatten(1) for x in (prompts_KPHD, answers_BTHD)]
-    heads_NE = torch.cat(found).index_select(0, rows.back_N)
-    return heads_NE.view(packs, size, heads, value.shape[-1]), None
+    return found.index_select(0, rows.back_N).view(packs, size, heads, -1), None
+
+
+def _taken(states_KHLD: Tensor, places_N: Tensor) -> Tensor:
+    """Return the states of tokens of the packs (N, H, D)."""
+    states_NE = states_KHLD.transpose(1, 2).flatten(0, 1).flatten(1)
+    return states_NE.index_select(0, places_N).unflatten(1, (states_KHLD.shape[1], -1))
 
 
 def _answers(
-    query: Tensor, key: Tensor, value: Tensor, rows: Rows, *, scale: float | None
+    query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, bias_B1TS: Tensor, *, scale: float | None
 ) -> Tensor:
-    """Return what the completions' tokens attend to (B, T, H, D).
+    """Return what the completions' tokens attend to (B * T, H, D).
 
     Query heads that share a head of keys are further queries of it: no key is copied for them.
     """
-    shared = query.shape[1] // key.shape[1]
-    query_BTHD = _taken(query, rows.queries_BT)
-    count, length = query_BTHD.shape[:2]
-    folded = query_BTHD.unflatten(2, (-1, shared)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    found = scaled_dot_product_attention(
-        folded,
-        _taken(key, rows.keys_BS).transpose(1, 2),
-        _taken(value, rows.keys_BS).transpose(1, 2),
-        attn_mask=rows.bias_B1TS.to(query.dtype).repeat(1, 1, shared, 1),
+    rows, _, length, keys = bias_B1TS.shape
+    shared = query_NHD.shape[1] // key_NHD.shape[1]
+    query_BTHGD = query_NHD.view(rows, length, -1, shared, query_NHD.shape[-1])
+    key_BHSD, value_BHSD = (
+        x.unflatten(0, (rows, keys)).transpose(1, 2) for x in (key_NHD, value_NHD)
+    )
+    found_BHND = scaled_dot_product_attention(
+        query_BTHGD.permute(0, 2, 3, 1, 4).flatten(2, 3),
+        key_BHSD,
+        value_BHSD,
+        attn_mask=bias_B1TS.to(query_NHD.dtype).repeat(1, 1, shared, 1),
         scale=scale,
     )
-    return found.unflatten(2, (shared, length)).permute(0, 3, 1, 2, 4).reshape(count, length, -1)
-
-
-def _taken(states_KHLD: Tensor, places_BT: Tensor) -> Tensor:
-    """Return the states of tokens of the packs (B, T, H, D)."""
-    heads = states_KHLD.shape[1]
-    states_NE = states_KHLD.transpose(1, 2).flatten(0, 1).flatten(1)
-    taken = states_NE.index_select(0, places_BT.flatten())
-    return taken.view(*places_BT.shape, heads, -1)
+    found_BTHGD = found_BHND.unflatten(2, (shared, length)).permute(0, 3, 1, 2, 4)
+    return found_BTHGD.reshape(rows * length, -1, value_NHD.shape[-1])
