@@ -115,6 +115,14 @@ def require_all_loaded(name: str, info: Mapping[str, Any]) -> None:
         )
 
 
+def adapters_alone(path: str) -> ConfigError:
+    """Return one line on a checkpoint of adapters where a model is wanted."""
+    return ConfigError(
+        f"model.path={path}: adapters (LoRA) alone. Go on with resume=RUN, or "
+        "merge them: python -m grpo_envs.export RUN --merge --out FOLDER."
+    )
+
+
 def remarks(policy: Policy, cfg: ModelConfig) -> list[str]:
     """Return what is to be known about a model that was loaded, a line each."""
     found = policy.chat.remarks()

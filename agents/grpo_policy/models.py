@@ -29,7 +29,14 @@ from grpo_policy.chat import NO_LIMIT, Chat, end_tokens
 from grpo_policy.context import context_length_of
 from grpo_policy.gguf import is_gguf, make_ordinary, reading
 from grpo_policy.kept import Source, keep
-from grpo_policy.loading import at_load, attend, cannot_load, require_all_loaded, unreadable
+from grpo_policy.loading import (
+    adapters_alone,
+    at_load,
+    attend,
+    cannot_load,
+    require_all_loaded,
+    unreadable,
+)
 from grpo_policy.policy import Policy
 from grpo_policy.quantization import quantized, trainable
 from grpo_policy.saving import base_of
@@ -142,8 +149,7 @@ def load_policy(
             **how,
             **where,
         )
-    if template is not None:
-        tokenizer.chat_template = template
+    tokenizer.chat_template = template or tokenizer.chat_template
     model: PreTrainedModel = loaded[0]
     trainable(model)
     require_all_loaded(f"model.path={path}: {type(model).__name__}", loaded[1])
@@ -156,10 +162,7 @@ def load_policy(
     policy = Policy(model, tokenizer, cfg.chat_template_kwargs)
     policy.chat.require_usable()
     if policy.has_adapters and not adapters:
-        raise ConfigError(
-            f"model.path={path}: adapters (LoRA) alone. Go on with resume=RUN, or "
-            "merge them: python -m grpo_envs.export RUN --merge --out FOLDER."
-        )
+        raise adapters_alone(path)
     settle(policy, path)
     attend(policy, cfg)
     return policy

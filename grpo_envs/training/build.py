@@ -64,8 +64,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     _require_trainable(cfg)
     policy, accelerator = open_policy(cfg)
     _make_trainable(policy, cfg, accelerator.device, out if processes.first else None)
-    decoding = training_decoding(cfg, policy)
-    parts = _parts(cfg, policy, accelerator, decoding)
+    parts = _parts(cfg, policy, accelerator, training_decoding(cfg, policy))
     # The agent first: it moves the policy to the device and copies the reference before a resume
     # puts trained weights into the policy. The sampler last: it may copy those weights.
     agent: Agent = load(AGENTS, cfg.agent.name).make(cfg.agent, parts)
@@ -75,7 +74,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     _log_start(cfg, parts, agent, room := _room(cfg, envs.train.env, policy.chat))
     place_graders(cfg, envs.train, accelerator.device.type)
     stop = Stop(patient=processes.count == 1)
-    rollout = Rollout(envs.train, policy.chat, sampler, decoding, cfg.seed, tick=stop.check)
+    rollout = Rollout(envs.train, policy.chat, sampler, parts.decoding, cfg.seed, tick=stop.check)
     source = _source(cfg, processes.shared(rollout), room, lambda: _publish(policy, sampler))
     if state:
         source.load_state_dict(state["source"])

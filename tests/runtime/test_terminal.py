@@ -17,6 +17,7 @@ MISTAKES = {
     "evaluate": ["env=maths"],
     "export": ["nowhere", "--out", "there"],
     "new_env": ["Bad Name"],
+    "plan": ["env=maths"],
     "play": ["env=maths"],
     "plot": ["nowhere"],
     "report.__main__": ["nowhere"],

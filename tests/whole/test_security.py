@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = sorted(p for d in ("grpo_envs", "envs", "agents") for p in (ROOT / d).rglob("*.py"))
 RUNS_PROGRAMS = {
     "grpo_envs/sandbox/runner.py": {"exec", "compile", "marshal"},
+    "grpo_envs/sandbox/wire.py": {"marshal"},  # of the trainer and its keeper: no answer runs in it
     "grpo_envs/sandbox/worker.py": {"marshal"},  # from the trainer into the sandbox only
     "grpo_envs/sandbox/judging.py": {"exec", "compile", "marshal"},
     "grpo_envs/sandbox/testing.py": {"compile", "marshal"},  # and runs nothing

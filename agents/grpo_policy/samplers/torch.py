@@ -212,7 +212,7 @@ class _Batch:
         """Draw a token for each row and write it down."""
         t_R = self.written.counts_S[slots_R]
         tokens_R, logps_R, forced_R = self.draw(logits_RV, slots_R, t_R)
-        self.written.add(slots_R, tokens_R, logps_R, forced_R)
+        self.written.add((slots_R, t_R), tokens_R, logps_R, forced_R)
         return tokens_R
 
     def _over(self) -> list[bool]:

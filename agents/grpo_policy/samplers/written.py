@@ -36,17 +36,21 @@ class Written:
         self.lengths_S[slots_R] = torch.tensor(limits, device=self.eos.device)
 
     def add(
-        self, slots_R: Tensor, tokens_R: Tensor, logps_R: Tensor, forced_R: Tensor | None
+        self,
+        places: tuple[Tensor, Tensor],
+        tokens_R: Tensor,
+        logps_R: Tensor,
+        forced_R: Tensor | None,
     ) -> None:
         """Take down the next token of these rows, none of which is at its limit yet.
 
         Args:
-            slots_R: Where each row is.
+            places: Where each row is (R), and how many tokens it has so far (R).
             tokens_R: The tokens.
             logps_R: Their log-probabilities.
             forced_R: Which of them were put in; None: none can be.
         """
-        t_R = self.counts_S[slots_R]
+        slots_R, t_R = places
         self.tokens_ST[slots_R, t_R], self.logps_ST[slots_R, t_R] = tokens_R, logps_R
         ended_R = self.ended_S[slots_R]
         ending_R = torch.isin(tokens_R, self.eos) & ~ended_R
