@@ -64,7 +64,7 @@ _INNER_POWER = re.compile(rf"(\\(?:{FONTS})\s*\{{[^{{}}]*)\^\{{\s*(-?\d)\s*\}}(?
 _UNIT = rf"(?:\\(?:{FONTS})\s*\{{[^{{}}]*\}}|[A-Za-z]+)(?:\s*\^\s*\{{?-?\d\}}?)?"
 _UNIT_FRACTION = re.compile(  # 8 \frac{km}{h}
     rf"(?<=[\d}}])(?:[\s~]|\\[,;:! ])*\\[dtc]?frac\s*"
-    rf"\{{\s*({_UNIT})\s*\}}\s*\{{\s*({_UNIT})\s*\}}"
+    rf"\{{\s*({_UNIT})\s*\}}\s*\{{\s*({_UNIT})\s*\}}(?!\s*[\^_!(])"
 )
 _MAY_BE_UNIT_FRACTION = re.compile(r"frac\s*\{\s*[A-Za-z\\]")
 _FONT = re.compile(rf"\\(?:{FONTS})\s*\{{([^{{}}]*)\}}")

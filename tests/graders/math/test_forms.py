@@ -50,6 +50,7 @@ RIGHT: dict[str, Pairs] = {
         ("30 s", r"30\ \sec"),
         (r"2.5\ \frac{g}{cm^{3}}", r"2.5\text{ g/cm}^3"),
         (r"2 \frac{x}{y}", r"\frac{2x}{y}"),
+        (r"3 \frac{d}{dx} x^2", "6x"),
     ],
     "lengths": [
         ("AB=5", "|AB|=5"),
@@ -129,6 +130,7 @@ WRONG: dict[str, Pairs] = {
         ("8", r"\frac{km}{h}"),
         (r"15 \min", "15 seconds"),
         ("30", r"30 \sec x"),
+        (r"3 \frac{d}{dx} x^2", "3x"),
     ],
     "lengths": [
         ("AB=5", "|AB|=6"),
