@@ -122,7 +122,7 @@ def normalise(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 def _scale(x: Tensor, eps: float) -> Tensor:
     """Return 1 / sqrt(mean of the squares + eps) of each row (..., 1)."""
-    squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+    squares: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     return squares.div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
