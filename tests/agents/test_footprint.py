@@ -11,12 +11,13 @@ from transformers import DynamicCache
 
 from grpo_envs.config.model import LoraConfig, ModelConfig
 from grpo_envs.types import Completion, Group
+from grpo_policy import policy as policy_module
 from grpo_policy.batch import collate
 from grpo_policy.fake_policy import fake_policy, layers_work, state_bytes
 from grpo_policy.footprint import SAMPLING, UPDATE, Footprint, Job, footprint
 from grpo_policy.learner import Learner, LearnerSettings, Scored
 from grpo_policy.live_memory import LiveMemory
-from grpo_policy.models import TINY, load_config
+from grpo_policy.models import TINY, load_config, load_policy
 from grpo_policy.policy import Policy
 from grpo_policy.shapes import config_of
 
@@ -31,6 +32,13 @@ JOB = Job(
     completions=ROWS,
     reference=True,
 )
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Policy:
+    """The bundled model with layers as on a GPU: those of a CPU keep less for the way back."""
+    monkeypatch.setattr(policy_module, "fuse", lambda model: None)
+    return load_policy(str(TINY))
 
 
 def planned(job: Job = JOB, model: ModelConfig | None = None, **kept: Any) -> Footprint:

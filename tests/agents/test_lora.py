@@ -343,7 +343,8 @@ def test_a_run_saves_adapters_and_goes_on_from_them(
     assert (last / "adapter_model.safetensors").stat().st_size < 300_000  # the model: 3 MB
     ids = torch.arange(20)[None]
     loaded = AutoModelForCausalLM.from_pretrained(last)
-    torch.testing.assert_close(loaded(input_ids=ids).logits, model(input_ids=ids).logits)
+    there, here = loaded(input_ids=ids).logits, model(input_ids=ids).logits
+    torch.testing.assert_close(there, here, rtol=0, atol=1e-4)
     started = load_policy(str(TINY)).model(input_ids=ids).logits
     assert (model(input_ids=ids).logits - started).abs().max() > 1e-3
 

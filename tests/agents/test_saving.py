@@ -119,14 +119,14 @@ def test_a_model_without_a_folder_is_written_once_for_its_adapters_to_name(
     nudge(policy)
     policy.save(tmp_path / "adapters")
     loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapters")
-    torch.testing.assert_close(logits(loaded), logits(policy.model))
+    torch.testing.assert_close(logits(loaded), logits(policy.model), rtol=0, atol=1e-4)
     stamp = (written / "model.safetensors").stat().st_mtime_ns
     name_base(policy, written)  # a resume
     assert (written / "model.safetensors").stat().st_mtime_ns == stamp
     assert [path.name for path in written.parent.iterdir()] == ["base"]
 
     again = load_policy(str(tmp_path / "adapters"), adapters=True)
-    torch.testing.assert_close(logits(again.model), logits(policy.model))
+    torch.testing.assert_close(logits(again.model), logits(policy.model), rtol=0, atol=1e-4)
     shutil.rmtree(written)
     with pytest.raises(ConfigError) as raised:
         load_policy(str(tmp_path / "adapters"), adapters=True)
@@ -196,9 +196,8 @@ def test_from_a_checkpoint_without_optimizer_no_run_goes_on(tmp_path: Path) -> N
     made.run()
     last = tmp_path / "checkpoints" / "last"
     assert not (last / "trainer.pt").exists()
-    torch.testing.assert_close(
-        logits(AutoModelForCausalLM.from_pretrained(last)), logits(made.policy.model)
-    )
+    loaded = AutoModelForCausalLM.from_pretrained(last)
+    torch.testing.assert_close(logits(loaded), logits(made.policy.model), rtol=0, atol=1e-4)
     with pytest.raises(ConfigError) as raised:
         trainer(tmp_path, "trainer.steps=2", f"resume={tmp_path}")
     assert "its checkpoints have no optimizer (trainer.save_optimizer=false)" in str(raised.value)
