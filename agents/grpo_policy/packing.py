@@ -15,7 +15,6 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from grpo_policy.batch import Batch
 from grpo_policy.block_attention import attends, block_mask
-from grpo_policy.row_attention import Rows, by_rows, lay_out
 
 MASK_BYTES = 1 << 27
 """Of a mask with an entry for each pair of tokens, at most; attention makes floats of them."""
@@ -33,12 +32,10 @@ class Packs:
     """The pack of each token that the policy chose, in the order of `mask_BT`."""
     before_N: Tensor
     """The place in it of the token before, from which it is predicted."""
-    rows: Rows | None
-    """The completions as rows; None where attention over whole packs takes less."""
 
     def pairs(self) -> Tensor:
         """Return who attends to whom, for each pair of tokens (K, 1, L, L)."""
-        return by_rows(_attends(self.owner_KL)[:, None], self.rows)
+        return _attends(self.owner_KL)[:, None]
 
     def blocks(self) -> BlockMask:
         """Return the same by blocks of tokens."""
@@ -72,7 +69,6 @@ def pack(batch: Batch, pad_id: int) -> Packs:
         owner_KL=owner_KL,
         pack_N=pack_B[row],
         before_N=before_N,
-        rows=lay_out(starts_B, prompts_B, lengths_B, pack_B=pack_B, size=size),
     )
 
 

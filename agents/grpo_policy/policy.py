@@ -20,12 +20,12 @@ from grpo_policy.batch import Batch
 from grpo_policy.block_attention import by_blocks
 from grpo_policy.chat import Chat, end_tokens
 from grpo_policy.context import context_length_of, fix_rope, heads_of
-from grpo_policy.fused import fuse
 from grpo_policy.head import OwnHead, decoder_of
 from grpo_policy.kv_cache import Caching
 from grpo_policy.masters import Masters, replaced
 from grpo_policy.merging import merged
 from grpo_policy.packing import MASK_BYTES, mask_bytes, pack, saves
+from grpo_policy.rms_norm import fuse_norms
 from grpo_policy.saving import save
 from grpo_policy.scoring import score_tokens
 
@@ -44,7 +44,7 @@ class Policy(nn.Module):
         self.masters = Masters(self.model)
         """What is trained, in the precision that it is trained in."""
         fix_rope(self.model)
-        fuse(self.model)
+        fuse_norms(self.model)
         self.tokenizer = tokenizer
         self.template_variables = dict(template_variables or {})
         """What the chat template is given beside the messages."""

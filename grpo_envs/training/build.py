@@ -175,17 +175,16 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
         ConfigError: one line that says what to change.
     """
     accelerator = make_accelerator(cfg.trainer)
-    model = resolve(cfg.model, accelerator.device)
-    log.info(model.line)
+    log.info((model := resolve(cfg.model, accelerator.device)).line)
     # What is trained is loaded in float32: the optimiser's. Beneath adapters nothing is.
-    dtype = compute_dtype(cfg.trainer, accelerator.device) if cfg.model.lora.rank else torch.float32
     device = accelerator.device
+    dtype = compute_dtype(cfg.trainer, device) if cfg.model.lora.rank else torch.float32
     policy = load_policy(model.path, cfg.model, adapters=adapters, dtype=dtype, device=device)
     for remark in remarks(policy, cfg.model):
         log.info("model: %s", remark)
     if line := rope_line(policy.model.config):
         log.info(line)
-    if accelerator.device.type == "cpu":
+    if device.type == "cpu":
         threads.settle(cfg.trainer.threads, policy.size)
     return policy, accelerator
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 
 from grpo_envs.config.schema import TrainerConfig
@@ -11,7 +9,6 @@ from grpo_envs.errors import ConfigError
 from grpo_policy.masters import DTYPES, dtype_name
 from grpo_policy.policy import Policy
 
-log = logging.getLogger(__name__)
 _TRIAL = 4
 """Tokens that a model is tried with."""
 
@@ -27,8 +24,6 @@ def compute_dtype(cfg: TrainerConfig, device: torch.device) -> torch.dtype:
     name = cfg.precision if cfg.precision != "auto" else "bf16" if itself else "fp32"
     if gpu and name == "fp32":
         torch.set_float32_matmul_precision("high")
-        if cfg.precision == "auto":
-            log.info("this GPU has no bf16: float32 computes. trainer.precision=fp16 is faster.")
     return DTYPES[name]
 
 

@@ -37,7 +37,7 @@ JOB = Job(
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Policy:
     """The bundled model with layers as on a GPU: those of a CPU keep less for the way back."""
-    monkeypatch.setattr(policy_module, "fuse", lambda model: None)
+    monkeypatch.setattr(policy_module, "fuse_norms", lambda model: None)
     return load_policy(str(TINY))
 
 

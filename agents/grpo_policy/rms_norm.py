@@ -1,14 +1,11 @@
-"""Layers of a model computed in fewer passes over memory, on a CPU.
+"""RMSNorm (Zhang and Sennrich, arXiv 1910.07467) in fewer passes over memory, on a CPU.
 
-A small model's time goes into passes over its activations. RMSNorm (Zhang and Sennrich, arXiv
-1910.07467) takes most of them: autograd makes about twenty of it, here it is six. Rotary embeddings
-(Su et al., arXiv 2104.09864) come next: eleven, here four. Each is replaced only after a trial of
-its values and gradients.
+A small model's time goes into passes over its activations. Autograd makes about twenty of a norm,
+here it is six. A layer is replaced only after a trial of its values and gradients.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -23,23 +20,14 @@ _TOLERANCE = 1e-4
 is off by about 1."""
 _TRIED = 4
 """Rows of the trial."""
-_ROTARY = "apply_rotary_pos_emb"
-"""What the modules of Transformers' models call it."""
-
-
-def fuse(model: nn.Module) -> None:
-    """Compute a model's RMSNorm and rotary embeddings by `normalise` and `rotate`.
-
-    Where a trial shows that they are the same to rounding. Weights, their names and checkpoints
-    stay what they are. On another device, or where autocast gives a layer another type than its
-    weights', the model computes as before.
-    """
-    fuse_norms(model)
-    fuse_rotary(model)
 
 
 def fuse_norms(model: nn.Module) -> int:
-    """Replace the `forward` of each RMSNorm that is `normalise` to rounding; return how many."""
+    """Replace the `forward` of each RMSNorm that is `normalise` to rounding; return how many.
+
+    Weights, their names and checkpoints stay what they are. On another device and in half precision
+    a layer computes as before.
+    """
     exact: dict[tuple[Any, ...], bool] = {}
     fused = 0
     for layer in model.modules():
@@ -152,83 +140,3 @@ class _Normalised(torch.autograd.Function):
         if to_x:
             from_x.addcmul_(scale, (gradient @ weight_D)[..., None], value=1 / size)
         return from_x if to_x else None, from_weight if to_weight else None, None
-
-
-def fuse_rotary(model: nn.Module) -> int:
-    """Replace the functions that rotate queries and keys as `rotate` does; return how many.
-
-    A model's layers find the function in their Python module, which all models of the class share.
-    """
-    fused = 0
-    for name in {type(layer).__module__ for layer in model.modules()}:
-        module = sys.modules[name]
-        plain = getattr(module, _ROTARY, None)
-        if plain is None or isinstance(plain, partial):  # none, or replaced already
-            continue
-        if _rotates(plain):
-            setattr(module, _ROTARY, partial(_rotary, plain))
-            fused += 1
-    return fused
-
-
-def _rotates(plain: Callable[..., Any]) -> bool:
-    """Return whether a function gives the values and gradients of `rotate`."""
-    shapes = (1, 2, _TRIED, 8), (1, 1, _TRIED, 8)  # queries have more heads than keys
-    *given, cos, sin = _drawn(*shapes, (1, _TRIED, 8), (1, _TRIED, 8))
-
-    def own(query: Tensor, key: Tensor) -> Sequence[Tensor]:
-        rotated: Sequence[Tensor] = plain(query, key, cos, sin)
-        return rotated
-
-    def fused(query: Tensor, key: Tensor) -> Sequence[Tensor]:
-        return rotate(query, cos[:, None], sin[:, None]), rotate(key, cos[:, None], sin[:, None])
-
-    return _same(own, fused, given, _drawn(*shapes))
-
-
-def _rotary(plain: Callable[..., Any], *given: Any, **options: Any) -> Any:
-    """Rotate queries and keys, or call the model's own function where that is not the same."""
-    match given:
-        case [Tensor(is_cpu=True) as query, Tensor() as key, Tensor() as cos, Tensor() as sin] if (
-            not options
-            and query.dtype == key.dtype == cos.dtype
-            and query.shape[-1] == key.shape[-1] == cos.shape[-1]
-        ):
-            cos, sin = cos[:, None], sin[:, None]
-            return rotate(query, cos, sin), rotate(key, cos, sin)
-    return plain(*given, **options)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return x cos + (-x2, x1) sin (..., D), where x1 and x2 are the halves of the last axis.
-
-    `cos` and `sin` (..., D) carry no gradient; they are broadcast over the heads.
-    """
-    if torch.is_grad_enabled():
-        return _Rotated.apply(x, cos, sin)  # type: ignore[no-any-return,no-untyped-call]
-    return _turn(x, cos, *sin.chunk(2, dim=-1), sign=-1)
-
-
-def _turn(x: Tensor, cos: Tensor, first: Tensor, second: Tensor, *, sign: int) -> Tensor:
-    """Return x cos + (sign x2 first, -sign x1 second)."""
-    turned = x * cos
-    (low, high), (to_low, to_high) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
-    to_low.addcmul_(high, first, value=sign)
-    to_high.addcmul_(low, second, value=-sign)
-    return turned
-
-
-class _Rotated(torch.autograd.Function):
-    """Rotation, and the rotation back of its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, *sin.chunk(2, dim=-1), sign=-1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        first, second = sin.chunk(2, dim=-1)
-        return _turn(gradient, cos, second, first, sign=1), None, None
