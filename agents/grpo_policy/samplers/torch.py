@@ -279,6 +279,6 @@ class _Batch:
         slots_R = torch.tensor([row.slot for row in rows], device=self.policy.device)
         seeds = [self.seeds[row.group * self.copies + row.member] for row in rows]
         self.draw.begin(slots_R, [row.prompt for row in rows], seeds)
-        self.written.begin(slots_R, [row.limit for row in rows])
+        self.written.begin(slots_R)
         parts, logits_RV = prefill(self.policy, rows)
         return Joining(rows=rows, parts=parts, tokens_R=self._choose(logits_RV, slots_R))

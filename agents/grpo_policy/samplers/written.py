@@ -24,16 +24,15 @@ class Written:
         self.counts_S = torch.zeros(slots, dtype=torch.long, device=device)
         """Tokens of each so far, also of those that have ended meanwhile."""
         self.lengths_S = torch.zeros(slots, dtype=torch.long, device=device)
-        """Tokens until its end, or its limit."""
+        """Tokens of each until its end."""
         self.ended_S = torch.zeros(slots, dtype=torch.bool, device=device)
         self.forced_ST: Tensor | None = None
         """Tokens that were put in, where there may be any."""
         self.eos = torch.tensor(policy.eos_ids, device=device)
 
-    def begin(self, slots_R: Tensor, limits: Sequence[int]) -> None:
-        """Give these slots to rows that have written nothing yet, and their limits [tokens]."""
-        self.counts_S[slots_R], self.ended_S[slots_R] = 0, False
-        self.lengths_S[slots_R] = torch.tensor(limits, device=self.eos.device)
+    def begin(self, slots_R: Tensor) -> None:
+        """Give these slots to rows that have written nothing yet."""
+        self.counts_S[slots_R], self.lengths_S[slots_R], self.ended_S[slots_R] = 0, 0, False
 
     def add(
         self,
@@ -53,9 +52,8 @@ class Written:
         slots_R, t_R = places
         self.tokens_ST[slots_R, t_R], self.logps_ST[slots_R, t_R] = tokens_R, logps_R
         ended_R = self.ended_S[slots_R]
-        ending_R = torch.isin(tokens_R, self.eos) & ~ended_R
-        self.lengths_S[slots_R] = torch.where(ending_R, t_R + 1, self.lengths_S[slots_R])
-        self.ended_S[slots_R] = ended_R | ending_R
+        self.lengths_S[slots_R] += ~ended_R
+        self.ended_S[slots_R] = ended_R | torch.isin(tokens_R, self.eos)
         self.counts_S[slots_R] = t_R + 1
         if forced_R is not None:
             if self.forced_ST is None:
