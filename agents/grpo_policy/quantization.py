@@ -26,7 +26,7 @@ def trainable(model: nn.Module) -> None:
     """
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False
+            layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def quantized(

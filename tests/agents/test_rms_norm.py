@@ -1,6 +1,7 @@
 """RMSNorm in fewer passes: values and gradients of the plain formula, or the plain layer."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
 from grpo_policy.rms_norm import fuse_norms, normalise
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 40,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -101,7 +102,7 @@ def test_a_copy_normalises_with_its_own_weights() -> None:
     fuse_norms(of)
     other = copy.deepcopy(of)
     with torch.no_grad():
-        other[0].weight.mul_(2)
+        next(other.parameters()).mul_(2)
     x_ND = torch.randn(3, 8)
     torch.testing.assert_close(other(x_ND), 2 * of(x_ND))
 
@@ -118,7 +119,7 @@ class GatedRMSNorm(LlamaRMSNorm):
     """As of Mamba 2: with a gate it is more than it is without."""
 
     def forward(self, hidden_states: Tensor, gate: Tensor | None = None) -> Tensor:
-        normal: Tensor = super().forward(hidden_states)  # type: ignore[no-untyped-call]
+        normal: Tensor = super().forward(hidden_states)
         return normal if gate is None else normal * gate
 
 
@@ -131,7 +132,7 @@ def test_what_else_a_layer_is_given_is_left_to_it() -> None:
 
 
 class TwoRMSNorm(LlamaRMSNorm):
-    def forward(self, hidden_states: Tensor, other: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, other: Tensor) -> Tensor:  # type: ignore[override]
         return hidden_states + other
 
 
