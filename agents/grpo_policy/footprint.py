@@ -21,9 +21,12 @@ from grpo_policy.scoring import chunk_tokens
 SAMPLING, UPDATE = "sampling", "update"
 PHASES = (SAMPLING, UPDATE)
 """Of a step: what only one of them needs is free in the other."""
-MASTER, MOMENTS, GRADIENT = 4, 8, 4
-"""Bytes [B] of a trained parameter, all float32: its master, where another copy computes; AdamW's
-two moments; and the sum of its gradients."""
+MASTER, MOMENTS, MOMENTS_8BIT, GRADIENT = 4, 8, 2, 4
+"""Bytes [B] of a trained parameter: its master in float32, where another copy computes; AdamW's two
+moments, in float32 or in eight bits; and the sum of its gradients in float32."""
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes [B] of a weight in four bits: 64 of them have a scale of eight bits, 256 of these one in
+float32 (QLoRA, arXiv 2305.14314)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,10 @@ class Job:
     batch_tokens: int | None = None
     """Tokens in the cache at once; None: by free memory, as the sampler does."""
     reference: bool = False
+    quantized: bool = False
+    """Whether the layers beneath adapters are in four bits."""
+    moments: float = MOMENTS
+    """Bytes [B] a trained parameter."""
     shards: int = 1
     """Processes that share masters and moments (FSDP)."""
     memory: float | None = None
@@ -118,14 +125,18 @@ def _weights(policy: Policy, job: Job) -> Iterator[Part]:
     """Yield what each parameter takes."""
     dtype, weights = policy.model.dtype, list(policy.model.parameters())
     trained = sum(p.numel() for p in policy.trained_parameters())
-    whole = sum(p.numel() * p.element_size() for p in weights)
+    whole, adapted = sum(p.numel() * p.element_size() for p in weights), _adapted(policy)
+    held = f"{dtype.itemsize} bytes a parameter"
+    if job.quantized:
+        whole -= (dtype.itemsize - NF4) * adapted
+        held = f"{NF4:.2f} bytes of {adapted / 1e6:,.1f} M, {dtype.itemsize} of the others"
     shared = f", shared by {job.shards} processes" if job.shards > 1 else ""
-    yield Part(name="weights", size=whole, how=f"{dtype.itemsize} bytes a parameter")
+    yield Part(name="weights", size=whole, how=held)
     if dtype.itemsize < MASTER or job.shards > 1:
         text = f"{MASTER} bytes a trained parameter{shared}"
         yield Part(name="masters", size=MASTER * trained / job.shards, how=text)
-    text = f"{MOMENTS} bytes a trained parameter{shared}"
-    yield Part(name="moments", size=MOMENTS * trained / job.shards, how=text)
+    text = f"{job.moments:g} bytes a trained parameter{shared}"
+    yield Part(name="moments", size=job.moments * trained / job.shards, how=text)
     text = f"{GRADIENT} bytes a trained parameter"
     yield Part(name="gradients", size=GRADIENT * trained, how=text, phases=(UPDATE,))
     if job.reference and not policy.has_adapters:
@@ -135,6 +146,16 @@ def _weights(policy: Policy, job: Job) -> Iterator[Part]:
         size = job.sampled_in.itemsize
         text = f"{size} bytes a parameter, while sampling"
         yield Part(name="copy", size=size * policy.size, how=text, phases=(SAMPLING,))
+    if adapted and not job.quantized:
+        text = f"{adapted / 1e6:,.1f} M parameters with their adapters added"
+        size = job.sampled_in.itemsize * adapted
+        yield Part(name="merged", size=size, how=text, phases=(SAMPLING,))
+
+
+def _adapted(policy: Policy) -> int:
+    """Return how many parameters the layers have that adapters are added to."""
+    layers: list[Any] = [m for m in policy.model.modules() if hasattr(m, "get_base_layer")]
+    return sum(layer.get_base_layer().weight.numel() for layer in layers)
 
 
 def _sampling(policy: Policy, job: Job, row: int, held: float) -> Iterator[Part]:

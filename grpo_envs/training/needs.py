@@ -10,7 +10,7 @@ from grpo_envs.config.schema import RunConfig
 from grpo_envs.runtime.memory import memory_metrics
 from grpo_envs.training.decoding import training_decoding
 from grpo_policy.fake_policy import fake_policy
-from grpo_policy.footprint import Footprint, Job, footprint
+from grpo_policy.footprint import MOMENTS, MOMENTS_8BIT, Footprint, Job, footprint
 from grpo_policy.learner import LearnerSettings
 from grpo_policy.models import load_config, resolve
 from grpo_policy.shapes import config_of
@@ -63,11 +63,17 @@ def needs(cfg: RunConfig, *, prompt: int, shards: int = 1, memory: float | None 
             completions=cfg.agent.group_size * cfg.trainer.prompts_per_step,
             batch_tokens=cfg.sampler.batch_tokens,
             reference=cfg.agent.reference,
+            quantized=cfg.model.quantization is not None,
+            moments=MOMENTS_8BIT if _in_eight_bits(cfg) else MOMENTS,
             shards=shards,
             memory=memory,
         )
         found = footprint(policy, job)
     return Needs(model=model.name, precision=precision, device=device, memory=memory, found=found)
+
+
+def _in_eight_bits(cfg: RunConfig) -> bool:
+    return str(getattr(cfg.agent, "optimizer", "")).endswith("8bit")
 
 
 def _precision(cfg: RunConfig, device: str) -> str:

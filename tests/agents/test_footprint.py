@@ -12,9 +12,10 @@ from transformers import DynamicCache
 from grpo_envs.config.model import LoraConfig, ModelConfig
 from grpo_envs.types import Completion, Group
 from grpo_policy import policy as policy_module
+from grpo_policy.adapters import add_adapters
 from grpo_policy.batch import collate
 from grpo_policy.fake_policy import fake_policy, layers_work, state_bytes
-from grpo_policy.footprint import SAMPLING, UPDATE, Footprint, Job, footprint
+from grpo_policy.footprint import MOMENTS_8BIT, SAMPLING, UPDATE, Footprint, Job, footprint
 from grpo_policy.learner import Learner, LearnerSettings, Scored
 from grpo_policy.live_memory import LiveMemory
 from grpo_policy.models import TINY, load_config, load_policy
@@ -163,6 +164,23 @@ def test_in_bf16_a_copy_computes_and_masters_are_trained() -> None:
     sizes = [size(found, name) for name in ("weights", "masters", "moments", "gradients")]
     assert sizes == [2 * count, 4 * count, 8 * count, 4 * count]
     assert size(found, "reference") == 2 * count
+
+
+def test_layers_in_four_bits_and_moments_in_eight_are_counted() -> None:
+    """Against a model that bitsandbytes has quantised, with the scales of its weights."""
+    cfg = ModelConfig(quantization="4bit", lora=LoraConfig(rank=4))
+    job = replace(JOB, quantized=True, moments=MOMENTS_8BIT)
+    found = planned(job, cfg)
+    real = load_policy(str(TINY), cfg)
+    add_adapters(real, cfg.lora, torch.float32)
+    states = [m.weight.quant_state for m in real.model.modules() if hasattr(m, "quant_state")]
+    scales = [t for s in states for t in (s.absmax, s.state2.absmax)]
+    held = bytes_of(real.model.parameters()) + bytes_of(scales)
+    assert len(states) == 7 * 4
+    assert size(found, "weights") == pytest.approx(held, rel=0.01)
+    assert size(found, "moments") == 2 * found.trained
+    assert size(planned(JOB, cfg), "merged") > 0
+    assert "merged" not in {part.name for part in found.parts}, "quantised layers stay apart"
 
 
 def test_processes_share_masters_and_moments() -> None:

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from grpo_policy import policy as policy_module
 from grpo_policy.models import TINY, load_policy
 from grpo_policy.policy import Policy
-from tests.support.counters import HostReads, Operations, a_token
+from tests.support.counters import HostReads, Operations, a_token, as_on_a_gpu
 
 MOST = {
     "equal prompts": (False, 250, 1),
@@ -20,10 +19,9 @@ MOST = {
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Policy:
-    """The bundled model with layers as on a GPU: a CPU's take fewer passes in more operations."""
-    monkeypatch.setattr(policy_module, "fuse_norms", lambda model: None)
-    return load_policy(str(TINY))
+def tiny() -> Policy:
+    """The bundled model."""
+    return as_on_a_gpu(load_policy(str(TINY)))
 
 
 @pytest.mark.parametrize(("padded", "operations", "reads"), MOST.values(), ids=MOST.keys())

@@ -26,7 +26,7 @@ from grpo_policy.models import TINY, load_policy
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from tests.benchmarks.bench_grpo_step import SHAPES, How, ours, run_side
-from tests.support.counters import Count, HostReads, Operations, a_token
+from tests.support.counters import Count, HostReads, Operations, a_token, as_on_a_gpu
 
 _STEP = replace(SHAPES["d"], prompts=4, tokens=16)
 
@@ -34,7 +34,7 @@ _STEP = replace(SHAPES["d"], prompts=4, tokens=16)
 def figures() -> dict[str, float]:
     """Return everything that is measured, by name."""
     peak = run_side("ours", SHAPES["a"], How(steps=1))["peak"]  # first: the process has no other
-    policy = load_policy(str(TINY))
+    policy = as_on_a_gpu(load_policy(str(TINY)))
     found = {}
     for name, count in (("operations", Operations), ("host reads", HostReads)):
         for prompts, padded in (("equal", False), ("padded", True)):

@@ -20,6 +20,7 @@ from transformers import Qwen3ForCausalLM
 from grpo_agent.agent import GrpoAgent
 from grpo_policy import packing, policy, scoring
 from grpo_policy.learner import Learner
+from grpo_policy.masters import Masters
 from grpo_policy.samplers import draw
 from grpo_policy.samplers.budget import Budget
 from tests.gpu import correct, memory, prove, runs, speed, wheels
@@ -95,8 +96,11 @@ def nothing_said(patch: pytest.MonkeyPatch) -> None:
 
 
 def gradients_left(patch: pytest.MonkeyPatch) -> None:
-    """Those of the attempt that ran out of memory count, too."""
+    """Those of an update before count, too."""
     patch.setattr(torch.optim.AdamW, "zero_grad", lambda self: None)
+    patch.setattr(
+        Masters, "take_gradients", lambda self: {n: p.grad for n, p in self.computing().items()}
+    )
 
 
 def moments_lost(patch: pytest.MonkeyPatch) -> None:
