@@ -23,7 +23,7 @@ class Parts:
     policy: Policy
     """The model that is trained; it is still on the CPU."""
     accelerator: Accelerator
-    """Accelerate's: device, precision and processes of the run."""
+    """Accelerate's: device and processes of the run."""
     decoding: Decoding
     """How the completions are sampled that the agent learns from."""
     same_arithmetic: bool = True

@@ -12,11 +12,9 @@ from grpo_envs.training.decoding import training_decoding
 from grpo_policy.fake_policy import fake_policy
 from grpo_policy.footprint import MOMENTS, MOMENTS_8BIT, Footprint, Job, footprint
 from grpo_policy.learner import LearnerSettings
+from grpo_policy.masters import DTYPES
 from grpo_policy.models import load_config, resolve
 from grpo_policy.shapes import config_of
-
-_LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Dtypes by the names of `trainer.precision` that are not float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +45,12 @@ def needs(cfg: RunConfig, *, prompt: int, shards: int = 1, memory: float | None 
     model = resolve(cfg.model, torch.device(device))
     memory = _memory_here(device) if memory is None else memory
     precision = _precision(cfg, device)
-    compute = _LOW.get(precision, torch.float32)
+    compute = DTYPES[precision]
     # Of the sizes of Qwen from a table of ours: without the hub.
     config = config_of(model.size) if model.size else load_config(model.path, cfg.model)
     with fake_policy(config, cfg.model, compute) as policy:
         job = Job(
-            sampled_in=_LOW.get(cfg.sampler.precision, compute),
+            sampled_in=DTYPES.get(cfg.sampler.precision, compute),
             device=device,
             prompt=prompt,
             answer=training_decoding(cfg, policy).max_new_tokens,

@@ -16,10 +16,8 @@ from grpo_envs.config.agent import AgentConfig
 from grpo_envs.runtime.peak import peak_flops
 from grpo_envs.types import Group
 from grpo_policy.flops import ModelFlops
+from grpo_policy.masters import dtype_name
 from grpo_policy.policy import Policy
-
-_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-"""Of dtypes that weights compute in where nothing is cast."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +38,7 @@ class Utilisation:
         if accelerator.device.type != "cuda":
             return None
         name = torch.cuda.get_device_name(accelerator.device)
-        autocast = accelerator.mixed_precision.replace("no", "fp32")
-        peak = peak_flops(name, _NAMES.get(policy.model.dtype, autocast))
+        peak = peak_flops(name, dtype_name(policy.model.dtype))
         flops = ModelFlops.of(policy)
         if peak is None or flops is None:
             return None

@@ -11,7 +11,6 @@ from transformers import DynamicCache
 
 from grpo_envs.config.model import LoraConfig, ModelConfig
 from grpo_envs.types import Completion, Group
-from grpo_policy import policy as policy_module
 from grpo_policy.adapters import add_adapters
 from grpo_policy.batch import collate
 from grpo_policy.fake_policy import fake_policy, layers_work, state_bytes
@@ -21,6 +20,7 @@ from grpo_policy.live_memory import LiveMemory
 from grpo_policy.models import TINY, load_config, load_policy
 from grpo_policy.policy import Policy
 from grpo_policy.shapes import config_of
+from tests.support.counters import as_on_a_gpu
 
 PROMPT, ANSWER, ROWS = 32, 224, 4
 JOB = Job(
@@ -36,10 +36,9 @@ JOB = Job(
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Policy:
+def tiny() -> Policy:
     """The bundled model with layers as on a GPU: those of a CPU keep less for the way back."""
-    monkeypatch.setattr(policy_module, "fuse_norms", lambda model: None)
-    return load_policy(str(TINY))
+    return as_on_a_gpu(load_policy(str(TINY)))
 
 
 def planned(job: Job = JOB, model: ModelConfig | None = None, **kept: Any) -> Footprint:

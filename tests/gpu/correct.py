@@ -27,7 +27,6 @@ from tests.gpu.proof import (
     Row,
     Scale,
     accelerator_of,
-    computing_in,
     make_policy,
     prompts_of,
     sampled,
@@ -48,7 +47,7 @@ def scores(scale: Scale) -> Iterator[Row]:
         for dtype in BOUNDS:
             low = None if dtype == torch.float32 else dtype
             batch = batch_of(policy, scale, TorchSampler(policy, low))
-            yield from gaps(name, dtype, scored(policy, batch, dtype, scale), batch)
+            yield from gaps(name, dtype, scored(policy, batch, dtype), batch)
 
 
 def batch_of(policy: Policy, scale: Scale, sampler: TorchSampler) -> Batch:
@@ -59,9 +58,9 @@ def batch_of(policy: Policy, scale: Scale, sampler: TorchSampler) -> Batch:
 
 
 @torch.no_grad()
-def scored(policy: Policy, batch: Batch, dtype: torch.dtype, scale: Scale) -> Tensor:
+def scored(policy: Policy, batch: Batch, dtype: torch.dtype) -> Tensor:
     """Return the log-probabilities of an update."""
-    with computing_in(dtype, scale):
+    with policy.weights_in(dtype):
         logps_BT: Tensor = policy(batch, 1.0)[0]
     return logps_BT
 
@@ -114,12 +113,10 @@ def packed(scale: Scale) -> Iterator[Row]:
         batch = batch_of(policy, scale, TorchSampler(policy))
         size = heads_of(policy.model.config)[1]
         for dtype, most in BOUNDS.items():
-            with patch.object(policy, "share_prompts", False), computing_in(dtype, scale):
+            policy.compute_in(dtype)
+            with patch.object(policy, "share_prompts", False):
                 expected = with_gradient(policy, policy(batch, 1.0)[0], batch)
-            with computing_in(dtype, scale):
-                found = with_gradient(
-                    policy, policy.scores(policy.packed(batch), batch, 1.0)[0], batch
-                )
+            found = with_gradient(policy, policy.scores(policy.packed(batch), batch, 1.0)[0], batch)
             blocks = by_blocks(policy.device, dtype, size)
             what = f"{name}, {short(dtype)}, {'blocks' if blocks else 'a mask of pairs'}"
             worst, mean = spreads(found[0], expected[0], batch.mask_BT)
@@ -133,11 +130,8 @@ def with_gradient(policy: Policy, logps_BT: Tensor, batch: Batch) -> tuple[Tenso
     """Return log-probabilities, and the gradient of a weighted sum of them in one vector."""
     weights_BT = torch.linspace(-1, 1, logps_BT.numel(), device=logps_BT.device).view_as(logps_BT)
     (logps_BT * weights_BT * batch.mask_BT).sum().backward()
-    gradient = torch.cat(
-        [p.grad.flatten() for p in policy.trained_parameters() if p.grad is not None]
-    )
-    policy.zero_grad()
-    return logps_BT.detach(), gradient
+    gradients = policy.masters.take_gradients().values()
+    return logps_BT.detach(), torch.cat([g.flatten() for g in gradients if g is not None])
 
 
 def merged(scale: Scale) -> Iterator[Row]:
@@ -156,11 +150,11 @@ def merged(scale: Scale) -> Iterator[Row]:
         for dtype in BOUNDS:
             low = None if dtype == torch.float32 else dtype
             batch = batch_of(policy, scale, TorchSampler(policy, low))
-            yield from gaps(f"{name}, merged", dtype, scored(whole, batch, dtype, scale), batch)
-            unmerged_BT = scored(policy, batch, dtype, scale)
+            yield from gaps(f"{name}, merged", dtype, scored(whole, batch, dtype), batch)
+            unmerged_BT = scored(policy, batch, dtype)
             yield from gaps(f"{name}, adapters beside", dtype, unmerged_BT, batch)
             with policy.adapters_off():
-                base_BT = scored(policy, batch, dtype, scale)
+                base_BT = scored(policy, batch, dtype)
             _, moved = spreads(base_BT, unmerged_BT, batch.mask_BT)
             what = f"{name}, {short(dtype)}: mean gap that the adapters make"
             yield Row(what=what, value=moved, unit="std", least=0.3)
@@ -172,7 +166,8 @@ def unmoved(scale: Scale) -> Iterator[Row]:
     assert isinstance(cfg, GrpoConfig)
     for name in MODELS:
         policy = make_policy(name, scale)
-        sampler = TorchSampler(policy, torch.bfloat16)
+        policy.compute_in(torch.bfloat16)
+        sampler = TorchSampler(policy)
         prompts = prompts_of(8, scale.of(64, 12), ragged=True)
         groups = sampled(sampler, prompts, 4, tokens := scale.of(128, 12))
         agent = GrpoAgent(policy, cfg, accelerator_of(scale), Decoding(max_new_tokens=tokens))

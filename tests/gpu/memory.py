@@ -23,6 +23,7 @@ from tests.gpu.proof import (
     Row,
     Scale,
     accelerator_of,
+    as_on_a_card,
     endless,
     make_policy,
     prompts_of,
@@ -66,7 +67,7 @@ def sampling_recovers(scale: Scale) -> Iterator[Row]:
 
 def update_recovers(scale: Scale) -> Iterator[Row]:
     """Where memory runs out in an update, it is made in halved micro-batches: the same gradient."""
-    policy = endless(make_policy("0.6b", scale))
+    policy = as_on_a_card(endless(make_policy("0.6b", scale)), scale)
     prompts = prompts_of(4, scale.of(128, 12))
     groups = sampled(TorchSampler(policy), prompts, _COPIES, scale.of(384, 8))
     tokens = scale.of(8192, 2 * _COPIES * (12 + 8))  # padded or packed, all of them are more
@@ -99,8 +100,7 @@ def agent_of(policy: Policy, scale: Scale, budget: int) -> GrpoAgent:
     cfg = GrpoConfig(
         group_size=_COPIES, lr=0.0, micro_batch_tokens=budget, loss=LossConfig(beta=0.0)
     )
-    accelerator = accelerator_of(scale, "bf16" if scale.gpu else "no")
-    return GrpoAgent(policy, cfg, accelerator, Decoding(max_new_tokens=8))
+    return GrpoAgent(policy, cfg, accelerator_of(scale), Decoding(max_new_tokens=8))
 
 
 def peak(scale: Scale, work: Callable[[], object]) -> float:
@@ -148,11 +148,10 @@ def warnings() -> Iterator[list[str]]:
 
 def footprint(scale: Scale) -> Iterator[Row]:
     """Memory of sampling and of an update: what tensors take, and what is reserved for them."""
-    policy = endless(make_policy("0.6b", scale))
+    policy = as_on_a_card(endless(make_policy("0.6b", scale)), scale)
     prompts = prompts_of(scale.of(32, 2), scale.of(128, 12))
     tokens = scale.of(512, 80)  # more than one block of the cache
-    dtype = torch.bfloat16 if scale.gpu else None
-    sampler = TorchSampler(policy, dtype, batch_tokens=EVERY_ROW)
+    sampler = TorchSampler(policy, batch_tokens=EVERY_ROW)
     agent = agent_of(policy, scale, scale.of(8192, 256))
     rows = len(prompts) * _COPIES
     groups: list[Group] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -129,17 +129,17 @@ def sampled(
     ]
 
 
-def computing_in(dtype: torch.dtype, scale: Scale) -> AbstractContextManager[object]:
-    """Compute as an update does: autocast, where it is not float32."""
-    if dtype == torch.float32:
-        return nullcontext()
-    return torch.autocast(scale.device.type, dtype)
+def as_on_a_card(policy: Policy, scale: Scale) -> Policy:
+    """Let a policy compute in bf16 on a GPU, as a run there does."""
+    if scale.gpu:
+        policy.compute_in(torch.bfloat16)
+    return policy
 
 
-def accelerator_of(scale: Scale, precision: str = "bf16") -> Accelerator:
+def accelerator_of(scale: Scale) -> Accelerator:
     """Return a new Accelerator: it keeps its settings for the whole process."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=not scale.gpu, mixed_precision=precision)
+    return Accelerator(cpu=not scale.gpu, mixed_precision="no")
 
 
 def wait(scale: Scale) -> None:

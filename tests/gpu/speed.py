@@ -24,6 +24,7 @@ from tests.gpu.proof import (
     Row,
     Scale,
     accelerator_of,
+    as_on_a_card,
     clock,
     endless,
     make_policy,
@@ -51,9 +52,7 @@ def decoding(scale: Scale) -> Iterator[Row]:
     limit = limits_of(scale)
     few, many = 8, scale.of(40, 16)
     for name in MODELS:
-        policy = endless(make_policy(name, scale))
-        if scale.gpu:
-            policy.model.to(torch.bfloat16)
+        policy = as_on_a_card(endless(make_policy(name, scale)), scale)
         for rows in (1, 32, 256, 512) if scale.gpu else (1, 4):
 
             def work(tokens: int, rows: int = rows, policy: Policy = policy) -> None:
@@ -107,16 +106,16 @@ def _bytes_a_token(policy: Policy, rows: int, length: float) -> float:
 
 def chunks(scale: Scale) -> Iterator[Row]:
     """Scoring and its gradient, by the tokens of a chunk; the chosen number is near the best."""
-    policy = make_policy("0.6b", scale)
+    policy = as_on_a_card(make_policy("0.6b", scale), scale)
     head = policy.model.get_output_embeddings()
     words, width = head.weight.shape
     count = scale.of(8192, 64)
-    hidden_ND = torch.randn(count, width, device=scale.device).requires_grad_()
+    dtype = policy.model.dtype
+    hidden_ND = torch.randn(count, width, device=scale.device, dtype=dtype).requires_grad_()
     targets_N = torch.randint(0, words, (count,), device=scale.device)
 
     def work() -> None:
-        with torch.autocast(scale.device.type, torch.bfloat16, enabled=scale.gpu):
-            logps_N, _ = scoring.score_tokens(hidden_ND, targets_N, head, 1.0)
+        logps_N, _ = scoring.score_tokens(hidden_ND, targets_N, head, 1.0)
         logps_N.sum().backward()
 
     chosen = scoring.chunk_tokens(scale.device.type, words)
@@ -168,15 +167,15 @@ def _step(scale: Scale, step: _Step) -> Iterator[Row]:
         end_by_chance(policy.model, policy.eos_ids[0], 1 / step.mean)
     else:
         endless(policy)
-    accelerator = accelerator_of(scale, "bf16" if scale.gpu else "no")
+    as_on_a_card(policy, scale)
     cfg = GrpoConfig(
         group_size=_COPIES,
         lr=1e-6,
         micro_batch_tokens=scale.of(8192, 512),
         loss=LossConfig(beta=0.0),
     )
-    agent = GrpoAgent(policy, cfg, accelerator, Decoding(max_new_tokens=step.tokens))
-    sampler = TorchSampler(policy, torch.bfloat16 if scale.gpu else None)
+    agent = GrpoAgent(policy, cfg, accelerator_of(scale), Decoding(max_new_tokens=step.tokens))
+    sampler = TorchSampler(policy)
     prompts = prompts_of(scale.of(step.prompts, 4), scale.of(128, 12))
     sampled(sampler, prompts[:4], _COPIES, 8)  # what is done once is not counted, here and below
     if scale.gpu:

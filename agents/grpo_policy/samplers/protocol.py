@@ -87,7 +87,7 @@ class SamplerParts:
     policy: Policy
     """The model that is trained, on its device, with the weights to start with."""
     accelerator: Accelerator
-    """Accelerate's: device, precision and processes of the run."""
+    """Accelerate's: device and processes of the run."""
 
 
 class SamplerPlugin(Protocol):
