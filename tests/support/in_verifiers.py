@@ -28,18 +28,14 @@ class Player:
     def __init__(self, task: Any, answers: Sequence[str]) -> None:
         self.left = list(answers)
         self.trace = vf.Trace(
-            task=TraceTask(
-                type=type(task).__name__, data=task.data, key=task.key, hash=task.hash
-            ),
+            task=TraceTask(type=type(task).__name__, data=task.data, key=task.key, hash=task.hash),
             agent=vf.AgentInfo.model_construct(name="player", trainable=True),
         )
         self.say(UserMessage(content=task.data.prompt_text))
 
     def say(self, message: Any, *, sampled: bool = False) -> None:
         parent = len(self.trace.nodes) - 1
-        node = MessageNode(
-            message=message, parent=parent if parent >= 0 else None, sampled=sampled
-        )
+        node = MessageNode(message=message, parent=parent if parent >= 0 else None, sampled=sampled)
         self.trace.nodes.append(node)
 
     async def turn(self, message: str | None = None) -> Any:
