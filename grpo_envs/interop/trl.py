@@ -60,18 +60,21 @@ class Task:
 
         TRL sums several functions in float32: one for each part would not give the same sum.
         """
-        return [self._reward]
+        return [self.reward]
 
-    def _reward(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    def reward(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
         """Return each completion's reward, None where the grader failed: TRL leaves it out."""
         graded = self._graded(completions, columns)
-        for part in self.env.weights:
-            values = [one.parts.get(part) for one in graded]
-            known = [value for value in values if value is not None]
-            if known and (log_metric := columns.get("log_metric")):
-                log_metric(f"reward/{part}", sum(known) / len(known))
-            if log_extra := columns.get("log_extra"):
+        logged = {part: [one.parts.get(part) for one in graded] for part in self.env.weights}
+        if log_extra := columns.get("log_extra"):
+            for part, values in logged.items():
                 log_extra(part, values)
+        if log_metric := columns.get("log_metric"):
+            means = {f"reward/{part}": values for part, values in logged.items()}
+            for name, values in {**means, "turns": columns.get("turns", ())}.items():
+                known = [value for value in values if value is not None]
+                if known:
+                    log_metric(name, sum(known) / len(known))
         return [one.total for one in graded]
 
     def _graded(self, completions: Sequence[Any], columns: dict[str, Any]) -> list[Graded]:
