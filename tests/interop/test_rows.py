@@ -33,8 +33,8 @@ class FailingEnv(TextEnv):
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(rows, "_environment", lambda *_: env)
     env = FailingEnv()
+    monkeypatch.setattr(rows, "_environment", lambda *_: env)
     return "failing"
 
 
@@ -124,7 +124,7 @@ def test_a_problem_that_changed_is_refused() -> None:
 def test_what_rows_cannot_name_is_refused(
     name: str, keywords: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match="(?s).*") as caught:
+    with pytest.raises(ConfigError) as caught:
         environment_of(name, keywords)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
