@@ -20,7 +20,8 @@ from typing import Any
 import verifiers.v1 as vf
 from pydantic import Field
 
-from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.env import SPLITS
+from grpo_envs.errors import GrpoEnvsError, require_one_of
 from grpo_envs.interop.rows import (
     Episode,
     Graded,
@@ -49,7 +50,8 @@ class GrpoData(vf.TaskData):
 class GrpoTasksetConfig(vf.TasksetConfig):
     """`--env.taskset.env countdown --env.taskset.keywords '{"level": 2}'`."""
 
-    env: str
+    env: str = ""
+    """Its name; verifiers makes this with defaults first, so that '' is refused by the taskset."""
     keywords: dict[str, Any] = Field(default_factory=dict)
     split: str = "train"
 
@@ -80,11 +82,20 @@ class GrpoTaskset(vf.Taskset[GrpoTask, GrpoTasksetConfig]):
 
     INFINITE = True
 
+    def __init__(self, config: GrpoTasksetConfig) -> None:
+        """Take the environment that the config names.
+
+        Raises:
+            ConfigError: there is none, or it grades all answers of a step together.
+        """
+        super().__init__(config)
+        env, _ = environment_of(config.env, config.keywords)
+        require_one_of("--env.taskset.split", config.split, SPLITS)
+        require_each_alone(config.env, env, "verifiers")
+
     def load(self) -> Iterator[GrpoTask]:
         """Yield the tasks."""
         name, keywords, split = self.config.env, self.config.keywords, self.config.split
-        env, _ = environment_of(name, keywords)
-        require_each_alone(name, env, "verifiers")
         for seed in count():
             (row,) = rows_of(name, keywords, split, 1, first=seed)
             messages = messages_of(row)
