@@ -113,6 +113,8 @@ class SamplerConfig:
 
     main_keys: ClassVar[tuple[str, ...]] = ("temperature", "max_new_tokens")
     """The keys that `--help` lists; () lists all."""
+    free_keys: ClassVar[tuple[str, ...]] = ("batch_tokens",)
+    """The keys that decide no result: a resumed run may have others."""
     name: str = "torch"
     """Entry point of the sampler."""
     temperature: float = 1.0
