@@ -32,7 +32,7 @@ from grpo_envs.training.environments import Envs, place_graders
 from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.precision import compute_dtype, compute_in
 from grpo_envs.training.source import InStep, Source
-from grpo_envs.training.trainer import Trainer
+from grpo_envs.training.trainer import RESUMED, Trainer
 from grpo_envs.training.utilisation import Utilisation
 from grpo_policy.adapters import add_adapters
 from grpo_policy.chat import Chat
@@ -98,7 +98,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         stop=stop,
         processes=processes,
         utilisation=Utilisation.of(policy, accelerator, cfg.agent),
-        **{key: state[key] for key in ("last", "skipped", "owes_evaluation") if state},
+        **{key: state[key] for key in RESUMED if key in state},
     )
 
 

@@ -24,7 +24,7 @@ from grpo_envs.training.source import Source
 from grpo_envs.training.utilisation import Utilisation
 from grpo_envs.training.watch import Watch
 from grpo_envs.types import Group
-from grpo_policy.samplers import Sampler
+from grpo_policy.samplers.protocol import Sampler, identity_of, shown_identity
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,10 @@ class Adaptive(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs of it."""
+
+
+RESUMED = ("last", "skipped", "owes_evaluation", "sampled_by")
+"""Fields of the trainer that a resumed run takes from the checkpoint."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,14 +75,28 @@ class Trainer:
     """Those that share the run: all see the same groups and decide alike, the first writes."""
     utilisation: Utilisation | None = None
     """Of a GPU whose peak is known."""
+    sampled_by: Mapping[str, str] = field(default_factory=dict)
+    """What sampled the steps that are done, see `Sampler`."""
     _evaluated: dict[str, float] = field(default_factory=dict)
     _watch: Watch = field(default_factory=Watch)
     _saved: int = -1
 
     def __post_init__(self) -> None:
-        """A resumed run starts from a step that is already saved."""
+        """A resumed run starts from a step that is already saved, and samples as before.
+
+        Raises:
+            ConfigError: what samples is another version of it.
+        """
+        own = identity_of(self.sampler)
         if self.done:
             self._saved = self.done
+            if own != self.sampled_by:
+                before, now = (shown_identity(found) for found in (self.sampled_by, own))
+                raise ConfigError(
+                    f"resume: the steps before were sampled by {before}, now it is {now}. "
+                    "Allowed: the same."
+                )
+        self.sampled_by = own
 
     def run(self) -> dict[str, float]:
         """Train; return the metrics of the last step and the last evaluation.
@@ -215,6 +233,7 @@ class Trainer:
                 "last": self.last,
                 "skipped": self.skipped,
                 "owes_evaluation": self.owes_evaluation,
+                "sampled_by": dict(self.sampled_by),
                 "threads": threads.computing(),
             }
             if self.cfg.save_dtype != "fp32":  # a resume is exact all the same

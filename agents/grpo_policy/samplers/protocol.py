@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -43,7 +43,11 @@ class Decoding:
 
 
 class Sampler(Protocol):
-    """Samples completions from some version of the policy's weights."""
+    """Samples completions from some version of the policy's weights.
+
+    It may have `identity() -> dict[str, str]`: what decides its samples beside the configuration,
+    such as the version of an engine. A resumed run must share it.
+    """
 
     @property
     def version(self) -> int:
@@ -78,6 +82,21 @@ class Sampler(Protocol):
 
     def close(self) -> None:
         """Let go of servers, processes and memory."""
+
+
+def identity_of(sampler: Sampler) -> dict[str, str]:
+    """Return what decides a sampler's samples beside the configuration; {} where nothing does."""
+    found: dict[str, str] = getattr(sampler, "identity", dict)()
+    return found
+
+
+def shown_identity(found: Mapping[str, str]) -> str:
+    """Return what `identity_of` returned, in words.
+
+    >>> shown_identity({"engine": "vllm 0.32.0", "dtype": "fp32"})
+    'vllm 0.32.0, fp32'
+    """
+    return ", ".join(found.values()) or "the run itself"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
