@@ -30,8 +30,8 @@ from grpo_policy.samplers.torch import TorchSampler
 VERSION = "0.0.0"
 
 
-class Mistake(Exception):
-    """What the real server answers with 400."""
+class NoModel(Exception):
+    """What the real server answers with 404."""
 
 
 class StandIn:
@@ -107,7 +107,7 @@ class StandIn:
         assert asked["n"] == 1
         name = body.get("model", "tiny")
         if name not in ("tiny", *self.adapters):
-            raise Mistake(f"The model `{name}` does not exist.")
+            raise NoModel(f"The model `{name}` does not exist.")
         how = Decoding(
             max_new_tokens=asked["max_tokens"],
             temperature=asked["temperature"],
@@ -126,6 +126,7 @@ class StandIn:
             "index": 0,
             "token_ids": list(found.token_ids),
             "finish_reason": found.finish_reason,
+            "weight_versions": [{"version": self.weights, "start": 0, "end": len(found.token_ids)}],
             "logprobs": {"content": [{"logprob": value} for value in found.logprobs]},
         }
         return {"choices": [choice]}
@@ -178,8 +179,8 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
                 code, said = 200, do()
             except ConnectionAbortedError:
                 return
-            except Mistake as error:
-                code, said = 400, {"error": {"message": str(error)}}
+            except NoModel as error:
+                code, said = 404, {"error": {"message": str(error)}}
             except Exception as error:  # noqa: BLE001 - as a web framework answers
                 code, said = 500, {"error": {"message": f"{type(error).__name__}: {error}"}}
             text = b"" if said is None else json.dumps(said).encode()

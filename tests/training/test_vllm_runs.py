@@ -188,8 +188,8 @@ def test_evaluate_samples_with_it(tmp_path: Path, server: Any) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> dict[str, str]:
-    """The environment of a program whose interpreter has a package `vllm`: the stand-in."""
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs find a package `vllm` meanwhile: the stand-in. Returns its module."""
     package = tmp_path / "site" / "vllm" / "entrypoints" / "openai"
     package.mkdir(parents=True)
     for folder in (package, *package.parents[:2]):
@@ -199,8 +199,9 @@ def place(tmp_path: Path) -> dict[str, str]:
         f"pathlib.Path({str(tmp_path / 'started')!r}).write_text(f'{{os.getpid()}} {{sys.argv}}')\n"
         "from tests.support.stand_in import main\nmain()\n"
     )
-    root = Path(__file__).parents[2]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(root)])}
+    path = os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parents[2])])
+    monkeypatch.setenv("PYTHONPATH", path)
+    return package / "api_server.py"
 
 
 def gone(pid: int, seconds: float = 20.0) -> bool:
@@ -216,32 +217,26 @@ def gone(pid: int, seconds: float = 20.0) -> bool:
     return False
 
 
-def start(out: Path, env: dict[str, str], *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "grpo_envs.run", *SMALL, "sampler=vllm", *overrides]
-    return subprocess.Popen(
-        [*command, f"hydra.run.dir={out / 'run'}"],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def test_a_run_starts_its_server_and_ends_it(tmp_path: Path, place: dict[str, str]) -> None:
-    process = start(tmp_path, place, "sampler.flags=['--max-num-seqs=8']")
-    printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, printed
+@pytest.mark.usefixtures("place")
+def test_a_run_starts_its_server_and_ends_it(tmp_path: Path) -> None:
+    flags = "sampler.flags=['--max-num-seqs=8']"
+    trainer(tmp_path / "vllm", "sampler=vllm", flags).run()
     pid, _, words = (tmp_path / "started").read_text().partition(" ")
     assert "'--max-num-seqs=8'" in words
     assert "'--dtype', 'float32'" in words
     assert gone(int(pid))
-    assert len(read_jsonl(tmp_path / "run" / "metrics.jsonl")) == 3
+    trainer(tmp_path / "torch").run()
+    same(tmp_path / "torch", tmp_path / "vllm")
 
 
-def test_the_server_ends_with_a_run_that_is_killed(tmp_path: Path, place: dict[str, str]) -> None:
-    process = start(tmp_path, place, "trainer.steps=1000")
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    while not metrics.is_file():
+@pytest.mark.usefixtures("place")
+def test_the_server_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "grpo_envs.run", *SMALL, "sampler=vllm"]
+    keys = ["trainer.steps=1000", f"hydra.run.dir={tmp_path / 'run'}"]
+    process = subprocess.Popen(
+        [*command, *keys], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while not (tmp_path / "run" / "metrics.jsonl").is_file():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -250,14 +245,12 @@ def test_the_server_ends_with_a_run_that_is_killed(tmp_path: Path, place: dict[s
     assert gone(pid)
 
 
-def test_a_server_that_cannot_start_is_one_line(tmp_path: Path, place: dict[str, str]) -> None:
-    server = tmp_path / "site" / "vllm" / "entrypoints" / "openai" / "api_server.py"
-    server.write_text("raise ValueError('no memory for one context')")
-    process = start(tmp_path, place)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert printed.splitlines()[-1].startswith(
-        "grpo_envs: sampler=vllm: the server that the run started has ended "
+def test_a_server_that_cannot_start_is_one_line(tmp_path: Path, place: Path) -> None:
+    place.write_text("raise ValueError('no memory for one context')")
+    with pytest.raises(ConfigError) as caught:
+        trainer(tmp_path, "sampler=vllm")
+    assert str(caught.value).startswith(
+        "sampler=vllm: the server that the run started has ended "
         "(ValueError: no memory for one context). All that it said: "
     )
 

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +28,10 @@ class ServerLost(GrpoEnvsError):
 
 class Refused(GrpoEnvsError):
     """A server answers that it will not do what it was asked: nor would another one."""
+
+
+class Missing(Refused):
+    """It has nothing of the name that it was asked for."""
 
 
 def require_url(url: str) -> str:
@@ -142,7 +147,8 @@ class Server:
             raise ServerLost(f"{self.url}{route}: {_message(text) or response.reason}")
         if response.status >= 400:
             said = _message(text) or response.reason
-            raise Refused(f"{self.url}{route}: {response.status}, {said}")
+            kind = Missing if response.status == HTTPStatus.NOT_FOUND else Refused
+            raise kind(f"{self.url}{route}: {response.status}, {said}")
         return json.loads(text) if text.strip() else None
 
 

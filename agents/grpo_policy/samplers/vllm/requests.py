@@ -11,7 +11,7 @@ from grpo_envs.types import Completion
 from grpo_policy.chat import Chat
 from grpo_policy.samplers.draw import Stops
 from grpo_policy.samplers.protocol import Decoding
-from grpo_policy.samplers.vllm.client import Server, ServerLost
+from grpo_policy.samplers.vllm.client import Missing, Server, ServerLost
 
 ROUTE = "/inference/v1/generate"
 _SEEDS = 2**63
@@ -118,7 +118,10 @@ class Dialect:
 
     def _ask(self, server: Server, asked: Asked, *, with_stops: bool) -> tuple[Written, bool]:
         """Return what a server writes, and whether it ended at no end token."""
-        answer = server.post(ROUTE, self.body(asked, with_stops=with_stops))
+        try:
+            answer = server.post(ROUTE, self.body(asked, with_stops=with_stops))
+        except Missing as error:  # it was started anew, without the run's adapters
+            raise ServerLost(str(error)) from error
         try:
             written = self._read(answer, server)
         except (LookupError, TypeError, ValueError) as error:
@@ -128,6 +131,10 @@ class Dialect:
 
     def _read(self, answer: Mapping[str, Any], server: Server) -> Written:
         (choice,) = answer["choices"]
+        found = {span["version"] for span in choice["weight_versions"]}
+        if self.adapter is None and found != {self.version}:
+            names = " and ".join(sorted(found))
+            raise ServerLost(f"{server.url}: it has the weights {names!r}, not {self.version!r}")
         tokens = tuple(int(token) for token in choice["token_ids"])
         logps = tuple(float(entry["logprob"]) for entry in choice["logprobs"]["content"])
         if len(tokens) != len(logps) or choice["finish_reason"] not in ("stop", "length"):
