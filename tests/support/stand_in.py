@@ -26,6 +26,7 @@ from grpo_policy.models import TINY, load_policy
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
 from grpo_policy.samplers.torch import TorchSampler
+from grpo_policy.samplers.vllm.about import adapter_rank
 
 VERSION = "0.0.0"
 
@@ -57,22 +58,20 @@ class StandIn:
         """Answer a GET."""
         known = {
             "/health": None,
-            "/version": {"version": self.version},
             "/weight_info": {"weight_version": self.weights},
             "/v1/models": {"data": [{"id": "tiny"}, *({"id": name} for name in self.adapters)]},
-            "/server_info?config_format=json": self.info(),
         }
         return known[route]
 
-    def info(self) -> dict[str, Any]:
-        """What the real one says of its configuration, as far as it is read."""
-        model = {"max_model_len": self.length, "logprobs_mode": "processed_logprobs"}
+    def about(self) -> dict[str, Any]:
+        """What vLLM's worker says for runs, see `grpo_envs_weights.py`."""
         return {
-            "vllm_config": {
-                "model_config": model | {"dtype": f"torch.{self.dtype}"},
-                "weight_transfer_config": {"backend": "file"},
-                "lora_config": {"max_loras": 2} if self.policy.has_adapters else None,
-            }
+            "engine": f"vllm {self.version}",
+            "dtype": self.dtype,
+            "length": self.length,
+            "logprobs": "processed_logprobs",
+            "pushes": "file",
+            "lora_rank": adapter_rank(self.policy),
         }
 
     def post(self, route: str, body: Mapping[str, Any]) -> Any:
@@ -95,6 +94,9 @@ class StandIn:
             self._load_adapters(body["lora_name"], Path(body["lora_path"]))
         elif route == "/v1/unload_lora_adapter":
             del self.adapters[body["lora_name"]]
+        elif route == "/collective_rpc":
+            assert body["method"] == "about_for_runs"
+            return {"results": [self.about()]}
         else:
             return self.generate(body)
         return {}

@@ -148,8 +148,8 @@ def test_another_version_of_the_engine_does_not_go_on(tmp_path: Path, server: An
         ),
         (
             ["model.lora.rank=4"],
-            "takes no adapters (LoRA). Start it with python -m grpo_envs.engine --lora-rank, as "
-            "in model.lora.rank.",
+            "takes adapters (LoRA) of a rank up to 0, not 4. Start it with "
+            "python -m grpo_envs.engine --lora-rank 4.",
         ),
         (
             ["sampler.thinking_budget=4"],

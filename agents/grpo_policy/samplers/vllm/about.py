@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from grpo_envs.errors import ConfigError
 from grpo_policy.policy import Policy
-from grpo_policy.samplers.vllm.client import Server, ServerLost
+from grpo_policy.samplers.vllm.client import Refused, Server, ServerLost
 from grpo_policy.samplers.vllm.own import DTYPES
 
 _TIMEOUT = 20.0
@@ -29,34 +28,29 @@ class About:
     """Of which distribution: processed_logprobs are of the one that is sampled from."""
     pushes: str
     """Its backend for weights."""
-    lora: bool
-    """Whether it takes adapters."""
+    lora_rank: int
+    """The largest rank of adapters that it takes; 0: it takes none."""
 
 
 def about(server: Server) -> About:
     """Ask a server what it is.
 
     Raises:
-        ServerLost: it does not answer, or is no server of vLLM with the routes of a run.
+        ServerLost: it does not answer, or was not started by `python -m grpo_envs.engine`.
     """
-    version = server.get("/version", _TIMEOUT)
-    config = server.get("/server_info?config_format=json", _TIMEOUT)
     try:
-        return _read(version, config["vllm_config"])
-    except (LookupError, TypeError) as error:
-        raise ServerLost(f"{server.url}: no server of vLLM that a run knows") from error
+        answer = server.post("/collective_rpc", {"method": "about_for_runs"}, _TIMEOUT)
+        return About(**answer["results"][0])
+    except (Refused, LookupError, TypeError) as error:
+        raise ServerLost(
+            f"{server.url}: no server that python -m grpo_envs.engine started"
+        ) from error
 
 
-def _read(version: Mapping[str, Any], config: Mapping[str, Any]) -> About:
-    model = config["model_config"]
-    return About(
-        engine=f"vllm {version['version']}",
-        dtype=str(model["dtype"]).removeprefix("torch."),
-        length=int(model["max_model_len"]),
-        logprobs=str(model["logprobs_mode"]),
-        pushes=str((config.get("weight_transfer_config") or {}).get("backend")),
-        lora=bool(config.get("lora_config")),
-    )
+def adapter_rank(policy: Policy) -> int:
+    """Return the largest rank of a policy's adapters (LoRA); 0 where it has none."""
+    configs = policy.model.peft_config.values() if policy.has_adapters else ()
+    return max((int(config.r) for config in configs), default=0)
 
 
 def require_alike(seen: Mapping[Server, About], dtype: str, policy: Policy) -> None:
@@ -84,10 +78,10 @@ def require_alike(seen: Mapping[Server, About], dtype: str, policy: Policy) -> N
                 f"{server.url}: its log-probabilities are {found.logprobs} and it takes weights "
                 f"by {found.pushes}. {by_us}."
             )
-        if policy.has_adapters and not found.lora:
+        if (rank := adapter_rank(policy)) > found.lora_rank:
             raise ConfigError(
-                f"{server.url} takes no adapters (LoRA). {by_us} --lora-rank, as in "
-                "model.lora.rank."
+                f"{server.url} takes adapters (LoRA) of a rank up to {found.lora_rank}, not "
+                f"{rank}. {by_us} --lora-rank {rank}."
             )
         if found != first:
             raise ConfigError(f"sampler.urls: servers that differ: {first} and {found}.")

@@ -73,9 +73,11 @@ class Server:
         """Return what the server says at a route, see `_call`."""
         return self._call("GET", route, None, timeout)
 
-    def post(self, route: str, body: Mapping[str, Any] | None = None) -> Any:
+    def post(
+        self, route: str, body: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> Any:
         """Return what the server answers to a request, see `_call`."""
-        return self._call("POST", route, body, None)
+        return self._call("POST", route, body, timeout)
 
     def ready(self) -> bool:
         """Return whether the server is up."""

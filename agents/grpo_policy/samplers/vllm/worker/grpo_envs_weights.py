@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from vllm import __version__
+from vllm.config import VllmConfig
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -33,7 +35,22 @@ _TIMEOUT = 60
 
 
 class WorkerExtension:
-    """Is mixed into vLLM's worker, and adds nothing: its module is imported for its sake."""
+    """Is mixed into vLLM's worker, whose attributes these are."""
+
+    vllm_config: VllmConfig
+
+    def about_for_runs(self) -> dict[str, Any]:
+        """Return what decides what is sampled, beside the weights."""
+        config = self.vllm_config
+        model, lora, pushes = config.model_config, config.lora_config, config.weight_transfer_config
+        return {
+            "engine": f"vllm {__version__}",
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "length": model.max_model_len,
+            "logprobs": model.logprobs_mode,
+            "pushes": pushes.backend if pushes else "",
+            "lora_rank": lora.max_lora_rank if lora else 0,
+        }
 
 
 @dataclass
