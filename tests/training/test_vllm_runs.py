@@ -201,6 +201,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     path = os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parents[2])])
     monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("GRPO_ENVS_VLLM_PYTHON", sys.executable)
     return package / "api_server.py"
 
 
