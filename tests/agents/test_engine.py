@@ -5,6 +5,7 @@ Two servers are started, which takes minutes. `.ci/engine` installs vLLM.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,7 @@ from grpo_policy.saving import save_weights
 from tests.agents.test_vllm import moved
 from tests.conftest import vllm_python
 from tests.support.stand_in import StandIn, serving
-from tests.training.test_vllm_runs import trainer
+from tests.training.test_vllm_runs import gone, trainer
 
 pytestmark = pytest.mark.engine
 GREEDY = Decoding(max_new_tokens=32, temperature=0.0)
@@ -44,7 +45,6 @@ SHARED = "Think about it before you answer, step by step, and say what the sum o
 """Before each question: a block of the prefix cache, and more."""
 FOUND = 8
 """Of so many prompts the greedy answers are compared."""
-RANK = 8
 
 
 @contextmanager
@@ -90,9 +90,10 @@ def opened() -> Iterator[Callable[..., VllmSampler]]:
     """Makes samplers, and closes them."""
     made: list[VllmSampler] = []
 
-    def open_one(url: str, policy: Policy, **keys: Any) -> VllmSampler:
+    def open_one(url: str | None, policy: Policy, **keys: Any) -> VllmSampler:
         parts = SamplerParts(policy=policy, accelerator=Accelerator(cpu=True))
-        made.append(open_sampler(VllmConfig(urls=[url], **keys), parts))
+        cfg = VllmConfig(urls=[url] if url else [], **keys)
+        made.append(open_sampler(cfg, parts))
         return made[-1]
 
     yield open_one
@@ -257,18 +258,36 @@ def _within(some: Any, other: Any) -> bool:
     return some is None or isinstance(other, type(some))
 
 
-def test_adapters_are_pushed_as_files(policy: Policy, opened: Any, tmp_path: Path) -> None:
-    add_adapters(policy, LoraConfig(rank=RANK), policy.model.dtype)
-    with engine("--model", str(TINY), "--dtype", "fp32", "--lora-rank", str(RANK)) as url:
-        made = opened(url, policy)
-        for _ in range(3):
-            with torch.no_grad():  # the half that is 0 at first
-                for parameter in policy.trained_parameters():
-                    parameter.add_(torch.randn_like(parameter) * 0.03)
-            policy.version += 1
-            made.sync(policy)
-            assert equal(answers(made, policy), policy) == FOUND
-        small = ("model.lora.rank=4", "agent.lr=1e-3")
-        trainer(tmp_path, *small, "sampler=vllm", f"sampler.urls=[{url}]").run()
-        rows = read_jsonl(tmp_path / "metrics.jsonl")
-        assert max(row["policy/sample_gap"] for row in rows) < 1e-5
+def test_adapters_are_pushed_as_files_to_a_server_that_the_run_starts(
+    policy: Policy, opened: Any, tmp_path: Path
+) -> None:
+    add_adapters(policy, LoraConfig(rank=4), policy.model.dtype)
+    made = opened(None, policy, python=vllm_python())
+    for _ in range(3):
+        with torch.no_grad():  # the half that is 0 at first
+            for parameter in policy.trained_parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.03)
+        policy.version += 1
+        made.sync(policy)
+        assert equal(answers(made, policy), policy) == FOUND
+    small = ("model.lora.rank=4", "agent.lr=1e-3", "sampler=vllm")
+    trainer(tmp_path, *small, f"sampler.urls=[{made.fleet.servers[0].url}]").run()
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
+    assert max(row["policy/sample_gap"] for row in rows) < 1e-5
+    # However the run ends, nothing of its server is left.
+    pids = below(os.getpid())
+    assert len(pids) > 2
+    made.close()
+    assert all(gone(pid) for pid in pids)
+
+
+def below(pid: int) -> list[int]:
+    """Return what a process has started, and what that has, as far as it is our engine's."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(child) for task in tasks for child in task.read_text().split()]
+    ours = [child for child in children if pid != os.getpid() or _is_engine(child)]
+    return ours + [found for child in ours for found in below(child)]
+
+
+def _is_engine(pid: int) -> bool:
+    return b"grpo_envs.engine" in Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -101,9 +101,33 @@ def test_a_run_is_that_of_our_own_sampler(keys: list[str], tmp_path: Path, serve
         assert len(stand_in.adapters) == 1, "the versions before are unloaded"
 
 
-def test_the_correction_is_on() -> None:
-    """With another arithmetic than the trainer's; the metric says so."""
-    assert compose_run(["sampler=vllm"]).agent.loss.correction == "auto"
+def test_the_correction_is_on(tmp_path: Path, server: Any) -> None:
+    """The metric says so: the servers' arithmetic is not the trainer's."""
+    url, _ = server()
+    keys = ("trainer.steps=1", "trainer.eval_problems=0", "agent.loss.correction=auto")
+    trainer(tmp_path, *keys, "sampler=vllm", f"sampler.urls=[{url}]").run()
+    (row,) = read_jsonl(tmp_path / "metrics.jsonl")
+    assert row["policy/correction"] == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_share_servers_and_the_first_pushes(tmp_path: Path, server: Any) -> None:
+    """Each samples its problems with a server of its own; the run is that of one process."""
+    trainer(tmp_path / "one").run()
+    servers = [server() for _ in range(2)]
+    urls = ",".join(url for url, _ in servers)
+    command = [*(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu")]
+    command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    command += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "grpo_envs.run"]
+    keys = ["sampler=vllm", f"sampler.urls=[{urls}]", f"hydra.run.dir={tmp_path / 'two'}"]
+    done = subprocess.run([*command, *SMALL, *keys], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    same(tmp_path / "one", tmp_path / "two")
+    for _, stand_in in servers:
+        assert len({*stand_in.salts}) == 4
+    alone = [*command, *SMALL, "sampler=vllm", f"hydra.run.dir={tmp_path / 'none'}"]
+    done = subprocess.run(alone, capture_output=True, text=True, check=False)
+    assert "sampler.urls=[] in 2 processes: which of them would start the server?" in done.stderr
 
 
 def test_a_run_whose_server_dies_saves_and_goes_on(tmp_path: Path, server: Any) -> None:
