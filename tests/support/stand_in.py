@@ -57,7 +57,7 @@ class StandIn:
     def get(self, route: str) -> Any:
         """Answer a GET."""
         known = {
-            "/health": None,
+            "/health": "",
             "/weight_info": {"weight_version": self.weights},
             "/v1/models": {"data": [{"id": "tiny"}, *({"id": name} for name in self.adapters)]},
         }
@@ -92,8 +92,10 @@ class StandIn:
                 self.weights = body["weight_version"]
         elif route == "/v1/load_lora_adapter":
             self._load_adapters(body["lora_name"], Path(body["lora_path"]))
+            return f"Success: LoRA adapter '{body['lora_name']}' added successfully."
         elif route == "/v1/unload_lora_adapter":
             del self.adapters[body["lora_name"]]
+            return f"Success: LoRA adapter '{body['lora_name']}' removed successfully."
         elif route == "/collective_rpc":
             assert body["method"] == "about_for_runs"
             return {"results": [self.about()]}
@@ -185,8 +187,11 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
                 code, said = 404, {"error": {"message": str(error)}}
             except Exception as error:  # noqa: BLE001 - as a web framework answers
                 code, said = 500, {"error": {"message": f"{type(error).__name__}: {error}"}}
-            text = b"" if said is None else json.dumps(said).encode()
+            plain = isinstance(said, str)
+            text = (said if plain else json.dumps(said)).encode()
             self.send_response(code)
+            form = "text/plain; charset=utf-8" if plain else "application/json"
+            self.send_header("Content-Type", form)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)

@@ -118,7 +118,7 @@ class Server:
         """Make a call.
 
         Returns:
-            The answer, read from JSON; None where it is empty.
+            The answer, read from JSON where it is that; else its text.
 
         Raises:
             ServerLost: there was no answer in time, or one of a server that fails.
@@ -151,7 +151,8 @@ class Server:
             said = _message(text) or response.reason
             kind = Missing if response.status == HTTPStatus.NOT_FOUND else Refused
             raise kind(f"{self.url}{route}: {response.status}, {said}")
-        return json.loads(text) if text.strip() else None
+        form = response.headers.get_content_type()
+        return json.loads(text) if form == "application/json" and text else text
 
 
 def _message(text: str) -> str:
