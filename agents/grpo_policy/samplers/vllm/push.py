@@ -132,11 +132,11 @@ def require_version(server: Server, version: str, *, adapters: bool = False) -> 
         ServerLost: it has, or does not say.
     """
     if adapters:
-        known = (server.get("/v1/models") or {}).get("data", ())
+        known = server.get("/v1/models").get("data", ())
         if version not in [model.get("id") for model in known]:
             raise ServerLost(f"{server.url}: it does not have the adapters {version!r}")
         return
-    found = (server.get("/weight_info") or {}).get("weight_version")
+    found = server.get("/weight_info").get("weight_version")
     if found != version:
         raise ServerLost(f"{server.url}: it has the weights {found!r}, not {version!r}")
 
