@@ -284,6 +284,7 @@ def test_a_server_that_keeps_its_weights_is_not_asked(
     stand_in.fault = "forget"
     moved(tiny)
     made.sync(tiny)
+    assert made.metrics()["sampler/servers"] == 0, "it was asked which weights it has"
     with pytest.raises(RunStopped, match=r"it has the weights '\w+-0', not '\w+-1'"):
         sampled(made, tiny, HOW["greedy"])
 
