@@ -59,6 +59,7 @@ class TorchSampler:
         how: Decoding,
         *,
         tick: Callable[[], None] = lambda: None,
+        keep: bool = False,
     ) -> Iterator[tuple[int, list[Completion]]]:
         """Sample the prompts, those of similar length together; see `Sampler`.
 
@@ -89,6 +90,9 @@ class TorchSampler:
                     self.budget.halve()
                 if left and self.policy.device.type == "cuda":
                     torch.cuda.empty_cache()  # out here the error is gone, and what it held
+
+    def release(self) -> None:
+        """Do nothing: nothing is kept yet."""
 
     def metrics(self) -> dict[str, float]:
         """Return nothing: the run measures the time of sampling itself."""
