@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from grpo_envs.types import Completion
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.budget import Budget
+from grpo_policy.samplers.conversations import Conversations, Past
 from grpo_policy.samplers.draw import Draw, Stops
 from grpo_policy.samplers.protocol import Decoding
 from grpo_policy.samplers.room import Waiting
@@ -32,8 +33,10 @@ class Places:
         how: Decoding,
         *,
         budget: Budget,
+        conversations: Conversations,
     ) -> None:
         self.policy, self.budget, self.seeds, self.how = policy, budget, seeds, how
+        self.conversations = conversations
         self.copies = len(seeds) // len(prompts)
         self.waiting = Waiting(policy, prompts, self.copies, how.max_new_tokens)
         slots = min(len(seeds), max(budget.rows, self.copies))
@@ -49,8 +52,8 @@ class Places:
         """The tick of the last look."""
         self.found: defaultdict[int, dict[int, Completion]] = defaultdict(dict)
         """Completions of groups that are not complete."""
-        self.collected: set[int] = set()
-        """Slots of rows that have ended and still run along."""
+        self.collected: dict[int, Completion] = {}
+        """Completions of rows that have ended and still run along, by their slots."""
 
     def step(self) -> None:
         """Sample the next token of each row."""
@@ -68,10 +71,21 @@ class Places:
         kept = [number for number, ended in enumerate(over) if not ended]
         new = self._next([rows[number] for number in kept])
         if new or len(kept) <= len(rows) // 2 or self.rows.full():
-            gone = [row.slot for row, ended in zip(rows, over, strict=True) if ended]
-            self.unused += gone
-            self.collected -= {*gone}
-            self.rows.change(kept, self._begin(new) if new else None, self.room)
+            gone = {n: self.collected.pop(rows[n].slot) for n, ended in enumerate(over) if ended}
+            self.unused += [rows[number].slot for number in gone]
+            joining = self._begin(new) if new else None
+            self._remember(gone, len(kept) + len(new))
+            self.rows.change(kept, joining, self.room)
+
+    def _remember(self, gone: Mapping[int, Completion], left: int) -> None:
+        """Keep the caches of rows that go, by number, as far as the memory goes beside the rest."""
+        conversations = self.conversations
+        tokens = self.budget.beside(left, self.room)
+        conversations.fit(tokens)
+        for number, completion in gone.items() if conversations.keep else ():
+            context = self.rows.rows[number].prompt + completion.token_ids[:-1]
+            if conversations.tokens + len(context) <= tokens:
+                conversations.add(self.rows.past(number, context))
 
     def _choose(self, logits_RV: Tensor, slots_R: Tensor) -> Tensor:
         """Draw a token for each row and write it down."""
@@ -101,10 +115,9 @@ class Places:
         new = [row for row in ended if row.slot not in self.collected]
         if not new:
             return
-        self.collected |= {row.slot for row in new}
-        for row, completion in zip(
-            new, self.written.completions([row.slot for row in new]), strict=True
-        ):
+        completions = self.written.completions([row.slot for row in new])
+        for row, completion in zip(new, completions, strict=True):
+            self.collected[row.slot] = completion
             group = self.found[row.group]
             group[row.member] = completion
             if len(group) == self.copies:
@@ -129,6 +142,7 @@ class Places:
     def _begin(self, new: Sequence[tuple[int, int]]) -> Joining:
         """Pass the prompts of these completions and draw their first tokens."""
         prompts, limits = self.waiting.prompts, self.waiting.limits
+        pasts = self.conversations.take(group for group, _ in new)
         begun = self.rows.tick - 1
         rows = [
             Row(
@@ -139,11 +153,19 @@ class Places:
                 slot=self.unused.pop(),
                 begun=begun,
             )
-            for group, member in new
+            for group, member in sorted(new, key=lambda each: _order(each[0], prompts, pasts))
         ]
         slots_R = torch.tensor([row.slot for row in rows], device=self.policy.device)
         seeds = [self.seeds[row.group * self.copies + row.member] for row in rows]
         self.draw.begin(slots_R, [row.prompt for row in rows], seeds)
         self.written.begin(slots_R)
-        parts, logits_RV = prefill(self.policy, rows)
+        parts, logits_RV = prefill(self.policy, rows, pasts)
         return Joining(rows=rows, parts=parts, tokens_R=self._choose(logits_RV, slots_R))
+
+
+def _order(
+    group: int, prompts: Sequence[tuple[int, ...]], pasts: Mapping[int, Past]
+) -> tuple[bool, int]:
+    """Return what sorts prompts as `prefill` takes them."""
+    past = pasts.get(group)
+    return past is None, len(past.tokens if past else ()) - len(prompts[group])

@@ -11,6 +11,7 @@ from grpo_envs.runtime.memory import ran_out
 from grpo_envs.types import Completion
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.budget import Budget
+from grpo_policy.samplers.conversations import Conversations
 from grpo_policy.samplers.places import Places
 from grpo_policy.samplers.protocol import Decoding
 
@@ -30,6 +31,7 @@ class TorchSampler:
     batch_tokens: int | None = None
     """Tokens in the cache at once, at most; None: as many as the free memory holds."""
     budget: Budget = field(init=False)
+    conversations: Conversations = field(init=False, default_factory=Conversations)
     version: int = field(init=False)
     """The policy's when `sync` was called last."""
 
@@ -40,6 +42,7 @@ class TorchSampler:
 
     def sync(self, policy: Policy) -> None:
         """Sample with this policy from now on. Nothing is copied."""
+        self.conversations.drop()
         self.policy, self.version = policy, policy.version
 
     def sample(
@@ -55,20 +58,26 @@ class TorchSampler:
 
         Where rows have ended others take their places, as far as the budget goes. Where memory
         runs out, what is not sampled yet is sampled in smaller batches, with the same seeds: the
-        same completions.
+        same completions. Caches of conversations go first.
 
         Raises:
             MemoryExhausted: it does with one completion, too.
         """
         left, copies = list(range(len(prompts))), len(seeds) // len(prompts)
+        conversations = self.conversations
+        keep = keep and self.policy.caching.keeps
+        conversations.turn(prompts, self.policy.version, keep=keep)
         with self.policy.sampled_in(self.dtype):
-            self.budget.measure(self.policy, self.policy.model.dtype)
+            self.budget.measure(self.policy, self.policy.model.dtype, conversations.tokens)
             while left:
                 numbers = list(left)
                 asked = [prompts[p] for p in numbers]
                 noise = [seeds[p * copies + i] for p in numbers for i in range(copies)]
                 groups = sample_groups(
-                    self.policy, asked, noise, how, budget=self.budget, tick=tick
+                    *(self.policy, asked, noise, how),
+                    budget=self.budget,
+                    tick=tick,
+                    conversations=conversations,
                 )
                 try:
                     for i, found in groups:
@@ -77,12 +86,14 @@ class TorchSampler:
                 except RuntimeError as error:
                     if not ran_out(error):
                         raise
-                    self.budget.halve()
+                    if not conversations.give_way():
+                        self.budget.halve()
                 if left and self.policy.device.type == "cuda":
                     torch.cuda.empty_cache()  # out here the error is gone, and what it held
 
     def release(self) -> None:
-        """Do nothing: nothing is kept yet."""
+        """Let go of the caches of conversations: they are over."""
+        self.conversations.drop()
 
     def metrics(self) -> dict[str, float]:
         """Return nothing: the run measures the time of sampling itself."""
@@ -99,6 +110,7 @@ def sample(
     how: Decoding,
     *,
     budget: Budget | None = None,
+    conversations: Conversations | None = None,
 ) -> list[Completion]:
     """Sample `len(seeds) / len(prompts)` completions of each prompt, those of one prompt in a row.
 
@@ -109,11 +121,13 @@ def sample(
             model, not on the batch around it. Unused when greedy.
         how: Temperature and length.
         budget: How many rows are sampled at once; None: all.
+        conversations: Caches that prompts go on behind; None: there are none.
 
     Returns:
         B completions with the log-probability of each token at sampling time.
     """
-    done = dict(sample_groups(policy, prompts, seeds, how, budget=budget))
+    groups = sample_groups(policy, prompts, seeds, how, budget=budget, conversations=conversations)
+    done = dict(groups)
     return [completion for p in range(len(prompts)) for completion in done[p]]
 
 
@@ -126,6 +140,7 @@ def sample_groups(
     *,
     budget: Budget | None = None,
     tick: Callable[[], None] = lambda: None,
+    conversations: Conversations | None = None,
 ) -> Iterator[tuple[int, list[Completion]]]:
     """Sample as `sample` does; yield the number of a prompt and its completions once all ended.
 
@@ -136,8 +151,10 @@ def sample_groups(
         how: Temperature and length.
         budget: How many rows are sampled at once; None: all.
         tick: Called before each token; what it raises ends the sampling.
+        conversations: Caches that prompts go on behind; None: there are none.
     """
-    places = Places(policy, prompts, seeds, how, budget=budget or Budget(len(seeds)))
+    budget, conversations = budget or Budget(len(seeds)), conversations or Conversations()
+    places = Places(policy, prompts, seeds, how, budget=budget, conversations=conversations)
     every = _LOOK_EVERY.get(policy.device.type, 1)
     unseen = every
     while places.rows.rows or places.waiting:
