@@ -156,11 +156,13 @@ class VllmSampler:
         how: Decoding,
         *,
         tick: Callable[[], None] = lambda: None,
+        keep: bool = False,
     ) -> Iterator[tuple[int, list[Completion]]]:
         """Sample the prompts; see `Sampler`.
 
         What a server that is lost was asked for is sampled again by another one, with the same
-        seeds.
+        seeds. Servers find the contexts of conversations in their prefix caches, whatever `keep`
+        says.
 
         Raises:
             RunStopped: no server is left.
@@ -220,6 +222,9 @@ class VllmSampler:
         if server not in self.lost and len(self.fleet.servers) > len(self.lost) + 1:
             log.warning("sampler: %s; the other servers take over", why)
         self.lost[server] = str(why)
+
+    def release(self) -> None:
+        """Do nothing: servers drop what they kept where they need the room."""
 
     def metrics(self) -> dict[str, float]:
         """Return the seconds of the last push, and how many servers answer."""
