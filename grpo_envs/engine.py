@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,8 @@ def serve(engine: Engine) -> int:
         return 1
     finally:
         end_group(process)
+        if engine.temporary:
+            shutil.rmtree(engine.model, ignore_errors=True)
 
 
 def _read() -> tuple[Engine, int]:
@@ -95,6 +98,7 @@ def _read() -> tuple[Engine, int]:
     parser.add_argument(
         "--lora-rank", type=int, default=0, help="model.lora.rank of the runs (%(default)s)"
     )
+    parser.add_argument("--temporary", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("flags", nargs="*", help="more options of vLLM, after --")
     options = parser.parse_args()
@@ -111,6 +115,7 @@ def _read() -> tuple[Engine, int]:
         dtype=options.dtype,
         max_length=options.max_length,
         lora_rank=options.lora_rank,
+        temporary=options.temporary,
         flags=options.flags,
     )
     return engine, options.parent

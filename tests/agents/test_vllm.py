@@ -5,6 +5,7 @@ The stand-in draws as our own sampler does, so that a run with it must equal a r
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ from grpo_policy.models import TINY, load_policy
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding, SamplerParts
 from grpo_policy.samplers.torch import sample
+from grpo_policy.samplers.vllm import push
 from grpo_policy.samplers.vllm.client import require_url
 from grpo_policy.samplers.vllm.opening import open_sampler
 from grpo_policy.samplers.vllm.plugin import VllmConfig
@@ -203,6 +205,25 @@ def test_the_server_has_the_weights_after_each_update(
     assert stand_in.weights == versions[-1], "the same weights are not pushed twice"
     made.close()
     assert not [*(tmp_path / "shared").glob("*")], "nothing is left over"
+
+
+def test_weights_that_a_killed_run_left_are_taken_away(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(push, "_MEMORY", tmp_path)
+    left = tmp_path / "grpo-envs-weights-killed"
+    (left / "killed-3").mkdir(parents=True)
+    (left / "lock").touch()
+    os.utime(left, (0, 0))
+    goes_on = push.Store("shm", None, "another")
+    third = push.Store("http", None, "third")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "grpo-envs-weights-another",
+        "grpo-envs-weights-third",
+    ]
+    for store in (goes_on, third):
+        store.close()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_weights_in_bf16_are_pushed_in_bf16(tiny: Policy, servers: Any, sampler: Open) -> None:

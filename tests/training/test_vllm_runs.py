@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -266,8 +267,14 @@ def test_the_server_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    pid = int((tmp_path / "started").read_text().partition(" ")[0])
-    assert gone(pid)
+    pid, _, words = (tmp_path / "started").read_text().partition(" ")
+    assert gone(int(pid))
+    (model,) = re.findall(r"'--model', '(.*?)'", words)
+    for _ in range(200):
+        if not Path(model).exists():
+            break
+        time.sleep(0.05)
+    assert not Path(model).exists(), "what it was started with goes, too"
 
 
 def test_a_server_that_cannot_start_is_one_line(tmp_path: Path, place: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import uuid
 from contextlib import ExitStack
@@ -93,7 +92,8 @@ def _start(cfg: VllmConfig, policy: Policy, dtype: str, opened: ExitStack) -> St
     if policy.has_adapters:
         model = next(iter(policy.model.peft_config.values())).base_model_name_or_path
     else:
-        model = _written(policy, dtype, opened)
+        model = tempfile.mkdtemp(prefix="grpo-envs-vllm-")
+        policy.save(Path(model), dtype)
     limit = policy.context_length
     engine = Engine(
         model=str(model),
@@ -102,19 +102,12 @@ def _start(cfg: VllmConfig, policy: Policy, dtype: str, opened: ExitStack) -> St
         dtype=dtype,
         max_length=None if limit == NO_LIMIT else limit,
         lora_rank=adapter_rank(policy),
+        temporary=not policy.has_adapters,
         flags=cfg.flags,
     )
     started = Started(engine)
     opened.callback(started.close)
     return started
-
-
-def _written(policy: Policy, dtype: str, opened: ExitStack) -> Path:
-    """Write the model for a server to begin with; it is taken away with `opened`."""
-    folder = Path(tempfile.mkdtemp(prefix="grpo-envs-vllm-"))
-    opened.callback(shutil.rmtree, folder, ignore_errors=True)
-    policy.save(folder, dtype)
-    return folder
 
 
 def _wait(server: Server, started: Started, limit: float) -> None:

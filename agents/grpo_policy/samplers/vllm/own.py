@@ -52,6 +52,8 @@ class Engine:
     """Tokens of a context; None: the model's own."""
     lora_rank: int = 0
     """Of adapters that it will be given; 0: it is given whole weights."""
+    temporary: bool = False
+    """Whether the model's folder goes with the server."""
     flags: Sequence[str] = ()
     """More options of vLLM."""
 
@@ -89,7 +91,7 @@ class Engine:
         found += ["--host", self.host, "--dtype", self.dtype, "--lora-rank", str(self.lora_rank)]
         if self.max_length is not None:
             found += ["--max-length", str(self.max_length)]
-        return found
+        return [*found, "--temporary"] if self.temporary else found
 
     def _rank(self) -> int:
         for rank in _RANKS:

@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,11 +19,16 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.vllm.client import Refused, Server, ServerLost
 from grpo_policy.saving import save_weights
 
 _MEMORY = Path("/dev/shm")
+_PREFIX, _LOCK = "grpo-envs-weights-", "lock"
+_NEW = 60.0
+"""Seconds in which a folder may be there whose run has not locked it yet."""
 _DISCARD = 9
 """A port of the address that is asked for the way to it: nothing is sent there."""
 
@@ -55,10 +61,15 @@ class Store:
         Raises:
             OSError: it cannot be made.
         """
-        memory = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
-        place = Path(folder).resolve() if kind == "folder" and folder else memory
-        self.folder = place / f"grpo-envs-{name}"
+        place = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
+        if kind == "folder" and folder:
+            place = Path(folder).resolve()
+        else:
+            _clear_left(place)
+        self.folder = place / f"{_PREFIX}{name}"
         self.folder.mkdir(parents=True)
+        self._lock = FileLock(self.folder / _LOCK)
+        self._lock.acquire()
         self._http = _serve(self.folder) if kind == "http" else None
 
     def write(self, policy: Policy, version: str, dtype: str) -> Snapshot:
@@ -69,8 +80,7 @@ class Store:
             version: The name of what is written.
             dtype: Of the weights.
         """
-        for old in self.folder.iterdir():
-            shutil.rmtree(old)
+        self._remove()
         folder = self.folder / version
         save_weights(policy, folder, dtype)
         return Snapshot(version, folder, policy.has_adapters)
@@ -88,14 +98,20 @@ class Store:
         Args:
             adapters: Whether they are adapters.
         """
-        for folder in () if adapters else self.folder.iterdir():
-            shutil.rmtree(folder)
+        if not adapters:
+            self._remove()
+
+    def _remove(self) -> None:
+        for folder in self.folder.iterdir():
+            if folder.is_dir():
+                shutil.rmtree(folder)
 
     def close(self) -> None:
         """Let go of files and port."""
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()
+        self._lock.release()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -156,6 +172,15 @@ def is_here(server: Server) -> bool:
         trial.bind((server.host, 0))
         return True
     return False
+
+
+def _clear_left(place: Path) -> None:
+    """Take away what runs left in a folder that were killed: nobody has its lock any more."""
+    for folder in place.glob(f"{_PREFIX}*"):
+        # In use, of another user, or gone meanwhile.
+        with suppress(Timeout, OSError), FileLock(folder / _LOCK, timeout=0):
+            if time.time() - folder.stat().st_mtime > _NEW:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _own_address(server: Server) -> str:
