@@ -127,8 +127,8 @@ def test_processes_get_the_environment_once_and_bear_ctrl_c() -> None:
     for pid in first:
         os.kill(pid, signal.SIGINT)  # as the terminal does, to all of the run
     workers = first | graders(vector) | graders(vector)
-    assert Pure.sent == len(vector._graders._executor._processes)  # type: ignore[union-attr]
-    assert len(workers) <= Pure.sent
+    assert Pure.sent == 1
+    assert len(workers) <= len(vector._graders._executor._processes)  # type: ignore[union-attr]
     vector.close()
     assert not any(map(_runs, workers))
 
