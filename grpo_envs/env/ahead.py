@@ -66,7 +66,7 @@ def _covered(spans: Sequence[Span]) -> float:
     """Return the seconds that are in one of the spans or in several.
 
     >>> _covered([(0, 2), (1, 4), (6, 7)])
-    5
+    5.0
     """
     total, reached = 0.0, -math.inf
     for start, end in sorted(spans):

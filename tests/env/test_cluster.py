@@ -17,12 +17,14 @@ import grpo_envs
 from grpo_envs.config.composition import compose_run
 from grpo_envs.env import cluster
 from grpo_envs.env.grading import place
+from grpo_envs.env.remote import sources
 from grpo_envs.env.text import TextEnv
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError, ContractBroken
 from grpo_envs.training.environments import make_envs
 from tests.support.graded import Placed
 from tests.support.ray_nodes import Nodes
+from tests.training.test_trainer import in_step, trainer
 
 SIZE = 4
 NOWHERE = "ray://127.0.0.1:1"
@@ -135,6 +137,21 @@ def test_a_cluster_gives_the_rewards_of_this_machine(name: str, nodes: Nodes) ->
     assert graded(env, answers, nodes.address) == expected
 
 
+@pytest.mark.slow
+def test_a_run_is_the_same_on_a_cluster(nodes: Nodes, tmp_path: Path) -> None:
+    """The same answers, rewards and weights, to the bit."""
+    runs = {}
+    for name, where in {"here": "none", "there": nodes.address}.items():
+        made = trainer(tmp_path / name, f'trainer.graders="{where}"', "trainer.steps=2")
+        made.run()
+        in_step(made).rollout.env.close()  # type: ignore[attr-defined]
+        completions = (tmp_path / name / "completions.jsonl").read_text(encoding="utf-8")
+        runs[name] = (completions, made.policy.trained_weights())
+    assert runs["here"][0] == runs["there"][0]
+    for name, value in runs["here"][1].items():
+        assert value.equal(runs["there"][1][name])
+
+
 PRISONER = """```python
 def {name}(*_):
     import os
@@ -224,7 +241,7 @@ def test_nodes_without_the_environment_are_one_line(
 def test_other_sources_on_a_node_are_one_line(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = cluster.sources(Placed())
+    there = sources(Placed())
     monkeypatch.setattr(cluster, "sources", lambda _: there | {"grpo_envs": "0"})
     vector = GroupVectorEnv(Placed(), SIZE, SIZE)
     with pytest.raises(ConfigError) as caught:

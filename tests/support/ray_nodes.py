@@ -82,7 +82,7 @@ def main() -> None:
         else:
             second = cluster.add_node(num_cpus=1)
         print(line.strip(), file=said, flush=True)
-    cluster.shutdown()
+    cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":
