@@ -19,20 +19,28 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+_STARTS = 3
+"""Ray gives a node 30 s to start, which is not enough on a machine that is busy."""
+
 
 class Nodes:
     """The head node and a second one, with a CPU each."""
 
     def __init__(self) -> None:
-        self._program = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=os.environ | ENVIRONMENT,
-        )
-        self.address = f"ray://{self._answer()}"
+        for _ in range(_STARTS):
+            self._program = subprocess.Popen(
+                [sys.executable, __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+                env=os.environ | ENVIRONMENT,
+            )
+            if address := self._answer():
+                break
+            self.lose_all()
+        assert address
+        self.address = f"ray://{address}"
 
     def lose_one(self) -> None:
         """Kill the second node with all that runs there."""
