@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -182,29 +183,28 @@ def test_a_hostile_program_is_confined_on_a_node(nodes: Nodes, tmp_path: Path) -
 def test_a_lost_node_costs_time_and_no_reward(
     nodes: Nodes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    vector = GroupVectorEnv(Placed(), 4 * SIZE, SIZE)
-    vector.grade_in(nodes.address)
-    answers = ["right 0.5", "wrong 0.5", "right 0.5", "wrong"] * 4
-    expected = [(1.0, 1.0), (0.0, 1.0), (1.0, 1.0), (0.0, 1.0)] * 4
-    assert step(vector, answers) == expected
-    before = {reply.reward.note for reply in vector.replies.values()}
-    assert len(before) == 2, "both nodes grade"
-    losing = threading.Timer(0.7, nodes.lose_one)
-    losing.start()
-    with caplog.at_level(logging.WARNING):
+    with closing(GroupVectorEnv(Placed(), 4 * SIZE, SIZE)) as vector:
+        vector.grade_in(nodes.address)
+        answers = ["right 0.5", "wrong 0.5", "right 0.5", "wrong"] * 4
+        expected = [(1.0, 1.0), (0.0, 1.0), (1.0, 1.0), (0.0, 1.0)] * 4
         assert step(vector, answers) == expected
-    losing.join()
-    assert "a grader of the cluster is lost" in caplog.text
-    nodes.add_one()
-    until = time.monotonic() + 60
-    while vector._graders._cluster._live < 2:  # type: ignore[union-attr]
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    assert step(vector, answers) == expected
-    after = {reply.reward.note for reply in vector.replies.values()}
-    assert len(after) == 2
-    assert len(after & before) == 1, "the other node grades in its place"
-    vector.close()
+        before = {reply.reward.note for reply in vector.replies.values()}
+        assert len(before) == 2, "both nodes grade"
+        losing = threading.Timer(0.7, nodes.lose_one)
+        losing.start()
+        with caplog.at_level(logging.WARNING):
+            assert step(vector, answers) == expected
+        losing.join()
+        assert "a grader of the cluster is lost" in caplog.text
+        nodes.add_one()
+        until = time.monotonic() + 60
+        while vector._graders._cluster._live < 2:  # type: ignore[union-attr]
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert step(vector, answers) == expected
+        after = {reply.reward.note for reply in vector.replies.values()}
+        assert len(after) == 2
+        assert len(after & before) == 1, "the other node grades in its place"
 
 
 @pytest.mark.slow
@@ -256,15 +256,14 @@ def test_other_sources_on_a_node_are_one_line(
 def test_without_the_cluster_this_machine_grades(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("ray")
     nodes = Nodes()
-    vector = GroupVectorEnv(Placed(), 2 * SIZE, SIZE)
-    vector.grade_in(nodes.address)
-    answers = ["right 0.5", "wrong 0.5", "kill", "wrong"] * 2
-    expected = [(1.0, 1.0), (0.0, 1.0), (0.0, 0.0), (0.0, 1.0)] * 2
-    losing = threading.Timer(0.3, nodes.lose_all)
-    losing.start()
-    with caplog.at_level(logging.WARNING):
-        assert step(vector, answers) == expected
-        assert step(vector, answers) == expected
-    losing.join()
-    assert caplog.text.count("no grader of the cluster is left: this machine grades") == 1
-    vector.close()
+    with closing(GroupVectorEnv(Placed(), 2 * SIZE, SIZE)) as vector:
+        vector.grade_in(nodes.address)
+        answers = ["right 0.5", "wrong 0.5", "kill", "wrong"] * 2
+        expected = [(1.0, 1.0), (0.0, 1.0), (0.0, 0.0), (0.0, 1.0)] * 2
+        losing = threading.Timer(0.3, nodes.lose_all)
+        losing.start()
+        with caplog.at_level(logging.WARNING):
+            assert step(vector, answers) == expected
+            assert step(vector, answers) == expected
+        losing.join()
+        assert caplog.text.count("no grader of the cluster is left: this machine grades") == 1
