@@ -236,7 +236,7 @@ class Policy(nn.Module):
         if not blocks and mask_bytes(batch, budget) > MASK_BYTES:
             return False
         known = len(self.model.get_input_embeddings().weight)
-        body = sum(p.numel() for p in self.model.parameters() if p.shape[0] != known)
+        body = sum(p.numel() for p in self.model.parameters() if known not in p.shape[:1])
         heads, size = heads_of(config)
         return saves(batch, 2.0 * body, 4.0 * depth * heads * size, blocks=blocks)
 

@@ -48,7 +48,7 @@ class Replica:
             return gradients
         computing = self.policy.masters.computing()
         whole = {
-            name: torch.zeros_like(computing[name]) if gradient is None else gradient
+            name: _no_gradient(computing[name]) if gradient is None else gradient
             for name, gradient in gradients.items()
         }
         sent = [distributed.all_reduce(value, async_op=True) for value in whole.values()]
@@ -167,6 +167,11 @@ def sharding_accelerator(**settings: Any) -> Accelerator:
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator
+
+
+def _no_gradient(weight: Tensor) -> Tensor:
+    """Return zeros in the dtype that gradients are summed in: the others may have some."""
+    return torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
 
 
 def _whole(value: Tensor) -> Tensor:
