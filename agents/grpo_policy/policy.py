@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
@@ -23,7 +23,7 @@ from grpo_policy.context import context_length_of, fix_rope, heads_of
 from grpo_policy.head import OwnHead, decoder_of
 from grpo_policy.kv_cache import Caching
 from grpo_policy.masters import Masters, replaced
-from grpo_policy.merging import merged
+from grpo_policy.merging import merge, merged_in
 from grpo_policy.packing import MASK_BYTES, mask_bytes, pack, saves
 from grpo_policy.rms_norm import fuse_norms
 from grpo_policy.saving import save
@@ -58,6 +58,7 @@ class Policy(nn.Module):
         """Whether logits are more than a matrix times the last hidden state (scaled, capped)."""
         self.version = 0
         """Counts the changes of the weights: each update, each restore."""
+        merge(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -112,14 +113,12 @@ class Policy(nn.Module):
             for p in self.model.parameters()
             if p.is_floating_point() and p.dtype != dtype
         }
-        with replaced(self.model, other):
+        with replaced(self.model, other), merged_in(self.model, dtype):
             yield
 
-    @contextmanager
-    def sampled_in(self, dtype: torch.dtype | None) -> Iterator[None]:
-        """Hold what samples for a while: weights in `dtype` or as they are, adapters in them."""
-        with self.weights_in(dtype) if dtype else nullcontext(), merged(self.model):
-            yield
+    def sampled_in(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+        """Hold what samples for a while: the weights in `dtype`, or those of scoring."""
+        return self.weights_in(dtype) if dtype else nullcontext()
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """Sample and score with weights in `dtype` from now on, see `Masters.compute_in`."""
@@ -127,9 +126,11 @@ class Policy(nn.Module):
         self.masters.compute_in(dtype, whole=self.has_adapters or frozen)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the masters with the model, as `to` does."""
+        """Move the masters with the model, as `to` does, and the merged weights."""
         self.masters.move(fn)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+        moved = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        merge(self.model)
+        return moved  # type: ignore[no-any-return]
 
     def frozen_copy(self) -> Policy:
         """Return a copy that is not trained, in the dtype that this one computes in."""

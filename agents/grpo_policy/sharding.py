@@ -117,8 +117,8 @@ class Shards(Replica):
     def step(self) -> None:
         """Let the optimiser change the parts; gather each to compute with."""
         self.optimizer.step()
-        for name, part in self._cut().items():
-            self.policy.masters.publish({name: _whole(part.detach())})
+        parts = self._cut().items()
+        self.policy.masters.publish((name, _whole(part.detach())) for name, part in parts)
 
     def state_dict(self) -> dict[str, Any]:
         """Gather the state in all processes: in the first alone it stays, on the CPU.

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from grpo_agent.agent import GrpoAgent
 from grpo_policy import packing, policy, scoring
 from grpo_policy.learner import Learner
 from grpo_policy.masters import Masters
+from grpo_policy.merging import Merged
 from grpo_policy.samplers import draw
 from grpo_policy.samplers.budget import Budget
 from tests.gpu import correct, memory, prove, runs, speed, wheels
@@ -83,7 +83,8 @@ def everyone_attends(patch: pytest.MonkeyPatch) -> None:
 
 
 def nothing_merged(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(peft.tuners.lora.Linear, "get_delta_weight", lambda self, name: 0)
+    adapter = Merged._adapter
+    patch.setattr(Merged, "_adapter", lambda self: (*adapter(self)[:2], 0.0))
 
 
 def the_samplers_word(patch: pytest.MonkeyPatch) -> None:
