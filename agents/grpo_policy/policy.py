@@ -216,6 +216,15 @@ class Policy(nn.Module):
         index = (rows_N, columns_N)
         return zeros_BT.index_put(index, logps_N), zeros_BT.index_put(index, entropy_N)
 
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether attention takes a mask of who attends to whom: PyTorch's own, in all layers."""
+        config = self.model.config
+        layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+        plain = layers == {"full_attention"} and not getattr(config, "sliding_window", None)
+        masked = getattr(config, "_attn_implementation", "") == "sdpa"
+        return self.share_prompts and plain and masked
+
     def packs(self, batch: Batch, budget: int | None = None) -> bool:
         """Return whether rows of a group share their prompt's pass through the model.
 
@@ -227,11 +236,8 @@ class Policy(nn.Module):
             budget: The tokens of a part, where the batch will be passed in parts.
         """
         config = self.model.config
-        layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-        plain = layers == {"full_attention"} and not getattr(config, "sliding_window", None)
-        masked = getattr(config, "_attn_implementation", "") == "sdpa"
         depth = getattr(config, "num_hidden_layers", 0)
-        if not (self.share_prompts and plain and masked and depth):
+        if not (self.takes_pairs and depth):
             return False
         blocks = self._by_blocks
         if not blocks and mask_bytes(batch, budget) > MASK_BYTES:
