@@ -85,7 +85,7 @@ class Trace(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[Any] = []
+        self.calls: list[tuple[str, list[Any]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = tree_leaves((args, kwargs or {}))
@@ -114,8 +114,9 @@ def begun(policy: Policy, fixing: Fixing, how: Decoding) -> Places:
     return places
 
 
-def traced(places: Places) -> list[Any]:
-    with Trace() as trace:
+def traced(places: Places) -> list[tuple[str, list[Any]]]:
+    trace = Trace()
+    with trace:
         places.step()
     return trace.calls
 

@@ -76,10 +76,11 @@ class FixedStep:
             fixing: Whether to capture the step; switched off where it cannot be captured.
         """
         self.rows, self.choose, self.fixing = rows, choose, fixing
+        self.filled: int
         cache, self.filled, self.tokens_R, self.lengths_R = rows.held()
         self.layers: list[RoomyLayer] = cache.layers
         room = min(layer.columns()[0].shape[2] for layer in self.layers)
-        self.most = min((self.filled // _COLUMNS + 1) * _COLUMNS, room)
+        self.most: int = min((self.filled // _COLUMNS + 1) * _COLUMNS, room)
         """Columns that attention reaches over."""
         device = self.tokens_R.device
         self.column_1 = torch.full((1,), self.filled, device=device)
@@ -100,7 +101,7 @@ class FixedStep:
     @property
     def full(self) -> bool:
         """Whether there is no column for another token."""
-        return self.filled == self.most
+        return self.filled >= self.most
 
     def __call__(self) -> None:
         """Sample a token for each row."""
