@@ -52,6 +52,8 @@ class Policy(nn.Module):
         self.pad_id = int(_first(tokenizer.pad_token_id, self.eos_ids[0]))
         self.share_prompts = True
         """Whether `forward` may pack rows of a group; it does where that saves work."""
+        self.fixes = True
+        """Whether a step may leave to a tensor which column of the cache it writes."""
         self.caching = Caching()
         """How the model is given what it remembers while sampling."""
         self.own_head = False

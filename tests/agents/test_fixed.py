@@ -24,6 +24,7 @@ from grpo_policy.samplers.conversations import Conversations
 from grpo_policy.samplers.fixed import FixedStep, Fixing, fits
 from grpo_policy.samplers.places import Places
 from grpo_policy.samplers.torch import TorchSampler
+from grpo_policy.selftest import settle
 from tests.agents.test_selftest import model_of
 from tests.support.counters import HostReads
 
@@ -175,6 +176,24 @@ def test_a_model_whose_layers_slide_takes_ordinary_steps() -> None:
     policy = Policy(model, AutoTokenizer.from_pretrained(TINY))
     places = begun(policy, Fixing(fix=True), Decoding(max_new_tokens=9))
     assert places.fixed is None
+    assert not fits(places.rows)
+
+
+def test_a_model_that_asks_its_cache_how_long_a_text_is_takes_ordinary_steps(tiny: Policy) -> None:
+    """The trial at load finds it: on fixed memory a text seems to be as long as its room."""
+    settle(tiny, "tiny")
+    assert tiny.fixes
+
+    def count(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        past = kwargs.get("past_key_values")
+        if past is not None and past.get_seq_length() > 14:  # the trial's texts are shorter
+            output.last_hidden_state.mul_(0.5)
+
+    tiny.model.model.register_forward_hook(count, with_kwargs=True)
+    settle(tiny, "tiny")
+    assert not tiny.fixes
+    assert tiny.caching.joins
+    places = begun(tiny, Fixing(fix=True), Decoding(max_new_tokens=9))
     assert not fits(places.rows)
 
 

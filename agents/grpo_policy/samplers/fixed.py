@@ -154,4 +154,4 @@ def fits(rows: Rows) -> bool:
     policy, (cache, *_) = rows.policy, rows.held()
     layers = getattr(cache, "layers", None) or [None]
     kept = all(type(layer) is RoomyLayer and layer.is_initialized for layer in layers)
-    return kept and policy.takes_pairs
+    return kept and policy.takes_pairs and policy.fixes

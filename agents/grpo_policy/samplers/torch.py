@@ -118,6 +118,7 @@ def sample(
     *,
     budget: Budget | None = None,
     conversations: Conversations | None = None,
+    fixing: Fixing | None = None,
 ) -> list[Completion]:
     """Sample `len(seeds) / len(prompts)` completions of each prompt, those of one prompt in a row.
 
@@ -129,11 +130,14 @@ def sample(
         how: Temperature and length.
         budget: How many rows are sampled at once; None: all.
         conversations: Caches that prompts go on behind; None: there are none.
+        fixing: Whether steps are captured as CUDA graphs; None: they are not.
 
     Returns:
         B completions with the log-probability of each token at sampling time.
     """
-    groups = sample_groups(policy, prompts, seeds, how, budget=budget, conversations=conversations)
+    groups = sample_groups(
+        *(policy, prompts, seeds, how), budget=budget, conversations=conversations, fixing=fixing
+    )
     done = dict(groups)
     return [completion for p in range(len(prompts)) for completion in done[p]]
 
