@@ -164,7 +164,8 @@ class RunConfig:
             del tree[key]
         for key in _FREE:
             del tree["trainer"][key]
-        tree["sampler"].pop("batch_tokens", None)  # nor does it decide any
+        for key in ("batch_tokens", "capture"):
+            tree["sampler"].pop(key, None)  # nor do they decide any
         if text := self.model.template_text():
             tree["model"]["text of chat_template"] = sha256(text.encode()).hexdigest()[:12]
         return flat(tree)
