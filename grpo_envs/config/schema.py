@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from grpo_envs.config.model import DISTORTIONS, PRECISIONS, ModelConfig, require_distortion
-from grpo_envs.env.grading import CONCURRENCY
+from grpo_envs.env.grading import require_place
 from grpo_envs.env.installed import LOGGERS, available
 from grpo_envs.errors import ConfigError, require, require_one_of
 
@@ -63,8 +63,8 @@ class TrainerConfig:
     metrics.jsonl."""
     graders: str = "auto"
     """Where answers are graded while others are sampled: none (in turn, by a thread of the run),
-    threads or processes; auto as the environment's `concurrency` says, and where that is auto, too,
-    in processes beside a GPU."""
+    threads, processes, or ray://HOST:PORT for the CPUs of a Ray cluster; auto as the environment's
+    `concurrency` says, and where that is auto, too, in processes beside a GPU."""
     max_invalid_fraction: float = 0.5
     """Stops the run when a larger share of a step's rewards is invalid (the grader failed)."""
     max_skipped_steps: int = 5
@@ -109,7 +109,7 @@ class TrainerConfig:
             number or self.threads == "auto", "trainer.threads", self.threads, "1 or more, auto"
         )
         require_one_of("trainer.device", self.device, _DEVICES)
-        require_one_of("trainer.graders", self.graders, CONCURRENCY)
+        require_place(self.graders)
         require_one_of("trainer.precision", self.precision, PRECISIONS)
         require_one_of("trainer.save_dtype", self.save_dtype, SAVED)
 

@@ -6,6 +6,7 @@ The stand-in draws as our own sampler does, so that a run with it must equal a r
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -319,6 +320,22 @@ def test_a_server_that_was_started_anew_is_not_asked(
     stand_in.weights = "default"
     with pytest.raises(RunStopped, match=r"it has the weights 'default', not '\w+-0'"):
         sampled(made, tiny, HOW["greedy"])
+
+
+def test_weights_that_cannot_be_written_are_one_line(
+    tiny: Policy, servers: Any, sampler: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the next completion, when the step before is whole and saved."""
+    made = sampler(servers(1))
+    before = made.store
+    assert before is not None
+    shutil.rmtree(before.folder)
+    before.folder.write_text("no folder")
+    moved(tiny)
+    made.sync(tiny)
+    with pytest.raises(RunStopped, match=rf"{before.folder} cannot be written: .*Not a directory"):
+        sampled(made, tiny, HOW["greedy"])
+    before.folder.unlink()
 
 
 # what is refused

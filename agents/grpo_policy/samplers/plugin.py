@@ -21,7 +21,9 @@ class Torch:
         """Return a sampler that holds the weights as `cfg.precision` says while it samples."""
         # Not above: `Config` is read for `--help`, and these import torch.
         from grpo_policy.masters import DTYPES
+        from grpo_policy.samplers.fixed import Fixing
         from grpo_policy.samplers.torch import TorchSampler
 
         dtype = DTYPES.get(cfg.precision)  # auto: as they are
-        return TorchSampler(parts.policy, dtype, batch_tokens=cfg.batch_tokens)
+        fixing = None if cfg.capture == "auto" else Fixing()
+        return TorchSampler(parts.policy, dtype, batch_tokens=cfg.batch_tokens, fixing=fixing)

@@ -32,14 +32,18 @@ class About:
     """The largest rank of adapters that it takes; 0: it takes none."""
 
 
-def about(server: Server) -> About:
+def about(server: Server, timeout: float = _TIMEOUT) -> About:
     """Ask a server what it is.
+
+    Args:
+        server: The server.
+        timeout: Seconds that it may take.
 
     Raises:
         ServerLost: it does not answer, or was not started by `python -m grpo_envs.engine`.
     """
     try:
-        answer = server.post("/collective_rpc", {"method": "about_for_runs"}, _TIMEOUT)
+        answer = server.post("/collective_rpc", {"method": "about_for_runs"}, timeout)
         return About(**answer["results"][0])
     except (Refused, LookupError, TypeError) as error:
         raise ServerLost(

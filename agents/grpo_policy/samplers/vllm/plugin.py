@@ -20,7 +20,7 @@ class VllmConfig(SamplerConfig):
         *("temperature", "max_new_tokens", "urls", "python", "push", "precision", "timeout"),
     )
     free_keys: ClassVar[tuple[str, ...]] = (
-        *("batch_tokens", "urls", "python", "push", "folder", "in_flight", "timeout"),
+        *("batch_tokens", "capture", "urls", "python", "push", "folder", "in_flight", "timeout"),
         "start_timeout",
     )
     name: str = "vllm"

@@ -24,6 +24,8 @@ from grpo_policy.samplers.vllm.requests import Asked, Dialect
 from grpo_policy.samplers.vllm.round import Round
 
 log = logging.getLogger(__name__)
+_AGAIN = 5.0
+"""Seconds in which a server that was lost must answer to be asked again."""
 _LOOK = 0.2
 """Seconds between two looks whether the first process has pushed the weights."""
 
@@ -48,7 +50,7 @@ class Fleet:
         Raises:
             ServerLost: it is not, or does not answer.
         """
-        if (found := about(server)) != self.about:
+        if (found := about(server, _AGAIN)) != self.about:
             raise ServerLost(f"{server.url}: {found}, the others are {self.about}")
 
     @property
@@ -108,14 +110,23 @@ class VllmSampler:
         if self.store is None:
             self._each(self._await, servers)
         else:
-            store, snapshot = self.store, self.store.write(policy, self._weights, self.dtype)
-
-            def push(server: Server) -> None:
-                give(server, store, snapshot, self._has.get(server))
-
-            self._each(push, servers)
-            store.clear(adapters=snapshot.adapters)
+            self._push(self.store, servers)
         self._seconds = time.perf_counter() - begun
+
+    def _push(self, store: Store, servers: Sequence[Server]) -> None:
+        try:
+            snapshot = store.write(self.policy, self._weights, self.dtype)
+        except Exception as error:  # noqa: BLE001 - of the system, safetensors or torch
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            for server in servers:  # not raised here: a step is half done
+                self.lost[server] = f"{store.folder} cannot be written: {cause}"
+            return
+
+        def push(server: Server) -> None:
+            give(server, store, snapshot, self._has.get(server))
+
+        self._each(push, servers)
+        store.clear(adapters=snapshot.adapters)
 
     def _each(self, push: Callable[[Server], None], servers: Sequence[Server]) -> None:
         """Let all servers at once have the weights; take down who is lost and who is back."""
