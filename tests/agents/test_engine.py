@@ -267,6 +267,7 @@ def test_adapters_are_pushed_as_files_to_a_server_that_the_run_starts(
         with torch.no_grad():  # the half that is 0 at first
             for parameter in policy.trained_parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.03)
+        policy.masters.publish()
         policy.version += 1
         made.sync(policy)
         assert equal(answers(made, policy), policy) == FOUND

@@ -262,7 +262,7 @@ def test_a_server_that_is_not_there_is_one_line(sampler: Open, servers: Any) -> 
 FAULTS = {
     "die": ("die", r"Remote end closed connection without response"),
     "hang": ("hang", r"/inference/v1/generate: no answer in 5 s"),
-    "break": ("break", r"/inference/v1/generate: RuntimeError: EngineCore encountered an issue\."),
+    "break": ("break", r"/inference/v1/generate: RuntimeError: EngineCore encountered an issue\. "),
 }
 
 

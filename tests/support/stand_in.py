@@ -164,6 +164,7 @@ class StandIn:
         self.adapters[name] = folder
         weights = peft.load_peft_weights(str(folder), device="cpu")
         peft.set_peft_model_state_dict(self.policy.model, weights)
+        self.policy.masters.publish()
 
 
 def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:

@@ -224,7 +224,7 @@ class VllmSampler:
         for some in (self.fleet.own, self.fleet.servers):
             if live := [server for server in some if server not in self.lost]:
                 return live
-        why = self.why() or "; ".join(self.lost.values())
+        why = self.why() or "; ".join(why.rstrip(".") for why in self.lost.values())
         raise RunStopped(
             f"no server is left that samples: {why}. Once one is there again, resume=auto goes on."
         )
