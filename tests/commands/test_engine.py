@@ -101,7 +101,12 @@ def test_a_run_stands_for_its_last_checkpoint(
     last.mkdir(parents=True)
     found: list[Engine] = []
     monkeypatch.setattr(engine, "find_python", lambda named: "p")
-    monkeypatch.setattr(engine, "serve", lambda what: found.append(what) or 0)
+
+    def serve(what: Engine) -> int:
+        found.append(what)
+        return 0
+
+    monkeypatch.setattr(engine, "serve", serve)
     monkeypatch.setattr("signal.signal", lambda *_: None)  # of this process, which goes on
     flags = ["--", "--gpu-memory-utilization=0.4"]
     monkeypatch.setattr(sys, "argv", ["engine", "--model", str(tmp_path / "run"), *flags])
