@@ -66,6 +66,7 @@ class Vllm:
     """The sampler's keys, and how it is made."""
 
     Config: ClassVar[type[SamplerConfig]] = VllmConfig
+    ahead: ClassVar[bool] = True
     decodes: ClassVar[tuple[str, ...]] = ("top_p", "top_k", "min_p", "repetition_penalty", "stop")
 
     @classmethod
