@@ -32,13 +32,13 @@ from grpo_envs.training.environments import Envs, place_graders
 from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.precision import compute_dtype, compute_in
 from grpo_envs.training.source import InStep, Source
+from grpo_envs.training.start import log_start
 from grpo_envs.training.trainer import Trainer
 from grpo_envs.training.utilisation import Utilisation
 from grpo_policy.adapters import add_adapters
 from grpo_policy.chat import Chat
 from grpo_policy.context import rope_line
 from grpo_policy.loading import remarks
-from grpo_policy.masters import dtype_name
 from grpo_policy.models import load_policy, resolve, restore
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
@@ -71,7 +71,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     checkpoints = Checkpoints(out, cfg.trainer.keep_checkpoints, cfg.trainer.save_dtype)
     done, state = _resume(agent, policy, cfg, checkpoints) if cfg.resume else (0, {})
     sampler = make_sampler(cfg, policy, accelerator)
-    _log_start(cfg, parts, agent, room := _room(cfg, envs.train.env, policy.chat))
+    log_start(cfg, parts, agent, room := _room(cfg, envs.train.env, policy.chat))
     place_graders(cfg, envs.train, accelerator.device.type)
     stop = Stop(patient=processes.count == 1)
     rollout = Rollout(envs.train, policy.chat, sampler, parts.decoding, cfg.seed, tick=stop.check)
@@ -274,27 +274,3 @@ def _publish(policy: Policy, sampler: Sampler) -> None:
     """Give the weights to the sampler if they have changed since it got them."""
     if sampler.version != policy.version:
         sampler.sync(policy)
-
-
-def _log_start(cfg: RunConfig, parts: Parts, agent: Agent, room: Room) -> None:
-    log.info("%s; %s", _summary(cfg, parts), agent.describe())
-    chat, first = parts.policy.chat, room.find(0)
-    if room.env.turns_of(room.env.problem(first)) > 1:
-        chat.follow_up("?", ended=True)  # its template can go on after an answer, or raises
-    log.info("first prompt, as the model sees it: %r", chat.text(room.render(first)))
-
-
-def _summary(cfg: RunConfig, parts: Parts) -> str:
-    policy, accelerator = parts.policy, parts.accelerator
-    millions = policy.size / 1e6
-    adapters = sum(p.numel() for p in policy.trained_parameters()) / 1e6
-    trained = f", {adapters:.2f} M of them trained (LoRA)," if policy.has_adapters else ""
-    count = accelerator.num_processes
-    sharded = ", sharded" if accelerator.is_fsdp2 else ""
-    processes = f" in {count} processes{sharded}" if count > 1 else ""
-    return (
-        f"{millions:.1f} M parameters{trained} on {accelerator.device.type}{processes}, "
-        f"{dtype_name(policy.model.dtype)}; {cfg.trainer.steps} steps of "
-        f"{cfg.trainer.prompts_per_step} prompts x {cfg.agent.group_size} completions of at most "
-        f"{parts.decoding.max_new_tokens} tokens"
-    )
