@@ -208,8 +208,10 @@ class Ahead:
             with timer("whole"):
                 taken = self.source.take(step, timer)
             self._require_graded(taken)
-        except BaseException:
-            self.leave.terminated = True  # of no use are the steps behind it
+        except BaseException as error:
+            self.leave.terminated = True  # the steps behind it are of no use
+            if self.stop.terminated:
+                raise StopNow from error
             raise
         self.source.count()
         whole = timer.seconds.pop("whole")
