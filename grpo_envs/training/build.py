@@ -189,7 +189,8 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
     if line := rope_line(policy.model.config):
         log.info(line)
     if device.type == "cpu":
-        threads.settle(cfg.trainer.threads, policy.size)
+        processes = 2 if cfg.trainer.lag else 1  # one samples, one learns
+        threads.settle(cfg.trainer.threads, policy.size, processes=processes)
     return policy, accelerator
 
 

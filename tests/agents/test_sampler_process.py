@@ -99,7 +99,7 @@ def test_an_error_in_the_process_is_raised_in_the_run(both: Both) -> None:
 
 
 def test_a_model_that_is_no_plain_data_is_refused(tiny: Policy) -> None:
-    tiny.model.own = lambda: None  # type: ignore[assignment]
+    tiny.model.own = lambda: None
     with pytest.raises(ConfigError) as caught:
         SamplerProcess(tiny)
     assert str(caught.value).startswith("Qwen3ForCausalLM cannot be sent to a process that samples")
