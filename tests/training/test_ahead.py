@@ -35,6 +35,7 @@ SMALL = [
     *("model.size=tiny", "logger=files", "trainer.steps=5", "trainer.prompts_per_step=2"),
     *("trainer.eval_problems=0", "trainer.save_every=2", "agent.group_size=2"),
     *("sampler.max_new_tokens=8", "agent.lr=1e-3", "agent.loss.beta=0"),
+    "agent.loss.entropy=0.05",  # each update moves the weights, those of flat groups, too
     "agent.loss.correction=truncate",  # of the oracle, too
 ]
 EVALUATED = ["trainer.eval_problems=2", "trainer.eval_every=2"]
@@ -257,15 +258,25 @@ def test_sigterm_lets_what_is_being_sampled_end_and_saves_it(
     assert left_by(tmp_path) == straight(2)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
 def test_what_is_graded_wrongly_after_sigterm_is_not_saved(
-    tmp_path: Path, straight: Callable[[int], dict[str, Any]], caplog: pytest.LogCaptureFixture
+    groups: int,
+    tmp_path: Path,
+    straight: Callable[[int], dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The graders may have been ended, too. The steps since the last checkpoint are made again."""
-    trainer = made(tmp_path, 1)
+    """The graders may have been ended, too. The steps since the last checkpoint are made again.
+
+    One of two groups is not enough to stop a run, both are.
+    """
+    trainer, broken_ones = made(tmp_path, 1), 0
 
     def broken(answers: Sequence[str]) -> list[Reward]:
+        nonlocal broken_ones
         sigterm(answers)
-        return [Reward(valid=False, error="the sandbox was killed") for _ in answers]
+        broken_ones += 1
+        failed = broken_ones <= groups
+        return [Reward(valid=False, error="the sandbox was killed") for _ in answers if failed]
 
     in_the_grading(trainer, 4, broken)
     trainer.run()
