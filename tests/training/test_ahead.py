@@ -185,7 +185,9 @@ def test_a_run_that_is_made_longer_ends_as_one_that_was_longer_from_the_start(
     short = made(tmp_path, 2, "trainer.max_samples=12")
     short.run()
     assert (short.done, short.source.drawn) == (3, 6)
-    made(tmp_path, 2, f"resume={tmp_path}").run()
+    longer = made(tmp_path, 2, f"resume={tmp_path}")
+    assert (longer.done, longer.source.drawn) == (3, 6)
+    longer.run()
     assert left_by(tmp_path) == straight(2)
 
 
