@@ -25,11 +25,12 @@ from grpo_envs.config.model import SIZES
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import TextEnv
 from grpo_envs.env.rewards import Part
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, require_training
 from grpo_envs.loggers import ConsoleHandler
 from grpo_envs.runs.newest import model_path
 from grpo_envs.runs.rows import json_lines, read_jsonl
 from grpo_envs.runtime import launch
+from grpo_envs.runtime.allocator import keep_freed_memory
 from grpo_envs.runtime.files import fsync, shown, write_atomically
 from grpo_envs.runtime.terminal import exit_on_error
 from grpo_envs.runtime.threads import wait_passively
@@ -78,6 +79,7 @@ def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
 
 
 def _evaluated(cfg: RunConfig, out: Path, held_out: tuple[TextEnv, int]) -> Evaluated:
+    require_training("a model's evaluation")
     from grpo_envs.training.build import make_accelerator
     from grpo_policy.models import resolve  # torch and transformers: not for --help, nor a mistake
 
@@ -250,6 +252,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=out, help="where answers go (%(default)s)")
     options = parser.parse_intermixed_args()
     wait_passively()
+    keep_freed_memory()
     logger = logging.getLogger("grpo_envs")
     logger.addHandler(ConsoleHandler())
     logger.setLevel(logging.INFO)

@@ -134,6 +134,10 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         if self.env.grades_each_alone and not self._over[list(actions)].any():
             self._ahead.begin({i: Turn(action=action) for i, action in actions.items()})
 
+    def may_go_on(self, members: Sequence[int]) -> bool:
+        """Return whether an episode of these members may go on after its next answer."""
+        return any(len(self._turns[i]) + 1 < self._most_turns(i) for i in members)
+
     def truncate(self, members: Sequence[int]) -> None:
         """End the episodes of these members, for instance because a policy's context is full.
 

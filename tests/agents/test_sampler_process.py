@@ -70,6 +70,30 @@ def test_it_samples_what_the_run_would_with_the_weights_of_the_last_sync(
     assert sampler.version == policy.version
 
 
+def test_conversations_go_on_behind_their_caches_until_they_are_released(both: Both) -> None:
+    """Or the weights change: the caches of others are of no use."""
+    policy, sampler = both
+
+    def turns(by: TorchSampler | SamplerProcess, *, moved: bool) -> object:
+        first = dict(by.sample(prompts(policy), range(3), HOW, keep=True))
+        if moved:
+            trained(policy)
+            by.sync(policy)
+        more = [
+            (*prompt, *first[p][0].token_ids, *policy.follow_up("higher", ended=True))
+            for p, prompt in enumerate(prompts(policy))
+        ]
+        second = dict(by.sample(more, range(3), HOW, keep=True))
+        by.release()
+        if moved:
+            assert second == dict(TorchSampler(policy).sample(more, range(3), HOW))
+        return first, second
+
+    sampler.sync(policy)
+    assert turns(sampler, moved=False) == turns(TorchSampler(policy), moved=False)
+    turns(sampler, moved=True)
+
+
 def test_what_is_given_up_is_gone(both: Both) -> None:
     """By `tick`, by who asked, and where the process is done already; then it samples again."""
     policy, sampler = both

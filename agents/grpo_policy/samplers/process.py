@@ -24,6 +24,7 @@ from grpo_policy.samplers.torch import TorchSampler
 
 _LOOK = 0.05
 """Seconds between two calls of `tick` while nothing comes."""
+_RELEASE = "release"
 _PATIENCE = 5.0
 """Seconds that a process which has closed its end has to be gone."""
 
@@ -98,13 +99,14 @@ class SamplerProcess:
         how: Decoding,
         *,
         tick: Callable[[], None] = lambda: None,
+        keep: bool = False,
     ) -> Iterator[tuple[int, list[Completion]]]:
         """Sample the prompts, see `TorchSampler.sample`.
 
         Raises:
             ProcessLost: the process is gone.
         """
-        self._send((self.version, list(prompts), list(seeds), how))
+        self._send((self.version, keep, list(prompts), list(seeds), how))
         self._busy = True
         try:
             while (found := self._receive(tick)) is not None:
@@ -112,6 +114,11 @@ class SamplerProcess:
         finally:
             if self._busy:  # given up: by `tick`, or by who asked
                 self._give_up()
+
+    def release(self) -> None:
+        """Let the process drop the caches of conversations: they are over."""
+        with suppress(OSError):  # where it is gone, the next call says so
+            self._own.send(_RELEASE)
 
     def metrics(self) -> dict[str, float]:
         """Return nothing: the run measures the time of sampling itself."""
@@ -192,7 +199,9 @@ def _serve(asked: Connection, memory: Memory, rest: bytes, settings: Settings) -
     try:
         while True:
             message = asked.recv()
-            if message is not None:  # it was given up when it was over
+            if message == _RELEASE:
+                server.sampler.release()
+            elif message is not None:  # it was given up when it was over
                 server.answer(*message)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
@@ -208,14 +217,15 @@ class _Server:
             self.policy = shared.copied().to(settings.device)
         self.sampler = TorchSampler(self.policy, settings.dtype, batch_tokens=settings.batch_tokens)
 
-    def answer(self, version: int, *asked: Any) -> None:
+    def answer(self, version: int, keep: bool, *asked: Any) -> None:
         """Send the groups, then None; or what went wrong."""
         try:
             self._take(version)
-            for found in self.sampler.sample(*asked, tick=self._tick):
+            for found in self.sampler.sample(*asked, tick=self._tick, keep=keep):
                 self.asked.send(found)
             self.asked.send(None)
         except _GivenUp:
+            self.sampler.release()
             self.asked.send(None)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
@@ -223,13 +233,16 @@ class _Server:
             self.asked.send(_sendable(error))
 
     def _take(self, version: int) -> None:
-        """Copy the weights to the device, where they are others than before."""
-        if self.policy is not self.shared and self.policy.version != version:
+        """Sample with the weights that are in the memory, where they are others than before."""
+        if self.sampler.version == version:
+            return
+        if self.policy is not self.shared:
             own = self.policy.masters.computing()
             with torch.no_grad():
                 for name, p in self.shared.masters.computing().items():
                     own[name].copy_(p)
         self.policy.version = version
+        self.sampler.sync(self.policy)
 
     def _tick(self) -> None:
         if self.asked.poll():

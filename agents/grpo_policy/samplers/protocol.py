@@ -63,6 +63,7 @@ class Sampler(Protocol):
         how: Decoding,
         *,
         tick: Callable[[], None] = lambda: None,
+        keep: bool = False,
     ) -> Iterator[tuple[int, list[Completion]]]:
         """Sample `len(seeds) / len(prompts)` completions of each prompt.
 
@@ -75,7 +76,13 @@ class Sampler(Protocol):
                 on the seed, the prompt and the model, not on the batch around it.
             how: Temperature, length, and what the plugin's `decodes` names.
             tick: Called often while sampling; what it raises ends the sampling.
+            keep: Whether conversations may go on: a prompt of the next call may begin with a prompt
+                of this call and a completion of it. The sampler may keep the caches of these until
+                the next call or `release`. One that finds prefixes by itself ignores it.
         """
+
+    def release(self) -> None:
+        """Let go of what was kept: the conversations are over. Called at the end of a rollout."""
 
     def metrics(self) -> dict[str, float]:
         """Return metrics of the last calls, by `area/name`; {} where there are none."""
