@@ -241,6 +241,7 @@ class _Server:
             with torch.no_grad():
                 for name, p in self.shared.masters.computing().items():
                     own[name].copy_(p)
+        self.policy.masters.publish()  # for what the model keeps that follows from them
         self.policy.version = version
         self.sampler.sync(self.policy)
 
