@@ -13,6 +13,7 @@ import torch
 
 from grpo_policy.cache_size import cache_bytes_a_token, window_bytes
 from grpo_policy.fake_policy import draw_bytes, head_work, layers_work, state_bytes
+from grpo_policy.merging import merged_weights
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.budget import Budget, tokens_in
 from grpo_policy.samplers.torch import TorchSampler
@@ -142,14 +143,15 @@ def _weights(policy: Policy, job: Job) -> Iterator[Part]:
     if job.reference and not policy.has_adapters:
         text = f"{dtype.itemsize} bytes a parameter"
         yield Part(name="reference", size=whole, how=text)
+    merged = sum(weight.numel() for weight in merged_weights(policy.model))
+    if merged:
+        text = f"{merged / 1e6:,.1f} M parameters with their adapters added"
+        yield Part(name="merged", size=dtype.itemsize * merged, how=text)
     if job.sampled_in.itemsize < dtype.itemsize:
         size = job.sampled_in.itemsize
         text = f"{size} bytes a parameter, while sampling"
-        yield Part(name="copy", size=size * policy.size, how=text, phases=(SAMPLING,))
-    if adapted and not job.quantized:
-        text = f"{adapted / 1e6:,.1f} M parameters with their adapters added"
-        size = job.sampled_in.itemsize * adapted
-        yield Part(name="merged", size=size, how=text, phases=(SAMPLING,))
+        size *= policy.size + merged
+        yield Part(name="copy", size=size, how=text, phases=(SAMPLING,))
 
 
 def _adapted(policy: Policy) -> int:

@@ -257,7 +257,9 @@ class Learner:
             self._replica.step()
             self.policy.version += 1
         if self._scaler.is_enabled():
-            self._scaler.update()
+            # By the norm, which all processes know: each saw its own part of the gradients alone.
+            less = self._scaler.get_scale() * self._scaler.get_backoff_factor()
+            self._scaler.update(None if finite else less)
         self.optimizer.zero_grad()
         return {"optim/grad_norm": norm, "optim/skipped": (~finite).float()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
@@ -23,7 +23,7 @@ from grpo_policy.context import context_length_of, fix_rope, heads_of
 from grpo_policy.head import OwnHead, decoder_of
 from grpo_policy.kv_cache import Caching
 from grpo_policy.masters import Masters, replaced
-from grpo_policy.merging import merged
+from grpo_policy.merging import merge, merged_in
 from grpo_policy.packing import MASK_BYTES, mask_bytes, pack, saves
 from grpo_policy.rms_norm import fuse_norms
 from grpo_policy.saving import save
@@ -52,12 +52,15 @@ class Policy(nn.Module):
         self.pad_id = int(_first(tokenizer.pad_token_id, self.eos_ids[0]))
         self.share_prompts = True
         """Whether `forward` may pack rows of a group; it does where that saves work."""
+        self.fixes = True
+        """Whether a step may leave to a tensor which column of the cache it writes."""
         self.caching = Caching()
         """How the model is given what it remembers while sampling."""
         self.own_head = False
         """Whether logits are more than a matrix times the last hidden state (scaled, capped)."""
         self.version = 0
         """Counts the changes of the weights: each update, each restore."""
+        merge(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -112,14 +115,12 @@ class Policy(nn.Module):
             for p in self.model.parameters()
             if p.is_floating_point() and p.dtype != dtype
         }
-        with replaced(self.model, other):
+        with replaced(self.model, other), merged_in(self.model, dtype):
             yield
 
-    @contextmanager
-    def sampled_in(self, dtype: torch.dtype | None) -> Iterator[None]:
-        """Hold what samples for a while: weights in `dtype` or as they are, adapters in them."""
-        with self.weights_in(dtype) if dtype else nullcontext(), merged(self.model):
-            yield
+    def sampled_in(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+        """Hold what samples for a while: the weights in `dtype`, or those of scoring."""
+        return self.weights_in(dtype) if dtype else nullcontext()
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """Sample and score with weights in `dtype` from now on, see `Masters.compute_in`."""
@@ -127,9 +128,11 @@ class Policy(nn.Module):
         self.masters.compute_in(dtype, whole=self.has_adapters or frozen)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the masters with the model, as `to` does."""
+        """Move the masters with the model, as `to` does, and the merged weights."""
         self.masters.move(fn)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+        moved = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        merge(self.model)
+        return moved  # type: ignore[no-any-return]
 
     def copied(self) -> Policy:
         """Return a copy in the dtype that this one computes in; not of its masters.
@@ -228,6 +231,15 @@ class Policy(nn.Module):
         index = (rows_N, columns_N)
         return zeros_BT.index_put(index, logps_N), zeros_BT.index_put(index, entropy_N)
 
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether attention takes a mask of who attends to whom: PyTorch's own, in all layers."""
+        config = self.model.config
+        layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+        plain = layers == {"full_attention"} and not getattr(config, "sliding_window", None)
+        masked = getattr(config, "_attn_implementation", "") == "sdpa"
+        return self.share_prompts and plain and masked
+
     def packs(self, batch: Batch, budget: int | None = None) -> bool:
         """Return whether rows of a group share their prompt's pass through the model.
 
@@ -239,17 +251,14 @@ class Policy(nn.Module):
             budget: The tokens of a part, where the batch will be passed in parts.
         """
         config = self.model.config
-        layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-        plain = layers == {"full_attention"} and not getattr(config, "sliding_window", None)
-        masked = getattr(config, "_attn_implementation", "") == "sdpa"
         depth = getattr(config, "num_hidden_layers", 0)
-        if not (self.share_prompts and plain and masked and depth):
+        if not (self.takes_pairs and depth):
             return False
         blocks = self._by_blocks
         if not blocks and mask_bytes(batch, budget) > MASK_BYTES:
             return False
         known = len(self.model.get_input_embeddings().weight)
-        body = sum(p.numel() for p in self.model.parameters() if p.shape[0] != known)
+        body = sum(p.numel() for p in self.model.parameters() if known not in p.shape[:1])
         heads, size = heads_of(config)
         kind = "blocks" if blocks else "rows" if self.device.type == "cpu" else "pairs"
         return saves(batch, 2.0 * body, 4.0 * depth * heads * size, attention=kind)

@@ -48,7 +48,7 @@ class Replica:
             return gradients
         computing = self.policy.masters.computing()
         whole = {
-            name: torch.zeros_like(computing[name]) if gradient is None else gradient
+            name: _no_gradient(computing[name]) if gradient is None else gradient
             for name, gradient in gradients.items()
         }
         sent = [distributed.all_reduce(value, async_op=True) for value in whole.values()]
@@ -117,8 +117,8 @@ class Shards(Replica):
     def step(self) -> None:
         """Let the optimiser change the parts; gather each to compute with."""
         self.optimizer.step()
-        for name, part in self._cut().items():
-            self.policy.masters.publish({name: _whole(part.detach())})
+        parts = self._cut().items()
+        self.policy.masters.publish((name, _whole(part.detach())) for name, part in parts)
 
     def state_dict(self) -> dict[str, Any]:
         """Gather the state in all processes: in the first alone it stays, on the CPU.
@@ -167,6 +167,11 @@ def sharding_accelerator(**settings: Any) -> Accelerator:
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator
+
+
+def _no_gradient(weight: Tensor) -> Tensor:
+    """Return zeros in the dtype that gradients are summed in: the others may have some."""
+    return torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
 
 
 def _whole(value: Tensor) -> Tensor:

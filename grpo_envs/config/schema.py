@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from grpo_envs.config.model import DISTORTIONS, PRECISIONS, ModelConfig, require_distortion
-from grpo_envs.env.grading import CONCURRENCY
+from grpo_envs.env.grading import require_place
 from grpo_envs.env.installed import LOGGERS, available
 from grpo_envs.errors import ConfigError, require, require_one_of
 
@@ -66,8 +66,8 @@ class TrainerConfig:
     metrics.jsonl."""
     graders: str = "auto"
     """Where answers are graded while others are sampled: none (in turn, by a thread of the run),
-    threads or processes; auto as the environment's `concurrency` says, and where that is auto, too,
-    in processes beside a GPU."""
+    threads, processes, or ray://HOST:PORT for the CPUs of a Ray cluster; auto as the environment's
+    `concurrency` says, and where that is auto, too, in processes beside a GPU."""
     max_invalid_fraction: float = 0.5
     """Stops the run when a larger share of a step's rewards is invalid (the grader failed)."""
     max_skipped_steps: int = 5
@@ -112,7 +112,7 @@ class TrainerConfig:
             number or self.threads == "auto", "trainer.threads", self.threads, "1 or more, auto"
         )
         require_one_of("trainer.device", self.device, _DEVICES)
-        require_one_of("trainer.graders", self.graders, CONCURRENCY)
+        require_place(self.graders)
         require_one_of("trainer.precision", self.precision, PRECISIONS)
         require_one_of("trainer.save_dtype", self.save_dtype, SAVED)
 
@@ -167,7 +167,8 @@ class RunConfig:
             del tree[key]
         for key in _FREE:
             del tree["trainer"][key]
-        tree["sampler"].pop("batch_tokens", None)  # nor does it decide any
+        for key in ("batch_tokens", "capture"):
+            tree["sampler"].pop(key, None)  # nor do they decide any
         if text := self.model.template_text():
             tree["model"]["text of chat_template"] = sha256(text.encode()).hexdigest()[:12]
         return flat(tree)

@@ -28,12 +28,14 @@ class Torch:
         """
         # Not above: `Config` is read for `--help`, and these import torch.
         from grpo_policy.masters import DTYPES
+        from grpo_policy.samplers.fixed import Fixing
         from grpo_policy.samplers.torch import TorchSampler
 
         dtype = DTYPES.get(cfg.precision)  # auto: as they are
+        fixing = None if cfg.capture == "auto" else Fixing()
         if parts.ahead:
             from grpo_policy.samplers.process import SamplerProcess
 
             log.info("trainer.lag: the model samples in a process of its own, from a copy.")
-            return SamplerProcess(parts.policy, dtype, batch_tokens=cfg.batch_tokens)
-        return TorchSampler(parts.policy, dtype, batch_tokens=cfg.batch_tokens)
+            return SamplerProcess(parts.policy, dtype, batch_tokens=cfg.batch_tokens, fixing=fixing)
+        return TorchSampler(parts.policy, dtype, batch_tokens=cfg.batch_tokens, fixing=fixing)

@@ -18,6 +18,7 @@ from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.runtime.processes import ProcessLost
 from grpo_envs.types import Completion
 from grpo_policy.policy import Policy
+from grpo_policy.samplers.fixed import Fixing
 from grpo_policy.samplers.protocol import Decoding
 from grpo_policy.samplers.shared import Memory, Shared, opened
 from grpo_policy.samplers.torch import TorchSampler
@@ -36,6 +37,7 @@ class Settings:
     device: str
     dtype: torch.dtype | None
     batch_tokens: int | None
+    fixing: Fixing | None
     threads: int
     products: str
     """PyTorch's precision of float32 products."""
@@ -49,7 +51,12 @@ class SamplerProcess:
     """
 
     def __init__(
-        self, policy: Policy, dtype: torch.dtype | None = None, *, batch_tokens: int | None = None
+        self,
+        policy: Policy,
+        dtype: torch.dtype | None = None,
+        *,
+        batch_tokens: int | None = None,
+        fixing: Fixing | None = None,
     ) -> None:
         """Start the process with the policy's weights as they are.
 
@@ -57,6 +64,7 @@ class SamplerProcess:
             policy: What is trained; a process starts with a copy of it.
             dtype: What the weights are held in while sampling; None: as they are.
             batch_tokens: Tokens in the cache at once, at most; None: as the free memory allows.
+            fixing: Whether steps are captured as CUDA graphs; None: on a GPU.
 
         Raises:
             ConfigError: the model cannot be sent to a process.
@@ -73,6 +81,7 @@ class SamplerProcess:
             device=str(policy.device),
             dtype=dtype,
             batch_tokens=batch_tokens,
+            fixing=fixing,
             threads=torch.get_num_threads(),
             products=torch.get_float32_matmul_precision(),
         )
@@ -215,7 +224,11 @@ class _Server:
         self.asked, self.shared, self.policy = asked, shared, shared
         if settings.device != "cpu":
             self.policy = shared.copied().to(settings.device)
-        self.sampler = TorchSampler(self.policy, settings.dtype, batch_tokens=settings.batch_tokens)
+        self.sampler = TorchSampler(
+            *(self.policy, settings.dtype),
+            batch_tokens=settings.batch_tokens,
+            fixing=settings.fixing,
+        )
 
     def answer(self, version: int, keep: bool, *asked: Any) -> None:
         """Send the groups, then None; or what went wrong."""

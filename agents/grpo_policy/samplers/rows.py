@@ -132,6 +132,14 @@ class Rows:
         self._lengths_R = self._lengths_R + 1
         return logits_RV
 
+    def held(self) -> tuple[Any, int, Tensor, Tensor]:
+        """Return what a step changes: cache, filled columns, last tokens (R) and lengths (R)."""
+        return self._cache, self._width, self._tokens_R, self._lengths_R
+
+    def stepped(self) -> None:
+        """Count a token of each row: a step has changed in place what `held` returned."""
+        self._width, self.tick = self._width + 1, self.tick + 1
+
     def feed(self, tokens_R: Tensor) -> None:
         """Give each row its next token."""
         self._tokens_R, self.tick = tokens_R, self.tick + 1
