@@ -134,14 +134,27 @@ class Policy(nn.Module):
         merge(self.model)
         return moved  # type: ignore[no-any-return]
 
-    def frozen_copy(self) -> Policy:
-        """Return a copy that is not trained, in the dtype that this one computes in."""
+    def copied(self) -> Policy:
+        """Return a copy in the dtype that this one computes in; not of its masters.
+
+        Tokenizer and weights that are not trained are the same objects in both.
+        """
+        same = [self.tokenizer, *(p for p in self.model.parameters() if not p.requires_grad)]
+        with self.without_masters():
+            return copy.deepcopy(self, {id(each): each for each in same})
+
+    @contextmanager
+    def without_masters(self) -> Iterator[None]:
+        """Be what computes, and nothing more, for a while: to be copied."""
         masters, self.masters = self.masters, Masters(self.model)
         try:
-            copied = copy.deepcopy(self)
+            yield
         finally:
             self.masters = masters
-        return copied.requires_grad_(False).eval()
+
+    def frozen_copy(self) -> Policy:
+        """Return a copy that is not trained, see `copied`."""
+        return self.copied().requires_grad_(False).eval()
 
     def checkpoint_layers(self) -> None:
         """Compute each decoder layer again in the backward pass: less memory, more time.

@@ -34,6 +34,9 @@ class TrainerConfig:
     """Optimiser steps (updates of the policy)."""
     prompts_per_step: int = 16
     """Problems per step (P); P * agent.group_size completions are sampled."""
+    lag: int = 0
+    """k: a step is sampled with the weights of k steps before, while those are learnt; 0: with the
+    present ones. `sampler=torch` then samples in a process of its own."""
     max_samples: int = 0
     """Ends the run, before `steps`, once so many completions were sampled; 0: `steps` decide."""
     eval_every: int = 0
@@ -81,7 +84,7 @@ class TrainerConfig:
         """Check names and ranges."""
         least = {"steps": 1, "prompts_per_step": 1, "save_every": 1, "max_skipped_steps": 1}
         least |= {"max_samples": 0, "eval_every": 0, "eval_problems": 0, "eval_samples": 0}
-        least |= {"keep_checkpoints": 0}
+        least |= {"keep_checkpoints": 0, "lag": 0}
         for name, low in least.items():
             require(
                 getattr(self, name) >= low, f"trainer.{name}", getattr(self, name), f"{low} or more"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import TextEnv, plugins
 from grpo_envs.env.grading import place
-from grpo_envs.env.ray_client import SCHEME
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError, require
 from grpo_envs.runtime.processes import ALONE, Processes
@@ -99,6 +98,3 @@ def _require_of_the_environment(cfg: RunConfig) -> None:
     """Refuse keys in `env` that are the run's own."""
     if "split" in cfg.env_keywords:
         raise ConfigError("env.split is set by the run: train to train on, eval to evaluate on.")
-    workers = str(cfg.env_keywords.get("workers"))
-    if workers.startswith(SCHEME):
-        raise ConfigError(f"env.workers={workers}. Its key is trainer.graders={workers}.")

@@ -27,13 +27,14 @@ from grpo_envs.types import Group
 from grpo_policy.samplers.protocol import Sampler, identity_of, shown_identity
 
 log = logging.getLogger(__name__)
+_CUT_OFF = (
+    "not saved after step %d: what is sampled ahead was cut off. The steps since the last "
+    "checkpoint are made again."
+)
 
 
 class Adaptive(Protocol):
     """What the loop asks of the environment that it trains on."""
-
-    def adapt(self, groups: Sequence[Group]) -> None:
-        """Choose the next problems by what became of these."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs of it."""
@@ -53,6 +54,7 @@ class Trainer:
     """The model that the agent trains: what a checkpoint saves."""
     env: Adaptive
     source: Source
+    """It lets the environment adapt."""
     sampler: Sampler
     """The rollouts' and the evaluation's."""
     evaluation: Evaluation
@@ -106,7 +108,7 @@ class Trainer:
             ConfigError: `trainer.sweep_metric` is no metric of this run.
         """
         try:
-            with closing(self.sampler), self.stop.listening():
+            with closing(self.sampler), closing(self.source), self.stop.listening():
                 self._run_and_save()
         except BaseException:
             self._close(failed=True)
@@ -164,19 +166,19 @@ class Trainer:
     def _step(self) -> None:
         timer = Timer()
         with timer("step"):
-            chosen, dropped, too_long = self.source.take(self.done + 1, timer)
+            taken = self.source.take(self.done + 1, timer)
+            chosen, dropped = taken.chosen, taken.dropped
             groups = [*chosen, *dropped]
             metrics = group_metrics(groups)
             with timer("update"), self.processes.linked():
                 updates, advantages = self.agent.update(chosen)
         self.done += 1
-        self.source.updated()
-        self.env.adapt(groups)
+        self.source.updated(groups)
         tokens = sum(c.length for group in groups for c in group.completions)
-        metrics |= updates | self.sampler.metrics()
+        metrics |= {**updates, **taken.metrics, **self.sampler.metrics()}
         metrics["group/sampled"] = float(len(groups))
         metrics["group/used"] = float(len(chosen))
-        metrics["group/too_long"] = float(too_long)
+        metrics["group/too_long"] = float(taken.too_long)
         metrics |= {f"time/{name}": seconds for name, seconds in timer.seconds.items()}
         hidden, waited = (timer.seconds.get(name, 0.0) for name in ("score_hidden", "score"))
         metrics["score/hidden"] = hidden / max(hidden + waited, 1e-9)
@@ -216,6 +218,7 @@ class Trainer:
         if not self.evaluation.problems:
             return
         self.owes_evaluation = True  # until it is logged
+        self.source.settle()
         self._evaluated, rows = self.evaluation()
         self.processes.by_first(lambda: self._log_eval(rows))
         self.owes_evaluation = False
@@ -225,22 +228,25 @@ class Trainer:
             logger.log_eval(self.done, self._evaluated, rows)
 
     def _save(self) -> None:
-        if self._saved != self.done and self.policy.finite():  # never over good weights
-            state: dict[str, Any] = {
-                "agent": self.agent.state_dict(),
-                "env": self.env.state_dict(),
-                "source": self.source.state_dict(),
-                "last": self.last,
-                "skipped": self.skipped,
-                "owes_evaluation": self.owes_evaluation,
-                "sampled_by": dict(self.sampled_by),
-                "threads": threads.computing(),
-            }
-            if self.cfg.save_dtype != "fp32":  # a resume is exact all the same
-                state["weights"] = self.policy.trained_weights()
-            kept = state if self.cfg.save_optimizer else None
-            config = dict(self.decisive)
-            self.processes.by_first(
-                lambda: self.checkpoints.save(self.done, self.policy, kept, config)
-            )
-            self._saved = self.done
+        if self._saved == self.done or not self.policy.finite():  # never over good weights
+            return
+        source = self.source.state_dict()  # first: it settles what the environment adapts to
+        if source is None and self.cfg.save_optimizer:
+            log.warning(_CUT_OFF, self.done)
+            return
+        state: dict[str, Any] = {
+            "agent": self.agent.state_dict(),
+            "env": self.env.state_dict(),
+            "source": source,
+            "last": self.last,
+            "skipped": self.skipped,
+            "owes_evaluation": self.owes_evaluation,
+            "sampled_by": dict(self.sampled_by),
+            "threads": threads.computing(),
+        }
+        if self.cfg.save_dtype != "fp32":  # a resume is exact all the same
+            state["weights"] = self.policy.trained_weights()
+        kept = state if self.cfg.save_optimizer else None
+        config = dict(self.decisive)
+        self.processes.by_first(lambda: self.checkpoints.save(self.done, self.policy, kept, config))
+        self._saved = self.done

@@ -22,7 +22,6 @@ from grpo_envs.env.remote import sources
 from grpo_envs.env.text import TextEnv
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError, ContractBroken
-from grpo_envs.training.environments import make_envs
 from tests.support.graded import Placed
 from tests.support.ray_nodes import Nodes
 from tests.training.test_trainer import in_step, trainer
@@ -60,10 +59,22 @@ def test_an_address_is_taken_and_decides_no_result(given: str) -> None:
     assert "trainer.graders" not in cfg.decisive()
 
 
-def test_the_key_of_sandboxes_is_not_that_of_a_cluster() -> None:
-    said = r"^env\.workers=ray://head:10001\. Its key is trainer\.graders=ray://head:10001\.$"
+@pytest.mark.parametrize("env", ["code", "math"])
+def test_workers_of_a_cluster_are_graders(env: str) -> None:
+    cfg = compose_run([f"env={env}", f"env.workers='{NOWHERE}'"])
+    assert cfg.trainer.graders == NOWHERE
+    assert "workers" not in cfg.env_keywords
+
+
+def test_two_places_are_one_too_many() -> None:
+    said = rf"^env\.workers={NOWHERE} with trainer\.graders=threads: both say where "
     with pytest.raises(ConfigError, match=said):
-        make_envs(compose_run(["env=code", "env.workers='ray://head:10001'"]))
+        compose_run(["env=code", f"env.workers='{NOWHERE}'", "trainer.graders=threads"])
+
+
+def test_an_address_without_a_port_is_refused_as_workers_too() -> None:
+    with pytest.raises(ConfigError, match=r"^trainer\.graders=ray://head\. Allowed: "):
+        compose_run(["env=code", "env.workers='ray://head'"])
 
 
 @pytest.mark.parametrize("name", ["math", "code", "format", "countdown", "guess"])
