@@ -30,6 +30,7 @@ from grpo_envs.loggers import ConsoleHandler
 from grpo_envs.runs.newest import model_path
 from grpo_envs.runs.rows import json_lines, read_jsonl
 from grpo_envs.runtime import launch
+from grpo_envs.runtime.allocator import keep_freed_memory
 from grpo_envs.runtime.files import fsync, shown, write_atomically
 from grpo_envs.runtime.terminal import exit_on_error
 from grpo_envs.runtime.threads import wait_passively
@@ -250,6 +251,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=out, help="where answers go (%(default)s)")
     options = parser.parse_intermixed_args()
     wait_passively()
+    keep_freed_memory()
     logger = logging.getLogger("grpo_envs")
     logger.addHandler(ConsoleHandler())
     logger.setLevel(logging.INFO)

@@ -23,6 +23,7 @@ from grpo_envs.env import plugins
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.runs.folder import RunFolder, failures
 from grpo_envs.runtime import launch
+from grpo_envs.runtime.allocator import keep_freed_memory
 from grpo_envs.runtime.files import shown
 from grpo_envs.runtime.stopping import end_on_sigterm
 from grpo_envs.runtime.terminal import INTERRUPTED
@@ -59,6 +60,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors to us instead of printing a page
     end_on_sigterm()
     wait_passively()
+    keep_freed_memory()
     try:
         _begin(sys.argv[1:])
     except job.Terminated:

@@ -52,13 +52,13 @@ def attends(owner_KL: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tens
 
 def block_mask(owner_KL: Tensor) -> BlockMask:
     """Return the blocks of `attends`, for the attention of a model with PyTorch's own (sdpa)."""
-    ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = attention
     packs, size = owner_KL.shape
     make = _compiled(create_block_mask) if owner_KL.is_cuda else create_block_mask
     return cast("BlockMask", make(attends(owner_KL), packs, None, size, size, owner_KL.device))
 
 
-def _attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+def attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
     """Attend as Transformers does with sdpa, which takes no block mask.
 
     Args:

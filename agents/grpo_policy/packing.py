@@ -7,6 +7,7 @@ of its own would give, and so are the gradients.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from grpo_policy.batch import Batch
 from grpo_policy.block_attention import attends, block_mask
+from grpo_policy.row_attention import Rows, by_rows, lay_out
 
 MASK_BYTES = 1 << 27
 """Of a mask with an entry for each pair of tokens, at most; attention makes floats of them."""
@@ -32,10 +34,12 @@ class Packs:
     """The pack of each token that the policy chose, in the order of `mask_BT`."""
     before_N: Tensor
     """The place in it of the token before, from which it is predicted."""
+    rows: Rows | None
+    """The completions as rows; None where attention over whole packs takes less."""
 
     def pairs(self) -> Tensor:
         """Return who attends to whom, for each pair of tokens (K, 1, L, L)."""
-        return _attends(self.owner_KL)[:, None]
+        return by_rows(_attends(self.owner_KL)[:, None], self.rows)
 
     def blocks(self) -> BlockMask:
         """Return the same by blocks of tokens."""
@@ -69,6 +73,7 @@ def pack(batch: Batch, pad_id: int) -> Packs:
         owner_KL=owner_KL,
         pack_N=pack_B[row],
         before_N=before_N,
+        rows=lay_out(starts_B, prompts_B, lengths_B, pack_B=pack_B, size=size),
     )
 
 
@@ -86,27 +91,38 @@ def _attends(owner_KL: Tensor) -> Tensor:
     return attends(owner_KL)(packs_K11, packs_K11, places_L[:, None], places_L)
 
 
-def saves(batch: Batch, per_token: float, per_pair: float, *, blocks: bool = False) -> bool:
+def saves(batch: Batch, per_token: float, per_pair: float, *, attention: str = "pairs") -> bool:
     """Return whether packing takes fewer operations than a row for each completion.
 
     Args:
         batch: Rows, those of a group next to each other.
         per_token: Operations of a token in the layers' matrices.
         per_pair: Operations of attention for a token and one that it may attend to. A row by
-            itself is causal and takes half of its pairs; a pack has a mask and takes all.
-        blocks: Whether a pack takes no more pairs than attend to each other, see `Packs.blocks`.
+            itself is causal and takes half of its pairs.
+        attention: What a pack takes of its pairs: all ("pairs"), those of its completions as rows
+            ("rows", see `lay_out`), or those that attend to each other ("blocks").
     """
     prompts, lengths = batch.prompt_lengths_B.tolist(), batch.lengths_B.tolist()
-    alone, packs, pairs = 0.0, dict[int, int](), dict[int, float]()
+    alone, packs = 0.0, dict[int, tuple[int, list[int]]]()
     for group, prompt, length in zip(batch.groups_B.tolist(), prompts, lengths, strict=True):
         alone += (prompt + length) * (per_token + per_pair * (prompt + length) / 2)
-        packs[group] = packs.get(group, prompt) + length
-        own = length * (prompt + length / 2)
-        pairs[group] = pairs.get(group, prompt * prompt / 2) + own
-    if not blocks:
-        pairs = {group: float(size * size) for group, size in packs.items()}
-    together = per_token * sum(packs.values()) + per_pair * sum(pairs.values())
-    return together < alone
+        packs.setdefault(group, (prompt, []))[1].append(length)
+    tokens = sum(prompt + sum(own) for prompt, own in packs.values())
+    pairs = sum(_pairs(prompt, own, attention) for prompt, own in packs.values())
+    return per_token * tokens + per_pair * pairs < alone
+
+
+def _pairs(prompt: int, lengths: Sequence[int], attention: str) -> float:
+    """Return how many pairs of tokens the attention of a pack multiplies."""
+    longest, whole = max(lengths), (prompt + sum(lengths)) ** 2
+    match attention:
+        case "blocks":
+            return prompt**2 / 2 + sum(length * (prompt + length / 2) for length in lengths)
+        case "rows":
+            rows = prompt**2 / 2 + len(lengths) * longest * (prompt + longest)
+            return min(rows, whole)
+        case _:
+            return whole
 
 
 def mask_bytes(batch: Batch, budget: int | None = None) -> int:

@@ -239,7 +239,8 @@ class Policy(nn.Module):
         known = len(self.model.get_input_embeddings().weight)
         body = sum(p.numel() for p in self.model.parameters() if known not in p.shape[:1])
         heads, size = heads_of(config)
-        return saves(batch, 2.0 * body, 4.0 * depth * heads * size, blocks=blocks)
+        kind = "blocks" if blocks else "rows" if self.device.type == "cpu" else "pairs"
+        return saves(batch, 2.0 * body, 4.0 * depth * heads * size, attention=kind)
 
     @property
     def _by_blocks(self) -> bool:

@@ -1,8 +1,10 @@
 """Prompts that pass through the model once: the same scores and gradients, and fewer tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, Qwen3Config
 from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig, LossConfig
 from grpo_envs.types import Completion, Group, Reward
-from grpo_policy import packing
+from grpo_policy import packing, row_attention
 from grpo_policy import policy as policy_module
 from grpo_policy.batch import Batch, collate, micro_batches
 from grpo_policy.block_attention import attends, by_blocks
@@ -51,14 +53,12 @@ def gpt2() -> Policy:
 
 def qwen3(**changes: Any) -> Policy:
     torch.manual_seed(0)
-    given: dict[str, Any] = {"head_dim": 16, "initializer_range": 0.3, **changes}
+    given: dict[str, Any] = {"head_dim": 16, "initializer_range": 0.3, "num_key_value_heads": 1}
+    given |= {"intermediate_size": 48, "num_hidden_layers": 2} | changes
     config = Qwen3Config(
         vocab_size=len(TOKENIZER),
         hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
         num_attention_heads=2,
-        num_key_value_heads=1,
         **given,
     )
     return Policy(Qwen3ForCausalLM(config), TOKENIZER)
@@ -204,6 +204,50 @@ def test_where_attention_goes_by_blocks(
     assert not by_blocks(torch.device(device), dtype, size)
 
 
+# --- attention by rows, as on a CPU
+
+
+LONG_ANSWERS = [
+    (LONG[:12], [LONG[:20], LONG[3:40], LONG[5:8], LONG[:31]]),
+    (LONG[:7], [LONG[:25], LONG[9:30], LONG[2:40], LONG[:11]]),
+]
+
+
+@pytest.mark.parametrize("make", [gpt2, qwen3, partial(qwen3, num_key_value_heads=2)])
+def test_attention_by_rows_is_that_of_pairs(
+    make: Callable[[], Policy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts and completions of several lengths; heads that share keys, and heads that do not."""
+    rows = collate([group(key, *given) for key, given in enumerate(LONG_ANSWERS)], 0, CPU)
+    assert pack(rows, 0).rows is not None
+    asked = Mock(wraps=row_attention._answers)
+    monkeypatch.setattr(row_attention, "_answers", asked)
+    found = scored(make(), rows, True, monkeypatch)
+    assert asked.call_count == 2  # layers
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "lay_out", lambda *_, **__: None)
+        expected = scored(make(), rows, True, monkeypatch)
+    assert asked.call_count == 2
+    alone = scored(make(), rows, False, monkeypatch)
+    near = 1e-10 if make is gpt2 else 1e-3
+    for one, pairs, row in zip(found, expected, alone, strict=True):
+        torch.testing.assert_close(one, pairs, rtol=near, atol=near / 10)
+        torch.testing.assert_close(one, row, rtol=near, atol=near / 10)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answers", "by_rows"),
+    [
+        pytest.param(20, [60, 60, 60, 60], True, id="long answers"),
+        pytest.param(400, [60, 60, 60, 60], False, id="a prompt whose keys would be copied often"),
+        pytest.param(2, [60, 1, 1, 1], False, id="one long answer beside short ones"),
+    ],
+)
+def test_where_attention_goes_by_rows(prompt: int, answers: list[int], by_rows: bool) -> None:
+    rows = collate([group(0, range(prompt), [range(n) for n in answers])], 0, CPU)
+    assert (pack(rows, 0).rows is not None) == by_rows
+
+
 # --- when to pack
 
 
@@ -214,9 +258,9 @@ def test_attention_costs_what_its_heads_take(
     """Qwen3's heads need not divide its hidden size: 4 operations an element, layer and pair."""
     asked: list[float] = []
 
-    def saves(rows: Batch, per_token: float, per_pair: float, *, blocks: bool) -> bool:
+    def saves(rows: Batch, per_token: float, per_pair: float, *, attention: str) -> bool:
         asked.append(per_pair)
-        return True
+        return attention == "rows"
 
     monkeypatch.setattr(policy_module, "saves", saves)
     assert qwen3(head_dim=head_size).packs(batch())
@@ -227,7 +271,16 @@ def test_blocks_save_where_a_mask_of_pairs_does_not() -> None:
     """One prompt token, two answers of 40: 81 x 81 pairs, or the 2 x 41 x 41 / 2 of rows."""
     rows = collate([group(0, (5,), [(8, 9) * 20] * 2)], 0, CPU)
     assert not saves(rows, 0.0, 1.0)
-    assert saves(rows, 0.0, 1.0, blocks=True)
+    assert saves(rows, 0.0, 1.0, attention="blocks")
+
+
+def test_rows_save_where_a_mask_of_pairs_does_not() -> None:
+    """20 + 4 x 60 tokens in place of 4 x 80; 260 x 260 pairs, or 20 x 20 / 2 + 4 x 60 x 80."""
+    rows = collate([group(0, range(20), [range(60)] * 4)], 0, CPU)
+    assert not saves(rows, 1000.0, 5.0)
+    assert saves(rows, 1000.0, 5.0, attention="rows")
+    assert not saves(rows, 1000.0, 11.0, attention="rows")
+    assert tokens_of(qwen3(intermediate_size=256), rows) == 260
 
 
 def test_rows_whose_mask_would_be_too_large_go_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,11 @@ Both have the same model (random weights of the shape), prompts, group size and 
 beta is 0, AdamW in float32. Every completion has all its tokens (no end token is drawn); in (e)
 each token ends its completion with the same chance on both sides, so that lengths differ. TRL is at
 its best for this machine: its fused head (which is chunked) is on, gradient checkpointing is off,
-there is no reference model, and a step is one forward and one backward. Each side is a process of
-its own, so its peak memory is its own (on a GPU: of the device); the first step of a process is not
-counted. Medians; the speedup is that of tokens a second. At the end of each shape: how fast our
-update multiplies matrices, beside the best that this machine does with large ones in the same type.
+there is no reference model, and a step is one forward and one backward. Our side keeps freed
+memory, as our runs do (`grpo_envs.runtime.allocator`). Each side is a process of its own, so its
+peak memory is its own (on a GPU: of the device); the first step of a process is not counted.
+Medians; the speedup is that of tokens a second. At the end of each shape: how fast our update
+multiplies matrices, beside the best that this machine does with large ones in the same type.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig, LossConfig
 from grpo_envs.env import TextEnv
 from grpo_envs.env.vector import GroupVectorEnv
+from grpo_envs.runtime.allocator import keep_freed_memory
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.types import Problem, Reward
 from grpo_policy.models import TINY
@@ -175,6 +177,7 @@ class Operations(TorchDispatchMode):
 
 def ours(shape: Shape, how: How) -> list[dict[str, float]]:
     """Return the seconds of each step's parts; of the last one the operations of its update."""
+    keep_freed_memory()  # as a run does
     low = how.dtype == "bf16"
     accelerator = Accelerator(cpu=how.device == "cpu")
     policy = Policy(make_model(shape.model), AutoTokenizer.from_pretrained(TINY))

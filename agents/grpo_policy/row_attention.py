@@ -1,0 +1,146 @@
+"""Attention of packs on a CPU, where a pair of tokens costs the same whether it is masked or not.
+
+Most pairs of a pack belong to different completions of a group. Here the attention treats each
+completion as a row of queries over the keys of its prompt and its own; the layers' matrices still
+multiply packs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from grpo_policy.block_attention import attention
+
+_MOST_KEYS = 2
+"""Keys of all rows, at most, for each token of the packs: a prompt's are copied to its rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """B rows of at most T queries and S keys, taken from K packs of L tokens; see `lay_out`.
+
+    Places are among the K * L tokens of the packs. The K prompts, of at most P tokens, come first.
+    """
+
+    queries_N: Tensor
+    """The place of each query: K * P of prompts, then B * T of completions."""
+    keys_N: Tensor
+    """The place of each key: K * P of prompts, then B * S: of the row's prompt and its own."""
+    bias_B1TS: Tensor
+    """0 where a query attends to a key, -inf elsewhere."""
+    back_N: Tensor
+    """Of each token of the packs: its place among the prompts' tokens and then the rows'."""
+    prompts: tuple[int, int]
+    """K and P."""
+
+
+def lay_out(
+    starts_B: Tensor, prompts_B: Tensor, lengths_B: Tensor, *, pack_B: Tensor, size: int
+) -> Rows | None:
+    """Return the rows of packs; None where attention over whole packs takes less.
+
+    Args:
+        starts_B: Where each completion starts in its pack.
+        prompts_B: Tokens of its prompt, which starts at 0.
+        lengths_B: Tokens of the completion.
+        pack_B: The number of its pack.
+        size: Tokens of a pack (L), padding included.
+    """
+    rows, packs = len(pack_B), int(pack_B[-1]) + 1
+    prompt, length = int(prompts_B.max()), int(lengths_B.max())
+    pairs = rows * length * (prompt + length) + packs * prompt * prompt
+    if rows * (prompt + length) > _MOST_KEYS * packs * size or pairs >= packs * size * size:
+        return None
+    places_P = torch.arange(prompt, device=pack_B.device)
+    places_T = torch.arange(length, device=pack_B.device)
+    first_B1 = (pack_B * size)[:, None]
+    own_BT = places_T.minimum(lengths_B[:, None] - 1) + starts_B[:, None] + first_B1
+    shared_BP = places_P.minimum(prompts_B[:, None] - 1) + first_B1
+    before_BTP = (places_P < prompts_B[:, None])[:, None].expand(-1, length, -1)
+    causal_BTT = (places_T <= places_T[:, None]).expand(rows, -1, -1)
+    attends_BTS = torch.cat([before_BTP, causal_BTT], dim=-1)
+    back_N = torch.zeros(packs * size, dtype=torch.long, device=pack_B.device)
+    packed_KP = torch.arange(packs, device=pack_B.device)[:, None] * size + places_P
+    back_N[packed_KP] = torch.arange(packs * prompt, device=pack_B.device).view(packs, prompt)
+    written_BT = places_T < lengths_B[:, None]
+    here_BT = torch.arange(rows * length, device=pack_B.device).view(rows, length)
+    back_N[own_BT[written_BT]] = packs * prompt + here_BT[written_BT]
+    prompts_N = packed_KP.flatten()
+    return Rows(
+        queries_N=torch.cat([prompts_N, own_BT.flatten()]),
+        keys_N=torch.cat([prompts_N, torch.cat([shared_BP, own_BT], dim=1).flatten()]),
+        bias_B1TS=torch.zeros(attends_BTS.shape).masked_fill_(~attends_BTS, -torch.inf)[:, None],
+        back_N=back_N,
+        prompts=(packs, prompt),
+    )
+
+
+def by_rows(pairs_K1LL: Tensor, rows: Rows | None) -> Tensor:
+    """Let attention with this mask go by rows on a CPU; other code sees an ordinary mask."""
+    if rows is not None and pairs_K1LL.is_cpu:
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention
+        setattr(pairs_K1LL, "rows", rows)  # noqa: B010 - a tensor declares no such attribute
+    return pairs_K1LL
+
+
+def _attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    """Attend as Transformers does with sdpa.
+
+    Args:
+        module: The attention layer.
+        given: Queries, keys, values (K, H, L, D), and the mask.
+        options: What else a layer passes, `scaling` among it.
+    """
+    query, key, value, mask = given
+    rows: Rows | None = getattr(mask, "rows", None)
+    if rows is None:
+        return attention(module, *given, **options)
+    taken = [_taken(query, rows.queries_N), _taken(key, rows.keys_N), _taken(value, rows.keys_N)]
+    count = rows.prompts[0] * rows.prompts[1]
+    of_prompts = [x[:count].unflatten(0, rows.prompts).transpose(1, 2) for x in taken]
+    of_answers = [x[count:] for x in taken]
+    prompts_KPHD, _ = attention(module, *of_prompts, None, **options)
+    answers_NHD = _answers(of_answers, rows.bias_B1TS, options.get("scaling"))
+    found = torch.cat([prompts_KPHD.flatten(0, 1).flatten(1), answers_NHD.flatten(1)])
+    packs, heads, size, _ = query.shape
+    return found.index_select(0, rows.back_N).view(packs, size, heads, -1), None
+
+
+def _taken(states_KHLD: Tensor, places_N: Tensor) -> Tensor:
+    """Return the states of tokens of the packs (N, H, D)."""
+    states_NE = states_KHLD.transpose(1, 2).flatten(0, 1).flatten(1)
+    taken_NE = states_NE.index_select(0, places_N)
+    return taken_NE.view(len(places_N), states_KHLD.shape[1], -1)
+
+
+def _answers(states: Sequence[Tensor], bias_B1TS: Tensor, scale: float | None) -> Tensor:
+    """Return what the completions' tokens attend to (B * T, H, D).
+
+    Query heads that share a head of keys are further queries of it: no key is copied for them.
+
+    Args:
+        states: Queries (B * T, H, D), keys and values (B * S, heads of keys, D).
+        bias_B1TS: What is added to each query's product with a key.
+        scale: Of these products; None: 1 / sqrt(D).
+    """
+    query_NHD, *key_and_value = states
+    rows, _, length, keys = bias_B1TS.shape
+    shared = query_NHD.shape[1] // key_and_value[0].shape[1]
+    query_BTHGD = query_NHD.view(rows, length, -1, shared, query_NHD.shape[-1])
+    key_BHSD, value_BHSD = (x.view(rows, keys, *x.shape[1:]).transpose(1, 2) for x in key_and_value)
+    found_BHND = scaled_dot_product_attention(
+        query_BTHGD.permute(0, 2, 3, 1, 4).flatten(2, 3),
+        key_BHSD,
+        value_BHSD,
+        attn_mask=bias_B1TS.to(query_NHD.dtype).repeat(1, 1, shared, 1),
+        scale=scale,
+    )
+    found_BHGTD = found_BHND.view(rows, -1, shared, length, found_BHND.shape[-1])
+    return found_BHGTD.permute(0, 3, 1, 2, 4).reshape(rows * length, -1, found_BHND.shape[-1])
