@@ -25,6 +25,7 @@ from grpo_policy.kv_cache import Caching
 from grpo_policy.masters import Masters, replaced
 from grpo_policy.merging import merge, merged_in
 from grpo_policy.packing import MASK_BYTES, mask_bytes, pack, saves
+from grpo_policy.parts import all_finite, held_whole, whole_weights
 from grpo_policy.rms_norm import fuse_norms
 from grpo_policy.saving import save
 from grpo_policy.scoring import score_tokens
@@ -56,6 +57,8 @@ class Policy(nn.Module):
         """How the model is given what it remembers while sampling."""
         self.own_head = False
         """Whether logits are more than a matrix times the last hidden state (scaled, capped)."""
+        self.computes_in: torch.dtype | None = None
+        """What the weights are gathered in, where processes share them; see `dtype`."""
         self.version = 0
         """Counts the changes of the weights: each update, each restore."""
         merge(self.model)
@@ -64,6 +67,11 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return cast("torch.device", self.model.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are in while they compute."""
+        return self.computes_in or cast("torch.dtype", self.model.dtype)
 
     @property
     def size(self) -> int:
@@ -163,8 +171,16 @@ class Policy(nn.Module):
         save(self, folder, dtype)
 
     def finite(self) -> bool:
-        """Return whether every trained weight is a finite number."""
-        return all(bool(p.isfinite().all()) for p in self.masters.computing().values())
+        """Return whether every trained weight is a finite number; all processes ask."""
+        return all_finite(self.model)
+
+    def whole_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and value of each weight, see `grpo_policy.parts.whole_weights`."""
+        return whole_weights(self.model)
+
+    def held_whole(self) -> AbstractContextManager[None]:
+        """Have whole weights in the first process for a while: to be saved, or given away."""
+        return held_whole(self.model)
 
     @property
     def chat(self) -> Chat:

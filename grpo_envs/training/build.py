@@ -25,13 +25,13 @@ from grpo_envs.training.agent import Agent, Parts
 from grpo_envs.training.decoding import (
     evaluation_decoding,
     require_decoded,
-    require_scored_as_sampled,
     training_decoding,
 )
 from grpo_envs.training.environments import Envs, place_graders
 from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.precision import compute_dtype, compute_in
 from grpo_envs.training.source import InStep, Source
+from grpo_envs.training.trainable import require_trainable
 from grpo_envs.training.trainer import Trainer
 from grpo_envs.training.utilisation import Utilisation
 from grpo_policy.adapters import add_adapters
@@ -41,10 +41,10 @@ from grpo_policy.loading import remarks
 from grpo_policy.masters import dtype_name
 from grpo_policy.models import load_policy, resolve, restore
 from grpo_policy.policy import Policy
+from grpo_policy.replicas import sharding_accelerator
 from grpo_policy.rollout import Rollout
 from grpo_policy.room import Room
 from grpo_policy.samplers import Decoding, Sampler, SamplerParts, SamplerPlugin
-from grpo_policy.sharding import sharding_accelerator
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
-    _require_trainable(cfg)
+    require_trainable(cfg)
     policy, accelerator = open_policy(cfg)
     _make_trainable(policy, cfg, accelerator.device, out if processes.first else None)
     parts = _parts(cfg, policy, accelerator, training_decoding(cfg, policy))
@@ -100,15 +100,6 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         utilisation=Utilisation.of(policy, accelerator, cfg.agent),
         **{key: state[key] for key in ("last", "skipped", "owes_evaluation") if state},
     )
-
-
-def _require_trainable(cfg: RunConfig) -> None:
-    require_scored_as_sampled(cfg)
-    if cfg.model.quantization and not cfg.model.lora.rank:
-        raise ConfigError(
-            f"model.quantization={cfg.model.quantization} with model.lora.rank=0: quantised "
-            "weights are not trained. Allowed: with model.lora.rank above 0."
-        )
 
 
 def _parts(cfg: RunConfig, policy: Policy, accelerator: Accelerator, decoding: Decoding) -> Parts:
@@ -156,7 +147,8 @@ def make_sampler(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> Sa
     plugin: type[SamplerPlugin] = load(SAMPLERS, cfg.sampler.name)
     require_decoded(cfg, policy, plugin)
     sampler = plugin.make(cfg.sampler, SamplerParts(policy=policy, accelerator=accelerator))
-    sampler.sync(policy)
+    with policy.held_whole():
+        sampler.sync(policy)
     return sampler
 
 
@@ -238,7 +230,7 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
     if cpu and torch.backends.mps.is_available():
         log.info("on the CPU: Apple's GPU (MPS) is not used, as nothing was tried on one.")
     # Precision is not Accelerate's: a policy's weights are in what it computes in.
-    accelerator = sharding_accelerator(cpu=cpu, mixed_precision="no")
+    accelerator = sharding_accelerator(cfg.shard, cpu=cpu, mixed_precision="no")
     if accelerator.num_processes != launch.count():
         raise ConfigError(
             f"{accelerator.num_processes} processes, by a launcher that is not known here. "
@@ -273,7 +265,8 @@ def _resume(
 def _publish(policy: Policy, sampler: Sampler) -> None:
     """Give the weights to the sampler if they have changed since it got them."""
     if sampler.version != policy.version:
-        sampler.sync(policy)
+        with policy.held_whole():
+            sampler.sync(policy)
 
 
 def _log_start(cfg: RunConfig, parts: Parts, agent: Agent, room: Room) -> None:
@@ -290,11 +283,12 @@ def _summary(cfg: RunConfig, parts: Parts) -> str:
     adapters = sum(p.numel() for p in policy.trained_parameters()) / 1e6
     trained = f", {adapters:.2f} M of them trained (LoRA)," if policy.has_adapters else ""
     count = accelerator.num_processes
-    sharded = ", sharded" if accelerator.is_fsdp2 else ""
+    full = cfg.trainer.shard == "full"
+    sharded = f", {'weights, too, ' if full else ''}sharded" if accelerator.is_fsdp2 else ""
     processes = f" in {count} processes{sharded}" if count > 1 else ""
     return (
         f"{millions:.1f} M parameters{trained} on {accelerator.device.type}{processes}, "
-        f"{dtype_name(policy.model.dtype)}; {cfg.trainer.steps} steps of "
+        f"{dtype_name(policy.dtype)}; {cfg.trainer.steps} steps of "
         f"{cfg.trainer.prompts_per_step} prompts x {cfg.agent.group_size} completions of at most "
         f"{parts.decoding.max_new_tokens} tokens"
     )

@@ -207,7 +207,9 @@ class Trainer:
             logger.log_eval(self.done, self._evaluated, rows)
 
     def _save(self) -> None:
-        if self._saved != self.done and self.policy.finite():  # never over good weights
+        if self._saved == self.done or not self.policy.finite():  # never over good weights
+            return
+        with self.policy.held_whole():
             state: dict[str, Any] = {
                 "agent": self.agent.state_dict(),
                 "env": self.env.state_dict(),
@@ -224,4 +226,4 @@ class Trainer:
             self.processes.by_first(
                 lambda: self.checkpoints.save(self.done, self.policy, kept, config)
             )
-            self._saved = self.done
+        self._saved = self.done

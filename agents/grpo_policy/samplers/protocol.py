@@ -102,6 +102,11 @@ class SamplerPlugin(Protocol):
 
     It may have `decodes: ClassVar[tuple[str, ...]]`, the fields of `Decoding` that its sampler
     obeys beside length and temperature. A run that sets another one is refused.
+
+    It may have `samples_with_policy: ClassVar[bool]`, by default true: whether its samplers compute
+    with the modules of the policy itself. One that has weights of its own, which `sync` gives it,
+    says false: processes may share the policy's weights then (`trainer.shard=full`). `sync` is
+    called in all of them, and finds whole weights in the first (`Policy.held_whole`).
     """
 
     Config: ClassVar[type[SamplerConfig]]
