@@ -3,8 +3,8 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from tests.runtime.test_processes import ROOT, assert_same, rows
-from tests.support.full_shards import CASES, IN_BF16, go_on, installed, train, updated
+from tests.support.full_shards import CASES, go_on, train, updated, write_site
 
 pytestmark = pytest.mark.slow
 
@@ -29,14 +29,15 @@ def made(count: int, out: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The run of one process: its first three steps, and all five."""
     out = tmp_path_factory.mktemp("alone")
-    installed(out / "site")
+    sys.path.insert(0, str(write_site(out / "site")))
     train(out / "three")
     shutil.copytree(out / "three", out / "five", symlinks=True)
     go_on(out / "five")
-    return out
+    yield out
+    sys.path.pop(0)
 
 
 @pytest.fixture(scope="module")

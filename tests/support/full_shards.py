@@ -37,7 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fewer rows than processes": {},
 }
 FULL = ["trainer.shard=full", 'sampler.name="apart"']
-IN_BF16 = ["trainer.precision=bf16", "trainer.eval_problems=0"]
+IN_BF16 = ["trainer.precision=bf16", "trainer.eval_problems=0", "agent.sync_reference_every=2"]
 _SCORES = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.0, 0.0], [1.0, 1.0, 0.0, 0.5]]
 
 
@@ -48,9 +48,8 @@ def updated(accelerator: Accelerator, case: str) -> dict[str, Tensor]:
     given = groups(policy, _SCORES)
     if case == "fewer rows than processes":
         given = [
-            replace(g, completions=g.completions[:2], rewards=g.rewards[:2]) for g in given[:1]
+            replace(g, completions=g.completions[:1], rewards=g.rewards[:1]) for g in given[:1]
         ]
-        given = [replace(g, completions=g.completions[:1], rewards=g.rewards[:1]) for g in given]
     agent_cfg: GrpoConfig = compose_run(["agent=grpo"]).agent
     loss = replace(agent_cfg.loss, beta=0.1, entropy=0.01)
     cfg = replace(
@@ -109,15 +108,15 @@ class Apart:
         return ApartSampler(own)
 
 
-def installed(folder: Path) -> None:
-    """Install the sampler `apart` for this process."""
+def write_site(folder: Path) -> Path:
+    """Write what makes `apart` an installed sampler, for a folder on the path; return it."""
     info = folder / "apart-1.0.dist-info"
-    info.mkdir(parents=True, exist_ok=True)
+    info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: apart\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[grpo_envs.samplers]\napart = tests.support.full_shards:Apart\n"
     )
-    sys.path.insert(0, str(folder))
+    return folder
 
 
 def train(out: Path, processes: Processes = ALONE, *more: str) -> None:
@@ -138,7 +137,7 @@ def main(out: Path) -> None:
     """Make updates, and runs: some from their beginning, some that others began."""
     torch.set_num_threads(1)
     processes = connect("cpu")
-    installed(out / f"site {processes.index}")
+    sys.path.insert(0, str(write_site(out / f"site {processes.index}")))
     trainer = compose_run([*SMALL, *FULL]).trainer
     for case in CASES:
         found = updated(make_accelerator(trainer), case)
