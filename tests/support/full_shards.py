@@ -59,7 +59,10 @@ def updated(accelerator: Accelerator, case: str) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for step in range(3):
         metrics, _ = agent.update(given)
-        found |= {f"{name} {step}": torch.tensor(value) for name, value in metrics.items()}
+        found |= {
+            f"{name} {step}": torch.tensor(value, dtype=torch.double)
+            for name, value in metrics.items()
+        }
     held = sum(_local(p).numel() for p in agent.learner.policy.model.parameters())
     found |= {name: value.clone() for name, value in policy.whole_weights()}
     state = agent.state_dict()
