@@ -5,6 +5,10 @@ Every message is one line that says what was given, what is allowed and what com
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
+
+_TRAINING = ("torch", "transformers", "accelerate", "safetensors", "jinja2")
+"""Packages of the extra `train` that a model needs."""
 
 
 class GrpoEnvsError(Exception):
@@ -60,6 +64,18 @@ def install(extra: str) -> str:
     'pip install -e ".[peft]"'
     """
     return f'pip install -e ".[{extra}]"'
+
+
+def require_training(what: str, modules: Iterable[str] = _TRAINING) -> None:
+    """Raise a ConfigError unless these packages of the extra `train` are installed.
+
+    Args:
+        what: What needs them, for the message.
+        modules: Their names, as they are imported.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"{what} needs {', '.join(missing)}: {install('train')}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ from grpo_envs.config.model import SIZES
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import TextEnv
 from grpo_envs.env.rewards import Part
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, require_training
 from grpo_envs.loggers import ConsoleHandler
 from grpo_envs.runs.newest import model_path
 from grpo_envs.runs.rows import json_lines, read_jsonl
@@ -79,6 +79,7 @@ def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
 
 
 def _evaluated(cfg: RunConfig, out: Path, held_out: tuple[TextEnv, int]) -> Evaluated:
+    require_training("a model's evaluation")
     from grpo_envs.training.build import make_accelerator
     from grpo_policy.models import resolve  # torch and transformers: not for --help, nor a mistake
 

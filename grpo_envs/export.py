@@ -16,7 +16,7 @@ from typing import Any
 import rich
 
 from grpo_envs.config.schema import SAVED
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, require_training
 from grpo_envs.runs.card import model_card
 from grpo_envs.runs.folder import RunFolder
 from grpo_envs.runs.newest import model_in, run_at
@@ -75,6 +75,7 @@ def _meta(checkpoint: Path) -> dict[str, Any]:
 
 
 def _write(checkpoint: Path, out: Path, dtype: str, *, merge: bool, own_code: bool) -> None:
+    require_training("an export")
     from grpo_envs.config.model import ModelConfig
     from grpo_policy import exporting  # torch and transformers: not for --help, nor a mistake
     from grpo_policy.models import load_policy

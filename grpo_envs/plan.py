@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from grpo_envs.config.composition import compose_run
 from grpo_envs.config.schema import RunConfig
-from grpo_envs.errors import ConfigError, require
+from grpo_envs.errors import ConfigError, require, require_training
 from grpo_envs.runtime.terminal import exit_on_error
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def main() -> None:
 
 
 def _needs(cfg: RunConfig, options: argparse.Namespace) -> Needs:
+    require_training("a plan")
     from grpo_envs.training.needs import needs  # torch and transformers: not for a mistake
 
     memory = None if options.memory is None else read_memory(options.memory)

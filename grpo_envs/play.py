@@ -16,7 +16,7 @@ from grpo_envs.config.composition import compose_run
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import SPLITS, TextEnv, plugins
 from grpo_envs.env.score_sheet import demonstration
-from grpo_envs.errors import ConfigError, require
+from grpo_envs.errors import ConfigError, require, require_training
 from grpo_envs.runs.newest import model_path
 from grpo_envs.runtime.terminal import exit_on_error, number, printable
 
@@ -104,6 +104,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _chat(cfg: RunConfig) -> "Chat":
+    require_training("the chat template of a model (not --raw)")
     # Here and not above: they import torch, which takes seconds, and a mistake is found before.
     from grpo_envs.training.build import make_accelerator
     from grpo_policy.models import load_chat, resolve

@@ -17,7 +17,7 @@ from typing import Any
 import rich
 from rich.table import Table
 
-from grpo_envs.errors import ConfigError, require_one_of
+from grpo_envs.errors import ConfigError, require_one_of, require_training
 from grpo_envs.plot import Line, draw
 from grpo_envs.runs.curves import ACCURACY, LENGTH, REWARD, smooth
 from grpo_envs.runs.folder import RunFolder
@@ -167,6 +167,7 @@ def write_picture(jobs: Sequence[Job], out: Path) -> None:
 
 def write_page(title: str, jobs: Sequence[Job], by: str, out: Path) -> None:
     """Write the table and curves that say their run when pointed at, as one file."""
+    require_training("the page of a sweep", ["plotly"])
     from plotly import graph_objects as go  # slow to import, only where it is used
     from plotly.colors import qualitative
     from plotly.subplots import make_subplots

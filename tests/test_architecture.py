@@ -56,6 +56,7 @@ HEAVY = {
     "wandb": {"loggers"},
     "mlflow": {"loggers"},
     "trackio": {"loggers"},
+    "ray": {"env"},
 }
 MODULES = sorted(p for d in ("grpo_envs", "envs", "agents") for p in (ROOT / d).rglob("*.py"))
 EVERY_MODULE = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -79,9 +79,9 @@ class LossConfig:
     completions), token_mean (DAPO: over all tokens), fixed_length (Dr. GRPO: the sum, divided by
     completions * sampler.max_new_tokens)."""
     correction: str = "auto"
-    """Weights for tokens that the sampler drew with another arithmetic than the trainer's: none,
-    truncate (TIS), mask (IcePop), sequence_mask (MIS). auto: none where the trained model itself
-    samples in float32, else truncate; see losses.py."""
+    """Weights for tokens that the sampler drew with another arithmetic than the trainer's, or with
+    older weights: none, truncate (TIS), mask (IcePop), sequence_mask (MIS). auto: none where the
+    trained model itself samples in float32 and trainer.lag is 0, else truncate; see losses.py."""
     correction_cap: float = 2.0
     """The largest weight: truncate cuts what is above, the masks drop what is above it or below
     its inverse."""

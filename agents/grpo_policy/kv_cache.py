@@ -55,6 +55,15 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         return self.keys, self.values
 
+    def columns(self) -> tuple[Tensor, Tensor]:
+        """Return keys and values of all tokens that there is room for, written or not."""
+        assert self._rooms is not None
+        return self._rooms
+
+    def written(self, length: int) -> None:
+        """Hold so many tokens: others were written into `columns` from outside."""
+        self.keys, self.values = (whole[:, :, :length] for whole in self.columns())
+
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Take these rows in place of all; a row may be taken several times, or not at all."""
         if self.is_initialized:

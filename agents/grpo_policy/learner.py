@@ -93,9 +93,8 @@ class Learner:
             settings: All numbers.
             accelerator: Places the model; adds up what several processes find.
         """
-        copied = settings.reference and not policy.has_adapters
-        reference = policy.frozen_copy() if copied else None  # while the weights are whole
-        self.reference = placed(reference, accelerator) if reference else None
+        reference = policy.frozen_copy() if settings.reference and not policy.has_adapters else None
+        self.reference = placed(reference, accelerator) if reference else None  # copied while whole
         self.policy = placed(policy, accelerator)
         self.settings = settings
         self.accelerator = accelerator

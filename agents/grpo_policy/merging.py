@@ -28,6 +28,8 @@ class Merged:
         self.layer = layer
         self.weight: Tensor | None = None
         """W', in the shape, the dtype and on the device of the base layer's weight."""
+        self._of: list[int] = []
+        """The versions of A and B that it was made of."""
 
     def _adapter(self) -> tuple[Tensor, Tensor, float]:
         """Return A (R, I), B (O, R) and the scale s."""
@@ -39,6 +41,7 @@ class Merged:
     def refresh(self) -> None:
         """Add the adapter as it is now into W'; summed in float32 at least."""
         down_RI, up_OR, scale = self._adapter()
+        self._of = [down_RI._version, up_OR._version]
         base = self.layer.base_layer.weight
         precise = torch.promote_types(base.dtype, torch.float32)
         down_RI, up_OR = down_RI.to(precise), up_OR.to(precise)
@@ -57,6 +60,9 @@ class Merged:
         layer = self.layer
         if layer.disable_adapters or layer.merged or args or kwargs or self.weight is None:
             return cast("Tensor", type(layer).forward(layer, x, *args, **kwargs))
+        down_RI, up_OR, _ = self._adapter()
+        if self._of != [down_RI._version, up_OR._version]:  # changed by somebody in place
+            self.refresh()
         weight_OI = self.weight.T if layer.fan_in_fan_out else self.weight
         bias_O = layer.base_layer.bias
         if not torch.is_grad_enabled():

@@ -1,10 +1,10 @@
 """Is a model sampled and scored exactly? A trial at load, on two short prompts.
 
 The reference is the model's plain pass over a whole sequence, alone. Against it are tried the
-sampler (groups, left padding, its cache, a group that joins another, a conversation that goes on)
-and the scores that an update is made of (right padding, the head in chunks, prompts that rows
-share). What differs is done another way or refused: nothing is sampled or trained that is only
-nearly the model.
+sampler (groups, left padding, its cache, a group that joins another, a conversation that goes on,
+steps on fixed memory) and the scores that an update is made of (right padding, the head in chunks,
+prompts that rows share). What differs is done another way or refused: nothing is sampled or trained
+that is only nearly the model.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from grpo_policy.loading import require_loaded_as_saved
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.budget import Budget
 from grpo_policy.samplers.conversations import Conversations
+from grpo_policy.samplers.fixed import Fixing
 from grpo_policy.samplers.protocol import Decoding
 from grpo_policy.samplers.torch import sample
 
@@ -74,7 +75,7 @@ def settle(policy: Policy, path: str) -> None:
     """Find out how the model is cached, packed, and its logits made; refuse what is not exact.
 
     Args:
-        policy: Its `caching`, `own_head` and `share_prompts` are set.
+        policy: Its `caching`, `own_head`, `share_prompts` and `fixes` are set.
         path: The model's, for messages.
 
     Raises:
@@ -90,6 +91,7 @@ def settle(policy: Policy, path: str) -> None:
     batch = collate(trial.groups, policy.pad_id, policy.device)
     _score_exactly(policy, trial, batch, name)
     policy.share_prompts = _works(lambda: _packed_logps(policy, batch), trial)
+    policy.fixes = policy.takes_pairs and _same_again(policy, trial, fixing=Fixing(fix=True))
 
 
 def _require_numbers(policy: Policy, name: str) -> None:
@@ -140,14 +142,20 @@ class _OneByOne(Budget):
 def _joins(policy: Policy, trial: _Trial) -> bool:
     """Return whether a group that joins another on its way is sampled as it was beside it."""
     caching, policy.caching = policy.caching, replace(policy.caching, joins=True)
-    prompts = [group.prompt_ids for group in trial.groups]
+    budget = _OneByOne(len(trial.groups) * _COPIES)
     try:
-        seeds = [0] * (len(prompts) * _COPIES)
-        found = _past_ends(policy, prompts, seeds, budget=_OneByOne(len(seeds)))
-    except Exception:  # noqa: BLE001  of somebody's model, whose rows go in batches then
-        return False
+        return _same_again(policy, trial, budget=budget)
     finally:
         policy.caching = caching
+
+
+def _same_again(policy: Policy, trial: _Trial, **how: Any) -> bool:
+    """Return whether the trial is sampled as it was, in another way; a model may raise there."""
+    prompts = [group.prompt_ids for group in trial.groups]
+    try:
+        found = _past_ends(policy, prompts, [0] * (len(prompts) * _COPIES), **how)
+    except Exception:  # noqa: BLE001  of somebody's model, which has another way
+        return False
     own = [completion for group in trial.groups for completion in group.completions]
     same = [c.token_ids for c in found] == [c.token_ids for c in own]
     return same and trial.off([torch.tensor(c.logprobs) for c in found]) <= _TOLERANCE

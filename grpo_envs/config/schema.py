@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from grpo_envs.config.model import DISTORTIONS, PRECISIONS, ModelConfig, require_distortion
-from grpo_envs.env.grading import CONCURRENCY
+from grpo_envs.env.grading import require_place
 from grpo_envs.env.installed import LOGGERS, available
 from grpo_envs.errors import ConfigError, require, require_one_of
 
@@ -35,6 +35,9 @@ class TrainerConfig:
     """Optimiser steps (updates of the policy)."""
     prompts_per_step: int = 16
     """Problems per step (P); P * agent.group_size completions are sampled."""
+    lag: int = 0
+    """k: a step is sampled with the weights of k steps before, while those are learnt; 0: with the
+    present ones. `sampler=torch` then samples in a process of its own."""
     max_samples: int = 0
     """Ends the run, before `steps`, once so many completions were sampled; 0: `steps` decide."""
     eval_every: int = 0
@@ -64,8 +67,8 @@ class TrainerConfig:
     metrics.jsonl."""
     graders: str = "auto"
     """Where answers are graded while others are sampled: none (in turn, by a thread of the run),
-    threads or processes; auto as the environment's `concurrency` says, and where that is auto, too,
-    in processes beside a GPU."""
+    threads, processes, or ray://HOST:PORT for the CPUs of a Ray cluster; auto as the environment's
+    `concurrency` says, and where that is auto, too, in processes beside a GPU."""
     max_invalid_fraction: float = 0.5
     """Stops the run when a larger share of a step's rewards is invalid (the grader failed)."""
     max_skipped_steps: int = 5
@@ -86,7 +89,7 @@ class TrainerConfig:
         """Check names and ranges."""
         least = {"steps": 1, "prompts_per_step": 1, "save_every": 1, "max_skipped_steps": 1}
         least |= {"max_samples": 0, "eval_every": 0, "eval_problems": 0, "eval_samples": 0}
-        least |= {"keep_checkpoints": 0}
+        least |= {"keep_checkpoints": 0, "lag": 0}
         for name, low in least.items():
             require(
                 getattr(self, name) >= low, f"trainer.{name}", getattr(self, name), f"{low} or more"
@@ -115,7 +118,7 @@ class TrainerConfig:
         )
         require_one_of("trainer.device", self.device, _DEVICES)
         require_one_of("trainer.shard", self.shard, SHARDS)
-        require_one_of("trainer.graders", self.graders, CONCURRENCY)
+        require_place(self.graders)
         require_one_of("trainer.precision", self.precision, PRECISIONS)
         require_one_of("trainer.save_dtype", self.save_dtype, SAVED)
 
@@ -170,7 +173,8 @@ class RunConfig:
             del tree[key]
         for key in _FREE:
             del tree["trainer"][key]
-        tree["sampler"].pop("batch_tokens", None)  # nor does it decide any
+        for key in ("batch_tokens", "capture"):
+            tree["sampler"].pop(key, None)  # nor do they decide any
         if text := self.model.template_text():
             tree["model"]["text of chat_template"] = sha256(text.encode()).hexdigest()[:12]
         return flat(tree)

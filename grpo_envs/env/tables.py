@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from grpo_envs.env.cells import Unreadable
-from grpo_envs.errors import ConfigError, DatasetError
+from grpo_envs.errors import ConfigError, DatasetError, require_training
 from grpo_envs.runtime.hub import missing_on_hub
 
 if TYPE_CHECKING:
@@ -237,6 +237,7 @@ def _is_one_row(whole: Mapping[str, Any], names: Collection[str]) -> bool:
 
 
 def _arrow_tables(dataset: str, path: Path, reader: str | None) -> Mapping[str, Table]:
+    require_training(f"env.dataset={dataset}", ["datasets", "pandas"])
     import datasets  # heavy, like pandas: kept off the import path of grpo_envs
     import pandas
 

@@ -66,9 +66,15 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         self._ahead = Ahead(self._replies)
 
     def grade_in(self, where: str) -> None:
-        """Grade in this place from now on: none, threads or processes (see `grading.place`)."""
+        """Grade in this place from now on, one of those that `grading.place` returns.
+
+        Raises:
+            ConfigError: a cluster cannot grade.
+        """
+        self._ahead.close()
         self._graders.close()
         self._graders = Graders(self.env, where)
+        self._ahead = Ahead(self._replies, self._graders.at_once)
 
     @property
     def weights(self) -> dict[str, float]:

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from grpo_envs.errors import require_training
 from grpo_envs.loggers import Logger
-from grpo_envs.report.page import page
 from grpo_envs.runs.record import Record, read_record
 from grpo_envs.runtime.files import write_atomically
 
 
 def write_report(runs: Sequence[Record], out: Path) -> None:
     """Write the page of one or several runs."""
+    require_training("a report", ["plotly"])
+    from grpo_envs.report.page import page  # plotly, which the core does without
+
     out.parent.mkdir(parents=True, exist_ok=True)
     text = page(runs).encode("utf-8", "replace")  # a wild completion has lone surrogates
     write_atomically(out, text.decode("utf-8"))

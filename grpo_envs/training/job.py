@@ -20,7 +20,7 @@ from grpo_envs.config import composition, schema
 from grpo_envs.config.convert import convert
 from grpo_envs.config.place import AUTO
 from grpo_envs.env import TextEnv
-from grpo_envs.errors import ConfigError, GrpoEnvsError
+from grpo_envs.errors import ConfigError, GrpoEnvsError, require_training
 from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runs.folder import RunFolder, require_alike
 from grpo_envs.runtime.files import shown
@@ -64,6 +64,7 @@ def run(cfg: DictConfig) -> float | None:
         GrpoEnvsError: one line that says what to change.
         KeyboardInterrupt: stopped by Ctrl-C, and saved; `Terminated` by SIGTERM.
     """
+    require_training("a run")
     hydra = HydraConfig.get()
     run = convert(cfg, hydra.runtime.choices, list(hydra.overrides.task))
     folder = RunFolder(Path(hydra.runtime.output_dir))

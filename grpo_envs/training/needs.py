@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from grpo_envs.config.schema import RunConfig
+from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.memory import memory_metrics
 from grpo_envs.training.decoding import training_decoding
 from grpo_policy.fake_policy import fake_policy
@@ -39,8 +40,14 @@ def needs(cfg: RunConfig, *, prompt: int, shards: int = 1, memory: float | None 
         memory: Bytes [B] of the device; None: those of the one that is here.
 
     Raises:
-        ConfigError: there is no such model; one line that says what is allowed.
+        ConfigError: there is no such model, or sampling and update share the memory at the same
+            time; one line that says what is allowed.
     """
+    if cfg.trainer.lag:
+        raise ConfigError(
+            f"trainer.lag={cfg.trainer.lag}: a plan counts sampling and update in turn. Allowed: "
+            "trainer.lag=0."
+        )
     device = "cpu" if cfg.trainer.device == "cpu" else "cuda"
     model = resolve(cfg.model, torch.device(device))
     memory = _memory_here(device) if memory is None else memory

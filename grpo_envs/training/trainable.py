@@ -5,16 +5,22 @@ from __future__ import annotations
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env.installed import SAMPLERS, available, load
 from grpo_envs.errors import ConfigError
+from grpo_envs.runtime.processes import ALONE, Processes
 from grpo_envs.training.decoding import require_scored_as_sampled
 
 
-def require_trainable(cfg: RunConfig) -> None:
+def require_trainable(cfg: RunConfig, processes: Processes = ALONE) -> None:
     """Refuse keys that do not go together.
 
     Raises:
         ConfigError: one line that names them and what is allowed.
     """
     require_scored_as_sampled(cfg)
+    if cfg.trainer.lag and processes.count > 1:
+        raise ConfigError(
+            f"trainer.lag={cfg.trainer.lag} in a run of {processes.count} processes. Allowed: "
+            "trainer.lag=0, or a run of one process."
+        )
     if cfg.model.quantization and not cfg.model.lora.rank:
         raise ConfigError(
             f"model.quantization={cfg.model.quantization} with model.lora.rank=0: quantised "

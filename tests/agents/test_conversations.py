@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 import grpo_envs
 from grpo_envs.env.vector import GroupVectorEnv
@@ -279,6 +280,19 @@ def equal(found: Sequence[Completion], expected: Sequence[Completion]) -> None:
     for one, other in zip(found, expected, strict=True):
         assert (one.token_ids, one.finish_reason) == (other.token_ids, other.finish_reason)
         assert one.logprobs == pytest.approx(other.logprobs, abs=ROUNDING)
+
+
+def test_it_goes_on_exactly_on_every_device(tiny: Policy, device: torch.device) -> None:
+    """Several calls in a row: what the second turn has kept, the third goes on behind."""
+    tiny.to(device)
+    sampler = Noting(tiny)
+    contexts = begun(sampler)
+    for call in (1, 2):
+        found = answers(sampler, contexts, keep=True)
+        equal(found, answers(TorchSampler(tiny), contexts))
+        assert sum(sampler.new(call)) <= sampler.passed(call) < 2 * sum(sampler.new(call))
+        reply = tiny.chat.follow_up("no", ended=True)
+        contexts = [own + c.token_ids + reply for own, c in zip(contexts, found, strict=True)]
 
 
 def test_memory_that_runs_out_is_given_back_first(

@@ -23,6 +23,7 @@ from grpo_policy.masters import Masters
 from grpo_policy.merging import Merged
 from grpo_policy.samplers import draw
 from grpo_policy.samplers.budget import Budget
+from grpo_policy.samplers.fixed import FixedStep
 from tests.gpu import correct, memory, prove, runs, speed, wheels
 from tests.gpu.proof import Row, Scale, config_of, prompts_of
 
@@ -92,6 +93,17 @@ def the_samplers_word(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Learner, "logps", lambda self, batch, parts: batch.sampled_logps_BT)
 
 
+def the_same_column(patch: pytest.MonkeyPatch) -> None:
+    """Every token is written over the one before."""
+    operations = FixedStep.operations
+
+    def stay(self: FixedStep) -> None:
+        operations(self)
+        self.column_1.sub_(1)
+
+    patch.setattr(FixedStep, "operations", stay)
+
+
 def nothing_said(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Budget, "halve", lambda self: setattr(self, "held", self.tried // 2))
 
@@ -114,6 +126,7 @@ FAULTS = [
     (correct.packed, everyone_attends),
     (correct.merged, nothing_merged),
     (correct.unmoved, the_samplers_word),
+    (speed.captured, the_same_column),
     (memory.sampling_recovers, nothing_said),
     (memory.update_recovers, gradients_left),
     pytest.param(runs.resumes, moments_lost, marks=pytest.mark.slow),

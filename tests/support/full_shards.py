@@ -21,6 +21,7 @@ from grpo_envs.runtime.processes import ALONE, Processes, connect
 from grpo_envs.training.build import build, make_accelerator
 from grpo_envs.training.environments import make_envs
 from grpo_policy.models import TINY, load_policy
+from grpo_policy.parts import whole_weights
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding, SamplerParts
 from grpo_policy.samplers.torch import TorchSampler
@@ -64,7 +65,7 @@ def updated(accelerator: Accelerator, case: str) -> dict[str, Tensor]:
             for name, value in metrics.items()
         }
     held = sum(_local(p).numel() for p in agent.learner.policy.model.parameters())
-    found |= {name: value.clone() for name, value in policy.whole_weights()}
+    found |= {name: value.clone() for name, value in whole_weights(policy.model)}
     state = agent.state_dict()
     if accelerator.is_main_process:
         for i, moments in state["optimizer"]["state"].items():

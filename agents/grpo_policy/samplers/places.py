@@ -13,6 +13,7 @@ from grpo_policy.policy import Policy
 from grpo_policy.samplers.budget import Budget
 from grpo_policy.samplers.conversations import Conversations, Past
 from grpo_policy.samplers.draw import Draw, Stops
+from grpo_policy.samplers.fixed import FixedStep, Fixing, fits
 from grpo_policy.samplers.protocol import Decoding
 from grpo_policy.samplers.room import Waiting
 from grpo_policy.samplers.rows import Joining, Row, Rows, prefill
@@ -34,9 +35,12 @@ class Places:
         *,
         budget: Budget,
         conversations: Conversations,
+        fixing: Fixing,
     ) -> None:
         self.policy, self.budget, self.seeds, self.how = policy, budget, seeds, how
-        self.conversations = conversations
+        self.conversations, self.fixing = conversations, fixing
+        self.fixed: FixedStep | None = None
+        """What samples the rows as they are, where `fixing` asks for it and they allow it."""
         self.copies = len(seeds) // len(prompts)
         self.waiting = Waiting(policy, prompts, self.copies, how.max_new_tokens)
         slots = min(len(seeds), max(budget.rows, self.copies))
@@ -57,7 +61,19 @@ class Places:
 
     def step(self) -> None:
         """Sample the next token of each row."""
-        self.rows.feed(self._choose(self.rows.logits(), self.rows.slots_R))
+        if self.fixed is not None and self.fixed.full:
+            self._loosen()
+        if self.fixed is None and self.fixing.fix and fits(self.rows):
+            self.fixed = FixedStep(self.rows, self._choose, self.fixing)
+        if self.fixed is not None:
+            self.fixed()
+        else:
+            self.rows.feed(self._choose(self.rows.logits(), self.rows.slots_R))
+
+    def _loosen(self) -> None:
+        if self.fixed is not None:
+            self.fixed.end()
+            self.fixed = None
 
     def look(self) -> Iterator[tuple[int, list[Completion]]]:
         """Look which rows have ended; yield the groups that are complete.
@@ -71,6 +87,7 @@ class Places:
         kept = [number for number, ended in enumerate(over) if not ended]
         new = self._next([rows[number] for number in kept])
         if new or len(kept) <= len(rows) // 2 or self.rows.full():
+            self._loosen()
             gone = {n: self.collected.pop(rows[n].slot) for n, ended in enumerate(over) if ended}
             self.unused += [rows[number].slot for number in gone]
             joining = self._begin(new) if new else None

@@ -50,7 +50,11 @@ class Sampler(Protocol):
         """The `Policy.version` of the weights that it samples with."""
 
     def sync(self, policy: Policy) -> None:
-        """Take over the policy's weights and version. Called after each step's update."""
+        """Take over the policy's weights and version. Called after each step's update.
+
+        With `trainer.lag` it may be a copy of the trained policy, from any thread, while nothing is
+        sampled. The weights that `sample` uses are those of the last call.
+        """
 
     def sample(
         self,
@@ -95,18 +99,22 @@ class SamplerParts:
     """The model that is trained, on its device, with the weights to start with."""
     accelerator: Accelerator
     """Accelerate's: device and processes of the run."""
+    ahead: bool = False
+    """Whether it samples while the policy is updated, from the weights of `sync` (see `lag`)."""
 
 
 class SamplerPlugin(Protocol):
     """An entry point of the group `grpo_envs.samplers`.
 
     It may have `decodes: ClassVar[tuple[str, ...]]`, the fields of `Decoding` that its sampler
-    obeys beside length and temperature. A run that sets another one is refused.
+    obeys beside length and temperature. A run that sets another one is refused. So is `trainer.lag`
+    without `ahead: ClassVar[bool] = True`, which says that the sampler can keep the weights of
+    `sync` while the policy is updated, where `SamplerParts.ahead` asks for it.
 
     It may have `samples_with_policy: ClassVar[bool]`, by default true: whether its samplers compute
     with the modules of the policy itself. One that has weights of its own, which `sync` gives it,
     says false: processes may share the policy's weights then (`trainer.shard=full`). `sync` is
-    called in all of them, and finds whole weights in the first (`Policy.held_whole`).
+    called in all of them, and finds whole weights in the first (`grpo_policy.parts`).
     """
 
     Config: ClassVar[type[SamplerConfig]]

@@ -132,6 +132,14 @@ class Rows:
         self._lengths_R = self._lengths_R + 1
         return logits_RV
 
+    def held(self) -> tuple[Any, int, Tensor, Tensor]:
+        """Return what a step changes: cache, filled columns, last tokens (R) and lengths (R)."""
+        return self._cache, self._width, self._tokens_R, self._lengths_R
+
+    def stepped(self) -> None:
+        """Count a token of each row: a step has changed in place what `held` returned."""
+        self._width, self.tick = self._width + 1, self.tick + 1
+
     def feed(self, tokens_R: Tensor) -> None:
         """Give each row its next token."""
         self._tokens_R, self.tick = tokens_R, self.tick + 1
@@ -215,8 +223,8 @@ def _passes(policy: Policy, begun: Sequence[_Prompt]) -> Iterator[Sequence[_Prom
 def _apart(policy: Policy, some: Sequence[_Prompt]) -> bool:
     """Return whether the last of these prompts passes in another pass than the others.
 
-    So that no mask of their padding gets large, and none of those that go on passes twice as many
-    tokens as are new.
+    It does where the mask of their padding would get large, or where it would pass twice as many
+    tokens of a conversation as are new.
     """
     if (some[0].past is None) != (some[-1].past is None):
         return True
@@ -230,8 +238,8 @@ def _apart(policy: Policy, some: Sequence[_Prompt]) -> bool:
 def _pass(policy: Policy, some: Sequence[_Prompt]) -> tuple[Any, Tensor]:
     """Return the cache of some prompts, padded on the left, and the logits after them (P, V).
 
-    All end in the last column. The columns that pass are those of the most new tokens: of the
-    other prompts' pasts the model is given as many tokens again as stand there.
+    All prompts end in the last column, and as many columns pass as one of them has new tokens at
+    most. A prompt with fewer passes some tokens of its past again: no padding stands within it.
     """
     longest, new = max(len(each.tokens) for each in some), max(each.new for each in some)
     pads = [longest - len(each.tokens) for each in some]

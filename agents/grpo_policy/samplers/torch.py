@@ -12,6 +12,7 @@ from grpo_envs.types import Completion
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.budget import Budget
 from grpo_policy.samplers.conversations import Conversations
+from grpo_policy.samplers.fixed import Fixing
 from grpo_policy.samplers.places import Places
 from grpo_policy.samplers.protocol import Decoding
 
@@ -30,6 +31,8 @@ class TorchSampler:
     """Completions that are sampled at once, at least the completions of one prompt."""
     batch_tokens: int | None = None
     """Tokens in the cache at once, at most; None: as many as the free memory holds."""
+    fixing: Fixing | None = None
+    """Whether steps are captured as CUDA graphs; None: on a GPU."""
     budget: Budget = field(init=False)
     conversations: Conversations = field(init=False, default_factory=Conversations)
     version: int = field(init=False)
@@ -66,6 +69,9 @@ class TorchSampler:
         left, copies = list(range(len(prompts))), len(seeds) // len(prompts)
         conversations = self.conversations
         keep = keep and self.policy.caching.keeps
+        if self.fixing is None:
+            gpu = self.policy.device.type == "cuda"
+            self.fixing = Fixing(fix=gpu, capture=gpu)
         conversations.turn(prompts, self.policy.version, keep=keep)
         with self.policy.sampled_in(self.dtype):
             self.budget.measure(self.policy, self.policy.model.dtype, conversations.tokens)
@@ -78,6 +84,7 @@ class TorchSampler:
                     budget=self.budget,
                     tick=tick,
                     conversations=conversations,
+                    fixing=self.fixing,
                 )
                 try:
                     for i, found in groups:
@@ -111,6 +118,7 @@ def sample(
     *,
     budget: Budget | None = None,
     conversations: Conversations | None = None,
+    fixing: Fixing | None = None,
 ) -> list[Completion]:
     """Sample `len(seeds) / len(prompts)` completions of each prompt, those of one prompt in a row.
 
@@ -122,11 +130,14 @@ def sample(
         how: Temperature and length.
         budget: How many rows are sampled at once; None: all.
         conversations: Caches that prompts go on behind; None: there are none.
+        fixing: Whether steps are captured as CUDA graphs; None: they are not.
 
     Returns:
         B completions with the log-probability of each token at sampling time.
     """
-    groups = sample_groups(policy, prompts, seeds, how, budget=budget, conversations=conversations)
+    groups = sample_groups(
+        *(policy, prompts, seeds, how), budget=budget, conversations=conversations, fixing=fixing
+    )
     done = dict(groups)
     return [completion for p in range(len(prompts)) for completion in done[p]]
 
@@ -141,6 +152,7 @@ def sample_groups(
     budget: Budget | None = None,
     tick: Callable[[], None] = lambda: None,
     conversations: Conversations | None = None,
+    fixing: Fixing | None = None,
 ) -> Iterator[tuple[int, list[Completion]]]:
     """Sample as `sample` does; yield the number of a prompt and its completions once all ended.
 
@@ -152,9 +164,15 @@ def sample_groups(
         budget: How many rows are sampled at once; None: all.
         tick: Called before each token; what it raises ends the sampling.
         conversations: Caches that prompts go on behind; None: there are none.
+        fixing: Whether steps are captured as CUDA graphs; None: they are not.
     """
     budget, conversations = budget or Budget(len(seeds)), conversations or Conversations()
-    places = Places(policy, prompts, seeds, how, budget=budget, conversations=conversations)
+    places = Places(
+        *(policy, prompts, seeds, how),
+        budget=budget,
+        conversations=conversations,
+        fixing=fixing or Fixing(),
+    )
     every = _LOOK_EVERY.get(policy.device.type, 1)
     unseen = every
     while places.rows.rows or places.waiting:
