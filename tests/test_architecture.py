@@ -31,7 +31,7 @@ FLOORS = [
 ]
 COMMANDS = (
     *("run", "plan", "check", "play", "doctor", "plot", "evaluate", "export"),
-    *("sweep_report", "new_env", "export_data"),
+    *("sweep_report", "new_env", "engine", "export_data"),
 )
 """Files in grpo_envs/ that a user runs: the floor `commands`."""
 WINGS = ("graders", "sandbox")
@@ -57,6 +57,7 @@ HEAVY = {
     "wandb": {"loggers"},
     "mlflow": {"loggers"},
     "trackio": {"loggers"},
+    "ray": {"env"},
 }
 MODULES = sorted(p for d in ("grpo_envs", "envs", "agents") for p in (ROOT / d).rglob("*.py"))
 EVERY_MODULE = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
