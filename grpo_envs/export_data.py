@@ -13,7 +13,7 @@ from pathlib import Path
 import rich
 
 from grpo_envs.config.composition import compose_run
-from grpo_envs.errors import require, require_training
+from grpo_envs.errors import ConfigError, require, require_training
 from grpo_envs.interop import verl
 from grpo_envs.runtime.files import shown
 from grpo_envs.runtime.terminal import exit_on_error
@@ -43,15 +43,22 @@ def main() -> None:
 
 
 def export(name: str, keywords: dict[str, object], options: argparse.Namespace) -> list[Path]:
-    """Write the files of both splits into `options.out`; return them."""
+    """Write the files of both splits into `options.out`; return them.
+
+    Raises:
+        ConfigError: the environment cannot be used from verl, or the files cannot be written.
+    """
     from pyarrow import Table, parquet  # not for --help, nor a mistake
 
     counts = {"train": options.rows, "eval": options.held_out}
     made = {split: verl.rows_of(name, keywords, split, counts[split]) for split in _FILES}
-    options.out.mkdir(parents=True, exist_ok=True)
     files = [options.out / name for name in _FILES.values()]
-    for rows, file in zip(made.values(), files, strict=True):
-        parquet.write_table(Table.from_pylist(rows), file)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for rows, file in zip(made.values(), files, strict=True):
+            parquet.write_table(Table.from_pylist(rows), file)
+    except OSError as error:
+        raise ConfigError(f"--out {shown(options.out)}: {error}.") from error
     return files
 
 

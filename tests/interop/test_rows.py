@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from grpo_envs.env.plugins import make
 from grpo_envs.errors import ConfigError
 from grpo_envs.interop import rows
 from grpo_envs.interop.rows import Episode, Row, environment_of, grade, messages_of, rows_of
-from grpo_envs.types import Problem, Reward, Turn
+from grpo_envs.types import Problem, Reply, Reward, Turn
 from tests.conftest import Write
 from tests.support.door_answers import ENVIRONMENTS, cases
 
@@ -29,6 +30,16 @@ class FailingEnv(TextEnv):
         if answer == "fail":
             raise OSError("no sandbox")
         return Reward(parts={"correct": float(answer == "1")})
+
+
+class EchoEnv(FailingEnv):
+    """Says all that it was told of the turns before."""
+
+    max_turns = 3
+
+    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+        before = [(turn.action, turn.observation, turn.reward) for turn in turns[:-1]]
+        return Reply(reward=Reward(parts={"correct": 0.25}), observation=repr(before), done=False)
 
 
 @pytest.fixture
@@ -93,6 +104,18 @@ def test_messages_are_those_of_a_run(write: Write) -> None:
     system, *rest = messages_of(row)
     assert system == {"role": "system", "content": row.environment.system_prompt}
     assert rest == [*chat, question]
+
+
+def test_an_environment_sees_the_turns_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = EchoEnv()
+    monkeypatch.setattr(rows, "_environment", lambda *_: env)
+    episode = Episode(rows_of("echo", {}, "train", 1)[0])
+    assert episode.answer("a") == "[]"
+    assert episode.answer("b") == repr([("a", "[]", 0.25)])
+    assert not episode.over
+    episode.answer("c")
+    assert episode.over
+    assert episode.graded.total == 0.75
 
 
 def test_a_conversation_without_answers_has_said_nothing() -> None:

@@ -107,3 +107,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert message in done.stderr
     assert not list(tmp_path.iterdir())
+    (tmp_path / "data").write_text("mine")
+    done = command("verl", "env=countdown", "--rows", "2", "--out", "data", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--out data: " in done.stderr

@@ -26,6 +26,16 @@ heavy = {"torch", "transformers", "accelerate", "datasets", "hydra", "omegaconf"
 print("heavy:", sorted(heavy))
 """
 
+INTEROP = """
+import sys
+from grpo_envs.interop import verl
+
+(row,) = verl.rows_of("countdown", {}, "train", 1)
+truth = row["reward_model"]["ground_truth"]
+print(verl.compute_score(row["data_source"], "", truth, row["extra_info"])["score"])
+assert not {"torch", "transformers", "datasets", "verl"} & {*sys.modules}
+"""
+
 
 def closure() -> set[str]:
     """The distributions that `pip install .` brings here, by name."""
@@ -112,3 +122,8 @@ def test_it_can_be_installed_beside(beside: str, tmp_path: Path) -> None:
     ask = ["-m", "pip", "install", "--dry-run", "--ignore-installed", "-q", str(ours), beside]
     done = subprocess.run([sys.executable, *ask], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_verl_scores_without_our_trainer(site: Path) -> None:
+    done = run(site, "-W", "error", "-c", INTEROP)
+    assert (done.returncode, done.stdout) == (0, "0.0\n"), done.stderr
