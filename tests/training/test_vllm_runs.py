@@ -112,7 +112,10 @@ def test_the_correction_is_on(tmp_path: Path, server: Any) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_share_servers_and_the_first_pushes(tmp_path: Path, server: Any) -> None:
+@pytest.mark.parametrize("shard", ["auto", "full"])
+def test_two_processes_share_servers_and_the_first_pushes(
+    shard: str, tmp_path: Path, server: Any
+) -> None:
     """Each samples its problems with a server of its own; the run is that of one process."""
     trainer(tmp_path / "one").run()
     servers = [server() for _ in range(2)]
@@ -120,7 +123,8 @@ def test_two_processes_share_servers_and_the_first_pushes(tmp_path: Path, server
     command = [*(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu")]
     command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     command += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "grpo_envs.run"]
-    keys = ["sampler=vllm", f"sampler.urls=[{urls}]", f"hydra.run.dir={tmp_path / 'two'}"]
+    keys = ["sampler=vllm", f"sampler.urls=[{urls}]", f"trainer.shard={shard}"]
+    keys += [f"hydra.run.dir={tmp_path / 'two'}"]
     done = subprocess.run([*command, *SMALL, *keys], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     same(tmp_path / "one", tmp_path / "two")
