@@ -26,12 +26,12 @@ FLOORS = [
     (*ENVIRONMENTS, "runs"),
     ("config", "loggers"),
     ("grpo_policy",),
-    ("training", "grpo_agent"),
+    ("training", "grpo_agent", "interop"),
     ("report", "commands"),
 ]
 COMMANDS = (
     *("run", "plan", "check", "play", "doctor", "plot", "evaluate", "export"),
-    *("sweep_report", "new_env", "engine"),
+    *("sweep_report", "new_env", "engine", "export_data"),
 )
 """Files in grpo_envs/ that a user runs: the floor `commands`."""
 WINGS = ("graders", "sandbox")
@@ -48,7 +48,8 @@ HEAVY = {
     "peft": {"grpo_policy"},
     "hydra": {"config", "training", "commands"},
     "omegaconf": {"config", "training", "commands"},
-    "datasets": {"env"},
+    "datasets": {"env", "interop"},
+    "verifiers": {"interop"},
     "matplotlib": {"commands"},
     "plotly": {"report", "commands"},
     "sympy": {"graders"},
@@ -209,6 +210,7 @@ def test_the_framework_knows_no_agent_and_no_grader(path: Path) -> None:
     theirs = {area_of(name) for name, _ in imported(path)}
     assert "grpo_agent" not in theirs
     assert area(path) in WINGS or not theirs & {*WINGS}
+    assert area(path) in ("interop", "commands") or "interop" not in theirs
 
 
 def test_the_groups_of_entry_points_are_pinned() -> None:

@@ -233,7 +233,7 @@ class GrpoConfig(AgentConfig):
                 f"agent.minibatches={self.minibatches} with trainer.prompts_per_step={prompts}: a "
                 f"minibatch has at least one group. Allowed: 1 to {prompts}."
             )
-        if self.optimizer != "adamw" and launch.shards():
+        if self.optimizer != "adamw" and (launch.shards() or run.trainer.shard != "auto"):
             raise ConfigError(
                 f"agent.optimizer={self.optimizer} in shards: bitsandbytes has no moments in "
                 "parts. Allowed: adamw."

@@ -103,6 +103,13 @@ class Masters:
         with replaced(self.model, {p: by[n] for n, p in self.computing().items() if n in by}):
             yield
 
+    def take_over(self) -> None:
+        """Let the model hold the masters themselves from now on, and no other copy."""
+        computing = self.computing()
+        for name, value in self.values.items():
+            computing[name].data = value.data
+        self.values.clear()
+
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Move them as `Module.to` moves the model."""
         for value in self.values.values():

@@ -6,15 +6,12 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo_policy.batch import Batch
 from grpo_policy.block_attention import by_blocks
@@ -25,6 +22,8 @@ from grpo_policy.kv_cache import Caching
 from grpo_policy.masters import Masters, replaced
 from grpo_policy.merging import merge, merged_in
 from grpo_policy.packing import MASK_BYTES, mask_bytes, pack, saves
+from grpo_policy.parts import all_finite
+from grpo_policy.recomputing import recompute_layers
 from grpo_policy.rms_norm import fuse_norms
 from grpo_policy.saving import save
 from grpo_policy.scoring import score_tokens
@@ -49,7 +48,8 @@ class Policy(nn.Module):
         self.template_variables = dict(template_variables or {})
         """What the chat template is given beside the messages."""
         self.eos_ids = end_tokens(tokenizer, model.generation_config, self.template_variables)
-        self.pad_id = int(_first(tokenizer.pad_token_id, self.eos_ids[0]))
+        pad = tokenizer.pad_token_id
+        self.pad_id = int(self.eos_ids[0] if pad is None else pad)
         self.share_prompts = True
         """Whether `forward` may pack rows of a group; it does where that saves work."""
         self.fixes = True
@@ -58,6 +58,8 @@ class Policy(nn.Module):
         """How the model is given what it remembers while sampling."""
         self.own_head = False
         """Whether logits are more than a matrix times the last hidden state (scaled, capped)."""
+        self.computes_in: torch.dtype | None = None
+        """What the weights are gathered in, where processes share them; see `dtype`."""
         self.version = 0
         """Counts the changes of the weights: each update, each restore."""
         merge(self.model)
@@ -66,6 +68,11 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return cast("torch.device", self.model.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are in while they compute."""
+        return self.computes_in or cast("torch.dtype", self.model.dtype)
 
     @property
     def size(self) -> int:
@@ -161,9 +168,7 @@ class Policy(nn.Module):
 
         Transformers' own switch acts in training mode only, where layers may drop out.
         """
-        for layer in self.model.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                layer.forward = partial(_checkpointed, layer.forward)
+        recompute_layers(self.model)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return what the optimiser changes: adapters where there are any, else all."""
@@ -178,8 +183,8 @@ class Policy(nn.Module):
         save(self, folder, dtype)
 
     def finite(self) -> bool:
-        """Return whether every trained weight is a finite number."""
-        return all(bool(p.isfinite().all()) for p in self.masters.computing().values())
+        """Return whether every trained weight is a finite number; all processes ask."""
+        return all_finite(self.model)
 
     @property
     def chat(self) -> Chat:
@@ -285,14 +290,3 @@ class Policy(nn.Module):
             use_cache=False,
         ).last_hidden_state
         return cast("Tensor", hidden_KLD[packs.pack_N, packs.before_N])
-
-
-def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call `forward`, and in the backward pass once more; just call it where there is none."""
-    if torch.is_grad_enabled():
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-    return forward(*args, **kwargs)
-
-
-def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)

@@ -18,10 +18,11 @@ TOO_LONG = ("drop", "error")
 """What `env.too_long` may be: problems whose prompt leaves no room for an answer in the model's
 context are left out and counted, or are an error."""
 _DEVICES = ("auto", "cpu", "cuda")
+SHARDS = ("auto", "optimizer", "full")
 
 _FREE = (
     *("eval_every", "save_every", "keep_checkpoints", "save_dtype", "save_optimizer"),
-    *("device", "graders", "sweep_metric"),
+    *("device", "graders", "shard", "sweep_metric"),
 )
 """Keys of the trainer that decide no result."""
 
@@ -74,6 +75,10 @@ class TrainerConfig:
     """Stops the run when so many steps in a row had gradients that are not finite."""
     device: str = "auto"
     """auto takes a CUDA GPU where there is one; or cpu, or cuda."""
+    shard: str = "auto"
+    """What several processes share (FSDP 2): optimizer (masters and moments), full (weights and
+    gradients, too, for which the sampler has to be an engine); auto: optimizer where
+    `accelerate launch --use_fsdp` asks for it, else nothing."""
     threads: Any = "auto"
     """Threads of a CPU that compute: a number, or auto: 1 for a small model, else the cores."""
     precision: str = "auto"
@@ -112,6 +117,7 @@ class TrainerConfig:
             number or self.threads == "auto", "trainer.threads", self.threads, "1 or more, auto"
         )
         require_one_of("trainer.device", self.device, _DEVICES)
+        require_one_of("trainer.shard", self.shard, SHARDS)
         require_place(self.graders)
         require_one_of("trainer.precision", self.precision, PRECISIONS)
         require_one_of("trainer.save_dtype", self.save_dtype, SAVED)

@@ -26,7 +26,6 @@ from grpo_envs.training.decoding import (
     evaluation_decoding,
     require_ahead,
     require_decoded,
-    require_scored_as_sampled,
     training_decoding,
 )
 from grpo_envs.training.environments import Envs, place_graders
@@ -34,6 +33,7 @@ from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.precision import compute_dtype, compute_in
 from grpo_envs.training.sources import make_source
 from grpo_envs.training.start import log_start
+from grpo_envs.training.trainable import require_trainable
 from grpo_envs.training.trainer import RESUMED, Trainer
 from grpo_envs.training.utilisation import Utilisation
 from grpo_policy.adapters import add_adapters
@@ -41,11 +41,12 @@ from grpo_policy.chat import Chat
 from grpo_policy.context import rope_line
 from grpo_policy.loading import remarks
 from grpo_policy.models import load_policy, resolve, restore
+from grpo_policy.parts import held_whole
 from grpo_policy.policy import Policy
+from grpo_policy.replicas import sharding_accelerator
 from grpo_policy.rollout import Rollout
 from grpo_policy.room import Room
 from grpo_policy.samplers import Decoding, Sampler, SamplerParts, SamplerPlugin
-from grpo_policy.sharding import sharding_accelerator
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
-    _require_trainable(cfg, processes)
+    require_trainable(cfg, processes)
     policy, accelerator = open_policy(cfg)
     _make_trainable(policy, cfg, accelerator.device, out if processes.first else None)
     parts = _parts(cfg, policy, accelerator, training_decoding(cfg, policy))
@@ -100,20 +101,6 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         utilisation=Utilisation.of(policy, accelerator, cfg.agent),
         **{key: state[key] for key in RESUMED if key in state},
     )
-
-
-def _require_trainable(cfg: RunConfig, processes: Processes) -> None:
-    require_scored_as_sampled(cfg)
-    if cfg.trainer.lag and processes.count > 1:
-        raise ConfigError(
-            f"trainer.lag={cfg.trainer.lag} in a run of {processes.count} processes. Allowed: "
-            "trainer.lag=0, or a run of one process."
-        )
-    if cfg.model.quantization and not cfg.model.lora.rank:
-        raise ConfigError(
-            f"model.quantization={cfg.model.quantization} with model.lora.rank=0: quantised "
-            "weights are not trained. Allowed: with model.lora.rank above 0."
-        )
 
 
 def _parts(cfg: RunConfig, policy: Policy, accelerator: Accelerator, decoding: Decoding) -> Parts:
@@ -160,7 +147,8 @@ def make_sampler(
         require_ahead(cfg, plugin)
     parts = SamplerParts(policy=policy, accelerator=accelerator, ahead=ahead)
     sampler = plugin.make(cfg.sampler, parts)
-    sampler.sync(policy)
+    with held_whole(policy.model):
+        sampler.sync(policy)
     return sampler
 
 
@@ -243,7 +231,7 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
     if cpu and torch.backends.mps.is_available():
         log.info("on the CPU: Apple's GPU (MPS) is not used, as nothing was tried on one.")
     # Precision is not Accelerate's: a policy's weights are in what it computes in.
-    accelerator = sharding_accelerator(cpu=cpu, mixed_precision="no")
+    accelerator = sharding_accelerator(cfg.shard, cpu=cpu, mixed_precision="no")
     if accelerator.num_processes != launch.count():
         raise ConfigError(
             f"{accelerator.num_processes} processes, by a launcher that is not known here. "

@@ -36,7 +36,7 @@ def needs(cfg: RunConfig, *, prompt: int, shards: int = 1, memory: float | None 
     Args:
         cfg: The run's.
         prompt: Tokens of a prompt; which they are only the run itself knows.
-        shards: Processes that share masters and moments (FSDP).
+        shards: Processes that share masters and moments (FSDP), or all of it (`trainer.shard`).
         memory: Bytes [B] of the device; None: those of the one that is here.
 
     Raises:
@@ -71,6 +71,7 @@ def needs(cfg: RunConfig, *, prompt: int, shards: int = 1, memory: float | None 
             quantized=cfg.model.quantization is not None,
             moments=MOMENTS_8BIT if _in_eight_bits(cfg) else MOMENTS,
             shards=shards,
+            full=cfg.trainer.shard == "full",
             memory=memory,
         )
         found = footprint(policy, job)

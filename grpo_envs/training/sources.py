@@ -9,6 +9,7 @@ from grpo_envs.runtime.stopping import Stop
 from grpo_envs.training.agent import Parts
 from grpo_envs.training.ahead import Ahead
 from grpo_envs.training.source import InStep, Source
+from grpo_policy.parts import held_whole
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
 from grpo_policy.room import Room
@@ -63,4 +64,5 @@ def make_source(
 def _publish(policy: Policy, sampler: Sampler) -> None:
     """Give the weights to the sampler if they have changed since it got them."""
     if sampler.version != policy.version:
-        sampler.sync(policy)
+        with held_whole(policy.model):
+            sampler.sync(policy)

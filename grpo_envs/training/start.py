@@ -27,11 +27,12 @@ def _summary(cfg: RunConfig, parts: Parts) -> str:
     adapters = sum(p.numel() for p in policy.trained_parameters()) / 1e6
     trained = f", {adapters:.2f} M of them trained (LoRA)," if policy.has_adapters else ""
     count = accelerator.num_processes
-    sharded = ", sharded" if accelerator.is_fsdp2 else ""
+    full = cfg.trainer.shard == "full"
+    sharded = f", {'weights, too, ' if full else ''}sharded" if accelerator.is_fsdp2 else ""
     processes = f" in {count} processes{sharded}" if count > 1 else ""
     return (
         f"{millions:.1f} M parameters{trained} on {accelerator.device.type}{processes}, "
-        f"{dtype_name(policy.model.dtype)}; {cfg.trainer.steps} steps of "
+        f"{dtype_name(policy.dtype)}; {cfg.trainer.steps} steps of "
         f"{cfg.trainer.prompts_per_step} prompts x {cfg.agent.group_size} completions of at most "
         f"{parts.decoding.max_new_tokens} tokens"
     )

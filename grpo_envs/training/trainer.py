@@ -24,6 +24,7 @@ from grpo_envs.training.source import Source
 from grpo_envs.training.utilisation import Utilisation
 from grpo_envs.training.watch import Watch
 from grpo_envs.types import Group
+from grpo_policy.parts import held_whole
 from grpo_policy.samplers.protocol import Sampler, identity_of, shown_identity
 
 log = logging.getLogger(__name__)
@@ -234,6 +235,12 @@ class Trainer:
         if source is None and self.cfg.save_optimizer:
             log.warning(_CUT_OFF, self.done)
             return
+        with held_whole(self.policy.model):
+            self._save_with(source)
+        self._saved = self.done
+
+    def _save_with(self, source: Any) -> None:
+        """Write a checkpoint; in the first process the policy has whole weights."""
         state: dict[str, Any] = {
             "agent": self.agent.state_dict(),
             "env": self.env.state_dict(),
@@ -249,4 +256,3 @@ class Trainer:
         kept = state if self.cfg.save_optimizer else None
         config = dict(self.decisive)
         self.processes.by_first(lambda: self.checkpoints.save(self.done, self.policy, kept, config))
-        self._saved = self.done

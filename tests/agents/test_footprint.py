@@ -198,6 +198,19 @@ def test_processes_share_masters_and_moments() -> None:
     assert sum(size(found, name) for name in names) == (8 + 12 / 4) * found.parameters
 
 
+def test_processes_share_all_of_it_and_an_engine_samples() -> None:
+    found = planned(replace(JOB, shards=4, full=True), dtype=torch.bfloat16)
+    by_name = {part.name: part for part in found.parts}
+    shared = sum(by_name[name].size for name in ("weights", "moments", "gradients"))
+    assert shared == 16 / 4 * found.parameters
+    assert by_name["reference"].size == 2 / 4 * found.parameters
+    words = load_config(str(TINY), ModelConfig()).vocab_size
+    embeddings, layer = 128 * words, 2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384
+    gathered = 4 * (embeddings + 2 * layer) + 4 * max(embeddings, layer)
+    assert by_name["gathered"].size == pytest.approx(gathered, rel=0.01)
+    assert not {"masters", "cache", "logits", "copy"} & by_name.keys()
+
+
 def test_adapters_alone_have_gradients_and_the_model_is_the_reference() -> None:
     pytest.importorskip("peft")
     found = planned(model=ModelConfig(lora=LoraConfig(rank=4)), dtype=torch.bfloat16)

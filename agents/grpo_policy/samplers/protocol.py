@@ -129,6 +129,11 @@ class SamplerPlugin(Protocol):
     obeys beside length and temperature. A run that sets another one is refused. So is `trainer.lag`
     without `ahead: ClassVar[bool] = True`, which says that the sampler can keep the weights of
     `sync` while the policy is updated, where `SamplerParts.ahead` asks for it.
+
+    It may have `samples_with_policy: ClassVar[bool]`, by default true: whether its samplers compute
+    with the modules of the policy itself. One that has weights of its own, which `sync` gives it,
+    says false: processes may share the policy's weights then (`trainer.shard=full`). `sync` is
+    called in all of them, and finds whole weights in the first (`grpo_policy.parts`).
     """
 
     Config: ClassVar[type[SamplerConfig]]

@@ -67,6 +67,7 @@ class Vllm:
 
     Config: ClassVar[type[SamplerConfig]] = VllmConfig
     ahead: ClassVar[bool] = True
+    samples_with_policy: ClassVar[bool] = False
     decodes: ClassVar[tuple[str, ...]] = ("top_p", "top_k", "min_p", "repetition_penalty", "stop")
 
     @classmethod
