@@ -10,7 +10,6 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch.distributed.tensor import DTensor
 
 from grpo_envs.errors import ConfigError, require
 from grpo_policy.chat import NO_LIMIT
@@ -74,11 +73,6 @@ def _require_pushable(cfg: VllmConfig, policy: Policy, processes: int) -> None:
         raise ConfigError(
             "model.quantization with sampler=vllm: packed weights are not pushed. Allowed: "
             "model.quantization=null, or sampler=torch."
-        )
-    if any(isinstance(p, DTensor) for p in policy.model.parameters()):
-        raise ConfigError(
-            "trainer.shard=full with sampler=vllm: the first process pushes, and has a part of the "
-            "weights alone. Allowed: trainer.shard=optimizer."
         )
     if processes > 1 and not cfg.urls:
         raise ConfigError(
