@@ -24,14 +24,14 @@ FLOORS = [
     ("runtime",),
     ("env", "sandbox", "graders"),
     (*ENVIRONMENTS, "runs"),
-    ("config", "loggers"),
+    ("config", "loggers", "interop"),
     ("grpo_policy",),
     ("training", "grpo_agent"),
     ("report", "commands"),
 ]
 COMMANDS = (
     *("run", "plan", "check", "play", "doctor", "plot", "evaluate", "export"),
-    *("sweep_report", "new_env"),
+    *("sweep_report", "new_env", "serve"),
 )
 """Files in grpo_envs/ that a user runs: the floor `commands`."""
 WINGS = ("graders", "sandbox")
@@ -56,6 +56,9 @@ HEAVY = {
     "wandb": {"loggers"},
     "mlflow": {"loggers"},
     "trackio": {"loggers"},
+    "openenv": {"interop"},
+    "fastapi": {"interop"},
+    "uvicorn": {"interop"},
 }
 MODULES = sorted(p for d in ("grpo_envs", "envs", "agents") for p in (ROOT / d).rglob("*.py"))
 EVERY_MODULE = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -106,6 +106,7 @@ class CodeEnv(TextEnv):
         require(positive, "env.wall_s", wall_s, "seconds, at most 600")
         self.level, self.passed, self.max_turns, self.trust = level, passed, turns, trust
         self.concurrency = "threads" if turns > 1 else "none"  # answers: in score_batch
+        self.reentrant = True
         require_dataset(dataset, columns=columns, unreadable=unreadable, held_out=held_out)
         self.checker = configured_checker(checker, dataset)
         self.packages = checked_packages(packages)

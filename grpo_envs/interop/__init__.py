@@ -1,0 +1,1 @@
+"""Our environments in other trainers: each module is one trainer's, or one protocol's."""
