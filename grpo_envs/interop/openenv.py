@@ -28,8 +28,7 @@ from openenv.core.env_server.types import (
     Observation,
     State,
 )
-from pydantic import Field, PlainValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import Field, WithJsonSchema
 
 import grpo_envs
 from grpo_envs.env import SPLITS
@@ -45,24 +44,11 @@ _ENDING_S = 3
 _RESET = ("seed", "split", "episode_id")
 
 
-def _text(value: Any) -> str:
-    """Return an answer as text: any string, lone surrogates too, which pydantic's `str` refuses.
-
-    A whole number is taken as its digits: a client that reads an answer such as `7` as JSON sends
-    a number.
-    """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    given = type(value).__name__
-    raise PydanticCustomError("text", "message is a {given}. Allowed: a text.", {"given": given})
-
-
 class TextAction(Action):
     """What a policy says."""
 
-    message: Annotated[str, PlainValidator(_text), WithJsonSchema({"type": "string"})] = Field(
+    # Checked at the step: pydantic's `str` has no lone surrogates, which an answer may have.
+    message: Annotated[Any, WithJsonSchema({"type": "string"})] = Field(
         description="The policy's answer, as it was written"
     )
 
@@ -136,23 +122,25 @@ class Session(Environment):
 
         Raises:
             ResetNeeded: there is no episode, or it is over.
+            ConfigError: the answer is no text.
         """
         if self._problem is None or self._over:
             why = "the episode is over" if self._over else "there is no episode in this session"
             raise ResetNeeded(f"{why}: reset first, on the same connection (WebSocket /ws).")
-        problem, turns = self._problem, [*self._turns, Turn(action=action.message)]
+        said = _text(action.message)
+        problem, turns = self._problem, [*self._turns, Turn(action=said)]
         try:
             (reply,) = await self.served.call(lambda: self.env.reply_batch([problem], [turns]))
         except TimeoutError:
             error = f"the grading took longer than {self.served.seconds:g} s"
             reply = Reply(reward=Reward(valid=False, error=error))
-        reward, said = reply.reward, reply.observation
-        self._turns += (Turn(action=action.message, observation=said, reward=reward.total),)
+        reward = reply.reward
+        self._turns += (Turn(action=said, observation=reply.observation, reward=reward.total),)
         self._state.step_count = len(self._turns)
         left = 0 if reply.done else self.env.turns_of(problem) - len(self._turns)
         self._over = left <= 0
         return TextObservation(
-            prompt=_sendable(said),
+            prompt=_sendable(reply.observation),
             answers_left=max(0, left),
             parts=self.env.parts_of(reward) if reward.valid else {},
             reward=reward.total if reward.valid else None,
@@ -229,6 +217,13 @@ def server(made: FastAPI) -> uvicorn.Server:
             made, log_level="warning", access_log=False, timeout_graceful_shutdown=_ENDING_S
         )
     )
+
+
+def _text(message: Any) -> str:
+    """Return an answer as text; a client that reads the answer `7` as JSON sends a number."""
+    whole = isinstance(message, int) and not isinstance(message, bool)
+    require(isinstance(message, str) or whole, "message", type(message).__name__, "a text")
+    return str(message)
 
 
 def _sendable(value: Any) -> Any:
