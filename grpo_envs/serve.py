@@ -50,11 +50,11 @@ def _serve(options: argparse.Namespace) -> None:
         closing(plugins.make(name, **cfg.env_keywords)) as env,
         closing(openenv.listen(options.host, options.port)) as at,
     ):
-        app = openenv.app(served.Served(name, env, options.timeout), options.sessions)
+        server = openenv.Server(served.Served(name, env, options.timeout), options.sessions)
         host, port = at.getsockname()[:2]
         print(f"env={name} at http://{host}:{port}, {options.sessions} sessions; Ctrl-C ends it.")
         sys.stdout.flush()
-        openenv.server(app).run(sockets=[at])
+        server.run(sockets=[at])
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -10,6 +10,7 @@ turns are used up, and a reward may be null: that of an answer whose grading fai
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 from collections.abc import Mapping
@@ -39,8 +40,8 @@ from grpo_envs.types import Problem, Reply, Reward, Turn
 _SEEDS = 2**31
 _IDLE_S = 3600.0
 """A session that was opened without a connection (MCP) gives its place back after so long."""
-_ENDING_S = 3
-"""Seconds that answers under way have after Ctrl-C or SIGTERM."""
+_ENDING_S = 0.2
+"""Time to send what sessions are told at the end."""
 _RESET = ("seed", "split", "episode_id")
 
 
@@ -203,20 +204,24 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), backlog=2048)
     except OSError as error:
-        cause = error.strerror or str(error)
+        number = error.errno or 0  # below 0: of a name that is no host's
+        cause = os.strerror(number) if number > 0 else error.strerror
         raise ConfigError(f"--host {host} --port {port}: {cause}. Choose another.") from error
 
 
-def server(made: FastAPI) -> uvicorn.Server:
-    """Return the server: `run(sockets=[...])` serves until Ctrl-C or SIGTERM.
+class Server(uvicorn.Server):
+    """`run(sockets=[...])` serves until Ctrl-C or SIGTERM, then calls the handlers from before."""
 
-    Then it calls the handlers that these signals had before.
-    """
-    return uvicorn.Server(
-        uvicorn.Config(
-            made, log_level="warning", access_log=False, timeout_graceful_shutdown=_ENDING_S
-        )
-    )
+    def __init__(self, served: Served, sessions: int) -> None:
+        made = app(served, sessions)
+        super().__init__(uvicorn.Config(made, log_level="warning", access_log=False))
+        self._served = served
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell the sessions whose answers are being graded, then end all of them."""
+        self._served.end()
+        await asyncio.sleep(_ENDING_S)
+        await super().shutdown(sockets)
 
 
 def _text(message: Any) -> str:

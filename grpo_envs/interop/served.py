@@ -8,12 +8,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from grpo_envs.env import TextEnv
 from grpo_envs.env.grading import reentrant
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, RunStopped
 
+_ENDS = "the server ends."
 _T = TypeVar("_T")
 
 
@@ -27,6 +28,8 @@ class Served:
     """A call of the environment may take so long; an answer whose grading does not end is invalid.
     Python cannot end the thread that it runs in, which is left behind."""
     _alone: threading.Lock = field(default_factory=threading.Lock)
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _waiting: set[asyncio.Future[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Refuse an environment whose rewards or problems depend on more than one answer.
@@ -54,7 +57,10 @@ class Served:
 
         Raises:
             TimeoutError: the call takes too long.
+            RunStopped: the server ends.
         """
+        if self._ended.is_set():
+            raise RunStopped(_ENDS)
         answered: Future[_T] = Future()
         answered.set_running_or_notify_cancel()  # a session that ends does not cancel it
 
@@ -68,4 +74,19 @@ class Served:
                 answered.set_exception(RuntimeError(repr(error)))
 
         threading.Thread(target=work, daemon=True).start()
-        return await asyncio.wait_for(asyncio.wrap_future(answered), self.seconds)
+        result = asyncio.wrap_future(answered)
+        self._waiting.add(result)
+        try:
+            return await asyncio.wait_for(result, self.seconds)
+        except asyncio.CancelledError:
+            if self._ended.is_set():
+                raise RunStopped(_ENDS) from None
+            raise
+        finally:
+            self._waiting.discard(result)
+
+    def end(self) -> None:
+        """Let every call under way raise RunStopped, and every later one."""
+        self._ended.set()
+        for result in [*self._waiting]:
+            result.cancel()

@@ -15,6 +15,7 @@ import pytest
 
 import grpo_envs
 from grpo_envs import Problem, Reply, Reward, TextEnv, Turn
+from grpo_envs.env.reward_functions import Function
 from grpo_envs.errors import ConfigError
 from grpo_envs.interop.served import Served
 
@@ -62,7 +63,7 @@ class EchoEnv(TextEnv):
 @contextmanager
 def serving(env: TextEnv, *, sessions: int = 8, seconds: float = 20.0) -> Iterator[str]:
     """Serve in a thread; yield host:port."""
-    server = openenv.server(openenv.app(Served("echo", env, seconds), sessions))
+    server = openenv.Server(Served("echo", env, seconds), sessions)
     with closing(openenv.listen("127.0.0.1", 0)) as at:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [at]})
         thread.start()
@@ -277,11 +278,16 @@ def test_an_environment_that_grades_in_turn_is_asked_by_one_at_a_time(
     assert env.most_inside == 1 or concurrency != "none"
 
 
-def whole(problems: Sequence[Problem], answers: Sequence[str]) -> list[float]:
+@grpo_envs.batched
+def ranked(answers: Sequence[str], **_: Any) -> list[float]:
     return [0.0 for _ in answers]
 
 
 def test_what_cannot_be_served_exactly_is_refused() -> None:
+    together = EchoEnv()
+    together._functions = {"ranked": Function("ranked", ranked, whole=True)}
+    with pytest.raises(ConfigError, match="takes all answers of a step at once"):
+        Served("echo", together, 1.0)
     levels = grpo_envs.make("mixture", of={"math": {"env": "math", "levels": [1, 2]}})
     with pytest.raises(ConfigError, match="follow success"):
         Served("mixture", levels, 1.0)
