@@ -36,6 +36,7 @@ _NOTHING = {"passed": 0.0, "runs": 0.0, "format": 0.0}
 class CodeEnv(TextEnv):
     """Functions and programs to write."""
 
+    reentrant = True  # its programs run side by side
     parts: ClassVar[Mapping[str, float]] = {"passed": 1.0, "runs": 0.1, "format": 0.1}
     system_prompt = "You may think in <think></think>. Answer with Python in a ```python block."
 
@@ -106,7 +107,6 @@ class CodeEnv(TextEnv):
         require(positive, "env.wall_s", wall_s, "seconds, at most 600")
         self.level, self.passed, self.max_turns, self.trust = level, passed, turns, trust
         self.concurrency = "threads" if turns > 1 else "none"  # answers: in score_batch
-        self.reentrant = True
         require_dataset(dataset, columns=columns, unreadable=unreadable, held_out=held_out)
         self.checker = configured_checker(checker, dataset)
         self.packages = checked_packages(packages)
