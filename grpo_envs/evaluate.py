@@ -158,7 +158,7 @@ def _identity(cfg: RunConfig, path: str) -> dict[str, Any]:
         "files": [list(file) for file in seen],
         "chat_template": hashlib.sha256(text).hexdigest(),
         **{key: tree["model"][key] for key in _OF_LOADING},
-        "sampler": tree["sampler"],
+        "sampler": {k: v for k, v in tree["sampler"].items() if k not in cfg.sampler.free_keys},
         "trainer": {key: tree["trainer"][key] for key in keys},
         "seed": cfg.seed,
     }

@@ -42,7 +42,10 @@ def main() -> None:
         "--prompt-tokens", type=int, default=256, help="tokens of a prompt (%(default)s)"
     )
     parser.add_argument(
-        "--fsdp", type=int, default=1, help="processes that share the optimiser (%(default)s)"
+        "--fsdp",
+        type=int,
+        default=1,
+        help="processes that share the optimiser, or what trainer.shard=... says (%(default)s)",
     )
     options = parser.parse_intermixed_args()
     require(options.prompt_tokens > 0, "--prompt-tokens", options.prompt_tokens, "1 or more")
@@ -154,7 +157,7 @@ def _keys_of_weights(plan: Needs, cfg: RunConfig) -> Iterator[str]:
         yield "sampler.batch_tokens=null"
     if cfg.agent.reference:
         yield from cfg.agent.memory_keys
-    if not cfg.model.lora.rank:
+    if not cfg.model.lora.rank and cfg.trainer.shard != "full":
         yield "model.lora.rank=32"
 
 

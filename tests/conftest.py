@@ -53,12 +53,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU here"))
+    if not vllm_python():
+        for item in items:
+            if item.get_closest_marker("engine"):
+                item.add_marker(pytest.mark.skip(reason="no vLLM here: .ci/engine installs it"))
 
 
 def pytest_collection_finish() -> None:
     """What is there before the first test stays: the garbage collector need not go through it."""
     gc.collect()
     gc.freeze()
+
+
+def vllm_python() -> str:
+    """The interpreter that has vLLM: the one that is named, or that .ci/engine has made; or ''."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    kept = Path(os.environ.get("CI_VENVS") or Path(cache) / "grpo-envs-ci")
+    made = [str(mark.parent / "bin" / "python") for mark in kept.glob("vllm-*/.complete")]
+    return os.environ.get("GRPO_ENVS_VLLM_PYTHON") or next(iter(sorted(made)), "")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -47,8 +47,8 @@ class GrpoAgent:
             cfg: A learning rate of null is the model's own.
             accelerator: Places the model, sets the precision, runs backward.
             decoding: How the completions are sampled: they are scored at the same temperature.
-            same_arithmetic: Whether the sampler computes log-probabilities as the trainer does:
-                what `agent.loss.correction=auto` goes by.
+            same_arithmetic: Whether the sampler computes log-probabilities as the trainer does
+                before the update: what `agent.loss.correction=auto` goes by.
 
         Raises:
             GrpoEnvsError: the advantage or the objective cannot be used; one line that says why.

@@ -79,9 +79,9 @@ class LossConfig:
     completions), token_mean (DAPO: over all tokens), fixed_length (Dr. GRPO: the sum, divided by
     completions * sampler.max_new_tokens)."""
     correction: str = "auto"
-    """Weights for tokens that the sampler drew with another arithmetic than the trainer's: none,
-    truncate (TIS), mask (IcePop), sequence_mask (MIS). auto: none where the trained model itself
-    samples in float32, else truncate; see losses.py."""
+    """Weights for tokens that the sampler drew with another arithmetic than the trainer's, or with
+    older weights: none, truncate (TIS), mask (IcePop), sequence_mask (MIS). auto: none where the
+    trained model itself samples in float32 and trainer.lag is 0, else truncate; see losses.py."""
     correction_cap: float = 2.0
     """The largest weight: truncate cuts what is above, the masks drop what is above it or below
     its inverse."""
@@ -233,7 +233,7 @@ class GrpoConfig(AgentConfig):
                 f"agent.minibatches={self.minibatches} with trainer.prompts_per_step={prompts}: a "
                 f"minibatch has at least one group. Allowed: 1 to {prompts}."
             )
-        if self.optimizer != "adamw" and launch.shards():
+        if self.optimizer != "adamw" and (launch.shards() or run.trainer.shard != "auto"):
             raise ConfigError(
                 f"agent.optimizer={self.optimizer} in shards: bitsandbytes has no moments in "
                 "parts. Allowed: adamw."

@@ -10,6 +10,7 @@ import torch
 from grpo_envs.config.model import LoraConfig
 from grpo_envs.errors import ConfigError, install
 from grpo_policy.kept import beside_text
+from grpo_policy.merging import merge
 from grpo_policy.policy import Policy
 from grpo_policy.saving import name_base
 
@@ -64,6 +65,7 @@ def add_adapters(
     policy.model.eval()  # what was added, too
     for parameter in policy.trained_parameters():
         parameter.data = parameter.data.float()
+    merge(policy.model)
 
 
 def _frozen(policy: Policy) -> list[str]:

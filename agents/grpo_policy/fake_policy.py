@@ -24,6 +24,7 @@ from grpo_policy.adapters import add_adapters
 from grpo_policy.head import decoder_of
 from grpo_policy.kept import Source, freeze_beside_text
 from grpo_policy.live_memory import LiveMemory
+from grpo_policy.merging import merge, merged_weights, unmerge
 from grpo_policy.models import TINY
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.draw import choose
@@ -62,6 +63,10 @@ def fake_policy(config: PreTrainedConfig, cfg: ModelConfig, dtype: torch.dtype) 
             add_adapters(policy, cfg.lora, dtype)
     with FakeTensorMode():
         _make_fake(model, dtype)
+        if cfg.quantization:
+            unmerge(model)  # as layers in four bits are
+        else:
+            merge(model)
         yield policy
 
 
@@ -156,7 +161,8 @@ def _with_gradients(policy: Policy) -> list[Tensor]:
     weights = list(policy.model.parameters())
     for weight in weights:
         weight.grad = torch.empty_like(weight) if weight.requires_grad else None
-    return [*weights, *(weight.grad for weight in weights if weight.grad is not None)]
+    gradients = (weight.grad for weight in weights if weight.grad is not None)
+    return [*weights, *gradients, *merged_weights(policy.model)]
 
 
 def _hidden_size(policy: Policy) -> int:
@@ -202,7 +208,8 @@ def state_bytes(policy: Policy) -> int:
     cache = DynamicCache(config=policy.model.config)
     if all(isinstance(layer, DynamicLayer) for layer in cache.layers):
         return 0
-    live = LiveMemory([*policy.model.parameters(), *policy.model.buffers()])
+    model = policy.model
+    live = LiveMemory([*model.parameters(), *model.buffers(), *merged_weights(model)])
     inputs_11 = torch.zeros(1, 1, dtype=torch.long)
     with live:
         policy.model(input_ids=inputs_11, past_key_values=cache, use_cache=True)

@@ -13,6 +13,8 @@ import torch
 
 from grpo_policy.cache_size import cache_bytes_a_token, window_bytes
 from grpo_policy.fake_policy import draw_bytes, head_work, layers_work, state_bytes
+from grpo_policy.full_sharding import outer_layers
+from grpo_policy.merging import merged_weights
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.budget import Budget, tokens_in
 from grpo_policy.samplers.torch import TorchSampler
@@ -68,6 +70,8 @@ class Job:
     """Bytes [B] a trained parameter."""
     shards: int = 1
     """Processes that share masters and moments (FSDP)."""
+    full: bool = False
+    """Whether they share weights and gradients, too, and an engine samples elsewhere."""
     memory: float | None = None
     """Bytes [B] of the device; None where that is not known."""
 
@@ -107,13 +111,14 @@ def footprint(policy: Policy, job: Job) -> Footprint:
         job: What is done with it.
     """
     row = min(job.prompt + job.answer, policy.context_length)
-    lasting = list(_weights(policy, job))
+    lasting = list(_in_parts(policy, job) if job.full else _weights(policy, job))
     held = sum(part.size for part in lasting if SAMPLING in part.phases)
     rows = max(1, job.micro_batch_tokens // row)
     layers = layers_work(policy, rows, row)
     update = _update(policy, job, rows, row, saved=layers.saved, extra=layers.extra)
+    sampling = () if job.full else _sampling(policy, job, row, held)
     return Footprint(
-        parts=(*lasting, *_sampling(policy, job, row, held), *update),
+        parts=(*lasting, *sampling, *update),
         parameters=policy.size,
         trained=sum(p.numel() for p in policy.trained_parameters()),
         row=row,
@@ -142,14 +147,34 @@ def _weights(policy: Policy, job: Job) -> Iterator[Part]:
     if job.reference and not policy.has_adapters:
         text = f"{dtype.itemsize} bytes a parameter"
         yield Part(name="reference", size=whole, how=text)
+    merged = sum(weight.numel() for weight in merged_weights(policy.model))
+    if merged:
+        text = f"{merged / 1e6:,.1f} M parameters with their adapters added"
+        yield Part(name="merged", size=dtype.itemsize * merged, how=text)
     if job.sampled_in.itemsize < dtype.itemsize:
         size = job.sampled_in.itemsize
         text = f"{size} bytes a parameter, while sampling"
-        yield Part(name="copy", size=size * policy.size, how=text, phases=(SAMPLING,))
-    if adapted and not job.quantized:
-        text = f"{adapted / 1e6:,.1f} M parameters with their adapters added"
-        size = job.sampled_in.itemsize * adapted
-        yield Part(name="merged", size=size, how=text, phases=(SAMPLING,))
+        size *= policy.size + merged
+        yield Part(name="copy", size=size, how=text, phases=(SAMPLING,))
+
+
+def _in_parts(policy: Policy, job: Job) -> Iterator[Part]:
+    """Yield what each parameter takes where all of it is shared out (`full_sharding`)."""
+    size, shared = policy.model.dtype.itemsize, f"shared by {job.shards} processes"
+    for name, each, phases in (
+        ("weights", MASTER, PHASES),
+        ("moments", job.moments, PHASES),
+        ("gradients", GRADIENT, (UPDATE,)),
+        *((("reference", size, PHASES),) if job.reference else ()),
+    ):
+        text = f"{each:g} bytes a parameter, {shared}"
+        yield Part(name=name, size=each * policy.size / job.shards, how=text, phases=phases)
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in outer_layers(policy)]
+    rest, largest = policy.size - sum(layers), max(layers, default=0)
+    # One layer computes while the next is gathered; gradients are sent in float32.
+    whole = 2 * size * (rest + 2 * largest) + GRADIENT * max(rest, largest)
+    text = f"{rest / 1e6:,.1f} M parameters and two layers whole, with gradients"
+    yield Part(name="gathered", size=whole, how=text, phases=(UPDATE,))
 
 
 def _adapted(policy: Policy) -> int:

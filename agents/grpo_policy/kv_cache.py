@@ -55,6 +55,15 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         return self.keys, self.values
 
+    def columns(self) -> tuple[Tensor, Tensor]:
+        """Return keys and values of all tokens that there is room for, written or not."""
+        assert self._rooms is not None
+        return self._rooms
+
+    def written(self, length: int) -> None:
+        """Hold so many tokens: others were written into `columns` from outside."""
+        self.keys, self.values = (whole[:, :, :length] for whole in self.columns())
+
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Take these rows in place of all; a row may be taken several times, or not at all."""
         if self.is_initialized:
@@ -125,8 +134,8 @@ def joined(parts: Sequence[Part], length: int, room: int) -> Any:
 
 def _joined_layer(parts: Sequence[Part], length: int, room: int) -> Any:
     kind = type(parts[0][0])
-    if not getattr(parts[0][0], "is_initialized", True) or kind is DummyLayer:
-        return parts[0][0]  # the model keeps nothing there
+    if _keeps_nothing(parts[0][0]):
+        return parts[0][0]
     if kind is RoomyLayer:
         roomy = RoomyLayer()
         roomy.dtype, roomy.device = parts[0][0].dtype, parts[0][0].device
@@ -162,6 +171,42 @@ def _states(parts: Sequence[tuple[dict[int, Tensor | None], Tensor]]) -> dict[in
     return found
 
 
+def row_of(cache: Any, number: int, columns: slice) -> Any:
+    """Return some columns of one row of a cache as a cache of its own, in memory of its own.
+
+    Raises:
+        TypeError: a layer does not hold every token: a window or a state cannot be cut.
+    """
+    own = copy(cache)
+    own.layers = [_row_of_layer(layer, number, columns) for layer in cache.layers]
+    return own
+
+
+def _row_of_layer(layer: Any, number: int, columns: slice) -> Any:
+    if _keeps_nothing(layer):
+        return layer
+    if type(layer) is not RoomyLayer:
+        raise TypeError(f"a {type(layer).__name__} does not hold every token")
+    own = RoomyLayer()
+    own.dtype, own.device, own.is_initialized = layer.dtype, layer.device, True
+    assert layer.keys is not None
+    assert layer.values is not None
+    row = slice(number, number + 1)
+    own.keys, own.values = (x[row, :, columns].clone() for x in (layer.keys, layer.values))
+    return own
+
+
+def cut(cache: Any, length: int) -> None:
+    """Leave the first `length` tokens of a cache that `row_of` made; no memory is freed."""
+    for layer in cache.layers:
+        if not _keeps_nothing(layer):
+            layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]
+
+
+def _keeps_nothing(layer: Any) -> bool:
+    return not getattr(layer, "is_initialized", True) or type(layer) is DummyLayer
+
+
 _ATTENTION, _RECURRENT = "past_key_values", "cache_params"
 
 
@@ -175,10 +220,21 @@ class Caching:
     """Whether its first cache is ours; else the model makes one of its own kind."""
     joins: bool = True
     """Whether rows can join others that are on their way; else a batch ends before the next."""
+    keeps: bool = True
+    """Whether a row can leave with its cache, and go on behind it with several tokens at once."""
 
-    def prefill(self, model: PreTrainedModel, **inputs: Any) -> tuple[Any, Tensor]:
-        """Pass the prompts through the model; return the cache that it filled, and its logits."""
-        given = {self.name: roomy_cache(model.config)} if self.roomy else {}
+    def prefill(
+        self, model: PreTrainedModel, past: Any = None, **inputs: Any
+    ) -> tuple[Any, Tensor]:
+        """Pass the prompts through the model; return the cache that it filled, and its logits.
+
+        Args:
+            model: The model.
+            past: A cache of the tokens before, which is filled on; None: there are none.
+            inputs: Of the model's `forward`.
+        """
+        past = roomy_cache(model.config) if past is None and self.roomy else past
+        given = {self.name: past} if self.roomy else {}
         output = model(**inputs, **given, use_cache=True)
         cache = given[self.name] if self.roomy else getattr(output, self.name)
         return cache, output.logits
@@ -212,11 +268,13 @@ class Caching:
 def ways_to_cache(parameters: Container[str]) -> list[Caching]:
     """Return how a model with these parameters of `forward` may be given its cache, best first.
 
-    Whether rows can join is another question.
+    Whether rows can join, or leave and come back, are other questions.
 
     Models of recurrent layers alone (Mamba) call the same object `cache_params`.
     """
     names = [name for name in (_ATTENTION, _RECURRENT) if name in parameters]
     return [
-        Caching(name=name, roomy=roomy, joins=False) for name in names for roomy in (True, False)
+        Caching(name=name, roomy=roomy, joins=False, keeps=False)
+        for name in names
+        for roomy in (True, False)
     ]

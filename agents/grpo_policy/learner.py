@@ -18,10 +18,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.runtime.memory import ran_out
 from grpo_policy.batch import Batch, micro_batches
 from grpo_policy.optimizers import adamw
+from grpo_policy.parts import load_whole, whole_state
 from grpo_policy.policy import Policy
-from grpo_policy.sharding import replica_of
+from grpo_policy.replicas import placed, replica_of
 
 log = logging.getLogger(__name__)
 
@@ -91,14 +93,14 @@ class Learner:
             settings: All numbers.
             accelerator: Places the model; adds up what several processes find.
         """
-        self.policy = policy.to(accelerator.device)  # before the reference is copied from it
+        reference = policy.frozen_copy() if settings.reference and not policy.has_adapters else None
+        self.reference = placed(reference, accelerator) if reference else None  # copied while whole
+        self.policy = placed(policy, accelerator)
         self.settings = settings
         self.accelerator = accelerator
         self.dtype = torch.promote_types(policy.trained_parameters()[0].dtype, torch.float32)
         self.steps = 0
         self.micro_batch_tokens = settings.micro_batch_tokens
-        copied = settings.reference and not policy.has_adapters
-        self.reference = policy.frozen_copy() if copied else None
         parameters, decay = policy.trained_parameters(), settings.weight_decay
         self.optimizer = adamw(parameters, settings.lr, decay, name=settings.optimizer)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -106,7 +108,7 @@ class Learner:
         )
         self._replica = replica_of(policy, self.optimizer, accelerator)
         # Gradients in fp16 would be 0 where they are small: the loss is multiplied before.
-        scaled = policy.model.dtype == torch.float16
+        scaled = policy.dtype == torch.float16
         self._scaler = torch.amp.GradScaler(accelerator.device.type, enabled=scaled)
 
     def learn(self, updates: Iterable[tuple[Batch, RowLoss]]) -> dict[str, float]:
@@ -135,7 +137,7 @@ class Learner:
         self.steps += 1
         every = self.settings.sync_reference_every
         if self.reference is not None and every and self.steps % every == 0:
-            self.reference.load_state_dict(self.policy.state_dict())
+            self.reference.load_state_dict(self.policy.state_dict())  # parts take parts
         return metrics
 
     def own(self, rows_B: Tensor) -> Tensor:
@@ -170,11 +172,16 @@ class Learner:
 
     def _score(self, policy: Policy, batch: Batch, parts: Sequence[Tensor]) -> Tensor:
         logps_BT = torch.zeros_like(batch.sampled_logps_BT, dtype=self.dtype)
+        wanted = []
         for rows_B in (part for part in parts if len(part)):
             rows = batch.rows(rows_B)
-            for part_B in self._parts(rows):
-                part_BT, _ = policy(rows.rows(part_B), self.settings.temperature)
-                logps_BT[rows_B[part_B], : part_BT.shape[1]] = part_BT.to(logps_BT.dtype)
+            wanted += [(rows_B[part_B], rows.rows(part_B)) for part_B in self._parts(rows)]
+        idle = self._replica.idle(len(wanted))
+        for rows_B, rows in wanted:
+            part_BT, _ = policy(rows, self.settings.temperature)
+            logps_BT[rows_B, : part_BT.shape[1]] = part_BT.to(logps_BT.dtype)
+        for _ in range(idle):
+            policy(batch.rows(slice(1)), self.settings.temperature)
         return logps_BT
 
     def _optimise(self, batch: Batch, loss: RowLoss) -> dict[str, Tensor]:
@@ -191,7 +198,7 @@ class Learner:
                 made = self._update(batch, loss)
             return made
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if not ran_out(error):
                 raise
             tokens, given = self.micro_batch_tokens, self.settings.micro_batch_tokens
             # The others of several processes wait for this one's gradients.
@@ -224,10 +231,15 @@ class Learner:
         own_B = own_B if counts else rows_B[:1]
         own = batch.rows(own_B)
         sums: dict[str, Tensor] = {}
-        for part_B in self._parts(own):
+        parts = self._parts(own)
+        idle = self._replica.idle(len(parts))
+        for part_B in parts:
             values = self._backward(own.rows(part_B), own_B[part_B], loss, weight=counts)
             for name, value in values.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * counts
+        for _ in range(idle):
+            logps_BT, _ = self.policy(batch.rows(slice(1)), self.settings.temperature)
+            (0 * logps_BT.sum()).backward()
         metrics = {name: self.accelerator.reduce(value, "sum") for name, value in sums.items()}
         for name in metrics.keys() - {"loss/total"}:
             metrics[name] = metrics[name] / max(tokens, 1.0)
@@ -257,7 +269,9 @@ class Learner:
             self._replica.step()
             self.policy.version += 1
         if self._scaler.is_enabled():
-            self._scaler.update()
+            # By the norm, which all processes know: each saw its own part of the gradients alone.
+            less = self._scaler.get_scale() * self._scaler.get_backoff_factor()
+            self._scaler.update(None if finite else less)
         self.optimizer.zero_grad()
         return {"optim/grad_norm": norm, "optim/skipped": (~finite).float()}
 
@@ -273,7 +287,7 @@ class Learner:
             "schedule": self.schedule.state_dict(),
             "steps": self.steps,
             "scaler": self._scaler.state_dict(),
-            "reference": self.reference.state_dict() if self.reference and synced else None,
+            "reference": whole_state(self.reference) if self.reference and synced else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -283,9 +297,4 @@ class Learner:
         self.steps = state["steps"]
         self._scaler.load_state_dict(state.get("scaler", {}))
         if self.reference is not None and state["reference"] is not None:
-            self.reference.load_state_dict(state["reference"])
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether a device, or the CPU's allocator, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+            load_whole(self.reference, state["reference"])

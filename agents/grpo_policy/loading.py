@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from transformers import AttentionInterface
+from torch import nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.initialization import guard_torch_init_functions
 
 from grpo_envs.config.model import ModelConfig
 from grpo_envs.errors import ConfigError, require_one_of
@@ -137,3 +140,48 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, UnpicklingError):  # its text is about trusting files
         return "its weights are cut off, or no file of PyTorch"
     return line if isinstance(error, _PLAIN) and line else f"{type(error).__name__}: {line}"
+
+
+def require_loaded_as_saved(model: PreTrainedModel, name: str) -> None:
+    """Refuse a class that initialises what it has loaded: a checkpoint would be another model.
+
+    Transformers calls `_init_weights` on every layer after loading; it is to leave loaded weights
+    as they are.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+    owners: dict[str, PreTrainedModel] = {}
+    tried = set()
+    for place, layer in model.named_modules():
+        own = layer if isinstance(layer, PreTrainedModel) else owners[place.rpartition(".")[0]]
+        owners[place] = own
+        kind = type(own), type(layer), getattr(layer, "padding_idx", None) is None
+        if layer._parameters and kind not in tried:
+            tried.add(kind)
+            if _initialised(own, layer):
+                raise ConfigError(
+                    f"{name} initialises weights anew whenever it is loaded ({place}), so that a "
+                    "checkpoint would not be the model that was trained. Choose another model."
+                )
+
+
+def _initialised(model: PreTrainedModel, layer: nn.Module) -> bool:
+    """Return whether `_init_weights` changes a layer whose weights are marked as loaded."""
+    given = dict(layer._parameters), dict(layer._buffers)
+    loaded = {
+        key: nn.Parameter(torch.ones_like(value), requires_grad=False)
+        for key, value in layer._parameters.items()
+        if value is not None
+    }
+    copies = {key: value.clone() for key, value in layer._buffers.items() if value is not None}
+    for tensor in (*loaded.values(), *copies.values()):
+        tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+    try:
+        layer._parameters.update(loaded)
+        layer._buffers.update(copies)
+        with guard_torch_init_functions():
+            model._init_weights(layer)
+        return not all(bool((value == 1).all()) for value in loaded.values())
+    finally:
+        layer._parameters.update(given[0])
+        layer._buffers.update(given[1])

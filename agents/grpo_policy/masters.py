@@ -6,13 +6,15 @@ optimiser steps masters in float32 and copies them into it (mixed precision, arX
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from grpo_policy.merging import merge
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What weights are held and written in, by the names of `trainer.precision`."""
@@ -52,6 +54,7 @@ class Masters:
                 self.values[name] = nn.Parameter(p.data)
                 p.register_post_accumulate_grad_hook(partial(self._add, name))
             p.data = p.data.to(dtype)
+        merge(self.model)
 
     def _add(self, name: str, p: Tensor) -> None:
         if p.grad is None:
@@ -79,11 +82,15 @@ class Masters:
         return found
 
     @torch.no_grad()
-    def publish(self, values: Mapping[str, Tensor] | None = None) -> None:
-        """Compute with the masters, or with other values of them; the weights stay in place."""
+    def publish(self, values: Iterable[tuple[str, Tensor]] | None = None) -> None:
+        """Compute with the masters, or with other values of them; the weights stay in place.
+
+        Whoever changes what is trained calls this: adapters are merged as they are now.
+        """
         computing = self.computing()
-        for name, value in (self.values if values is None else values).items():
+        for name, value in self.values.items() if values is None else values:
             computing[name].copy_(value)
+        merge(self.model)
 
     @contextmanager
     def in_place(self, dtype: torch.dtype | None = None) -> Iterator[None]:
@@ -95,6 +102,13 @@ class Masters:
         by = {n: nn.Parameter(p.detach().to(dtype)) if dtype else p for n, p in held.items()}
         with replaced(self.model, {p: by[n] for n, p in self.computing().items() if n in by}):
             yield
+
+    def take_over(self) -> None:
+        """Let the model hold the masters themselves from now on, and no other copy."""
+        computing = self.computing()
+        for name, value in self.values.items():
+            computing[name].data = value.data
+        self.values.clear()
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Move them as `Module.to` moves the model."""

@@ -1,56 +1,165 @@
-"""Adapters added into the weights for a while: sampling reads one matrix a layer."""
+"""Adapters (LoRA) added into the weights: sampling and scoring read one matrix a layer.
+
+The matrix W' = W + s B A is a copy that stays where it is and is written anew whenever the adapters
+change. W itself stays what it was: the model without its adapters is the reference. Layers that
+cannot have such a copy compute as PEFT lets them, base and adapters apart.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from grpo_policy.masters import replaced
+
+class Merged:
+    """The forward pass of a layer with an adapter: that of one matrix."""
+
+    def __init__(self, layer: Any) -> None:
+        """Take a layer of PEFT; there is no matrix before `refresh`."""
+        self.layer = layer
+        self.weight: Tensor | None = None
+        """W', in the shape, the dtype and on the device of the base layer's weight."""
+        self._of: list[int] = []
+        """The versions of A and B that it was made of."""
+
+    def _adapter(self) -> tuple[Tensor, Tensor, float]:
+        """Return A (R, I), B (O, R) and the scale s."""
+        (name,) = self.layer.active_adapters
+        down_RI, up_OR = (part[name].weight for part in (self.layer.lora_A, self.layer.lora_B))
+        return down_RI, up_OR, float(self.layer.scaling[name])
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Add the adapter as it is now into W'; summed in float32 at least."""
+        down_RI, up_OR, scale = self._adapter()
+        self._of = [down_RI._version, up_OR._version]
+        base = self.layer.base_layer.weight
+        precise = torch.promote_types(base.dtype, torch.float32)
+        down_RI, up_OR = down_RI.to(precise), up_OR.to(precise)
+        factors = (down_RI.T, up_OR.T) if self.layer.fan_in_fan_out else (up_OR, down_RI)
+        total = torch.addmm(base.to(precise), *factors, alpha=scale)
+        if self.weight is None or (self.weight.dtype, self.weight.device) != (
+            base.dtype,
+            base.device,
+        ):
+            self.weight = total.to(base.dtype)
+        else:
+            self.weight.copy_(total)
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return what the layer makes of `x` (..., I)."""
+        layer = self.layer
+        if layer.disable_adapters or layer.merged or args or kwargs or self.weight is None:
+            return cast("Tensor", type(layer).forward(layer, x, *args, **kwargs))
+        down_RI, up_OR, _ = self._adapter()
+        if self._of != [down_RI._version, up_OR._version]:  # changed by somebody in place
+            self.refresh()
+        weight_OI = self.weight.T if layer.fan_in_fan_out else self.weight
+        bias_O = layer.base_layer.bias
+        if not torch.is_grad_enabled():
+            return functional.linear(x, weight_OI, bias_O)
+        found = _Linear.apply(x, weight_OI, bias_O, *self._adapter())  # type: ignore[no-untyped-call]
+        return cast("Tensor", found)
+
+
+class _Linear(torch.autograd.Function):
+    """y = x W'^T + b, differentiated by x, A and B."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, *rest: Any
+    ) -> Tensor:
+        down_RI, up_OR, scale = rest
+        ctx.save_for_backward(x, weight_OI, down_RI, up_OR)
+        ctx.scale = scale
+        return functional.linear(x, weight_OI, bias_O)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, A and B.
+
+        Through the rank, as PEFT's layers have them: d A = s (g B)^T x and d B = s g^T (x A^T).
+        """
+        x, weight_OI, down_RI, up_OR = ctx.saved_tensors
+        by_x, _, _, by_down, by_up, _ = ctx.needs_input_grad
+        to_x = gradient @ weight_OI if by_x else None
+        x_NI = x.reshape(-1, x.shape[-1]).to(down_RI.dtype)
+        gradient_NO = gradient.reshape(-1, gradient.shape[-1]).to(up_OR.dtype)
+        to_down = ((gradient_NO @ up_OR) * ctx.scale).T @ x_NI if by_down else None
+        to_up = gradient_NO.T @ ((x_NI @ down_RI.T) * ctx.scale) if by_up else None
+        return to_x, None, None, to_down, to_up, None
+
+
+def merge(model: PreTrainedModel) -> None:
+    """Let layers with adapters compute with these added into their weights, as both are now.
+
+    A copy takes as much memory as the weights of the layers that have adapters. Not merged are
+    weights that are quantised or that another layer shares, layers of other kinds than linear ones,
+    variants of LoRA such as DoRA, and adapters with dropout or a bias.
+    """
+    if not getattr(model, "_hf_peft_config_loaded", False):
+        return
+    uses = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+    for layer in model.modules():
+        if _can_merge(layer, uses):
+            if not isinstance(layer.__dict__.get("forward"), Merged):
+                layer.forward = Merged(layer)
+            cast("Merged", layer.forward).refresh()
+
+
+def unmerge(model: nn.Module) -> None:
+    """Let layers compute as PEFT lets them, and keep no copies."""
+    for merged in merged_of(model):
+        del merged.layer.forward
+
+
+def merged_of(model: nn.Module) -> list[Merged]:
+    """Return the forward passes of the layers that are merged."""
+    found = (layer.__dict__.get("forward") for layer in model.modules())
+    return [forward for forward in found if isinstance(forward, Merged)]
+
+
+def merged_weights(model: nn.Module) -> list[Tensor]:
+    """Return the copies that merged layers have."""
+    return [merged.weight for merged in merged_of(model) if merged.weight is not None]
 
 
 @contextmanager
-def merged(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model with adapters (LoRA) compute with merged weights; then with what it had.
-
-    A sampled token is a hundred operations more for each ten layers with adapters beside them. The
-    copies take as much memory as the layers that have adapters, as long as this lasts. Weights that
-    are quantised, or that another layer shares, are left unmerged.
-    """
-    uses = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
-    layers, weights = [], {}
-    for layer in model.modules():
-        weight = _weight(layer)
-        if weight is not None and weight.is_floating_point() and uses[id(weight)] == 1:
-            layers.append(layer)
-            weights[weight] = _with_adapters(layer, weight)
-    for layer in layers:
-        layer.merged_adapters = list(layer.active_adapters)  # type: ignore[assignment, arg-type]
+def merged_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Hold the merged weights in `dtype` for a while."""
+    held = [(merged, merged.weight) for merged in merged_of(model)]
     try:
-        with replaced(model, weights):
-            yield
+        for merged, weight in held:
+            merged.weight = None if weight is None else weight.to(dtype)
+        yield
     finally:
-        for layer in layers:
-            layer.merged_adapters = []  # type: ignore[assignment]
+        for merged, weight in held:
+            merged.weight = weight
 
 
-def _weight(layer: Any) -> nn.Parameter | None:
-    """Return the weight that an adapter of PEFT is added to; None of any other layer."""
-    if not (hasattr(layer, "get_delta_weight") and hasattr(layer, "merged_adapters")):
-        return None
-    weight = getattr(layer.get_base_layer(), "weight", None)
-    return weight if isinstance(weight, nn.Parameter) else None
+def _can_merge(layer: Any, uses: Counter[int]) -> bool:
+    """Return whether a module is a linear layer with one plain adapter and a weight of its own."""
+    import peft  # the extra `peft`; loaded only here
 
-
-@torch.no_grad()
-def _with_adapters(layer: Any, weight: nn.Parameter) -> nn.Parameter:
-    precise = torch.promote_types(weight.dtype, torch.float32)
-    total = weight.detach().to(precise, copy=True)
-    for name in layer.active_adapters:
-        total += layer.get_delta_weight(name)
-    return nn.Parameter(total.to(weight.dtype), requires_grad=False)
+    if type(layer) is not peft.tuners.lora.Linear or len(layer.active_adapters) != 1:
+        return False
+    base, (name,) = layer.base_layer, layer.active_adapters
+    return (
+        type(base) in (nn.Linear, Conv1D)
+        and uses[id(base.weight)] == 1
+        and not any(p.requires_grad for p in base.parameters())
+        and name in layer.lora_A
+        and name not in layer.lora_variant
+        and not layer.lora_bias[name]
+        and isinstance(layer.lora_dropout[name], nn.Identity)
+    )

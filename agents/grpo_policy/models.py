@@ -37,6 +37,7 @@ from grpo_policy.loading import (
     require_all_loaded,
     unreadable,
 )
+from grpo_policy.parts import load_whole
 from grpo_policy.policy import Policy
 from grpo_policy.quantization import quantized, trainable
 from grpo_policy.saving import base_of
@@ -250,7 +251,7 @@ def restore(
     """
     with policy.masters.in_place():
         if exact is not None:
-            policy.model.load_state_dict(dict(exact), strict=False)
+            load_whole(policy.model, exact, strict=False)
         elif policy.has_adapters:
             import peft  # the extra `peft`; loaded only here
 
@@ -258,7 +259,7 @@ def restore(
             peft.set_peft_model_state_dict(policy.model, weights)
         else:
             loaded = load_policy(str(folder), ModelConfig(trust_remote_code=own_code))
-            policy.model.load_state_dict(loaded.model.state_dict())
+            load_whole(policy.model, loaded.model.state_dict())
     policy.masters.publish()
     policy.version += 1
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo_policy.batch import Batch
 from grpo_policy.block_attention import by_blocks
@@ -23,8 +20,10 @@ from grpo_policy.context import context_length_of, fix_rope, heads_of
 from grpo_policy.head import OwnHead, decoder_of
 from grpo_policy.kv_cache import Caching
 from grpo_policy.masters import Masters, replaced
-from grpo_policy.merging import merged
+from grpo_policy.merging import merge, merged_in
 from grpo_policy.packing import MASK_BYTES, mask_bytes, pack, saves
+from grpo_policy.parts import all_finite
+from grpo_policy.recomputing import recompute_layers
 from grpo_policy.rms_norm import fuse_norms
 from grpo_policy.saving import save
 from grpo_policy.scoring import score_tokens
@@ -49,20 +48,31 @@ class Policy(nn.Module):
         self.template_variables = dict(template_variables or {})
         """What the chat template is given beside the messages."""
         self.eos_ids = end_tokens(tokenizer, model.generation_config, self.template_variables)
-        self.pad_id = int(_first(tokenizer.pad_token_id, self.eos_ids[0]))
+        pad = tokenizer.pad_token_id
+        self.pad_id = int(self.eos_ids[0] if pad is None else pad)
         self.share_prompts = True
         """Whether `forward` may pack rows of a group; it does where that saves work."""
+        self.fixes = True
+        """Whether a step may leave to a tensor which column of the cache it writes."""
         self.caching = Caching()
         """How the model is given what it remembers while sampling."""
         self.own_head = False
         """Whether logits are more than a matrix times the last hidden state (scaled, capped)."""
+        self.computes_in: torch.dtype | None = None
+        """What the weights are gathered in, where processes share them; see `dtype`."""
         self.version = 0
         """Counts the changes of the weights: each update, each restore."""
+        merge(self.model)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return cast("torch.device", self.model.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are in while they compute."""
+        return self.computes_in or cast("torch.dtype", self.model.dtype)
 
     @property
     def size(self) -> int:
@@ -112,14 +122,12 @@ class Policy(nn.Module):
             for p in self.model.parameters()
             if p.is_floating_point() and p.dtype != dtype
         }
-        with replaced(self.model, other):
+        with replaced(self.model, other), merged_in(self.model, dtype):
             yield
 
-    @contextmanager
-    def sampled_in(self, dtype: torch.dtype | None) -> Iterator[None]:
-        """Hold what samples for a while: weights in `dtype` or as they are, adapters in them."""
-        with self.weights_in(dtype) if dtype else nullcontext(), merged(self.model):
-            yield
+    def sampled_in(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+        """Hold what samples for a while: the weights in `dtype`, or those of scoring."""
+        return self.weights_in(dtype) if dtype else nullcontext()
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """Sample and score with weights in `dtype` from now on, see `Masters.compute_in`."""
@@ -127,27 +135,40 @@ class Policy(nn.Module):
         self.masters.compute_in(dtype, whole=self.has_adapters or frozen)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the masters with the model, as `to` does."""
+        """Move the masters with the model, as `to` does, and the merged weights."""
         self.masters.move(fn)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+        moved = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        merge(self.model)
+        return moved  # type: ignore[no-any-return]
 
-    def frozen_copy(self) -> Policy:
-        """Return a copy that is not trained, in the dtype that this one computes in."""
+    def copied(self) -> Policy:
+        """Return a copy in the dtype that this one computes in; not of its masters.
+
+        Tokenizer and weights that are not trained are the same objects in both.
+        """
+        same = [self.tokenizer, *(p for p in self.model.parameters() if not p.requires_grad)]
+        with self.without_masters():
+            return copy.deepcopy(self, {id(each): each for each in same})
+
+    @contextmanager
+    def without_masters(self) -> Iterator[None]:
+        """Be what computes, and nothing more, for a while: to be copied."""
         masters, self.masters = self.masters, Masters(self.model)
         try:
-            copied = copy.deepcopy(self)
+            yield
         finally:
             self.masters = masters
-        return copied.requires_grad_(False).eval()
+
+    def frozen_copy(self) -> Policy:
+        """Return a copy that is not trained, see `copied`."""
+        return self.copied().requires_grad_(False).eval()
 
     def checkpoint_layers(self) -> None:
         """Compute each decoder layer again in the backward pass: less memory, more time.
 
         Transformers' own switch acts in training mode only, where layers may drop out.
         """
-        for layer in self.model.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                layer.forward = partial(_checkpointed, layer.forward)
+        recompute_layers(self.model)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return what the optimiser changes: adapters where there are any, else all."""
@@ -162,8 +183,8 @@ class Policy(nn.Module):
         save(self, folder, dtype)
 
     def finite(self) -> bool:
-        """Return whether every trained weight is a finite number."""
-        return all(bool(p.isfinite().all()) for p in self.masters.computing().values())
+        """Return whether every trained weight is a finite number; all processes ask."""
+        return all_finite(self.model)
 
     @property
     def chat(self) -> Chat:
@@ -215,6 +236,15 @@ class Policy(nn.Module):
         index = (rows_N, columns_N)
         return zeros_BT.index_put(index, logps_N), zeros_BT.index_put(index, entropy_N)
 
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether attention takes a mask of who attends to whom: PyTorch's own, in all layers."""
+        config = self.model.config
+        layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+        plain = layers == {"full_attention"} and not getattr(config, "sliding_window", None)
+        masked = getattr(config, "_attn_implementation", "") == "sdpa"
+        return self.share_prompts and plain and masked
+
     def packs(self, batch: Batch, budget: int | None = None) -> bool:
         """Return whether rows of a group share their prompt's pass through the model.
 
@@ -226,17 +256,14 @@ class Policy(nn.Module):
             budget: The tokens of a part, where the batch will be passed in parts.
         """
         config = self.model.config
-        layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-        plain = layers == {"full_attention"} and not getattr(config, "sliding_window", None)
-        masked = getattr(config, "_attn_implementation", "") == "sdpa"
         depth = getattr(config, "num_hidden_layers", 0)
-        if not (self.share_prompts and plain and masked and depth):
+        if not (self.takes_pairs and depth):
             return False
         blocks = self._by_blocks
         if not blocks and mask_bytes(batch, budget) > MASK_BYTES:
             return False
         known = len(self.model.get_input_embeddings().weight)
-        body = sum(p.numel() for p in self.model.parameters() if p.shape[0] != known)
+        body = sum(p.numel() for p in self.model.parameters() if known not in p.shape[:1])
         heads, size = heads_of(config)
         kind = "blocks" if blocks else "rows" if self.device.type == "cpu" else "pairs"
         return saves(batch, 2.0 * body, 4.0 * depth * heads * size, attention=kind)
@@ -263,14 +290,3 @@ class Policy(nn.Module):
             use_cache=False,
         ).last_hidden_state
         return cast("Tensor", hidden_KLD[packs.pack_N, packs.before_N])
-
-
-def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call `forward`, and in the backward pass once more; just call it where there is none."""
-    if torch.is_grad_enabled():
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-    return forward(*args, **kwargs)
-
-
-def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)

@@ -99,6 +99,12 @@ class Rollout:
 
     def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
         """Return one group for each problem seed; times `sample` and `score`."""
+        try:
+            return self._play(seeds, timer)
+        finally:
+            self.sampler.release()
+
+    def _play(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
         size = self.env.group_size
         observations, about = self.env.reset(seed=list(seeds))
         parts = (observations, about["system_prompt"], about["messages"])
@@ -143,7 +149,9 @@ class Rollout:
         """
         copies = len(noise) // len(prompts)
         completions: dict[int, list[Completion]] = {}
-        for p, found in self.sampler.sample(prompts, noise, self.decoding, tick=self.tick):
+        keep = self.env.may_go_on(members)
+        sampling = self.sampler.sample(prompts, noise, self.decoding, tick=self.tick, keep=keep)
+        for p, found in sampling:
             opened = self.chat.opened(prompts[p])
             completions[p] = [replace(c, text=opened + c.text) if opened else c for c in found]
             own = members[p * copies : (p + 1) * copies]

@@ -35,6 +35,26 @@ def save(policy: Policy, folder: Path, dtype: str = "fp32") -> None:
     Raises:
         ConfigError: a weight is too large for `dtype`.
     """
+    save_weights(policy, folder, dtype)
+    # Not by `save_pretrained`, which refuses what many models come with, such as a temperature
+    # beside greedy decoding.
+    _with_ends(policy.model.generation_config, policy).to_json_file(
+        folder / "generation_config.json"
+    )
+    policy.tokenizer.save_pretrained(folder)
+
+
+def save_weights(policy: Policy, folder: Path, dtype: str = "fp32") -> None:
+    """Write weights and configuration as `save` does, without the tokenizer.
+
+    Args:
+        policy: Is what it was afterwards, to the bit.
+        folder: Is made where it is not there.
+        dtype: Of the weights in the folder.
+
+    Raises:
+        ConfigError: a weight is too large for `dtype`.
+    """
     model = policy.model
     kept, model.generation_config = model.generation_config, GenerationConfig()
     try:
@@ -48,13 +68,9 @@ def save(policy: Policy, folder: Path, dtype: str = "fp32") -> None:
                 model.save_pretrained(folder)
     finally:
         model.generation_config = kept
-    # Not by `save_pretrained`, which refuses what many models come with, such as a temperature
-    # beside greedy decoding.
-    ends = folder / "generation_config.json"
-    _with_ends(kept, policy).to_json_file(ends)
+    config = folder / (ADAPTERS if policy.has_adapters else "config.json")
     for weights in folder.glob("*.safetensors"):
-        weights.chmod(ends.stat().st_mode)  # as the umask has it; safetensors' is 0600
-    policy.tokenizer.save_pretrained(folder)
+        weights.chmod(config.stat().st_mode)  # as the umask has it; safetensors' is 0600
 
 
 def _with_ends(config: GenerationConfig, policy: Policy) -> GenerationConfig:

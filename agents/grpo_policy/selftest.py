@@ -1,9 +1,10 @@
 """Is a model sampled and scored exactly? A trial at load, on two short prompts.
 
 The reference is the model's plain pass over a whole sequence, alone. Against it are tried the
-sampler (groups, left padding, its cache, a group that joins another) and the scores that an update
-is made of (right padding, the head in chunks, prompts that rows share). What differs is done
-another way or refused: nothing is sampled or trained that is only nearly the model.
+sampler (groups, left padding, its cache, a group that joins another, a conversation that goes on,
+steps on fixed memory) and the scores that an update is made of (right padding, the head in chunks,
+prompts that rows share). What differs is done another way or refused: nothing is sampled or trained
+that is only nearly the model.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.initialization import guard_torch_init_functions
+from torch import Tensor
 
 from grpo_envs.errors import ConfigError
 from grpo_envs.types import Completion, Group
 from grpo_policy.batch import Batch, collate
 from grpo_policy.kv_cache import ways_to_cache
+from grpo_policy.loading import require_loaded_as_saved
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.budget import Budget
+from grpo_policy.samplers.conversations import Conversations
+from grpo_policy.samplers.fixed import Fixing
 from grpo_policy.samplers.protocol import Decoding
 from grpo_policy.samplers.torch import sample
 
@@ -31,6 +33,10 @@ _LENGTHS = (9, 5)
 """Of the two prompts: one is padded."""
 _COPIES = 2
 _DECODING = Decoding(temperature=0.0, max_new_tokens=6)
+_TURN = 2
+"""Tokens of each of two answers in the trial of a conversation."""
+_REPLIES = (2, 1)
+"""Tokens between them, for each prompt."""
 _TOLERANCE = 2e-3
 """Of a log-probability, in standard deviations of the logits. float32 stays below 3e-4 (measured
 on 90 architectures), and what is wrong lies above 0.02."""
@@ -69,7 +75,7 @@ def settle(policy: Policy, path: str) -> None:
     """Find out how the model is cached, packed, and its logits made; refuse what is not exact.
 
     Args:
-        policy: Its `caching`, `own_head` and `share_prompts` are set.
+        policy: Its `caching`, `own_head`, `share_prompts` and `fixes` are set.
         path: The model's, for messages.
 
     Raises:
@@ -78,12 +84,14 @@ def settle(policy: Policy, path: str) -> None:
     name = f"model.path={path}: {type(policy.model).__name__}"
     _require_numbers(policy, name)
     _require_padding(policy, name)
-    _require_loaded_as_saved(policy.model, name)
+    require_loaded_as_saved(policy.model, name)
     trial = _sampled_exactly(policy, name)
     policy.caching = replace(policy.caching, joins=_joins(policy, trial))
+    policy.caching = replace(policy.caching, keeps=policy.caching.joins and _keeps(policy, trial))
     batch = collate(trial.groups, policy.pad_id, policy.device)
     _score_exactly(policy, trial, batch, name)
     policy.share_prompts = _works(lambda: _packed_logps(policy, batch), trial)
+    policy.fixes = policy.takes_pairs and _same_again(policy, trial, fixing=Fixing(fix=True))
 
 
 def _require_numbers(policy: Policy, name: str) -> None:
@@ -100,51 +108,6 @@ def _require_padding(policy: Policy, name: str) -> None:
             f"{name} has no embedding for the tokenizer's padding, {token!r}. Resize the model's "
             "embeddings, or name another pad_token."
         )
-
-
-def _require_loaded_as_saved(model: PreTrainedModel, name: str) -> None:
-    """Refuse a class that initialises what it has loaded: a checkpoint would be another model.
-
-    Transformers calls `_init_weights` on every layer after loading; it is to leave loaded weights
-    as they are.
-    """
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor._is_hf_initialized = True  # type: ignore[attr-defined]
-    owners: dict[str, PreTrainedModel] = {}
-    tried = set()
-    for place, layer in model.named_modules():
-        own = layer if isinstance(layer, PreTrainedModel) else owners[place.rpartition(".")[0]]
-        owners[place] = own
-        kind = type(own), type(layer), getattr(layer, "padding_idx", None) is None
-        if layer._parameters and kind not in tried:
-            tried.add(kind)
-            if _initialised(own, layer):
-                raise ConfigError(
-                    f"{name} initialises weights anew whenever it is loaded ({place}), so that a "
-                    "checkpoint would not be the model that was trained. Choose another model."
-                )
-
-
-def _initialised(model: PreTrainedModel, layer: nn.Module) -> bool:
-    """Return whether `_init_weights` changes a layer whose weights are marked as loaded."""
-    given = dict(layer._parameters), dict(layer._buffers)
-    loaded = {
-        key: nn.Parameter(torch.ones_like(value), requires_grad=False)
-        for key, value in layer._parameters.items()
-        if value is not None
-    }
-    copies = {key: value.clone() for key, value in layer._buffers.items() if value is not None}
-    for tensor in (*loaded.values(), *copies.values()):
-        tensor._is_hf_initialized = True  # type: ignore[attr-defined]
-    try:
-        layer._parameters.update(loaded)
-        layer._buffers.update(copies)
-        with guard_torch_init_functions():
-            model._init_weights(layer)
-        return not all(bool((value == 1).all()) for value in loaded.values())
-    finally:
-        layer._parameters.update(given[0])
-        layer._buffers.update(given[1])
 
 
 def _sampled_exactly(policy: Policy, name: str) -> _Trial:
@@ -179,25 +142,69 @@ class _OneByOne(Budget):
 def _joins(policy: Policy, trial: _Trial) -> bool:
     """Return whether a group that joins another on its way is sampled as it was beside it."""
     caching, policy.caching = policy.caching, replace(policy.caching, joins=True)
-    prompts = [group.prompt_ids for group in trial.groups]
+    budget = _OneByOne(len(trial.groups) * _COPIES)
     try:
-        found = _past_ends(policy, prompts, _OneByOne(_COPIES * len(prompts)))
-    except Exception:  # noqa: BLE001  of somebody's model, whose rows go in batches then
-        return False
+        return _same_again(policy, trial, budget=budget)
     finally:
         policy.caching = caching
+
+
+def _same_again(policy: Policy, trial: _Trial, **how: Any) -> bool:
+    """Return whether the trial is sampled as it was, in another way; a model may raise there."""
+    prompts = [group.prompt_ids for group in trial.groups]
+    try:
+        found = _past_ends(policy, prompts, [0] * (len(prompts) * _COPIES), **how)
+    except Exception:  # noqa: BLE001  of somebody's model, which has another way
+        return False
     own = [completion for group in trial.groups for completion in group.completions]
     same = [c.token_ids for c in found] == [c.token_ids for c in own]
     return same and trial.off([torch.tensor(c.logprobs) for c in found]) <= _TOLERANCE
 
 
+def _keeps(policy: Policy, trial: _Trial) -> bool:
+    """Return whether a conversation that goes on behind its cache is sampled as one text.
+
+    The replies in it are what the model would have said itself.
+    """
+    asked = [group.prompt_ids for group in trial.groups]
+    own = [(p, c) for p, group in enumerate(trial.groups) for c in group.completions]
+    starts = [_TURN + _REPLIES[p] for p, _ in own]
+    contexts = [asked[p] + c.token_ids[:n] for (p, c), n in zip(own, starts, strict=True)]
+    how, seeds = replace(_DECODING, max_new_tokens=_TURN), [0] * len(own)
+    conversations = Conversations()
+    try:
+        conversations.turn(asked, policy.version, keep=True)
+        _past_ends(policy, asked, seeds, how, conversations=conversations)
+        conversations.turn(contexts, policy.version, keep=False)
+        found = _past_ends(policy, contexts, seeds, how, conversations=conversations)
+    except Exception:  # noqa: BLE001  of somebody's model, which is given whole contexts then
+        return False
+    texts = [_replaced(c, more, n) for (_, c), more, n in zip(own, found, starts, strict=True)]
+    same = [c.token_ids for c in texts] == [c.token_ids for _, c in own]
+    return same and trial.off([torch.tensor(c.logprobs) for c in texts]) <= _TOLERANCE
+
+
+def _replaced(whole: Completion, part: Completion, start: int) -> Completion:
+    """Return a completion with another one in the place of its tokens from `start` on."""
+    end = start + len(part.token_ids)
+    return replace(
+        whole,
+        token_ids=whole.token_ids[:start] + part.token_ids + whole.token_ids[end:],
+        logprobs=whole.logprobs[:start] + part.logprobs + whole.logprobs[end:],
+    )
+
+
 def _past_ends(
-    policy: Policy, prompts: Sequence[tuple[int, ...]], budget: Budget | None = None
+    policy: Policy,
+    prompts: Sequence[tuple[int, ...]],
+    seeds: Sequence[int],
+    how: Decoding = _DECODING,
+    **more: Any,
 ) -> list[Completion]:
     """Sample greedily, past any end token."""
     ends, policy.eos_ids = policy.eos_ids, ()
     try:
-        return sample(policy, prompts, [0] * (len(prompts) * _COPIES), _DECODING, budget=budget)
+        return sample(policy, prompts, seeds, how, **more)
     finally:
         policy.eos_ids = ends
 
@@ -207,7 +214,7 @@ def _sample(policy: Policy) -> _Trial:
     vocabulary = len(policy.model.get_input_embeddings().weight)
     generator = torch.Generator().manual_seed(0)
     prompts = [_prompt(min(vocabulary, _COMMON), n, generator) for n in _LENGTHS]
-    found = _past_ends(policy, prompts)
+    found = _past_ends(policy, prompts, [0] * (len(prompts) * _COPIES))
     groups = [
         Group(
             key=number,

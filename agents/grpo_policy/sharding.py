@@ -1,8 +1,8 @@
 """The optimiser's step in one process or several: masters and moments whole in each, or in shards.
 
 GRPO's forward passes differ from process to process in number and length, so none of them waits for
-another process. Gradients are added up once an update; all that samples, scores or saves finds
-whole weights.
+another process here. Gradients are added up once an update; all that samples, scores or saves finds
+whole weights. `full_sharding` has what cuts the weights, too.
 """
 
 from __future__ import annotations
@@ -11,17 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate import (
-    Accelerator,
-    DistributedType,
-    FullyShardedDataParallelPlugin,
-    PartialState,
-)
+from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from grpo_envs.runtime import launch
+from grpo_policy.parts import part_of, whole
 from grpo_policy.policy import Policy
 
 
@@ -36,6 +31,16 @@ class Replica:
         self.optimizer = optimizer
         self.accelerator = accelerator
 
+    def idle(self, needed: int) -> int:
+        """Return how many passes through the model this process makes for others alone.
+
+        None here, as no pass waits for another process. Asked before the first pass.
+
+        Args:
+            needed: The passes that it makes for itself.
+        """
+        return 0
+
     def exchange(self) -> None:
         """Give what the optimiser changes the sum of all processes' gradients."""
         trained = self.policy.masters.trained()
@@ -48,7 +53,7 @@ class Replica:
             return gradients
         computing = self.policy.masters.computing()
         whole = {
-            name: torch.zeros_like(computing[name]) if gradient is None else gradient
+            name: _no_gradient(computing[name]) if gradient is None else gradient
             for name, gradient in gradients.items()
         }
         sent = [distributed.all_reduce(value, async_op=True) for value in whole.values()]
@@ -59,7 +64,7 @@ class Replica:
     def clip(self, max_norm: float) -> Tensor:
         """Scale the gradients down to a norm at most; return what it was."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        return _whole(nn.utils.clip_grad_norm_(parameters, max_norm))
+        return whole(nn.utils.clip_grad_norm_(parameters, max_norm))
 
     def step(self) -> None:
         """Let the optimiser change the masters, and the policy compute with them."""
@@ -103,7 +108,7 @@ class Shards(Replica):
             group["params"] = list(self._parts.values())
             for i, values in self._loaded.items():
                 part = group["params"][i]
-                self.optimizer.state[part] = {k: _part_of(v, part) for k, v in values.items()}
+                self.optimizer.state[part] = {k: part_of(v, part) for k, v in values.items()}
             self._loaded = {}
         return self._parts
 
@@ -112,13 +117,13 @@ class Shards(Replica):
         gradients = self._summed()
         for name, part in self._cut().items():
             gradient = gradients[name]
-            part.grad = None if gradient is None else _part_of(gradient, part)
+            part.grad = None if gradient is None else part_of(gradient, part)
 
     def step(self) -> None:
         """Let the optimiser change the parts; gather each to compute with."""
         self.optimizer.step()
-        for name, part in self._cut().items():
-            self.policy.masters.publish({name: _whole(part.detach())})
+        parts = self._cut().items()
+        self.policy.masters.publish((name, whole(part.detach())) for name, part in parts)
 
     def state_dict(self) -> dict[str, Any]:
         """Gather the state in all processes: in the first alone it stays, on the CPU.
@@ -126,17 +131,13 @@ class Shards(Replica):
         The masters, too, where the policy computes in less precision: they are what is saved.
         """
         state, first = super().state_dict(), self.accelerator.is_main_process
-        moments: dict[int, Mapping[str, Any]] = {}
-        for i, values in state["state"].items():
-            gathered = {name: _whole(value) for name, value in values.items()}
-            if first:
-                moments[i] = {name: value.cpu() for name, value in gathered.items()}
+        moments = gathered_moments(state["state"], keep=first)
         computing = self.policy.masters.computing()
         for name, part in (self._parts or {}).items():
             if part.dtype != computing[name].dtype:
-                whole = _whole(part.detach())
+                master = whole(part.detach())
                 if first:
-                    self.policy.masters.values[name] = nn.Parameter(whole.cpu())
+                    self.policy.masters.values[name] = nn.Parameter(master.cpu())
         return state | {"state": moments | dict(self._loaded)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -145,38 +146,23 @@ class Shards(Replica):
         self._loaded = state["state"]
 
 
-def replica_of(
-    policy: Policy, optimizer: torch.optim.Optimizer, accelerator: Accelerator
-) -> Replica:
-    """Return what the accelerator was made for."""
-    kind = Shards if accelerator.distributed_type == DistributedType.FSDP else Replica
-    return kind(policy, optimizer, accelerator)
+def gathered_moments(
+    parts: Mapping[int, Mapping[str, Tensor]], *, keep: bool
+) -> dict[int, Mapping[str, Tensor]]:
+    """Gather an optimiser's moments, by the number of their parameter.
 
-
-def sharding_accelerator(**settings: Any) -> Accelerator:
-    """Return an Accelerator that says so where `accelerate launch` was asked to use FSDP.
-
-    All settings of FSDP are chosen here; those of the launcher have no effect.
+    Args:
+        parts: Those of this process.
+        keep: Whether this process keeps them, on the CPU.
     """
-    if not launch.shards():
-        return Accelerator(**settings)
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
-    accelerator = Accelerator(fsdp_plugin=plugin, **settings)
-    if accelerator.distributed_type == DistributedType.MULTI_CPU:  # Accelerate leaves these out
-        PartialState().distributed_type = DistributedType.FSDP
-        accelerator.state.distributed_type = DistributedType.FSDP
-        accelerator.state.fsdp_plugin = plugin
-    return accelerator
+    moments: dict[int, Mapping[str, Tensor]] = {}
+    for i, values in parts.items():
+        gathered = {name: whole(value) for name, value in values.items()}
+        if keep:
+            moments[i] = {name: value.cpu() for name, value in gathered.items()}
+    return moments
 
 
-def _whole(value: Tensor) -> Tensor:
-    """Return the tensor of which each process has a part; any other is whole already."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def _part_of(value: Tensor, like: DTensor) -> Tensor:
-    """Return this process's part of a whole value; one of another shape is whole in all of them."""
-    value = value.to(like.device)
-    if value.shape != like.shape:
-        return value
-    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+def _no_gradient(weight: Tensor) -> Tensor:
+    """Return zeros in the dtype that gradients are summed in: the others may have some."""
+    return torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))

@@ -18,7 +18,9 @@ from omegaconf.errors import (
 
 from grpo_envs.config.owners import ENTRY_POINTS, OWNERS, config_of
 from grpo_envs.config.schema import TOO_LONG, RunConfig
+from grpo_envs.env.grading import require_place
 from grpo_envs.env.installed import available
+from grpo_envs.env.ray_client import SCHEME
 from grpo_envs.errors import ConfigError, install, nearest, require_one_of
 
 RENAMED = {"trainer.objective": "trainer.sweep_metric"}
@@ -60,9 +62,25 @@ def convert(
     for group in OWNERS:
         option = "" if f"{group}.name" in given else str(choices.get(group, ""))
         _require_owner(group, getattr(run, group), option)
+    _take_cluster(run)
     require_one_of("env.too_long", run.too_long, TOO_LONG)
     run.agent.check(run)
     return run
+
+
+def _take_cluster(run: RunConfig) -> None:
+    """Read `env.workers=ray://HOST:PORT` as `trainer.graders`: its CPUs are the workers."""
+    workers = run.env.get("workers")
+    if not str(workers).startswith(SCHEME):
+        return
+    require_place(workers)
+    if run.trainer.graders not in ("auto", workers):
+        raise ConfigError(
+            f"env.workers={workers} with trainer.graders={run.trainer.graders}: both say where "
+            "answers are graded. Allowed: one of them."
+        )
+    del run.env["workers"]
+    run.trainer.graders = workers
 
 
 def _require_owner(group: str, keys: Any, option: str) -> None:

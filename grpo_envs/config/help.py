@@ -40,6 +40,7 @@ Train a language model with GRPO on a Gymnasium text environment.
   python -m grpo_envs.run env=code --help                 the keys of env=code
   python -m grpo_envs.run env=code --cfg job              every key and its value, as YAML
   python -m grpo_envs.plan model.size=4b --memory 24GiB   what memory does it need, does it fit?
+  python -m grpo_envs.engine --model MODEL --port 8000    a server of vLLM, for sampler=vllm
   python -m grpo_envs.check env=code                      is the environment sound?
   python -m grpo_envs.play env=code                       answer a problem yourself
   python -m grpo_envs.report RUN...                       runs as a page

@@ -13,6 +13,7 @@ QWEN3_5 = ("3.5-0.8b", "3.5-2b", "3.5-4b", "3.5-9b")
 SIZES = ("auto", "tiny", *QWEN3, *QWEN3_5)
 QUANTIZATIONS = ("4bit",)
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+CAPTURES = ("auto", "off")
 _OF_THE_FRAMEWORK = (
     *("conversation", "messages", "tools", "documents", "chat_template", "tokenize", "padding"),
     *("add_generation_prompt", "continue_final_message", "sanitize_control_tokens", "truncation"),
@@ -113,6 +114,8 @@ class SamplerConfig:
 
     main_keys: ClassVar[tuple[str, ...]] = ("temperature", "max_new_tokens")
     """The keys that `--help` lists; () lists all."""
+    free_keys: ClassVar[tuple[str, ...]] = ("batch_tokens", "capture")
+    """The keys that decide no result: a resumed run may have others."""
     name: str = "torch"
     """Entry point of the sampler."""
     temperature: float = 1.0
@@ -138,10 +141,14 @@ class SamplerConfig:
     precision: str = "auto"
     """What the weights are held in while sampling: fp32, bf16 or fp16 (a copy that lasts as long;
     policy/sample_gap shows what it costs) or auto, the weights that the update computes with."""
+    capture: str = "auto"
+    """auto: on a CUDA GPU a sampled token is one CUDA graph, where the model allows it; off: it is
+    hundreds of kernels that Python starts."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require_one_of("sampler.precision", self.precision, PRECISIONS)
+        require_one_of("sampler.capture", self.capture, CAPTURES)
         require(0 < self.temperature < inf, "sampler.temperature", self.temperature, "above 0")
         tokens, budget = self.max_new_tokens, self.thinking_budget
         require(

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from grpo_envs.config.model import DISTORTIONS, PRECISIONS, ModelConfig, require_distortion
-from grpo_envs.env.grading import CONCURRENCY
+from grpo_envs.env.grading import require_place
 from grpo_envs.env.installed import LOGGERS, available
 from grpo_envs.errors import ConfigError, require, require_one_of
 
@@ -18,10 +18,11 @@ TOO_LONG = ("drop", "error")
 """What `env.too_long` may be: problems whose prompt leaves no room for an answer in the model's
 context are left out and counted, or are an error."""
 _DEVICES = ("auto", "cpu", "cuda")
+SHARDS = ("auto", "optimizer", "full")
 
 _FREE = (
     *("eval_every", "save_every", "keep_checkpoints", "save_dtype", "save_optimizer"),
-    *("device", "graders", "sweep_metric"),
+    *("device", "graders", "shard", "sweep_metric"),
 )
 """Keys of the trainer that decide no result."""
 
@@ -34,6 +35,9 @@ class TrainerConfig:
     """Optimiser steps (updates of the policy)."""
     prompts_per_step: int = 16
     """Problems per step (P); P * agent.group_size completions are sampled."""
+    lag: int = 0
+    """k: a step is sampled with the weights of k steps before, while those are learnt; 0: with the
+    present ones. `sampler=torch` then samples in a process of its own."""
     max_samples: int = 0
     """Ends the run, before `steps`, once so many completions were sampled; 0: `steps` decide."""
     eval_every: int = 0
@@ -63,14 +67,18 @@ class TrainerConfig:
     metrics.jsonl."""
     graders: str = "auto"
     """Where answers are graded while others are sampled: none (in turn, by a thread of the run),
-    threads or processes; auto as the environment's `concurrency` says, and where that is auto, too,
-    in processes beside a GPU."""
+    threads, processes, or ray://HOST:PORT for the CPUs of a Ray cluster; auto as the environment's
+    `concurrency` says, and where that is auto, too, in processes beside a GPU."""
     max_invalid_fraction: float = 0.5
     """Stops the run when a larger share of a step's rewards is invalid (the grader failed)."""
     max_skipped_steps: int = 5
     """Stops the run when so many steps in a row had gradients that are not finite."""
     device: str = "auto"
     """auto takes a CUDA GPU where there is one; or cpu, or cuda."""
+    shard: str = "auto"
+    """What several processes share (FSDP 2): optimizer (masters and moments), full (weights and
+    gradients, too, for which the sampler has to be an engine); auto: optimizer where
+    `accelerate launch --use_fsdp` asks for it, else nothing."""
     threads: Any = "auto"
     """Threads of a CPU that compute: a number, or auto: 1 for a small model, else the cores."""
     precision: str = "auto"
@@ -81,7 +89,7 @@ class TrainerConfig:
         """Check names and ranges."""
         least = {"steps": 1, "prompts_per_step": 1, "save_every": 1, "max_skipped_steps": 1}
         least |= {"max_samples": 0, "eval_every": 0, "eval_problems": 0, "eval_samples": 0}
-        least |= {"keep_checkpoints": 0}
+        least |= {"keep_checkpoints": 0, "lag": 0}
         for name, low in least.items():
             require(
                 getattr(self, name) >= low, f"trainer.{name}", getattr(self, name), f"{low} or more"
@@ -109,7 +117,8 @@ class TrainerConfig:
             number or self.threads == "auto", "trainer.threads", self.threads, "1 or more, auto"
         )
         require_one_of("trainer.device", self.device, _DEVICES)
-        require_one_of("trainer.graders", self.graders, CONCURRENCY)
+        require_one_of("trainer.shard", self.shard, SHARDS)
+        require_place(self.graders)
         require_one_of("trainer.precision", self.precision, PRECISIONS)
         require_one_of("trainer.save_dtype", self.save_dtype, SAVED)
 
@@ -164,7 +173,8 @@ class RunConfig:
             del tree[key]
         for key in _FREE:
             del tree["trainer"][key]
-        tree["sampler"].pop("batch_tokens", None)  # nor does it decide any
+        for key in self.sampler.free_keys:
+            del tree["sampler"][key]
         if text := self.model.template_text():
             tree["model"]["text of chat_template"] = sha256(text.encode()).hexdigest()[:12]
         return flat(tree)

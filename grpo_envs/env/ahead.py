@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,24 +12,28 @@ from grpo_envs.types import Reply, Turn
 
 Grade = Callable[[Sequence[int], Mapping[int, Turn]], list[Reply]]
 """From members and their answers to replies, in the order of the members."""
+Span = tuple[float, float]
+"""When a batch was begun and when it was done [s]."""
 
 
 @dataclass(slots=True)
 class Ahead:
-    """Answers that one thread grades in turn, and what came of them."""
+    """Answers that are graded batch by batch, and what came of them."""
 
     grade: Grade
+    at_once: int = 1
+    """Batches that are graded at the same time, each in a thread."""
     hidden: float = 0.0
     """Seconds of the last `take`'s grading that nobody had to wait for."""
-    _begun: list[tuple[Mapping[int, Turn], Future[tuple[list[Reply], float]]]] = field(
+    _begun: list[tuple[Mapping[int, Turn], Future[tuple[list[Reply], Span]]]] = field(
         default_factory=list
     )
-    _thread: ThreadPoolExecutor | None = None
+    _threads: ThreadPoolExecutor | None = None
 
     def begin(self, actions: Mapping[int, Turn]) -> None:
         """Grade the answers of these members soon."""
-        self._thread = self._thread or ThreadPoolExecutor(1)
-        self._begun.append((actions, self._thread.submit(self._timed, actions)))
+        self._threads = self._threads or ThreadPoolExecutor(self.at_once)
+        self._begun.append((actions, self._threads.submit(self._timed, actions)))
 
     def take(self, actions: Mapping[int, Turn]) -> dict[int, Reply]:
         """Wait for all that was begun; return the replies to those that are among `actions`."""
@@ -36,7 +41,7 @@ class Ahead:
         start = time.perf_counter()
         done = [(begun, *future.result()) for begun, future in all_begun]
         waited = time.perf_counter() - start
-        self.hidden = max(0.0, sum(seconds for _, _, seconds in done) - waited)
+        self.hidden = max(0.0, _covered([span for _, _, span in done]) - waited)
         return {
             i: reply
             for begun, replies, _ in done
@@ -47,11 +52,24 @@ class Ahead:
     def close(self) -> None:
         """Wait for what is being graded, and end the thread."""
         self._begun.clear()
-        if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
-            self._thread = None
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+            self._threads = None
 
-    def _timed(self, actions: Mapping[int, Turn]) -> tuple[list[Reply], float]:
+    def _timed(self, actions: Mapping[int, Turn]) -> tuple[list[Reply], Span]:
         start = time.perf_counter()
         replies = self.grade(list(actions), actions)
-        return replies, time.perf_counter() - start
+        return replies, (start, time.perf_counter())
+
+
+def _covered(spans: Sequence[Span]) -> float:
+    """Return the seconds that are in one of the spans or in several.
+
+    >>> _covered([(0, 2), (1, 4), (6, 7)])
+    5.0
+    """
+    total, reached = 0.0, -math.inf
+    for start, end in sorted(spans):
+        total += max(0, end - max(start, reached))
+        reached = max(reached, end)
+    return total

@@ -1,4 +1,4 @@
-"""Grading a batch of episodes: in turn, or in parts by a pool of threads or processes."""
+"""Grading a batch of episodes: in turn, or in parts by threads, processes or a cluster."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from typing import Any
 
+from grpo_envs.env.cluster import ClusterGraders
+from grpo_envs.env.ray_client import SCHEME, require_address
 from grpo_envs.env.text import TextEnv
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, require_one_of
+from grpo_envs.runtime import launch
 from grpo_envs.runtime.launch import cores
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
@@ -27,8 +30,20 @@ CONCURRENCY = ("auto", "none", "threads", "processes")
 """auto: in processes beside a GPU, where the environment can be sent there; else in turn."""
 
 
+def require_place(asked: str) -> None:
+    """Refuse a value of `trainer.graders`.
+
+    Raises:
+        ConfigError: it is no place, or no address of a cluster.
+    """
+    if asked.startswith(SCHEME):
+        require_address("trainer.graders", asked)
+    else:
+        require_one_of("trainer.graders", asked, (*CONCURRENCY, f"{SCHEME}HOST:PORT"))
+
+
 def place(env: TextEnv, asked: str, device: str) -> tuple[str, str]:
-    """Return where a run grades answers: none, threads or processes.
+    """Return where a run grades answers: none, threads, processes or the address of a cluster.
 
     A grader in pure Python holds the interpreter that a GPU's sampler launches its kernels from:
     beside one it is in processes. Each has a copy of the environment as it was at first, so that
@@ -44,18 +59,17 @@ def place(env: TextEnv, asked: str, device: str) -> tuple[str, str]:
         The place, and why it is not processes where it would have been; '' where it is as asked.
 
     Raises:
-        ConfigError: processes are asked for, and the environment cannot be graded there.
+        ConfigError: processes or a cluster are asked for, and the environment cannot be there.
     """
     wanted = env.concurrency if asked == "auto" else asked
     if wanted == "auto":
         wanted = "none" if device == "cpu" else "processes"
-    elif asked == "auto" or wanted != "processes":
+    elif asked == "auto" or wanted in ("none", "threads"):
         return wanted, ""  # what an author says of an environment is known to work
     if wanted == "none" or not (cause := _cannot_move(env)):
         return wanted, ""
-    if asked == "processes":
-        allowed = "auto, none, threads"
-        raise ConfigError(f"trainer.graders=processes: {cause}. Allowed: {allowed}.")
+    if asked != "auto":
+        raise ConfigError(f"trainer.graders={asked}: {cause}. Allowed: auto, none, threads.")
     return "none", cause
 
 
@@ -81,21 +95,36 @@ def _cannot_move(env: TextEnv) -> str:
 
 @dataclass(slots=True)
 class Graders:
-    """Grades episodes in one place; workers start with the first batch."""
+    """Grades episodes in one place; threads and processes start with the first batch."""
 
     env: TextEnv
     where: str = ""
-    """none, threads or processes; '' as `env.concurrency` says."""
+    """none, threads, processes or the address of a cluster; '' as `env.concurrency` says."""
     _executor: Executor | None = None
+    _cluster: ClusterGraders | None = None
+    _here: Graders | None = None
+    """Beside a cluster: processes that grade while it has no grader left."""
 
     def __post_init__(self) -> None:
-        """Check the environment's `concurrency`."""
+        """Check the environment's `concurrency`; connect to a cluster.
+
+        Raises:
+            ConfigError: there is no such concurrency; the cluster cannot grade.
+        """
         if self.env.concurrency not in CONCURRENCY:
             name = type(self.env).__name__
             raise ConfigError(
                 f"{name}.concurrency={self.env.concurrency!r}. Allowed: {', '.join(CONCURRENCY)}."
             )
         self.where = self.where or self.env.concurrency
+        if self.where.startswith(SCHEME):
+            self._here = Graders(self.env, "processes")
+            self._cluster = ClusterGraders(self.env, self.where, self._here.replies)
+
+    @property
+    def at_once(self) -> int:
+        """How many batches can be graded at the same time."""
+        return self._cluster.count if self._cluster else 1
 
     def replies(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
@@ -103,6 +132,8 @@ class Graders:
         """Return the reply to the last turn of each episode, in order."""
         if not problems:
             return []
+        if self._cluster is not None:
+            return self._cluster.replies(problems, episodes)
         if self.where in ("auto", "none"):
             return self.env.reply_batch(problems, episodes)
         workers = min(cores(), len(problems))
@@ -121,7 +152,11 @@ class Graders:
         return replies
 
     def close(self) -> None:
-        """Stop the workers."""
+        """Stop the workers, and leave the cluster."""
+        if self._cluster is not None:
+            self._cluster.close()
+        if self._here is not None:
+            self._here.close()
         if self._executor is not None:
             self._executor.shutdown()
             self._executor = None
@@ -158,19 +193,21 @@ def _submit(executor: Executor, call: Callable[..., Any], *args: Any) -> Future[
 
 def _processes(env: TextEnv) -> Executor:
     """Return processes that have a copy of `env` each: it is sent once, not with every batch."""
+    given = (pickle.dumps(env),)
     spawn = get_context("spawn")
-    return ProcessPoolExecutor(cores(), mp_context=spawn, initializer=_begin, initargs=(env,))
+    return ProcessPoolExecutor(cores(), mp_context=spawn, initializer=_begin, initargs=given)
 
 
 _copy: list[TextEnv] = []
 """In a process that grades: the environment."""
 
 
-def _begin(env: TextEnv) -> None:
+def _begin(env: bytes) -> None:
     """Begin as a process that grades: Ctrl-C is the run's to see, and it ends with the run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _copy.append(env)
+    launch.own(1)  # there is one for each core; before the environment sizes its pools
+    _copy.append(pickle.loads(env))
 
 
 def _end_with_parent() -> None:

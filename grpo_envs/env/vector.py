@@ -66,9 +66,15 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         self._ahead = Ahead(self._replies)
 
     def grade_in(self, where: str) -> None:
-        """Grade in this place from now on: none, threads or processes (see `grading.place`)."""
+        """Grade in this place from now on, one of those that `grading.place` returns.
+
+        Raises:
+            ConfigError: a cluster cannot grade.
+        """
+        self._ahead.close()
         self._graders.close()
         self._graders = Graders(self.env, where)
+        self._ahead = Ahead(self._replies, self._graders.at_once)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -133,6 +139,10 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         """
         if self.env.grades_each_alone and not self._over[list(actions)].any():
             self._ahead.begin({i: Turn(action=action) for i, action in actions.items()})
+
+    def may_go_on(self, members: Sequence[int]) -> bool:
+        """Return whether an episode of these members may go on after its next answer."""
+        return any(len(self._turns[i]) + 1 < self._most_turns(i) for i in members)
 
     def truncate(self, members: Sequence[int]) -> None:
         """End the episodes of these members, for instance because a policy's context is full.

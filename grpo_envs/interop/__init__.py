@@ -1,1 +1,5 @@
-"""Our environments in other trainers: each module is one trainer's, or one protocol's."""
+"""Our environments in other trainers: TRL, verl, verifiers, and a server for OpenEnv's.
+
+`rows` is what all of them share; each other module is one trainer's, `openenv` and `served` are
+the server's. docs/interop.md and docs/serving.md are the pages about them.
+"""

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from grpo_envs.env import TextEnv
 from grpo_envs.env.grading import reentrant
-from grpo_envs.errors import ConfigError, RunStopped
+from grpo_envs.errors import RunStopped
+from grpo_envs.interop.rows import require_each_alone, require_fixed
 
 _ENDS = "the server ends."
 _T = TypeVar("_T")
@@ -37,17 +38,8 @@ class Served:
         Raises:
             ConfigError: it is such an environment.
         """
-        if not self.env.grades_each_alone:
-            raise ConfigError(
-                f"env={self.name}: env.rewards has a function that takes all answers of a step "
-                "at once; a server grades each alone."
-            )
-        learns = any(value not in ({}, [], None) for value in self.env.state_dict().values())
-        if type(self.env).adapt is not TextEnv.adapt and learns:
-            raise ConfigError(
-                f"env={self.name}: its problems follow success (levels), of which a server is not "
-                "told. Give it fixed levels."
-            )
+        require_each_alone(self.name, self.env, "a server")
+        require_fixed(self.name, self.env)
 
     async def call(self, function: Callable[[], _T]) -> _T:
         """Call the environment in a thread, so that no session waits for another.

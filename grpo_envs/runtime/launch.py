@@ -56,8 +56,19 @@ def require_known() -> None:
             raise ConfigError(f"fsdp_{name.lower()}={value}. Allowed: {', or '.join(allowed)}.")
 
 
+_owned: list[int] = []
+"""What `own` was given."""
+
+
+def own(count: int) -> None:
+    """Let `cores()` be `count` in this process: it is one of several on its machine."""
+    _owned[:] = [count]
+
+
 def cores() -> int:
     """Return the processor cores that are this process's share: 1 or more."""
+    if _owned:
+        return _owned[0]
     usable = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0))
     return max(1, (usable or os.cpu_count() or 1) // _number("LOCAL_WORLD_SIZE", 1))
 

@@ -27,34 +27,38 @@ def wait_passively() -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def threads_for(asked: int | str, parameters: int) -> int:
+def threads_for(asked: int | str, parameters: int, processes: int = 1) -> int:
     """Return how many threads are to compute.
 
     Args:
         asked: A number, or auto: OMP_NUM_THREADS where it is set, else 1 for a small model and
             this process's share of the cores for a larger one.
         parameters: Of the model.
+        processes: Those that compute at once for this one, itself included.
     """
     if asked != AUTO:
         return int(asked)
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdecimal() and int(given):
         return int(given)
-    return 1 if parameters < _SMALL else cores()
+    return 1 if parameters < _SMALL else max(1, cores() // processes)
 
 
-def settle(asked: int | str, parameters: int, recorded: int | None = None) -> None:
+def settle(
+    asked: int | str, parameters: int, recorded: int | None = None, *, processes: int = 1
+) -> None:
     """Choose the threads that compute, and say so in a line.
 
     Args:
         asked: `trainer.threads`.
         parameters: Of the model.
         recorded: How many computed in the run that goes on, whose bits `auto` keeps.
+        processes: As of `threads_for`.
     """
     import torch  # not above: `wait_passively` comes before it
 
     if recorded is None:
-        threads = threads_for(asked, parameters)
+        threads = threads_for(asked, parameters, processes)
         log.info(line(threads))
     elif asked != AUTO or recorded == torch.get_num_threads():
         return

@@ -53,13 +53,19 @@ class LocalPool:
         require(workers is None or workers > 0, "workers", workers, "a positive number")
         if preload is None:
             preload = ("numpy",) if find_spec("numpy") else ()
-        self._asked = level
+        self._asked, self._workers_asked = level, workers
         self._preload = tuple(preload)
         self._size = workers or cores()
         self._setting: Setting | None = None
         self._closed = False
         self._reset()
         _POOLS.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be a pool of its own in a process that a pickled environment is sent to."""
+        from grpo_envs.sandbox.shared import shared_pool  # it imports this module
+
+        return shared_pool, (self._asked, self._workers_asked, self._preload)
 
     @property
     def level(self) -> str:

@@ -27,7 +27,8 @@ class Parts:
     decoding: Decoding
     """How the completions are sampled that the agent learns from."""
     same_arithmetic: bool = True
-    """Whether the sampler computes log-probabilities as an update does, but for rounding."""
+    """Whether the sampler computes log-probabilities as an update does, but for rounding: in the
+    same precision, with the weights before the update."""
     seed: int = 0
     """The run's seed."""
 

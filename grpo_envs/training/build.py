@@ -19,32 +19,34 @@ from grpo_envs.errors import ConfigError
 from grpo_envs.loggers import Logger
 from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runtime import launch, threads
-from grpo_envs.runtime.processes import ALONE, Processes, RolloutFn
+from grpo_envs.runtime.processes import ALONE, Processes
 from grpo_envs.runtime.stopping import Stop
 from grpo_envs.training.agent import Agent, Parts
 from grpo_envs.training.decoding import (
     evaluation_decoding,
+    require_ahead,
     require_decoded,
-    require_scored_as_sampled,
     training_decoding,
 )
 from grpo_envs.training.environments import Envs, place_graders
 from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.precision import compute_dtype, compute_in
-from grpo_envs.training.source import InStep, Source
-from grpo_envs.training.trainer import Trainer
+from grpo_envs.training.sources import make_source
+from grpo_envs.training.start import log_start
+from grpo_envs.training.trainable import require_trainable
+from grpo_envs.training.trainer import RESUMED, Trainer
 from grpo_envs.training.utilisation import Utilisation
 from grpo_policy.adapters import add_adapters
 from grpo_policy.chat import Chat
 from grpo_policy.context import rope_line
 from grpo_policy.loading import remarks
-from grpo_policy.masters import dtype_name
 from grpo_policy.models import load_policy, resolve, restore
+from grpo_policy.parts import held_whole
 from grpo_policy.policy import Policy
+from grpo_policy.replicas import sharding_accelerator
 from grpo_policy.rollout import Rollout
 from grpo_policy.room import Room
 from grpo_policy.samplers import Decoding, Sampler, SamplerParts, SamplerPlugin
-from grpo_policy.sharding import sharding_accelerator
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
-    _require_trainable(cfg)
+    require_trainable(cfg, processes)
     policy, accelerator = open_policy(cfg)
     _make_trainable(policy, cfg, accelerator.device, out if processes.first else None)
     parts = _parts(cfg, policy, accelerator, training_decoding(cfg, policy))
@@ -70,12 +72,11 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     agent: Agent = load(AGENTS, cfg.agent.name).make(cfg.agent, parts)
     checkpoints = Checkpoints(out, cfg.trainer.keep_checkpoints, cfg.trainer.save_dtype)
     done, state = _resume(agent, policy, cfg, checkpoints) if cfg.resume else (0, {})
-    sampler = make_sampler(cfg, policy, accelerator)
-    _log_start(cfg, parts, agent, room := _room(cfg, envs.train.env, policy.chat))
+    sampler = make_sampler(cfg, policy, accelerator, ahead=cfg.trainer.lag > 0)
+    log_start(cfg, parts, agent, room := _room(cfg, envs.train.env, policy.chat))
     place_graders(cfg, envs.train, accelerator.device.type)
     stop = Stop(patient=processes.count == 1)
-    rollout = Rollout(envs.train, policy.chat, sampler, parts.decoding, cfg.seed, tick=stop.check)
-    source = _source(cfg, processes.shared(rollout), room, lambda: _publish(policy, sampler))
+    source = make_source(cfg, parts, sampler, envs.train, room=room, stop=stop, processes=processes)
     if state:
         source.load_state_dict(state["source"])
         envs.train.env.load_state_dict(state["env"])
@@ -98,22 +99,13 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         stop=stop,
         processes=processes,
         utilisation=Utilisation.of(policy, accelerator, cfg.agent),
-        **{key: state[key] for key in ("last", "skipped", "owes_evaluation") if state},
+        **{key: state[key] for key in RESUMED if key in state},
     )
-
-
-def _require_trainable(cfg: RunConfig) -> None:
-    require_scored_as_sampled(cfg)
-    if cfg.model.quantization and not cfg.model.lora.rank:
-        raise ConfigError(
-            f"model.quantization={cfg.model.quantization} with model.lora.rank=0: quantised "
-            "weights are not trained. Allowed: with model.lora.rank above 0."
-        )
 
 
 def _parts(cfg: RunConfig, policy: Policy, accelerator: Accelerator, decoding: Decoding) -> Parts:
     # In less than float32 the shape of a batch decides many last bits.
-    low = policy.model.dtype != torch.float32 or cfg.sampler.name != "torch"
+    low = policy.model.dtype != torch.float32 or cfg.sampler.name != "torch" or cfg.trainer.lag
     held = getattr(cfg.sampler, "precision", "auto")
     return Parts(
         policy=policy,
@@ -121,18 +113,6 @@ def _parts(cfg: RunConfig, policy: Policy, accelerator: Accelerator, decoding: D
         decoding=decoding,
         same_arithmetic=not low and held in ("auto", "fp32"),
         seed=cfg.seed,
-    )
-
-
-def _source(cfg: RunConfig, rollout: RolloutFn, room: Room, publish: Callable[[], None]) -> Source:
-    return InStep(
-        rollout=rollout,
-        room=room,
-        prompts=cfg.trainer.prompts_per_step,
-        seed=cfg.seed,
-        resamplings=cfg.agent.resamplings,
-        max_invalid=cfg.trainer.max_invalid_fraction,
-        publish=publish,
     )
 
 
@@ -147,16 +127,28 @@ def _room(cfg: RunConfig, env: TextEnv, chat: Chat) -> Room:
     return room
 
 
-def make_sampler(cfg: RunConfig, policy: Policy, accelerator: Accelerator) -> Sampler:
+def make_sampler(
+    cfg: RunConfig, policy: Policy, accelerator: Accelerator, *, ahead: bool = False
+) -> Sampler:
     """Return the sampler that the configuration names, with the policy's weights as they are.
+
+    Args:
+        cfg: The configuration.
+        policy: The model.
+        accelerator: Its device.
+        ahead: Whether it samples while the policy is updated.
 
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
     plugin: type[SamplerPlugin] = load(SAMPLERS, cfg.sampler.name)
     require_decoded(cfg, policy, plugin)
-    sampler = plugin.make(cfg.sampler, SamplerParts(policy=policy, accelerator=accelerator))
-    sampler.sync(policy)
+    if ahead:
+        require_ahead(cfg, plugin)
+    parts = SamplerParts(policy=policy, accelerator=accelerator, ahead=ahead)
+    sampler = plugin.make(cfg.sampler, parts)
+    with held_whole(policy.model):
+        sampler.sync(policy)
     return sampler
 
 
@@ -185,7 +177,8 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
     if line := rope_line(policy.model.config):
         log.info(line)
     if device.type == "cpu":
-        threads.settle(cfg.trainer.threads, policy.size)
+        processes = 2 if cfg.trainer.lag else 1  # one samples, one learns
+        threads.settle(cfg.trainer.threads, policy.size, processes=processes)
     return policy, accelerator
 
 
@@ -238,7 +231,7 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
     if cpu and torch.backends.mps.is_available():
         log.info("on the CPU: Apple's GPU (MPS) is not used, as nothing was tried on one.")
     # Precision is not Accelerate's: a policy's weights are in what it computes in.
-    accelerator = sharding_accelerator(cpu=cpu, mixed_precision="no")
+    accelerator = sharding_accelerator(cfg.shard, cpu=cpu, mixed_precision="no")
     if accelerator.num_processes != launch.count():
         raise ConfigError(
             f"{accelerator.num_processes} processes, by a launcher that is not known here. "
@@ -268,33 +261,3 @@ def _resume(
     threads.settle(cfg.trainer.threads, policy.size, state.get("threads", threads.computing()))
     log.info("resuming %s after step %d", checkpoints.folder.parent, step)
     return step, state
-
-
-def _publish(policy: Policy, sampler: Sampler) -> None:
-    """Give the weights to the sampler if they have changed since it got them."""
-    if sampler.version != policy.version:
-        sampler.sync(policy)
-
-
-def _log_start(cfg: RunConfig, parts: Parts, agent: Agent, room: Room) -> None:
-    log.info("%s; %s", _summary(cfg, parts), agent.describe())
-    chat, first = parts.policy.chat, room.find(0)
-    if room.env.turns_of(room.env.problem(first)) > 1:
-        chat.follow_up("?", ended=True)  # its template can go on after an answer, or raises
-    log.info("first prompt, as the model sees it: %r", chat.text(room.render(first)))
-
-
-def _summary(cfg: RunConfig, parts: Parts) -> str:
-    policy, accelerator = parts.policy, parts.accelerator
-    millions = policy.size / 1e6
-    adapters = sum(p.numel() for p in policy.trained_parameters()) / 1e6
-    trained = f", {adapters:.2f} M of them trained (LoRA)," if policy.has_adapters else ""
-    count = accelerator.num_processes
-    sharded = ", sharded" if accelerator.is_fsdp2 else ""
-    processes = f" in {count} processes{sharded}" if count > 1 else ""
-    return (
-        f"{millions:.1f} M parameters{trained} on {accelerator.device.type}{processes}, "
-        f"{dtype_name(policy.model.dtype)}; {cfg.trainer.steps} steps of "
-        f"{cfg.trainer.prompts_per_step} prompts x {cfg.agent.group_size} completions of at most "
-        f"{parts.decoding.max_new_tokens} tokens"
-    )

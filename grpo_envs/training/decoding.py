@@ -51,6 +51,19 @@ def require_scored_as_sampled(cfg: RunConfig) -> None:
         )
 
 
+def require_ahead(cfg: RunConfig, plugin: type[SamplerPlugin]) -> None:
+    """Refuse `trainer.lag` with a sampler that cannot sample while the policy is updated.
+
+    Raises:
+        ConfigError: one line that says what is allowed.
+    """
+    if not getattr(plugin, "ahead", False):
+        raise ConfigError(
+            f"trainer.lag={cfg.trainer.lag}: sampler={cfg.sampler.name} does not sample while the "
+            "policy is updated. Allowed: trainer.lag=0."
+        )
+
+
 def require_decoded(cfg: RunConfig, policy: Policy, plugin: type[SamplerPlugin]) -> None:
     """Refuse a decoding that the sampler would not obey, or that the model has no tokens for.
 

@@ -48,7 +48,7 @@ def make_envs(cfg: RunConfig, processes: Processes = ALONE) -> Envs:
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
-    _require_no_split(cfg)
+    _require_of_the_environment(cfg)
     size, prompts = cfg.agent.group_size, cfg.trainer.prompts_per_step
     least = processes.count
     require(
@@ -74,7 +74,7 @@ def place_graders(cfg: RunConfig, members: GroupVectorEnv, device: str) -> None:
         device: The type of the device that samples: cpu, cuda.
 
     Raises:
-        ConfigError: the environment cannot be graded there.
+        ConfigError: the environment cannot be graded there, or a cluster cannot grade it.
     """
     where, cause = place(members.env, cfg.trainer.graders, device)
     members.grade_in(where)
@@ -88,12 +88,13 @@ def make_held_out(cfg: RunConfig) -> tuple[TextEnv, int]:
     Raises:
         GrpoEnvsError: one line that says what to change.
     """
-    _require_no_split(cfg)
+    _require_of_the_environment(cfg)
     env = plugins.make(cfg.env["name"], split="eval", **cfg.env_keywords)
     problems = cfg.trainer.eval_problems
     return env, problems if env.rows is None else min(problems, env.rows.count("eval"))
 
 
-def _require_no_split(cfg: RunConfig) -> None:
+def _require_of_the_environment(cfg: RunConfig) -> None:
+    """Refuse keys in `env` that are the run's own."""
     if "split" in cfg.env_keywords:
         raise ConfigError("env.split is set by the run: train to train on, eval to evaluate on.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from grpo_envs.config.schema import RunConfig
+from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.memory import memory_metrics
 from grpo_envs.training.decoding import training_decoding
 from grpo_policy.fake_policy import fake_policy
@@ -35,12 +36,18 @@ def needs(cfg: RunConfig, *, prompt: int, shards: int = 1, memory: float | None 
     Args:
         cfg: The run's.
         prompt: Tokens of a prompt; which they are only the run itself knows.
-        shards: Processes that share masters and moments (FSDP).
+        shards: Processes that share masters and moments (FSDP), or all of it (`trainer.shard`).
         memory: Bytes [B] of the device; None: those of the one that is here.
 
     Raises:
-        ConfigError: there is no such model; one line that says what is allowed.
+        ConfigError: there is no such model, or sampling and update share the memory at the same
+            time; one line that says what is allowed.
     """
+    if cfg.trainer.lag:
+        raise ConfigError(
+            f"trainer.lag={cfg.trainer.lag}: a plan counts sampling and update in turn. Allowed: "
+            "trainer.lag=0."
+        )
     device = "cpu" if cfg.trainer.device == "cpu" else "cuda"
     model = resolve(cfg.model, torch.device(device))
     memory = _memory_here(device) if memory is None else memory
@@ -64,6 +71,7 @@ def needs(cfg: RunConfig, *, prompt: int, shards: int = 1, memory: float | None 
             quantized=cfg.model.quantization is not None,
             moments=MOMENTS_8BIT if _in_eight_bits(cfg) else MOMENTS,
             shards=shards,
+            full=cfg.trainer.shard == "full",
             memory=memory,
         )
         found = footprint(policy, job)

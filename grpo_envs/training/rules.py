@@ -213,9 +213,9 @@ _CONSTANT: Mapping[float | None, tuple[str, str]] = {
 
 
 def gap(seen: Stretch) -> Iterator[Symptom]:
-    """Sampling and training compute different log-probabilities."""
+    """Sampling and training compute different log-probabilities, of the same weights."""
     late = seen.late("policy/sample_gap")
-    if _mean(late) < GAP_LIMIT:
+    if _mean(late) < GAP_LIMIT or any(seen.late("policy/lag")):
         return
     yield Symptom(
         name="sampling gap",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from grpo_envs.errors import RunStopped
@@ -26,6 +27,8 @@ class Taken(NamedTuple):
     """The groups that were sampled and replaced by others: they are logged only."""
     too_long: int = 0
     """Problems that were left out, as their prompts leave no room for an answer."""
+    metrics: Mapping[str, float] = MappingProxyType({})
+    """Of where they come from, by `area/name`."""
 
 
 class Source(Protocol):
@@ -47,14 +50,28 @@ class Source(Protocol):
                 not and `env.too_long` is `error`.
         """
 
-    def updated(self) -> None:
-        """Go on to the next problems: the groups taken last are learnt, the weights have moved."""
+    def updated(self, groups: Sequence[Group]) -> None:
+        """Go on to the next problems: the groups taken last are learnt, the weights have moved.
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs of the source."""
+        Args:
+            groups: All that were taken, those that were dropped, too: the environment adapts to
+                them.
+        """
+
+    def settle(self) -> None:
+        """Let the sampler hold the present weights and be free, as for an evaluation."""
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return what a checkpoint needs of the source; it is settled before.
+
+        None where nothing could go on exactly from here, as sampling was cut off.
+        """
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state that `state_dict` returned."""
+
+    def close(self) -> None:
+        """Give up what is being sampled."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,6 +96,8 @@ class InStep:
     """The largest share of a round's rewards that may be invalid."""
     publish: Callable[[], None] = lambda: None
     """Gives the new weights to the sampler, after each update."""
+    adapt: Callable[[Sequence[Group]], None] = lambda groups: None
+    """The environment's."""
     drawn: int = 0
     too_long: int = 0
     """Problems that were left out in the steps so far."""
@@ -105,12 +124,20 @@ class InStep:
         dropped = [group for group in sampled if group.key not in keys]
         return Taken(chosen, dropped, self._left_out)
 
-    def updated(self) -> None:
+    def updated(self, groups: Sequence[Group]) -> None:
         """Count the problems now: a step that fails is made again from the same problems."""
+        self.count()
+        self.publish()
+        self.adapt(groups)
+
+    def count(self) -> None:
+        """Draw the problems of the next step behind those taken last."""
         self.drawn += self._taken
         self.too_long += self._left_out
         self._taken = self._left_out = 0
-        self.publish()
+
+    def settle(self) -> None:
+        """Do nothing: the sampler has the weights since the update."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the numbers of problems drawn and left out."""
@@ -120,6 +147,9 @@ class InStep:
         """Go on with the problem after the last one drawn."""
         self.drawn = state["drawn"]
         self.too_long = state.get("too_long", 0)  # no key in checkpoints of the version before
+
+    def close(self) -> None:
+        """Do nothing: nothing is sampled between the steps."""
 
     def _problem_seeds(self) -> list[int]:
         """Count on from a place that the run's seed decides: a dataset's rows come in epochs."""

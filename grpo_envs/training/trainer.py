@@ -24,19 +24,25 @@ from grpo_envs.training.source import Source
 from grpo_envs.training.utilisation import Utilisation
 from grpo_envs.training.watch import Watch
 from grpo_envs.types import Group
-from grpo_policy.samplers import Sampler
+from grpo_policy.parts import held_whole
+from grpo_policy.samplers.protocol import Sampler, identity_of, shown_identity
 
 log = logging.getLogger(__name__)
+_CUT_OFF = (
+    "not saved after step %d: what is sampled ahead was cut off. The steps since the last "
+    "checkpoint are made again."
+)
 
 
 class Adaptive(Protocol):
     """What the loop asks of the environment that it trains on."""
 
-    def adapt(self, groups: Sequence[Group]) -> None:
-        """Choose the next problems by what became of these."""
-
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs of it."""
+
+
+RESUMED = ("last", "skipped", "owes_evaluation", "sampled_by")
+"""Fields of the trainer that a resumed run takes from the checkpoint."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,6 +55,7 @@ class Trainer:
     """The model that the agent trains: what a checkpoint saves."""
     env: Adaptive
     source: Source
+    """It lets the environment adapt."""
     sampler: Sampler
     """The rollouts' and the evaluation's."""
     evaluation: Evaluation
@@ -71,14 +78,28 @@ class Trainer:
     """Those that share the run: all see the same groups and decide alike, the first writes."""
     utilisation: Utilisation | None = None
     """Of a GPU whose peak is known."""
+    sampled_by: Mapping[str, str] = field(default_factory=dict)
+    """What sampled the steps that are done, see `Sampler`."""
     _evaluated: dict[str, float] = field(default_factory=dict)
     _watch: Watch = field(default_factory=Watch)
     _saved: int = -1
 
     def __post_init__(self) -> None:
-        """A resumed run starts from a step that is already saved."""
+        """A resumed run starts from a step that is already saved, and samples as before.
+
+        Raises:
+            ConfigError: what samples is another version of it.
+        """
+        own = identity_of(self.sampler)
         if self.done:
             self._saved = self.done
+            if own != self.sampled_by:
+                before, now = (shown_identity(found) for found in (self.sampled_by, own))
+                raise ConfigError(
+                    f"resume: the steps before were sampled by {before}, now it is {now}. "
+                    "Allowed: the same."
+                )
+        self.sampled_by = own
 
     def run(self) -> dict[str, float]:
         """Train; return the metrics of the last step and the last evaluation.
@@ -88,7 +109,7 @@ class Trainer:
             ConfigError: `trainer.sweep_metric` is no metric of this run.
         """
         try:
-            with closing(self.sampler), self.stop.listening():
+            with closing(self.sampler), closing(self.source), self.stop.listening():
                 self._run_and_save()
         except BaseException:
             self._close(failed=True)
@@ -146,19 +167,19 @@ class Trainer:
     def _step(self) -> None:
         timer = Timer()
         with timer("step"):
-            chosen, dropped, too_long = self.source.take(self.done + 1, timer)
+            taken = self.source.take(self.done + 1, timer)
+            chosen, dropped = taken.chosen, taken.dropped
             groups = [*chosen, *dropped]
             metrics = group_metrics(groups)
             with timer("update"), self.processes.linked():
                 updates, advantages = self.agent.update(chosen)
         self.done += 1
-        self.source.updated()
-        self.env.adapt(groups)
+        self.source.updated(groups)
         tokens = sum(c.length for group in groups for c in group.completions)
-        metrics |= updates | self.sampler.metrics()
+        metrics |= {**updates, **taken.metrics, **self.sampler.metrics()}
         metrics["group/sampled"] = float(len(groups))
         metrics["group/used"] = float(len(chosen))
-        metrics["group/too_long"] = float(too_long)
+        metrics["group/too_long"] = float(taken.too_long)
         metrics |= {f"time/{name}": seconds for name, seconds in timer.seconds.items()}
         hidden, waited = (timer.seconds.get(name, 0.0) for name in ("score_hidden", "score"))
         metrics["score/hidden"] = hidden / max(hidden + waited, 1e-9)
@@ -198,6 +219,7 @@ class Trainer:
         if not self.evaluation.problems:
             return
         self.owes_evaluation = True  # until it is logged
+        self.source.settle()
         self._evaluated, rows = self.evaluation()
         self.processes.by_first(lambda: self._log_eval(rows))
         self.owes_evaluation = False
@@ -207,21 +229,30 @@ class Trainer:
             logger.log_eval(self.done, self._evaluated, rows)
 
     def _save(self) -> None:
-        if self._saved != self.done and self.policy.finite():  # never over good weights
-            state: dict[str, Any] = {
-                "agent": self.agent.state_dict(),
-                "env": self.env.state_dict(),
-                "source": self.source.state_dict(),
-                "last": self.last,
-                "skipped": self.skipped,
-                "owes_evaluation": self.owes_evaluation,
-                "threads": threads.computing(),
-            }
-            if self.cfg.save_dtype != "fp32":  # a resume is exact all the same
-                state["weights"] = self.policy.trained_weights()
-            kept = state if self.cfg.save_optimizer else None
-            config = dict(self.decisive)
-            self.processes.by_first(
-                lambda: self.checkpoints.save(self.done, self.policy, kept, config)
-            )
-            self._saved = self.done
+        if self._saved == self.done or not self.policy.finite():  # never over good weights
+            return
+        source = self.source.state_dict()  # first: it settles what the environment adapts to
+        if source is None and self.cfg.save_optimizer:
+            log.warning(_CUT_OFF, self.done)
+            return
+        with held_whole(self.policy.model):
+            self._save_with(source)
+        self._saved = self.done
+
+    def _save_with(self, source: Any) -> None:
+        """Write a checkpoint; in the first process the policy has whole weights."""
+        state: dict[str, Any] = {
+            "agent": self.agent.state_dict(),
+            "env": self.env.state_dict(),
+            "source": source,
+            "last": self.last,
+            "skipped": self.skipped,
+            "owes_evaluation": self.owes_evaluation,
+            "sampled_by": dict(self.sampled_by),
+            "threads": threads.computing(),
+        }
+        if self.cfg.save_dtype != "fp32":  # a resume is exact all the same
+            state["weights"] = self.policy.trained_weights()
+        kept = state if self.cfg.save_optimizer else None
+        config = dict(self.decisive)
+        self.processes.by_first(lambda: self.checkpoints.save(self.done, self.policy, kept, config))

@@ -38,7 +38,7 @@ class Utilisation:
         if accelerator.device.type != "cuda":
             return None
         name = torch.cuda.get_device_name(accelerator.device)
-        peak = peak_flops(name, dtype_name(policy.model.dtype))
+        peak = peak_flops(name, dtype_name(policy.dtype))
         flops = ModelFlops.of(policy)
         if peak is None or flops is None:
             return None

@@ -19,8 +19,10 @@ from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import AdvantageConfig, GrpoConfig, LossConfig, OverlongConfig
 from grpo_agent.losses import LossInputs
 from grpo_envs.config.composition import compose_run
+from grpo_envs.config.model import LoraConfig
 from grpo_envs.env.plugins import conf_dir
 from grpo_envs.types import Completion, Group, Reward
+from grpo_policy.adapters import add_adapters
 from grpo_policy.batch import Batch, collate
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
@@ -111,6 +113,7 @@ def move(policy: Policy, seed: int, far: float = 0.03) -> None:
     noise = torch.Generator().manual_seed(seed)
     for value in policy.model.parameters():
         value.add_(far * torch.randn(value.shape, generator=noise, dtype=value.dtype))
+    policy.masters.publish()
 
 
 def catch(agent: GrpoAgent) -> list[dict[str, Tensor]]:
@@ -141,6 +144,7 @@ def gradients(
     caught = catch(agent)
     agent.update(given)
     policy.model.load_state_dict(before, strict=False)
+    policy.masters.publish()
     return caught
 
 
@@ -853,11 +857,23 @@ def test_what_the_sampler_stored_clips_nothing(random_policy: Policy) -> None:
     assert twice["policy/sample_gap"] == once["policy/sample_gap"] > 0.5
 
 
-@pytest.mark.parametrize("sampled_in", [None, torch.float32], ids=["its own", "float32"])
+@pytest.mark.parametrize(
+    ("rank", "sampled_in"),
+    [
+        pytest.param(0, None, id="its own"),
+        pytest.param(0, torch.float32, id="float32"),
+        pytest.param(4, None, id="adapters"),
+    ],
+)
 def test_in_bf16_a_policy_that_stays_has_a_ratio_of_1(
-    tiny: Policy, sampled_in: torch.dtype | None
+    tiny: Policy, rank: int, sampled_in: torch.dtype | None
 ) -> None:
     """GSPO clips beyond 3e-4: numbers in bf16 depend on a batch's shape by more than that."""
+    if rank:
+        add_adapters(tiny, LoraConfig(rank=rank), torch.bfloat16)
+        for name, p in tiny.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(p, std=0.1)
     tiny.compute_in(torch.bfloat16)
     cfg: GrpoConfig = compose_run(["agent=gspo"]).agent
     decoding = Decoding(max_new_tokens=8)

@@ -331,8 +331,10 @@ def test_a_resume_moves_what_was_read_from_disk(
     assert metrics["optim/skipped"] == 0
 
 
-def test_a_rollout_stays_on_the_device(on_gpu: Policy, accelerator: Accelerator) -> None:
-    envs = GroupVectorEnv(grpo_envs.make("math"), 4, 2)
+@pytest.mark.parametrize("env", ["math", "guess"])
+def test_a_rollout_stays_on_the_device(on_gpu: Policy, accelerator: Accelerator, env: str) -> None:
+    """Of one turn, and of a conversation that keeps its cache."""
+    envs = GroupVectorEnv(grpo_envs.make(env), 4, 2)
     how, sampler = Decoding(max_new_tokens=4), TorchSampler(on_gpu)
     groups = Rollout(envs, on_gpu.chat, sampler, how, seed=0)([1, 2], Timer())
     metrics, _ = agent_of(on_gpu, accelerator).update(groups)

@@ -17,6 +17,7 @@ from grpo_policy.fake_policy import fake_policy, layers_work, state_bytes
 from grpo_policy.footprint import MOMENTS_8BIT, SAMPLING, UPDATE, Footprint, Job, footprint
 from grpo_policy.learner import Learner, LearnerSettings, Scored
 from grpo_policy.live_memory import LiveMemory
+from grpo_policy.merging import merged_weights
 from grpo_policy.models import TINY, load_config, load_policy
 from grpo_policy.policy import Policy
 from grpo_policy.shapes import config_of
@@ -110,16 +111,26 @@ def test_weights_gradients_and_moments_are_those_of_a_real_update(
     assert size(found, "reference") == bytes_of(trained.reference.parameters())
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_peak_of_an_update_is_that_of_a_real_one(tiny: Policy, checkpointing: bool) -> None:
-    found = planned(model=ModelConfig(gradient_checkpointing=checkpointing))
-    if checkpointing:
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        pytest.param(ModelConfig(), id="plain"),
+        pytest.param(ModelConfig(gradient_checkpointing=True), id="checkpointing"),
+        pytest.param(ModelConfig(lora=LoraConfig(rank=4)), id="adapters"),
+    ],
+)
+def test_the_peak_of_an_update_is_that_of_a_real_one(tiny: Policy, cfg: ModelConfig) -> None:
+    found = planned(model=cfg)
+    if cfg.gradient_checkpointing:
         tiny.checkpoint_layers()
+    if cfg.lora.rank:
+        add_adapters(tiny, cfg.lora, torch.float32)
     trained = learner(tiny)
     batch = collate(groups(), tiny.pad_id, tiny.device)
     trained.learn([(batch, loss)])  # the moments are there now
     states = [v for state in trained.optimizer.state.values() for v in state.values()]
-    live = LiveMemory([*tiny.parameters(), *tiny.buffers(), *states])
+    merged = merged_weights(tiny.model)
+    live = LiveMemory([*tiny.parameters(), *tiny.buffers(), *states, *merged])
     with live:
         trained.learn([(batch, loss)])
     own = [size(found, name) for name in ("gradients", "activations", "scratch")]
@@ -178,7 +189,6 @@ def test_layers_in_four_bits_and_moments_in_eight_are_counted() -> None:
     assert len(states) == 7 * 4
     assert size(found, "weights") == pytest.approx(held, rel=0.01)
     assert size(found, "moments") == 2 * found.trained
-    assert size(planned(JOB, cfg), "merged") > 0
     assert "merged" not in {part.name for part in found.parts}, "quantised layers stay apart"
 
 
@@ -188,6 +198,19 @@ def test_processes_share_masters_and_moments() -> None:
     assert sum(size(found, name) for name in names) == (8 + 12 / 4) * found.parameters
 
 
+def test_processes_share_all_of_it_and_an_engine_samples() -> None:
+    found = planned(replace(JOB, shards=4, full=True), dtype=torch.bfloat16)
+    by_name = {part.name: part for part in found.parts}
+    shared = sum(by_name[name].size for name in ("weights", "moments", "gradients"))
+    assert shared == 16 / 4 * found.parameters
+    assert by_name["reference"].size == 2 / 4 * found.parameters
+    words = load_config(str(TINY), ModelConfig()).vocab_size
+    embeddings, layer = 128 * words, 2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384
+    gathered = 4 * (embeddings + 2 * layer) + 4 * max(embeddings, layer)
+    assert by_name["gathered"].size == pytest.approx(gathered, rel=0.01)
+    assert not {"masters", "cache", "logits", "copy"} & by_name.keys()
+
+
 def test_adapters_alone_have_gradients_and_the_model_is_the_reference() -> None:
     pytest.importorskip("peft")
     found = planned(model=ModelConfig(lora=LoraConfig(rank=4)), dtype=torch.bfloat16)
@@ -195,6 +218,10 @@ def test_adapters_alone_have_gradients_and_the_model_is_the_reference() -> None:
     assert size(found, "moments") == 8 * found.trained
     assert size(found, "weights") == 2 * found.parameters
     assert "reference" not in [part.name for part in found.parts]
+    linear = 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384)
+    assert size(found, "merged") == 2 * linear
+    (merged,) = [part for part in found.parts if part.name == "merged"]
+    assert merged.phases == (SAMPLING, UPDATE)
 
 
 def test_half_of_the_free_memory_holds_the_cache(found: Footprint) -> None:

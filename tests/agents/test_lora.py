@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from statistics import fmean
@@ -12,21 +11,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
 
 from grpo_agent.config import LossConfig
 from grpo_envs.config.model import LoraConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.training.trainer import Trainer
-from grpo_envs.types import Completion
-from grpo_policy import policy as policy_module
 from grpo_policy.adapters import add_adapters
-from grpo_policy.merging import merged
 from grpo_policy.models import TINY, load_policy
 from grpo_policy.policy import Policy
-from grpo_policy.samplers import Decoding
-from grpo_policy.samplers.torch import TorchSampler
 from tests.agents.test_agent import agent_of, chosen, gradients, groups, same, size_of, weights
 from tests.training import test_trainer
 
@@ -56,6 +49,7 @@ def with_adapters(policy: Policy) -> Policy:
     for name, parameter in policy.model.named_parameters():
         if "lora_B" in name:  # zeros at the start, so that the model is what it was
             nn.init.normal_(parameter, std=0.1)
+    policy.masters.publish()
     return policy
 
 
@@ -104,6 +98,7 @@ def test_the_rank_and_the_scale_are_the_configured_ones(random_policy: Policy) -
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     assert (down.shape, up.shape) == ((4, 32), (48, 4))
     nn.init.normal_(up)
+    random_policy.masters.publish()
     x = torch.randn(3, 32, dtype=torch.float64)
     expected = x @ layer.base_layer.weight.T + 8 / 4 * (x @ down.T @ up.T)
     torch.testing.assert_close(layer(x), expected)
@@ -254,69 +249,6 @@ def test_adapters_are_on_while_scoring_after_the_reference_failed(
         agent.update(given)
     monkeypatch.setattr(adapted, "forward", forward)
     assert chosen(adapted, given[0], 0, 1.0).equal(before)
-
-
-# --- merged while sampling
-
-
-class Operations(TorchDispatchMode):
-    """Counts what is dispatched."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call it, and count it."""
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
-def sampled(policy: Policy) -> tuple[list[Completion], int]:
-    """Completions of two prompts by a sampler, and the operations that they took."""
-    prompts = [(5, 6, 7), (8, 9)]
-    with Operations() as counted:  # type: ignore[no-untyped-call]
-        found = dict(TorchSampler(policy).sample(prompts, range(4), Decoding(max_new_tokens=9)))
-    return [c for p in range(2) for c in found[p]], counted.count
-
-
-def test_a_model_with_adapters_is_sampled_with_merged_weights(
-    adapted: Policy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same answers, by fewer operations; then it is what it was, to the bit."""
-    before, ids = weights(adapted), torch.arange(9)[None]
-    logits = adapted.model(input_ids=ids).logits
-    found, operations = sampled(adapted)
-    assert adapted.model(input_ids=ids).logits.equal(logits)
-    assert all(value.equal(before[name]) for name, value in weights(adapted).items())
-    layer, x = adapted.model.model.layers[0].mlp.up_proj, torch.randn(3, 32).double()
-    expected, alone = layer(x), layer.base_layer(x)
-    with merged(adapted.model):
-        torch.testing.assert_close(layer.base_layer(x), expected)
-        assert layer(x).equal(layer.base_layer(x)), "no adapter beside it"
-    assert layer.base_layer(x).equal(alone)
-    monkeypatch.setattr(policy_module, "merged", nullcontext)
-    unmerged, more = sampled(adapted)
-    assert [c.token_ids for c in found] == [c.token_ids for c in unmerged]
-    for one, other in zip(found, unmerged, strict=True):
-        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-9)
-    assert operations < 0.85 * more
-
-
-@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings=True.:UserWarning")
-def test_weights_that_another_layer_shares_are_not_merged(random_policy: Policy) -> None:
-    """Adapters of a head that is the embedding, too: the embedding has none."""
-    add_adapters(random_policy, LoraConfig(rank=4, targets=["lm_head", "q_proj"]), torch.float32)
-    head, embedding = (
-        random_policy.model.get_output_embeddings(),
-        random_policy.model.get_input_embeddings(),
-    )
-    assert head.base_layer.weight is embedding.weight
-    nn.init.normal_(head.lora_B["default"].weight)
-    ids = torch.arange(9)[None]
-    logits = random_policy.model(input_ids=ids).logits
-    with merged(random_policy.model):
-        assert head.merged_adapters == []
-        assert random_policy.model.model.layers[0].self_attn.q_proj.merged_adapters == ["default"]
-        torch.testing.assert_close(random_policy.model(input_ids=ids).logits, logits)
 
 
 # --- runs

@@ -133,6 +133,11 @@ def test_shards_have_no_moments_in_eight_bits(monkeypatch: pytest.MonkeyPatch) -
     run = compose_run([])
     with pytest.raises(ConfigError, match=r"^agent\.optimizer=adamw_8bit in shards: .* adamw\.$"):
         GrpoConfig(optimizer="adamw_8bit").check(run)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    GrpoConfig(optimizer="adamw_8bit").check(run)
+    run.trainer.shard = "full"
+    with pytest.raises(ConfigError, match=r"^agent\.optimizer=adamw_8bit in shards: "):
+        GrpoConfig(optimizer="adamw_8bit").check(run)
 
 
 def test_a_model_beneath_adapters_is_loaded_in_what_it_computes_in(

@@ -243,9 +243,10 @@ def test_each_turn_has_noise_of_its_own(tiny: Policy) -> None:
             how: Decoding,
             *,
             tick: Callable[[], None] = lambda: None,
+            keep: bool = False,
         ) -> Iterator[tuple[int, list[Completion]]]:
             used.extend(seeds)
-            return super().sample(prompts, seeds, how, tick=tick)
+            return super().sample(prompts, seeds, how, tick=tick, keep=keep)
 
     made = talks(tiny)
     made.sampler = Spy(tiny)

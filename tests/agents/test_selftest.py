@@ -60,11 +60,11 @@ def policy_of(kind: str, **keys: Any) -> Policy:
     ("kind", "keys", "caching", "own_head", "packs"),
     [
         pytest.param("qwen3", {}, Caching(), False, True, id="attention"),
-        pytest.param("qwen3_5_text", LINEAR, Caching(), False, False, id="Qwen3.5"),
+        pytest.param("qwen3_5_text", LINEAR, Caching(keeps=False), False, False, id="Qwen3.5"),
         pytest.param(
             "lfm2",
             {"layer_types": ["conv", "full_attention"]},
-            Caching(),
+            Caching(keeps=False),
             False,
             False,
             id="convolutions",
@@ -72,22 +72,26 @@ def policy_of(kind: str, **keys: Any) -> Policy:
         pytest.param(
             "bamba",
             {**MAMBA, "attn_layer_indices": [1]},
-            Caching(),
+            Caching(keeps=False),
             False,
             False,
             id="Mamba 2 and attention",
         ),
-        pytest.param("mamba", {}, Caching(name="cache_params"), False, False, id="Mamba"),
+        pytest.param(
+            "mamba", {}, Caching(name="cache_params", keeps=False), False, False, id="Mamba"
+        ),
         pytest.param(
             "minimax",
             {"head_dim": 8},
-            Caching(roomy=False, joins=False),
+            Caching(roomy=False, joins=False, keeps=False),
             False,
             False,
             id="own cache",
         ),
         pytest.param("cohere", {}, Caching(), True, True, id="scaled logits"),
-        pytest.param("gemma2", {"head_dim": 8}, Caching(), True, False, id="capped logits"),
+        pytest.param(
+            "gemma2", {"head_dim": 8}, Caching(keeps=False), True, False, id="capped logits"
+        ),
         pytest.param("bloom", {}, Caching(), False, False, id="ALiBi"),
     ],
 )
@@ -152,7 +156,7 @@ def test_rows_that_cannot_join_go_in_batches(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(kv_cache, "joined", mixed)
     policy = policy_of("qwen3")
     settle(policy, "x")
-    assert policy.caching == Caching(joins=False)
+    assert policy.caching == Caching(joins=False, keeps=False)
 
 
 def test_a_sampler_that_takes_other_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +187,7 @@ def test_a_folder_is_tried_when_it_is_loaded(tmp_path: Path) -> None:
     AutoTokenizer.from_pretrained(TINY).save_pretrained(tmp_path)
     policy = load_policy(str(tmp_path))
     assert not policy.share_prompts  # of a trial: a layer with a state cannot share
-    assert policy.caching == Caching()
+    assert policy.caching == Caching(keeps=False)
 
 
 # Folders that hold no whole model

@@ -79,6 +79,7 @@ def test_a_run_of_its_own_configuration_is_planned(
         (("--fsdp", "0"), "--fsdp=0. Allowed: 1 or more."),
         (("--prompt-tokens", "0"), "--prompt-tokens=0. Allowed: 1 or more."),
         (("model=hf", "model.path=nobody/none"), "model.path=nobody/none: no such folder"),
+        (("trainer.lag=1",), "trainer.lag=1: a plan counts sampling and update in turn. Allowed:"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -5,19 +5,22 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import grpo_envs
+from grpo_envs.env.ahead import Ahead
 from grpo_envs.env.grading import place, reentrant
 from grpo_envs.env.text import TextEnv
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError
-from grpo_envs.types import Group, Problem, Reward
+from grpo_envs.runtime.launch import cores
+from grpo_envs.types import Group, Problem, Reply, Reward, Turn
 
 
 class Pure(TextEnv):
@@ -127,10 +130,40 @@ def test_processes_get_the_environment_once_and_bear_ctrl_c() -> None:
     for pid in first:
         os.kill(pid, signal.SIGINT)  # as the terminal does, to all of the run
     workers = first | graders(vector) | graders(vector)
-    assert Pure.sent == len(vector._graders._executor._processes)  # type: ignore[union-attr]
-    assert len(workers) <= Pure.sent
+    assert Pure.sent == 1
+    assert len(workers) <= len(vector._graders._executor._processes)  # type: ignore[union-attr]
     vector.close()
     assert not any(map(_runs, workers))
+
+
+class Counting(Pure):
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": 1.0}, note=str(cores()))
+
+
+def test_each_of_the_processes_has_one_core_for_pools_of_its_own() -> None:
+    vector = GroupVectorEnv(Counting(), 4, 2)
+    vector.grade_in("processes")
+    vector.reset(seed=[1, 2])
+    *_, info = vector.step([""] * 4)
+    vector.close()
+    assert set(info["detail"]) == {"1"}
+
+
+def test_batches_are_graded_side_by_side_where_there_are_copies_for_them() -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    def grade(members: Sequence[int], actions: Mapping[int, Turn]) -> list[Reply]:
+        both.wait()  # raises unless another batch comes
+        return [Reply(reward=Reward(note=actions[i].action)) for i in members]
+
+    ahead = Ahead(grade, at_once=2)
+    batches = [{0: Turn(action="a")}, {1: Turn(action="b")}]
+    for batch in batches:
+        ahead.begin(batch)
+    replies = ahead.take(batches[0] | batches[1])
+    ahead.close()
+    assert {i: reply.reward.note for i, reply in replies.items()} == {0: "a", 1: "b"}
 
 
 KILLED = """

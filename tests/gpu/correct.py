@@ -20,6 +20,7 @@ from grpo_policy.batch import Batch, collate
 from grpo_policy.block_attention import by_blocks
 from grpo_policy.context import heads_of
 from grpo_policy.learner import Learner, RowLoss, Scored
+from grpo_policy.merging import unmerge
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
 from grpo_policy.samplers.torch import TorchSampler, sample
@@ -135,7 +136,7 @@ def with_gradient(policy: Policy, logps_BT: Tensor, batch: Batch) -> tuple[Tenso
 
 
 def merged(scale: Scale) -> Iterator[Row]:
-    """What is sampled with adapters has the log-probabilities of the merged model."""
+    """What is sampled and scored with adapters has the log-probabilities of the merged model."""
     for name in MODELS:
         policy = make_policy(name, scale)
         add_adapters(policy, LoraConfig(rank=8), torch.float32)
@@ -143,19 +144,23 @@ def merged(scale: Scale) -> Iterator[Row]:
         for parameter_name, parameter in policy.model.named_parameters():
             if "lora_B" in parameter_name:  # zeros at first
                 nn.init.normal_(parameter, std=0.05)
-        whole = copy.deepcopy(policy)
+        policy.masters.publish()
+        whole, beside = copy.deepcopy(policy), copy.deepcopy(policy)
+        unmerge(beside.model)
+        unmerge(whole.model)
         for module in whole.modules():
             if isinstance(module, peft.tuners.lora.LoraLayer):
                 module.merge()
         for dtype in BOUNDS:
             low = None if dtype == torch.float32 else dtype
             batch = batch_of(policy, scale, TorchSampler(policy, low))
-            yield from gaps(f"{name}, merged", dtype, scored(whole, batch, dtype), batch)
-            unmerged_BT = scored(policy, batch, dtype)
-            yield from gaps(f"{name}, adapters beside", dtype, unmerged_BT, batch)
+            scored_BT = scored(policy, batch, dtype)
+            yield from gaps(f"{name}, scored", dtype, scored_BT, batch)
+            for how, other in {"merged by PEFT": whole, "adapters beside": beside}.items():
+                yield from gaps(f"{name}, {how}", dtype, scored(other, batch, dtype), batch)
             with policy.adapters_off():
                 base_BT = scored(policy, batch, dtype)
-            _, moved = spreads(base_BT, unmerged_BT, batch.mask_BT)
+            _, moved = spreads(base_BT, scored_BT, batch.mask_BT)
             what = f"{name}, {short(dtype)}: mean gap that the adapters make"
             yield Row(what=what, value=moved, unit="std", least=0.3)
 

@@ -17,6 +17,7 @@ from grpo_policy import scoring
 from grpo_policy.cache_size import cache_bytes_a_token
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
+from grpo_policy.samplers.fixed import Fixing
 from grpo_policy.samplers.torch import TorchSampler
 from tests.gpu.cards import limits_of, measured
 from tests.gpu.proof import (
@@ -56,7 +57,9 @@ def decoding(scale: Scale) -> Iterator[Row]:
         for rows in (1, 32, 256, 512) if scale.gpu else (1, 4):
 
             def work(tokens: int, rows: int = rows, policy: Policy = policy) -> None:
-                sampler = TorchSampler(policy, batch_size=rows, batch_tokens=EVERY_ROW)
+                sampler = TorchSampler(
+                    policy, batch_size=rows, batch_tokens=EVERY_ROW, fixing=Fixing()
+                )
                 copies = min(_COPIES, rows)
                 sampled(sampler, prompts_of(rows // copies, 32), copies, tokens)
 
@@ -74,7 +77,53 @@ def decoding(scale: Scale) -> Iterator[Row]:
             yield Row(what=f"{what}: share of the bandwidth", value=share)
 
 
-def _taken(scale: Scale, work: Callable[[], None]) -> float:
+def captured(scale: Scale) -> Iterator[Row]:
+    """A captured step gives the tokens of the same step without a graph, in fewer launches."""
+    few, many = scale.of(64, 8), scale.of(128, 16)
+    for name in MODELS[:2]:
+        policy = as_on_a_card(endless(make_policy(name, scale)), scale)
+        for rows in (1, 32, 256) if scale.gpu else (1, 4):
+            what, tokens = f"{name}, {rows} rows", {}
+            for how, fixing in _steps(scale).items():
+
+                def work(
+                    tokens: int, fixing: Fixing = fixing, policy: Policy = policy, rows: int = rows
+                ) -> list[Group]:
+                    sampler = TorchSampler(
+                        policy, batch_size=rows, batch_tokens=EVERY_ROW, fixing=fixing
+                    )
+                    copies = min(_COPIES, rows)
+                    return sampled(sampler, prompts_of(rows // copies, 32), copies, tokens)
+
+                groups = work(many)
+                tokens[how] = [t for g in groups for c in g.completions for t in c.token_ids]
+                seconds = [_taken(scale, lambda n=n: work(n)) for n in (few, many)]  # type: ignore[misc]
+                counts = [_launches(scale, lambda n=n: work(n), starts=True) for n in (few, many)]  # type: ignore[misc]
+                each = f"{what}, {how}: a token of each"
+                a_token = (seconds[1] - seconds[0]) / (many - few)
+                yield Row(what=each, value=1e3 * a_token, unit="ms")
+                unit = "launches" if scale.gpu else "operations"
+                yield Row(what=each, value=(counts[1] - counts[0]) / (many - few), unit=unit)
+                if how == _GRAPH and scale.gpu:
+                    yield Row(what=f"{what}: captured", value=float(fixing.capture), least=1)
+            for how, least in ((_FIXED, 1.0), (_ORDINARY, None if scale.gpu else 0.95)):
+                equal = sum(a == b for a, b in zip(tokens[_GRAPH], tokens[how], strict=True))
+                share = equal / len(tokens[how])
+                yield Row(what=f"{what}: tokens as {how}", value=share, least=least)
+
+
+_GRAPH, _FIXED, _ORDINARY = "a graph", "the same without a graph", "an ordinary step"
+
+
+def _steps(scale: Scale) -> dict[str, Fixing]:
+    return {
+        _GRAPH: Fixing(fix=True, capture=scale.gpu),
+        _FIXED: Fixing(fix=True),
+        _ORDINARY: Fixing(),
+    }
+
+
+def _taken(scale: Scale, work: Callable[[], object]) -> float:
     """Return the seconds that some work takes, the better of two times."""
     found = []
     for _ in range(2):
@@ -84,15 +133,21 @@ def _taken(scale: Scale, work: Callable[[], None]) -> float:
     return min(found)
 
 
-def _launches(scale: Scale, work: Callable[[], None]) -> int:
-    """Return the kernels that a GPU is given; on a CPU the operations that PyTorch dispatches."""
+def _launches(scale: Scale, work: Callable[[], object], *, starts: bool = False) -> int:
+    """Return the kernels that a GPU is given; on a CPU the operations that PyTorch dispatches.
+
+    With `starts`: how often the host starts a kernel, or a graph of many.
+    """
     if not scale.gpu:
         with Operations() as counted:
             work()
         return int(counted.total)
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         work()
         torch.cuda.synchronize()
+    if starts:
+        names = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
+        return sum(event.name.startswith(names) for event in seen.events() or ())
     events = [event for event in seen.events() or () if event.device_type == DeviceType.CUDA]
     return sum(not event.name.startswith(("Memcpy", "Memset")) for event in events)
 
@@ -227,5 +282,5 @@ def _figures(
             yield Row(what=f"{what}: peak {which}", value=used, unit="GiB")
 
 
-PARTS = {limits: 2, decoding: 6, chunks: 3, step_600m: 6, step_1700m: 5}
+PARTS = {limits: 2, decoding: 6, captured: 4, chunks: 3, step_600m: 6, step_1700m: 5}
 """Minutes that each may take."""

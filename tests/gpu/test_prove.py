@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,8 +20,10 @@ from grpo_agent.agent import GrpoAgent
 from grpo_policy import packing, policy, scoring
 from grpo_policy.learner import Learner
 from grpo_policy.masters import Masters
+from grpo_policy.merging import Merged
 from grpo_policy.samplers import draw
 from grpo_policy.samplers.budget import Budget
+from grpo_policy.samplers.fixed import FixedStep
 from tests.gpu import correct, memory, prove, runs, speed, wheels
 from tests.gpu.proof import Row, Scale, config_of, prompts_of
 
@@ -83,12 +84,24 @@ def everyone_attends(patch: pytest.MonkeyPatch) -> None:
 
 
 def nothing_merged(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(peft.tuners.lora.Linear, "get_delta_weight", lambda self, name: 0)
+    adapter = Merged._adapter
+    patch.setattr(Merged, "_adapter", lambda self: (*adapter(self)[:2], 0.0))
 
 
 def the_samplers_word(patch: pytest.MonkeyPatch) -> None:
     """The old log-probabilities are those of the sampler, which computes in another way."""
     patch.setattr(Learner, "logps", lambda self, batch, parts: batch.sampled_logps_BT)
+
+
+def the_same_column(patch: pytest.MonkeyPatch) -> None:
+    """Every token is written over the one before."""
+    operations = FixedStep.operations
+
+    def stay(self: FixedStep) -> None:
+        operations(self)
+        self.column_1.sub_(1)
+
+    patch.setattr(FixedStep, "operations", stay)
 
 
 def nothing_said(patch: pytest.MonkeyPatch) -> None:
@@ -113,6 +126,7 @@ FAULTS = [
     (correct.packed, everyone_attends),
     (correct.merged, nothing_merged),
     (correct.unmoved, the_samplers_word),
+    (speed.captured, the_same_column),
     (memory.sampling_recovers, nothing_said),
     (memory.update_recovers, gradients_left),
     pytest.param(runs.resumes, moments_lost, marks=pytest.mark.slow),

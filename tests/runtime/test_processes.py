@@ -24,6 +24,7 @@ from grpo_policy.models import TINY
 from tests.support.two_processes import (
     GRADIENTS,
     IN_BF16,
+    IN_FP16,
     OF_FSDP,
     QUICK,
     RUNS,
@@ -31,6 +32,7 @@ from tests.support.two_processes import (
     SHARDED_RUNS,
     SMALL,
     gradients,
+    overflowed,
     train,
 )
 
@@ -65,9 +67,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made("whole", tmp_path_factory.mktemp("whole"))
 
 
+@pytest.fixture(scope="module")
+def in_fp16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What they made in fp16."""
+    return made("fp16", tmp_path_factory.mktemp("fp16"))
+
+
 def made(how: str, out: Path) -> Path:
     """Have two processes make the runs; one process began those that go on."""
-    for name in ("more", "sharded"):
+    for name in ("more", "sharded") if how != "fp16" else ():
         train(out / name, "plain")
     command = [*LAUNCH, "tests.support.two_processes", str(out), how]
     done = subprocess.run(
@@ -156,7 +164,7 @@ def assert_same(one: Path, two: Path) -> None:
         for a, b in zip(rows(one, name), rows(two, name), strict=True):
             # Roundings alone. Those of bf16 depend on the batch's shape and on the processor.
             gap = max(row.pop("policy/sample_gap", 0.0) for row in (a, b))
-            assert gap < (0.02 if "bf16" in str(one) else 1e-5)
+            assert gap < (0.02 if "bf16" in str(one) or "fp16" in str(one) else 1e-5)
             assert a == {key: pytest.approx(x, rel=1e-3, abs=1e-5) for key, x in b.items()}
     for a_file in sorted((one / "checkpoints").glob("*/*.safetensors")):
         b_file = two / a_file.relative_to(one)
@@ -203,6 +211,40 @@ def test_shards_in_bf16_have_the_masters_of_whole_ones(whole: Path, tmp_path: Pa
     assert not any(value.equal(value.bfloat16().float()) for value in weights.values())
     train(two, "plain", ALONE, *IN_BF16, "trainer.steps=5", f"resume={two / 'plain'}")
     assert {row["step"] for row in rows(two / "plain", "metrics")} == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["", " sharded"], ids=["whole", "sharded"])
+def test_in_fp16_all_repeat_an_update_that_overflows_in_one(kind: str, in_fp16: Path) -> None:
+    alone = overflowed(Accelerator(cpu=True))
+    attempts = alone.pop("finite").tolist()
+    assert attempts[0] is False
+    assert attempts[-2:] == [True, True], "of two updates"
+    for i in range(2):
+        found: dict[str, Tensor] = torch.load(in_fp16 / f"{i}{kind}.pt", weights_only=True)
+        own = found.pop("finite").tolist()
+        assert own == (attempts if i == 1 else [True] * len(attempts)), "the last row is the 2nd's"
+        assert found.keys() == alone.keys() > {"gain", "bonus"}
+        for name, value in alone.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_a_run_in_fp16_has_one_scale_and_goes_on_with_it(in_fp16: Path) -> None:
+    one, two = in_fp16 / "fp16" / "plain", in_fp16 / "fp16 sharded" / "plain"
+    assert_same(one, two)
+    scalers = [scaler_of(out) for out in (one, two)]
+    assert scalers[0] == scalers[1]
+    assert scalers[0]["_growth_tracker"] == 3, "an update a step"
+    train(two.parent, "plain", ALONE, *IN_FP16, "trainer.steps=5", f"resume={two}")
+    assert scaler_of(two) == scalers[0] | {"_growth_tracker": 5}
+
+
+def scaler_of(out: Path) -> dict[str, Any]:
+    """What the newest checkpoint says of the scale of the loss."""
+    state = torch.load(out / "checkpoints" / "last" / "trainer.pt", weights_only=True)
+    scaler: dict[str, Any] = state["agent"]["scaler"]
+    return scaler
 
 
 def test_a_run_goes_on_in_another_number_of_processes_and_in_shards(

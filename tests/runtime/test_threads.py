@@ -46,6 +46,8 @@ def test_threads_follow_the_model(
     if given:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     assert threads_for(asked, parameters) == expected
+    shared = expected // 2 if (asked, given, parameters) == ("auto", None, LARGE) else expected
+    assert threads_for(asked, parameters, processes=2) == shared
 
 
 @pytest.mark.parametrize(

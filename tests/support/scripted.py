@@ -60,6 +60,7 @@ class Scripted:
         how: Decoding,
         *,
         tick: Callable[[], None] = lambda: None,
+        keep: bool = False,
     ) -> Iterator[tuple[int, list[Completion]]]:
         """The last prompt first: a caller may not count on an order."""
         copies = len(seeds) // len(prompts)
@@ -75,6 +76,9 @@ class Scripted:
         ids = (*tokens, self.chat.eos_ids[0])
         assert len(ids) <= how.max_new_tokens, "the script is too long"
         return Completion(text=text, token_ids=ids, logprobs=(-1.0,) * len(ids))
+
+    def release(self) -> None:
+        """Nothing is kept."""
 
     def metrics(self) -> dict[str, float]:
         return {"sampler/answers": float(len(self.contexts))}

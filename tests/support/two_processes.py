@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from grpo_agent.agent import GrpoAgent
@@ -22,8 +22,11 @@ from grpo_envs.runtime.processes import ALONE, Processes, connect
 from grpo_envs.runtime.stopping import StopNow
 from grpo_envs.training.build import build, make_accelerator
 from grpo_envs.training.environments import make_envs
+from grpo_policy.batch import collate
+from grpo_policy.learner import Learner, LearnerSettings, Scored
+from grpo_policy.models import TINY, load_policy
 from grpo_policy.samplers import Decoding
-from tests.agents.test_agent import PRESETS, groups
+from tests.agents.test_agent import PRESETS, groups, made
 from tests.conftest import make_random_policy
 
 SCORES = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.0, 0.0], [1.0, 1.0, 0.0, 0.5], [0.5, 0.5, 0.5, 0.5]]
@@ -52,6 +55,7 @@ RUNS = {
     "mixture": ["env=mixture", _LEVELS, "env.pace=1", "agent=dapo", "agent.dynamic_sampling=2"],
 }
 IN_BF16 = ["trainer.precision=bf16", "trainer.eval_problems=0"]
+IN_FP16 = ["trainer.precision=fp16", "trainer.eval_problems=0"]
 """What two processes sample is not what one does: roundings depend on the shape of a batch."""
 
 
@@ -103,6 +107,70 @@ def gradients(accelerator: Accelerator, case: str) -> dict[str, Tensor]:
     return caught | found | {"advantages": torch.tensor(advantages), "moments": torch.tensor(held)}
 
 
+def overflowed(accelerator: Accelerator) -> dict[str, Tensor]:
+    """Make two updates in fp16, in which the gradient of the last row alone overflows at first.
+
+    A parameter is a single number, and another has a gradient in the last row alone.
+
+    Returns:
+        The last gradient by name; of each attempt, whether this process's own was finite; the scale
+        of the loss then.
+    """
+    policy = load_policy(str(TINY))
+    for name in ("gain", "bonus"):
+        policy.model.register_parameter(name, nn.Parameter(torch.ones(())))
+    policy.model.model.norm.register_forward_hook(lambda *args: args[-1] + 1e-3 * policy.model.gain)
+    policy.compute_in(torch.float16)
+    settings = LearnerSettings(lr=1e-3, max_grad_norm=1e9, micro_batch_tokens=1)
+    learner = Learner(policy, settings, accelerator)
+    group = made([4, 6, 5, 7], [1.0, 0.0, 0.0, 1.0])
+    batch = collate([group], policy.pad_id, policy.device)
+    weights_B = torch.tensor([1e-3, -1e-3, 1e-3, 1e-3])
+    model, last = policy.model, len(weights_B) - 1
+
+    def loss(scored: Scored) -> tuple[Tensor, dict[str, Tensor]]:
+        total = -(weights_B[scored.rows_B, None] * scored.logps_BT).sum()
+        if last in scored.rows_B.tolist():
+            total = total + 1e-4 * model.bonus + 3 * model.model.layers[0].mlp.up_proj.weight[0, 0]
+        return total, {}
+
+    finite: list[bool] = []
+    take = policy.masters.take_gradients
+
+    def look() -> dict[str, Tensor | None]:
+        found = take()
+        finite.append(all(bool(g.isfinite().all()) for g in found.values() if g is not None))
+        return found
+
+    policy.masters.take_gradients = look  # type: ignore[method-assign]
+    caught: dict[str, Tensor] = {}
+
+    def catch(*_: object) -> None:
+        (group,) = learner.optimizer.param_groups
+        for name, p in zip(policy.masters.computing(), group["params"], strict=True):
+            gradient = p.grad.clone()
+            caught[name] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+
+    learner.optimizer.register_step_pre_hook(catch)
+    metrics = learner.learn([(batch, loss)] * 2)
+    numbers = {
+        "skipped": metrics["optim/skipped"],
+        "scale": learner.state_dict()["scaler"]["scale"],
+    }
+    found = {name: torch.tensor(number) for name, number in numbers.items()}
+    return caught | found | {"finite": torch.tensor(finite)}
+
+
+def in_fp16(out: Path, processes: Processes) -> None:
+    """Overflow in one process, and make a run: with whole masters, then in shards."""
+    for kind in ("", " sharded"):
+        if kind:
+            os.environ.update(OF_FSDP)
+        found = overflowed(make_accelerator(compose_run(SMALL).trainer))
+        torch.save(found, out / f"{processes.index}{kind}.pt")
+        train(out / f"fp16{kind}", "plain", processes, *IN_FP16)
+
+
 def _raised(processes: Processes, what: Exception) -> str:
     """Return what the processes raise where the last one raises something."""
 
@@ -146,14 +214,22 @@ def asked(out: Path, processes: Processes) -> tuple[bool, int]:
     return trainer.stop.asked, trainer.done
 
 
-def main(out: Path, *, quick: bool) -> None:
-    """Write what was found to a file; make the runs: all of them, or the quick ones."""
+def main(out: Path, how: str) -> None:
+    """Write what was found to a file; make the runs: all of them, the quick ones, or in fp16."""
     torch.set_num_threads(1)
     processes = connect("cpu")
+    print(f"process {processes.index} of {processes.count}", flush=True)
+    if how == "fp16":
+        in_fp16(out, processes)
+    else:
+        compared(out, processes, quick=how == "quick")
+
+
+def compared(out: Path, processes: Processes, *, quick: bool) -> None:
+    """Do what is compared with one process."""
     accelerator = Accelerator(cpu=True)
     cases, names = (QUICK, ["plain"]) if quick else (GRADIENTS, list(RUNS))
     found = {case: gradients(accelerator, case) for case in cases}
-    print(f"process {processes.index} of {processes.count}", flush=True)
     torch.save(found, out / f"{processes.index}.pt")
     answers = {name: train(out / "two", name, processes) for name in names}
     results = exchanged(processes) | {"answers": answers["plain"], "asked": asked(out, processes)}
@@ -179,4 +255,4 @@ def sharded(out: Path, processes: Processes, runs: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), quick=sys.argv[2] == "quick")
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -56,6 +56,7 @@ KINDS = {
         *("agent.sync_reference_every=2", "agent.group_size=2", "sampler.temperature=0.3"),
     ],
     "flat groups are replaced": ["agent=dapo", "agent.minibatches=1"],
+    "a lag": ["trainer.lag=2", "agent.minibatches=2"],
 }
 PLACES: dict[str, tuple[type, str, int]] = {
     "sampling": (Stop, "check", 60),

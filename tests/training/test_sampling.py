@@ -159,4 +159,4 @@ def test_a_sampler_is_not_asked_for_what_it_does_not_know(tmp_path: Path) -> Non
 def test_one_that_is_not_installed_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UnknownName) as caught:
         trainer(tmp_path, 'sampler.name="troch"')
-    assert str(caught.value) == "no sampler 'troch'. Allowed: torch. Did you mean 'torch'?"
+    assert str(caught.value) == "no sampler 'troch'. Allowed: torch, vllm. Did you mean 'torch'?"

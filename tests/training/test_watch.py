@@ -114,6 +114,7 @@ def test_a_condition_that_comes_later_is_told_then(
         pytest.param({"reward__invalid": 0.9}, id="most rewards invalid, what is left teaches"),
         pytest.param({"loss__kl": 0.99}, id="a large KL"),
         pytest.param({"policy__sample_gap": 0.099}, id="a gap as bf16 has it at its worst"),
+        pytest.param({"policy__sample_gap": 0.2, "policy__lag": 1.0}, id="older weights sampled"),
     ],
 )
 def test_what_is_no_reason(changes: dict[str, float]) -> None:

@@ -1,6 +1,10 @@
-""".ci/pythons: the suite on every Python of the metadata. Stubs stand for interpreters."""
+""".ci/pythons: the suite on every Python of the metadata; .ci/engine: where vLLM is.
+
+Stubs stand for interpreters.
+"""
 
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -98,3 +102,24 @@ def test_a_shim_that_does_not_run_is_no_interpreter(tmp_path: Path) -> None:
     assert code == 1
     assert said[0] == "Python 3.97: skipped, this machine has none"
     assert said[-1] == "no Python of the metadata is here: nothing was tested"
+
+
+def test_the_interpreter_with_vllm_is_named_once_it_is_whole(tmp_path: Path) -> None:
+    script = SCRIPT.with_name("engine")
+    env = {**os.environ, "CI_VENVS": str(tmp_path)}
+
+    def named() -> tuple[int, str]:
+        done = subprocess.run(
+            [script, "--python"], env=env, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout.strip()
+
+    assert named() == (1, "")
+    traced = subprocess.run(
+        ["bash", "-x", script, "--python"], env=env, capture_output=True, text=True, check=False
+    )
+    venv = Path(re.findall(rf"{tmp_path}/vllm-\w+", traced.stderr)[0])
+    venv.mkdir()
+    assert named() == (1, ""), "an installation that was cut off"
+    (venv / ".complete").touch()
+    assert named() == (0, str(venv / "bin" / "python"))

@@ -111,6 +111,7 @@ CANNOT = {
     "one_gpu": "a GPU",
     "several_gpus": "GPUs",
     "submitit_slurm": "Slurm",
+    "ray://": "a cluster",
     "gsm8k": "the hub",
     "mbpp": "the hub",
     "rows.jsonl": "somebody's file",

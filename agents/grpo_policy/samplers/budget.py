@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 
 import torch
@@ -31,9 +32,16 @@ class Budget:
     """Rows that were begun last."""
     _by_memory: int | None = None
 
-    def measure(self, policy: Policy, dtype: torch.dtype) -> None:
-        """Look at the free memory, before something is sampled with a cache of this dtype."""
-        self._by_memory = None if self.tokens else tokens_in_memory(policy, dtype)
+    def measure(self, policy: Policy, dtype: torch.dtype, held: int = 0) -> None:
+        """Look at the free memory, before something is sampled.
+
+        Args:
+            policy: The model.
+            dtype: Of the cache.
+            held: Tokens in caches of such a kind that are there already: they count as free.
+        """
+        found = None if self.tokens else tokens_in_memory(policy, dtype)
+        self._by_memory = None if found is None else found + int(_SHARE * held)
 
     def at_once(self, length: int, copies: int) -> int:
         """Return how many rows are sampled at once, at least 1.
@@ -47,6 +55,11 @@ class Budget:
         tokens = self.tokens or self._by_memory
         limits += [tokens // length] if tokens else []
         return max(1, min(limits))
+
+    def beside(self, rows: int, length: int) -> float:
+        """Return how many tokens may be in other caches beside so many rows of this length."""
+        tokens = self.tokens or self._by_memory
+        return tokens - rows * length if tokens else math.inf
 
     def halve(self) -> None:
         """Sample half as many rows at once from now on.

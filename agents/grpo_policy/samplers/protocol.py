@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -43,14 +43,22 @@ class Decoding:
 
 
 class Sampler(Protocol):
-    """Samples completions from some version of the policy's weights."""
+    """Samples completions from some version of the policy's weights.
+
+    It may have `identity() -> dict[str, str]`: what decides its samples beside the configuration,
+    such as the version of an engine. A resumed run must share it.
+    """
 
     @property
     def version(self) -> int:
         """The `Policy.version` of the weights that it samples with."""
 
     def sync(self, policy: Policy) -> None:
-        """Take over the policy's weights and version. Called after each step's update."""
+        """Take over the policy's weights and version. Called after each step's update.
+
+        With `trainer.lag` it may be a copy of the trained policy, from any thread, while nothing is
+        sampled. The weights that `sample` uses are those of the last call.
+        """
 
     def sample(
         self,
@@ -59,6 +67,7 @@ class Sampler(Protocol):
         how: Decoding,
         *,
         tick: Callable[[], None] = lambda: None,
+        keep: bool = False,
     ) -> Iterator[tuple[int, list[Completion]]]:
         """Sample `len(seeds) / len(prompts)` completions of each prompt.
 
@@ -71,13 +80,34 @@ class Sampler(Protocol):
                 on the seed, the prompt and the model, not on the batch around it.
             how: Temperature, length, and what the plugin's `decodes` names.
             tick: Called often while sampling; what it raises ends the sampling.
+            keep: Whether conversations may go on: a prompt of the next call may begin with a prompt
+                of this call and a completion of it. The sampler may keep the caches of these until
+                the next call or `release`. One that finds prefixes by itself ignores it.
         """
+
+    def release(self) -> None:
+        """Let go of what was kept: the conversations are over. Called at the end of a rollout."""
 
     def metrics(self) -> dict[str, float]:
         """Return metrics of the last calls, by `area/name`; {} where there are none."""
 
     def close(self) -> None:
         """Let go of servers, processes and memory."""
+
+
+def identity_of(sampler: Sampler) -> dict[str, str]:
+    """Return what decides a sampler's samples beside the configuration; {} where nothing does."""
+    found: dict[str, str] = getattr(sampler, "identity", dict)()
+    return found
+
+
+def shown_identity(found: Mapping[str, str]) -> str:
+    """Return what `identity_of` returned, in words.
+
+    >>> shown_identity({"engine": "vllm 0.32.0", "dtype": "fp32"})
+    'vllm 0.32.0, fp32'
+    """
+    return ", ".join(found.values()) or "the run itself"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +118,22 @@ class SamplerParts:
     """The model that is trained, on its device, with the weights to start with."""
     accelerator: Accelerator
     """Accelerate's: device and processes of the run."""
+    ahead: bool = False
+    """Whether it samples while the policy is updated, from the weights of `sync` (see `lag`)."""
 
 
 class SamplerPlugin(Protocol):
     """An entry point of the group `grpo_envs.samplers`.
 
     It may have `decodes: ClassVar[tuple[str, ...]]`, the fields of `Decoding` that its sampler
-    obeys beside length and temperature. A run that sets another one is refused.
+    obeys beside length and temperature. A run that sets another one is refused. So is `trainer.lag`
+    without `ahead: ClassVar[bool] = True`, which says that the sampler can keep the weights of
+    `sync` while the policy is updated, where `SamplerParts.ahead` asks for it.
+
+    It may have `samples_with_policy: ClassVar[bool]`, by default true: whether its samplers compute
+    with the modules of the policy itself. One that has weights of its own, which `sync` gives it,
+    says false: processes may share the policy's weights then (`trainer.shard=full`). `sync` is
+    called in all of them, and finds whole weights in the first (`grpo_policy.parts`).
     """
 
     Config: ClassVar[type[SamplerConfig]]

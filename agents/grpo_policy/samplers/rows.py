@@ -7,7 +7,7 @@ pass over the cache, which also cuts the columns that no row needs any more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo_policy.kv_cache import Part
+from grpo_policy.kv_cache import Part, cut, row_of
 from grpo_policy.policy import Policy
+from grpo_policy.samplers.conversations import Past
 from grpo_policy.samplers.masks import taken_as_given
 
 _PAIRS = 1 << 26
@@ -83,6 +84,12 @@ class Rows:
         """Return whether some row has so many tokens as it may have: it cannot take a step."""
         return any(self.written(row) >= row.limit for row in self.rows)
 
+    def past(self, number: int, tokens: tuple[int, ...]) -> Past:
+        """Return these tokens, the first of a row's context, with its cache of them."""
+        row = self.rows[number]
+        start = self._width - (len(row.prompt) + self.written(row) - 1)
+        return Past(tokens, row_of(self._cache, number, slice(start, start + len(tokens))))
+
     def change(self, kept: Sequence[int], new: Joining | None, room: int) -> None:
         """Go on with these of the rows, and with new ones.
 
@@ -125,6 +132,14 @@ class Rows:
         self._lengths_R = self._lengths_R + 1
         return logits_RV
 
+    def held(self) -> tuple[Any, int, Tensor, Tensor]:
+        """Return what a step changes: cache, filled columns, last tokens (R) and lengths (R)."""
+        return self._cache, self._width, self._tokens_R, self._lengths_R
+
+    def stepped(self) -> None:
+        """Count a token of each row: a step has changed in place what `held` returned."""
+        self._width, self.tick = self._width + 1, self.tick + 1
+
     def feed(self, tokens_R: Tensor) -> None:
         """Give each row its next token."""
         self._tokens_R, self.tick = tokens_R, self.tick + 1
@@ -154,48 +169,105 @@ def decode(
     return logits_R1V[:, -1]
 
 
-def prefill(policy: Policy, rows: Sequence[Row]) -> tuple[list[Part], Tensor]:
+def prefill(
+    policy: Policy, rows: Sequence[Row], pasts: Mapping[int, Past]
+) -> tuple[list[Part], Tensor]:
     """Pass the prompts of rows through the model, that of adjacent rows of a group once.
+
+    Args:
+        policy: The model.
+        rows: The rows. Those whose prompts go on behind a past stand first, and the most new
+            tokens before fewer.
+        pasts: By the number of the prompt. They are used up.
 
     Returns:
         Caches of prompts with the number of its prompt for each row, and the rows' next logits.
     """
     parts, logits = [], []
     groups = [list(own) for _, own in groupby(rows, key=lambda row: row.group)]
-    for some in _passes(policy, groups):
-        cache, logits_PV = _pass(policy, [own[0].prompt for own in some])
-        numbers = [number for number, own in enumerate(some) for _ in own]
+    begun = [_Prompt(own[0].prompt, len(own), pasts.get(own[0].group)) for own in groups]
+    for some in _passes(policy, begun):
+        cache, logits_PV = _pass(policy, some)
+        numbers = [number for number, each in enumerate(some) for _ in range(each.rows)]
         which_R = torch.tensor(numbers, device=policy.device)
         parts.append((cache, which_R))
         logits.append(logits_PV[which_R])
     return parts, torch.cat(logits)
 
 
-def _passes(policy: Policy, groups: Sequence[list[Row]]) -> Iterator[Sequence[list[Row]]]:
-    """Yield the groups that pass together, so that no mask of their padding gets large."""
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A prompt that passes through the model."""
+
+    tokens: tuple[int, ...]
+    rows: int
+    """Those that begin with it."""
+    past: Past | None
+    """What the model knows of its first tokens."""
+
+    @property
+    def new(self) -> int:
+        """Tokens that the model has not been given."""
+        return len(self.tokens) - (len(self.past.tokens) if self.past else 0)
+
+
+def _passes(policy: Policy, begun: Sequence[_Prompt]) -> Iterator[Sequence[_Prompt]]:
+    """Yield the prompts that pass together."""
     start = 0
-    for end in range(1, len(groups) + 1):
-        some = groups[start : end + 1]
-        lengths = [len(own[0].prompt) for own in some]
-        large = len(some) * max(lengths) ** 2 > _PAIRS and len({*lengths}) > 1
-        if end == len(groups) or (large and policy.caching.joins):
-            yield groups[start:end]
+    for end in range(1, len(begun) + 1):
+        if end == len(begun) or _apart(policy, begun[start : end + 1]):
+            yield begun[start:end]
             start = end
 
 
-def _pass(policy: Policy, prompts: Sequence[tuple[int, ...]]) -> tuple[Any, Tensor]:
-    """Return the cache of some prompts, padded on the left, and the logits after them (P, V)."""
-    longest = max(map(len, prompts))
-    pads = [longest - len(prompt) for prompt in prompts]
-    ids_PL = [[policy.pad_id] * pad + list(ids) for pad, ids in zip(pads, prompts, strict=True)]
+def _apart(policy: Policy, some: Sequence[_Prompt]) -> bool:
+    """Return whether the last of these prompts passes in another pass than the others.
+
+    It does where the mask of their padding would get large, or where it would pass twice as many
+    tokens of a conversation as are new.
+    """
+    if (some[0].past is None) != (some[-1].past is None):
+        return True
+    if some[0].past and 2 * some[-1].new <= some[0].new:
+        return True
+    lengths = [len(each.tokens) for each in some]
+    large = len(some) * max(lengths) * some[0].new > _PAIRS and len({*lengths}) > 1
+    return large and policy.caching.joins
+
+
+def _pass(policy: Policy, some: Sequence[_Prompt]) -> tuple[Any, Tensor]:
+    """Return the cache of some prompts, padded on the left, and the logits after them (P, V).
+
+    All prompts end in the last column, and as many columns pass as one of them has new tokens at
+    most. A prompt with fewer passes some tokens of its past again: no padding stands within it.
+    """
+    longest, new = max(len(each.tokens) for each in some), max(each.new for each in some)
+    pads = [longest - len(each.tokens) for each in some]
+    ids_PL = [
+        [policy.pad_id] * pad + list(each.tokens) for pad, each in zip(pads, some, strict=True)
+    ]
     pads_P = torch.tensor(pads, device=policy.device)
     mask_PL = (torch.arange(longest, device=policy.device) >= pads_P[:, None]).long()
     with taken_as_given():
         cache, logits_P1V = policy.caching.prefill(
             policy.model,
-            input_ids=torch.tensor(ids_PL, device=policy.device),
+            _before(policy, some, longest, new),
+            input_ids=torch.tensor([ids[-new:] for ids in ids_PL], device=policy.device),
             attention_mask=mask_PL if any(pads) else None,
-            position_ids=(mask_PL.cumsum(dim=1) - 1).clamp(min=0),
+            position_ids=(mask_PL.cumsum(dim=1) - 1).clamp(min=0)[:, -new:],
             **policy.last_logits,
         )
     return cache, logits_P1V[:, -1]
+
+
+def _before(policy: Policy, some: Sequence[_Prompt], longest: int, new: int) -> Any:
+    """Return the cache of the columns before the last `new`; None where there are none."""
+    if new == longest:
+        return None
+    first = torch.zeros(1, dtype=torch.long, device=policy.device)
+    parts = []
+    for each in some:
+        assert each.past is not None
+        cut(each.past.cache, max(0, len(each.tokens) - new))
+        parts.append((each.past.cache, first))
+    return policy.caching.gather(parts, longest - new, longest)

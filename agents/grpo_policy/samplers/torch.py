@@ -1,31 +1,23 @@
-"""Sampling groups: prefill each prompt once, share its cache among the group, decode together.
-
-A completion that has ended leaves its place in the batch to one that waits.
-"""
+"""Sampling groups: prefill each prompt once, share its cache among the group, decode together."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from grpo_envs.runtime.memory import ran_out
 from grpo_envs.types import Completion
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.budget import Budget
-from grpo_policy.samplers.draw import Draw, Stops
+from grpo_policy.samplers.conversations import Conversations
+from grpo_policy.samplers.fixed import Fixing
+from grpo_policy.samplers.places import Places
 from grpo_policy.samplers.protocol import Decoding
-from grpo_policy.samplers.room import Waiting
-from grpo_policy.samplers.rows import Joining, Row, Rows, prefill
-from grpo_policy.samplers.written import Written
 
 _LOOK_EVERY = {"cuda": 8}
 """Tokens between two looks for ended rows; each look makes the host wait for the GPU."""
-_JOIN = 8
-"""Rows join where this part of the batch is free: each time copies the cache."""
 
 
 @dataclass(slots=True)
@@ -39,7 +31,10 @@ class TorchSampler:
     """Completions that are sampled at once, at least the completions of one prompt."""
     batch_tokens: int | None = None
     """Tokens in the cache at once, at most; None: as many as the free memory holds."""
+    fixing: Fixing | None = None
+    """Whether steps are captured as CUDA graphs; None: on a GPU."""
     budget: Budget = field(init=False)
+    conversations: Conversations = field(init=False, default_factory=Conversations)
     version: int = field(init=False)
     """The policy's when `sync` was called last."""
 
@@ -50,6 +45,7 @@ class TorchSampler:
 
     def sync(self, policy: Policy) -> None:
         """Sample with this policy from now on. Nothing is copied."""
+        self.conversations.drop()
         self.policy, self.version = policy, policy.version
 
     def sample(
@@ -59,25 +55,36 @@ class TorchSampler:
         how: Decoding,
         *,
         tick: Callable[[], None] = lambda: None,
+        keep: bool = False,
     ) -> Iterator[tuple[int, list[Completion]]]:
         """Sample the prompts, those of similar length together; see `Sampler`.
 
         Where rows have ended others take their places, as far as the budget goes. Where memory
         runs out, what is not sampled yet is sampled in smaller batches, with the same seeds: the
-        same completions.
+        same completions. Caches of conversations go first.
 
         Raises:
             MemoryExhausted: it does with one completion, too.
         """
         left, copies = list(range(len(prompts))), len(seeds) // len(prompts)
+        conversations = self.conversations
+        keep = keep and self.policy.caching.keeps
+        if self.fixing is None:
+            gpu = self.policy.device.type == "cuda"
+            self.fixing = Fixing(fix=gpu, capture=gpu)
+        conversations.turn(prompts, self.policy.version, keep=keep)
         with self.policy.sampled_in(self.dtype):
-            self.budget.measure(self.policy, self.policy.model.dtype)
+            self.budget.measure(self.policy, self.policy.model.dtype, conversations.tokens)
             while left:
                 numbers = list(left)
                 asked = [prompts[p] for p in numbers]
                 noise = [seeds[p * copies + i] for p in numbers for i in range(copies)]
                 groups = sample_groups(
-                    self.policy, asked, noise, how, budget=self.budget, tick=tick
+                    *(self.policy, asked, noise, how),
+                    budget=self.budget,
+                    tick=tick,
+                    conversations=conversations,
+                    fixing=self.fixing,
                 )
                 try:
                     for i, found in groups:
@@ -86,9 +93,14 @@ class TorchSampler:
                 except RuntimeError as error:
                     if not ran_out(error):
                         raise
-                    self.budget.halve()
+                    if not conversations.give_way():
+                        self.budget.halve()
                 if left and self.policy.device.type == "cuda":
                     torch.cuda.empty_cache()  # out here the error is gone, and what it held
+
+    def release(self) -> None:
+        """Let go of the caches of conversations: they are over."""
+        self.conversations.drop()
 
     def metrics(self) -> dict[str, float]:
         """Return nothing: the run measures the time of sampling itself."""
@@ -105,6 +117,8 @@ def sample(
     how: Decoding,
     *,
     budget: Budget | None = None,
+    conversations: Conversations | None = None,
+    fixing: Fixing | None = None,
 ) -> list[Completion]:
     """Sample `len(seeds) / len(prompts)` completions of each prompt, those of one prompt in a row.
 
@@ -115,11 +129,16 @@ def sample(
             model, not on the batch around it. Unused when greedy.
         how: Temperature and length.
         budget: How many rows are sampled at once; None: all.
+        conversations: Caches that prompts go on behind; None: there are none.
+        fixing: Whether steps are captured as CUDA graphs; None: they are not.
 
     Returns:
         B completions with the log-probability of each token at sampling time.
     """
-    done = dict(sample_groups(policy, prompts, seeds, how, budget=budget))
+    groups = sample_groups(
+        *(policy, prompts, seeds, how), budget=budget, conversations=conversations, fixing=fixing
+    )
+    done = dict(groups)
     return [completion for p in range(len(prompts)) for completion in done[p]]
 
 
@@ -132,6 +151,8 @@ def sample_groups(
     *,
     budget: Budget | None = None,
     tick: Callable[[], None] = lambda: None,
+    conversations: Conversations | None = None,
+    fixing: Fixing | None = None,
 ) -> Iterator[tuple[int, list[Completion]]]:
     """Sample as `sample` does; yield the number of a prompt and its completions once all ended.
 
@@ -142,143 +163,23 @@ def sample_groups(
         how: Temperature and length.
         budget: How many rows are sampled at once; None: all.
         tick: Called before each token; what it raises ends the sampling.
+        conversations: Caches that prompts go on behind; None: there are none.
+        fixing: Whether steps are captured as CUDA graphs; None: they are not.
     """
-    batch = _Batch(policy, prompts, seeds, how, budget=budget or Budget(len(seeds)))
+    budget, conversations = budget or Budget(len(seeds)), conversations or Conversations()
+    places = Places(
+        *(policy, prompts, seeds, how),
+        budget=budget,
+        conversations=conversations,
+        fixing=fixing or Fixing(),
+    )
     every = _LOOK_EVERY.get(policy.device.type, 1)
     unseen = every
-    while batch.rows.rows or batch.waiting:
+    while places.rows.rows or places.waiting:
         tick()
-        if unseen >= every or batch.rows.full():
-            yield from batch.look()
+        if unseen >= every or places.rows.full():
+            yield from places.look()
             unseen = 0
         else:
-            batch.step()
+            places.step()
             unseen += 1
-
-
-class _Batch:
-    """The rows that are sampled at once: where some have ended, others take their places."""
-
-    def __init__(
-        self,
-        policy: Policy,
-        prompts: Sequence[tuple[int, ...]],
-        seeds: Sequence[int],
-        how: Decoding,
-        *,
-        budget: Budget,
-    ) -> None:
-        self.policy, self.budget, self.seeds, self.how = policy, budget, seeds, how
-        self.copies = len(seeds) // len(prompts)
-        self.waiting = Waiting(policy, prompts, self.copies, how.max_new_tokens)
-        slots = min(len(seeds), max(budget.rows, self.copies))
-        self.draw = Draw(policy, how, slots, max(map(len, prompts)))
-        self.written = Written(policy, slots, max(self.waiting.limits))
-        self.stops = Stops(how.stop, policy.decode) if how.stop else None
-        self.rows = Rows(policy)
-        self.unused = list(range(slots))
-        """Slots of no row."""
-        self.room = 0
-        """Tokens of the longest prompt and its answer."""
-        self.looked = 0
-        """The tick of the last look."""
-        self.found: defaultdict[int, dict[int, Completion]] = defaultdict(dict)
-        """Completions of groups that are not complete."""
-        self.collected: set[int] = set()
-        """Slots of rows that have ended and still run along."""
-
-    def step(self) -> None:
-        """Sample the next token of each row."""
-        self.rows.feed(self._choose(self.rows.logits(), self.rows.slots_R))
-
-    def look(self) -> Iterator[tuple[int, list[Completion]]]:
-        """Look which rows have ended; yield the groups that are complete.
-
-        Ended rows leave where others join, or once they are half of all: that copies the cache. At
-        once where some are full, as the model may have no position for another token of them.
-        """
-        rows = self.rows.rows
-        over = self._over()
-        yield from self._collect([row for row, ended in zip(rows, over, strict=True) if ended])
-        kept = [number for number, ended in enumerate(over) if not ended]
-        new = self._next([rows[number] for number in kept])
-        if new or len(kept) <= len(rows) // 2 or self.rows.full():
-            gone = [row.slot for row, ended in zip(rows, over, strict=True) if ended]
-            self.unused += gone
-            self.collected -= {*gone}
-            self.rows.change(kept, self._begin(new) if new else None, self.room)
-
-    def _choose(self, logits_RV: Tensor, slots_R: Tensor) -> Tensor:
-        """Draw a token for each row and write it down."""
-        t_R = self.written.counts_S[slots_R]
-        tokens_R, logps_R, forced_R = self.draw(logits_RV, slots_R, t_R)
-        self.written.add((slots_R, t_R), tokens_R, logps_R, forced_R)
-        return tokens_R
-
-    def _over(self) -> list[bool]:
-        """Return which rows have ended, or have so many tokens as they may have."""
-        rows = self.rows.rows
-        if not rows:
-            return []
-        if self.stops:
-            done = [self.rows.written(row) for row in rows]
-            new = self.rows.tick - self.looked
-            since = [(max(count - new, 0), count) for count in done]
-            self.written.stop(self.stops, [row.slot for row in rows], since)
-        self.looked = self.rows.tick
-        ended = self.written.ended(self.rows.slots_R)
-        return [
-            end or self.rows.written(row) >= row.limit for end, row in zip(ended, rows, strict=True)
-        ]
-
-    def _collect(self, ended: Sequence[Row]) -> Iterator[tuple[int, list[Completion]]]:
-        """Keep the completions of rows that have ended; yield the groups that are complete."""
-        new = [row for row in ended if row.slot not in self.collected]
-        if not new:
-            return
-        self.collected |= {row.slot for row in new}
-        for row, completion in zip(
-            new, self.written.completions([row.slot for row in new]), strict=True
-        ):
-            group = self.found[row.group]
-            group[row.member] = completion
-            if len(group) == self.copies:
-                yield row.group, [group[member] for member in range(self.copies)]
-                del self.found[row.group]
-
-    def _next(self, kept: Sequence[Row]) -> list[tuple[int, int]]:
-        """Return which completions join these rows: whole groups, as far as they fit."""
-        if not self.waiting or (kept and not self.policy.caching.joins):
-            return []
-        longest = max(self.waiting.next_length, *(len(row.prompt) for row in kept), 0)
-        room = longest + self.how.max_new_tokens
-        most = self.budget.at_once(room, self.copies)
-        free = most - len(kept)
-        if kept and free < max(min(self.copies, most), most // _JOIN):
-            return []
-        self.room = room
-        new = self.waiting.take(free - free % self.copies or free)
-        self.budget.tried = len(kept) + len(new)
-        return new
-
-    def _begin(self, new: Sequence[tuple[int, int]]) -> Joining:
-        """Pass the prompts of these completions and draw their first tokens."""
-        prompts, limits = self.waiting.prompts, self.waiting.limits
-        begun = self.rows.tick - 1
-        rows = [
-            Row(
-                group=group,
-                member=member,
-                prompt=prompts[group],
-                limit=limits[group],
-                slot=self.unused.pop(),
-                begun=begun,
-            )
-            for group, member in new
-        ]
-        slots_R = torch.tensor([row.slot for row in rows], device=self.policy.device)
-        seeds = [self.seeds[row.group * self.copies + row.member] for row in rows]
-        self.draw.begin(slots_R, [row.prompt for row in rows], seeds)
-        self.written.begin(slots_R)
-        parts, logits_RV = prefill(self.policy, rows)
-        return Joining(rows=rows, parts=parts, tokens_R=self._choose(logits_RV, slots_R))

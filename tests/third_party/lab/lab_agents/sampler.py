@@ -30,6 +30,7 @@ class GenerateSampler:
         how: Decoding,
         *,
         tick: Callable[[], None] = lambda: None,
+        keep: bool = False,
     ) -> Iterator[tuple[int, list[Completion]]]:
         """Yield the completions of one prompt after the other."""
         copies = len(seeds) // len(prompts)
@@ -81,6 +82,9 @@ class GenerateSampler:
             logprobs=tuple(logps[:length]),
             finish_reason="stop" if ends else "length",
         )
+
+    def release(self) -> None:
+        """Do nothing: no cache is kept from turn to turn."""
 
     def metrics(self) -> dict[str, float]:
         """Return how many completions were sampled so far."""

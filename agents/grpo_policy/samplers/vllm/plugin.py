@@ -1,0 +1,78 @@
+"""The entry point `vllm`: completions come from servers of vLLM, by HTTP. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from grpo_envs.config.model import SamplerConfig
+from grpo_envs.errors import ConfigError, require, require_one_of
+from grpo_policy.samplers.protocol import Sampler, SamplerParts
+
+PUSHES = ("shm", "folder", "http")
+
+
+@dataclass(kw_only=True, slots=True)
+class VllmConfig(SamplerConfig):
+    """The keys of `sampler=vllm`, beside those of every sampler."""
+
+    main_keys: ClassVar[tuple[str, ...]] = (
+        *("temperature", "max_new_tokens", "urls", "python", "push", "precision", "timeout"),
+    )
+    free_keys: ClassVar[tuple[str, ...]] = (
+        *("batch_tokens", "capture", "urls", "python", "push", "folder", "in_flight", "timeout"),
+        "start_timeout",
+    )
+    name: str = "vllm"
+    """Entry point of the sampler."""
+    urls: list[str] = field(default_factory=list)
+    """Addresses of servers that `python -m grpo_envs.engine` started, such as
+    [http://127.0.0.1:8000]; []: the run starts one itself, and ends it."""
+    python: str | None = None
+    """The interpreter that has vLLM, for the server that the run starts; null: the environment
+    variable GRPO_ENVS_VLLM_PYTHON, or else the interpreter of the run."""
+    flags: list[str] = field(default_factory=list)
+    """Options of vLLM for the server that the run starts, such as
+    [--gpu-memory-utilization=0.4]."""
+    push: str = "shm"
+    """How weights get to the servers: shm (a file in the memory of this machine), folder (in
+    `sampler.folder`, which all machines see), http (servers fetch them from the run)."""
+    folder: str | None = None
+    """Of push=folder: a folder that has the same name on all machines."""
+    in_flight: int = 128
+    """Completions that a server is asked for at once, at most."""
+    timeout: float = 600.0
+    """Seconds of silence after which a server is lost."""
+    start_timeout: float = 900.0
+    """Seconds that the server which the run starts may take until it is ready."""
+
+    def __post_init__(self) -> None:
+        """Check names, ranges and combinations."""
+        SamplerConfig.__post_init__(self)  # `super()` has no cell in a dataclass with slots
+        require_one_of("sampler.push", self.push, PUSHES)
+        if self.push == "folder" and self.folder is None:
+            raise ConfigError("missing: sampler.folder=... (sampler.push=folder writes into it).")
+        if self.batch_tokens is not None:
+            raise ConfigError(
+                f"sampler.batch_tokens={self.batch_tokens} with sampler=vllm: its servers divide "
+                "their memory themselves. Allowed: null, and sampler.flags."
+            )
+        require(self.in_flight >= 1, "sampler.in_flight", self.in_flight, "1 or more")
+        for name in ("timeout", "start_timeout"):
+            require(getattr(self, name) > 0, f"sampler.{name}", getattr(self, name), "above 0")
+
+
+class Vllm:
+    """The sampler's keys, and how it is made."""
+
+    Config: ClassVar[type[SamplerConfig]] = VllmConfig
+    ahead: ClassVar[bool] = True
+    samples_with_policy: ClassVar[bool] = False
+    decodes: ClassVar[tuple[str, ...]] = ("top_p", "top_k", "min_p", "repetition_penalty", "stop")
+
+    @classmethod
+    def make(cls, cfg: VllmConfig, parts: SamplerParts) -> Sampler:
+        """Return a sampler whose servers are up and answer as a run needs them to."""
+        from grpo_policy.samplers.vllm.opening import open_sampler  # torch: not for --help
+
+        return open_sampler(cfg, parts)

@@ -1,0 +1,211 @@
+"""How the policy's weights get to servers: in files that these read, under a name for each version.
+
+All weights go through vLLM's own protocol of weight updates, with a backend of ours that runs in
+its workers (`worker/grpo_envs_weights.py`); adapters (LoRA) as those of a new name.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from grpo_policy.policy import Policy
+from grpo_policy.samplers.vllm.client import Refused, Server, ServerLost
+from grpo_policy.saving import save_weights
+
+_MEMORY = Path("/dev/shm")
+_PREFIX, _LOCK = "grpo-envs-weights-", "lock"
+_NEW = 60.0
+"""Seconds in which a folder may be there whose run has not locked it yet."""
+_DISCARD = 9
+"""A port of the address that is asked for the way to it: nothing is sent there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The weights of a version, in files."""
+
+    version: str
+    folder: Path
+    adapters: bool
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that hold weights."""
+        return sorted(self.folder.glob("*.safetensors"))
+
+
+class Store:
+    """Where a run leaves weights for servers."""
+
+    def __init__(self, kind: str, folder: str | None, name: str) -> None:
+        """Make a folder.
+
+        Args:
+            kind: `sampler.push`.
+            folder: `sampler.folder`.
+            name: Of the folder: no other run has it.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        place = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
+        if kind == "folder" and folder:
+            place = Path(folder).resolve()
+        else:
+            _clear_left(place)
+        self.folder = place / f"{_PREFIX}{name}"
+        self.folder.mkdir(parents=True)
+        self._lock = FileLock(self.folder / _LOCK)
+        self._lock.acquire()
+        self._http = _serve(self.folder) if kind == "http" else None
+
+    def write(self, policy: Policy, version: str, dtype: str) -> Snapshot:
+        """Write the weights as they are; the files of the version before go.
+
+        Args:
+            policy: With adapters, these alone are written.
+            version: The name of what is written.
+            dtype: Of the weights.
+        """
+        self._remove()
+        folder = self.folder / version
+        save_weights(policy, folder, dtype)
+        return Snapshot(version, folder, policy.has_adapters)
+
+    def address(self, file: Path, server: Server) -> str:
+        """Return where a server finds a file."""
+        if self._http is None:
+            return str(file)
+        path = file.relative_to(self.folder).as_posix()
+        return f"http://{_own_address(server)}:{self._http.server_address[1]}/{path}"
+
+    def clear(self, *, adapters: bool) -> None:
+        """Take away weights that all servers have read; adapters stay, as vLLM may read them anew.
+
+        Args:
+            adapters: Whether they are adapters.
+        """
+        if not adapters:
+            self._remove()
+
+    def _remove(self) -> None:
+        for folder in self.folder.iterdir():
+            if folder.is_dir():
+                shutil.rmtree(folder)
+
+    def close(self) -> None:
+        """Let go of files and port."""
+        if self._http is not None:
+            self._http.shutdown()
+            self._http.server_close()
+        self._lock.release()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def give(server: Server, store: Store, snapshot: Snapshot, before: str | None) -> None:
+    """Let a server sample with the weights of a snapshot from now on.
+
+    Args:
+        server: Waits meanwhile, in the midst of what it writes.
+        store: Has the files.
+        snapshot: The weights.
+        before: The version that the server has had of this run; None where it had none.
+
+    Raises:
+        ServerLost: it does not take them, or says that it has others.
+        Refused: it refuses them.
+    """
+    if snapshot.adapters:
+        _give_adapters(server, snapshot, before)
+        return
+    # What fails between leaves it paused: nothing is sampled with a mixture of weights.
+    server.post("/pause?mode=keep")
+    server.post("/start_weight_update")
+    for file in snapshot.files:
+        server.post("/update_weights", {"update_info": {"file": store.address(file, server)}})
+    server.post("/finish_weight_update", {"weight_version": snapshot.version})
+    server.post("/resume")
+    require_version(server, snapshot.version)
+
+
+def require_version(server: Server, version: str, *, adapters: bool = False) -> None:
+    """Refuse a server that has other weights.
+
+    Raises:
+        ServerLost: it has, or does not say.
+    """
+    if adapters:
+        known = server.get("/v1/models").get("data", ())
+        if version not in [model.get("id") for model in known]:
+            raise ServerLost(f"{server.url}: it does not have the adapters {version!r}")
+        return
+    found = server.get("/weight_info").get("weight_version")
+    if found != version:
+        raise ServerLost(f"{server.url}: it has the weights {found!r}, not {version!r}")
+
+
+def _give_adapters(server: Server, snapshot: Snapshot, before: str | None) -> None:
+    files = {"lora_name": snapshot.version, "lora_path": str(snapshot.folder)}
+    server.post("/v1/load_lora_adapter", files)
+    if before is not None:
+        with suppress(Refused):  # the server was started anew meanwhile, and does not know them
+            server.post("/v1/unload_lora_adapter", {"lora_name": before})
+    require_version(server, snapshot.version, adapters=True)
+
+
+def is_here(server: Server) -> bool:
+    """Return whether a server is on this machine: one of its addresses can be bound."""
+    with suppress(OSError), socket.socket(_family(server.host)) as trial:
+        trial.bind((server.host, 0))
+        return True
+    return False
+
+
+def _clear_left(place: Path) -> None:
+    """Take away what runs left in a folder that were killed: nobody has its lock any more."""
+    for folder in place.glob(f"{_PREFIX}*"):
+        # In use, of another user, or gone meanwhile.
+        with suppress(Timeout, OSError), FileLock(folder / _LOCK, timeout=0):
+            if time.time() - folder.stat().st_mtime > _NEW:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_address(server: Server) -> str:
+    """Return the address of this machine on the way to a server."""
+    with socket.socket(_family(server.host), socket.SOCK_DGRAM) as way:
+        way.connect((server.host, _DISCARD))
+        return str(way.getsockname()[0])
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.getaddrinfo(host, None)[0][0]
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    """Sends files of a folder, and lists none."""
+
+    def list_directory(self, path: Any) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def _serve(folder: Path) -> ThreadingHTTPServer:
+    handler: Callable[..., _Quiet] = partial(_Quiet, directory=str(folder))
+    server = ThreadingHTTPServer(("", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server

@@ -1,0 +1,114 @@
+"""One call of `sample`: its completions are asked for by threads, of all servers at once.
+
+Each thread takes the next completion that nobody has asked for. A server that is lost gives back
+what it was asked, and the others take over: with the same seeds, so that nothing is lost.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from queue import Empty, SimpleQueue
+
+from grpo_policy.samplers.vllm.client import Server, ServerLost
+from grpo_policy.samplers.vllm.requests import Asked, Dialect, Written
+
+_LOOK = 0.05
+"""Seconds between two looks whether the run is to end."""
+
+
+class Round:
+    """The completions of one call, and the threads that ask for them."""
+
+    def __init__(self, dialect: Dialect, asked: Sequence[Asked], in_flight: int) -> None:
+        """Ask for nothing yet.
+
+        Args:
+            dialect: Speaks with servers.
+            asked: What is wanted.
+            in_flight: Completions that a server is asked for at once, at most.
+        """
+        self.dialect, self.asked, self.in_flight = dialect, asked, in_flight
+        self._waiting = deque(range(len(asked)))
+        self._done: SimpleQueue[tuple[Server, int | None, Written | Exception | None]]
+        self._done = SimpleQueue()
+        self._at_work: Counter[Server] = Counter()
+        """Threads by their server, as far as they have not said that they are through."""
+        self._ended = threading.Event()
+
+    def written(
+        self, servers: Callable[[], Sequence[Server]], lose: Callable[[Server, ServerLost], None]
+    ) -> Generator[tuple[int, Written] | None]:
+        """Yield the number of a completion and what was written; None where there is no news.
+
+        Args:
+            servers: Returns those that are to be asked; raises where there is none.
+            lose: Called with a server that is lost: `servers` does not return it any more.
+        """
+        left, short = len(self.asked), True
+        try:
+            while left:
+                if short:
+                    self._hire(servers())
+                short = False
+                for server, number, news in self._news():
+                    if isinstance(news, ServerLost):
+                        lose(server, news)
+                        short = True
+                    elif isinstance(news, Exception):
+                        raise news
+                    elif number is not None and news is not None:
+                        left -= 1
+                        yield number, news
+                yield None
+        finally:
+            self._end()
+
+    def _news(self) -> Iterator[tuple[Server, int | None, Written | Exception | None]]:
+        """Yield what threads have said meanwhile; wait a moment for the first of it."""
+        timeout = _LOOK
+        while True:
+            try:
+                server, number, news = self._done.get(timeout=timeout)
+            except Empty:
+                return
+            timeout = 0.0
+            if number is None:  # the last word of a thread
+                self._at_work[server] -= 1
+            yield server, number, news
+
+    def _hire(self, servers: Sequence[Server]) -> None:
+        """Start a thread for each completion that waits, as far as the servers take more."""
+        for _ in range(len(self._waiting)):
+            server = min(servers, key=lambda server: self._at_work[server])
+            if self._at_work[server] >= self.in_flight:
+                return
+            self._at_work[server] += 1
+            threading.Thread(target=self._work, args=(server,), daemon=True).start()
+
+    def _work(self, server: Server) -> None:
+        last: Exception | None = None
+        try:
+            while not self._ended.is_set():
+                try:
+                    number = self._waiting.popleft()
+                except IndexError:
+                    break
+                try:
+                    self._done.put((server, number, self.dialect.ask(server, self.asked[number])))
+                except ServerLost:
+                    self._waiting.appendleft(number)
+                    raise
+        except Exception as error:  # noqa: BLE001 - raised by the thread that waits for it
+            last = error
+        self._done.put((server, None, last))
+
+    def _end(self) -> None:
+        """End the threads: the calls that are under way are broken off."""
+        self._ended.set()
+        while any(self._at_work.values()):
+            for server in self._at_work:
+                server.abort()
+            for _ in self._news():
+                pass

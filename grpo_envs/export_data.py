@@ -1,0 +1,76 @@
+"""Our problems for another trainer: `python -m grpo_envs.export_data verl env=countdown --out DIR`.
+
+Writes train.parquet and test.parquet (held-out problems), and prints the command that trains on
+them. The rows name the problems and hold no gold answers: the trainer needs grpo-envs, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+import rich
+
+from grpo_envs.config.composition import compose_run
+from grpo_envs.errors import require, require_training
+from grpo_envs.interop import verl
+from grpo_envs.runtime.files import shown
+from grpo_envs.runtime.terminal import exit_on_error
+
+_FILES = {"train": "train.parquet", "eval": "test.parquet"}
+
+
+@exit_on_error()
+def main() -> None:
+    """Read the options; exit 2 on a mistake in them."""
+    first, _, more = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m grpo_envs.export_data", description=f"{first} {more}"
+    )
+    parser.add_argument("trainer", choices=["verl"], help="whose form the files have")
+    parser.add_argument("overrides", nargs="*", help="as for a run, e.g. env=math env.level=2")
+    parser.add_argument("--rows", type=int, default=1024, help="to train on (%(default)s)")
+    parser.add_argument("--held-out", type=int, default=128, help="to evaluate on (%(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="a folder")
+    options = parser.parse_intermixed_args()
+    require(options.rows > 0, "--rows", options.rows, "1 or more")
+    require(options.held_out > 0, "--held-out", options.held_out, "1 or more")
+    require_training("export_data", ("pyarrow",))
+    cfg = compose_run(options.overrides)
+    files = export(cfg.env["name"], cfg.env_keywords, options)
+    rich.get_console().print(command(*files), soft_wrap=True, highlight=False, markup=False)
+
+
+def export(name: str, keywords: dict[str, object], options: argparse.Namespace) -> list[Path]:
+    """Write the files of both splits into `options.out`; return them."""
+    from pyarrow import Table, parquet  # not for --help, nor a mistake
+
+    counts = {"train": options.rows, "eval": options.held_out}
+    made = {split: verl.rows_of(name, keywords, split, counts[split]) for split in _FILES}
+    options.out.mkdir(parents=True, exist_ok=True)
+    files = [options.out / name for name in _FILES.values()]
+    for rows, file in zip(made.values(), files, strict=True):
+        parquet.write_table(Table.from_pylist(rows), file)
+    return files
+
+
+def command(train: Path, held_out: Path) -> str:
+    """Return the command that trains on the files with verl."""
+    return " \\\n    ".join(
+        [
+            "python -m verl.trainer.main_ppo algorithm.adv_estimator=grpo",
+            f"data.train_files={_path(train)} data.val_files={_path(held_out)}",
+            f"reward.custom_reward_function.path=pkg://{verl.__name__}",
+            f"reward.custom_reward_function.name={verl.compute_score.__name__}",
+            "actor_rollout_ref.rollout.n=8 actor_rollout_ref.model.path=MODEL",
+        ]
+    )
+
+
+def _path(file: Path) -> str:
+    return shlex.quote(shown(file.resolve()))
+
+
+if __name__ == "__main__":
+    main()

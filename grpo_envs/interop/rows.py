@@ -1,0 +1,217 @@
+"""A task for other trainers: rows that name problems, and the rewards of answers to them.
+
+A row never holds a gold answer. It names the environment, its keywords, the split and the seed;
+whoever grades draws the problem again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from typing import Any, Self
+
+from grpo_envs.env import SPLITS, TextEnv
+from grpo_envs.env.plugins import make
+from grpo_envs.env.rewards import summed
+from grpo_envs.errors import ConfigError, require, require_one_of
+from grpo_envs.types import Problem, Reward, Turn
+
+Message = dict[str, Any]
+_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The name of a problem."""
+
+    env: str
+    keywords: str
+    """Of the environment: a JSON object."""
+    split: str
+    seed: int
+    digest: str
+    """Of the prompt: tells a grader that draws another problem than the row's maker did."""
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any]) -> Self:
+        """Return the row that another trainer's columns hold, among others.
+
+        Raises:
+            ConfigError: a column is missing.
+        """
+        missing = [field.name for field in fields(cls) if field.name not in columns]
+        if missing:
+            raise ConfigError(f"no row of grpo-envs: it has no {', '.join(missing)}.")
+        named = {field.name: columns[field.name] for field in fields(cls)}
+        return cls(**{**named, "seed": int(columns["seed"])})
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The row as columns of another trainer's data set: texts and one number."""
+        return asdict(self)
+
+    @property
+    def environment(self) -> TextEnv:
+        """The environment; rows of one name and keywords share it, as grading has no state."""
+        return _environment(self.env, self.keywords)
+
+    @property
+    def problem(self) -> Problem:
+        """The problem, drawn again.
+
+        Raises:
+            ConfigError: it is not the one that the row was made of.
+        """
+        problem = self.environment.problem(self.seed, self.split)
+        if _digest(problem) != self.digest:
+            raise ConfigError(
+                f"env={self.env}, {self.split} problem {self.seed}: its prompt is not the row's. "
+                "The rows are of another version or of a dataset that changed: make them anew."
+            )
+        return problem
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """What an answer or a conversation earns."""
+
+    total: float | None
+    """The reward; None where the grader failed, which is no wrong answer."""
+    parts: Mapping[str, float]
+    """Every part that applies to the problem; none where the grader failed."""
+    note: str
+    """For people."""
+
+    @classmethod
+    def of(cls, env: TextEnv, reward: Reward) -> Self:
+        """Return a reward as other trainers take it."""
+        if not reward.valid:
+            return cls(total=None, parts={}, note=reward.detail)
+        return cls(total=reward.total, parts=env.parts_of(reward), note=reward.detail)
+
+
+class Episode:
+    """A problem that is played answer by answer."""
+
+    def __init__(self, row: Row) -> None:
+        self.env = row.environment
+        self.problem = row.problem
+        self.over = False
+        self._turns: list[Turn] = []
+        self._rewards: list[Reward] = []
+
+    def answer(self, text: str) -> str:
+        """Grade an answer and return what the environment says to it; nothing once it is over."""
+        if self.over:
+            return ""
+        turns = [*self._turns, Turn(action=text)]
+        (reply,) = self.env.reply_batch([self.problem], [turns])
+        said, reward = reply.observation, reply.reward
+        self._turns.append(Turn(action=text, observation=said, reward=reward.total))
+        self._rewards.append(reward)
+        self.over = reply.done or len(self._turns) >= self.env.turns_of(self.problem)
+        return said
+
+    @property
+    def turns(self) -> int:
+        """How many answers there were."""
+        return len(self._turns)
+
+    @property
+    def graded(self) -> Graded:
+        """What its answers earn together; a player that said nothing has said ''."""
+        if not self._rewards:
+            self.answer("")
+        return Graded.of(self.env, summed(self._rewards))
+
+
+def environment_of(name: str, keywords: Mapping[str, Any]) -> tuple[TextEnv, str]:
+    """Return an environment and its keywords as rows write them.
+
+    Raises:
+        ConfigError: there is no such environment or keyword, a value is none of JSON, or its
+            problems change with what is learned, which other trainers do not say.
+    """
+    require("split" not in keywords, "split", keywords.get("split"), "none, as each row has one")
+    try:
+        written = json.dumps(dict(keywords), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"env={name}: rows hold keywords as JSON: {error}.") from error
+    env = _environment(name, written)
+    require_fixed(name, env)
+    return env, written
+
+
+def rows_of(
+    name: str, keywords: Mapping[str, Any], split: str, count: int, *, first: int = 0
+) -> list[Row]:
+    """Return the rows of `count` problems of a split, from seed `first` on."""
+    require_one_of("split", split, SPLITS)
+    require(count > 0, "rows", count, "1 or more")
+    require(first >= 0, "first", first, "0 or more")
+    env, written = environment_of(name, keywords)
+    seeds = range(first, first + count)
+    return [Row(name, written, split, i, _digest(env.problem(i, split))) for i in seeds]
+
+
+def messages_of(row: Row) -> list[Message]:
+    """Return the prompt as the messages of a chat, the system message first."""
+    problem, env = row.problem, row.environment
+    system = env.system_prompt_of(problem)
+    turns = problem.messages or ({"role": "user", "content": problem.prompt},)
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, *(dict(turn) for turn in turns)]
+
+
+def grade(rows: Sequence[Row], answers: Sequence[str]) -> list[Graded]:
+    """Grade single answers, those of one environment together.
+
+    Raises:
+        ConfigError: a row's problem is a conversation.
+    """
+    graded: dict[int, Graded] = {}
+    problems = {row: row.problem for row in dict.fromkeys(rows)}
+    for row, problem in problems.items():
+        if row.environment.turns_of(problem) > 1:
+            raise ConfigError(
+                f"env={row.env}: a conversation, of which one answer is not the whole. "
+                "Play it (docs/interop.md)."
+            )
+    for env in dict.fromkeys(row.environment for row in rows):
+        members = [i for i, row in enumerate(rows) if row.environment is env]
+        episodes = [[Turn(action=answers[i])] for i in members]
+        replies = env.reply_batch([problems[rows[i]] for i in members], episodes)
+        graded |= {i: Graded.of(env, r.reward) for i, r in zip(members, replies, strict=True)}
+    return [graded[i] for i in range(len(rows))]
+
+
+def require_fixed(name: str, env: TextEnv) -> None:
+    """Refuse an environment whose problems change with what is learned."""
+    learns = any(value not in ({}, [], None) for value in env.state_dict().values())
+    if type(env).adapt is not TextEnv.adapt and learns:
+        raise ConfigError(
+            f"env={name}: its problems follow success (levels), of which other trainers tell it "
+            "nothing. Give it fixed levels."
+        )
+
+
+def require_each_alone(name: str, env: TextEnv, trainer: str) -> None:
+    """Refuse an environment that grades a step's answers together, where each is graded alone."""
+    if not env.grades_each_alone:
+        raise ConfigError(
+            f"env={name}: env.rewards has a function that takes all answers of a step at once; "
+            f"{trainer} grades each alone."
+        )
+
+
+@cache
+def _environment(name: str, keywords: str) -> TextEnv:
+    return make(name, **json.loads(keywords))
+
+
+def _digest(problem: Problem) -> str:
+    prompt = json.dumps([problem.system_prompt, problem.prompt, list(map(dict, problem.messages))])
+    return hashlib.sha256(prompt.encode()).hexdigest()[:_DIGITS]

@@ -1,0 +1,133 @@
+"""verifiers v1: an environment as a taskset, and an `Env` that plays its conversations.
+
+A module of your own makes it a taskset package, `vf-eval my_task --env.taskset.env countdown`:
+
+    # my_task.py
+    from grpo_envs.interop.verifiers import GrpoEnv, GrpoTaskset
+
+    __all__ = ["GrpoEnv", "GrpoTaskset"]
+
+Written for verifiers 0.4.0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import verifiers.v1 as vf
+from pydantic import Field
+
+from grpo_envs.errors import GrpoEnvsError
+from grpo_envs.interop.rows import (
+    Episode,
+    Graded,
+    Row,
+    environment_of,
+    grade,
+    messages_of,
+    require_each_alone,
+    rows_of,
+)
+
+_EARNED = "grpo_envs"
+"""Where a trace's `info` has what a conversation earned."""
+
+
+class GraderFailed(GrpoEnvsError):
+    """There is no reward: verifiers keeps the error on the trace, whose reward stays None."""
+
+
+class GrpoData(vf.TaskData):
+    """A row beside what verifiers shows to a model."""
+
+    row: dict[str, Any]
+
+
+class GrpoTasksetConfig(vf.TasksetConfig):
+    """`--env.taskset.env countdown --env.taskset.keywords '{"level": 2}'`."""
+
+    env: str
+    keywords: dict[str, Any] = Field(default_factory=dict)
+    split: str = "train"
+
+
+class GrpoTask(vf.Task[GrpoData]):
+    """A problem. Its reward is the whole reward, the parts are metrics."""
+
+    @vf.reward
+    async def reward(self, trace: vf.Trace) -> float:
+        """Return what the answer earns, or what `GrpoEnv` has noted that the conversation earned.
+
+        Raises:
+            GraderFailed: the grader failed.
+        """
+        earned = trace.info.get(_EARNED)
+        if earned is None:
+            row, answer = Row.of(self.data.row), _reply(trace)
+            (graded,) = await asyncio.to_thread(grade, [row], [answer])
+            earned = _noted(graded)
+        if earned["total"] is None:
+            raise GraderFailed(earned["note"])
+        trace.record_metrics(earned["parts"])
+        return float(earned["total"])
+
+
+class GrpoTaskset(vf.Taskset[GrpoTask, GrpoTasksetConfig]):
+    """All problems of a split, in the order of their seeds: there is no last one."""
+
+    INFINITE = True
+
+    def load(self) -> Iterator[GrpoTask]:
+        """Yield the tasks."""
+        name, keywords, split = self.config.env, self.config.keywords, self.config.split
+        env, _ = environment_of(name, keywords)
+        require_each_alone(name, env, "verifiers")
+        for seed in count():
+            (row,) = rows_of(name, keywords, split, 1, first=seed)
+            messages = messages_of(row)
+            system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
+            data = GrpoData(
+                name=f"{name}/{split}/{seed}",
+                prompt=messages[0]["content"] if len(messages) == 1 else messages,
+                system_prompt=system,
+                row=row.columns,
+            )
+            yield GrpoTask(data, self.config.task)
+
+
+class GrpoEnvConfig(vf.EnvConfig):
+    """One agent: a chat model without tools, unless another harness is named."""
+
+    player: vf.AgentConfig = vf.AgentConfig(harness={"id": "null"})
+
+
+class GrpoEnv(vf.Env[GrpoEnvConfig]):
+    """Plays a problem: the environment is the user that answers the model, if it has turns."""
+
+    async def run(self, task: GrpoTask, agents: Any) -> None:
+        """Play one problem to its end, and note what it earned before it is scored."""
+        episode = Episode(Row.of(task.data.row))
+        async with agents.player.interaction(task) as interaction:
+            segment = await interaction.turn()
+            while not segment.terminated:
+                answer = _reply(interaction.trace)
+                said = await asyncio.to_thread(episode.answer, answer)
+                if episode.over:
+                    break
+                segment = await interaction.turn(said)
+            interaction.trace.info[_EARNED] = _noted(episode.graded)
+
+
+def _noted(graded: Graded) -> dict[str, Any]:
+    return {"total": graded.total, "parts": dict(graded.parts), "note": graded.note}
+
+
+def _reply(trace: vf.Trace) -> str:
+    """Return the last answer as it was written: `trace.last_reply` has no spaces at its ends."""
+    return (trace.assistant_messages[-1].content or "") if trace.assistant_messages else ""
+
+
+__all__ = ["GrpoEnv", "GrpoTaskset"]

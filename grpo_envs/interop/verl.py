@@ -1,0 +1,93 @@
+"""verl: `compute_score` for the rows that `python -m grpo_envs.export_data verl` writes.
+
+    python -m verl.trainer.main_ppo data.train_files=data/train.parquet \
+        reward.custom_reward_function.path=pkg://grpo_envs.interop.verl \
+        reward.custom_reward_function.name=compute_score ...
+
+Written for verl 0.9.1. It needs nothing of verl.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from grpo_envs.errors import ConfigError, GrpoEnvsError
+from grpo_envs.interop.rows import Row, environment_of, grade, messages_of, require_each_alone
+from grpo_envs.interop.rows import rows_of as _rows_of
+
+SOURCE = "grpo_envs/"
+"""Before the environment's name in `data_source`."""
+
+
+class GraderFailed(GrpoEnvsError):
+    """No reward can be given, and verl has no place for none."""
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: Mapping[str, Any] | None = None,
+    *,
+    invalid: float | None = None,
+    **_: Any,
+) -> dict[str, float]:
+    """Grade an answer, called as verl's reward managers do.
+
+    Args:
+        data_source: Of the row: `grpo_envs/` and the environment's name.
+        solution_str: The answer.
+        ground_truth: Of the row: the digest of its prompt.
+        extra_info: Of the row: what names the problem.
+        invalid: The score of an answer whose grader failed; None ends the run. verl takes numbers
+            only, so that any number counts as if the answer had earned it.
+
+    Returns:
+        `score`, `valid` (1, or 0 where the grader failed), and each reward part, NaN where it does
+        not apply. All rows of an environment have the same keys, as verl requires of a batch.
+
+    Raises:
+        ConfigError: the row is none of ours.
+        GraderFailed: the grader failed and `invalid` is None.
+    """
+    if not data_source.startswith(SOURCE):
+        raise ConfigError(f"data_source={data_source}. Allowed: {SOURCE}NAME, of `export_data`.")
+    row = Row.of({**(extra_info or {}), "digest": ground_truth})
+    (graded,) = grade([row], [solution_str])
+    parts = {name: graded.parts.get(name, math.nan) for name in row.environment.weights}
+    if graded.total is not None:
+        return {"score": graded.total, "valid": 1.0, **parts}
+    if invalid is None:
+        raise GraderFailed(
+            f"env={row.env}, {row.split} problem {row.seed}: the grader failed: {graded.note} "
+            "(+reward.custom_reward_function.reward_kwargs.invalid=0.0 counts it as 0)."
+        )
+    return {"score": float(invalid), "valid": 0.0, **parts}
+
+
+def rows_of(name: str, keywords: Mapping[str, Any], split: str, count: int) -> list[dict[str, Any]]:
+    """Return rows of verl's columns.
+
+    Raises:
+        ConfigError: the environment cannot be used from verl: a conversation, or one that grades
+            all answers of a step together.
+    """
+    env, _ = environment_of(name, keywords)
+    require_each_alone(name, env, "verl")
+    rows = _rows_of(name, keywords, split, count)
+    if any(env.turns_of(row.problem) > 1 for row in rows):
+        raise ConfigError(f"env={name}: a conversation, which verl needs an agent loop for.")
+    return [_columns(row) for row in rows]
+
+
+def _columns(row: Row) -> dict[str, Any]:
+    named = row.columns
+    return {
+        "data_source": f"{SOURCE}{row.env}",
+        "prompt": messages_of(row),
+        "ability": row.env,
+        "reward_model": {"style": "rule", "ground_truth": named.pop("digest")},
+        "extra_info": {"index": row.seed, **named},
+    }

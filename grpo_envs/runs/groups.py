@@ -1,0 +1,40 @@
+"""Groups as text, for a checkpoint: what is sampled and not learnt yet."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from grpo_envs.types import Completion, Group, Reward, Turn
+
+
+def to_text(groups: Sequence[Group]) -> str:
+    """Return groups as JSON; numbers are exact. `meta` holds JSON values only."""
+    return json.dumps(groups, default=_plain)
+
+
+def from_text(text: str) -> list[Group]:
+    """Return the groups that `to_text` was given."""
+    return [_group(each) for each in json.loads(text)]
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} in a group. Allowed: values of JSON.")
+
+
+def _group(found: dict[str, Any]) -> Group:
+    found["prompt_ids"] = tuple(found["prompt_ids"])
+    found["completions"] = tuple(_completion(each) for each in found["completions"])
+    found["rewards"] = tuple(Reward(**each) for each in found["rewards"])
+    return Group(**found)
+
+
+def _completion(found: dict[str, Any]) -> Completion:
+    for key in ("token_ids", "logprobs", "mask", "turn_lengths"):
+        found[key] = tuple(found[key])
+    found["turns"] = tuple(Turn(**each) for each in found["turns"])
+    return Completion(**found)

@@ -1,0 +1,137 @@
+"""What the quick start learns with vLLM as its sampler, and how long a push of weights takes.
+
+    python tests/benchmarks/engines.py                  # half an hour on two cores
+    python tests/benchmarks/engines.py --push smollm2   # seconds of a push of that model alone
+
+Rows: our own sampler; vLLM in float32; vLLM in bf16 under a float32 trainer, whose difference
+`agent.loss.correction` corrects, and the same without it. Needs vLLM: see docs/engines.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from grpo_policy.models import TINY
+from grpo_policy.samplers.vllm.client import Server
+from grpo_policy.samplers.vllm.own import free_port
+
+_BF16 = ("sampler.precision=bf16",)
+ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "torch": ("", ()),
+    "vLLM, fp32": ("fp32", ()),
+    "vLLM, bf16": ("bf16", _BF16),
+    "vLLM, bf16, not corrected": ("bf16", (*_BF16, "agent.loss.correction=none")),
+}
+"""The precision of the server, '' without one; and keys of the run."""
+
+
+@contextmanager
+def engine(dtype: str, python: str | None) -> Iterator[str]:
+    """Give the address of a server of the bundled model."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    named = ["--python", python] if python else []
+    command = [sys.executable, "-m", "grpo_envs.engine", "--port", str(port), "--dtype", dtype]
+    process = subprocess.Popen(
+        [*command, "--model", str(TINY), *named],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def check(_: float) -> None:
+        if process.poll() is not None:
+            raise SystemExit("the server did not start: python -m grpo_envs.engine says why")
+
+    try:
+        Server(url, 600).wait(900, check)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def run(*overrides: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]], float]:
+    """Make a run; return its metrics, its evaluations and its seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "grpo_envs.run", *overrides),
+                *("trainer.device=cpu", "logger=files", f"hydra.run.dir={folder}/run"),
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        seconds = time.perf_counter() - begun
+        return _rows(folder, "metrics.jsonl"), _rows(folder, "eval.jsonl"), seconds
+
+
+def _rows(folder: str, name: str) -> list[dict[str, Any]]:
+    lines = Path(folder, "run", name).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def learn(name: str, seeds: Sequence[int], python: str | None, more: Sequence[str]) -> str:
+    """Return a row of the table."""
+    dtype, keys = ROWS[name]
+    found = []
+    if not dtype:
+        found = [run("env=math", "model.size=tiny", f"seed={seed}", *more) for seed in seeds]
+    else:
+        with engine(dtype, python) as url:
+            run("env=math", "model.size=tiny", *_server(url), *keys, "trainer.steps=1")  # warm
+            for seed in seeds:
+                given = (*_server(url), *keys, f"seed={seed}", *more)
+                found.append(run("env=math", "model.size=tiny", *given))
+    accuracy = [evaluations[-1]["eval/accuracy"] for _, evaluations, _ in found]
+    metrics = [row for rows, _, _ in found for row in rows]
+    gap = fmean(row["policy/sample_gap"] for row in metrics)
+    pushes = [row["time/push"] for row in metrics if "time/push" in row]
+    push = f"{median(pushes):.2f}" if pushes else "-"
+    seconds = median(seconds for _, _, seconds in found)
+    each = ", ".join(f"{value:.3f}" for value in accuracy)
+    return f"| {name} | {fmean(accuracy):.3f} ({each}) | {gap:.1e} | {push} | {seconds:.0f} |"
+
+
+def _server(url: str) -> tuple[str, str]:
+    return "sampler=vllm", f"sampler.urls=[{url}]"
+
+
+def push(model: str, python: str | None) -> str:
+    """Return the seconds of a push of a model; the run starts its own server."""
+    named = [f"sampler.python={python}"] if python else []
+    small = ("trainer.prompts_per_step=2", "agent.group_size=2", "trainer.eval_problems=0")
+    tokens = ("sampler.max_new_tokens=16", "trainer.steps=5", "trainer.save_every=100")
+    rows, _, _ = run(f"model={model}", "sampler=vllm", *named, *small, *tokens)
+    return f"push of model={model}: {median(row['time/push'] for row in rows):.2f} s"
+
+
+def main() -> None:
+    """Print a table, or the seconds of a push."""
+    parser = argparse.ArgumentParser(description="vLLM as the sampler of the quick start")
+    parser.add_argument("--python", help="the interpreter that has vLLM")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--push", choices=("qwen", "smollm2"), help="measure this, and no table")
+    parser.add_argument("overrides", nargs="*", help="more keys of all runs")
+    options = parser.parse_args()
+    if options.push:
+        print(push(options.push, options.python))
+        return
+    print("| sampler | held-out accuracy (seeds) | gap | push [s] | run [s] |")
+    print("|---|---:|---:|---:|---:|", flush=True)
+    for name in options.rows:
+        print(learn(name, options.seeds, options.python, options.overrides), flush=True)
+
+
+if __name__ == "__main__":
+    main()

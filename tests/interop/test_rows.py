@@ -1,0 +1,146 @@
+"""Rows name problems without golds, are graded as in our runs, and refuse what is not theirs."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from grpo_envs.env import TextEnv
+from grpo_envs.env.plugins import make
+from grpo_envs.errors import ConfigError
+from grpo_envs.interop import rows
+from grpo_envs.interop.rows import Episode, Row, environment_of, grade, messages_of, rows_of
+from grpo_envs.types import Problem, Reward, Turn
+from tests.conftest import Write
+from tests.support.door_answers import ENVIRONMENTS, cases
+
+
+class FailingEnv(TextEnv):
+    """Its grader fails at the answer `fail`."""
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        return Problem(prompt=f"{split} {rng.random()}", gold="secret-gold", solution="1")
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        if answer == "fail":
+            raise OSError("no sandbox")
+        return Reward(parts={"correct": float(answer == "1")})
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> str:
+    env = FailingEnv()
+    monkeypatch.setattr(rows, "_environment", lambda *_: env)
+    return "failing"
+
+
+def test_a_row_holds_no_gold(failing: str) -> None:
+    (row,) = rows_of(failing, {}, "train", 1)
+    assert row.problem.gold == "secret-gold"
+    assert "secret" not in json.dumps([row.columns, messages_of(row)])
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_an_episode_earns_what_it_earns_in_a_run(name: str) -> None:
+    played = cases(name, 12)
+    assert len({case.total for case in played}) > 1
+    for row, case in zip(rows_of(name, {}, "train", 12), played, strict=True):
+        episode = Episode(Row.of(json.loads(json.dumps(row.columns))))
+        for answer in case.answers:
+            assert not episode.over
+            episode.answer(answer)
+        assert episode.over
+        assert episode.graded.total == case.total
+        assert episode.answer("more") == ""
+        assert episode.turns == len(case.answers)
+
+
+def test_answers_of_several_environments_are_graded_in_order() -> None:
+    pairs = [(name, case) for name in ("countdown", "math", "countdown") for case in cases(name, 5)]
+    asked = [rows_of(name, {}, "train", 1, first=case.seed)[0] for name, case in pairs]
+    graded = grade(asked, [case.answers[0] for _, case in pairs])
+    assert [one.total for one in graded] == [case.total for _, case in pairs]
+    assert all(one.parts.keys() == {"correct", "format"} for one in graded)
+
+
+def test_an_invalid_reward_is_none_and_has_no_parts(failing: str) -> None:
+    asked = rows_of(failing, {}, "train", 3)
+    right, failed, wrong = grade(asked, ["1", "fail", "2"])
+    assert (right.total, failed.total, wrong.total) == (1.0, None, 0.0)
+    assert (dict(right.parts), dict(failed.parts)) == ({"correct": 1.0}, {})
+    assert failed.note == "OSError: no sandbox"
+
+
+def test_keywords_and_splits_make_other_problems() -> None:
+    easy, hard = (rows_of("countdown", {"level": level}, "train", 1)[0] for level in (1, 3))
+    (held_out,) = rows_of("countdown", {"level": 1}, "eval", 1)
+    prompts = {row.problem.prompt for row in (easy, hard, held_out)}
+    assert len(prompts) == 3
+    assert hard.problem.prompt == make("countdown", level=3).problem(0, "train").prompt
+
+
+def test_messages_are_those_of_a_run(write: Write) -> None:
+    chat = [{"role": r, "content": c} for r, c in [("user", "1+1?"), ("assistant", "2")]]
+    question = {"role": "user", "content": "and 2+2?"}
+    others = [[{"role": "user", "content": f"{i}+0?"}] for i in range(20)]
+    data = [{"prompt": prompt, "gold": "4"} for prompt in [[*chat, question], *others]]
+    found = rows_of("math", {"dataset": write("rows.jsonl", data)}, "train", 200)
+    row = next(row for row in found if row.problem.messages[:2] == tuple(chat))
+    system, *rest = messages_of(row)
+    assert system == {"role": "system", "content": row.environment.system_prompt}
+    assert rest == [*chat, question]
+
+
+def test_a_conversation_without_answers_has_said_nothing() -> None:
+    row = rows_of("guess", {}, "train", 1)[0]
+    said = row.environment.reply_batch([row.problem], [[Turn(action="")]])[0].reward
+    assert Episode(row).graded.total == said.total
+
+
+def test_a_problem_that_changed_is_refused() -> None:
+    (row,) = rows_of("math", {}, "train", 1)
+    with pytest.raises(ConfigError, match=r"env=math, train problem 1: its prompt is not the row"):
+        grade([replace(row, seed=1)], ["1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords", "message"),
+    [
+        ("countdwn", {}, "Did you mean 'countdown'?"),
+        ("countdown", {"levle": 1}, "Did you mean 'level'"),
+        ("countdown", {"split": "eval"}, "split=eval. Allowed: none"),
+        ("countdown", {"numbers": object()}, "rows hold keywords as JSON"),
+        (
+            "mixture",
+            {"of": {"math": {"levels": [1, 2]}, "countdown": 1}},
+            "its problems follow success",
+        ),
+    ],
+)
+def test_what_rows_cannot_name_is_refused(
+    name: str, keywords: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        environment_of(name, keywords)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mixture_of_fixed_levels_is_taken() -> None:
+    found = rows_of("mixture", {"of": {"math": 1, "countdown": 1}}, "train", 8)
+    assert {row.problem.meta["env"] for row in found} == {"math", "countdown"}
+
+
+def test_half_a_row_and_half_a_conversation_are_refused() -> None:
+    with pytest.raises(ConfigError, match="it has no seed, digest"):
+        Row.of({"env": "math", "keywords": "{}", "split": "train"})
+    with pytest.raises(ConfigError, match="env=guess: a conversation"):
+        grade(rows_of("guess", {}, "train", 1), ["<answer>1</answer>"])
+    with pytest.raises(ConfigError, match="rows=0"):
+        rows_of("math", {}, "train", 0)
+    with pytest.raises(ConfigError, match=r"split=test. Allowed: train, eval"):
+        rows_of("math", {}, "test", 1)
