@@ -39,22 +39,22 @@ def main() -> None:
 
 def _serve(options: argparse.Namespace) -> None:
     cfg = compose_run(options.overrides)
-    if find_spec("openenv") is None:
-        raise ConfigError(f"serving needs openenv: {install('openenv')}")
-    # Here and not above: they take seconds, and a mistake is found before.
-    from grpo_envs.interop import openenv, served
-
     name = cfg.env["name"]
     signal.signal(signal.SIGTERM, _end)
-    with (
-        closing(plugins.make(name, **cfg.env_keywords)) as env,
-        closing(openenv.listen(options.host, options.port)) as at,
-    ):
-        server = openenv.Server(served.Served(name, env, options.timeout), options.sessions)
-        host, port = at.getsockname()[:2]
-        print(f"env={name} at http://{host}:{port}, {options.sessions} sessions; Ctrl-C ends it.")
-        sys.stdout.flush()
-        server.run(sockets=[at])
+    with closing(plugins.make(name, **cfg.env_keywords)) as env:
+        if find_spec("openenv") is None:
+            raise ConfigError(f"serving needs openenv: {install('openenv')}")
+        # Here and not above: they take seconds, and a mistake is found before.
+        from grpo_envs.interop import openenv, served
+
+        with closing(openenv.listen(options.host, options.port)) as at:
+            server = openenv.Server(served.Served(name, env, options.timeout), options.sessions)
+            host, port = at.getsockname()[:2]
+            print(
+                f"env={name} at http://{host}:{port}, {options.sessions} sessions; Ctrl-C ends it."
+            )
+            sys.stdout.flush()
+            server.run(sockets=[at])
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:
