@@ -31,7 +31,7 @@ FLOORS = [
 ]
 COMMANDS = (
     *("run", "plan", "check", "play", "doctor", "plot", "evaluate", "export"),
-    *("sweep_report", "new_env", "engine", "export_data"),
+    *("sweep_report", "new_env", "engine", "export_data", "serve"),
 )
 """Files in grpo_envs/ that a user runs: the floor `commands`."""
 WINGS = ("graders", "sandbox")
@@ -57,6 +57,9 @@ HEAVY = {
     "wandb": {"loggers"},
     "mlflow": {"loggers"},
     "trackio": {"loggers"},
+    "openenv": {"interop"},
+    "fastapi": {"interop"},
+    "uvicorn": {"interop"},
     "ray": {"env"},
 }
 MODULES = sorted(p for d in ("grpo_envs", "envs", "agents") for p in (ROOT / d).rglob("*.py"))

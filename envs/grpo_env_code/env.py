@@ -36,6 +36,7 @@ _NOTHING = {"passed": 0.0, "runs": 0.0, "format": 0.0}
 class CodeEnv(TextEnv):
     """Functions and programs to write."""
 
+    reentrant = True  # its programs run side by side
     parts: ClassVar[Mapping[str, float]] = {"passed": 1.0, "runs": 0.1, "format": 0.1}
     system_prompt = "You may think in <think></think>. Answer with Python in a ```python block."
 

@@ -17,6 +17,7 @@ from grpo_env_mixture.entries import read_entries
 from grpo_env_mixture.ladder import Ladder
 from grpo_env_mixture.schedule import Schedule
 from grpo_envs.env import TextEnv
+from grpo_envs.env.grading import reentrant
 from grpo_envs.env.rewards import Part, is_right
 from grpo_envs.errors import ConfigError, require
 from grpo_envs.seeding import rng_for
@@ -77,6 +78,7 @@ class MixtureEnv(TextEnv):
         asked = {env.concurrency for env in envs}
         waits = asked & {"threads", "processes"}
         self.concurrency = "threads" if waits else "none" if "none" in asked else "auto"
+        self.reentrant = all(map(reentrant, envs))
 
     @property
     def own_parts(self) -> dict[str, Part]:

@@ -73,6 +73,11 @@ def place(env: TextEnv, asked: str, device: str) -> tuple[str, str]:
     return "none", cause
 
 
+def reentrant(env: TextEnv) -> bool:
+    """Return whether several threads may call an environment at once, as a server does."""
+    return env.concurrency != "none" if env.reentrant is None else env.reentrant
+
+
 def _cannot_move(env: TextEnv) -> str:
     """Return why an environment cannot be graded in processes; '' where it can."""
     name = type(env).__name__

@@ -44,6 +44,8 @@ class TextEnv(gymnasium.Env[str, str]):
     """Answers per episode. Above 1, `respond` is called in place of `score_batch`."""
     concurrency: str = "auto"
     """Where answers are graded: none (in turn), threads, processes, auto (see `grading.place`)."""
+    reentrant: bool | None = None
+    """Whether several threads may call it at once; None: unless `concurrency` is none."""
     rows: Rows | None = None
     """Set by an environment whose problems come from a dataset; see `from_row`."""
     renamed: ClassVar[Mapping[str, str]] = {}

@@ -141,12 +141,7 @@ def environment_of(name: str, keywords: Mapping[str, Any]) -> tuple[TextEnv, str
     except (TypeError, ValueError) as error:
         raise ConfigError(f"env={name}: rows hold keywords as JSON: {error}.") from error
     env = _environment(name, written)
-    learns = any(value not in ({}, [], None) for value in env.state_dict().values())
-    if type(env).adapt is not TextEnv.adapt and learns:
-        raise ConfigError(
-            f"env={name}: its problems follow success (levels), of which other trainers tell it "
-            "nothing. Give it fixed levels."
-        )
+    require_fixed(name, env)
     return env, written
 
 
@@ -191,6 +186,16 @@ def grade(rows: Sequence[Row], answers: Sequence[str]) -> list[Graded]:
         replies = env.reply_batch([problems[rows[i]] for i in members], episodes)
         graded |= {i: Graded.of(env, r.reward) for i, r in zip(members, replies, strict=True)}
     return [graded[i] for i in range(len(rows))]
+
+
+def require_fixed(name: str, env: TextEnv) -> None:
+    """Refuse an environment whose problems change with what is learned."""
+    learns = any(value not in ({}, [], None) for value in env.state_dict().values())
+    if type(env).adapt is not TextEnv.adapt and learns:
+        raise ConfigError(
+            f"env={name}: its problems follow success (levels), of which other trainers tell it "
+            "nothing. Give it fixed levels."
+        )
 
 
 def require_each_alone(name: str, env: TextEnv, trainer: str) -> None:

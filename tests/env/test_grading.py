@@ -15,7 +15,7 @@ import pytest
 
 import grpo_envs
 from grpo_envs.env.ahead import Ahead
-from grpo_envs.env.grading import place
+from grpo_envs.env.grading import place, reentrant
 from grpo_envs.env.text import TextEnv
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError
@@ -198,3 +198,12 @@ def _runs(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state.split()[0] != "Z"
+
+
+def test_which_environments_threads_may_call_at_once() -> None:
+    gym = {"id": "tests.support.text_games:text_games/Reverse-v0"}
+    assert reentrant(grpo_envs.make("math"))
+    assert reentrant(grpo_envs.make("code"))  # its programs run side by side
+    assert not reentrant(grpo_envs.make("gym", **gym))
+    assert reentrant(grpo_envs.make("mixture", of={"math": 1, "code": 1}))
+    assert not reentrant(grpo_envs.make("mixture", of={"math": 1, "gym": {"weight": 1, **gym}}))

@@ -75,7 +75,6 @@ def same(one: Path, other: Path) -> None:
     for name in ("completions.jsonl", "eval_completions.jsonl"):
         assert rows(one, name) == rows(other, name)
     for a, b in zip(rows(one, "metrics.jsonl"), rows(other, "metrics.jsonl"), strict=True):
-        assert max(row.pop("policy/sample_gap", 0.0) for row in (a, b)) < 1e-5
         assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
 
 
@@ -85,6 +84,7 @@ def same(one: Path, other: Path) -> None:
         pytest.param([], id="math"),
         pytest.param(["env=guess", "agent.minibatches=2"], id="conversations"),
         pytest.param(["model.lora.rank=4", "agent.lr=1e-3"], id="LoRA"),
+        pytest.param(["trainer.lag=1"], id="ahead of the updates"),
     ],
 )
 def test_a_run_is_that_of_our_own_sampler(keys: list[str], tmp_path: Path, server: Any) -> None:
@@ -94,7 +94,8 @@ def test_a_run_is_that_of_our_own_sampler(keys: list[str], tmp_path: Path, serve
     made.run()
     same(tmp_path / "torch", tmp_path / "vllm")
     assert len(made.decisive) > 0
-    assert len({*stand_in.salts}) == 4, "a push before the first step and one after each"
+    pushes = len({*stand_in.salts})
+    assert made.cfg.lag or pushes == 4, "one before the first step and one after each"
     found = read_jsonl(tmp_path / "vllm" / "metrics.jsonl")[-1]
     assert found["sampler/servers"] == 1
     assert found["time/push"] > 0
@@ -112,7 +113,10 @@ def test_the_correction_is_on(tmp_path: Path, server: Any) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_share_servers_and_the_first_pushes(tmp_path: Path, server: Any) -> None:
+@pytest.mark.parametrize("shard", ["auto", "full"])
+def test_two_processes_share_servers_and_the_first_pushes(
+    shard: str, tmp_path: Path, server: Any
+) -> None:
     """Each samples its problems with a server of its own; the run is that of one process."""
     trainer(tmp_path / "one").run()
     servers = [server() for _ in range(2)]
@@ -120,7 +124,8 @@ def test_two_processes_share_servers_and_the_first_pushes(tmp_path: Path, server
     command = [*(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu")]
     command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     command += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "grpo_envs.run"]
-    keys = ["sampler=vllm", f"sampler.urls=[{urls}]", f"hydra.run.dir={tmp_path / 'two'}"]
+    keys = ["sampler=vllm", f"sampler.urls=[{urls}]", f"trainer.shard={shard}"]
+    keys += [f"hydra.run.dir={tmp_path / 'two'}"]
     done = subprocess.run([*command, *SMALL, *keys], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     same(tmp_path / "one", tmp_path / "two")

@@ -1,0 +1,130 @@
+"""`python -m grpo_envs.serve`: its mistakes, its end, and OpenEnv's own validation of it."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from grpo_envs import serve
+from tests.support.forked import Forked
+
+SERVES = pytest.mark.skipif(
+    find_spec("openenv") is None, reason='needs pip install -e ".[openenv]"'
+)
+Start = Callable[..., tuple[Forked, int]]
+HANGS = "```python\nwhile True:\n    pass\n```"
+
+
+def refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *options: str
+) -> str:
+    """Give a command that is a mistake; return its one line."""
+    monkeypatch.setattr(sys, "argv", ["serve", *options])
+    with pytest.raises(SystemExit) as stopped:
+        serve.main()
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--port", "70000"], "--port=70000. Allowed: 0 to 65535."),
+        (["--sessions", "0"], "--sessions=0. Allowed: 1 or more."),
+        (["--timeout", "nan"], "--timeout=nan. Allowed: above 0, up to 86400."),
+        (["env=maths"], "Did you mean 'math'?"),
+        (["env=math", "env.levl=2"], "Did you mean 'level'?"),
+        pytest.param(["--host", "no.such.host.invalid"], "--host no.such.host", marks=SERVES),
+    ],
+)
+def test_a_mistake_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    line: str,
+) -> None:
+    assert line in refused(monkeypatch, capsys, *options)
+
+
+def test_without_the_extra_the_command_that_installs_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "openenv", None)
+    line = refused(monkeypatch, capsys, "env=math")
+    assert line == 'grpo_envs: serving needs openenv: pip install -e ".[openenv]"'
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a server at a free port and wait until it takes connections; kill it at the end."""
+    made: list[Forked] = []
+
+    def started(*options: str) -> tuple[Forked, int]:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port: int = free.getsockname()[1]
+        process = Forked(Path.cwd(), "grpo_envs.serve", *options, "--port", str(port))
+        made.append(process)
+        until = time.monotonic() + 60
+        while process.poll() is None:
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                return process, port
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        pytest.fail(str(process.communicate()))
+
+    yield started
+    for process in made:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@SERVES
+def test_sigterm_ends_it_cleanly_in_the_midst_of_a_grading(start: Start) -> None:
+    from websockets.sync.client import connect
+
+    process, port = start("env=code", "env.wall_s=60")
+    with connect(f"ws://127.0.0.1:{port}/ws", open_timeout=30) as player:
+        player.send(json.dumps({"type": "reset", "data": {"seed": 0}}))
+        player.recv(30)
+        player.send(json.dumps({"type": "step", "data": {"message": HANGS}}))
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert json.loads(player.recv(30))["data"]["message"] == "the server ends."
+        out, err = process.communicate(30)
+    assert (process.returncode, err) == (0, "")
+    assert out == f"env=code at http://127.0.0.1:{port}, 256 sessions; Ctrl-C ends it.\n"
+    with pytest.raises(ProcessLookupError):  # nothing of the sandbox is left
+        os.killpg(process.pid, 0)
+
+
+@SERVES
+def test_it_is_valid_by_openenvs_own_check_and_keeps_its_port_until_ctrl_c(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from openenv.cli._validation import validate_running_environment
+
+    process, port = start("env=math", "env.level=2", "--sessions", "2")
+    report = validate_running_environment(f"http://127.0.0.1:{port}")
+    assert report["passed"]
+    assert [each["id"] for each in report["criteria"] if each["passed"]] == [
+        *("openapi_version_available", "health_endpoint", "metadata_endpoint"),
+        *("schema_endpoint", "mcp_endpoint", "mode_endpoint_consistency"),
+    ]
+    line = refused(monkeypatch, capsys, "env=math", "--port", str(port))
+    assert line == (
+        f"grpo_envs: --host 127.0.0.1 --port {port}: Address already in use. Choose another."
+    )
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(30)
+    assert (process.returncode, err) == (130, "grpo_envs: Ctrl-C: ended.\n")
