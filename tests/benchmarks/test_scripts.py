@@ -43,6 +43,13 @@ def test_a_group_environment_is_faster_than_gymnasiums_own() -> None:
 
 
 @pytest.mark.slow
+def test_an_answer_earns_the_same_in_every_trainer() -> None:
+    rows = printed("doors.py", "--answers", "8").splitlines()[2:]
+    assert len(rows) == 5
+    assert all(row.count("equal") >= 2 and "differ" not in row for row in rows)
+
+
+@pytest.mark.slow
 def test_a_batch_is_made_faster_than_from_lists() -> None:
     last = printed("collate.py", "--rows", "128").splitlines()[-1]
     assert float(last.removeprefix("collate: speedup ")) > 2
