@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import Qwen3ForCausalLM
 
 from grpo_agent.agent import GrpoAgent
-from grpo_policy import packing, policy, scoring
+from grpo_policy import packing, policy, row_attention, scoring
 from grpo_policy.learner import Learner
 from grpo_policy.masters import Masters
 from grpo_policy.merging import Merged
@@ -81,6 +81,16 @@ def everyone_attends(patch: pytest.MonkeyPatch) -> None:
         return lambda k, head, query, key: (owner_KL[k, key] >= 0) & (key <= query)
 
     patch.setattr(packing, "attends", attends)
+    patch.setattr(packing, "lay_out", lambda *_, **__: None)  # as on a GPU: not by rows
+
+
+def rows_see_what_follows(patch: pytest.MonkeyPatch) -> None:
+    answers = row_attention._answers
+    patch.setattr(
+        row_attention,
+        "_answers",
+        lambda states, bias, scale: answers(states, torch.zeros_like(bias), scale),
+    )
 
 
 def nothing_merged(patch: pytest.MonkeyPatch) -> None:
@@ -124,6 +134,7 @@ FAULTS = [
     (correct.scores, another_temperature),
     (correct.generate, the_least_likely),
     (correct.packed, everyone_attends),
+    (correct.packed, rows_see_what_follows),
     (correct.merged, nothing_merged),
     (correct.unmoved, the_samplers_word),
     (speed.captured, the_same_column),

@@ -17,13 +17,22 @@ MISTAKES = {
     "evaluate": ["env=maths"],
     "export": ["nowhere", "--out", "there"],
     "new_env": ["Bad Name"],
+    "engine": ["--model", "nowhere", "--port", "70000"],
+    "export_data": ["verl", "env=maths", "--out", "data"],
     "plan": ["env=maths"],
     "play": ["env=maths"],
     "plot": ["nowhere"],
     "report.__main__": ["nowhere"],
+    "serve": ["env=maths"],
     "sweep_report": ["nowhere"],
 }
 """Each command but `run`, with what it refuses."""
+STOPPED = {
+    "engine": "grpo_envs: ended.",
+    "evaluate": "grpo_envs: stopped; the same command goes on from here.",
+    "serve": "grpo_envs: Ctrl-C: ended.",
+}
+"""What commands say after Ctrl-C; the others end the line."""
 EVERY_COMMAND = pytest.mark.parametrize("name", MISTAKES)
 
 
@@ -60,8 +69,7 @@ def test_ctrl_c_is_exit_code_130_without_a_traceback(
     for method in ("parse_args", "parse_intermixed_args"):  # the first thing that each calls
         monkeypatch.setattr(argparse.ArgumentParser, method, interrupted)
     assert end_of(import_module(f"grpo_envs.{name}").main) == 130
-    hint = "grpo_envs: stopped; the same command goes on from here." if name == "evaluate" else ""
-    assert capsys.readouterr().err == f"{hint}\n"
+    assert capsys.readouterr().err == f"{STOPPED.get(name, '')}\n"
 
 
 def test_the_commands_are_all_there() -> None:

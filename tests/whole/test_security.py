@@ -24,6 +24,10 @@ RUNS_PROGRAMS = {
     "grpo_envs/sandbox/judging.py": {"exec", "compile", "marshal"},
     "grpo_envs/sandbox/testing.py": {"compile", "marshal"},  # and runs nothing
     "grpo_envs/env/grading.py": {"pickle"},  # of what it has pickled itself, to see that it can
+    "grpo_envs/env/cluster.py": {"pickle"},  # from and to the user's own nodes, which run our code
+    "grpo_envs/env/remote.py": {"pickle"},  # the other end of it
+    "agents/grpo_policy/samplers/process.py": {"pickle"},  # of an error, to see that it can be sent
+    "agents/grpo_policy/samplers/shared.py": {"pickle"},  # from a run to a child of its own
     "envs/grpo_env_code/layouts.py": {"pickle"},  # of text alone, see test_layouts.py
     "envs/grpo_env_reasoning_gym/inside.py": {"pickle"},  # to itself, within the sandbox
 }
