@@ -122,6 +122,8 @@ def _read() -> tuple[Engine, int]:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
+    # A run that is killed may send several, one for each of its threads; clearing up goes on.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(0)
 
 

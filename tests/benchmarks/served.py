@@ -23,11 +23,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from websockets.sync.client import connect
-
 from grpo_envs.env import TextEnv
 from grpo_envs.env.plugins import make
-from grpo_envs.interop.openenv import Server, listen
 from grpo_envs.interop.served import Served
 from tests.support.door_answers import ENVIRONMENTS, Case, cases
 
@@ -93,6 +90,8 @@ def in_process(env: TextEnv, case: Case) -> list[Told]:
 @contextmanager
 def served(name: str, env: TextEnv) -> Iterator[str]:
     """Serve the environment in a thread; yield the address of sessions."""
+    from grpo_envs.interop.openenv import Server, listen  # the extra `openenv`
+
     server = Server(Served(name, env, 300.0), 256)
     with closing(listen("127.0.0.1", 0)) as at:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [at]})
@@ -116,6 +115,8 @@ def over_the_wire(url: str, episodes: Sequence[Case], sessions: int) -> list[lis
 
 def session(url: str, episodes: Sequence[Case]) -> list[tuple[int, list[Told]]]:
     """Play episodes one after the other in one session."""
+    from websockets.sync.client import connect
+
     played = []
     with connect(url, open_timeout=60) as socket:
 
