@@ -35,7 +35,7 @@ class Packs:
     before_N: Tensor
     """The place in it of the token before, from which it is predicted."""
     rows: Rows | None
-    """The completions as rows; None where attention over whole packs takes less."""
+    """The completions as rows; None on a GPU, and where attention over whole packs takes less."""
 
     def pairs(self) -> Tensor:
         """Return who attends to whom, for each pair of tokens (K, 1, L, L)."""
@@ -73,7 +73,9 @@ def pack(batch: Batch, pad_id: int) -> Packs:
         owner_KL=owner_KL,
         pack_N=pack_B[row],
         before_N=before_N,
-        rows=lay_out(starts_B, prompts_B, lengths_B, pack_B=pack_B, size=size),
+        rows=lay_out(starts_B, prompts_B, lengths_B, pack_B=pack_B, size=size)
+        if ids_KL.is_cpu
+        else None,
     )
 
 

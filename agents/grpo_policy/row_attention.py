@@ -83,8 +83,8 @@ def lay_out(
 
 
 def by_rows(pairs_K1LL: Tensor, rows: Rows | None) -> Tensor:
-    """Let attention with this mask go by rows on a CPU; other code sees an ordinary mask."""
-    if rows is not None and pairs_K1LL.is_cpu:
+    """Let attention with this mask go by rows; other code sees an ordinary mask."""
+    if rows is not None:
         ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention
         setattr(pairs_K1LL, "rows", rows)  # noqa: B010 - a tensor declares no such attribute
     return pairs_K1LL
