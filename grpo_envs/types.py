@@ -30,6 +30,33 @@ def compare_rewards(one: float, other: float) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function that the policy may call, as a chat template is given it."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    """JSON Schema (2020-12) of the arguments, of type `object`."""
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The tool in the form of OpenAI's `tools`, which chat templates take."""
+        about = {"name": self.name, "description": self.description}
+        return {"type": "function", "function": {**about, "parameters": dict(self.parameters)}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A tool call that the policy wrote."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values by the names of parameters; empty where the call could not be read."""
+    error: str = ""
+    """Why the call could not be read; '' of one that could."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """One question with what is needed to grade an answer to it."""
 
@@ -51,6 +78,8 @@ class Problem:
     """The row of a dataset by its own names, the gold among them: for reward functions only."""
     max_turns: int | None = None
     """Answers per episode of this problem; None for the environment's number."""
+    tools: tuple[Tool, ...] = ()
+    """What the policy may call in an episode of this problem, see `grpo_envs/env/calls.py`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +171,10 @@ class Reply:
     observation: str = ""
     """Shown to the policy before its next turn."""
     done: bool = True
+    results: tuple[str, ...] = ()
+    """The results of the turn's tool calls, in their order. Where there are any, a model reads them
+    in its template's `tool` role, and `observation` is all of them as one text, for people and for
+    models without that role. () where the observation is a user's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

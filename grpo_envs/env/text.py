@@ -257,6 +257,7 @@ class TextEnv(gymnasium.Env[str, str]):
         return {
             "system_prompt": self.system_prompt_of(problem),
             "messages": [dict(message) for message in problem.messages],
+            "tools": [tool.schema for tool in problem.tools],
             "meta": dict(problem.meta),
         }
 

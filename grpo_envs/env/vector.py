@@ -114,8 +114,8 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             options: {"reset_mask": bools (num_envs,)} resets the whole groups it marks.
 
         Returns:
-            Observations, and `info`: `system_prompt`, `messages` and `meta` of each member's
-            problem, arrays (num_envs,) of objects.
+            Observations, and `info`: `system_prompt`, `messages`, `tools` and `meta` of each
+            member's problem, arrays (num_envs,) of objects.
 
         Raises:
             ConfigError: the seeds or the mask do not fit the groups.

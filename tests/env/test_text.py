@@ -75,7 +75,12 @@ def played(env: TextEnv, answer: str) -> tuple[str, float, bool, bool, dict[str,
 def test_an_episode_of_one_turn() -> None:
     env = Adding()
     prompt, info = env.reset(seed=1)
-    assert info == {"system_prompt": "Answer with a number.", "messages": [], "meta": {}}
+    assert info == {
+        "system_prompt": "Answer with a number.",
+        "messages": [],
+        "tools": [],
+        "meta": {},
+    }
     left, right = (int(word) for word in prompt.removeprefix("train: ")[:-1].split(" + "))
     observation, reward, terminated, truncated, info = env.step(str(left + right))
     assert (observation, terminated, truncated) == ("", True, False)

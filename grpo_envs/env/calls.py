@@ -1,0 +1,55 @@
+"""Tool calls as text: the one writing that environments, bridges and logs know.
+
+A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (the form of Hermes and
+Qwen2.5), whatever the model's own form is: the agent's `Chat` translates a model's form into this
+one before an environment sees the answer. A turn may hold text and several calls.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from grpo_envs.types import Call
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_CALL = re.compile(rf"{OPEN}(.*?)(?:{CLOSE}|\Z)", re.DOTALL)
+
+
+def write_call(name: str, arguments: Mapping[str, Any]) -> str:
+    """Return a call as text.
+
+    >>> write_call("price", {"item": "tea"})
+    '<tool_call>{"name": "price", "arguments": {"item": "tea"}}</tool_call>'
+    """
+    body = json.dumps({"name": name, "arguments": dict(arguments)}, ensure_ascii=False)
+    return f"{OPEN}{body}{CLOSE}"
+
+
+def read_calls(action: str) -> tuple[str, list[Call]]:
+    """Return the text beside the calls of an answer, and the calls in their order.
+
+    A call that is no JSON object with a name, or whose arguments are no object, has `error`.
+
+    >>> read_calls('Let me ask. <tool_call>{"name": "price", "arguments": {"item": "tea"}}')
+    ('Let me ask.', [Call(name='price', arguments={'item': 'tea'}, error='')])
+    """
+    return _CALL.sub("", action).strip(), [_read(found) for found in _CALL.findall(action)]
+
+
+def join_results(results: Sequence[str]) -> str:
+    """Return the results of a turn's calls as one text, for people and models without the role."""
+    return "\n".join(results)
+
+
+def _read(text: str) -> Call:
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Call(name="", error=f"the call is not JSON ({error})")
+    if not isinstance(body, dict) or not isinstance(body.get("name"), str):
+        return Call(name="", error='a call is {"name": ..., "arguments": {...}}')
+    arguments = body.get("arguments", {})
+    if not isinstance(arguments, dict):
+        return Call(name=body["name"], error="arguments is not an object")
+    return Call(name=body["name"], arguments=arguments)
