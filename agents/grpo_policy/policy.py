@@ -215,9 +215,9 @@ class Policy(nn.Module):
         the backward pass: [B, T, V] is never held.
 
         Returns:
-            logps_BT: log-probability of each completion token, 0 outside the mask.
-            entropy_BT: entropy in nats of the full distribution it was drawn from; it carries
-                gradient only where `entropy_grad` asks for that.
+            `logps_BT`, the log-probability of each completion token, 0 outside the mask, and
+            `entropy_BT`, the entropy in nats of the full distribution it was drawn from; the
+            entropy carries gradient only where `entropy_grad` asks for that.
         """
         hidden_ND = self.packed(batch) if self.packs(batch) else self._by_rows(batch)
         return self.scores(hidden_ND, batch, temperature, entropy_grad=entropy_grad)

@@ -1,0 +1,77 @@
+"""The documentation site: `sphinx-build -W -c docs . site` builds it from these pages.
+
+The source folder is the repository, so that a link between pages is the same on the site and in a
+file browser; a link to a file that is no page gives that file. The sections and links of
+docs/README.md are the table of contents.
+"""
+
+import re
+from importlib.metadata import version as version_of
+from typing import TYPE_CHECKING, Any
+
+from docutils import nodes
+from sphinx.util.nodes import make_refnode
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+project = "grpo-envs"
+copyright = "the grpo-envs authors"
+version = release = version_of("grpo-envs")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+root_doc = "docs/README"
+include_patterns = ["*.md", "docs/*.md", "docs/*.png", "agents/README.md", "envs/README.md"]
+html_theme = "furo"
+html_title = "grpo-envs"
+default_role = "code"  # docstrings write `names` as Markdown does
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 4
+
+nitpicky = True
+nitpick_ignore_regex = [
+    # Types of annotations: those of other packages, and ours that are no part of the API.
+    ("py:.*", r"(accelerate|collections|contextlib|datasets|fractions|gymnasium|logging)\..*"),
+    ("py:.*", r"(numpy|pathlib|random|torch|transformers|typing|grpo_\w+)\..*"),
+    ("py:.*", r"Accelerator|Path|PreTrained\w+|GrpoConfig|RunConfig|Unreadable"),
+]
+suppress_warnings = ["ref.python"]  # a short name in an annotation that two modules have
+
+
+def add_contents(app: "Sphinx", page: str, source: list[str]) -> None:
+    """Append a hidden table of contents to the index: its own sections and links."""
+    if page != root_doc:
+        return
+    for section in re.split(r"^## ", source[0], flags=re.MULTILINE)[1:]:
+        title, _, body = section.partition("\n")
+        links = re.findall(r"\]\(([\w./]+)\.md\)", body)
+        source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n"
+        source[0] += "\n".join(dict.fromkeys(links)) + "\n```\n"
+
+
+def keep_first_line(app: "Sphinx", what: str, name: str, *rest: Any) -> None:
+    """Keep Napoleon from taking what stands before a colon of an attribute's text as its type."""
+    lines: list[str] = rest[-1]
+    if what in ("attribute", "data", "property") and lines:
+        lines[:0] = ["..", ""]
+
+
+def resolve_short_name(app: "Sphinx", env: Any, node: Any, content: Any) -> nodes.reference | None:
+    """Resolve a class that a docstring or an annotation names without its module."""
+    if node.get("refdomain") != "py":
+        return None
+    objects = env.get_domain("py").objects
+    ends = [name for name in objects if name.endswith("." + node["reftarget"].rpartition(".")[2])]
+    if len(ends) != 1:
+        return None
+    found = objects[ends[0]]
+    return make_refnode(app.builder, node["refdoc"], found.docname, found.node_id, content)
+
+
+def setup(app: "Sphinx") -> None:
+    """Connect the three functions above."""
+    app.connect("source-read", add_contents)
+    app.connect("autodoc-process-docstring", keep_first_line, priority=100)
+    app.connect("missing-reference", resolve_short_name)
