@@ -80,8 +80,8 @@ def test_the_keys_that_matter_are_told_with_values_and_meaning(told: str) -> Non
     assert all(len(text) > 15 for text in known.values())
 
 
-def test_the_readme_speaks_of_each_of_them() -> None:
-    table = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_keys_has_each_of_them() -> None:
+    table = (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")
     known = set(keys(TREE))
     named = {key for key in known if key in table or f"`.{key.rpartition('.')[2]}`" in table}
     assert known == named
