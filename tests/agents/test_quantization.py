@@ -41,7 +41,7 @@ def losses(out: Path) -> list[float]:
     return [json.loads(row)["loss/total"] for row in rows]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
 def test_adapters_are_trained_on_four_bits_and_a_run_goes_on(
     tmp_path: Path, precision: str
 ) -> None:
@@ -66,7 +66,7 @@ def test_adapters_are_trained_on_four_bits_and_a_run_goes_on(
         assert value.equal(moved[name])
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "adamw_8bit"])
 def test_a_run_goes_on_with_the_moments_that_it_had(tmp_path: Path, optimizer: str) -> None:
     args = [f'agent.optimizer="{optimizer}"', "agent.lr=1e-3"]
     straight = trainer(tmp_path / "straight", *args, "trainer.steps=4")

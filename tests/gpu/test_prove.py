@@ -183,6 +183,7 @@ def child(rows: list[Row], code: int | None, said: str) -> Callable[..., int | N
     return run
 
 
+@pytest.mark.slow
 def test_a_part_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert prove.main(["--only", "limits", "--out", str(tmp_path)]) == 0
     page = (tmp_path / "prove.md").read_text(encoding="utf-8")

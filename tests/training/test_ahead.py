@@ -328,6 +328,7 @@ def test_an_error_of_the_update_ends_what_is_being_sampled(
 # The model itself samples, in a process
 
 
+@pytest.mark.slow
 def test_the_process_samples_as_the_run_would_and_its_end_is_one_line(
     tmp_path: Path, straight: Callable[[int], dict[str, Any]]
 ) -> None:

@@ -82,9 +82,11 @@ def same(one: Path, other: Path) -> None:
     "keys",
     [
         pytest.param([], id="math"),
-        pytest.param(["env=guess", "agent.minibatches=2"], id="conversations"),
-        pytest.param(["model.lora.rank=4", "agent.lr=1e-3"], id="LoRA"),
-        pytest.param(["trainer.lag=1"], id="ahead of the updates"),
+        pytest.param(
+            ["env=guess", "agent.minibatches=2"], id="conversations", marks=pytest.mark.slow
+        ),
+        pytest.param(["model.lora.rank=4", "agent.lr=1e-3"], id="LoRA", marks=pytest.mark.slow),
+        pytest.param(["trainer.lag=1"], id="ahead of the updates", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_is_that_of_our_own_sampler(keys: list[str], tmp_path: Path, server: Any) -> None:
@@ -260,6 +262,7 @@ def test_a_run_starts_its_server_and_ends_it(tmp_path: Path) -> None:
     same(tmp_path / "torch", tmp_path / "vllm")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_the_server_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "grpo_envs.run", *SMALL, "sampler=vllm"]

@@ -224,6 +224,7 @@ LAB = [
 ]
 
 
+@pytest.mark.slow
 def test_an_agent_and_a_sampler_of_theirs_train_and_go_on(place: Place) -> None:
     """Keys of their own, no file of ours: a run, and one that is cut off and goes on."""
     for name, more in (("whole", []), ("half", ["trainer.steps=1"])):
