@@ -73,9 +73,20 @@ def require_training(what: str, modules: Iterable[str] = _TRAINING) -> None:
         what: What needs them, for the message.
         modules: Their names, as they are imported.
     """
+    require_extra("train", what, modules)
+
+
+def require_extra(extra: str, what: str, modules: Iterable[str]) -> None:
+    """Raise a ConfigError unless these packages of an extra are installed; none is imported.
+
+    Args:
+        extra: Its name, for the command that installs it.
+        what: What needs them, for the message.
+        modules: Their names, as they are imported.
+    """
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"{what} needs {', '.join(missing)}: {install('train')}")
+        raise ConfigError(f"{what} needs {', '.join(missing)}: {install(extra)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

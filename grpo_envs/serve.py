@@ -4,13 +4,12 @@ import argparse
 import signal
 import sys
 from contextlib import closing
-from importlib.util import find_spec
 from types import FrameType
 from typing import NoReturn
 
 from grpo_envs.config.composition import compose_run
 from grpo_envs.env import plugins
-from grpo_envs.errors import ConfigError, install, require
+from grpo_envs.errors import require, require_extra
 from grpo_envs.runtime.terminal import exit_on_error
 
 _PORTS = 2**16
@@ -42,8 +41,7 @@ def _serve(options: argparse.Namespace) -> None:
     name = cfg.env["name"]
     signal.signal(signal.SIGTERM, _end)
     with closing(plugins.make(name, **cfg.env_keywords)) as env:
-        if find_spec("openenv") is None:
-            raise ConfigError(f"serving needs openenv: {install('openenv')}")
+        require_extra("openenv", "serving", ["openenv"])
         # Here and not above: they take seconds, and a mistake is found before.
         from grpo_envs.interop import openenv, served
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 from torch import nn
 
-from grpo_envs.errors import ConfigError, install
+from grpo_envs.errors import require_extra
 
 
 def adamw(
@@ -28,8 +27,7 @@ def adamw(
     """
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
-    if find_spec("bitsandbytes") is None:
-        raise ConfigError(f"agent.optimizer={name} needs bitsandbytes: {install('quant')}")
+    require_extra("quant", f"agent.optimizer={name}", ["bitsandbytes"])
     from bitsandbytes.optim import AdamW8bit
 
     made: torch.optim.Optimizer = AdamW8bit(parameters, lr=lr, weight_decay=weight_decay)

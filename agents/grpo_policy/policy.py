@@ -17,6 +17,7 @@ from grpo_policy.batch import Batch
 from grpo_policy.block_attention import by_blocks
 from grpo_policy.chat import Chat, end_tokens
 from grpo_policy.context import context_length_of, fix_rope, heads_of
+from grpo_policy.gated_layers import fuse_gated_layers
 from grpo_policy.head import OwnHead, decoder_of
 from grpo_policy.kv_cache import Caching
 from grpo_policy.masters import Masters, replaced
@@ -44,6 +45,7 @@ class Policy(nn.Module):
         """What is trained, in the precision that it is trained in."""
         fix_rope(self.model)
         fuse_norms(self.model)
+        fuse_gated_layers(self.model)
         self.tokenizer = tokenizer
         self.template_variables = dict(template_variables or {})
         """What the chat template is given beside the messages."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from grpo_envs.config.model import ModelConfig
-from grpo_envs.errors import ConfigError, install
+from grpo_envs.errors import ConfigError, require_extra
 from grpo_policy.gguf import is_gguf
 
 # PEFT imports it wherever it is installed, and it would like to have a kernel of the hub.
@@ -48,8 +47,7 @@ def quantized(
     given = f"model.quantization={cfg.quantization}"
     if is_gguf(path):
         raise ConfigError(f"{given} of {path}. Allowed: null, for a GGUF file.")
-    if find_spec("bitsandbytes") is None:
-        raise ConfigError(f"{given} needs bitsandbytes: {install('quant')}")
+    require_extra("quant", given, ["bitsandbytes"])
     return {
         "device_map": {"": str(device)},
         "quantization_config": BitsAndBytesConfig(

@@ -6,7 +6,6 @@ here it is six. A layer is replaced only after a trial of its values and gradien
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,9 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
-_TOLERANCE = 1e-4
-"""Of a trial's values and gradients, which are about 1. A layer that adds 1 to its weights (Gemma)
-is off by about 1."""
+from grpo_policy.trial import drawn, same
+
 _TRIED = 4
 """Rows of the trial."""
 
@@ -52,8 +50,11 @@ def _epsilon(layer: nn.Module) -> float | None:
 
 
 def _is_exact(layer: nn.Module, size: int, eps: float) -> bool:
-    """Return whether `normalise` gives the values and gradients of a layer, for random weights."""
-    weight_D, x_ND, pull_ND = _drawn((size,), (_TRIED, size), (_TRIED, size))
+    """Return whether `normalise` gives the values and gradients of a layer, for random weights.
+
+    One that adds 1 to its weights (Gemma) is off by about 1.
+    """
+    weight_D, x_ND, pull_ND = drawn((size,), (_TRIED, size), (_TRIED, size))
 
     def own(x: Tensor, weight: Tensor) -> tuple[Tensor]:
         return (functional_call(layer, {"weight": weight}, (x,)),)
@@ -61,34 +62,7 @@ def _is_exact(layer: nn.Module, size: int, eps: float) -> bool:
     def fused(x: Tensor, weight: Tensor) -> tuple[Tensor]:
         return (normalise(x, weight, eps),)
 
-    return _same(own, fused, [x_ND, weight_D], [pull_ND])
-
-
-def _drawn(*shapes: tuple[int, ...]) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=generator) for shape in shapes]
-
-
-_Run = Callable[..., Sequence[Tensor]]
-
-
-def _same(own: _Run, fused: _Run, given: Sequence[Tensor], pulls: Sequence[Tensor]) -> bool:
-    """Return whether two functions have the same values and gradients; the first may raise."""
-    with torch.enable_grad():
-        try:
-            expected = _tried(own, given, pulls)
-        except Exception:  # noqa: BLE001  of somebody's layer, which stays as it is
-            return False
-        pairs = zip(expected, _tried(fused, given, pulls), strict=True)
-        return all(
-            a.shape == b.shape and bool(((a - b).abs() < _TOLERANCE).all()) for a, b in pairs
-        )
-
-
-def _tried(run: _Run, given: Sequence[Tensor], pulls: Sequence[Tensor]) -> list[Tensor]:
-    leaves = [tensor.clone().requires_grad_() for tensor in given]
-    values = list(run(*leaves))
-    return [*values, *torch.autograd.grad(values, leaves, pulls)]
+    return same(own, fused, [x_ND, weight_D], [pull_ND])
 
 
 def _forward(layer: nn.Module, plain: Any, eps: float, *given: Any, **options: Any) -> Any:

@@ -8,7 +8,7 @@ multiply packs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,6 +39,14 @@ class Rows:
     """Of each token of the packs: its place among the prompts' tokens and then the rows'."""
     prompts: tuple[int, int]
     """K and P."""
+    _shared: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict)
+
+    def bias(self, dtype: torch.dtype, shared: int) -> Tensor:
+        """Return `bias_B1TS` for so many query heads of a head of keys; once for all layers."""
+        kind = dtype, shared
+        if kind not in self._shared:
+            self._shared[kind] = self.bias_B1TS.to(dtype).repeat(1, 1, shared, 1)
+        return self._shared[kind]
 
 
 def lay_out(
@@ -107,7 +115,7 @@ def _attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, 
     of_prompts = [x[:count].unflatten(0, rows.prompts).transpose(1, 2) for x in taken]
     of_answers = [x[count:] for x in taken]
     prompts_KPHD, _ = attention(module, *of_prompts, None, **options)
-    answers_NHD = _answers(of_answers, rows.bias_B1TS, options.get("scaling"))
+    answers_NHD = _answers(of_answers, rows, options.get("scaling"))
     found = torch.cat([prompts_KPHD.flatten(0, 1).flatten(1), answers_NHD.flatten(1)])
     packs, heads, size, _ = query.shape
     return found.index_select(0, rows.back_N).view(packs, size, heads, -1), None
@@ -120,18 +128,18 @@ def _taken(states_KHLD: Tensor, places_N: Tensor) -> Tensor:
     return taken_NE.view(len(places_N), states_KHLD.shape[1], -1)
 
 
-def _answers(states: Sequence[Tensor], bias_B1TS: Tensor, scale: float | None) -> Tensor:
+def _answers(states: Sequence[Tensor], laid: Rows, scale: float | None) -> Tensor:
     """Return what the completions' tokens attend to (B * T, H, D).
 
     Query heads that share a head of keys are further queries of it: no key is copied for them.
 
     Args:
         states: Queries (B * T, H, D), keys and values (B * S, heads of keys, D).
-        bias_B1TS: What is added to each query's product with a key.
+        laid: The rows.
         scale: Of these products; None: 1 / sqrt(D).
     """
     query_NHD, *key_and_value = states
-    rows, _, length, keys = bias_B1TS.shape
+    rows, _, length, keys = laid.bias_B1TS.shape
     shared = query_NHD.shape[1] // key_and_value[0].shape[1]
     query_BTHGD = query_NHD.view(rows, length, -1, shared, query_NHD.shape[-1])
     key_BHSD, value_BHSD = (x.view(rows, keys, *x.shape[1:]).transpose(1, 2) for x in key_and_value)
@@ -139,7 +147,7 @@ def _answers(states: Sequence[Tensor], bias_B1TS: Tensor, scale: float | None) -
         query_BTHGD.permute(0, 2, 3, 1, 4).flatten(2, 3),
         key_BHSD,
         value_BHSD,
-        attn_mask=bias_B1TS.to(query_NHD.dtype).repeat(1, 1, shared, 1),
+        attn_mask=laid.bias(query_NHD.dtype, shared),
         scale=scale,
     )
     found_BHGTD = found_BHND.view(rows, -1, shared, length, found_BHND.shape[-1])

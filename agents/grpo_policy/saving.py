@@ -6,14 +6,13 @@ import copy
 import json
 import shutil
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 from transformers import GenerationConfig
 
-from grpo_envs.errors import CheckpointError, ConfigError, install
+from grpo_envs.errors import CheckpointError, ConfigError, require_extra
 from grpo_envs.runtime.files import shown
 from grpo_policy.masters import DTYPES, dtype_name
 
@@ -127,8 +126,7 @@ def base_of(folder: str | Path) -> str | None:
     file = Path(folder) / ADAPTERS
     if not file.is_file():
         return None
-    if find_spec("peft") is None:
-        raise ConfigError(f"{folder} holds adapters (LoRA), which need PEFT: {install('peft')}")
+    require_extra("peft", f"{folder}, which holds adapters (LoRA),", ["peft"])
     base = str(json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
     if not base or (Path(base).is_absolute() and not Path(base).is_dir()):
         raise ConfigError(

@@ -158,7 +158,7 @@ def _same_again(policy: Policy, trial: _Trial, **how: Any) -> bool:
         return False
     own = [completion for group in trial.groups for completion in group.completions]
     same = [c.token_ids for c in found] == [c.token_ids for c in own]
-    return same and trial.off([torch.tensor(c.logprobs) for c in found]) <= _TOLERANCE
+    return same and trial.off([torch.tensor(c.logprobs) for c in found]) <= trial.tolerance
 
 
 def _keeps(policy: Policy, trial: _Trial) -> bool:
@@ -181,7 +181,7 @@ def _keeps(policy: Policy, trial: _Trial) -> bool:
         return False
     texts = [_replaced(c, more, n) for (_, c), more, n in zip(own, found, starts, strict=True)]
     same = [c.token_ids for c in texts] == [c.token_ids for _, c in own]
-    return same and trial.off([torch.tensor(c.logprobs) for c in texts]) <= _TOLERANCE
+    return same and trial.off([torch.tensor(c.logprobs) for c in texts]) <= trial.tolerance
 
 
 def _replaced(whole: Completion, part: Completion, start: int) -> Completion:

@@ -3,13 +3,18 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from grpo_env_reasoning_gym.refused import NEIGHBOURS, REFUSED
 from grpo_envs import seeding
-from grpo_envs.errors import ConfigError, SandboxError, install, require_one_of, unknown
+from grpo_envs.errors import (
+    ConfigError,
+    SandboxError,
+    require_extra,
+    require_one_of,
+    unknown,
+)
 from grpo_envs.sandbox import Backend, Calls, Limits, Raised, Returned, RunResult
 from grpo_envs.sandbox.shared import shared_pool
 
@@ -172,7 +177,5 @@ def shared(level: str, workers: int | None) -> Backend:
         ConfigError: reasoning-gym is not installed; no such level, or no workers.
         SandboxUnavailable: this machine has nothing of that level.
     """
-    if find_spec("reasoning_gym") is None:  # found, not imported: that takes seconds
-        text = f"env=reasoning_gym needs reasoning-gym: {install('reasoning-gym')}"
-        raise ConfigError(text)
+    require_extra("reasoning-gym", "env=reasoning_gym", ["reasoning_gym"])
     return shared_pool(level, workers, ("reasoning_gym",))

@@ -10,6 +10,7 @@ from grpo_envs.config.schema import RunConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.memory import memory_metrics
 from grpo_envs.training.decoding import training_decoding
+from grpo_envs.training.precision import precision_name
 from grpo_policy.fake_policy import fake_policy
 from grpo_policy.footprint import MOMENTS, MOMENTS_8BIT, Footprint, Job, footprint
 from grpo_policy.learner import LearnerSettings
@@ -51,7 +52,7 @@ def needs(cfg: RunConfig, *, prompt: int, shards: int = 1, memory: float | None 
     device = "cpu" if cfg.trainer.device == "cpu" else "cuda"
     model = resolve(cfg.model, torch.device(device))
     memory = _memory_here(device) if memory is None else memory
-    precision = _precision(cfg, device)
+    precision = precision_name(cfg.trainer, device)
     compute = DTYPES[precision]
     # Of the sizes of Qwen from a table of ours: without the hub.
     config = config_of(model.size) if model.size else load_config(model.path, cfg.model)
@@ -80,15 +81,6 @@ def needs(cfg: RunConfig, *, prompt: int, shards: int = 1, memory: float | None 
 
 def _in_eight_bits(cfg: RunConfig) -> bool:
     return str(getattr(cfg.agent, "optimizer", "")).endswith("8bit")
-
-
-def _precision(cfg: RunConfig, device: str) -> str:
-    """Return what the update computes in; a GPU that is not here is taken to have bf16."""
-    if cfg.trainer.precision != "auto":
-        return str(cfg.trainer.precision)
-    here = torch.cuda.is_available()
-    able = not here or torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if device == "cuda" and able else "fp32"
 
 
 def _memory_here(device: str) -> float | None:

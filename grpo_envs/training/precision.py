@@ -16,15 +16,25 @@ _TRIAL = 4
 def compute_dtype(cfg: TrainerConfig, device: torch.device) -> torch.dtype:
     """Return what `trainer.precision` means on a device.
 
-    auto is bf16 where a GPU has it itself: one that only emulates it computes in float32. On a GPU
-    float32 is multiplied as TF32.
+    On a GPU float32 is multiplied as TF32.
     """
-    gpu = device.type == "cuda"
-    itself = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    name = cfg.precision if cfg.precision != "auto" else "bf16" if itself else "fp32"
-    if gpu and name == "fp32":
+    name = precision_name(cfg, device.type)
+    if device.type == "cuda" and name == "fp32":
         torch.set_float32_matmul_precision("high")
     return DTYPES[name]
+
+
+def precision_name(cfg: TrainerConfig, device: str) -> str:
+    """Return what `trainer.precision` means on a kind of device, which need not be here.
+
+    auto is bf16 where a GPU has it itself: one that only emulates it computes in float32. A GPU
+    that is not here is taken to have it.
+    """
+    if cfg.precision != "auto":
+        return str(cfg.precision)
+    here = torch.cuda.is_available()
+    able = not here or torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if device == "cuda" and able else "fp32"
 
 
 @torch.no_grad()

@@ -248,5 +248,5 @@ def test_activations_do_not_grow_with_the_square_of_the_row() -> None:
         planned(replace(job, answer=row - PROMPT), size="0.6b", dtype=torch.bfloat16)
         for row in (1024, 4096)
     )
-    assert short.a_token / 2**20 == pytest.approx(1.93, rel=0.02)
+    assert short.a_token / 2**20 == pytest.approx(1.60, rel=0.02)
     assert long.a_token == pytest.approx(short.a_token, rel=0.01)

@@ -16,7 +16,6 @@ from grpo_envs.config.composition import compose_run
 from grpo_envs.config.model import ModelConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.training.trainer import Trainer
-from grpo_policy import quantization
 from grpo_policy.models import TINY, load_policy
 from tests.training import test_trainer
 
@@ -116,7 +115,7 @@ def test_weights_in_four_bits_are_not_trained_themselves(tmp_path: Path) -> None
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
+    monkeypatch.setattr("grpo_envs.errors.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs bitsandbytes: pip install -e \"\.\[quant\]\""):
         load_policy(str(TINY), ModelConfig(quantization="4bit"))
 

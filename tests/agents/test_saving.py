@@ -144,8 +144,8 @@ def test_a_base_that_cannot_be_written_is_one_line(random_policy: Policy, tmp_pa
 def test_without_peft_adapters_are_not_taken_for_a_model(
     lora: tuple[Path, Policy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("grpo_policy.saving.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"which need PEFT: pip install -e "):
+    monkeypatch.setattr("grpo_envs.errors.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs peft: pip install -e "):
         load_policy(str(lora[0] / "checkpoints" / "last"), adapters=True)
 
 

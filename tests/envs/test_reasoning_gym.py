@@ -192,7 +192,7 @@ def test_options_are_read_in_the_types_of_their_defaults(
 
 
 def test_without_reasoning_gym_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "find_spec", lambda name: None)
+    monkeypatch.setattr("grpo_envs.errors.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'pip install -e "\.\[reasoning-gym\]"'):
         made()
 

@@ -8,24 +8,25 @@ from statistics import median
 
 import torch
 
+from grpo_envs.runtime.peak import peak_flops
 from tests.gpu.proof import Scale, wait
 
-_SHEETS = {
-    "NVIDIA B200": (8.0, 2250),
-    "NVIDIA H200": (4.8, 989),
-    "NVIDIA H100 80GB HBM3": (3.35, 989),
-    "NVIDIA H100 PCIe": (2.0, 756),
-    "NVIDIA A100-SXM4-80GB": (2.039, 312),
-    "NVIDIA A100 80GB PCIe": (1.935, 312),
-    "NVIDIA A100-SXM4-40GB": (1.555, 312),
-    "NVIDIA A100-PCIE-40GB": (1.555, 312),
-    "NVIDIA L40S": (0.864, 362),
-    "NVIDIA A10": (0.6, 125),
-    "NVIDIA L4": (0.3, 121),
-    "NVIDIA GeForce RTX 4090": (1.008, 165),
+_BANDWIDTHS = {
+    "NVIDIA B200": 8.0,
+    "NVIDIA H200": 4.8,
+    "NVIDIA H100 80GB HBM3": 3.35,
+    "NVIDIA H100 PCIe": 2.0,
+    "NVIDIA A100-SXM4-80GB": 2.039,
+    "NVIDIA A100 80GB PCIe": 1.935,
+    "NVIDIA A100-SXM4-40GB": 1.555,
+    "NVIDIA A100-PCIE-40GB": 1.555,
+    "NVIDIA L40S": 0.864,
+    "NVIDIA A10": 0.6,
+    "NVIDIA L4": 0.3,
+    "NVIDIA GeForce RTX 4090": 1.008,
 }
-"""Terabytes a second, and 1e12 operations a second of dense bf16 matrices, by the name that CUDA
-gives a whole card: a slice of one (MIG) has a longer name, and is measured."""
+"""Terabytes a second by the data sheets, by the name that CUDA gives a whole card: a slice of one
+(MIG) has a longer name, and is measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +42,11 @@ class Limits:
 
 def limits_of(scale: Scale) -> Limits:
     """Return the limits by name; measured ones for a device without a data sheet here."""
-    sheet = _SHEETS.get(torch.cuda.get_device_name()) if scale.gpu else None
-    if sheet is None:
+    name = torch.cuda.get_device_name() if scale.gpu else ""
+    terabytes, rate = _BANDWIDTHS.get(name), peak_flops(name, "bf16")
+    if terabytes is None or rate is None:
         return measured(scale)
-    terabytes, tera = sheet
-    return Limits(source="data sheet", bandwidth=terabytes * 1e12, rate=tera * 1e12)
+    return Limits(source="data sheet", bandwidth=terabytes * 1e12, rate=rate)
 
 
 def measured(scale: Scale) -> Limits:

@@ -59,6 +59,7 @@ def test_a_gpu_computes_in_what_it_has_itself(
         return itself or including_emulation
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     torch.set_float32_matmul_precision("highest")
     found = compute_dtype(TrainerConfig(precision=asked), torch.device("cuda"))
     assert found == expected
