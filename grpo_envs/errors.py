@@ -51,6 +51,10 @@ class SandboxUnavailable(SandboxError):
     """This machine gives no isolation that a program may run in; every probe is listed."""
 
 
+class ToolFailed(GrpoEnvsError, RuntimeError):
+    """A tool, its session or its server failed: the call is not wrong, its reward is invalid."""
+
+
 class ContractBroken(GrpoEnvsError, AssertionError):
     """An environment breaks a promise that `check_env` verifies."""
 

@@ -12,6 +12,10 @@ from typing import Any
 
 from grpo_envs.types import Call
 
+TOOL_PARTS: Mapping[str, float] = dict.fromkeys(
+    ("tool_calls", "tool_errors", "tool_repeats", "answered"), 0.0
+)
+"""The reward parts that `ToolEnv` adds, and their weights."""
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _CALL = re.compile(rf"{OPEN}(.*?)(?:{CLOSE}|\Z)", re.DOTALL)
 
@@ -29,12 +33,17 @@ def write_call(name: str, arguments: Mapping[str, Any]) -> str:
 def read_calls(action: str) -> tuple[str, list[Call]]:
     """Return the text beside the calls of an answer, and the calls in their order.
 
-    A call that is no JSON object with a name, or whose arguments are no object, has `error`.
+    A call that is no JSON object with a name, or whose arguments are no object, has `error`. What
+    stands in a `<think>` block is no call.
 
     >>> read_calls('Let me ask. <tool_call>{"name": "price", "arguments": {"item": "tea"}}')
     ('Let me ask.', [Call(name='price', arguments={'item': 'tea'}, error='')])
     """
-    return _CALL.sub("", action).strip(), [_read(found) for found in _CALL.findall(action)]
+    head, closed, rest = action.rpartition("</think>")
+    if "<think>" in rest:
+        return action.strip(), []
+    text = f"{head}{closed}{_CALL.sub('', rest)}".strip()
+    return text, [_read(found) for found in _CALL.findall(rest)]
 
 
 def join_results(results: Sequence[str]) -> str:

@@ -213,11 +213,7 @@ class TextEnv(gymnasium.Env[str, str]):
         if asked:
             rewards = [merged(each) for each in zip(rewards, *asked, strict=True)]
         return [
-            Reply(
-                reward=settle(reward, self._parts, self.weights),
-                observation=reply.observation,
-                done=reply.done,
-            )
+            dataclasses.replace(reply, reward=settle(reward, self._parts, self.weights))
             for reply, reward in zip(replies, rewards, strict=True)
         ]
 

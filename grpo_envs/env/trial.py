@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from grpo_envs.env.calls import write_call
 from grpo_envs.env.text import TextEnv
 from grpo_envs.env.time_limit import time_limit
 from grpo_envs.types import Problem, Reward, Turn
@@ -44,9 +46,15 @@ HOSTILE = (
     "```python\nimport sys\nsys.exit(0)\n```",
     "```python\nwhile",
     "I do not know.",
+    "<tool_call>",
+    '<tool_call>{"name": "no such tool", "arguments": {}}</tool_call>',
 )
 """What no grader may trip over, whatever the problem."""
 
+_ODD: tuple[Mapping[str, Any], ...] = (
+    {"string": "", "integer": -1, "number": -0.5, "boolean": False, "array": [], "object": {}},
+    {"string": "\x00?\ud83d'\"", "integer": 10**30, "number": 1e300, "boolean": True},
+)
 
 _WORDS = ("1", "a", "yes", "50")
 
@@ -157,6 +165,25 @@ def say_a_word_in_a_tag(problem: Problem, turns: Sequence[Turn]) -> str:
 def always(answer: str) -> Player:
     """Return who says `answer` in every turn."""
     return lambda _problem, _turns: answer
+
+
+def odd_calls(problem: Problem) -> Iterator[str]:
+    """Yield calls that no tool may trip over: without arguments, and with odd ones of each type."""
+    for tool in problem.tools:
+        properties: Mapping[str, Any] = tool.parameters.get("properties", {})
+        yield write_call(tool.name, {})
+        for odd in _ODD:
+            yield write_call(
+                tool.name, {name: _odd(each, odd) for name, each in properties.items()}
+            )
+
+
+def _odd(schema: Any, odd: Mapping[str, Any]) -> Any:
+    """Return an odd value that a schema allows, where its type and its `enum` alone say so."""
+    if not isinstance(schema, Mapping):
+        return None
+    kind = schema.get("type", "string")
+    return schema["enum"][0] if schema.get("enum") else odd.get(str(kind))
 
 
 def made_of(problem: Problem) -> Iterator[str]:

@@ -1,0 +1,264 @@
+"""Making the calls of a turn: checks, limits, time, and results as text."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import Any, Protocol
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+from referencing import Registry
+
+from grpo_envs.env.deadlines import in_time
+from grpo_envs.env.mcp_client import Server
+from grpo_envs.env.tool_schema import checked, takes_state, tool_from, tool_of_schema
+from grpo_envs.env.tool_session import Answered, Episode
+from grpo_envs.errors import ConfigError, GrpoEnvsError, ToolFailed, nearest, require
+from grpo_envs.types import Call, Tool
+
+_LONGEST_MISTAKE = 300
+"""Characters of an error that quotes what the policy wrote."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolLimits:
+    """Limits of an episode with tools: `env.tool_limits={calls: 8, call_s: 2}`."""
+
+    calls: int | None = None
+    """Calls of an episode; None for no limit but that of turns."""
+    calls_per_turn: int = 4
+    result_chars: int = 2000
+    """Characters of a result; the rest is cut off, and the result says so."""
+    call_s: float = 10.0
+    """Seconds that a call may take."""
+    sessions: int = 128
+    """Episodes whose sessions are kept open between two turns; others are played again."""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any] | None) -> ToolLimits:
+        """Read `env.tool_limits`.
+
+        Raises:
+            ConfigError: there is no limit of a name, or its value is not allowed.
+        """
+        require(given is None or isinstance(given, Mapping), _KEY, given, "limits by name")
+        usual = {field.name: field.default for field in fields(cls)}
+        for name, value in (given or {}).items():
+            if name not in usual:
+                close = nearest(str(name), usual)
+                raise ConfigError(f"{_KEY}={name}. Allowed: {', '.join(usual)}.{close}")
+            number = type(value) in ((int, float) if name == "call_s" else (int,)) and value > 0
+            none = name == "calls" and value is None
+            allowed = "seconds, above 0" if name == "call_s" else "a whole number above 0"
+            require(number or none, f"{_KEY}.{name}", value, allowed)
+        return cls(**{**asdict(cls()), **(given or {})})
+
+
+_KEY = "env.tool_limits"
+
+
+class OwnTool(Protocol):
+    """A tool of an environment."""
+
+    @property
+    def tool(self) -> Tool:
+        """What the policy is told of it."""
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the calls of a turn must be made one after the other: it has a session."""
+
+    def bind(self, arguments: Mapping[str, Any], episode: Episode) -> Callable[[], Any]:
+        """Open the session that it needs, and return the call, whose time is limited.
+
+        The call returns the result, or raises ValueError to tell the policy of a mistake.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionTool:
+    """A function as a tool."""
+
+    tool: Tool
+    function: Callable[..., Any]
+    in_order: bool
+
+    def bind(self, arguments: Mapping[str, Any], episode: Episode) -> Callable[[], Any]:
+        """Return the call of the function, with the episode's state if it takes one."""
+        return partial(self.function, *([episode.state] if self.in_order else []), **arguments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTool:
+    """A tool of an MCP server."""
+
+    tool: Tool
+    server: Server
+    seconds: float
+
+    @property
+    def in_order(self) -> bool:
+        """Whether each episode has a session of its own."""
+        return not self.server.shared
+
+    def bind(self, arguments: Mapping[str, Any], episode: Episode) -> Callable[[], Any]:
+        """Return the call in the episode's session, or in the one that all episodes share."""
+        shared = self.server.shared
+        connection = self.server.connection() if shared else episode.connection(self.server)
+        return partial(connection.call, self.tool.name, arguments, self.seconds)
+
+
+def own_tools(given: Sequence[Any], limits: ToolLimits, owner: str) -> dict[str, OwnTool]:
+    """Return an environment's tools by name.
+
+    Args:
+        given: Functions, pairs of schema and function, and MCP servers.
+        limits: Of the calls.
+        owner: The environment's name, for messages.
+
+    Raises:
+        ConfigError: something is no tool, two have one name, there is none, or a server cannot be
+            asked for its tools.
+    """
+    tools: dict[str, OwnTool] = {}
+    for each in (tool for item in given for tool in _own(item, limits)):
+        if each.tool.name in tools:
+            raise ConfigError(f"{owner}.tools: two of them have the name {each.tool.name}.")
+        tools[each.tool.name] = each
+    if not tools:
+        raise ConfigError(f"{owner}.tools is empty. Allowed: {_ALLOWED}.")
+    return tools
+
+
+_ALLOWED = "functions, (schema, function) or grpo_envs.mcp(...)"
+
+
+def _own(given: Any, limits: ToolLimits) -> list[OwnTool]:
+    if isinstance(given, Server):
+        server, seconds = given.copy(), limits.call_s
+        tools = [checked(tool) for tool in server.tools()]
+        return [ServerTool(tool=tool, server=server, seconds=seconds) for tool in tools]
+    if isinstance(given, tuple) and len(given) == 2 and callable(given[1]):
+        tool, function = tool_of_schema(given[0]), given[1]
+    elif callable(given) and not inspect.isclass(given):
+        tool, function = tool_from(given), given
+    else:
+        raise ConfigError(f"tools: {given!r} is no tool. Allowed: {_ALLOWED}.")
+    return [FunctionTool(tool=tool, function=function, in_order=takes_state(function))]
+
+
+def answer_calls(
+    calls: Sequence[Call], tools: Mapping[str, OwnTool], episode: Episode, limits: ToolLimits
+) -> list[Answered]:
+    """Make the calls of a turn; return their results in order.
+
+    All calls beyond the limit of a turn have one result, an error, together. The others are made side by side, unless one of them uses a session: then one after the other.
+
+    Raises:
+        ToolFailed: a tool raised anything but ValueError, or took too long within a session.
+        GrpoEnvsError: what a tool raised of these, such as SandboxError.
+    """
+    calls, beyond = calls[: limits.calls_per_turn], calls[limits.calls_per_turn :]
+    made = len(episode.calls)
+    answers = {i: _mistake(call, tools, limits, made + i) for i, call in enumerate(calls)}
+    ready = {i: tools[calls[i].name] for i, mistake in answers.items() if not mistake}
+    jobs = {i: own.bind(calls[i].arguments, episode) for i, own in ready.items()}
+    values: dict[int, Any] = {}
+    if any(own.in_order for own in ready.values()):
+        for i, job in jobs.items():
+            (values[i],) = in_time([job], limits.call_s)
+            if isinstance(values[i], TimeoutError):
+                raise ToolFailed(f"tool {calls[i].name} {values[i]}: its session is lost")
+            _raise_failure(calls[i].name, values[i])
+    elif jobs:
+        with ThreadPoolExecutor(len(jobs)) as threads:
+            made_now = threads.map(lambda job: in_time([job], limits.call_s)[0], jobs.values())
+            values.update(zip(jobs, made_now, strict=True))
+    found = [
+        _answered(call, values[i], limits) if i in values else _refused(call, answers[i])
+        for i, call in enumerate(calls)
+    ]
+    if beyond:
+        most = limits.calls_per_turn
+        found.append(_refused(beyond[0], f"{len(beyond)} calls not made: {most} in one turn."))
+    return found
+
+
+def _refused(call: Call, why: str) -> Answered:
+    return Answered(call=call, result=_clean(f"error: {why}"), failed=True)
+
+
+def _mistake(call: Call, tools: Mapping[str, OwnTool], limits: ToolLimits, before: int) -> str:
+    """Return why a call cannot be made after so many others of its episode; '' where it can."""
+    if limits.calls is not None and before >= limits.calls:
+        return f"no call is left of {limits.calls}. Answer without one."
+    if call.error:
+        return call.error[:_LONGEST_MISTAKE]
+    if call.name not in tools:
+        name = call.name[:_LONGEST_MISTAKE]
+        return f"no tool {name!r}. Tools: {', '.join(tools)}.{nearest(name, tools)}"
+    return _bad_arguments(call, tools[call.name].tool)
+
+
+def _bad_arguments(call: Call, tool: Tool) -> str:
+    known = tool.parameters.get("properties", {})
+    unknown = [name for name in call.arguments if name not in known]
+    if unknown and not tool.parameters.get("additionalProperties"):
+        close = nearest(unknown[0], known)
+        names = ", ".join(known) or "none"
+        return f"{tool.name} has no parameter {unknown[0][:80]!r}. Parameters: {names}.{close}"
+    validator = Draft202012Validator(tool.parameters, registry=Registry())
+    try:
+        worst = best_match(validator.iter_errors(dict(call.arguments)))
+    except RecursionError:
+        return f"{tool.name}: the arguments are nested too deeply."
+    if worst is None:
+        return ""
+    where = ".".join(map(str, worst.absolute_path))
+    return f"{tool.name}: {where and where + ': '}{worst.message}"[:_LONGEST_MISTAKE]
+
+
+def _answered(call: Call, value: Any, limits: ToolLimits) -> Answered:
+    if isinstance(value, ValueError | TimeoutError):
+        result = f"error: {value}"
+    else:
+        _raise_failure(call.name, value)
+        result = value if isinstance(value, str) else _as_json(value)
+    return Answered(
+        call=call,
+        result=_clean(_cut(result, limits.result_chars)),
+        failed=isinstance(value, Exception),
+    )
+
+
+def _raise_failure(name: str, value: Any) -> None:
+    if isinstance(value, ValueError | TimeoutError) or not isinstance(value, BaseException):
+        return
+    if isinstance(value, GrpoEnvsError):
+        raise value
+    cause = f"{type(value).__name__}: {value}"
+    raise ToolFailed(
+        f"tool {name} raised {cause} (a tool raises ValueError for a mistake of its caller)"
+    ) from value
+
+
+def _as_json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):  # an object of the author's: its own words
+        return str(value)
+
+
+def _cut(text: str, most: int) -> str:
+    left = len(text) - most
+    return text if left <= 0 else f"{text[:most]}... ({left} characters more)"
+
+
+def _clean(text: str) -> str:
+    """Return a text without halves of characters, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,208 @@
+"""ToolEnv: an environment whose episodes may call functions and MCP servers before they answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from grpo_envs.env.calls import TOOL_PARTS, join_results, read_calls
+from grpo_envs.env.rewards import respond_safely
+from grpo_envs.env.text import TextEnv
+from grpo_envs.env.tool_calls import FunctionTool, ServerTool, ToolLimits, answer_calls, own_tools
+from grpo_envs.env.tool_session import Answered, Episode, Sessions
+from grpo_envs.errors import ConfigError, ToolFailed, require
+from grpo_envs.types import Call, Problem, Reply, Reward, Turn
+
+_MOST_TURNS = 100
+
+
+class ToolEnv(TextEnv):
+    """Questions that tools help with: write `tools`, `draw` and `score`.
+
+    A turn with calls is answered with their results, and the episode goes on; a turn without a
+    call is the answer, which `score` grades. What the policy may do wrong is answered with
+    "error: ...": a call that cannot be read, an unknown tool, arguments of another type.
+
+    Four parts of weight 0 are added to each reward, and logged: `tool_calls`, `tool_errors` and
+    `tool_repeats` count the calls, those that failed, and those that the episode had made before;
+    `answered` is 1 for the turn without a call.
+
+    Optional: `session` (what an episode holds), `step_reward` (pays for calls), `score_episode`
+    (pays for the answer by the whole episode).
+    """
+
+    tools: Sequence[Any] = ()
+    """Functions with type hints and a docstring, pairs of (schema, function), and
+    `grpo_envs.mcp(...)`. A subclass that chooses them by a keyword sets `self.tools` before it
+    calls `super().__init__`."""
+    max_turns: int = 4
+    concurrency = "threads"
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        turns: int | None = None,
+        tool_limits: Mapping[str, Any] | None = None,
+        rewards: Mapping[str, Any] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Make the environment; MCP servers are asked for their tools.
+
+        Args:
+            split: `train` or `eval`.
+            turns: Turns of an episode, the answer among them; the class's `max_turns` when null.
+            tool_limits: {calls: of an episode, calls_per_turn: 4, result_chars: 2000, call_s: 10,
+                sessions: 128}, see docs/tools.md.
+            rewards: Weights of the reward parts, and reward functions to add.
+            render_mode: None or `ansi`.
+
+        Raises:
+            ConfigError: a value is not allowed, a tool cannot be used, or a server does not start.
+        """
+        super().__init__(
+            split, parts={**self.parts, **TOOL_PARTS}, rewards=rewards, render_mode=render_mode
+        )
+        self._declared = dict(self.parts)  # how an answer was found does not make it right
+        whole = turns is None or (type(turns) is int and 1 <= turns <= _MOST_TURNS)
+        require(whole, "env.turns", turns, f"1 to {_MOST_TURNS}")
+        self.max_turns = type(self).max_turns if turns is None else turns
+        self.limits = ToolLimits.of(tool_limits)
+        self._own_tools = own_tools(self.tools, self.limits, type(self).__name__)
+        self._sessions = Sessions(self.limits.sessions)
+        self._require_session()
+
+    # What the author may write.
+
+    def session(self, problem: Problem) -> Iterator[Any]:
+        """Open what an episode holds, `yield` it, and close it.
+
+        Tools whose first parameter is `state` are given what is yielded. It is opened at the first
+        call that needs it. The same calls in the same order must give the same results: a session
+        may be opened and played again.
+        """
+        yield None
+
+    def step_reward(self, problem: Problem, call: Call, result: str) -> Mapping[str, float]:
+        """Return the reward parts that a call earns; those of an episode are added up."""
+        return {}
+
+    def score_episode(self, problem: Problem, answer: str, episode: Episode) -> Reward:
+        """Grade the turn without a call by the whole episode: its turns, calls and state."""
+        return self.score(problem, answer)
+
+    # What the framework calls.
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """The least and the most that an answer can earn; calls are counted, up to their limit."""
+        low, high = super().reward_range
+        more = self.max_turns * (self.limits.calls_per_turn + 1) - 1
+        counts = [self._parts[name].range for name in TOOL_PARTS if name != "answered"]
+        ends = (math.fsum(each) * more for each in zip(*counts, strict=True))
+        return low + next(ends), high + next(ends)
+
+    def problem(self, seed: int, split: str | None = None) -> Problem:
+        """Return problem number `seed` of `split`, with the tools."""
+        return self._with_tools(super().problem(seed, split))
+
+    def problem_of(self, row: Any) -> Problem:
+        """Return the problem of a row, with the tools."""
+        return self._with_tools(super().problem_of(row))
+
+    def own_replies(
+        self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
+    ) -> list[Reply]:
+        """Answer the last turn of each episode."""
+        pairs = zip(problems, episodes, strict=True)
+        return [respond_safely(self.respond, problem, turns) for problem, turns in pairs]
+
+    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+        """Make the calls of the last turn, or grade it where it has none.
+
+        Raises:
+            ToolFailed: a tool, its session or its server failed.
+        """
+        *past, last = turns
+        episode = self._sessions.take(problem, past) or self._play(problem, past)
+        with ExitStack() as closing:
+            closing.callback(episode.close)
+            episode.turns = tuple(turns)
+            reply = self._reply(problem, last.action, episode)
+            if not reply.done and len(turns) < self.turns_of(problem):
+                said = dataclasses.replace(last, observation=reply.observation)
+                episode.turns = (*past, said)
+                closing.pop_all()
+                self._sessions.keep(episode)
+        return reply
+
+    def close(self) -> None:
+        """Close all sessions, and the servers that episodes share."""
+        self._sessions.close()
+        for own in self._own_tools.values():
+            if isinstance(own, ServerTool):
+                own.server.close()
+
+    def _reply(self, problem: Problem, action: str, episode: Episode) -> Reply:
+        _, calls = read_calls(action)
+        if not calls:
+            reward = self.score_episode(problem, action, episode)
+            parts = {**reward.parts, "answered": 1.0}
+            return Reply(reward=dataclasses.replace(reward, parts=parts))
+        before = [done.call for done in episode.calls]
+        answered = self._answer(calls, problem, episode)
+        made = [*before, *(each.call for each in answered)]
+        parts = {
+            "tool_calls": float(len(answered)),
+            "tool_errors": float(sum(each.failed for each in answered)),
+            "tool_repeats": float(sum(made[i] in made[:i] for i in range(len(before), len(made)))),
+        }
+        for each in answered:
+            for name, value in self.step_reward(problem, each.call, each.result).items():
+                parts[name] = parts.get(name, 0.0) + value
+        results = tuple(each.result for each in answered)
+        reward = Reward(parts=parts)
+        return Reply(reward=reward, observation=join_results(results), done=False, results=results)
+
+    def _answer(self, calls: list[Call], problem: Problem, episode: Episode) -> list[Answered]:
+        offered = {tool.name for tool in problem.tools} or {*self._own_tools}
+        tools = {name: own for name, own in self._own_tools.items() if name in offered}
+        answered = answer_calls(calls, tools, episode, self.limits)
+        episode.calls += answered
+        return answered
+
+    def _play(self, problem: Problem, turns: Sequence[Turn]) -> Episode:
+        """Return an episode that has made the calls of these turns.
+
+        Raises:
+            ToolFailed: a call has another result than before.
+        """
+        episode = Episode(problem, self.session)
+        with ExitStack() as closing:
+            closing.callback(episode.close)
+            for number, turn in enumerate(turns, 1):
+                _, calls = read_calls(turn.action)
+                results = [each.result for each in self._answer(calls, problem, episode)]
+                if calls and join_results(results) != turn.observation:
+                    raise ToolFailed(
+                        f"the calls of turn {number} were made again, in a new session, and gave "
+                        f"{join_results(results)[:80]!r} in place of {turn.observation[:80]!r}"
+                    )
+            closing.pop_all()
+        return episode
+
+    def _with_tools(self, problem: Problem) -> Problem:
+        every = tuple(own.tool for own in self._own_tools.values())
+        return dataclasses.replace(problem, tools=problem.tools or every)
+
+    def _require_session(self) -> None:
+        for name, own in self._own_tools.items():
+            takes = isinstance(own, FunctionTool) and own.in_order
+            if takes and type(self).session is ToolEnv.session:
+                owner = type(self).__name__
+                raise ConfigError(
+                    f"tool {name} takes a state, and {owner} has no session(problem)."
+                )

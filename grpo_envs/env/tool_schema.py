@@ -1,0 +1,174 @@
+"""From a Python function to a tool: type hints and docstring become its JSON Schema."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import jsonschema
+from jsonschema import Draft202012Validator
+
+from grpo_envs.errors import ConfigError
+from grpo_envs.types import Tool
+
+STATE = "state"
+"""A first parameter of this name is given what the environment's `session` yields. The policy
+neither sees nor sets it."""
+_PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+_TYPES = "str, int, float, bool, None, list, dict, Literal, Any, and unions of them"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+
+
+def tool_from(function: Callable[..., Any]) -> Tool:
+    """Return the tool that a function is.
+
+    The docstring's text before its sections is the description of the tool. Its `Args:` (Google
+    style) or `:param x:` lines (reST) describe the parameters.
+
+    Args:
+        function: Every parameter needs a type hint and a description; one with a default value is
+            optional. A first parameter `state` is left out.
+
+    Raises:
+        ConfigError: a type hint or a description is missing, or is not one of those that are read.
+    """
+    name = getattr(function, "__name__", type(function).__name__)
+    about, described = _docstring(function)
+    if not about:
+        raise ConfigError(f"tool {name}: it has no docstring, which tells the model what it does.")
+    properties: dict[str, Any] = {}
+    required = []
+    hints = _hints(name, function)
+    for parameter in inspect.signature(function).parameters.values():
+        key = parameter.name
+        if key == STATE:
+            continue
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ConfigError(f"tool {name}: *{key}. Allowed: parameters with a name and a type.")
+        if key not in hints:
+            raise ConfigError(f"tool {name}: parameter {key} has no type hint. Allowed: {_TYPES}.")
+        if key not in described:
+            raise ConfigError(
+                f"tool {name}: the docstring does not describe parameter {key}. Allowed: a line "
+                f"`{key}: ...` under `Args:`, or `:param {key}: ...`."
+            )
+        schema = _schema(hints[key], f"tool {name}: parameter {key}")
+        properties[key] = schema | {"description": described[key]}
+        if parameter.default is parameter.empty:
+            required.append(key)
+    parameters: dict[str, Any] = {"type": "object", "properties": properties}
+    if required:
+        parameters["required"] = required
+    return checked(Tool(name=name, description=about, parameters=parameters))
+
+
+def tool_of_schema(given: Mapping[str, Any] | Tool) -> Tool:
+    """Return the tool of a schema in OpenAI's form, with or without its outer `function`.
+
+    Raises:
+        ConfigError: it has no name, or its parameters are no JSON Schema of an object.
+    """
+    if isinstance(given, Tool):
+        return checked(given)
+    about = given.get("function", given) if isinstance(given, Mapping) else {}
+    if not isinstance(about, Mapping) or not isinstance(about.get("name"), str):
+        raise ConfigError(
+            f'tool schema {given}. Allowed: {{"name": ..., "description": ..., "parameters": ...}}.'
+        )
+    empty = {"type": "object", "properties": {}}
+    description, parameters = about.get("description", ""), about.get("parameters", empty)
+    return checked(Tool(name=about["name"], description=description, parameters=parameters))
+
+
+def checked(tool: Tool) -> Tool:
+    """Return a tool whose name and schema can be used.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if not _NAME.fullmatch(tool.name):
+        allowed = "letters, digits, _ and -, at most 64, a letter first"
+        raise ConfigError(f"tool {tool.name}: no name for a tool. Allowed: {allowed}.")
+    try:
+        Draft202012Validator.check_schema(tool.parameters)
+    except (jsonschema.SchemaError, RecursionError) as error:
+        cause = getattr(error, "message", str(error))
+        raise ConfigError(f"tool {tool.name}: its parameters are no JSON Schema: {cause}") from None
+    if tool.parameters.get("type") != "object":
+        raise ConfigError(f"tool {tool.name}: its parameters are no schema of type object.")
+    return tool
+
+
+def takes_state(function: Callable[..., Any]) -> bool:
+    """Return whether the first parameter of a function is `state`."""
+    return next(iter(inspect.signature(function).parameters), "") == STATE
+
+
+def _hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function if inspect.isroutine(function) else type(function).__call__)
+    except NameError as error:
+        raise ConfigError(f"tool {name}: a type hint cannot be read: {error}.") from error
+
+
+def _schema(hint: Any, where: str) -> dict[str, Any]:
+    """Return the JSON Schema of a type hint."""
+    origin, given = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _schema(given[0], where)
+    if hint is Any:
+        return {}
+    if hint in _PLAIN:
+        return {"type": _PLAIN[hint]}
+    if origin is Literal:
+        kinds = {_PLAIN[type(value)] for value in given if type(value) in _PLAIN}
+        return {"type": kinds.pop(), "enum": [*given]} if len(kinds) == 1 else {"enum": [*given]}
+    if origin in (Union, types.UnionType):
+        return _union([_schema(each, where) for each in given])
+    if (origin or hint) in (list, Sequence):
+        return {"type": "array", **({"items": _schema(given[0], where)} if given else {})}
+    if (origin or hint) in (dict, Mapping) and (not given or given[0] is str):
+        values = {"additionalProperties": _schema(given[1], where)} if given else {}
+        return {"type": "object", **values}
+    shown = hint.__name__ if isinstance(hint, type) and not given else hint
+    raise ConfigError(f"{where} has the type hint {shown}. Allowed: {_TYPES}.")
+
+
+def _union(schemas: list[dict[str, Any]]) -> dict[str, Any]:
+    if all([*schema] == ["type"] for schema in schemas):
+        return {"type": [schema["type"] for schema in schemas]}
+    return {"anyOf": schemas}
+
+
+_SECTION = re.compile(r"^(Args|Arguments|Parameters|Returns?|Raises|Yields?|Examples?|Notes?):\s*$")
+_ENTRY = re.compile(r"(\*{0,2}\w+)\s*(?:\([^)]*\))?:\s*(.*)")
+_FIELD = re.compile(r"^:(\w+)\s*([^:]*):\s*(.*)$")
+
+
+def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """Return the text before the sections of a docstring, and the descriptions of parameters."""
+    lines = (inspect.getdoc(function) or "").splitlines()
+    about: list[str] = []
+    described: dict[str, str] = {}
+    section, depth, current = "", 0, ""
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        if (found := _SECTION.match(line)) or (field := _FIELD.match(line)):
+            section, depth, current = (found[1] if found else "field"), 0, ""
+            if not found and field and field[1] == "param":
+                current = field[2].split()[-1] if field[2].split() else ""
+                described[current] = field[3]
+        elif section == "field" or (current and indent > depth > 0):
+            if current and line.strip():
+                described[current] = f"{described[current]} {line.strip()}".strip()
+        elif section in ("Args", "Arguments", "Parameters") and line.strip():
+            depth = depth or indent
+            if entry := _ENTRY.fullmatch(line.strip()):
+                current = entry[1].lstrip("*")
+                described[current] = entry[2]
+        elif not section:
+            about.append(line.strip())
+    return " ".join(" ".join(about).split()), described

@@ -1,0 +1,118 @@
+"""What is open while episodes with tools go on: sessions of environments and of MCP servers.
+
+`respond` is a function of a problem and its turns. A session is therefore found by these, and is
+opened anew and played to where it stood when it is not open any more: in another process, say.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from grpo_envs.env.mcp_client import Connection, Server
+from grpo_envs.types import Call, Problem, Turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A call of the policy, and its result."""
+
+    call: Call
+    result: str
+    """As the policy reads it."""
+    failed: bool
+    """Whether the result is an error: of the call, or one that the tool told of (ValueError)."""
+
+
+class Episode:
+    """One episode: its calls so far, and what it holds, which is opened when it is first used."""
+
+    def __init__(self, problem: Problem, open_session: Callable[[Problem], Any]) -> None:
+        """Begin an episode of a problem, which opens its session with `open_session`."""
+        self.problem = problem
+        self.turns: tuple[Turn, ...] = ()
+        """The turns that it has played, with their observations."""
+        self.calls: list[Answered] = []
+        """All calls so far, in order."""
+        self._open_session = open_session
+        self._held = ExitStack()
+        self._state: list[Any] = []
+        self._connections: dict[int, Connection] = {}
+
+    @property
+    def state(self) -> Any:
+        """What the environment's `session` yields for this episode."""
+        if not self._state:
+            opened = self._open_session(self.problem)
+            if not isinstance(opened, AbstractContextManager):
+                opened = contextmanager(lambda: opened)()
+            self._state.append(self._held.enter_context(opened))
+        return self._state[0]
+
+    def connection(self, server: Server) -> Connection:
+        """Return the episode's own session with a server.
+
+        Raises:
+            ToolFailed: the server cannot be started or reached.
+        """
+        if id(server) not in self._connections:
+            connection = server.connect()
+            self._held.callback(connection.close)
+            self._connections[id(server)] = connection
+        return self._connections[id(server)]
+
+    def close(self) -> None:
+        """Close all that it holds."""
+        self._held.close()
+
+
+class Sessions:
+    """The episodes that go on, until their next turn comes. Several threads may use it."""
+
+    def __init__(self, most: int) -> None:
+        """Keep at most `most` of them: beyond that the one that has waited longest is closed."""
+        self._most = most
+        self._kept: list[Episode] = []
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Sessions], tuple[int]]:
+        """Send no open session to another process: it is played again there."""
+        return Sessions, (self._most,)
+
+    def take(self, problem: Problem, turns: Sequence[Turn]) -> Episode | None:
+        """Return an episode of the problem that has played just these turns, and forget it."""
+        said = [(turn.action, turn.observation) for turn in turns]
+        with self._lock:
+            for i, episode in enumerate(self._kept):
+                same = episode.problem is problem or episode.problem == problem
+                if [(t.action, t.observation) for t in episode.turns] == said and same:
+                    return self._kept.pop(i)
+        return None
+
+    def keep(self, episode: Episode) -> None:
+        """Keep an episode for its next turn."""
+        with self._lock:
+            self._kept.append(episode)
+            old = self._kept[: -self._most]
+            del self._kept[: -self._most]
+        _close(old)
+
+    def close(self) -> None:
+        """Close all of them."""
+        with self._lock:
+            old, self._kept = self._kept, []
+        _close(old)
+
+
+def _close(episodes: Sequence[Episode]) -> None:
+    """Close episodes that no reward depends on any more: what goes wrong is a warning."""
+    for episode in episodes:
+        try:
+            episode.close()
+        except Exception as error:  # noqa: BLE001  the author's session, in its own words
+            text = f"closing a session failed: {type(error).__name__}: {error}"
+            warnings.warn(text, stacklevel=2)
