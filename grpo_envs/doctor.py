@@ -20,6 +20,7 @@ from grpo_envs.runtime.files import shown
 from grpo_envs.runtime.terminal import exit_on_error
 from grpo_envs.training import rules
 from grpo_envs.training.stretch import WHOLE, Symptom, whole
+from grpo_envs.training.tool_rules import tools
 
 _RISE = 0.1
 """Of a reward part: more than the noise of a quarter of a short run."""
@@ -49,7 +50,7 @@ def diagnose(run: Record) -> list[Symptom]:
         *(*rules.invalid(seen), *rules.not_finite(seen), *_leak(run)),
         *(*rules.truncated(seen), *rules.runaway(seen), *rules.collapsed(seen)),
         *(*rules.flat(seen), *_longer(run), *_shape_only(run), *_held_out(run)),
-        *(*rules.constant(seen), *_still(run), *rules.gap(seen)),
+        *(*tools(seen), *rules.constant(seen), *_still(run), *rules.gap(seen)),
     ]
 
 

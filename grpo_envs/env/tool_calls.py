@@ -157,7 +157,8 @@ def answer_calls(
 ) -> list[Answered]:
     """Make the calls of a turn; return their results in order.
 
-    All calls beyond the limit of a turn have one result, an error, together. The others are made side by side, unless one of them uses a session: then one after the other.
+    Calls beyond the limit of a turn have one result together, an error. The others are made side by
+    side, unless one of them uses a session: then one after the other.
 
     Raises:
         ToolFailed: a tool raised anything but ValueError, or took too long within a session.

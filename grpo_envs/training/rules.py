@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
 
+from grpo_envs.env.calls import TOOL_PARTS
 from grpo_envs.runs.record import NOT_PARTS, Record
 from grpo_envs.training.stretch import Stretch, Symptom
 
@@ -181,6 +182,8 @@ def constant(seen: Stretch) -> Iterator[Symptom]:
     names = {name for row in seen.steps for name in row if name.startswith("reward/")}
     for name in sorted(names - NOT_PARTS):
         part, column = name.removeprefix("reward/"), seen.column(name)
+        if part.rpartition("/")[2] in TOOL_PARTS:
+            continue  # `tool_rules` judges them
         if len(column) < seen.limits.constant or min(column) != max(column):
             continue
         weight = float(weights.get(part, 1.0))

@@ -9,6 +9,7 @@ from statistics import fmean
 
 from grpo_envs.training import rules
 from grpo_envs.training.stretch import WINDOW, Level, Stretch, Symptom
+from grpo_envs.training.tool_rules import tools
 
 STEPS = 10
 """Steps that most rules look at."""
@@ -55,4 +56,5 @@ class Watch:
         return [
             *(*rules.invalid(seen), *rules.truncated(seen), *rules.runaway(seen)),
             *(*rules.collapsed(seen), *rules.flat(seen), *rules.constant(seen), *rules.gap(seen)),
+            *tools(seen),
         ]

@@ -76,6 +76,44 @@ def test_a_run_that_has_learnt_its_task_is_not_ill() -> None:
     assert [finding.name for finding in diagnose(known)] == ["too easy"]
 
 
+@pytest.mark.parametrize(
+    ("calls", "errors", "repeats", "answered", "found"),
+    [
+        pytest.param(1.0, 0.4, 0.4, 0.9, [], id="tools at work"),
+        pytest.param(0.01, 0.0, 0.0, 1.0, ["never calls"], id="never"),
+        pytest.param(0.02, 0.0, 0.0, 1.0, [], id="now and then"),
+        pytest.param(1.0, 0.0, 0.0, 0.09, ["only calls"], id="only calls"),
+        pytest.param(0.9, 0.0, 0.0, 0.09, [], id="neither calls nor answers"),
+        pytest.param(1.0, 0.5, 0.0, 0.5, ["calls fail"], id="they fail"),
+        pytest.param(2.0, 0.0, 1.0, 0.5, ["same call"], id="the same again"),
+        pytest.param(4.0, 4.0, 3.0, 0.0, ["only calls", "calls fail", "same call"], id="all of it"),
+    ],
+)
+def test_how_tools_are_used(
+    calls: float, errors: float, repeats: float, answered: float, found: list[str]
+) -> None:
+    run = made_of(
+        40,
+        reward__mean=lambda i: 0.3 + i / 100,
+        reward__correct=lambda i: 0.3 + i / 100,
+        reward__tool_calls=lambda i: calls,
+        reward__tool_errors=lambda i: errors,
+        reward__tool_repeats=lambda i: repeats,
+        reward__answered=lambda i: answered,
+    )
+    assert [finding.name for finding in diagnose(run)] == found
+
+
+def test_who_needs_no_tool_is_not_ill() -> None:
+    run = made_of(
+        40,
+        reward__mean=lambda i: 0.5 + min(i, 30) / 60,
+        reward__correct=lambda i: 0.5 + min(i, 30) / 60,
+        reward__tool_calls=lambda i: 0.0,
+    )
+    assert diagnose(run) == []
+
+
 # Each limit at its edge. A run has 40 steps: the first and the last quarter are ten of them each.
 
 

@@ -41,6 +41,44 @@ def test_a_healthy_run_is_silent() -> None:
     assert warnings_of(step(i) for i in range(120)) == []
 
 
+TOOLS = {"reward__tool_calls": 1.5, "reward__tool_errors": 0.3, "reward__tool_repeats": 0.2}
+"""Of a healthy run with tools, with `reward/answered` 0.9."""
+
+
+def tool_steps(**changes: float) -> list[Step]:
+    """Steps of a run with tools."""
+    return [step(i, **{**TOOLS, "reward__answered": 0.9, **changes}) for i in range(30)]
+
+
+def test_a_run_with_tools_that_works_is_silent() -> None:
+    assert warnings_of(tool_steps()) == []
+    assert warnings_of(tool_steps(reward__tool_errors=0.0, reward__answered=1.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tool_calls": 0.01, "tool_errors": 0, "tool_repeats": 0}, "never calls a tool"),
+        ({"answered": 0.05}, "never answers"),
+        ({"tool_errors": 0.8}, "Most tool calls fail"),
+        ({"tool_repeats": 0.8}, "repeats the same call"),
+    ],
+)
+def test_how_tools_are_used(changes: dict[str, float], says: str) -> None:
+    changed = {f"reward__{name}": value for name, value in changes.items()}
+    (found,) = warnings_of(tool_steps(**changed))
+    assert says in found[1]
+    assert "Turn: " in found[1]
+
+
+def test_tools_of_a_mixture_are_judged_by_environment() -> None:
+    parts = {"a/tool_calls": 0.0, "a/answered": 1.0, "b/tool_calls": 1.0, "b/answered": 1.0}
+    steps = [step(i, **{f"reward__{part}": x for part, x in parts.items()}) for i in range(30)]
+    (found,) = warnings_of(steps)
+    assert "never calls" in found[1]
+    assert "reward/a/tool_calls is 0.00" in found[1]
+
+
 CONDITIONS = [
     pytest.param(
         {"group__zero_std": 1.0},

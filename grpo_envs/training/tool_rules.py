@@ -1,0 +1,77 @@
+"""How tools are used: rules over the reward parts that `ToolEnv` adds to each reward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import fmean
+
+from grpo_envs.training.rules import KNOWN
+from grpo_envs.training.stretch import Stretch, Symptom
+
+SELDOM = 0.02
+"""Calls of an episode below which tools are never called."""
+UNANSWERED = 0.1
+"""Share of the episodes with an answer below which there are only calls."""
+MOST = 0.5
+"""Share of the calls from which on most of them fail, or repeat earlier ones."""
+
+
+def tools(seen: Stretch) -> Iterator[Symptom]:
+    """Tools are never called, only called, called wrongly or called again with the same arguments.
+
+    An environment of a mixture is judged for itself.
+    """
+    names = {name for row in seen.steps for name in row if name.startswith("reward/")}
+    for name in sorted(name for name in names if name.endswith("/tool_calls")):
+        yield from _of(seen, name.removesuffix("tool_calls"))
+
+
+def _of(seen: Stretch, where: str) -> Iterator[Symptom]:
+    """Judge one environment, whose metrics begin with `where`."""
+    column = seen.late(f"{where}tool_calls")
+    if seen.run is None and len(column) < len(seen.steps):
+        return  # a mixture that has just begun to draw from it
+    calls, answered, failed, again = (
+        fmean(seen.late(f"{where}{part}") or [0.0])
+        for part in ("tool_calls", "answered", "tool_errors", "tool_repeats")
+    )
+    main = seen.run.main_part if seen.run else None
+    known = seen.run is not None and main is not None and seen.run.late(f"reward/{main}") > KNOWN
+    mean = f"mean of {len(column)} step{'s' * (len(column) != 1)}"
+    if calls < SELDOM and not known:
+        yield Symptom(
+            name="never calls",
+            part=where.removeprefix("reward/"),
+            says="The model never calls a tool, usually because its chat template does not show "
+            "them or it was never trained to call any.",
+            evidence=f"{where}tool_calls is {calls:.2f} ({mean})",
+            turn="model.path to a model that was trained with tools; a system prompt that shows a "
+            "call; env.rewards={tool_calls: 0.05} for the first steps",
+        )
+    elif calls >= 1 and answered < UNANSWERED:
+        yield Symptom(
+            name="only calls",
+            part=where.removeprefix("reward/"),
+            says="The model calls tools until its turns are used up, and never answers.",
+            evidence=f"{calls:.1f} calls per episode, {answered:.0%} of the episodes have an "
+            f"answer ({mean})",
+            turn="env.turns up, env.tool_limits={calls: 2} (a result then says that no call is "
+            "left), or sampler.max_new_tokens up",
+        )
+    if calls >= SELDOM and failed >= MOST * calls:
+        yield Symptom(
+            name="calls fail",
+            part=where.removeprefix("reward/"),
+            says="Most tool calls fail: the model writes calls that the tools do not take.",
+            evidence=f"{failed / calls:.0%} of the calls have an error as their result ({mean})",
+            turn="the tool's description and types (python -m grpo_envs.play shows the errors), or "
+            "env.rewards={tool_errors: -0.05}",
+        )
+    if calls >= SELDOM and again >= MOST * calls:
+        yield Symptom(
+            name="same call",
+            part=where.removeprefix("reward/"),
+            says="The model repeats the same call, whose result it has read already.",
+            evidence=f"{again / calls:.0%} of the calls repeat one of their episode ({mean})",
+            turn="env.rewards={tool_repeats: -0.05}, or env.tool_limits={calls: 2}",
+        )
