@@ -1,12 +1,12 @@
-"""Arithmetic with a calculator to ask.
+"""Arithmetic with a calculator to call.
 
 Task: "What is 347*286-199?" (see `questions.py` for the levels).
-A turn ends in one of two blocks, after any `<think>` block: `<tool>347*286</tool>` is answered with
-the result, or with an error, and the episode goes on; `<answer>99043</answer>` ends it. A turn with
-neither, with both or with several is answered with the rule and costs the turn.
-Answer: a whole number; the question itself, or anything else to be worked out, is wrong.
-Reward, paid once, at the end: `correct` for the number, `format` for the share of the turns that
-end in their block; `tool` tells whether a tool gave a result, and weighs nothing.
+Tool: `calculator(expression)`, or with `tool=python` the sandbox, `python(code)`.
+Answer: a whole number in `<answer>...</answer>`, after at most one `<think>` block; the question
+itself, or anything else to be worked out, is wrong.
+Reward, paid with the answer: `correct` for the number, `format` for the share of the turns that are
+one call or one answer and nothing beside it; `tool` tells whether a call gave a result, and weighs
+nothing.
 """
 
 import random
@@ -14,24 +14,42 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from grpo_env_tools.questions import LEVELS, CalculatorRecipe, generate
-from grpo_env_tools.tools import TOOLS
-from grpo_envs.env import SPLITS, TextEnv
+from grpo_envs import Problem, Reward, ToolEnv, Turn, write_call
+from grpo_envs.env import SPLITS
+from grpo_envs.env.calls import read_calls
+from grpo_envs.env.tool_session import Episode
 from grpo_envs.errors import ConfigError, require, require_one_of
-from grpo_envs.graders.arithmetic import whole_number
-from grpo_envs.graders.text import Block, only_block
+from grpo_envs.graders.arithmetic import Unreadable, whole_number, work_out
+from grpo_envs.graders.text import after_think, only_block
+from grpo_envs.sandbox import python_tool
+from grpo_envs.sandbox.shared import shared_pool
 from grpo_envs.seeding import split_of
-from grpo_envs.types import Problem, Reply, Reward, Turn
 
-ANSWER, TOOL = "answer", "tool"
-EXPLAIN = "Write one <tool></tool> or one <answer></answer>."
+LONGEST = 60
+"""Characters of the calculator's results: they go into the policy's context."""
 _MOST_TRIES = 10_000
-_NOTHING = {"correct": 0.0, "format": 0.0, "tool": 0.0}
 
 
-class CalculatorEnv(TextEnv):
+def calculator(expression: str) -> str:
+    """Work out arithmetic.
+
+    Args:
+        expression: Such as 3*(4+5)/6.
+    """
+    try:
+        result = str(work_out(expression).value)
+    except Unreadable as error:
+        raise ValueError(str(error)) from error
+    if len(result) > LONGEST:
+        raise ValueError("the result is too long")
+    return result
+
+
+class CalculatorEnv(ToolEnv):
     """Questions with a whole number as their answer, and a tool that can find it."""
 
     parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.1, "tool": 0.0}
+    system_prompt = "You may think in <think></think>. Answer in <answer></answer>."
 
     def __init__(
         self,
@@ -43,6 +61,7 @@ class CalculatorEnv(TextEnv):
         operators: str | None = None,
         turns: int = 4,
         tool: str = "calculator",
+        tool_limits: Mapping[str, Any] | None = None,
         sandbox: str = "auto",
         rewards: dict[str, Any] | None = None,
         render_mode: str | None = None,
@@ -56,19 +75,20 @@ class CalculatorEnv(TextEnv):
             terms: How many terms are added and subtracted, in place of the level's.
             digits: Digits of a number, in place of the level's.
             operators: Some of `+-*/` and `(`, in place of the level's.
-            turns: Tool calls and answers per episode.
+            turns: Turns of an episode, the answer among them.
             tool: What may be called: `calculator`, or `python`, which runs in the sandbox.
+            tool_limits: {calls: of an episode, calls_per_turn: 4, result_chars: 200, call_s: 10,
+                sessions: 128}, see docs/tools.md.
             sandbox: Isolation of `python`, see grpo_envs/sandbox: `auto`, or a level by name.
-            rewards: Weights of `correct`, `format` and `tool`.
+            rewards: Weights of `correct`, `format` and `tool`, and of what is counted of the calls.
             render_mode: None or `ansi`.
 
         Raises:
             ConfigError: a value is not allowed, or leaves too few questions.
             SandboxUnavailable: `python` is asked for and this machine has no such isolation.
         """
-        super().__init__(split, rewards=rewards, render_mode=render_mode)
         require_one_of("env.level", level, LEVELS)
-        require_one_of("env.tool", tool, TOOLS)
+        require_one_of("env.tool", tool, ("calculator", "python"))
         require(type(turns) is int and 1 <= turns <= 20, "env.turns", turns, "1 to 20")
         base = LEVELS[level]
         self.recipe = CalculatorRecipe(
@@ -76,10 +96,12 @@ class CalculatorEnv(TextEnv):
             terms=base.terms if terms is None else terms,
             digits=base.digits if digits is None else digits,
         )
-        self.max_turns, self.tool = turns, TOOLS[tool](sandbox)
-        self.concurrency = "threads" if self.tool.slow else "auto"
-        self.system_prompt = (
-            f"You may think in <think></think>. {self.tool.about} Answer in <answer></answer>."
+        self.tool = tool
+        python = tool == "python"
+        self.tools = [python_tool(shared_pool(sandbox, None)) if python else calculator]
+        limits = {"result_chars": 200, **(tool_limits or {})}
+        super().__init__(
+            split, turns=turns, tool_limits=limits, rewards=rewards, render_mode=render_mode
         )
         for each in SPLITS:
             self.problem(0, each)  # raises where there are no questions
@@ -98,35 +120,31 @@ class CalculatorEnv(TextEnv):
 
     def score(self, problem: Problem, answer: str) -> Reward:
         """Grade an answer given at once."""
-        return self.respond(problem, [Turn(action=answer)]).reward
+        block = only_block(answer, "answer")
+        right = block is not None and whole_number(block.text) == int(problem.gold)
+        form = block is not None and block.neat
+        return Reward(parts={"correct": float(right), "format": float(form), "tool": 0.0})
 
-    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
-        """Call the tool, or grade the answer; pay at the end."""
-        block = _block(turns[-1])
-        if block and block.tag == ANSWER:
-            right = whole_number(block.text) == int(problem.gold)
-            blocks = [_block(turn) for turn in turns]
-            parts = {
-                "correct": float(right),
-                "format": sum(each is not None and each.neat for each in blocks) / len(turns),
-                "tool": float(any(_gave_a_result(turn) for turn in turns)),
-            }
-            return Reply(reward=Reward(parts=parts))
-        observation = self.tool.call(block.text) if block else EXPLAIN
-        return Reply(reward=Reward(parts=_NOTHING), observation=observation, done=False)
+    def score_episode(self, problem: Problem, answer: str, episode: Episode) -> Reward:
+        """Grade the answer, and the form of the turns before it."""
+        parts = dict(self.score(problem, answer).parts)
+        calls = sum(map(_neat_call, episode.turns[:-1]))
+        parts["format"] = (parts["format"] + calls) / len(episode.turns)
+        parts["tool"] = float(not all(call.failed for call in episode.calls))
+        return Reward(parts=parts)
 
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
-        """Ask the tool for all of it, then say what it said."""
-        results = [turn.observation for turn in turns if _gave_a_result(turn)]
-        if results and whole_number(results[-1]) is not None:
-            return f"<answer>{results[-1].strip()}</answer>"
-        return f"<tool>{self.tool.ask(problem.meta['expression'])}</tool>"
+        """Call the tool with all of it, then say what it said."""
+        for turn in turns[::-1]:
+            if read_calls(turn.action)[1] and whole_number(turn.observation) is not None:
+                return f"<answer>{turn.observation.strip()}</answer>"
+        expression = problem.meta["expression"]
+        if self.tool == "python":  # quotients are exact
+            return write_call("python", {"code": f"print({expression.replace('/', '//')})"})
+        return write_call("calculator", {"expression": expression})
 
 
-def _block(turn: Turn) -> Block | None:
-    return only_block(turn.action, ANSWER, TOOL)
-
-
-def _gave_a_result(turn: Turn) -> bool:
-    block = _block(turn)
-    return bool(block and block.tag == TOOL and not turn.observation.startswith("error"))
+def _neat_call(turn: Turn) -> bool:
+    """Return whether a turn is one call that can be read, after at most one `<think>` block."""
+    text, calls = read_calls(turn.action)
+    return len(calls) == 1 and not calls[0].error and not (after_think(text) or "").strip()

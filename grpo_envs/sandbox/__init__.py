@@ -2,6 +2,7 @@
 
 from grpo_envs.errors import SandboxError, SandboxUnavailable
 from grpo_envs.sandbox.pool import LocalPool
+from grpo_envs.sandbox.tool import python_tool
 from grpo_envs.sandbox.types import Backend, Calls, Limits, Raised, Returned, RunResult, Verdict
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "SandboxError",
     "SandboxUnavailable",
     "Verdict",
+    "python_tool",
 ]
