@@ -110,7 +110,8 @@ class ServerTool:
         """Return the call in the episode's session, or in the one that all episodes share."""
         shared = self.server.shared
         connection = self.server.connection() if shared else episode.connection(self.server)
-        return partial(connection.call, self.tool.name, arguments, self.seconds)
+        clean = json.loads(_clean(json.dumps(dict(arguments), ensure_ascii=False)))
+        return partial(connection.call, self.tool.name, clean, self.seconds)
 
 
 def own_tools(given: Sequence[Any], limits: ToolLimits, owner: str) -> dict[str, OwnTool]:

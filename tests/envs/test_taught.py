@@ -8,6 +8,7 @@ import hashlib
 import pytest
 
 import grpo_envs
+from grpo_envs import write_call
 from grpo_envs.types import Turn
 
 
@@ -33,11 +34,7 @@ def conversation(env: grpo_envs.TextEnv, seed: int, split: str) -> list[str]:
             "You may think in <think></think>. Answer in <answer></answer>.",
         ),
         ("guess", "You may think in <think></think>. Answer in <answer></answer>."),
-        (
-            "calculator",
-            "You may think in <think></think>. "
-            "A calculator works out what you write in <tool></tool>. Answer in <answer></answer>.",
-        ),
+        ("calculator", "You may think in <think></think>. Answer in <answer></answer>."),
     ],
 )
 def test_the_system_prompt(name: str, prompt: str) -> None:
@@ -129,7 +126,7 @@ def test_the_system_prompt(name: str, prompt: str) -> None:
             "train",
             [
                 "What is 79*19-28*90?",
-                "<tool>79*19-28*90</tool>",
+                write_call("calculator", {"expression": "79*19-28*90"}),
                 "-1019",
                 "<answer>-1019</answer>",
                 "",
@@ -142,7 +139,7 @@ def test_the_system_prompt(name: str, prompt: str) -> None:
             "eval",
             [
                 "What is 84*79-58*49?",
-                "<tool>84*79-58*49</tool>",
+                write_call("calculator", {"expression": "84*79-58*49"}),
                 "3794",
                 "<answer>3794</answer>",
                 "",
@@ -160,7 +157,7 @@ def test_a_demonstrated_episode(name: str, seed: int, split: str, said: list[str
     [
         ("countdown", "c4f32e5c38732035"),
         ("guess", "d1b011fb218aca89"),
-        ("calculator", "508f46468d9b151e"),
+        ("calculator", "5b1a7eb8d7910bfb"),
     ],
 )
 def test_hundreds_of_episodes_are_what_they_were(name: str, digest: str) -> None:
@@ -185,17 +182,19 @@ def test_hundreds_of_episodes_are_what_they_were(name: str, digest: str) -> None
         pytest.param("guess", "<answer>208</answer>", "higher", id="guess: too low"),
         pytest.param(
             "calculator",
-            "",
-            "Write one <tool></tool> or one <answer></answer>.",
-            id="calculator: neither",
-        ),
-        pytest.param("calculator", "<tool>1/3</tool>", "1/3", id="calculator: a fraction"),
-        pytest.param(
-            "calculator", "<tool>1/0</tool>", "error: division by zero", id="calculator: an error"
+            write_call("calculator", {"expression": "1/3"}),
+            "1/3",
+            id="calculator: a fraction",
         ),
         pytest.param(
             "calculator",
-            f"<tool>{'9' * 61}</tool>",
+            write_call("calculator", {"expression": "1/0"}),
+            "error: division by zero",
+            id="calculator: an error",
+        ),
+        pytest.param(
+            "calculator",
+            write_call("calculator", {"expression": "9" * 61}),
             "error: the result is too long",
             id="calculator: a long result",
         ),
