@@ -86,8 +86,8 @@ def test_members_of_a_group_share_no_basket() -> None:
     groups.close()
 
 
-def test_a_stateful_server_keeps_every_promise() -> None:
-    env = Basket(turns=3)
+def test_a_stateful_server_keeps_every_promise(tmp_path: Path) -> None:
+    env = Basket(str(tmp_path / "notes"), "calm", turns=3)
     grpo_envs.check_env(env, problems=2)
     env.close()
 
@@ -221,7 +221,7 @@ def test_a_server_of_the_official_sdk_over_stdio_and_http(tmp_path: Path) -> Non
     program = [sys.executable, str(tmp_path / "server.py")]
     car = write_call("add", {"item": "car"})
     stdio = type("Stdio", (Shop,), {"tools": [grpo_envs.mcp(*program)]})()
-    assert said(stdio, ADD + ADD, car) == ["1\n2", "error: no car"]
+    assert said(stdio, ADD + ADD, car) == ["1\n2", "error: Error executing tool add: no car"]
     assert said(stdio, ADD) == ["1"]
     stdio.close()
     port = "8379"
@@ -236,7 +236,7 @@ def test_a_server_of_the_official_sdk_over_stdio_and_http(tmp_path: Path) -> Non
                 except ConfigError:
                     time.sleep(0.5)
             assert http is not None
-            assert said(http, ADD + ADD, car) == ["1\n2", "error: no car"]
+            assert said(http, ADD + ADD, car) == ["1\n2", "error: Error executing tool add: no car"]
             assert said(http, ADD) == ["3"]
             served.kill()
             served.wait()
