@@ -1,7 +1,8 @@
 """A package for an environment of your own: `python -m grpo_envs.new_env sort_letters`.
 
 Writes a folder that can be installed, with an environment to change, its configuration, a reward
-function, and tests that pass as they are. With `--dataset` its problems are the rows of a CSV.
+function, and tests that pass as they are. With `--dataset` its problems are the rows of a CSV, with
+`--tools` the model calls a function before it answers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from grpo_envs.env import templates
+from grpo_envs.env import templates, tool_templates
 from grpo_envs.env.installed import ENVS, available
 from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.files import shown
@@ -214,6 +215,14 @@ DATASET_FILES = FILES | {
 }
 """The same for an environment whose problems are rows."""
 
+TOOLS_FILES = FILES | {
+    "README.md": tool_templates.README,
+    "grpo_env_NAME/__init__.py": tool_templates.ENV,
+    "grpo_env_NAME/conf/env/NAME.yaml": tool_templates.YAML,
+    "tests/test_NAME.py": tool_templates.TESTS,
+}
+"""The same for an environment with a tool."""
+
 
 def write(name: str, parent: Path, files: Mapping[str, str] = FILES) -> Path:
     """Write the package `grpo-env-<name>` into `parent`; return its folder.
@@ -221,7 +230,7 @@ def write(name: str, parent: Path, files: Mapping[str, str] = FILES) -> Path:
     Args:
         name: Of the environment.
         parent: The folder to write into.
-        files: What is written: `FILES` or `DATASET_FILES`.
+        files: What is written: `FILES`, `DATASET_FILES` or `TOOLS_FILES`.
 
     Raises:
         ConfigError: `name` is no name for an environment or is taken, or the folder exists.
@@ -260,9 +269,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m grpo_envs.new_env", description=__doc__)
     parser.add_argument("name", help="of the environment: env=NAME")
     parser.add_argument("--out", type=Path, default=Path(), help="where to (the working folder)")
-    parser.add_argument("--dataset", action="store_true", help="its problems are rows of a file")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--dataset", action="store_true", help="its problems are rows of a file")
+    kind.add_argument("--tools", action="store_true", help="the model calls a function")
     options = parser.parse_args()
-    files = DATASET_FILES if options.dataset else FILES
+    files = DATASET_FILES if options.dataset else TOOLS_FILES if options.tools else FILES
     folder = write(options.name, options.out.absolute(), files)
     print(f'{shown(folder)}: now\n  cd {shown(folder)} && pip install -e ".[dev]" && pytest')
     print(f"  python -m grpo_envs.run env={options.name}")

@@ -3,7 +3,8 @@
 Task: a generated exercise (see `generate.py` for the levels), or a row of a dataset: a function or
 a program to write (see `sources.py` for the rows).
 Answer: the last fenced block of Python, after any `<think>` block: the whole function or program.
-With `turns` above 1 a program that fails is answered with what went wrong on a visible test.
+With `turns` above 1 a program that fails is answered with what went wrong on a visible test; with
+`tools=python` the policy may try out programs before, and its answer is not answered.
 Tests: inputs and outputs, calls, or test code: assertions, `check(candidate)`, functions of pytest,
 classes of unittest (see grpo_envs/graders/code/read.py). Tests that no program could fail, or that
 cannot be run on values from another process, are refused when the dataset is loaded.
@@ -19,13 +20,20 @@ from typing import Any, ClassVar
 from grpo_env_code.feedback import detail, feedback
 from grpo_env_code.generate import LEVELS, VISIBLE, generate
 from grpo_env_code.sampled import refuse_failing, within
-from grpo_env_code.settings import checked_limits, checked_packages, preloaded, try_packages
+from grpo_env_code.settings import (
+    checked_limits,
+    checked_packages,
+    preloaded,
+    require_turns,
+    try_packages,
+)
 from grpo_env_code.sources import configured_checker, open_source
-from grpo_envs.env import TextEnv
+from grpo_envs import ToolEnv
 from grpo_envs.env.dataset import Row, Rows, require_dataset
-from grpo_envs.errors import DatasetError, SandboxError, require, require_one_of
+from grpo_envs.errors import DatasetError, SandboxError, require_one_of
 from grpo_envs.graders.code import Case, CodeTests, grade_code, program_of, well_formed
 from grpo_envs.runtime.launch import cores
+from grpo_envs.sandbox import python_tool
 from grpo_envs.sandbox.shared import shared_pool
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Problem, Reply, Reward, Turn
@@ -33,7 +41,7 @@ from grpo_envs.types import Problem, Reply, Reward, Turn
 _NOTHING = {"passed": 0.0, "runs": 0.0, "format": 0.0}
 
 
-class CodeEnv(TextEnv):
+class CodeEnv(ToolEnv):
     """Functions and programs to write."""
 
     reentrant = True  # its programs run side by side
@@ -52,6 +60,8 @@ class CodeEnv(TextEnv):
         checker: Any = None,
         passed: str = "fraction",
         turns: int = 1,
+        tools: str | None = None,
+        tool_limits: Mapping[str, Any] | None = None,
         trust: str = "sandbox",
         sandbox: str = "auto",
         workers: int | None = None,
@@ -78,7 +88,10 @@ class CodeEnv(TextEnv):
                 `ignore_case`, {tolerance: 1e-6}, code of `check(stdin, stdout, expected)`, or
                 `package.module:function`. A row's own comes first.
             passed: `fraction` of the tests, or `all` or nothing.
-            turns: Programs per episode.
+            turns: Programs per episode; with `tools` calls and the answer, 2 or more.
+            tools: `python`: a tool that runs programs in the sandbox, before the answer.
+            tool_limits: {calls: of an episode, calls_per_turn: 4, result_chars: 2000, call_s: 10,
+                sessions: 128}, see docs/tools.md.
             trust: `weak` also takes tests that must run in the program's own process, where it
                 could cheat; `info` says so. `sandbox` refuses them.
             sandbox: Isolation, see grpo_envs/sandbox: `auto`, or a level by name.
@@ -98,22 +111,23 @@ class CodeEnv(TextEnv):
                 read, or a row's own solution does not earn the maximum.
             SandboxUnavailable: this machine has no isolation of that level.
         """
-        super().__init__(split, rewards=rewards, render_mode=render_mode)
         require_one_of("env.level", level, LEVELS)
         require_one_of("env.passed", passed, ("fraction", "all"))
         require_one_of("env.trust", trust, ("sandbox", "weak"))
-        require(type(turns) is int and 1 <= turns <= 20, "env.turns", turns, "1 to 20")
-        positive = isinstance(wall_s, int | float) and 0 < wall_s <= 600
-        require(positive, "env.wall_s", wall_s, "seconds, at most 600")
-        self.level, self.passed, self.max_turns, self.trust = level, passed, turns, trust
+        require_turns(turns, tools)
+        self.level, self.passed, self.trust = level, passed, trust
         self.concurrency = "threads" if turns > 1 else "none"  # answers: in score_batch
         require_dataset(dataset, columns=columns, unreadable=unreadable, held_out=held_out)
         self.checker = configured_checker(checker, dataset)
         self.packages = checked_packages(packages)
         self.backend = shared_pool(sandbox, workers, preloaded(self.packages))
         self.workers = workers or cores()
-        self.limits = checked_limits(float(wall_s), limits)
+        self.limits = checked_limits(wall_s, limits)
         try_packages(self.packages, self.backend)
+        self.tools = [python_tool(self.backend, self.limits)] if tools else None
+        super().__init__(
+            split, turns=turns, tool_limits=tool_limits, rewards=rewards, render_mode=render_mode
+        )
         if dataset is not None:
             self.source = open_source(dataset, columns)
             self.rows = self._read(unreadable, held_out)
@@ -163,7 +177,12 @@ class CodeEnv(TextEnv):
             return list(threads.map(self._score_or_invalid, problems, answers))
 
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
-        """Say what went wrong on the visible tests; pay at the end, for all tests."""
+        """Say what went wrong on the visible tests; pay at the end, for all tests.
+
+        With a tool, run its programs, and pay for the turn without a call.
+        """
+        if self.tools:
+            return super().respond(problem, turns)
         answer = turns[-1].action
         observation = feedback(problem.gold, program_of(answer), self.backend, self.limits)
         if observation and len(turns) < self.max_turns:

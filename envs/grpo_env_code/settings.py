@@ -5,7 +5,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
-from grpo_envs.errors import ConfigError, nearest, require
+from grpo_envs.errors import ConfigError, nearest, require, require_one_of
 from grpo_envs.sandbox.types import Backend, Limits
 
 _MOST = 1 << 20
@@ -16,9 +16,11 @@ def checked_limits(wall_s: float, given: Mapping[str, Any] | None) -> Limits:
     """Return the limits of a program.
 
     Raises:
-        ConfigError: there is no limit of that name, or its value is not allowed.
+        ConfigError: there is no limit of that name, or a value is not allowed.
     """
-    usual = asdict(Limits(wall_s=wall_s, cpu_s=max(1, round(wall_s) - 1)))
+    positive = isinstance(wall_s, int | float) and 0 < wall_s <= 600
+    require(positive, "env.wall_s", wall_s, "seconds, at most 600")
+    usual = asdict(Limits(wall_s=float(wall_s), cpu_s=max(1, round(wall_s) - 1)))
     allowed = [name for name in usual if name != "wall_s"]
     require(given is None or isinstance(given, Mapping), "env.limits", given, "limits by name")
     for name, value in (given or {}).items():
@@ -32,6 +34,18 @@ def checked_limits(wall_s: float, given: Mapping[str, Any] | None) -> Limits:
         require(good, f"env.limits.{name}", value, f"{least} to {_MOST}")
         usual[name] = float(value) if name == "total_s" else value
     return Limits(**usual)
+
+
+def require_turns(turns: int, tools: str | None) -> None:
+    """Require turns that leave room for a call, where there is a tool.
+
+    Raises:
+        ConfigError: there are fewer, or there is no such tool.
+    """
+    require_one_of("env.tools", tools, (None, "python"))
+    least, where = (2, " with env.tools=python") if tools else (1, "")
+    whole = type(turns) is int and least <= turns <= 20
+    require(whole, "env.turns", turns, f"{least} to 20{where}")
 
 
 def checked_packages(given: Sequence[str] | None) -> tuple[str, ...]:

@@ -11,7 +11,14 @@ from typing import Any
 from grpo_envs.env.calls import TOOL_PARTS, join_results, read_calls
 from grpo_envs.env.rewards import respond_safely
 from grpo_envs.env.text import TextEnv
-from grpo_envs.env.tool_calls import FunctionTool, ServerTool, ToolLimits, answer_calls, own_tools
+from grpo_envs.env.tool_calls import (
+    FunctionTool,
+    OwnTool,
+    ServerTool,
+    ToolLimits,
+    answer_calls,
+    own_tools,
+)
 from grpo_envs.env.tool_session import Answered, Episode, Sessions
 from grpo_envs.errors import ConfigError, ToolFailed, require
 from grpo_envs.types import Call, Problem, Reply, Reward, Turn
@@ -34,10 +41,10 @@ class ToolEnv(TextEnv):
     (pays for the answer by the whole episode).
     """
 
-    tools: Sequence[Any] = ()
+    tools: Sequence[Any] | None = ()
     """Functions with type hints and a docstring, pairs of (schema, function), and
     `grpo_envs.mcp(...)`. A subclass that chooses them by a keyword sets `self.tools` before it
-    calls `super().__init__`."""
+    calls `super().__init__`; None for an instance without tools, which is a plain TextEnv."""
     max_turns: int = 4
     concurrency = "threads"
 
@@ -63,16 +70,18 @@ class ToolEnv(TextEnv):
         Raises:
             ConfigError: a value is not allowed, a tool cannot be used, or a server does not start.
         """
-        super().__init__(
-            split, parts={**self.parts, **TOOL_PARTS}, rewards=rewards, render_mode=render_mode
-        )
+        added = {} if self.tools is None else TOOL_PARTS
+        parts = {**self.parts, **added}
+        super().__init__(split, parts=parts, rewards=rewards, render_mode=render_mode)
         self._declared = dict(self.parts)  # how an answer was found does not make it right
         whole = turns is None or (type(turns) is int and 1 <= turns <= _MOST_TURNS)
         require(whole, "env.turns", turns, f"1 to {_MOST_TURNS}")
         self.max_turns = type(self).max_turns if turns is None else turns
-        self.limits = ToolLimits.of(tool_limits)
-        self._own_tools = own_tools(self.tools, self.limits, type(self).__name__)
-        self._sessions = Sessions(self.limits.sessions)
+        self.tool_limits = ToolLimits.of(tool_limits)
+        self._sessions = Sessions(self.tool_limits.sessions)
+        self._own_tools: dict[str, OwnTool] = {}
+        if self.tools is not None:
+            self._own_tools = own_tools(self.tools, self.tool_limits, type(self).__name__)
         self._require_session()
 
     # What the author may write.
@@ -100,7 +109,9 @@ class ToolEnv(TextEnv):
     def reward_range(self) -> tuple[float, float]:
         """The least and the most that an answer can earn; calls are counted, up to their limit."""
         low, high = super().reward_range
-        more = self.max_turns * (self.limits.calls_per_turn + 1) - 1
+        if not self._own_tools:
+            return low, high
+        more = self.max_turns * (self.tool_limits.calls_per_turn + 1) - 1
         counts = [self._parts[name].range for name in TOOL_PARTS if name != "answered"]
         ends = (math.fsum(each) * more for each in zip(*counts, strict=True))
         return low + next(ends), high + next(ends)
@@ -117,6 +128,8 @@ class ToolEnv(TextEnv):
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
     ) -> list[Reply]:
         """Answer the last turn of each episode."""
+        if not self._own_tools:
+            return super().own_replies(problems, episodes)
         pairs = zip(problems, episodes, strict=True)
         return [respond_safely(self.respond, problem, turns) for problem, turns in pairs]
 
@@ -170,7 +183,7 @@ class ToolEnv(TextEnv):
     def _answer(self, calls: list[Call], problem: Problem, episode: Episode) -> list[Answered]:
         offered = {tool.name for tool in problem.tools} or {*self._own_tools}
         tools = {name: own for name, own in self._own_tools.items() if name in offered}
-        answered = answer_calls(calls, tools, episode, self.limits)
+        answered = answer_calls(calls, tools, episode, self.tool_limits)
         episode.calls += answered
         return answered
 

@@ -12,6 +12,7 @@ import grpo_envs
 from grpo_env_code import CodeEnv
 from grpo_env_code.feedback import feedback
 from grpo_env_code.generate import HIDDEN, LEVELS, VISIBLE, generate
+from grpo_envs.env.calls import write_call
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError, SandboxError
 from grpo_envs.graders.code import Case, CodeTests, program_of
@@ -477,3 +478,42 @@ def test_a_level_of_isolation_that_does_not_exist_is_one_line() -> None:
 def test_environments_share_one_pool() -> None:
     assert CodeEnv().backend is CodeEnv("eval", level=3).backend
     assert CodeEnv().backend is not CodeEnv(workers=1).backend
+
+
+# A tool before the answer
+
+
+def test_programs_are_tried_out_before_the_answer() -> None:
+    env = CodeEnv(tools="python", turns=3)
+    problem = env.problem(0)
+    (tool,) = env.reset(seed=0)[1]["tools"]
+    assert tool["function"]["name"] == "python"
+    call = write_call("python", {"code": "print(6 * 7)"})
+    fails = write_call("python", {"code": "1/0"})
+    turns = [Turn(action=call + fails)]
+    (reply,) = env.reply_batch([problem], [turns])
+    error = "error: ZeroDivisionError: division by zero"
+    assert (reply.results, reply.done, reply.reward.total) == (("42", error), False, 0)
+    turns = [Turn(action=call + fails, observation=reply.observation)]
+    (reply,) = env.reply_batch([problem], [[*turns, Turn(action=problem.solution)]])
+    assert reply.done
+    assert reply.reward.total == pytest.approx(env.reward_range[1])
+    (reply,) = env.reply_batch([problem], [[*turns, Turn(action="```python\nf = 1\n```")]])
+    assert (reply.done, reply.observation, reply.reward.parts["passed"]) == (True, "", 0)
+
+
+def test_with_a_tool_it_keeps_every_promise() -> None:
+    grpo_envs.check_env(CodeEnv(tools="python", turns=2), problems=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tools": "pyton"}, "env.tools=pyton. Allowed: None, python. Did you mean 'python'?"),
+        ({"tools": "python"}, "env.turns=1. Allowed: 2 to 20 with env.tools=python."),
+    ],
+)
+def test_a_tool_that_cannot_be_is_one_line(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        CodeEnv(**arguments)
+    assert str(caught.value) == message

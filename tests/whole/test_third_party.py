@@ -1,7 +1,7 @@
 """Somebody else's packages, installed by pip beside ours: found by name, everywhere.
 
 They are in `third_party/`, as their authors would write them. Ours is installed the same way: from
-a wheel, or editable. `new_env` writes one more, whose tests are run as they are.
+a wheel, or editable. `new_env` writes two more, whose tests are run as they are.
 """
 
 import json
@@ -82,7 +82,7 @@ def wheels(sources: Sequence[Path], out: Path) -> list[str]:
 
 
 def made(folder: Path, *, editable: bool) -> Place:
-    """A fresh virtual environment with ours, theirs, and one that `new_env` writes."""
+    """A fresh virtual environment with ours, theirs, and two that `new_env` writes."""
     python = folder / "venv" / "bin" / "python"
     venv.create(folder / "venv", with_pip=False, symlinks=True)
     (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
@@ -90,9 +90,10 @@ def made(folder: Path, *, editable: bool) -> Place:
     (site / "base.pth").write_text(base)  # torch and the like, not the editable install of ours
     place = Place(python.parent, folder / "work")
     place.cwd.mkdir()
-    write = [sys.executable, "-m", "grpo_envs.new_env", "sort_letters", "--out", str(folder)]
-    subprocess.run(write, check=True, capture_output=True, timeout=60)
-    sources = [ROOT, *THEIRS, folder / "grpo-env-sort-letters"]
+    for name in ("sort_letters", "shops --tools"):
+        command = ["-m", "grpo_envs.new_env", *name.split(), "--out", str(folder)]
+        subprocess.run([sys.executable, *command], check=True, capture_output=True, timeout=60)
+    sources = [ROOT, *THEIRS, folder / "grpo-env-sort-letters", folder / "grpo-env-shops"]
     if editable:
         what = [word for source in sources for word in ("-e", str(source))]
     else:
@@ -370,4 +371,13 @@ def test_what_new_env_writes_passes_its_own_tests(place: Place) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "10 passed" in done.stdout
     printed, _ = place.grpo("grpo_envs.check", "env=sort_letters", "env.length=9")
+    assert "15 of 15" in printed
+
+
+def test_what_new_env_writes_with_tools_passes_its_own_tests(place: Place) -> None:
+    folder = place.cwd.parent / "grpo-env-shops"
+    done = place.run("python", "-m", "pytest", "-q", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "10 passed" in done.stdout
+    printed, _ = place.grpo("grpo_envs.check", "env=shops", "env.turns=2", "--problems", "5")
     assert "15 of 15" in printed
