@@ -21,20 +21,18 @@ from grpo_env_code.feedback import detail, feedback
 from grpo_env_code.generate import LEVELS, VISIBLE, generate
 from grpo_env_code.sampled import refuse_failing, within
 from grpo_env_code.settings import (
+    backend_with,
     checked_limits,
     checked_packages,
-    preloaded,
     require_turns,
-    try_packages,
 )
-from grpo_env_code.sources import configured_checker, open_source
+from grpo_env_code.sources import CodeSource, configured_checker, open_source
 from grpo_envs import ToolEnv
 from grpo_envs.env.dataset import Row, Rows, require_dataset
 from grpo_envs.errors import DatasetError, SandboxError, require_one_of
 from grpo_envs.graders.code import Case, CodeTests, grade_code, program_of, well_formed
 from grpo_envs.runtime.launch import cores
 from grpo_envs.sandbox import python_tool
-from grpo_envs.sandbox.shared import shared_pool
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
@@ -120,20 +118,18 @@ class CodeEnv(ToolEnv):
         require_dataset(dataset, columns=columns, unreadable=unreadable, held_out=held_out)
         self.checker = configured_checker(checker, dataset)
         self.packages = checked_packages(packages)
-        self.backend = shared_pool(sandbox, workers, preloaded(self.packages))
-        self.workers = workers or cores()
-        self.limits = checked_limits(wall_s, limits)
-        try_packages(self.packages, self.backend)
+        self.backend = backend_with(self.packages, sandbox, workers)
+        self.workers, self.limits = workers or cores(), checked_limits(wall_s, limits)
         self.tools = [python_tool(self.backend, self.limits)] if tools else None
         super().__init__(
             split, turns=turns, tool_limits=tool_limits, rewards=rewards, render_mode=render_mode
         )
         if dataset is not None:
-            self.source = open_source(dataset, columns)
-            self.rows = self._read(unreadable, held_out)
+            self.rows = self._read(open_source(dataset, columns), unreadable, held_out)
 
-    def _read(self, unreadable: str, held_out: float | None) -> Rows:
+    def _read(self, source: CodeSource, unreadable: str, held_out: float | None) -> Rows:
         """Read the rows: tests that cannot be read are named now, not at step 300."""
+        self.source = source
         settings = {"trust": self.trust, "packages": self.packages, "checker": repr(self.checker)}
         rows = self.source.rows(
             self.from_row, unreadable=unreadable, held_out=held_out, settings=settings

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from grpo_envs.errors import ConfigError, nearest, require, require_one_of
+from grpo_envs.sandbox.shared import shared_pool
 from grpo_envs.sandbox.types import Backend, Limits
 
 _MOST = 1 << 20
@@ -70,6 +71,18 @@ def preloaded(packages: Sequence[str]) -> tuple[str, ...] | None:
         return None
     numpy = ["numpy"] if find_spec("numpy") else []
     return tuple(dict.fromkeys([*numpy, *packages]))
+
+
+def backend_with(packages: Sequence[str], sandbox: str, workers: int | None) -> Backend:
+    """Return the sandbox of a level, in which the packages can be imported.
+
+    Raises:
+        ConfigError: one cannot be imported there, or there is no such level.
+        SandboxUnavailable: this machine has no isolation of that level.
+    """
+    backend = shared_pool(sandbox, workers, preloaded(packages))
+    try_packages(packages, backend)
+    return backend
 
 
 def try_packages(packages: Sequence[str], backend: Backend) -> None:

@@ -20,7 +20,6 @@ from grpo_envs.env.trial import (
     good_player,
     made_of,
     mumble,
-    odd_calls,
     say_a_word,
     say_a_word_in_a_tag,
 )
@@ -31,8 +30,6 @@ from grpo_envs.types import Problem, compare_rewards
 
 _CALLS = 10
 """Calls whose time a check of many calls may take."""
-_CALLED = 2
-"""Problems whose tools are called in odd ways: a call may start a server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,11 +208,7 @@ def _hostile_earns_less(trial: Trial) -> Iterator[str]:
                 yield f"{answer[:40]!r} raises {reward.error}"
             elif compare_rewards(reward.total, trial.most(problem)) >= 0:
                 yield f"{answer[:40]!r} earns {reward.total:g} on {problem.prompt[:80]!r}"
-    for problem in trial.drawn("train", min(trial.problems, _CALLED)):
-        for call in odd_calls(problem):
-            reward = trial.reward(problem, call)
-            if not reward.valid:
-                yield f"{call[:120]!r}: {reward.error}"
+    yield from trial.tools_that_fail()
 
 
 def _in_range(trial: Trial) -> Iterator[str]:

@@ -98,6 +98,14 @@ class Trial:
         with time_limit(self.seconds * len(answers), f"grading {answers[0][:40]!r}"):
             return [reply.reward for reply in self.env.reply_batch(problems, episodes)]
 
+    def tools_that_fail(self) -> Iterator[str]:
+        """Yield each odd call that makes the reward invalid, and why; two problems are tried."""
+        for problem in self.drawn("train", min(self.problems, 2)):
+            for call in odd_calls(problem):
+                reward = self.reward(problem, call)
+                if not reward.valid:
+                    yield f"{call[:120]!r}: {reward.error}"
+
     def solved(self) -> Iterator[tuple[str, Problem, Reward]]:
         """Yield each problem that has a solution, and what the solution earns.
 

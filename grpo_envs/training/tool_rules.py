@@ -23,28 +23,25 @@ def tools(seen: Stretch) -> Iterator[Symptom]:
     """
     names = {name for row in seen.steps for name in row if name.startswith("reward/")}
     for name in sorted(name for name in names if name.endswith("/tool_calls")):
-        yield from _of(seen, name.removesuffix("tool_calls"))
+        where = name.removesuffix("tool_calls")
+        if seen.run is None and len(seen.column(name)) < len(seen.steps):
+            continue  # of a mixture, which has just begun to draw from it
+        yield from _use(seen, where)
+        yield from _mistakes(seen, where)
 
 
-def _of(seen: Stretch, where: str) -> Iterator[Symptom]:
-    """Judge one environment, whose metrics begin with `where`."""
-    column = seen.late(f"{where}tool_calls")
-    if seen.run is None and len(column) < len(seen.steps):
-        return  # a mixture that has just begun to draw from it
-    calls, answered, failed, again = (
-        fmean(seen.late(f"{where}{part}") or [0.0])
-        for part in ("tool_calls", "answered", "tool_errors", "tool_repeats")
-    )
+def _use(seen: Stretch, where: str) -> Iterator[Symptom]:
+    """Judge how often tools are called by an environment whose metrics begin with `where`."""
+    calls, answered = _mean(seen, f"{where}tool_calls"), _mean(seen, f"{where}answered")
     main = seen.run.main_part if seen.run else None
     known = seen.run is not None and main is not None and seen.run.late(f"reward/{main}") > KNOWN
-    mean = f"mean of {len(column)} step{'s' * (len(column) != 1)}"
     if calls < SELDOM and not known:
         yield Symptom(
             name="never calls",
             part=where.removeprefix("reward/"),
             says="The model never calls a tool, usually because its chat template does not show "
             "them or it was never trained to call any.",
-            evidence=f"{where}tool_calls is {calls:.2f} ({mean})",
+            evidence=f"{where}tool_calls is {calls:.2f} ({_over(seen, where)})",
             turn="model.path to a model that was trained with tools; a system prompt that shows a "
             "call; env.rewards={tool_calls: 0.05} for the first steps",
         )
@@ -54,24 +51,43 @@ def _of(seen: Stretch, where: str) -> Iterator[Symptom]:
             part=where.removeprefix("reward/"),
             says="The model calls tools until its turns are used up, and never answers.",
             evidence=f"{calls:.1f} calls per episode, {answered:.0%} of the episodes have an "
-            f"answer ({mean})",
+            f"answer ({_over(seen, where)})",
             turn="env.turns up, env.tool_limits={calls: 2} (a result then says that no call is "
             "left), or sampler.max_new_tokens up",
         )
-    if calls >= SELDOM and failed >= MOST * calls:
+
+
+def _mistakes(seen: Stretch, where: str) -> Iterator[Symptom]:
+    """Judge the calls themselves."""
+    calls, failed = _mean(seen, f"{where}tool_calls"), _mean(seen, f"{where}tool_errors")
+    again = _mean(seen, f"{where}tool_repeats")
+    if calls < SELDOM:
+        return
+    if failed >= MOST * calls:
         yield Symptom(
             name="calls fail",
             part=where.removeprefix("reward/"),
             says="Most tool calls fail: the model writes calls that the tools do not take.",
-            evidence=f"{failed / calls:.0%} of the calls have an error as their result ({mean})",
+            evidence=f"{failed / calls:.0%} of the calls have an error as their result "
+            f"({_over(seen, where)})",
             turn="the tool's description and types (python -m grpo_envs.play shows the errors), or "
             "env.rewards={tool_errors: -0.05}",
         )
-    if calls >= SELDOM and again >= MOST * calls:
+    if again >= MOST * calls:
         yield Symptom(
             name="same call",
             part=where.removeprefix("reward/"),
             says="The model repeats the same call, whose result it has read already.",
-            evidence=f"{again / calls:.0%} of the calls repeat one of their episode ({mean})",
+            evidence=f"{again / calls:.0%} of the calls repeat one of their episode "
+            f"({_over(seen, where)})",
             turn="env.rewards={tool_repeats: -0.05}, or env.tool_limits={calls: 2}",
         )
+
+
+def _mean(seen: Stretch, name: str) -> float:
+    return fmean(seen.late(name) or [0.0])
+
+
+def _over(seen: Stretch, where: str) -> str:
+    steps = len(seen.late(f"{where}tool_calls"))
+    return f"mean of {steps} step{'s' * (steps != 1)}"

@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-LIGHT = ("math", "code", "format", "countdown", "guess", "calculator", "mixture")
+LIGHT = ("math", "code", "format", "countdown", "guess", "calculator", "sql", "mixture")
 PLAY = """
 import sys
 import grpo_envs
