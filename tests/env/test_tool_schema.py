@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pytest
-from transformers.utils import get_json_schema
+from transformers.utils.chat_template_utils import get_json_schema
 
 from grpo_envs.env.tool_schema import tool_from, tool_of_schema
 from grpo_envs.errors import ConfigError

@@ -374,7 +374,7 @@ def test_what_the_tool_says_is_context_and_never_loss(tiny: Policy) -> None:
             between = [text for mine, text in runs if not mine]
             assert len(between) == called
             frame = rf"\n<\|im_start\|>(user|tool)\n{gold}<\|im_end\|>\n<\|im_start\|>assistant\n"
-            assert all(re.fullmatch(frame, text) for text in between)
+            assert all(re.fullmatch(frame, str(text)) for text in between)
             row += 1
 
 

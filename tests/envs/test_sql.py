@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import pairwise
 from typing import Any
@@ -94,7 +94,7 @@ def by_hand(text: str, things: list[Any], place: dict[str, str]) -> list[Any]:  
 
         def mean(r: Any) -> float:
             own = [x[2] for x in things if alike(x) == alike(r)]
-            return sum(own) / len(own)
+            return float(sum(own) / len(own))
 
         return [sum(r[2] > mean(r) for r in things)]
     if "at least" in text:
@@ -107,16 +107,17 @@ def by_hand(text: str, things: list[Any], place: dict[str, str]) -> list[Any]:  
         wanted = 2 if "second" in text else 3
         return [r[0] for r in rows if 1 + sum(x[2] > r[2] for x in rows) == wanted]
     if "follow each other" in text:
-        values = sorted(r[2] for r in rows)
-        return [max((b - a for a, b in pairwise(values)), default=None)]
+        ordered = sorted(r[2] for r in rows)
+        return [max((b - a for a, b in pairwise(ordered)), default=None)]
     if text.startswith("Which") and "separated by commas" not in text:
-        get = {
+        columns: dict[str, Callable[[Any], Any]] = {
             **{t.kind: lambda r: r[1] for t in THEMES},
             **{t.person: lambda r: r[3] for t in THEMES},
             **{t.place: lambda r: place[r[3]] for t in THEMES},
-        }[words[1]]
-        sizes = {value: sum(get(x) == value for x in things) for value in map(get, things)}
-        return [value for value, size in sizes.items() if size == max(sizes.values())]
+        }
+        values = [columns[words[1]](row) for row in things]
+        most = max(map(values.count, values))
+        return [value for value in {*values} if values.count(value) == most]
     if text.startswith("Which"):
         return [r[0] for r in rows]
     if "above" in words:
@@ -125,8 +126,8 @@ def by_hand(text: str, things: list[Any], place: dict[str, str]) -> list[Any]:  
         rows = [r for r in rows if r[2] < numbers[0]]
     if text.startswith("How many"):
         return [len(rows)]
-    how = {"largest": max, "smallest": min, "total": sum}[words[3]]
-    return [how([r[2] for r in rows])] if rows else [None]
+    how: dict[str, Callable[[Any], Any]] = {"largest": max, "smallest": min, "total": sum}
+    return [how[words[3]]([r[2] for r in rows])] if rows else [None]
 
 
 def test_the_query_is_hidden_and_the_rows_are_not_shown() -> None:
