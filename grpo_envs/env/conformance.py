@@ -244,13 +244,12 @@ def _plays_again(trial: Trial) -> Iterator[str]:
     for problem in trial.of_both() if trial.env.max_turns > 1 else ():
         for player in (trial.env.demonstrate, mumble, say_a_word, say_a_word_in_a_tag):
             episode, rewards = trial.play(problem, player)
-            total = summed(rewards).total
-            if error := summed(rewards).error:
-                yield f"{episode[-1].action[:40]!r} raises {error}"
-            if outside := _outside(trial, problem, total):
+            if (earned := summed(rewards)).error:
+                yield f"{episode[-1].action[:40]!r} raises {earned.error}"
+            if outside := _outside(trial, problem, earned.total):
                 yield f"{episode[-1].action[:40]!r} ends with {outside}"
-            if player is mumble and compare_rewards(total, trial.most(problem)) >= 0:
-                yield f"{episode[-1].action!r} to the end earns {total:g}"
+            if player is mumble and compare_rewards(earned.total, trial.most(problem)) >= 0:
+                yield f"{episode[-1].action!r} to the end earns {earned.total:g}"
             if (episode, rewards) != (again := trial.play(problem, player)):
                 first, other = (turns[-1].observation[:80] for turns in (episode, again[0]))
                 yield f"{problem.prompt[:80]!r} was played twice, and answered {first!r}, {other!r}"

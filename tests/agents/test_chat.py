@@ -275,7 +275,8 @@ def test_graders_see_a_thought_that_the_template_has_opened(folder: Path) -> Non
 
 def test_a_conversation_has_the_opened_thought_of_each_turn(folder: Path) -> None:
     chat = chat_of(folder, THINKS)
-    said = ["40+2</think><tool>40+2</tool>", "</think><answer>42</answer>"]
+    call = grpo_envs.write_call("calculator", {"expression": "40+2"})
+    said = [f"40+2</think>{call}", "</think><answer>42</answer>"]
     sampler = Scripted(chat, lambda context, _: said["</think>" in context[150:]])
     env = GroupVectorEnv(grpo_envs.make("calculator"), 1, 1)
     (group,) = Rollout(env, chat, sampler, Decoding(max_new_tokens=99), seed=0)([3], Timer())

@@ -314,7 +314,7 @@ WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = sys.modules["transformers"] = None  # importing either raises
 
-from grpo_envs.env.plugins import make
+from grpo_envs import make, write_call
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.runtime.timing import Timer
 from grpo_policy.rollout import Rollout
@@ -324,13 +324,14 @@ from tests.support.scripted import Scripted, letters
 
 def say(context, place):
     *_, last = context.strip().rpartition("\\n")
-    return f"<answer>{last}</answer>" if last.isdigit() else "<tool>40+2</tool>"
+    call = write_call("calculator", {"expression": "40+2"})
+    return f"<answer>{last}</answer>" if last.isdigit() else call
 
 assert Torch.Config().name == "torch"
 chat = letters()
 sampler = Scripted(chat, say, version=7)
 envs = GroupVectorEnv(make("calculator"), 4, 2)
-for group in Rollout(envs, chat, sampler, Decoding(max_new_tokens=40), seed=1)([3, 4], Timer()):
+for group in Rollout(envs, chat, sampler, Decoding(max_new_tokens=99), seed=1)([3, 4], Timer()):
     for completion, reward in zip(group.completions, group.rewards, strict=True):
         print(group.version, [turn.action for turn in completion.turns], reward.parts["tool"])
 """
@@ -346,7 +347,8 @@ def test_a_rollout_plays_with_any_sampler_and_without_torch() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    line = "7 ['<tool>40+2</tool>', '<answer>42</answer>'] 1.0\n"
+    said = [grpo_envs.write_call("calculator", {"expression": "40+2"}), "<answer>42</answer>"]
+    line = f"7 {said} 1.0\n"
     assert done.stdout == line * 4
 
 
