@@ -15,11 +15,10 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
-from grpo_envs.errors import ConfigError, ToolFailed, install, require
+from grpo_envs.errors import ConfigError, ToolFailed, require, require_extra
 from grpo_envs.runtime import with_parent
 from grpo_envs.types import Tool
 
@@ -48,8 +47,7 @@ def mcp(
         ConfigError: the SDK is not installed, or nothing is given.
     """
     require(bool(command) and all(command), "mcp", command, "a program and its arguments, or a URL")
-    if find_spec("mcp") is None:
-        raise ConfigError(f"MCP servers need the package mcp: {install('mcp')}")
+    require_extra("mcp", "grpo_envs.mcp", ("mcp",))
     return Server(command, dict(env or {}), shared=shared, start_s=start_s)
 
 

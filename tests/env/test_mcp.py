@@ -184,10 +184,8 @@ def test_nothing_is_no_server() -> None:
 
 
 def test_without_the_sdk_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grpo_envs.env.mcp_client.find_spec", lambda name: None)
-    with pytest.raises(
-        ConfigError, match=r'MCP servers need the package mcp: pip install -e "\.\['
-    ):
+    monkeypatch.setattr("grpo_envs.errors.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r'grpo_envs.mcp needs mcp: pip install -e "\.\['):
         grpo_envs.mcp("python", "server.py")
 
 
