@@ -49,6 +49,8 @@ class StandIn:
         """What it does at the next completion: die, hang, break; at the next push: forget."""
         self.after = 0
         """Completions before it does that."""
+        self.seconds = 0.0
+        """That a completion takes, at least."""
         self.salts: list[str] = []
         """Of all completions so far."""
         self.stopping = threading.Event()
@@ -82,6 +84,7 @@ class StandIn:
             self.paused = False
         elif route == "/start_weight_update":
             assert self.paused
+            assert not self.updating, "while a weight update is already active"
             self.updating = True
         elif route == "/update_weights":
             assert self.updating
@@ -97,15 +100,22 @@ class StandIn:
             del self.adapters[body["lora_name"]]
             return f"Success: LoRA adapter '{body['lora_name']}' removed successfully."
         elif route == "/collective_rpc":
-            assert body["method"] == "about_for_runs"
-            return {"results": [self.about()]}
+            return {"results": [self._by_name(body["method"])]}
         else:
             return self.generate(body)
         return {}
 
+    def _by_name(self, method: str) -> Any:
+        if method == "end_broken_update":
+            self.updating = False
+            return None
+        assert method == "about_for_runs"
+        return self.about()
+
     def generate(self, body: Mapping[str, Any]) -> Any:
         """Write a completion."""
         self._fail()
+        self.stopping.wait(self.seconds)
         asked = body["sampling_params"]
         assert asked["logprobs"] == 0
         assert asked["n"] == 1
@@ -204,14 +214,14 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def serving(stand_in: StandIn, port: int = 0) -> Iterator[str]:
+def serving(stand_in: StandIn, port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
     """Serve meanwhile; gives the address."""
-    server = ThreadingHTTPServer(("127.0.0.1", port), _handler(stand_in))
+    server = ThreadingHTTPServer((host, port), _handler(stand_in))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http://{host}:{server.server_address[1]}"
     finally:
         stand_in.stopping.set()
         server.shutdown()
@@ -222,10 +232,14 @@ def main() -> None:
     """Serve until the end."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--seconds", type=float, default=0.0)
     options, _ = parser.parse_known_args()
     torch.set_num_threads(1)
-    with serving(StandIn(load_policy(str(TINY)), dtype=options.dtype), options.port):
+    stand_in = StandIn(load_policy(str(TINY)), dtype=options.dtype)
+    stand_in.seconds = options.seconds
+    with serving(stand_in, options.port, options.host):
         while True:
             time.sleep(60)
 

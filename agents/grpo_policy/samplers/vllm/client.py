@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import threading
@@ -16,8 +17,19 @@ from grpo_envs.errors import ConfigError, GrpoEnvsError
 
 _LOOK = 0.5
 """Seconds between two looks whether a server that starts is ready."""
-_LOOK_TIMEOUT = 5.0
+_LOOK_TIMEOUT = 2.0
 """Seconds that such a look takes at most."""
+_CONNECT_TIMEOUT = 5.0
+"""Seconds until there is a connection, at most: the system of the other machine makes it, however
+busy the server is."""
+_ACKNOWLEDGED = {
+    "TCP_KEEPIDLE": 10,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 25_000,
+}
+"""Options of a connection [s, s, 1, ms]: where the other machine has acknowledged nothing for 25 s
+it is lost. A server may be silent for longer; its machine is not."""
 _LONGEST = 300
 """Characters of a server's message that are shown."""
 
@@ -124,17 +136,20 @@ class Server:
             ServerLost: there was no answer in time, or one of a server that fails.
             Refused: the server refuses it.
         """
-        connection = self._kind(self.host, self._port, timeout=timeout or self.timeout)
+        limit = timeout or self.timeout
+        connection = self._kind(self.host, self._port, timeout=min(limit, _CONNECT_TIMEOUT))
         try:
             with self._lock:
                 self._open.add(connection)
+            self._connect(connection, limit)
             content = None if body is None else json.dumps(body)
             headers = {"Content-Type": "application/json", "Connection": "close"}
             connection.request(method, self._path + route, content, headers)
             return self._read(route, connection.getresponse())
         except TimeoutError as error:
-            silent = timeout or self.timeout
-            raise ServerLost(f"{self.url}{route}: no answer in {silent:g} s") from error
+            if error.errno == errno.ETIMEDOUT:  # of the system, see `_ACKNOWLEDGED`
+                raise ServerLost(f"{self.url}: the connection is dead") from error
+            raise ServerLost(f"{self.url}{route}: no answer in {limit:g} s") from error
         except (OSError, HTTPException, ValueError) as error:  # ValueError: an answer cut off
             cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ServerLost(f"{self.url}: {cause}") from error
@@ -142,6 +157,18 @@ class Server:
             with self._lock:
                 self._open.discard(connection)
             connection.close()
+
+    def _connect(self, connection: HTTPConnection, limit: float) -> None:
+        """Connect; from then on the connection waits for `limit` seconds [s]."""
+        try:
+            connection.connect()
+        except TimeoutError as error:
+            raise ServerLost(f"{self.url}: no connection in {connection.timeout:g} s") from error
+        connection.sock.settimeout(limit)
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _ACKNOWLEDGED.items():
+            if hasattr(socket, name):  # not in all systems
+                connection.sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def _read(self, route: str, response: HTTPResponse) -> Any:
         text = response.read().decode("utf-8", "replace")

@@ -141,6 +141,19 @@ def give(server: Server, store: Store, snapshot: Snapshot, before: str | None) -
     require_version(server, snapshot.version)
 
 
+def end_broken_update(server: Server, timeout: float) -> None:
+    """Let a server take weights though a push before was cut off in its midst.
+
+    Args:
+        server: Is not in the midst of a push.
+        timeout: Seconds that it may take.
+
+    Raises:
+        ServerLost: it does not answer.
+    """
+    server.post("/collective_rpc", {"method": "end_broken_update"}, timeout)
+
+
 def require_version(server: Server, version: str, *, adapters: bool = False) -> None:
     """Refuse a server that has other weights.
 

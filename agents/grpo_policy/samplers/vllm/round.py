@@ -55,6 +55,7 @@ class Round:
                 for server, number, news in self._news():
                     if isinstance(news, ServerLost):
                         lose(server, news)
+                        server.abort()  # what else it is asked for goes to the others, too
                         short = True
                     elif isinstance(news, Exception):
                         raise news

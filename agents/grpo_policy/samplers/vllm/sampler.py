@@ -11,6 +11,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from weakref import finalize
 
+from accelerate.utils import broadcast_object_list
+
 from grpo_envs.errors import ConfigError, RunStopped
 from grpo_envs.types import Completion
 from grpo_policy.policy import Policy
@@ -19,15 +21,13 @@ from grpo_policy.samplers.room import room_behind
 from grpo_policy.samplers.vllm.about import About, about
 from grpo_policy.samplers.vllm.client import Refused, Server, ServerLost
 from grpo_policy.samplers.vllm.plugin import VllmConfig
-from grpo_policy.samplers.vllm.push import Store, give, require_version
+from grpo_policy.samplers.vllm.push import Store, end_broken_update, give
 from grpo_policy.samplers.vllm.requests import Asked, Dialect
 from grpo_policy.samplers.vllm.round import Round
 
 log = logging.getLogger(__name__)
 _AGAIN = 5.0
-"""Seconds in which a server that was lost must answer to be asked again."""
-_LOOK = 0.2
-"""Seconds between two looks whether the first process has pushed the weights."""
+"""Seconds in which a server that is ready must say what it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +44,22 @@ class Fleet:
     count: int = 1
     """Of processes: each prefers servers of its own, and the first gives them the weights."""
 
-    def require_alike(self, server: Server) -> None:
-        """Refuse a server that is not as the others.
+    def admit(self, server: Server) -> None:
+        """Make a server ready for its first push, or for one after it was lost.
 
         Raises:
-            ServerLost: it is not, or does not answer.
+            ServerLost: it is not as the others, or does not answer.
         """
         if (found := about(server, _AGAIN)) != self.about:
             raise ServerLost(f"{server.url}: {found}, the others are {self.about}")
+        end_broken_update(server, _AGAIN)
+
+    def told(self, outcome: Sequence[str]) -> Sequence[str]:
+        """Return what the first process says, in all of them; all of them call it."""
+        said = [outcome]
+        if self.count > 1:
+            broadcast_object_list(said)
+        return said[0]
 
     @property
     def own(self) -> Sequence[Server]:
@@ -106,59 +114,41 @@ class VllmSampler:
             return
         begun = time.perf_counter()
         self.version, self._weights = policy.version, f"{self.fleet.name}-{policy.version}"
-        servers = self.fleet.servers
-        if self.store is None:
-            self._each(self._await, servers)
-        else:
-            self._push(self.store, servers)
+        outcome = self.fleet.told(self._push(self.store) if self.store else ())
+        for server, why in zip(self.fleet.servers, outcome, strict=True):
+            if why:
+                self._lose(server, why)
+                continue
+            self._has[server] = self._weights
+            if self.lost.pop(server, None) is not None:
+                log.info("sampler: %s is back", server.url)
         self._seconds = time.perf_counter() - begun
 
-    def _push(self, store: Store, servers: Sequence[Server]) -> None:
+    def _push(self, store: Store) -> list[str]:
+        """Give all servers at once the weights; return why each is lost, '' where it is not."""
+        servers = self.fleet.servers
         try:
             snapshot = store.write(self.policy, self._weights, self.dtype)
         except Exception as error:  # noqa: BLE001 - of the system, safetensors or torch
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-            for server in servers:  # not raised here: a step is half done
-                self.lost[server] = f"{store.folder} cannot be written: {cause}"
-            return
+            # Not raised here: a step is half done.
+            return [f"{store.folder} cannot be written: {cause}"] * len(servers)
 
-        def push(server: Server) -> None:
-            give(server, store, snapshot, self._has.get(server))
-
-        self._each(push, servers)
-        store.clear(adapters=snapshot.adapters)
-
-    def _each(self, push: Callable[[Server], None], servers: Sequence[Server]) -> None:
-        """Let all servers at once have the weights; take down who is lost and who is back."""
-
-        def one(server: Server) -> str:
+        def push(server: Server) -> str:
+            if server in self.lost and not server.ready():
+                return self.lost[server]
             try:
-                if server in self.lost:  # it may be another one by now
-                    self.fleet.require_alike(server)
-                push(server)
+                if server in self.lost or server not in self._has:
+                    self.fleet.admit(server)
+                give(server, store, snapshot, self._has.get(server))
             except (ServerLost, Refused) as error:
                 return str(error)
             return ""
 
         with ThreadPoolExecutor(len(servers)) as pool:
-            for server, why in zip(servers, pool.map(one, servers), strict=True):
-                if why:
-                    self._lose(server, why)
-                    continue
-                self._has[server] = self._weights
-                if self.lost.pop(server, None) is not None:
-                    log.info("sampler: %s is back", server.url)
-
-    def _await(self, server: Server) -> None:
-        """Wait until a server has the weights that the first process gives it."""
-        end = time.monotonic() + self.cfg.timeout
-        while True:
-            try:
-                return require_version(server, self._weights, adapters=self.policy.has_adapters)
-            except ServerLost:
-                if time.monotonic() > end:
-                    raise
-            time.sleep(_LOOK)
+            outcome = list(pool.map(push, servers))
+        store.clear(adapters=snapshot.adapters)
+        return outcome
 
     def sample(
         self,

@@ -38,6 +38,7 @@ class WorkerExtension:
     """Is mixed into vLLM's worker, whose attributes these are."""
 
     vllm_config: VllmConfig
+    _weight_update_active: bool
 
     def about_for_runs(self) -> dict[str, Any]:
         """Return what decides what is sampled, beside the weights."""
@@ -51,6 +52,10 @@ class WorkerExtension:
             "pushes": pushes.backend if pushes else "",
             "lora_rank": lora.max_lora_rank if lora else 0,
         }
+
+    def end_broken_update(self) -> None:
+        """Forget an update that a run began and did not finish: vLLM would refuse the next one."""
+        self._weight_update_active = False
 
 
 @dataclass
@@ -79,6 +84,8 @@ class FileEngine(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[mi
 
     def start_weight_update(self) -> None:
         """Let layers take weights in the form of a checkpoint."""
+        # Layers that an update before has begun to load would count its weights, too.
+        finalize_layerwise_reload(self.model, self.model_config)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:

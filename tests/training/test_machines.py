@@ -1,0 +1,122 @@
+"""A run on several machines, as network namespaces: a server's link is cut in mid-run, and is back.
+
+Two trainers and two servers, all at addresses of their own. The servers are stand-ins, so that the
+run must equal one of a single process with our own sampler; test_engine.py has the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpo_envs.runs.rows import read_jsonl
+from tests.support.machines import Machine, NoMachines, machines
+from tests.training.test_vllm_runs import SMALL, rows, trainer
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+PORT = 8000
+KEYS = (*SMALL, "trainer.steps=1000", "trainer.eval_problems=0")
+DETECTED = 40.0
+"""Seconds [s] in which a cut link must be noticed; 25 is what the client asks of the system."""
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """What is closed after a test."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def four(opened: ExitStack) -> list[Machine]:
+    """Machines, where they can be made."""
+    try:
+        return opened.enter_context(machines(4))
+    except NoMachines as error:
+        pytest.skip(f"no network namespaces here: {error}")
+
+
+@pytest.fixture
+def start(opened: ExitStack, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts a Python program on a machine; it is ended after the test."""
+
+    def one(machine: Machine, *words: str) -> subprocess.Popen[str]:
+        said = opened.enter_context((tmp_path / f"{machine.name}.log").open("w"))
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "eth0"}
+        process = machine.start([sys.executable, *words], env=env, stdout=said, stderr=said)
+        opened.callback(process.wait)
+        opened.callback(process.terminate)
+        return process
+
+    return one
+
+
+def serve(start: Any, server: Machine) -> str:
+    """Start a stand-in, whose completions take long enough to be cut in their midst."""
+    words = ["--host", server.address, "--port", str(PORT), "--seconds", "0.1"]
+    start(server, str(ROOT / "tests" / "support" / "stand_in.py"), *words)
+    return f"http://{server.address}:{PORT}"
+
+
+class Watched:
+    """A run whose metrics are read while it trains."""
+
+    def __init__(self, out: Path, processes: Sequence[subprocess.Popen[str]]) -> None:
+        self.out, self.processes = out, processes
+
+    def metrics(self) -> list[dict[str, Any]]:
+        file = self.out / "metrics.jsonl"
+        return read_jsonl(file) if file.is_file() else []
+
+    def wait(self, servers: int, steps: int, limit: float) -> float:
+        """Wait until so many steps more were sampled with so many servers; return the seconds."""
+        begun, before = time.monotonic(), len(self.metrics())
+        while True:
+            found = [row["sampler/servers"] for row in self.metrics()[before:]]
+            if found.count(servers) >= steps:
+                return time.monotonic() - begun
+            assert all(process.poll() is None for process in self.processes), "it has ended"
+            assert time.monotonic() - begun < limit, f"{found}: {servers} were expected"
+            time.sleep(0.1)
+
+
+def test_a_run_of_two_machines_goes_on_without_a_server_whose_link_is_cut(
+    four: list[Machine], start: Any, tmp_path: Path
+) -> None:
+    first, second, one, two = four
+    urls = ",".join(serve(start, each) for each in (one, two))
+    keys = [*KEYS, "sampler=vllm", f"sampler.urls=[{urls}]", "sampler.push=http"]
+    keys += [f"hydra.run.dir={tmp_path / 'run'}"]
+    torchrun = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    torchrun += ["--master-addr", first.address, "--master-port", "29500"]
+    trainers = [
+        start(each, *torchrun, "--node-rank", str(rank), "-m", "grpo_envs.run", *keys)
+        for rank, each in enumerate((first, second))
+    ]
+    run = Watched(tmp_path / "run", trainers)
+    run.wait(servers=2, steps=2, limit=240)
+    one.cut()
+    assert run.wait(servers=1, steps=1, limit=240) < DETECTED
+    run.wait(servers=1, steps=2, limit=60)
+    one.join()
+    run.wait(servers=2, steps=2, limit=60)
+    for process in trainers:
+        process.terminate()
+    for process in trainers:
+        process.wait()
+    done = len(run.metrics())
+    trainer(tmp_path / "alone", *KEYS, f"trainer.steps={done}").run()
+    whole, cut = (rows(tmp_path / name, "completions.jsonl") for name in ("alone", "run"))
+    assert whole == cut[: len(whole)]
+    said = (tmp_path / f"{first.name}.log").read_text()
+    assert said.count("the other servers take over") == 1
+    assert f"http://{one.address}:{PORT} is back" in said
