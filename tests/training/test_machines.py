@@ -60,11 +60,15 @@ def start(opened: ExitStack, tmp_path: Path) -> Callable[..., subprocess.Popen[s
     return one
 
 
-def serve(start: Any, server: Machine) -> str:
-    """Start a stand-in, whose completions take long enough to be cut in their midst."""
-    words = ["--host", server.address, "--port", str(PORT), "--seconds", "0.1"]
-    start(server, str(ROOT / "tests" / "support" / "stand_in.py"), *words)
-    return f"http://{server.address}:{PORT}"
+def serve(start: Any, servers: Sequence[Machine]) -> str:
+    """Start stand-ins, whose completions take long enough to be cut in their midst."""
+    for each in servers:
+        words = ["--host", each.address, "--port", str(PORT), "--seconds", "0.1"]
+        start(each, str(ROOT / "tests" / "support" / "stand_in.py"), *words)
+    for each in servers:
+        ready = f"until </dev/tcp/{each.address}/{PORT}; do sleep 0.2; done"
+        each.start(["bash", "-c", ready], stderr=subprocess.DEVNULL).wait(120)
+    return ",".join(f"http://{each.address}:{PORT}" for each in servers)
 
 
 class Watched:
@@ -93,9 +97,8 @@ def test_a_run_of_two_machines_goes_on_without_a_server_whose_link_is_cut(
     four: list[Machine], start: Any, tmp_path: Path
 ) -> None:
     first, second, one, two = four
-    urls = ",".join(serve(start, each) for each in (one, two))
-    keys = [*KEYS, "sampler=vllm", f"sampler.urls=[{urls}]", "sampler.push=http"]
-    keys += [f"hydra.run.dir={tmp_path / 'run'}"]
+    keys = [*KEYS, "sampler=vllm", f"sampler.urls=[{serve(start, (one, two))}]"]
+    keys += ["sampler.push=http", f"hydra.run.dir={tmp_path / 'run'}"]
     torchrun = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     torchrun += ["--master-addr", first.address, "--master-port", "29500"]
     trainers = [

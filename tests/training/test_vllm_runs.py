@@ -274,7 +274,7 @@ def test_the_server_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    assert "sampler: vllm 0.0.0, fp32, at http://127.0.0.1:" in process.communicate()[0]
     pid, _, words = (tmp_path / "started").read_text().partition(" ")
     assert gone(int(pid))
     (model,) = re.findall(r"'--model', '(.*?)'", words)

@@ -148,7 +148,7 @@ class Server:
             return self._read(route, connection.getresponse())
         except TimeoutError as error:
             if error.errno == errno.ETIMEDOUT:  # of the system, see `_ACKNOWLEDGED`
-                raise ServerLost(f"{self.url}: the connection is dead") from error
+                raise ServerLost(f"{self.url}: its machine or the network is gone") from error
             raise ServerLost(f"{self.url}{route}: no answer in {limit:g} s") from error
         except (OSError, HTTPException, ValueError) as error:  # ValueError: an answer cut off
             cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
