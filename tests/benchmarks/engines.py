@@ -3,8 +3,9 @@
     python tests/benchmarks/engines.py                  # half an hour on two cores
     python tests/benchmarks/engines.py --push smollm2   # seconds of a push of that model alone
 
-Rows: our own sampler; vLLM in float32; vLLM in bf16 under a float32 trainer, whose difference
-`agent.loss.correction` corrects, and the same without it. Needs vLLM: see docs/engines.md.
+Rows: our own sampler, with a lag of 0, 1 and 2; vLLM in float32; vLLM in bf16 under a float32
+trainer, whose difference `agent.loss.correction` corrects, and the same without it. Needs vLLM: see
+docs/engines.md.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from grpo_policy.samplers.vllm.own import free_port
 _BF16 = ("sampler.precision=bf16",)
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "torch": ("", ()),
+    "torch, lag 1": ("", ("trainer.lag=1",)),
+    "torch, lag 2": ("", ("trainer.lag=2",)),
     "vLLM, fp32": ("fp32", ()),
     "vLLM, bf16": ("bf16", _BF16),
     "vLLM, bf16, not corrected": ("bf16", (*_BF16, "agent.loss.correction=none")),
@@ -85,7 +88,7 @@ def learn(name: str, seeds: Sequence[int], python: str | None, more: Sequence[st
     dtype, keys = ROWS[name]
     found = []
     if not dtype:
-        found = [run("env=math", "model.size=tiny", f"seed={seed}", *more) for seed in seeds]
+        found = [run("env=math", "model.size=tiny", *keys, f"seed={seed}", *more) for seed in seeds]
     else:
         with engine(dtype, python) as url:
             run("env=math", "model.size=tiny", *_server(url), *keys, "trainer.steps=1")  # warm
