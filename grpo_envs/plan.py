@@ -1,7 +1,8 @@
 """What memory will a run need? `python -m grpo_envs.plan model.size=4b`: no GPU, no weights.
 
 It takes the keys of a run and prints the parts of its memory, while sampling and in the update.
-Where they do not fit, the keys to turn follow.
+Where they do not fit, the keys to turn follow. Where an engine samples (sampler=vllm), it prints
+how many GPUs that sample go with those that train, too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from grpo_envs.config.composition import compose_run
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _UNITS = {"MiB": 2**20, "MB": 10**6, "GiB": 2**30, "GB": 10**9}
 _FREE = 0.1
 """Of the memory, which stays free: CUDA itself takes some, and what is freed is left in pieces."""
+_TERA = 1e12
 _KEY_OF_ROWS = "agent.micro_batch_tokens"
 _WORTH = 0.99
 """Of the peak: a key that leaves more than this is not worth turning."""
@@ -47,23 +50,53 @@ def main() -> None:
         default=1,
         help="processes that share the optimiser, or what trainer.shard=... says (%(default)s)",
     )
+    _add_pace(parser)
     options = parser.parse_intermixed_args()
-    require(options.prompt_tokens > 0, "--prompt-tokens", options.prompt_tokens, "1 or more")
-    require(options.fsdp > 0, "--fsdp", options.fsdp, "1 or more")
+    for name, least in (("prompt_tokens", 1), ("fsdp", 1), ("answer_tokens", 1), ("gpus", 2)):
+        value = getattr(options, name)
+        require(value is None or value >= least, _flag(name), value, f"{least} or more")
+    for name in ("decode_rate", "update_tflops"):
+        value = getattr(options, name)
+        require(value is None or value > 0, _flag(name), value, "above 0")
     plan = _needs(compose_run(options.overrides), options)
-    print("\n".join(page(plan)))
+    print("\n".join([*page(plan), *_page_of_pace(plan, options)]))
     if plan.memory is not None and not _fits(plan, plan.memory):
         print("It does not fit: a tenth of the memory should stay free.")
         _advise(plan, plan.memory, options)
         sys.exit(1)
 
 
+def _add_pace(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the arithmetic of samplers per trainer."""
+    parser.add_argument(
+        "--answer-tokens", type=int, help="tokens of an answer in the mean (sampler.max_new_tokens)"
+    )
+    parser.add_argument(
+        "--decode-rate", type=float, help="tokens/s that a GPU samples (what 2 TB/s allow)"
+    )
+    parser.add_argument(
+        "--update-tflops", type=float, help="TFLOP/s that a GPU reaches in an update (300)"
+    )
+    parser.add_argument("--gpus", type=int, default=8, help="that sample or train (%(default)s)")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _needs(cfg: RunConfig, options: argparse.Namespace) -> Needs:
     require_training("a plan")
-    from grpo_envs.training.needs import needs  # torch and transformers: not for a mistake
+    from grpo_envs.training.needs import SPEED, needs  # torch and transformers: not for a mistake
 
-    memory = None if options.memory is None else read_memory(options.memory)
-    return needs(cfg, prompt=options.prompt_tokens, shards=options.fsdp, memory=memory)
+    flops = SPEED.flops if options.update_tflops is None else options.update_tflops * _TERA
+    return needs(
+        cfg,
+        prompt=options.prompt_tokens,
+        shards=options.fsdp,
+        memory=None if options.memory is None else read_memory(options.memory),
+        answer=options.answer_tokens,
+        speed=replace(SPEED, flops=flops, tokens=options.decode_rate),
+    )
 
 
 def read_memory(text: str) -> float:
@@ -108,6 +141,31 @@ def page(plan: Needs) -> list[str]:
     lines = [f"{a:<12}{b:>11}{c:>11}  {d}".rstrip() for a, b, c, d in rows]
     memory = [] if plan.memory is None else [f"memory: {shown_size(plan.memory)}"]
     return [f"{head}, {plan.precision}, on {where}", *lines, *memory]
+
+
+def _page_of_pace(plan: Needs, options: argparse.Namespace) -> list[str]:
+    """Return the lines that say how many GPUs sample and how many train."""
+    if (found := plan.pace) is None:
+        return []
+    rate = "assumed" if options.decode_rate is None else "given"
+    flops = "assumed" if options.update_tflops is None else "given"
+    turns, seconds = found.in_turn(options.gpus)
+    return [
+        f"sampling: {found.tokens:,} tokens a step at {found.rate:,.0f} a second ({rate}): "
+        f"{found.sample:,.1f} s of a GPU",
+        f"update: {found.flops / _TERA:,.0f} TFLOP a step at "
+        f"{found.flops / found.update / _TERA:,.0f} a second ({flops}): "
+        f"{found.update:,.1f} s of a GPU",
+        f"trainer.lag=1: {_gpus(found.samplers, 'sample')} for one that trains "
+        f"({found.sample / found.update:.2f} keep it busy); a step takes "
+        f"{max(found.update, found.sample / found.samplers):,.1f} s",
+        f"trainer.lag=0, {options.gpus} GPUs: {_gpus(turns, 'sample')}, "
+        f"{options.gpus - turns} train; a step takes {seconds:,.1f} s",
+    ]
+
+
+def _gpus(count: int, what: str) -> str:
+    return f"1 GPU {what}s" if count == 1 else f"{count} GPUs {what}"
 
 
 def _fits(plan: Needs, memory: float) -> bool:

@@ -6,7 +6,7 @@ Sizes of passes are measured on a policy of fake tensors, see `grpo_policy.fake_
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -71,7 +71,11 @@ class Job:
     shards: int = 1
     """Processes that share masters and moments (FSDP)."""
     full: bool = False
-    """Whether they share weights and gradients, too, and an engine samples elsewhere."""
+    """Whether they share weights and gradients, too."""
+    engine: bool = False
+    """Whether an engine samples, in memory of its own."""
+    lag: int = 0
+    """Steps that are sampled ahead, while the policy is updated (`trainer.lag`)."""
     memory: float | None = None
     """Bytes [B] of the device; None where that is not known."""
 
@@ -116,9 +120,12 @@ def footprint(policy: Policy, job: Job) -> Footprint:
     rows = max(1, job.micro_batch_tokens // row)
     layers = layers_work(policy, rows, row)
     update = _update(policy, job, rows, row, saved=layers.saved, extra=layers.extra)
-    sampling = () if job.full else _sampling(policy, job, row, held)
+    sampling = () if job.engine else _sampling(policy, job, row, held)
+    parts = [*lasting, *_ahead(policy, job), *sampling, *update]
+    if job.lag:  # both phases at once
+        parts = [replace(part, phases=PHASES) for part in parts]
     return Footprint(
-        parts=(*lasting, *sampling, *update),
+        parts=tuple(parts),
         parameters=policy.size,
         trained=sum(p.numel() for p in policy.trained_parameters()),
         row=row,
@@ -151,7 +158,7 @@ def _weights(policy: Policy, job: Job) -> Iterator[Part]:
     if merged:
         text = f"{merged / 1e6:,.1f} M parameters with their adapters added"
         yield Part(name="merged", size=dtype.itemsize * merged, how=text)
-    if job.sampled_in.itemsize < dtype.itemsize:
+    if job.sampled_in.itemsize < dtype.itemsize and not job.engine:
         size = job.sampled_in.itemsize
         text = f"{size} bytes a parameter, while sampling"
         size *= policy.size + merged
@@ -175,6 +182,18 @@ def _in_parts(policy: Policy, job: Job) -> Iterator[Part]:
     whole = 2 * size * (rest + 2 * largest) + GRADIENT * max(rest, largest)
     text = f"{rest / 1e6:,.1f} M parameters and two layers whole, with gradients"
     yield Part(name="gathered", size=whole, how=text, phases=(UPDATE,))
+
+
+def _ahead(policy: Policy, job: Job) -> Iterator[Part]:
+    """Yield the weights that sampling ahead holds beside those that are updated."""
+    size = policy.model.dtype.itemsize
+    if job.lag and not job.engine:
+        text = f"{size} bytes a parameter, of the process that samples"
+        yield Part(name="sampler", size=size * policy.size, how=text)
+    if job.lag > 1:
+        trained = sum(p.numel() for p in policy.trained_parameters())
+        text = f"{job.lag - 1} x {size} bytes a trained parameter, of steps that wait for weights"
+        yield Part(name="waiting", size=(job.lag - 1) * size * trained, how=text)
 
 
 def _adapted(policy: Policy) -> int:

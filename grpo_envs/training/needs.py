@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from grpo_envs.config.schema import RunConfig
-from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.memory import memory_metrics
 from grpo_envs.training.decoding import training_decoding
 from grpo_envs.training.precision import precision_name
+from grpo_envs.training.trainable import samples_itself
 from grpo_policy.fake_policy import fake_policy
 from grpo_policy.footprint import MOMENTS, MOMENTS_8BIT, Footprint, Job, footprint
 from grpo_policy.learner import LearnerSettings
 from grpo_policy.masters import DTYPES
 from grpo_policy.models import load_config, resolve
+from grpo_policy.pace import Pace, Speed, pace
 from grpo_policy.shapes import config_of
+
+SPEED = Speed(flops=300e12, bandwidth=2e12)
+"""Assumed of a GPU: a third of the operations and 60 % of the bandwidth of an H100's data sheet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +33,19 @@ class Needs:
     memory: float | None
     """Bytes [B] that the device has; None where that is not known."""
     found: Footprint
+    pace: Pace | None
+    """Of GPUs that sample beside ones that train; None where the same ones do both."""
 
 
-def needs(cfg: RunConfig, *, prompt: int, shards: int = 1, memory: float | None = None) -> Needs:
+def needs(
+    cfg: RunConfig,
+    *,
+    prompt: int,
+    shards: int = 1,
+    memory: float | None = None,
+    answer: int | None = None,
+    speed: Speed = SPEED,
+) -> Needs:
     """Return what a run needs of a GPU, or of the CPU where `trainer.device=cpu`.
 
     Args:
@@ -39,16 +53,12 @@ def needs(cfg: RunConfig, *, prompt: int, shards: int = 1, memory: float | None 
         prompt: Tokens of a prompt; which they are only the run itself knows.
         shards: Processes that share masters and moments (FSDP), or all of it (`trainer.shard`).
         memory: Bytes [B] of the device; None: those of the one that is here.
+        answer: Tokens of an answer in the mean; None: the most that there may be.
+        speed: Of a GPU, for the arithmetic of those that sample.
 
     Raises:
-        ConfigError: there is no such model, or sampling and update share the memory at the same
-            time; one line that says what is allowed.
+        ConfigError: there is no such model; one line that says what is allowed.
     """
-    if cfg.trainer.lag:
-        raise ConfigError(
-            f"trainer.lag={cfg.trainer.lag}: a plan counts sampling and update in turn. Allowed: "
-            "trainer.lag=0."
-        )
     device = "cpu" if cfg.trainer.device == "cpu" else "cuda"
     model = resolve(cfg.model, torch.device(device))
     memory = _memory_here(device) if memory is None else memory
@@ -73,10 +83,25 @@ def needs(cfg: RunConfig, *, prompt: int, shards: int = 1, memory: float | None 
             moments=MOMENTS_8BIT if _in_eight_bits(cfg) else MOMENTS,
             shards=shards,
             full=cfg.trainer.shard == "full",
+            engine=not samples_itself(cfg.sampler.name),
+            lag=cfg.trainer.lag,
             memory=memory,
         )
         found = footprint(policy, job)
-    return Needs(model=model.name, precision=precision, device=device, memory=memory, found=found)
+        steps = (
+            None
+            if not job.engine
+            else pace(
+                policy,
+                replace(job, answer=min(answer or job.answer, job.answer)),
+                speed,
+                passes=getattr(cfg.agent, "epochs", 1),
+                at_once=getattr(cfg.sampler, "in_flight", job.completions),
+            )
+        )
+    return Needs(
+        model=model.name, precision=precision, device=device, memory=memory, found=found, pace=steps
+    )
 
 
 def _in_eight_bits(cfg: RunConfig) -> bool:

@@ -32,8 +32,8 @@ def require_trainable(cfg: RunConfig, processes: Processes = ALONE) -> None:
 
 def _require_shared_out(cfg: RunConfig) -> None:
     """Refuse what needs whole weights in each process."""
-    if _samples_itself(cfg.sampler.name):
-        others = [name for name in available(SAMPLERS) if not _samples_itself(name)]
+    if samples_itself(cfg.sampler.name):
+        others = [name for name in available(SAMPLERS) if not samples_itself(name)]
         engines = ", ".join(f"sampler={name}" for name in others)
         raise ConfigError(
             f"trainer.shard=full with sampler={cfg.sampler.name}, which samples with the weights "
@@ -53,5 +53,6 @@ def _require_shared_out(cfg: RunConfig) -> None:
         )
 
 
-def _samples_itself(name: str) -> bool:
+def samples_itself(name: str) -> bool:
+    """Return whether a sampler samples in the run's own processes, by its entry point."""
     return bool(getattr(load(SAMPLERS, name), "samples_with_policy", True))
