@@ -79,6 +79,9 @@ class Engine:
         words += ["--weight-transfer-config", '{"backend": "file"}']
         if dtype == "float32" or not _has_gpu():
             words += ["--enforce-eager"]  # compiled code rounds in another order
+        if not _has_gpu():
+            # On a CPU vLLM 0.32 ends where a prompt with a seed is cut to fit into a batch.
+            words += ["--no-enable-chunked-prefill"]
         if self.max_length is not None:
             words += ["--max-model-len", str(self.max_length)]
         if self.lora_rank:
