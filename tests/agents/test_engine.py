@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import save_file
 
 from grpo_envs.config.model import LoraConfig
 from grpo_envs.runs.rows import read_jsonl
@@ -157,6 +158,36 @@ def test_a_kept_prefix_cache_is_seen_to_fail(
     server.post("/finish_weight_update", {"weight_version": version})
     assert equal(_with_salt(made, policy, version), policy) < FOUND / 2
     assert equal(_with_salt(made, policy, "never used"), policy) == FOUND
+
+
+def test_a_push_that_was_cut_off_leaves_nothing_to_the_next_one(
+    url: str, policy: Policy, opened: Any, tmp_path: Path
+) -> None:
+    """Neither that it is under way, nor the layers that it had begun to load."""
+    made, server = opened(url, policy), Server(url, 60)
+    made.sync(policy)
+    half = {name: torch.zeros_like(p) for name, p in policy.model.named_parameters()}
+    save_file({k: v for k, v in half.items() if "q_proj" in k}, tmp_path / "half.safetensors")
+    server.post("/start_weight_update")
+    server.post("/update_weights", {"update_info": {"file": str(tmp_path / "half.safetensors")}})
+    moved(policy)
+    made.sync(policy)
+    assert "already active" in made.lost[made.fleet.servers[0]]
+    moved(policy)
+    made.sync(policy)
+    assert equal(answers(made, policy), policy) == FOUND
+
+
+def test_many_are_asked_for_at_once(url: str, policy: Policy, opened: Any) -> None:
+    """More tokens of prompts than a batch of vLLM takes, each with a seed."""
+    made = opened(url, policy)
+    made.sync(policy)
+    asked = prompts(policy)
+    copies = 16
+    assert sum(map(len, asked)) * copies > 8192
+    seeds = list(range(FOUND * copies))
+    groups = dict(made.sample(asked, seeds, Decoding(max_new_tokens=4)))
+    assert [len(groups[p]) for p in range(FOUND)] == [copies] * FOUND
 
 
 def _with_salt(made: VllmSampler, policy: Policy, salt: str) -> dict[int, list[Completion]]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -27,9 +29,11 @@ from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding, SamplerParts
 from grpo_policy.samplers.torch import sample
 from grpo_policy.samplers.vllm import push
-from grpo_policy.samplers.vllm.client import require_url
+from grpo_policy.samplers.vllm.client import Server, require_url
 from grpo_policy.samplers.vllm.opening import open_sampler
 from grpo_policy.samplers.vllm.plugin import VllmConfig
+from grpo_policy.samplers.vllm.requests import Asked, Dialect, Written
+from grpo_policy.samplers.vllm.round import Round
 from grpo_policy.samplers.vllm.sampler import VllmSampler
 from tests.support.stand_in import StandIn, serving
 
@@ -296,6 +300,85 @@ def test_the_other_servers_take_over(
     made.sync(tiny)
     assert made.metrics()["sampler/servers"] == (1 if fault == "die" else 2)
     alike(sampled(made, tiny, how), sample(tiny, prompts(tiny), SEEDS, how))
+
+
+def test_a_push_that_was_cut_off_does_not_end_the_next_one(
+    tiny: Policy, servers: Any, sampler: Open
+) -> None:
+    """Whether it was one of this run, or of one that was killed."""
+    (url, stand_in), *_ = servers(1).items()
+    stand_in.updating = True
+    made = sampler([url])
+    assert made.metrics()["sampler/servers"] == 1
+    stand_in.updating = True
+    for servers_left in (0, 1):
+        moved(tiny)
+        made.sync(tiny)
+        assert made.metrics()["sampler/servers"] == servers_left
+    alike(sampled(made, tiny, HOW["greedy"]), sample(tiny, prompts(tiny), SEEDS, HOW["greedy"]))
+
+
+def test_what_a_lost_server_owes_is_asked_of_the_others_at_once(
+    tiny: Policy, servers: Any, sampler: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One completion fails, and the others of that server are silent for as long as they may."""
+    (one, bad), (two, _) = servers(2).items()
+    made = sampler([one, two], timeout=600.0)
+    first = iter([True])
+
+    def generate(body: dict[str, Any]) -> Any:
+        if next(first, False):
+            raise RuntimeError("EngineCore encountered an issue.")
+        bad.stopping.wait()
+
+    monkeypatch.setattr(bad, "generate", generate)
+    how = HOW["sampled"]
+    alike(sampled(made, tiny, how), sample(tiny, prompts(tiny), SEEDS, how))
+
+
+def test_threads_ask_for_nothing_after_the_end(tiny: Policy) -> None:
+    """Nor does one whose answer came in that moment, so that no call of it could be broken off."""
+    server = Server("http://127.0.0.1:9", 1.0)
+    answered, ended = threading.Event(), threading.Event()
+    asked: list[Asked] = []
+
+    class Slow(Dialect):
+        def ask(self, server: Server, asked_now: Asked) -> Written:
+            asked.append(asked_now)
+            if len(asked) > 1:
+                answered.set()
+                ended.wait(5)
+            return Written((1,), (0.0,), ended=True)
+
+    dialect = Slow(tiny.chat, Decoding(max_new_tokens=1), "", None)
+    wanted = [Asked(prompt=(1,), seed=seed, most=1) for seed in range(9)]
+    work = Round(dialect, wanted, in_flight=1)
+    stream = work.written(lambda: [server], lambda *_: None)
+    assert next(news for news in stream if news)[0] == 0
+    assert answered.wait(5)
+    server.abort = ended.set  # type: ignore[method-assign]
+    stream.close()
+    assert len(asked) == 2
+
+
+def test_a_machine_that_is_silent_is_lost_long_before_a_server_is() -> None:
+    """The system asks it for a sign, whatever the server does."""
+    with ExitStack() as held, socket.create_server(("127.0.0.1", 0)) as listening:
+        server = Server(f"http://127.0.0.1:{listening.getsockname()[1]}", 600.0)
+        call = threading.Thread(target=server.ready)
+        call.start()
+        held.enter_context(listening.accept()[0]).recv(10)
+        (connection,) = server._open
+        options = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+        get = connection.sock.getsockopt
+        idle, interval, count, unread = (
+            get(socket.IPPROTO_TCP, getattr(socket, name)) for name in options
+        )
+        assert get(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert idle + count * interval == 25
+        assert unread == 25_000
+        server.abort()
+        call.join()
 
 
 def test_a_server_that_keeps_its_weights_is_not_asked(

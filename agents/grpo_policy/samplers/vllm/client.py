@@ -145,7 +145,8 @@ class Server:
             content = None if body is None else json.dumps(body)
             headers = {"Content-Type": "application/json", "Connection": "close"}
             connection.request(method, self._path + route, content, headers)
-            return self._read(route, connection.getresponse())
+            with connection.getresponse() as response:
+                return self._read(route, response)
         except TimeoutError as error:
             if error.errno == errno.ETIMEDOUT:  # of the system, see `_ACKNOWLEDGED`
                 raise ServerLost(f"{self.url}: its machine or the network is gone") from error
