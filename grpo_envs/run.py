@@ -20,7 +20,7 @@ from grpo_envs.config import composition, place
 from grpo_envs.config.convert import explain
 from grpo_envs.config.help import help_text
 from grpo_envs.env import plugins
-from grpo_envs.errors import ConfigError, GrpoEnvsError
+from grpo_envs.errors import ConfigError, GrpoEnvsError, nearest
 from grpo_envs.runs.folder import RunFolder, failures
 from grpo_envs.runtime import launch
 from grpo_envs.runtime.allocator import keep_freed_memory
@@ -32,6 +32,8 @@ from grpo_envs.training import job
 
 log = logging.getLogger(__name__)
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+_OF_SWEEPS = ("hydra.launcher", "hydra.sweeper", "hydra.sweep.")
+"""How the keys begin that decide how a sweep is made."""
 _FIRST_SAYS = 15.0
 """Seconds that the first process has to say what is wrong."""
 
@@ -95,14 +97,28 @@ def _begin(words: list[str]) -> None:
 
 
 def _require_options(words: list[str]) -> None:
-    """Refuse options that Hydra does not know: it would print all that it knows."""
+    """Refuse options that Hydra does not know, and keys of sweeps that a single run would ignore.
+
+    Hydra would print all options that it knows, and say nothing of such a key.
+    """
     parser = get_args_parser()
+    known = [flag for action in parser._actions for flag in action.option_strings]
 
     def refuse(message: str) -> NoReturn:
-        raise ConfigError(f"{message}. Allowed: options of --hydra-help, then key=value.")
+        flag = message.rpartition(": ")[2].split()[0]
+        close = nearest(flag, known) if flag.startswith("-") else ""
+        raise ConfigError(f"{message}. Allowed: options of --hydra-help, then key=value.{close}")
 
     parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args(words)
+    given = parser.parse_args(words)
+    if given.multirun or any(word.startswith("hydra.mode=") for word in given.overrides):
+        return
+    for word in given.overrides:
+        if word.lstrip("+").replace("/", ".").startswith(_OF_SWEEPS):
+            raise ConfigError(
+                f"{word} in a single run, which has no use for it. Allowed: in a sweep, "
+                "python -m grpo_envs.run -m ..."
+            )
 
 
 def _fail(line: str) -> NoReturn:

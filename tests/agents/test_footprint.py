@@ -199,7 +199,7 @@ def test_processes_share_masters_and_moments() -> None:
 
 
 def test_processes_share_all_of_it_and_an_engine_samples() -> None:
-    found = planned(replace(JOB, shards=4, full=True), dtype=torch.bfloat16)
+    found = planned(replace(JOB, shards=4, full=True, engine=True), dtype=torch.bfloat16)
     by_name = {part.name: part for part in found.parts}
     shared = sum(by_name[name].size for name in ("weights", "moments", "gradients"))
     assert shared == 16 / 4 * found.parameters
@@ -209,6 +209,27 @@ def test_processes_share_all_of_it_and_an_engine_samples() -> None:
     gathered = 4 * (embeddings + 2 * layer) + 4 * max(embeddings, layer)
     assert by_name["gathered"].size == pytest.approx(gathered, rel=0.01)
     assert not {"masters", "cache", "logits", "copy"} & by_name.keys()
+
+
+def test_an_engine_samples_in_memory_of_its_own(found: Footprint) -> None:
+    elsewhere = planned(replace(JOB, engine=True, sampled_in=torch.bfloat16))
+    assert [part.name for part in elsewhere.parts] == [
+        part.name for part in found.parts if part.name not in ("cache", "logits")
+    ]
+    assert elsewhere.needed(UPDATE) == found.needed(UPDATE)
+
+
+@pytest.mark.parametrize(("lag", "copies"), [(1, 0), (3, 2)])
+def test_with_a_lag_both_phases_hold_their_memory_at_once(
+    lag: int, copies: int, found: Footprint
+) -> None:
+    """And a copy of the weights more, or several, as `Ahead` and `SamplerProcess` make them."""
+    weights = size(found, "weights")
+    late = planned(replace(JOB, lag=lag))
+    both = sum(part.size for part in found.parts) + (1 + copies) * weights
+    assert late.needed(SAMPLING) == late.needed(UPDATE) == both
+    engine = planned(replace(JOB, lag=lag, engine=True))
+    assert engine.peak == found.needed(UPDATE) + copies * weights
 
 
 def test_adapters_alone_have_gradients_and_the_model_is_the_reference() -> None:

@@ -53,6 +53,20 @@ def test_keys_that_make_it_fit_do(
     assert said[1] in together
 
 
+def test_an_engine_comes_with_the_arithmetic_of_its_gpus(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (*TINY, "sampler.max_new_tokens=64", "sampler=vllm", "trainer.prompts_per_step=4")
+    assert run(monkeypatch, *words, "--decode-rate", "512", "--answer-tokens", "32") == 0
+    printed = capsys.readouterr().out
+    assert "cache" not in printed
+    assert "sampling: 1,024 tokens a step at 512 a second (given): 2.0 s of a GPU" in printed
+    assert re.search(r"^update: 0 TFLOP a step at 300 a second \(assumed\)", printed, re.MULTILINE)
+    assert "trainer.lag=0, 8 GPUs: 7 GPUs sample, 1 train; a step takes 0.3 s" in printed
+    assert run(monkeypatch, *TINY) == 0
+    assert "GPU" not in capsys.readouterr().out, "one process does both"
+
+
 def test_where_no_key_is_enough_it_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,7 +93,10 @@ def test_a_run_of_its_own_configuration_is_planned(
         (("--fsdp", "0"), "--fsdp=0. Allowed: 1 or more."),
         (("--prompt-tokens", "0"), "--prompt-tokens=0. Allowed: 1 or more."),
         (("model=hf", "model.path=nobody/none"), "model.path=nobody/none: no such folder"),
-        (("trainer.lag=1",), "trainer.lag=1: a plan counts sampling and update in turn. Allowed:"),
+        (("--gpus", "1"), "--gpus=1. Allowed: 2 or more."),
+        (("--answer-tokens", "0"), "--answer-tokens=0. Allowed: 1 or more."),
+        (("--decode-rate", "0"), "--decode-rate=0.0. Allowed: above 0."),
+        (("--update-tflops", "-3"), "--update-tflops=-3.0. Allowed: above 0."),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -216,6 +216,13 @@ def test_a_bug_is_one_line_and_its_traceback_is_in_the_log(tmp_path: Path) -> No
             ["--foo"],
             "unrecognized arguments: --foo. Allowed: options of --hydra-help",
         ),
+        (["--multirn"], "then key=value. Did you mean '--multirun'?"),
+        (
+            ["hydra/launcher=submitit_slurm"],
+            "hydra/launcher=submitit_slurm in a single run, which has no use for it. Allowed: in a "
+            "sweep, python -m grpo_envs.run -m ...",
+        ),
+        (["hydra.launcher=slurm"], "hydra.launcher=slurm in a single run"),
         (
             ["seed=1,2"],
             "seed=1,2: one run takes one value. Allowed: -m first, for a run of each",
