@@ -1,7 +1,7 @@
 """What the quick start learns with vLLM as its sampler, and how long a push of weights takes.
 
-    python tests/benchmarks/engines.py                  # half an hour on two cores
-    python tests/benchmarks/engines.py --push smollm2   # seconds of a push of that model alone
+    python tests/benchmarks/engines.py                          # an hour on two cores
+    python tests/benchmarks/engines.py --push qwen smollm2      # seconds of a push by model size
 
 Rows: our own sampler, with a lag of 0, 1 and 2; vLLM in float32; vLLM in bf16 under a float32
 trainer, whose difference `agent.loss.correction` corrects, and the same without it. Needs vLLM: see
@@ -22,10 +22,18 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from grpo_policy.models import TINY
+from accelerate import Accelerator
+
+from grpo_envs.config.composition import compose_run
+from grpo_policy.models import TINY, load_policy, resolve
+from grpo_policy.samplers import SamplerParts
 from grpo_policy.samplers.vllm.client import Server
 from grpo_policy.samplers.vllm.own import free_port
+from grpo_policy.samplers.vllm.plugin import Vllm
 
+SIZES = ("qwen", "smollm2")
+"""Models to push: the bundled one on a CPU, and one of 135 M parameters (extra `smollm2`)."""
+_PUSHES = 10
 _BF16 = ("sampler.precision=bf16",)
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "torch": ("", ()),
@@ -109,13 +117,24 @@ def _server(url: str) -> tuple[str, str]:
     return "sampler=vllm", f"sampler.urls=[{url}]"
 
 
-def push(model: str, python: str | None) -> str:
-    """Return the seconds of a push of a model; the run starts its own server."""
-    named = [f"sampler.python={python}"] if python else []
-    small = ("trainer.prompts_per_step=2", "agent.group_size=2", "trainer.eval_problems=0")
-    tokens = ("sampler.max_new_tokens=16", "trainer.steps=5", "trainer.save_every=100")
-    rows, _, _ = run(f"model={model}", "sampler=vllm", *named, *small, *tokens)
-    return f"push of model={model}: {median(row['time/push'] for row in rows):.2f} s"
+def push(size: str, python: str | None) -> str:
+    """Return a row: the seconds of a push of a model, whose server is started for it."""
+    named = [f"model={size}", "sampler=vllm", "trainer.device=cpu"]
+    cfg = compose_run([*named, *([f"sampler.python={python}"] if python else [])])
+    accelerator = Accelerator(cpu=True)
+    policy = load_policy(resolve(cfg.model, accelerator.device).path, cfg.model)
+    sampler = Vllm.make(cfg.sampler, SamplerParts(policy=policy, accelerator=accelerator))
+    seconds = []
+    for _ in range(_PUSHES + 1):
+        policy.version += 1
+        sampler.sync(policy)
+        metrics = sampler.metrics()
+        if not metrics["sampler/servers"]:
+            raise SystemExit("the server did not take the weights")
+        seconds.append(metrics["time/push"])
+    sampler.close()
+    del seconds[0]  # which loads libraries
+    return f"| {size} | {policy.size / 1e6:.1f} M | {median(seconds):.2f} | {max(seconds):.2f} |"
 
 
 def main() -> None:
@@ -124,11 +143,13 @@ def main() -> None:
     parser.add_argument("--python", help="the interpreter that has vLLM")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--push", choices=("qwen", "smollm2"), help="measure this, and no table")
+    parser.add_argument("--push", nargs="+", choices=SIZES, help="models to push, and no table")
     parser.add_argument("overrides", nargs="*", help="more keys of all runs")
     options = parser.parse_args()
     if options.push:
-        print(push(options.push, options.python))
+        print("| model | parameters | push, median [s] | slowest [s] |\n|---|---:|---:|---:|")
+        for size in options.push:
+            print(push(size, options.python), flush=True)
         return
     print("| sampler | held-out accuracy (seeds) | gap | push [s] | run [s] |")
     print("|---|---:|---:|---:|---:|", flush=True)
