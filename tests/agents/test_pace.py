@@ -47,7 +47,7 @@ def test_an_update_takes_the_operations_of_its_passes(tiny: Policy) -> None:
     assert flops is not None
     made = found(tiny)
     weights = 2 * 3 * (2 * flops.weights) * 3 * (100 + 4 * 50)
-    assert made.flops == pytest.approx(weights, rel=0.1)
+    assert made.flops == pytest.approx(weights, rel=0.2)
     assert made.flops > weights, "attention comes on top"
     assert made.update == made.flops / 1e9
     scored = found(tiny, replace(JOB, reference=True))
