@@ -134,10 +134,14 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
-            if self.count == 1 or not any(word in str(error).lower() for word in _BACKENDS):
+            if self.count == 1 or not _is_of_a_backend(error):
                 raise
             lost = "another process of the run has failed or was killed; resume=auto goes on"
             raise ProcessLost(f"{lost} from the last checkpoint.") from error
+
+
+def _is_of_a_backend(error: RuntimeError) -> bool:
+    return any(word in str(error).lower() for word in _BACKENDS)
 
 
 ALONE = Processes()
@@ -152,6 +156,7 @@ def connect(device: str) -> Processes:
 
     Raises:
         ConfigError: an option of the launcher is not supported.
+        ProcessLost: the processes cannot reach each other.
     """
     launch.require_known()
     if launch.count() == 1:
@@ -160,8 +165,17 @@ def connect(device: str) -> Processes:
     from accelerate import PartialState
     from torch import distributed
 
-    # It chooses the backend of the tensors: NCCL on GPUs, gloo on CPUs.
-    PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
-    atexit.register(distributed.destroy_process_group)
-    channel = distributed.new_group(backend="gloo", timeout=_PATIENCE)  # for what is no tensor
+    try:
+        # It chooses the backend of the tensors: NCCL on GPUs, gloo on CPUs.
+        PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        atexit.register(distributed.destroy_process_group)
+        channel = distributed.new_group(backend="gloo", timeout=_PATIENCE)  # for what is no tensor
+    except RuntimeError as error:
+        if not _is_of_a_backend(error):
+            raise
+        raise ProcessLost(
+            f"the processes of the run do not reach each other ({str(error).splitlines()[0]}). "
+            "Where the name of a machine is not its address on the network that they share, "
+            "GLOO_SOCKET_IFNAME=eth0 (with GPUs NCCL_SOCKET_IFNAME, too) names the interface."
+        ) from error
     return Processes(launch.index(), launch.count(), _channel=channel)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from grpo_envs.errors import ConfigError
 from grpo_envs.runs.rows import read_jsonl
-from grpo_envs.runtime.processes import ALONE, connect
+from grpo_envs.runtime import launch
+from grpo_envs.runtime.processes import ALONE, ProcessLost, connect
 from grpo_policy.models import TINY
 from tests.support.two_processes import (
     GRADIENTS,
@@ -397,3 +398,23 @@ def test_a_launcher_that_is_told_what_a_run_does_not_do_is_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=re.escape(line)):
         connect("cpu")
+
+
+def test_processes_that_do_not_reach_each_other_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where a machine's name means 127.0.0.1 to itself."""
+
+    def refuse(**_: Any) -> None:
+        raise RuntimeError("Gloo connectFullMesh failed with Connection refused, remote=...\nat")
+
+    monkeypatch.setattr(launch, "count", lambda: 2)
+    monkeypatch.setattr("accelerate.PartialState", refuse)
+    with pytest.raises(ProcessLost) as caught:
+        connect("cpu")
+    assert str(caught.value) == (
+        "the processes of the run do not reach each other (Gloo connectFullMesh failed with "
+        "Connection refused, remote=...). Where the name of a machine is not its address on the "
+        "network that they share, GLOO_SOCKET_IFNAME=eth0 (with GPUs NCCL_SOCKET_IFNAME, too) "
+        "names the interface."
+    )
