@@ -17,6 +17,7 @@ from grpo_policy.learner import LearnerSettings
 from grpo_policy.masters import DTYPES
 from grpo_policy.models import load_config, resolve
 from grpo_policy.pace import Pace, Speed, pace
+from grpo_policy.policy import Policy
 from grpo_policy.shapes import config_of
 
 SPEED = Speed(flops=300e12, bandwidth=2e12)
@@ -63,30 +64,10 @@ def needs(
     model = resolve(cfg.model, torch.device(device))
     memory = _memory_here(device) if memory is None else memory
     precision = precision_name(cfg.trainer, device)
-    compute = DTYPES[precision]
     # Of the sizes of Qwen from a table of ours: without the hub.
     config = config_of(model.size) if model.size else load_config(model.path, cfg.model)
-    with fake_policy(config, cfg.model, compute) as policy:
-        job = Job(
-            sampled_in=DTYPES.get(cfg.sampler.precision, compute),
-            device=device,
-            prompt=prompt,
-            answer=training_decoding(cfg, policy).max_new_tokens,
-            micro_batch_tokens=int(
-                getattr(cfg.agent, "micro_batch_tokens", LearnerSettings(lr=0).micro_batch_tokens)
-            ),
-            group_size=cfg.agent.group_size,
-            completions=cfg.agent.group_size * cfg.trainer.prompts_per_step,
-            batch_tokens=cfg.sampler.batch_tokens,
-            reference=cfg.agent.reference,
-            quantized=cfg.model.quantization is not None,
-            moments=MOMENTS_8BIT if _in_eight_bits(cfg) else MOMENTS,
-            shards=shards,
-            full=cfg.trainer.shard == "full",
-            engine=not samples_itself(cfg.sampler.name),
-            lag=cfg.trainer.lag,
-            memory=memory,
-        )
+    with fake_policy(config, cfg.model, DTYPES[precision]) as policy:
+        job = replace(_job(cfg, policy, device, prompt), shards=shards, memory=memory)
         found = footprint(policy, job)
         steps = (
             None
@@ -101,6 +82,28 @@ def needs(
         )
     return Needs(
         model=model.name, precision=precision, device=device, memory=memory, found=found, pace=steps
+    )
+
+
+def _job(cfg: RunConfig, policy: Policy, device: str, prompt: int) -> Job:
+    """Return what the keys of a run decide."""
+    return Job(
+        device=device,
+        prompt=prompt,
+        sampled_in=DTYPES.get(cfg.sampler.precision, policy.model.dtype),
+        answer=training_decoding(cfg, policy).max_new_tokens,
+        micro_batch_tokens=int(
+            getattr(cfg.agent, "micro_batch_tokens", LearnerSettings(lr=0).micro_batch_tokens)
+        ),
+        group_size=cfg.agent.group_size,
+        completions=cfg.agent.group_size * cfg.trainer.prompts_per_step,
+        batch_tokens=cfg.sampler.batch_tokens,
+        reference=cfg.agent.reference,
+        quantized=cfg.model.quantization is not None,
+        moments=MOMENTS_8BIT if _in_eight_bits(cfg) else MOMENTS,
+        full=cfg.trainer.shard == "full",
+        engine=not samples_itself(cfg.sampler.name),
+        lag=cfg.trainer.lag,
     )
 
 

@@ -58,7 +58,9 @@ def test_how_many_sample() -> None:
     """The example of docs/scale.md."""
     made = Pace(tokens=1, rate=1, flops=1, sample=40.0, update=20.0)
     assert made.samplers == 2
-    assert made.in_turn(8) == (5, pytest.approx(14.67, abs=0.01))
+    best, seconds = made.in_turn(8)
+    assert best == 5
+    assert seconds == pytest.approx(14.67, abs=0.01)
     assert made.in_turn(2) == (1, 60.0)
     assert replace(made, sample=41.0).samplers == 3
 
