@@ -125,7 +125,7 @@ def test_an_episode_is_as_in_process(at: str) -> None:
             assert {f"reward/{k}": x.hex() for k, x in got["parts"].items()} == {
                 k: x.hex() for k, x in info.items() if k.startswith("reward/")
             }
-        assert got["metadata"] == {"valid": True, "error": ""}
+        assert got["metadata"] == {"valid": True, "error": "", "terminated": True}
         state = ask(socket, "state")
     assert state == {
         **{"episode_id": "mine", "step_count": 3, "env": "echo", "split": "eval", "seed": 3}
@@ -141,7 +141,7 @@ def test_a_failed_grading_has_no_reward(at: str) -> None:
                 assert cause in got["message"]
                 continue
         assert (got["reward"], got["parts"], got["done"]) == (None, {}, True)
-        assert got["metadata"] == {"valid": False, "error": cause}
+        assert got["metadata"] == {"valid": False, "error": cause, "terminated": True}
 
 
 def test_whole_numbers_are_their_digits(at: str) -> None:
