@@ -87,7 +87,7 @@ class OpenEnvEnv(TextEnv):
         """
         returns = ReturnRange.of(return_range)
         _require(answer, reset or {}, {"turns": turns, "sessions": sessions}, timeout)
-        base = base_of(url)
+        self.base = base = base_of(url)
         schema = schema_of(base, timeout)
         self._sessions = shared_sessions(base, sessions, float(timeout))
         if own.speaks(schema["observation"]):
@@ -174,9 +174,10 @@ def _require(answer: str, reset: Any, counts: Mapping[str, int | None], timeout:
     named = isinstance(reset, Mapping) and "seed" not in reset
     require(named, "env.reset", repr(reset)[:80], "{name: value, ...} for a reset, without a seed")
     for name, count in counts.items():
-        whole = count is None if name == "turns" else False
-        whole = whole or (type(count) is int and count > 0)
-        require(whole, f"env.{name}", count, "a whole number above 0")
+        may_lack = name == "turns"
+        whole = (type(count) is int and count > 0) or (count is None and may_lack)
+        allowed = "a whole number above 0" + ", or null" * may_lack
+        require(whole, f"env.{name}", count, allowed)
     seconds = type(timeout) in (int, float) and 0 < timeout <= _DAY_S
     require(seconds, "env.timeout", timeout, f"seconds above 0, up to {_DAY_S}")
 

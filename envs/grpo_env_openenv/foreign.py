@@ -109,7 +109,8 @@ class Foreign(Player):
     def _reply_to_calls(self, problem: Problem, turns: Sequence[Turn], *, last: bool) -> Reply:
         """Make each call of the last turn; one without a call ends the episode."""
         calls = [called(turn.action) for turn in turns]
-        told = self.play(problem, [step for each in calls for step, error in each if not error])
+        steps = [[step for step, error in each if not error] for each in calls]
+        told = self.play(problem, [step for each in steps for step in each], min(1, len(steps[-1])))
         texts = map(self.shown, told)  # fewer than the calls where the episode ended
         results = [[error or next(texts, None) for _, error in each] for each in calls]
         made = [tuple(text for text in each if text is not None) for each in results]

@@ -35,9 +35,9 @@ class Own(Player):
         first = openings[0]["observation"]
         self.weights = {name: float(how["weight"]) for name, how in first["rewards"].items()}
         self.own_parts = {
-            name: Part(weight=float(how["weight"]), clip=tuple(how["range"]))
+            name: Part(weight=float(how["own"]["weight"]), clip=tuple(how["own"]["range"]))
             for name, how in first["rewards"].items()
-            if how["range"]
+            if how["own"]
         }
         """The environment's own parts, with the range of their values there."""
         self.most_turns = max(opening["observation"]["answers_left"] for opening in openings)

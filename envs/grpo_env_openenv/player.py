@@ -65,23 +65,24 @@ class Player:
             ConfigError: the server fails.
         """
         try:
-            return self._sessions.play([self._opening(columns)], fresh=True)[0]
+            return self._sessions.play([self._opening(columns)])[0]
         except WireError as error:
             raise ConfigError(f"env.url={self._sessions.base}: {error}.") from error
 
-    def play(self, problem: Problem, steps: Sequence[str]) -> list[Told]:
+    def play(self, problem: Problem, steps: Sequence[str], sent: int = 1) -> list[Told]:
         """Play an episode up to its end or the last of `steps`; return what is answered to them.
 
         Args:
             problem: What is played.
             steps: Actions, as JSON.
+            sent: So many of the last ones are new, and sent in any case.
 
         Raises:
             WireError: the server failed, opened with another prompt, or answers otherwise than it
                 has answered the same steps before.
         """
         moves = [self._opening(problem.columns), *steps]
-        opening, *told = self._sessions.play(moves)
+        opening, *told = self._sessions.play(moves, sent)
         prompt = self.shown(opening)
         if prompt != problem.prompt:
             drawn = f"{problem.prompt[:_SHOWN]!r} when the problem was drawn"

@@ -44,21 +44,22 @@ class Sessions:
         """Whether the server was found to have room for fewer."""
         self._changed = threading.Condition()
 
-    def play(self, moves: Sequence[str], *, fresh: bool = False) -> list[Told]:
+    def play(self, moves: Sequence[str], sent: int = 1) -> list[Told]:
         """Return what the server answers to a reset and to each step, up to the episode's end.
 
         Args:
             moves: The data of the reset and of each step behind it, as JSON.
-            fresh: Reset in any case: what a session has seen before is not used.
+            sent: So many of the last moves are sent to the server in any case: what a session was
+                answered before is not used for them.
 
         Raises:
             WireError: the server cannot be reached or refuses; one line.
         """
-        return self._with(lambda session: session.play(moves, fresh=fresh), moves)
+        return self._with(lambda session: session.play(moves, sent), moves, sent)
 
     def tools(self) -> list[Mapping[str, Any]]:
         """Return the tools of a server that has some."""
-        return self._with(Session.ask_tools, ())
+        return self._with(Session.ask_tools, (), 0)
 
     def close(self) -> None:
         """Close the connections that are not in use; a later call opens them again."""
@@ -69,10 +70,10 @@ class Sessions:
         for session in closed:
             session.close()
 
-    def _with(self, call: Callable[[Session], T], moves: Sequence[str]) -> T:
+    def _with(self, call: Callable[[Session], T], moves: Sequence[str], sent: int) -> T:
         patience = _Patience(self.timeout)
         while True:
-            session = self._take(moves)
+            session = self._take(moves, sent)
             try:
                 return self._use(session, call)
             except Full as error:
@@ -93,11 +94,11 @@ class Sessions:
         self._leave(session, sound=True)
         return result
 
-    def _take(self, moves: Sequence[str]) -> Session | None:
+    def _take(self, moves: Sequence[str], sent: int) -> Session | None:
         """Return a session to play in, None where a new one may be opened; wait for either."""
         with self._changed:
             while True:
-                found = self._best(moves)
+                found = self._best(moves, sent)
                 if found is None and self._count < self.most:
                     self._count += 1
                     return None
@@ -108,9 +109,9 @@ class Sessions:
                     return found
                 self._changed.wait()
 
-    def _best(self, moves: Sequence[str]) -> Session | None:
+    def _best(self, moves: Sequence[str], sent: int) -> Session | None:
         """Return the session that has played most of these moves, or one whose episode is over."""
-        standing = [(session.match(moves), session) for session in self._idle]
+        standing = [(session.match(moves, sent), session) for session in self._idle]
         played, best = max(standing, key=lambda pair: pair[0], default=(0, None))
         return best if played else next((x for x in self._idle if x.over), None)
 

@@ -100,38 +100,44 @@ class Session:
         self._timeout = timeout
         self._open = ExitStack()
         self._moves, self._told = list[str](), list[Told]()
-        opening = connect(
-            f"{base.replace('http', 'ws', 1)}/ws",
-            open_timeout=timeout,
-            close_timeout=_CLOSING_S,
-            ping_interval=None,  # a server that steps in its event loop answers no ping
-            max_size=_LARGEST,
-        )
         try:
-            self._socket = self._open.enter_context(opening)
+            self._socket = self._open.enter_context(
+                connect(
+                    f"{base.replace('http', 'ws', 1)}/ws",
+                    open_timeout=timeout,
+                    close_timeout=_CLOSING_S,
+                    ping_interval=None,  # a server that steps in its event loop answers no ping
+                    max_size=_LARGEST,
+                )
+            )
         except (OSError, WebSocketException) as error:
             raise Unreachable(f"{base}: no connection: {_one_line(error)}") from error
 
-    def match(self, moves: Sequence[str]) -> int:
-        """Return how many of these moves are all that the session has played; 0 where it differs.
+    def match(self, moves: Sequence[str], sent: int) -> int:
+        """Return how many moves the session has played, if an episode can go on from there.
 
         Args:
             moves: The data of a reset and of each step behind it, as JSON.
+            sent: So many of the last moves are still to be sent.
+
+        Returns:
+            0 where it has played other moves, or too many of these.
         """
         played = len(self._moves)
-        return played if self._moves == list(moves[:played]) else 0
+        fits = played <= len(moves) - sent and self._moves == list(moves[:played])
+        return played if fits else 0
 
     @property
     def over(self) -> bool:
         """Whether it stands in no episode that could go on."""
         return not self._moves or bool(self._told[-1].get("done"))
 
-    def play(self, moves: Sequence[str], *, fresh: bool) -> list[Told]:
+    def play(self, moves: Sequence[str], sent: int) -> list[Told]:
         """Play an episode up to its end or the last of these moves.
 
         Args:
             moves: The data of a reset and of each step behind it, as JSON.
-            fresh: Reset, though the session may stand in this episode.
+            sent: So many of the last moves are sent, though they may have been sent before.
 
         Returns:
             What was answered to the reset and to each step.
@@ -139,7 +145,7 @@ class Session:
         Raises:
             WireError: the server refused one of them; the episode is lost.
         """
-        told = [] if fresh or not self.match(moves) else self._told
+        told = self._told if self.match(moves, sent) else []
         self._moves = []  # until all is answered: nobody else goes on from here
         for number, move in enumerate(moves[len(told) :], len(told)):
             if told and told[-1].get("done"):

@@ -67,7 +67,7 @@ class TextObservation(Observation):
     )
     rewards: dict[str, Any] = Field(
         default_factory=dict,
-        description="At a reset: the weight of each part, and the range of the environment's own",
+        description="At a reset: the weight of each part, and how it says what is right",
     )
     reward_range: list[float] = Field(
         default_factory=list, description="At a reset: the least and the most that can be earned"

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from grpo_envs.env import SPLITS
+from grpo_envs.env import SPLITS, TextEnv
 from grpo_envs.errors import ConfigError, ResetNeeded, require, require_one_of
 from grpo_envs.interop.served import Served
 from grpo_envs.types import Problem, Reply, Reward, Turn
@@ -61,7 +61,7 @@ class Session:
             "prompt": sendable(problem.prompt),
             **sendable(self.env.info_of(problem)),
             "answers_left": self.env.turns_of(problem),
-            "rewards": _counted(self.served),
+            "rewards": _counted(self.env),
             "reward_range": list(self.env.range_of(problem)),
         }
 
@@ -110,13 +110,13 @@ def sendable(value: Any) -> Any:
     return [sendable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _counted(served: Served) -> Told:
-    """Return how each part of a reward counts; the environment's own have their range, too."""
-    own = {name: list(part.range) for name, part in served.env.own_parts.items()}
-    return {
-        name: {"weight": weight, "range": own.get(name)}
-        for name, weight in served.env.weights.items()
+def _counted(env: TextEnv) -> Told:
+    """Return the weight of each part; of the environment's own also how it counts as right."""
+    own = {
+        name: {"weight": part.weight, "range": sorted((part.shaped(0.0), part.shaped(1.0)))}
+        for name, part in env.own_parts.items()
     }
+    return {name: {"weight": x, "own": own.get(name)} for name, x in env.weights.items()}
 
 
 def _text(message: Any) -> str:
