@@ -18,6 +18,7 @@ _KEPT = 20_000
 """States of episodes that are remembered: those of some steps of a run."""
 _NO_REPEAT = "the server does not repeat itself after reset(seed=...)"
 _SHOWN = 60
+_COMMON = 20
 
 
 class Player:
@@ -85,15 +86,16 @@ class Player:
         opening, *told = self._sessions.play(moves, sent)
         prompt = self.shown(opening)
         if prompt != problem.prompt:
-            drawn = f"{problem.prompt[:_SHOWN]!r} when the problem was drawn"
-            raise WireError(f"{_NO_REPEAT}: it opened with {prompt[:_SHOWN]!r}, and {drawn}")
+            now, before = _where_they_differ(prompt, problem.prompt)
+            drawn = f"with {before!r} when the problem was drawn"
+            raise WireError(f"{_NO_REPEAT}: it opened with {now!r}, and {drawn}")
         mark = hashlib.sha256(problem.prompt.encode("utf-8", "surrogatepass") + moves[0].encode())
         for number, (step, each) in enumerate(zip(steps, told, strict=False), 1):
             mark.update(f"\0{step}".encode())
             now = json.dumps([self.shown(each), each.get("reward"), bool(each.get("done"))])
             before = self._remembered(mark.digest(), now)
             if before != now:
-                again = f"{now[:_SHOWN]}, and before with {before[:_SHOWN]}"
+                again = "{}, and before with {}".format(*_where_they_differ(now, before))
                 raise WireError(f"{_NO_REPEAT}: step {number} was answered with {again}")
         return told
 
@@ -127,10 +129,25 @@ def require_repeated(turns: Sequence[Turn], said: Sequence[str]) -> None:
     """
     for number, (turn, again) in enumerate(zip(turns[:-1], said, strict=False), 1):
         if turn.observation not in ("", again):
-            was = f"{turn.observation[:_SHOWN]!r}, and when played again {again[:_SHOWN]!r}"
+            was = "{!r}, and when played again {!r}".format(
+                *_where_they_differ(turn.observation, again)
+            )
             raise WireError(f"{_NO_REPEAT}: turn {number} was answered with {was}")
     if len(said) < len(turns):
         raise WireError(f"{_NO_REPEAT}: turn {len(said)} went on, and when played again it ended")
+
+
+def _where_they_differ(one: str, other: str) -> tuple[str, str]:
+    """Return what two texts say where they begin to differ.
+
+    >>> _where_they_differ("How many legs have ten cows?", "How many legs have ten ants?")
+    ('...any legs have ten cows?', '...any legs have ten ants?')
+    """
+    pairs = enumerate(zip(one, other, strict=False))
+    length = min(len(one), len(other))
+    start = max(0, next((i for i, (a, b) in pairs if a != b), length) - _COMMON)
+    first, second = ("..." * (start > 0) + text[start : start + _SHOWN] for text in (one, other))
+    return first, second
 
 
 def invalid(error: object) -> Reply:

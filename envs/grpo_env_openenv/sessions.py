@@ -110,10 +110,10 @@ class Sessions:
                 self._changed.wait()
 
     def _best(self, moves: Sequence[str], sent: int) -> Session | None:
-        """Return the session that has played most of these moves, or one whose episode is over."""
+        """Return the session that has played most of these moves, or one that is free."""
         standing = [(session.match(moves, sent), session) for session in self._idle]
         played, best = max(standing, key=lambda pair: pair[0], default=(0, None))
-        return best if played else next((x for x in self._idle if x.over), None)
+        return best if played else next((x for x in self._idle if x.free), None)
 
     def _leave(self, session: Session | None, *, sound: bool) -> None:
         """Give a session back, or what may have come of one."""

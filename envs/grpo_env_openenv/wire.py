@@ -128,9 +128,9 @@ class Session:
         return played if fits else 0
 
     @property
-    def over(self) -> bool:
-        """Whether it stands in no episode that could go on."""
-        return not self._moves or bool(self._told[-1].get("done"))
+    def free(self) -> bool:
+        """Whether no episode is lost with it: there is none, it has no step yet, or it is over."""
+        return len(self._moves) < len(("reset", "step")) or bool(self._told[-1].get("done"))
 
     def play(self, moves: Sequence[str], sent: int) -> list[Told]:
         """Play an episode up to its end or the last of these moves.
@@ -194,7 +194,7 @@ def _observed(answer: Any, kind: str) -> Told:
         code, said = data.get("code"), data.get("message")
         details = data.get("errors") if isinstance(data.get("errors"), list) else []
         first = details[0].get("msg") if details and isinstance(details[0], Mapping) else ""
-        line = _one_line(f"the server refused a {kind} ({code}): {said} {first or ''}".rstrip())
+        line = _one_line(f"the server refused a {kind} ({code}): {said} {first or ''}".rstrip(" ."))
         raise {_CAPACITY: Full, _VALIDATION: Outside}.get(str(code), WireError)(line)
     if not isinstance(data.get("observation"), Mapping):
         raise WireError(f"the server's answer to a {kind} has no observation")

@@ -201,8 +201,11 @@ def _in_range(trial: Trial) -> Iterator[str]:
             reward = trial.reward(problem, answer)
             if outside := _outside(trial, problem, reward.total):
                 yield f"{answer[:40]!r} earns {outside}"
-            if reward != trial.reward(problem, answer):
-                yield f"{answer[:40]!r} earns {reward.total:g}, then something else"
+            if reward != (again := trial.reward(problem, answer)):
+                other = again.error or (
+                    "something else" if again.total == reward.total else f"{again.total:g}"
+                )
+                yield f"{answer[:40]!r} earns {reward.total:g}, then {other}"
 
 
 def _outside(trial: Trial, problem: Problem, total: float) -> str:

@@ -488,7 +488,7 @@ def test_a_server_that_is_gone_is_one_line_after_the_timeout() -> None:
 
 def test_a_server_that_does_not_answer_is_invalid() -> None:
     stand_in = number()
-    stand_in.answer = lambda *_: threading.Event().wait(2) or ""  # type: ignore[method-assign]
+    stand_in.before = lambda _kind: threading.Event().wait(2)
     with (
         serving(stand_in) as url,
         pytest.raises(ConfigError, match=r"longer than env\.timeout=0\.2"),
@@ -535,15 +535,8 @@ def test_a_server_whose_sessions_are_others_is_one_line() -> None:
 def test_as_many_answers_are_graded_at_once_as_there_are_sessions() -> None:
     barrier = threading.Barrier(12, timeout=20)
     stand_in = words()
-    plain = stand_in.answer
-
-    def together(*asked: Any) -> str:
-        if asked[1]["type"] == "step":
-            barrier.wait()
-        return plain(*asked)
-
     with playing(stand_in, sessions=12, turns=1, timeout=30.0) as env:
-        stand_in.answer = together  # type: ignore[method-assign]
+        stand_in.before = lambda kind: kind == "step" and barrier.wait()
         groups = GroupVectorEnv(env, num_envs=24, group_size=8)
         groups.reset(seed=[1, 2, 3])
         *_, info = groups.step(["abc"] * 24)

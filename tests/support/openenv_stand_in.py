@@ -1,13 +1,16 @@
 """A server with OpenEnv's routes, in a thread: the protocol is tried without its 43 packages.
 
-tests/interop/test_openenv.py asks it and the real one the same things.
+tests/interop/test_openenv.py asks it and the real one the same things. As a program it serves one
+of our environments, on a free port: `python -m tests.support.openenv_stand_in math --wait 0.1`
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from socket import SHUT_RDWR
@@ -19,6 +22,7 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
 from grpo_envs.env import TextEnv
+from grpo_envs.env.plugins import make
 from grpo_envs.interop.served import Served
 from grpo_envs.interop.session import Session
 
@@ -28,7 +32,7 @@ Told = dict[str, Any]
 class Episodes(Protocol):
     """What a session plays: fields of observations, `reward` and `done` among them."""
 
-    def reset(self, **data: Any) -> Told:
+    def reset(self, *args: Any, **data: Any) -> Told:
         """Begin an episode."""
 
     def step(self, action: Told) -> Told:
@@ -69,7 +73,8 @@ class StandIn:
         self.opened = self.resets = self.steps = 0
         self.hang_up = 0
         """So many of the next steps end their connection instead of being answered."""
-        self.inside = threading.Semaphore(10**6)
+        self.before: Callable[[str], object] = lambda _kind: None
+        """Called before a `reset` or a `step` is answered."""
         self._lock = threading.Lock()
 
     def route(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -104,6 +109,7 @@ class StandIn:
     def answer(self, episodes: Episodes, asked: Told, connection: ServerConnection) -> str:
         """Answer a message."""
         data = asked["data"]
+        self.before(asked["type"])
         try:
             if asked["type"] == "reset":
                 self.resets += 1
@@ -142,7 +148,7 @@ class Ours:
     def __init__(self, served: Served) -> None:
         self.session = Session(served)
 
-    def reset(self, **data: Any) -> Told:
+    def reset(self, *_: Any, **data: Any) -> Told:
         return {**_EMPTY, **asyncio.run(self.session.reset(**data))}
 
     def step(self, action: Told) -> Told:
@@ -177,3 +183,32 @@ def serving(stand_in: StandIn, port: int = 0) -> Iterator[str]:
         thread.join(20)
         for connection in [*stand_in.open]:
             connection.socket.shutdown(SHUT_RDWR)
+
+
+class Slow(Ours):
+    """A session whose steps wait, as for a browser."""
+
+    def __init__(self, served: Served, seconds: float) -> None:
+        super().__init__(served)
+        self.seconds = seconds
+
+    def step(self, action: Told) -> Told:
+        time.sleep(self.seconds)
+        return super().step(action)
+
+
+def main() -> None:
+    """Serve until the end; print the address."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name")
+    parser.add_argument("--wait", type=float, default=0.0, help="seconds that a step waits")
+    options = parser.parse_args()
+    served = Served(options.name, make(options.name), 60.0)
+    about = ours(served.env).about
+    with serving(StandIn(lambda: Slow(served, options.wait), about)) as url:
+        print(f"env={options.name} at {url}", flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
