@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from grpo_envs.env.conformance import PromiseCheck, check_promises
 from grpo_envs.errors import ConfigError
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Reply
+from tests.support import forked
 from tests.support.door_answers import cases
 from tests.support.openenv_games import number, tools, words
 from tests.support.openenv_stand_in import StandIn, ours, serving
@@ -582,3 +584,25 @@ def test_fields_may_be_several_and_messages() -> None:
 def test_reset_is_given_what_env_reset_says() -> None:
     with playing(words(), reset={"length": 9}) as env:
         assert len(env.problem(0).prompt) == len("Reverse .") + 9
+
+
+# A run
+
+
+@pytest.mark.slow
+def test_a_run_over_the_wire_learns_what_a_run_in_process_learns(tmp_path: Path) -> None:
+    short = ["trainer.steps=2", "trainer.prompts_per_step=2", "trainer.eval_problems=4"]
+    short += ["agent.group_size=4", "logger.names=[jsonl]"]
+    with serving(ours(grpo_envs.make("guess"))) as url:
+        for name, env in (("here", ["env=guess"]), ("there", ["env=openenv", f"env.url={url}"])):
+            done = forked.run(tmp_path, "grpo_envs.run", *env, *short, f"hydra.run.dir={name}")
+            assert done.returncode == 0, done.stderr
+    own, theirs = (
+        list(map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines()))
+        for name in ("here", "there")
+    )
+    apart = ("time/", "memory/", "score/", "tokens")
+    for one, other in zip(own, theirs, strict=True):
+        assert one.keys() == other.keys()
+        same = [key for key in one if not key.startswith(apart)]
+        assert {key: one[key] for key in same} == {key: other[key] for key in same}
