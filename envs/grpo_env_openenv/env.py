@@ -21,10 +21,8 @@ within `env.timeout`. The server ends an episode; `env.turns` limits it.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from grpo_env_openenv import own
-from grpo_env_openenv.fields import Action, Shown
 from grpo_env_openenv.foreign import Foreign, Reading
-from grpo_env_openenv.own import Own
+from grpo_env_openenv.own import Own, speaks
 from grpo_env_openenv.player import invalid
 from grpo_env_openenv.sessions import shared_sessions
 from grpo_env_openenv.wire import WireError, base_of, schema_of
@@ -34,7 +32,6 @@ from grpo_envs.env.rewards import Part, respond_safely
 from grpo_envs.errors import require, require_one_of
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
-_TURNS = 16
 _DAY_S = 86_400
 
 
@@ -85,36 +82,28 @@ class OpenEnvEnv(TextEnv):
         Raises:
             ConfigError: a value is not allowed, or no OpenEnv server answers.
         """
-        returns = ReturnRange.of(return_range)
         _require(answer, reset or {}, {"turns": turns, "sessions": sessions}, timeout)
-        self.base = base = base_of(url)
-        schema = schema_of(base, timeout)
-        self._sessions = shared_sessions(base, sessions, float(timeout))
-        if own.speaks(schema["observation"]):
-            _require_unset(
-                action=action,
-                observation=observation,
-                return_range=return_range,
-                system_prompt=system_prompt or None,
-                answer=answer if answer == "tag" else None,
-            )
+        returns = ReturnRange.of(return_range)
+        self.base = base_of(url)
+        schema = schema_of(self.base, timeout)
+        self._sessions = shared_sessions(self.base, sessions, float(timeout))
+        self._is_own = speaks(schema["observation"])
+        fields = {"action": action, "observation": observation}
+        if self._is_own:
+            form = None if answer == "text" else answer
+            said = {"answer": form, "system_prompt": system_prompt or None}
+            _require_unset({**fields, **said, "return_range": return_range})
             self.player: Own | Foreign = Own(self._sessions, reset or {})
-            self.max_turns = min(turns or self.player.most_turns, self.player.most_turns)
         else:
-            openings = schema.get("reset_observation") or {}
-            reading = Reading(
-                action=Action(schema["action"], action),
-                shown=Shown([schema["observation"], openings], observation),
-                returns=returns,
-                form=answer,
-                system_prompt=system_prompt,
-            )
+            reading = Reading.of(schema, fields, form=answer, returns=returns)
             self.player = Foreign(self._sessions, reset or {}, reading)
-            self.max_turns = turns or _TURNS
-        weights = self.player.weights
-        super().__init__(split, parts=weights, rewards=rewards, render_mode=render_mode)
-        self._optional = set(self._parts) if isinstance(self.player, Own) else self._optional
-        self._as_served = isinstance(self.player, Own) and not rewards
+            self.system_prompt = system_prompt
+        parts, most = self.player.weights, self.player.most_turns
+        super().__init__(split, parts=parts, rewards=rewards, render_mode=render_mode)
+        if self._is_own:
+            self._optional = set(self._parts)  # it sends those that apply to a problem
+        self._as_served = self._is_own and not rewards
+        self.max_turns = min(turns or most, most) if self._is_own else turns or most
         self.workers, self.hidden = sessions, self.player.hidden
 
     def problem(self, seed: int, split: str | None = None) -> Problem:
@@ -182,7 +171,7 @@ def _require(answer: str, reset: Any, counts: Mapping[str, int | None], timeout:
     require(seconds, "env.timeout", timeout, f"seconds above 0, up to {_DAY_S}")
 
 
-def _require_unset(**keys: Any) -> None:
+def _require_unset(keys: Mapping[str, Any]) -> None:
     """Refuse what a server of ours says itself.
 
     Raises:

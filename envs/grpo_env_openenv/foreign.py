@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from grpo_env_openenv.fields import Action, Shown, called, result_of, tool_of
 from grpo_env_openenv.player import Player, invalid, require_repeated
@@ -34,13 +34,35 @@ class Reading:
     returns: ReturnRange
     form: str
     """What of a completion is its answer: text or tag."""
-    system_prompt: str
+
+    @classmethod
+    def of(
+        cls,
+        schema: Mapping[str, Any],
+        fields: Mapping[str, Any],
+        *,
+        form: str,
+        returns: ReturnRange,
+    ) -> Self:
+        """Choose the fields by a server's schema.
+
+        Raises:
+            ConfigError: it has none of their names, or the choice is not clear.
+        """
+        openings = schema.get("reset_observation") or {}
+        return cls(
+            action=Action(schema["action"], fields["action"]),
+            shown=Shown([schema["observation"], openings], fields["observation"]),
+            returns=returns,
+            form=form,
+        )
 
 
 class Foreign(Player):
     """The seed alone names a problem; splits are made of seeds and, if they differ, of openings."""
 
-    weights: Mapping[str, float] = {"score": 1.0}
+    weights: ClassVar[Mapping[str, float]] = {"score": 1.0}
+    most_turns = 16
 
     def __init__(self, sessions: Sessions, reset: Mapping[str, Any], reading: Reading) -> None:
         super().__init__(sessions, reset)
@@ -86,7 +108,7 @@ class Foreign(Player):
 
     def shown(self, told: Told) -> str:
         """Return the text of the fields that are shown; of a tool's result its text."""
-        if "tool_name" in told["observation"]:
+        if self._reading.action.calls and "tool_name" in told["observation"]:
             return result_of(told["observation"])
         return self._reading.shown.of(told)
 
@@ -101,7 +123,6 @@ class Foreign(Player):
             gold=None,
             solution="",
             meta={"seed": place},
-            system_prompt=self._reading.system_prompt,
             columns={"seed": place},
             tools=self._tools,
         )

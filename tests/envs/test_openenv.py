@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from grpo_env_openenv.wire import base_of
 from grpo_envs import GroupVectorEnv, Problem, Turn
 from grpo_envs.env.calls import write_call
 from grpo_envs.env.conformance import PromiseCheck, check_promises
+from grpo_envs.env.grading import place
 from grpo_envs.errors import ConfigError
 from grpo_envs.seeding import split_of
 from grpo_envs.types import Reply
@@ -544,6 +546,13 @@ def test_as_many_answers_are_graded_at_once_as_there_are_sessions() -> None:
         *_, info = groups.step(["abc"] * 24)
         assert info["reward_valid"].all()
         groups.close()
+
+
+def test_it_is_graded_in_threads_and_sent_nowhere() -> None:
+    with playing(words()) as env:
+        assert place(env, "auto", "cuda") == ("threads", "")
+        with pytest.raises(ConfigError, match=r"OpenEnvEnv cannot be sent to a process"):
+            place(env, "processes", "cpu")
 
 
 # The contract
