@@ -155,7 +155,7 @@ def test_each_of_the_processes_has_one_core_for_pools_of_its_own() -> None:
 
 
 def test_batches_are_graded_side_by_side_where_there_are_copies_for_them() -> None:
-    both = threading.Barrier(2, timeout=30)
+    both = threading.Barrier(2, timeout=10)
 
     def grade(members: Sequence[int], actions: Mapping[int, Turn]) -> list[Reply]:
         both.wait()  # raises unless another batch comes
@@ -224,7 +224,7 @@ class Waiting(Pure):
 
     def __init__(self, waits_for: int = 64) -> None:
         super().__init__()
-        self.barrier = threading.Barrier(waits_for, timeout=30)
+        self.barrier = threading.Barrier(waits_for, timeout=10)
 
     def score(self, problem: Problem, answer: str) -> Reward:
         self.barrier.wait()
