@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from importlib.util import find_spec
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import urlopen
 
-from grpo_envs.errors import ConfigError, install, require
+from grpo_envs.errors import ConfigError, require, require_extra
 
 Told = Mapping[str, Any]
 """What a server answers to `reset` and `step`: `observation`, `reward`, `done`."""
@@ -64,8 +63,7 @@ def schema_of(base: str, timeout: float) -> Mapping[str, Any]:
     Raises:
         ConfigError: websockets is not installed, or no OpenEnv server answers.
     """
-    if find_spec("websockets") is None:
-        raise ConfigError(f"env=openenv needs websockets: {install('openenv-client')}")
+    require_extra("openenv-client", "env=openenv", ["websockets"])
     try:
         with urlopen(f"{base}/schema", timeout=timeout) as answer:
             schema = json.load(answer)

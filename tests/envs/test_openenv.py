@@ -385,7 +385,7 @@ def test_a_mistake_is_one_line(keywords: dict[str, Any], line: str) -> None:
 
 
 def test_without_websockets_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grpo_env_openenv.wire.find_spec", lambda name: None)
+    monkeypatch.setattr("grpo_envs.errors.find_spec", lambda name: None)
     with pytest.raises(
         ConfigError, match=r"^env=openenv needs websockets: pip install -e \"\.\[op"
     ):
