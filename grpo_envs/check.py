@@ -78,8 +78,10 @@ def _check(env: TextEnv, name: str, options: argparse.Namespace) -> bool:
     keys = inspect.signature(type(env)).parameters.values()
     values = " ".join(f"env.{key.name}={key.default}" for key in keys if key.name != "render_mode")
     console.print(f"keys: {values}", markup=False, highlight=False, soft_wrap=True)
-    held = len(checks) - len(broken)
-    console.print(f"{held} of {len(checks)} promises held on {problems} problems a split.")
+    untried = sum(not check.tried for check in checks)
+    held = len(checks) - len(broken) - untried
+    rest = f" {untried} could not be tried." if untried else ""
+    console.print(f"{held} of {len(checks)} promises held on {problems} problems a split.{rest}")
     if checks[-1].late:
         print("The other promises are not tried: what did not end once would not end again.")
         _leave()
@@ -95,7 +97,8 @@ def _leave() -> NoReturn:
 def _table(name: str, checks: list[PromiseCheck]) -> Table:
     table = Table("promise", "held", "broken by", title=f"env={name}")
     for check in checks:
-        mark = "[red]no[/red]" if check.evidence else "[green]yes[/green]"
+        held = "[red]no[/red]" if check.evidence else "[green]yes[/green]"
+        mark = held if check.tried else "-"
         table.add_row(check.promise, mark, Text(printable(check.evidence or check.note)))
     return table
 

@@ -61,6 +61,7 @@ HEAVY = {
     "fastapi": {"interop"},
     "uvicorn": {"interop"},
     "ray": {"env"},
+    "websockets": {"grpo_env_openenv"},
 }
 MODULES = sorted(p for d in ("grpo_envs", "envs", "agents") for p in (ROOT / d).rglob("*.py"))
 EVERY_MODULE = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -81,6 +81,7 @@ class GuessEnv(TextEnv):
 
     parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.1, "quick": 0.0}
     system_prompt = "You may think in <think></think>. Answer in <answer></answer>."
+    hidden = True  # a prompt tells the range, not the number in it
 
     def __init__(
         self,

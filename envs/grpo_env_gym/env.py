@@ -22,8 +22,9 @@ from typing import Any, ClassVar
 
 from grpo_env_gym.wrapped import Step, Wrapped
 from grpo_envs.env import TextEnv
+from grpo_envs.env.returns import ReturnRange
 from grpo_envs.errors import ConfigError, require, require_one_of
-from grpo_envs.graders.text import after_think
+from grpo_envs.graders.text import action_in
 from grpo_envs.seeding import rng_for, split_of
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
@@ -71,13 +72,12 @@ class GymEnv(TextEnv):
         """
         super().__init__(split, rewards=rewards, render_mode=render_mode)
         require_one_of("env.answer", answer, ("text", "tag"))
-        low, high = _range(return_range)
+        self.returns = ReturnRange.of(return_range)
         whole = turns is None or (type(turns) is int and turns > 0)
         require(whole, "env.turns", turns, "a whole number above 0, or null")
         named = kwargs is None or isinstance(kwargs, Mapping)
         require(named, "env.kwargs", repr(kwargs)[:80], "{name: value, ...} for its constructor")
         self.wrapped = Wrapped(id, kwargs or {})
-        self.low, self.high = low, high
         self.answer, self.system_prompt = answer, system_prompt
         self.max_turns = turns or self.wrapped.most_steps or _TURNS
         first = islice(_seeds(rng_for("openings")), _OPENINGS)
@@ -96,7 +96,7 @@ class GymEnv(TextEnv):
 
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
         """Play the episode up to its last turn; pay at its end."""
-        actions = [self._action(turn.action) for turn in turns]
+        actions = [action_in(turn.action, self.answer) for turn in turns]
         step = self.wrapped.play(problem.gold, actions)
         seen = (problem.prompt, *(turn.observation for turn in turns[:-1]))
         difference = _difference(seen, step.said)
@@ -127,21 +127,10 @@ class GymEnv(TextEnv):
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             raise ConfigError(f"the environment cannot be reset: {cause}.") from error
 
-    def _action(self, text: str) -> str:
-        rest = after_think(text) or ""
-        if self.answer == "text":
-            return rest.strip()
-        before, closed, _ = rest.rpartition("</answer>")
-        _, opened, inner = before.rpartition("<answer>")
-        return inner.strip() if opened and closed else ""
-
     def _reward(self, step: Step) -> Reward:
         if step.strange:
             return _paid(0.0, "the answer is outside the action space")
-        share = (step.total - self.low) / (self.high - self.low)
-        outside = not 0 <= share <= 1
-        note = f"the return {step.total:g} is outside env.return_range" if outside else ""
-        return _paid(min(max(share, 0.0), 1.0) if outside else share, note)
+        return self.returns.paid(step.total)
 
 
 def _difference(before: Sequence[str], now: Sequence[str]) -> str:
@@ -170,22 +159,6 @@ def _other_play(step: Step, again: Step) -> str:
 
 def _paid(score: float, note: str = "") -> Reward:
     return Reward(parts={"score": score}, note=note)
-
-
-def _range(given: list[float] | None) -> tuple[float, float]:
-    low, high = (0.0, 1.0) if given is None else (given if _pair(given) else (0.0, 0.0))
-    require(
-        low < high and math.isfinite(high - low),
-        "env.return_range",
-        given,
-        "[least, most], two finite numbers in order",
-    )
-    return float(low), float(high)
-
-
-def _pair(given: Any) -> bool:
-    numbers = isinstance(given, list | tuple) and len(given) == len(("low", "high"))
-    return numbers and all(isinstance(x, int | float) and math.isfinite(x) for x in given)
 
 
 def _seeds(rng: random.Random) -> Any:

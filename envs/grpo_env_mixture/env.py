@@ -77,8 +77,10 @@ class MixtureEnv(TextEnv):
         self.max_turns = max(env.max_turns for env in envs)
         asked = {env.concurrency for env in envs}
         waits = asked & {"threads", "processes"}
-        self.concurrency = "threads" if waits else "none" if "none" in asked else "auto"
+        self.concurrency = "none" if "none" in asked else "threads" if waits else "auto"
         self.reentrant = all(map(reentrant, envs))
+        self.workers = max((env.workers for env in envs if env.workers), default=None)
+        self.hidden = any(env.hidden for env in envs)
 
     @property
     def own_parts(self) -> dict[str, Part]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from gymnasium.utils import env_checker
 
+from grpo_envs.env.draws import different_keys, disjoint, same_key_same_problem
 from grpo_envs.env.rewards import is_right, summed
 from grpo_envs.env.text import SPLITS, TextEnv
 from grpo_envs.env.time_limit import TooLong, time_limit
 from grpo_envs.env.trial import (
     HOSTILE,
     SECONDS,
+    NotTried,
     Trial,
     good_player,
     made_of,
@@ -25,11 +27,11 @@ from grpo_envs.env.trial import (
 )
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ContractBroken
-from grpo_envs.seeding import rng_for
 from grpo_envs.types import Problem, compare_rewards
 
 _CALLS = 10
 """Calls whose time a check of many calls may take."""
+_NO_SOLUTION = "not tried: no problem has a solution"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,7 @@ class PromiseCheck:
     evidence: str = ""
     """What broke it; '' where it held."""
     note: str = ""  # what was left out of the trial
+    tried: bool = True  # False: it could not be, and the note says why
     late: bool = False  # whether a call did not end: the promises behind are not tried
 
 
@@ -88,21 +91,33 @@ def check_promises(
 
 
 def _try(promise: str, check: _Check, trial: Trial) -> PromiseCheck:
-    late, note = False, ""
+    evidence, late, note, tried = "", False, "", True
     try:
         evidence = next(iter(check(trial)), "")
         note = _left_out(trial) if check is _solution_is_best else ""
+    except NotTried as error:
+        note, tried = str(error), False
     except TooLong as error:
         evidence, late = str(error), True
     except Exception as error:  # noqa: BLE001  raising breaks the promise that was tried
         evidence = f"{type(error).__name__}: {error}".replace("\n", " ")
-    return PromiseCheck(promise=promise, evidence=evidence[:300], note=note, late=late)
+    return PromiseCheck(promise=promise, evidence=evidence[:300], note=note, tried=tried, late=late)
 
 
 def _left_out(trial: Trial) -> str:
     problems = trial.every_problem()
     without = sum(not problem.solution for _, problem in problems)
     return f"{without} of {len(problems)} problems have no solution" if without else ""
+
+
+def _require_a_solution(problems: Sequence[Problem]) -> None:
+    """Refuse a trial that takes solutions.
+
+    Raises:
+        NotTried: no problem has one.
+    """
+    if not any(problem.solution for problem in problems):
+        raise NotTried(_NO_SOLUTION)
 
 
 _Check = Callable[[Trial], Iterable[str]]
@@ -123,71 +138,40 @@ def _gymnasium(trial: Trial) -> Iterator[str]:
     return iter(())
 
 
-def _same_key_same_problem(trial: Trial) -> Iterator[str]:
-    for split in SPLITS:
-        first = trial.drawn(split)
-        again = [trial.problem(seed, split) for seed in reversed(range(trial.problems))][::-1]
-        for seed, (one, other) in enumerate(zip(first, again, strict=True)):
-            if one != other:
-                yield f"seed {seed} of {split} gave {one.prompt!r}, then {other.prompt!r}"
-
-
-def _different_keys(trial: Trial) -> Iterator[str]:
-    for split in SPLITS:
-        prompts = {p.prompt for p in trial.drawn(split)}
-        if len(prompts) < 2 and trial.has_several(split):
-            yield f"{trial.problems} seeds of {split} all gave {prompts.pop()!r}"
-
-
-_REMEDY = "draw until grpo_envs.seeding.split_of(question) is the split"
-
-
-def _disjoint(trial: Trial) -> Iterator[str]:
-    yield from _ignores_split(trial)
-    wide = trial.problems * 10  # shared problems of a large space show only in many draws
-    train = {p.prompt for p in trial.drawn("train", wide)}
-    for problem in trial.drawn("eval", wide):
-        if problem.prompt in train:
-            yield f"{problem.prompt!r} is in both; {_REMEDY}"
-
-
-def _ignores_split(trial: Trial) -> Iterator[str]:
-    """Draw with the same random numbers for both splits: problems that are equal are shared."""
-    env = trial.env
-    if env.rows is not None or type(env).draw is TextEnv.draw:
-        return
-    for number in range(trial.problems):
-        with time_limit(trial.seconds, f"draw(rng {number}, ...)"):
-            train, held_out = (env.draw(rng_for("both", number), of) for of in SPLITS)
-        if train.prompt == held_out.prompt:
-            yield f"draw(rng, split) ignores the split: both have {train.prompt!r}; {_REMEDY}"
-
-
 def _solution_is_best(trial: Trial) -> Iterator[str]:
+    solved = False
     for where, problem, reward in trial.solved():
+        solved = True
         most = trial.most(problem)
         if compare_rewards(reward.total, most) != 0:
             parts = reward.detail or dict(reward.parts)
             earned = f"{reward.total:g}" if reward.valid else "no valid reward instead"
             yield f"{where}{problem.solution!r} earns {earned} of {most:g} ({parts})"
+    if not solved:
+        raise NotTried(_left_out(trial))
 
 
 def _counts_as_right(trial: Trial) -> Iterator[str]:
-    own, broken = trial.env.own_parts, ""
+    own, broken, played = trial.env.own_parts, "", False
     for problem in trial.of_both():
         if is_right(trial.reward(problem, ""), own):
             yield f"'' is right, {dict(trial.reward(problem, '').parts)}"
         player = good_player(trial.env, problem)
+        played |= player is not None
         reward = summed(trial.play(problem, player)[1]) if player else None
         if reward and is_right(reward, own):
             return  # it can be reached: nobody need win every game
         if reward and reward.valid:
             broken = f"solutions earn {dict(reward.parts)} of the own parts {[*own]}"
+    if not played:
+        raise NotTried(_NO_SOLUTION)
     yield broken
 
 
 def _no_leak(trial: Trial) -> Iterator[str]:
-    for problem in trial.of_both():
+    drawn = trial.of_both()
+    _require_a_solution(drawn)
+    for problem in drawn:
         shown = (problem.prompt, trial.env.system_prompt_of(problem))
         if problem.solution and any(problem.solution in text for text in shown):
             yield f"{problem.solution!r} stands in {problem.prompt!r}"
@@ -217,8 +201,11 @@ def _in_range(trial: Trial) -> Iterator[str]:
             reward = trial.reward(problem, answer)
             if outside := _outside(trial, problem, reward.total):
                 yield f"{answer[:40]!r} earns {outside}"
-            if reward != trial.reward(problem, answer):
-                yield f"{answer[:40]!r} earns {reward.total:g}, then something else"
+            if reward != (again := trial.reward(problem, answer)):
+                other = again.error or (
+                    "something else" if again.total == reward.total else f"{again.total:g}"
+                )
+                yield f"{answer[:40]!r} earns {reward.total:g}, then {other}"
 
 
 def _outside(trial: Trial, problem: Problem, total: float) -> str:
@@ -230,6 +217,7 @@ def _outside(trial: Trial, problem: Problem, total: float) -> str:
 
 def _others_solutions(trial: Trial) -> Iterator[str]:
     drawn = trial.drawn("train")
+    _require_a_solution(drawn)
     foreign = [(a, b) for a, b in pairwise(drawn) if a.gold != b.gold and b.solution]
     best = [
         b
@@ -284,9 +272,9 @@ def _info_floats(trial: Trial) -> Iterator[str]:
 _PROMISES: dict[str, _Check] = {
     "drawing a problem and grading an answer end": _ends,
     "Gymnasium's own check_env passes without a warning": _gymnasium,
-    "the same key draws the same problem": _same_key_same_problem,
-    "different keys draw different problems": _different_keys,
-    "train and eval share no problem": _disjoint,
+    "the same key draws the same problem": same_key_same_problem,
+    "different keys draw different problems": different_keys,
+    "train and eval share no problem": disjoint,
     "the solution earns the maximum": _solution_is_best,
     "the solution counts as right in accuracy": _counts_as_right,
     "the prompt does not leak the solution": _no_leak,

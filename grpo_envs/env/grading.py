@@ -117,6 +117,8 @@ class Graders:
                 f"{name}.concurrency={self.env.concurrency!r}. Allowed: {', '.join(CONCURRENCY)}."
             )
         self.where = self.where or self.env.concurrency
+        if self.where == "threads":
+            self._executor = self._threads()  # here: batches may be begun from several threads
         if self.where.startswith(SCHEME):
             self._here = Graders(self.env, "processes")
             self._cluster = ClusterGraders(self.env, self.where, self._here.replies)
@@ -124,7 +126,9 @@ class Graders:
     @property
     def at_once(self) -> int:
         """How many batches can be graded at the same time."""
-        return self._cluster.count if self._cluster else 1
+        if self._cluster is not None:
+            return self._cluster.count
+        return (self.env.workers or 1) if self.where == "threads" else 1
 
     def replies(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
@@ -134,10 +138,9 @@ class Graders:
             return []
         if self._cluster is not None:
             return self._cluster.replies(problems, episodes)
-        if self.where in ("auto", "none"):
+        if self.where in ("auto", "none") or not self.env.grades_each_alone:
             return self.env.reply_batch(problems, episodes)
-        workers = min(cores(), len(problems))
-        size = -(-len(problems) // workers)
+        size = self._size(len(problems))
         starts = range(0, len(problems), size)
         parts = [(problems[i : i + size], episodes[i : i + size]) for i in starts]
         executor = self._workers()
@@ -161,6 +164,15 @@ class Graders:
             self._executor.shutdown()
             self._executor = None
 
+    def _size(self, count: int) -> int:
+        """Return how many of so many answers a worker takes at once.
+
+        One where answers wait for something else (`workers`): some wait longer than others.
+        """
+        if self.where == "threads" and self.env.workers:
+            return 1
+        return -(-count // min(cores(), count))
+
     def _alone(self, problem: Problem, episode: Sequence[Turn]) -> Reply:
         """Grade one answer in the pool; its reward is invalid where that kills a process."""
         executor = self._workers()
@@ -176,9 +188,11 @@ class Graders:
 
     def _workers(self) -> Executor:
         if self._executor is None:
-            threads = self.where == "threads"
-            self._executor = ThreadPoolExecutor(cores()) if threads else _processes(self.env)
+            self._executor = self._threads() if self.where == "threads" else _processes(self.env)
         return self._executor
+
+    def _threads(self) -> Executor:
+        return ThreadPoolExecutor(self.env.workers or cores())
 
 
 def _submit(executor: Executor, call: Callable[..., Any], *args: Any) -> Future[Any]:

@@ -44,6 +44,10 @@ class TextEnv(gymnasium.Env[str, str]):
     """Answers per episode. Above 1, `respond` is called in place of `score_batch`."""
     concurrency: str = "auto"
     """Where answers are graded: none (in turn), threads, processes, auto (see `grading.place`)."""
+    workers: int | None = None
+    """Threads, where `concurrency` is threads: more than the cores for grading that waits."""
+    hidden: bool = False
+    """Whether problems with one prompt may differ in their golds: a number to guess."""
     reentrant: bool | None = None
     """Whether several threads may call it at once; None: unless `concurrency` is none."""
     rows: Rows | None = None
@@ -212,10 +216,9 @@ class TextEnv(gymnasium.Env[str, str]):
         rewards = [reply.reward for reply in replies]
         if asked:
             rewards = [merged(each) for each in zip(rewards, *asked, strict=True)]
-        return [
-            dataclasses.replace(reply, reward=settle(reward, self._parts, self.weights))
-            for reply, reward in zip(replies, rewards, strict=True)
-        ]
+        settled = [settle(reward, self._parts, self.weights) for reward in rewards]
+        pairs = zip(replies, settled, strict=True)
+        return [dataclasses.replace(reply, reward=reward) for reply, reward in pairs]
 
     def own_replies(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]

@@ -59,6 +59,10 @@ _ODD: tuple[Mapping[str, Any], ...] = (
 _WORDS = ("1", "a", "yes", "50")
 
 
+class NotTried(Exception):
+    """A promise cannot be tried on this environment; the message says why."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """An environment, and how long each call of it may take.

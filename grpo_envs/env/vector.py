@@ -63,7 +63,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         """Those of the members whose episode is over that were truncated."""
         self._last: dict[int, Reply] = {}
         self._graders = Graders(env)
-        self._ahead = Ahead(self._replies)
+        self._ahead = Ahead(self._replies, self._graders.at_once)
 
     def grade_in(self, where: str) -> None:
         """Grade in this place from now on, one of those that `grading.place` returns.

@@ -15,6 +15,25 @@ def after_think(completion: str) -> str | None:
     return None if "<think>" in rest else rest if closed else completion
 
 
+def action_in(completion: str, form: str) -> str:
+    """Return what somebody else's environment is given of a completion.
+
+    Args:
+        completion: What the model wrote.
+        form: `text`: what follows any reasoning, stripped; `tag`: what is in the last `<answer>`
+            there; '' where there is none.
+
+    >>> action_in("<think>up?</think> north ", "text"), action_in("So <answer>up</answer>", "tag")
+    ('north', 'up')
+    """
+    rest = after_think(completion) or ""
+    if form == "text":
+        return rest.strip()
+    before, closed, _ = rest.rpartition("</answer>")
+    _, opened, inner = before.rpartition("<answer>")
+    return inner.strip() if opened and closed else ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """What stands between `<tag>` and `</tag>`."""

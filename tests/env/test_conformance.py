@@ -25,6 +25,7 @@ from grpo_envs.env.time_limit import TooLong, time_limit
 from grpo_envs.errors import ContractBroken
 from grpo_envs.seeding import split_of
 from tests.conftest import Write
+from tests.support.needed import needed
 
 NAMES = sorted(available(ENVS))
 SLOW = "codeio"
@@ -39,8 +40,6 @@ MADE = [
     pytest.param(SLOW, None, marks=pytest.mark.slow),
 ]
 """Gymnasium's checker tries every render mode of each environment, whichever it is given."""
-KEYWORDS = {"gym": {"id": "tests.support.text_games:text_games/Reverse-v0"}}
-"""Keywords that an environment needs and that have no default."""
 
 
 # Every environment that is installed
@@ -52,9 +51,10 @@ def test_there_are_environments() -> None:
 
 @pytest.mark.parametrize(("name", "render_mode"), MADE)
 def test_an_installed_environment_keeps_our_promises(name: str, render_mode: str | None) -> None:
-    problems = {"codeio": 4, "reasoning_gym": 2}  # which do much in processes
-    env = grpo_envs.make(name, render_mode=render_mode, **KEYWORDS.get(name, {}))
+    problems = {"codeio": 4, "openenv": 3, "reasoning_gym": 2}  # in processes, over a wire
+    env = grpo_envs.make(name, render_mode=render_mode, **needed(name))
     check_env(env, problems=problems.get(name, 10))
+    env.close()
 
 
 @pytest.mark.parametrize(("name", "render_mode"), MADE)
@@ -62,7 +62,7 @@ def test_an_installed_environment_keeps_gymnasiums_promises(
     name: str, render_mode: str | None
 ) -> None:
     spec = gymnasium.spec(f"grpo_envs/{name}-v0")
-    keywords = {"render_mode": render_mode, **KEYWORDS.get(name, {})}
+    keywords = {"render_mode": render_mode, **needed(name)}
     env = gymnasium.make(dataclasses.replace(spec, kwargs=keywords))
     assert env.spec is not None  # so the checker makes one of its own in each render mode
     with warnings.catch_warnings():
@@ -713,3 +713,83 @@ def test_weights_count_for_the_maximum() -> None:
 
     check_env(Weighted())
     check_env(Weighted(rewards={"correct": 0.5}))
+
+
+# Hidden problems
+
+
+class Secret(TextEnv):
+    """One prompt for all; the number that it hides is even in training."""
+
+    hidden = True
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        number = 2 * rng.randrange(10**6) + (split == "eval")
+        return Problem(prompt="Which?", gold=number, solution=f"<answer>{number}</answer>")
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float(answer == problem.solution)})
+
+
+class OneSecret(Secret):
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        return super().draw(random.Random(0), split)
+
+
+class SecretsOfBoth(Secret):
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        return super().draw(rng, "any")
+
+
+class SecretOfSomebody(Secret):
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        return Problem(prompt="Which?", gold=None, solution="")
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": 0.0})
+
+
+DIFFERENT, SHARED = "different keys draw different problems", "train and eval share no problem"
+
+
+def test_hidden_problems_are_told_apart_by_their_golds() -> None:
+    check_env(Secret(), problems=10)
+    said = Secret()
+    said.hidden = False
+    found = {check.promise: check.evidence for check in check_promises(said, 10)}
+    assert found[DIFFERENT] == "10 seeds of train all gave 'Which?'"
+    assert "both have 'Which?'" in found[SHARED]
+
+
+@pytest.mark.parametrize(
+    ("kind", "promise", "evidence"),
+    [
+        (OneSecret, DIFFERENT, r"^10 seeds of train all gave 'Which\?' with gold \d+$"),
+        (SecretsOfBoth, SHARED, r"ignores the split: both have 'Which\?' with gold \d+; draw"),
+    ],
+)
+def test_hidden_problems_that_are_alike_are_found(
+    kind: type[TextEnv], promise: str, evidence: str
+) -> None:
+    found = {check.promise: check.evidence for check in check_promises(kind(), 10)}
+    assert re.search(evidence, found[promise])
+
+
+def test_what_cannot_be_tried_is_no_promise_that_held() -> None:
+    checks = {check.promise: check for check in check_promises(SecretOfSomebody(), 5)}
+    unknown = "not tried: the problems are hidden, and their golds are not known here"
+    assert (checks[DIFFERENT].tried, checks[DIFFERENT].note) == (False, unknown)
+    assert "both have 'Which?'" in checks[SHARED].evidence  # by draw itself, with one generator
+    assert [check.promise for check in checks.values() if not check.tried] == [
+        DIFFERENT,
+        "the solution earns the maximum",
+        "the solution counts as right in accuracy",
+        "the prompt does not leak the solution",
+        "another problem's solution does not earn the maximum",
+    ]
+
+
+def test_a_number_to_guess_is_hidden() -> None:
+    assert grpo_envs.make("guess").hidden
+    assert not grpo_envs.make("math").hidden
+    assert grpo_envs.make("mixture", of={"math": 1, "guess": 1}).hidden

@@ -14,13 +14,17 @@ from typing import Any
 import pytest
 
 import grpo_envs
+from grpo_env_math import MathEnv
 from grpo_envs.env.ahead import Ahead
 from grpo_envs.env.grading import place, reentrant
+from grpo_envs.env.reward_functions import Function
+from grpo_envs.env.rewards import Part
 from grpo_envs.env.text import TextEnv
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.launch import cores
 from grpo_envs.types import Group, Problem, Reply, Reward, Turn
+from tests.support.needed import needed
 
 
 class Pure(TextEnv):
@@ -151,7 +155,7 @@ def test_each_of_the_processes_has_one_core_for_pools_of_its_own() -> None:
 
 
 def test_batches_are_graded_side_by_side_where_there_are_copies_for_them() -> None:
-    both = threading.Barrier(2, timeout=30)
+    both = threading.Barrier(2, timeout=10)
 
     def grade(members: Sequence[int], actions: Mapping[int, Turn]) -> list[Reply]:
         both.wait()  # raises unless another batch comes
@@ -201,9 +205,74 @@ def _runs(pid: int) -> bool:
 
 
 def test_which_environments_threads_may_call_at_once() -> None:
-    gym = {"id": "tests.support.text_games:text_games/Reverse-v0"}
+    gym = needed("gym")
     assert reentrant(grpo_envs.make("math"))
     assert reentrant(grpo_envs.make("code"))  # its programs run side by side
     assert not reentrant(grpo_envs.make("gym", **gym))
     assert reentrant(grpo_envs.make("mixture", of={"math": 1, "code": 1}))
     assert not reentrant(grpo_envs.make("mixture", of={"math": 1, "gym": {"weight": 1, **gym}}))
+
+
+# Environments that wait
+
+
+class Waiting(Pure):
+    """Its answers are graded once so many calls are in flight as `workers` says."""
+
+    concurrency = "threads"
+    workers = 64
+
+    def __init__(self, waits_for: int = 64) -> None:
+        super().__init__()
+        self.barrier = threading.Barrier(waits_for, timeout=10)
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        self.barrier.wait()
+        return super().score(problem, answer)
+
+
+def test_so_many_calls_are_in_flight_at_once_as_there_are_workers() -> None:
+    members = GroupVectorEnv(Waiting(), num_envs=128, group_size=8)
+    members.reset(seed=list(range(16)))
+    rewards = members.step(["right", "wrong"] * 64)[1]
+    assert rewards.tolist() == [1.0, 0.0] * 64
+    members.close()
+
+
+def test_groups_that_wait_are_graded_side_by_side_while_others_are_sampled() -> None:
+    """Four groups of eight are begun one by one: none of them ends before all are in flight."""
+    members = GroupVectorEnv(Waiting(waits_for=32), num_envs=32, group_size=8)
+    members.grade_in("threads")
+    members.reset(seed=[1, 2, 3, 4])
+    for first in range(0, 32, 8):
+        members.score_ahead(dict.fromkeys(range(first, first + 8), "right"))
+    assert members.step(["right"] * 32)[1].tolist() == [1.0] * 32
+    members.close()
+
+
+def test_a_function_of_all_answers_sees_all_of_them_where_others_are_graded_in_threads() -> None:
+    seen: list[int] = []
+
+    def count(_problems: Sequence[Problem], answers: Sequence[str]) -> list[float]:
+        seen.append(len(answers))
+        return [0.0 for _ in answers]
+
+    env = Threaded()
+    env._functions = {"count": Function("count", grpo_envs.batched(count), whole=True)}
+    env._parts["count"] = Part()
+    members = GroupVectorEnv(env, num_envs=8, group_size=4)
+    members.reset(seed=[1, 2])
+    members.step(["right"] * 8)
+    assert seen == [8]
+    members.close()
+
+
+def test_a_mixture_waits_as_its_environments_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    of: dict[str, Any] = {"math": 1, "countdown": 1}
+    assert grpo_envs.make("mixture", of=of).workers is None
+    monkeypatch.setattr(MathEnv, "concurrency", "threads")
+    monkeypatch.setattr(MathEnv, "workers", 3)
+    mixed = grpo_envs.make("mixture", of=of)
+    assert (mixed.concurrency, mixed.workers) == ("threads", 3)
+    gym = {"weight": 1, **needed("gym")}
+    assert grpo_envs.make("mixture", of={**of, "gym": gym}).concurrency == "none"

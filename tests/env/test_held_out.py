@@ -18,11 +18,10 @@ import grpo_envs
 from grpo_envs.env.dataset import Rows
 from grpo_envs.env.installed import ENVS, available
 from tests.conftest import Write
+from tests.support.needed import needed
 
 ROOT = Path(__file__).parents[2]
 OURS = {path.parent.name for path in (ROOT / "envs").glob("*/__init__.py")}
-KEYWORDS = {"gym": {"id": "tests.support.text_games:text_games/Reverse-v0"}}
-"""What an environment must be given that nothing can be the default of."""
 SLOW = "codeio"
 """Takes many seconds."""
 NAMES = [
@@ -38,7 +37,7 @@ REASONING_GYM = ("codeio", "gsm_symbolic", "reasoning_gym")
 
 def held_out(name: str, numbers: Sequence[int], **keywords: Any) -> list[str]:
     """The prompts of some held-out problems, from a new instance."""
-    env = grpo_envs.make(name, split="eval", **KEYWORDS.get(name, {}), **keywords)
+    env = grpo_envs.make(name, split="eval", **needed(name), **keywords)
     try:
         return [env.problem(number).prompt for number in numbers]
     finally:
@@ -70,6 +69,7 @@ PINNED = {
     "gym": "418c44cb4af55412",
     "math": "d2831e349ee70604",
     "mixture": "d22d2830609e7cf0",
+    "openenv": "ca0edd8aa2e71e9e",
     "reasoning_gym": "cd5a4ecfce8d1423",
     "sql": "047491011f916b4e",
 }

@@ -22,7 +22,10 @@ from grpo_envs.interop.served import Served
 pytest.importorskip("openenv", reason='needs pip install -e ".[openenv]"')
 from websockets.sync.client import ClientConnection, connect
 
+from grpo_envs.env.conformance import check_promises
 from grpo_envs.interop import openenv
+from tests.support import openenv_stand_in as stand_in
+from tests.support.door_answers import ENVIRONMENTS, cases
 
 SECRET = "the gold nobody sees"
 
@@ -125,7 +128,7 @@ def test_an_episode_is_as_in_process(at: str) -> None:
             assert {f"reward/{k}": x.hex() for k, x in got["parts"].items()} == {
                 k: x.hex() for k, x in info.items() if k.startswith("reward/")
             }
-        assert got["metadata"] == {"valid": True, "error": ""}
+        assert got["metadata"] == {"valid": True, "error": "", "terminated": True}
         state = ask(socket, "state")
     assert state == {
         **{"episode_id": "mine", "step_count": 3, "env": "echo", "split": "eval", "seed": 3}
@@ -141,7 +144,7 @@ def test_a_failed_grading_has_no_reward(at: str) -> None:
                 assert cause in got["message"]
                 continue
         assert (got["reward"], got["parts"], got["done"]) == (None, {}, True)
-        assert got["metadata"] == {"valid": False, "error": cause}
+        assert got["metadata"] == {"valid": False, "error": cause, "terminated": True}
 
 
 def test_whole_numbers_are_their_digits(at: str) -> None:
@@ -318,3 +321,76 @@ def test_openenvs_own_client_plays(at: str) -> None:
     assert result.reward == here.step("abc")[1]
     assert result.observation["parts"] == {"correct": 1 / 3, "short": 1 / 3}
     assert not result.done
+
+
+SCRIPT: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("step", {"message": "a"}),
+    ("reset", {"seed": 3, "split": "eval"}),
+    ("step", {"message": "a \ud800"}),
+    ("step", {"message": "raise"}),
+    ("step", {"message": "a"}),
+    ("reset", {"sed": 3}),
+    ("reset", {"seed": 4, "split": "train"}),
+    ("step", {"massage": "a"}),
+    ("step", {"message": "right"}),
+)
+"""Messages of a session; some of them are mistakes."""
+
+
+def told(url: str) -> list[Any]:
+    """What a server answers to the script, without what pydantic writes of a mistake."""
+    said = []
+    with connect(f"{url}/ws", open_timeout=20) as socket:
+        for kind, data in SCRIPT:
+            socket.send(json.dumps({"type": kind, "data": data}))
+            answer = json.loads(socket.recv(20))
+            answer["data"].pop("errors", None)
+            said.append(answer)
+    return said
+
+
+@pytest.mark.slow
+def test_the_stand_in_of_other_tests_answers_as_openenvs_server(at: str) -> None:
+    with stand_in.serving(stand_in.ours(EchoEnv(), room=1)) as url:
+        assert told(url) == told(f"ws://{at}")
+        fields = []
+        for base in (url.replace("ws", "http", 1), f"http://{at}"):
+            with urlopen(f"{base}/schema") as answer:
+                schema = json.load(answer)
+            fields.append({*schema["observation"]["properties"]})
+            assert {*schema["action"]["properties"]} == {"message", "metadata"}
+            assert schema["action"]["required"] == ["message"]
+        assert fields[0] == fields[1]
+        with connect(f"{url}/ws") as one, connect(f"{url}/ws") as other:
+            ask(one, "reset", seed=0)
+            refused = json.loads(other.recv(20))
+        with serving(EchoEnv(), sessions=1) as real, session(real) as one, session(real) as other:
+            ask(one, "reset", seed=0)
+            full = json.loads(other.recv(20))
+        assert refused["data"]["code"] == full["data"]["code"] == "CAPACITY_REACHED"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_a_run_on_the_real_server_earns_what_it_earns_in_process(name: str) -> None:
+    """`env=openenv` on OpenEnv's own server: rewards and parts to the bit, conversations, too."""
+    here = grpo_envs.make(name)
+    with closing(here), closing(grpo_envs.make(name)) as env, serving(env) as at:
+        there = grpo_envs.make("openenv", url=f"http://{at}", sessions=2)
+        for case in cases(name, 20):
+            assert there.reset(seed=case.seed) == here.reset(seed=case.seed)
+            for answer in case.answers:
+                own, theirs = here.step(answer), there.step(answer)
+                assert repr(theirs[:4]) == repr(own[:4])
+                assert {**theirs[4], "detail": ""} == {**own[4], "detail": ""}
+        there.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["math", "guess"])
+def test_check_finds_nothing_on_our_own_server(name: str) -> None:
+    with closing(grpo_envs.make(name)) as env, serving(env) as at:
+        there = grpo_envs.make("openenv", url=f"ws://{at}")
+        checks = check_promises(there, 3)
+        there.close()
+    assert {check.promise: check.evidence for check in checks if check.evidence} == {}

@@ -1,0 +1,5 @@
+"""An environment that somebody's OpenEnv server plays."""
+
+from grpo_env_openenv.env import OpenEnvEnv
+
+__all__ = ["OpenEnvEnv"]

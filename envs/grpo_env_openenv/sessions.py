@@ -1,0 +1,174 @@
+"""Sessions of one server: an episode goes on where it stands, or is played again elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+from grpo_env_openenv.wire import Full, Lost, Outside, Session, Told, Unreachable, WireError
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+_TRIES = 3
+"""Connections that may end during the same step: an answer may have ended the server."""
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
+
+
+class Sessions:
+    """Up to so many connections to a server, shared by all threads.
+
+    An episode is a function of its reset and its steps. A session that has played just these steps
+    goes on; else they are played again in another one. So an episode survives a connection that is
+    lost, and a server that is started anew.
+    """
+
+    def __init__(self, base: str, most: int, timeout: float) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            base: Of the server.
+            most: Connections at once.
+            timeout: Seconds that an answer may take, and that a lost server is waited for.
+        """
+        self.base, self.most, self.timeout = base, most, timeout
+        self._idle: list[Session] = []
+        """The one used last is at the end."""
+        self._count = 0
+        """Connections that are open, or being opened."""
+        self._limited = False
+        """Whether the server was found to have room for fewer."""
+        self._changed = threading.Condition()
+
+    def play(self, moves: Sequence[str], sent: int = 1) -> list[Told]:
+        """Return what the server answers to a reset and to each step, up to the episode's end.
+
+        Args:
+            moves: The data of the reset and of each step behind it, as JSON.
+            sent: So many of the last moves are sent to the server in any case: what a session was
+                answered before is not used for them.
+
+        Raises:
+            WireError: the server cannot be reached or refuses; one line.
+        """
+        return self._with(lambda session: session.play(moves, sent), moves, sent)
+
+    def tools(self) -> list[Mapping[str, Any]]:
+        """Return the tools of a server that has some."""
+        return self._with(Session.ask_tools, (), 0)
+
+    def close(self) -> None:
+        """Close the connections that are not in use; a later call opens them again."""
+        with self._changed:
+            closed, self._idle = self._idle, []
+            self._count -= len(closed)
+            self._changed.notify_all()
+        for session in closed:
+            session.close()
+
+    def _with(self, call: Callable[[Session], T], moves: Sequence[str], sent: int) -> T:
+        patience = _Patience(self.timeout)
+        while True:
+            session = self._take(moves, sent)
+            try:
+                return self._use(session, call)
+            except Full as error:
+                if not self._make_do(error):
+                    patience.wait(error)
+            except Lost as error:
+                if session is None:  # else it was idle: the server may have been started anew since
+                    patience.wait(error)
+
+    def _use(self, session: Session | None, call: Callable[[Session], T]) -> T:
+        try:
+            session = session or Session(self.base, self.timeout)
+            result = call(session)
+        except BaseException as error:
+            sound = isinstance(error, Outside) and session is not None
+            self._leave(session, sound=sound)
+            raise
+        self._leave(session, sound=True)
+        return result
+
+    def _take(self, moves: Sequence[str], sent: int) -> Session | None:
+        """Return a session to play in, None where a new one may be opened; wait for either."""
+        with self._changed:
+            while True:
+                found = self._best(moves, sent)
+                if found is None and self._count < self.most:
+                    self._count += 1
+                    return None
+                if found is None and self._idle:
+                    found = self._idle[0]
+                if found is not None:
+                    self._idle.remove(found)
+                    return found
+                self._changed.wait()
+
+    def _best(self, moves: Sequence[str], sent: int) -> Session | None:
+        """Return the session that has played most of these moves, or one that is free."""
+        standing = [(session.match(moves, sent), session) for session in self._idle]
+        played, best = max(standing, key=lambda pair: pair[0], default=(0, None))
+        return best if played else next((x for x in self._idle if x.free), None)
+
+    def _leave(self, session: Session | None, *, sound: bool) -> None:
+        """Give a session back, or what may have come of one."""
+        with self._changed:
+            if sound and session is not None:
+                self._idle.append(session)
+            else:
+                self._count -= 1
+            self._changed.notify()
+        if session is not None and not sound:
+            session.close()
+
+    def _make_do(self, error: Full) -> bool:
+        """Go on with the sessions that there are; return whether there are some."""
+        with self._changed:
+            if not self._count:
+                return False
+            if not self._limited:
+                text = "env.sessions=%d: %s. It goes on with the sessions that there are."
+                log.warning(text, self.most, error)
+            self._limited, self.most = True, self._count
+            return True
+
+
+@dataclass(slots=True)
+class _Patience:
+    """How long a server is waited for."""
+
+    seconds: float
+    began: float = field(default_factory=time.monotonic)
+    next_s: float = _FIRST_WAIT_S
+    tries: int = 0
+
+    def wait(self, error: WireError) -> None:
+        """Wait a while, longer each time.
+
+        Raises:
+            WireError: `error`, where there is no use in more of it.
+        """
+        self.tries += isinstance(error, Lost) and not isinstance(error, Unreachable)
+        if self.tries == _TRIES or time.monotonic() - self.began > self.seconds:
+            raise error
+        time.sleep(self.next_s)
+        self.next_s = min(2 * self.next_s, _LONGEST_WAIT_S)
+
+
+_shared: WeakValueDictionary[tuple[str, int, float], Sessions] = WeakValueDictionary()
+
+
+def shared_sessions(base: str, most: int, timeout: float) -> Sessions:
+    """Return the sessions of a server; environments of one process share them.
+
+    Training and evaluation are two environments, and many servers have room for one session only.
+    """
+    key = (base, most, timeout)
+    sessions = _shared.get(key) or Sessions(*key)
+    _shared[key] = sessions
+    return sessions

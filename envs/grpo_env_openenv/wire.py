@@ -1,0 +1,203 @@
+"""OpenEnv's protocol (0.10): one WebSocket is one session, which plays one episode at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import urlopen
+
+from grpo_envs.errors import ConfigError, require, require_extra
+
+Told = Mapping[str, Any]
+"""What a server answers to `reset` and `step`: `observation`, `reward`, `done`."""
+_SCHEMES = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
+_LARGEST = 2**26  # bytes of a message
+_CLOSING_S = 1.0
+_CAPACITY, _VALIDATION = "CAPACITY_REACHED", "VALIDATION_ERROR"
+_LINE = 300
+
+
+class WireError(Exception):
+    """A server did not do what it was asked; the message is one line."""
+
+
+class Lost(WireError):
+    """A connection ended before the answer came."""
+
+
+class Unreachable(Lost):
+    """No connection can be opened."""
+
+
+class Full(WireError):
+    """The server has no room for one more session."""
+
+
+class Outside(WireError):
+    """The server says that an action is none of its schema: an answer's fault, not the server's."""
+
+
+def base_of(url: Any) -> str:
+    """Return the address of a server's routes, http or https, from any form of it.
+
+    >>> base_of("ws://127.0.0.1:8000/ws")
+    'http://127.0.0.1:8000'
+
+    Raises:
+        ConfigError: it is no such address.
+    """
+    parts = urlsplit(url if isinstance(url, str) else "")
+    allowed = "the address of an OpenEnv server, as in ws://127.0.0.1:8000 or https://host/path"
+    require(parts.scheme in _SCHEMES and bool(parts.hostname), "env.url", url, allowed)
+    path = parts.path.rstrip("/").removesuffix("/ws")
+    return urlunsplit((_SCHEMES[parts.scheme], parts.netloc, path, "", ""))
+
+
+def schema_of(base: str, timeout: float) -> Mapping[str, Any]:
+    """Return what a server's /schema says of its actions and observations.
+
+    Raises:
+        ConfigError: websockets is not installed, or no OpenEnv server answers.
+    """
+    require_extra("openenv-client", "env=openenv", ["websockets"])
+    try:
+        with urlopen(f"{base}/schema", timeout=timeout) as answer:
+            schema = json.load(answer)
+    except HTTPError as error:
+        why = f"{base}/schema answers {error.code}: it is no OpenEnv server"
+        raise ConfigError(f"env.url={base}: {why}.") from error
+    except (OSError, ValueError) as error:
+        why = _one_line(getattr(error, "reason", error))
+        raise ConfigError(f"env.url={base}: no OpenEnv server answers: {why}.") from error
+    kinds = ("action", "observation")
+    known = isinstance(schema, Mapping) and all(isinstance(schema.get(x), Mapping) for x in kinds)
+    require(known, "env.url", base, "an OpenEnv server, whose /schema has action and observation")
+    return dict(schema)
+
+
+class Session:
+    """A connection, with the episode that it stands in."""
+
+    def __init__(self, base: str, timeout: float) -> None:
+        """Connect.
+
+        Args:
+            base: Of the server, see `base_of`.
+            timeout: Seconds that a connection and each answer may take.
+
+        Raises:
+            Unreachable: the server cannot be reached.
+        """
+        from websockets.exceptions import WebSocketException  # an extra, found in `schema_of`
+        from websockets.sync.client import connect
+
+        self._timeout = timeout
+        self._open = ExitStack()
+        self._moves, self._told = list[str](), list[Told]()
+        try:
+            self._socket = self._open.enter_context(
+                connect(
+                    f"{base.replace('http', 'ws', 1)}/ws",
+                    open_timeout=timeout,
+                    close_timeout=_CLOSING_S,
+                    ping_interval=None,  # a server that steps in its event loop answers no ping
+                    max_size=_LARGEST,
+                )
+            )
+        except (OSError, WebSocketException) as error:
+            raise Unreachable(f"{base}: no connection: {_one_line(error)}") from error
+
+    def match(self, moves: Sequence[str], sent: int) -> int:
+        """Return how many moves the session has played, if an episode can go on from there.
+
+        Args:
+            moves: The data of a reset and of each step behind it, as JSON.
+            sent: So many of the last moves are still to be sent.
+
+        Returns:
+            0 where it has played other moves, or too many of these.
+        """
+        played = len(self._moves)
+        fits = played <= len(moves) - sent and self._moves == list(moves[:played])
+        return played if fits else 0
+
+    @property
+    def free(self) -> bool:
+        """Whether no episode is lost with it: there is none, it has no step yet, or it is over."""
+        return len(self._moves) < len(("reset", "step")) or bool(self._told[-1].get("done"))
+
+    def play(self, moves: Sequence[str], sent: int) -> list[Told]:
+        """Play an episode up to its end or the last of these moves.
+
+        Args:
+            moves: The data of a reset and of each step behind it, as JSON.
+            sent: So many of the last moves are sent, though they may have been sent before.
+
+        Returns:
+            What was answered to the reset and to each step.
+
+        Raises:
+            WireError: the server refused one of them; the episode is lost.
+        """
+        told = self._told if self.match(moves, sent) else []
+        self._moves = []  # until all is answered: nobody else goes on from here
+        for number, move in enumerate(moves[len(told) :], len(told)):
+            if told and told[-1].get("done"):
+                break
+            told = [*told, self._ask("step" if number else "reset", move)]
+        self._moves, self._told = list(moves[: len(told)]), told
+        return told
+
+    def ask_tools(self) -> list[Mapping[str, Any]]:
+        """Return the tools that a server of tools has: `name`, `description`, `input_schema`."""
+        self._moves = []
+        tools = self._ask("step", '{"type": "list_tools"}')["observation"].get("tools")
+        return [tool for tool in tools or () if isinstance(tool, Mapping)]
+
+    def close(self) -> None:
+        """Close the connection; the server ends the session."""
+        self._open.close()
+
+    def _ask(self, kind: str, data: str) -> Told:
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            with suppress(ConnectionClosed):  # the server may have said why, which is read next
+                self._socket.send(f'{{"type": "{kind}", "data": {data}}}')
+            answer = json.loads(self._socket.recv(timeout=self._timeout))
+        except TimeoutError as error:
+            late = f"the server took longer than env.timeout={self._timeout:g} s for a {kind}"
+            raise WireError(late) from error
+        except (ConnectionClosed, OSError) as error:
+            raise Lost(f"the connection ended during a {kind}: {_one_line(error)}") from error
+        except ValueError as error:
+            raise WireError(f"the server's answer to a {kind} is no JSON") from error
+        return _observed(answer, kind)
+
+
+def _observed(answer: Any, kind: str) -> Told:
+    """Return the data of an answer.
+
+    Raises:
+        WireError: it is an error, or no observation.
+    """
+    data = answer.get("data") if isinstance(answer, Mapping) else None
+    if not isinstance(data, Mapping):
+        raise WireError(f"the server's answer to a {kind} is no message of OpenEnv's")
+    if answer.get("type") == "error":
+        code, said = data.get("code"), data.get("message")
+        details = data.get("errors") if isinstance(data.get("errors"), list) else []
+        first = details[0].get("msg") if details and isinstance(details[0], Mapping) else ""
+        line = _one_line(f"the server refused a {kind} ({code}): {said} {first or ''}".rstrip(" ."))
+        raise {_CAPACITY: Full, _VALIDATION: Outside}.get(str(code), WireError)(line)
+    if not isinstance(data.get("observation"), Mapping):
+        raise WireError(f"the server's answer to a {kind} has no observation")
+    return data
+
+
+def _one_line(error: object) -> str:
+    return " ".join(f"{error}".split())[:_LINE] or type(error).__name__

@@ -1,0 +1,126 @@
+"""What a session of a server does: one episode at a time, told as values of JSON.
+
+A session holds a problem and the turns so far. It never tells the gold answer: an observation has
+what `TextEnv.reset` tells a player, and the parts of a reward.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from grpo_envs.env import SPLITS, TextEnv
+from grpo_envs.errors import ConfigError, ResetNeeded, require, require_one_of
+from grpo_envs.interop.served import Served
+from grpo_envs.types import Problem, Reply, Reward, Turn
+
+Told = dict[str, Any]
+"""An observation's fields: values of JSON."""
+_SEEDS = 2**31
+_RESET = ("seed", "split", "episode_id")
+
+
+class Session:
+    """A place on a server: one episode at a time."""
+
+    def __init__(self, served: Served) -> None:
+        self.served, self.env = served, served.env
+        self.split = self.env.split
+        self.seed: int | None = None
+        self._problem: Problem | None = None
+        self._turns: tuple[Turn, ...] = ()
+        self._over = False
+
+    @property
+    def steps(self) -> int:
+        """How many answers the episode has had."""
+        return len(self._turns)
+
+    async def reset(self, seed: Any = None, **others: Any) -> Told:
+        """Begin an episode on problem number `seed` of `split` (a random one when None).
+
+        Raises:
+            ConfigError: a keyword is unknown, a value is not allowed, or no problem is drawn.
+        """
+        for name in others:
+            require_one_of("reset keyword", name, _RESET)
+        split = others.get("split", self.env.split)
+        require_one_of("split", split, SPLITS)
+        whole = seed is None or (type(seed) is int and seed >= 0)
+        require(whole, "seed", repr(seed)[:80], "a whole number from 0 on, or null")
+        number = secrets.randbelow(_SEEDS) if seed is None else seed
+        try:
+            problem = await self.served.call(lambda: self.env.problem(number, split))
+        except TimeoutError as error:
+            late = f"drawing {split} problem {number} took longer than {self.served.seconds:g} s"
+            raise ConfigError(f"env={self.served.name}: {late}.") from error
+        self._problem, self._turns, self._over = problem, (), False
+        self.split, self.seed = split, number
+        return {
+            "prompt": sendable(problem.prompt),
+            **sendable(self.env.info_of(problem)),
+            "answers_left": self.env.turns_of(problem),
+            "rewards": _counted(self.env),
+            "reward_range": list(self.env.range_of(problem)),
+        }
+
+    async def step(self, message: Any) -> Told:
+        """Grade an answer.
+
+        Raises:
+            ResetNeeded: there is no episode, or it is over.
+            ConfigError: the answer is no text.
+        """
+        if self._problem is None or self._over:
+            why = "the episode is over" if self._over else "there is no episode in this session"
+            raise ResetNeeded(f"{why}: reset first, on the same connection (WebSocket /ws).")
+        said = _text(message)
+        problem, turns = self._problem, [*self._turns, Turn(action=said)]
+        try:
+            (reply,) = await self.served.call(lambda: self.env.reply_batch([problem], [turns]))
+        except TimeoutError:
+            error = f"the grading took longer than {self.served.seconds:g} s"
+            reply = Reply(reward=Reward(valid=False, error=error))
+        reward = reply.reward
+        self._turns += (Turn(action=said, observation=reply.observation, reward=reward.total),)
+        left = 0 if reply.done else self.env.turns_of(problem) - len(self._turns)
+        self._over = left <= 0
+        return {
+            "prompt": sendable(reply.observation),
+            "results": sendable(reply.results),
+            "answers_left": max(0, left),
+            "parts": self.env.parts_of(reward) if reward.valid else {},
+            "reward": reward.total if reward.valid else None,
+            "done": self._over,
+            "metadata": {
+                "valid": reward.valid,
+                "error": sendable(reward.error),
+                "terminated": reply.done,
+            },
+        }
+
+
+def sendable(value: Any) -> Any:
+    """Return a value of JSON with lone surrogates written as escapes: UTF-8 has none."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, Mapping):
+        return {sendable(key): sendable(item) for key, item in value.items()}
+    return [sendable(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _counted(env: TextEnv) -> Told:
+    """Return the weight of each part; of the environment's own also how it counts as right."""
+    own = {
+        name: {"weight": part.weight, "range": sorted((part.shaped(0.0), part.shaped(1.0)))}
+        for name, part in env.own_parts.items()
+    }
+    return {name: {"weight": x, "own": own.get(name)} for name, x in env.weights.items()}
+
+
+def _text(message: Any) -> str:
+    """Return an answer as text; a client that reads the answer `7` as JSON sends a number."""
+    whole = isinstance(message, int) and not isinstance(message, bool)
+    require(isinstance(message, str) or whole, "message", type(message).__name__, "a text")
+    return str(message)
