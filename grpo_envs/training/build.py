@@ -95,6 +95,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         checkpoints=checkpoints,
         decisive=cfg.decisive(),
         group_size=cfg.agent.group_size,
+        flat=cfg.agent.flat,
         done=done,
         stop=stop,
         processes=processes,
