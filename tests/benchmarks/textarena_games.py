@@ -1,0 +1,87 @@
+"""Every game of TextArena through check_env: what docs/textarena.md is made by.
+
+    python tests/benchmarks/textarena_games.py > docs/textarena.md
+
+Each game has a process of its own with a time limit; games for several players are left out.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+
+from grpo_env_textarena import TextArenaEnv
+from grpo_env_textarena.env import games
+from grpo_envs.env.conformance import check_promises
+from grpo_envs.errors import GrpoEnvsError
+
+PROBLEMS, TURNS, SECONDS = 10, 6, 400
+_PLAYERS = "number of players"
+_HEAD = """\
+# TextArena {version}, game by game
+
+`python tests/benchmarks/textarena_games.py`: what `python -m grpo_envs.check env=textarena
+env.game=...` says of the games that one player can play, with {problems} problems of each split and
+`env.turns={turns}`. Games for several players are not listed: they cannot be played here. A variant,
+such as `Sudoku-v0-hard`, is the same game with other numbers.
+
+- **the same question**: every game opens with the same words. Where the problem is hidden in them the
+  environment declares it (`hidden`); else there is only one problem.
+- **cannot be reset**: the game needs something that is not there; the reason is in the row.
+- A wrong move is taken once and answered; the second in a row ends the game.
+- The example of a move in the rules can itself earn something: `[2 1 4 5]` of Mastermind did.
+
+| game | promises kept | seconds a question | what did not hold |
+|---|---|---|---|"""
+
+
+def look(game: str) -> dict[str, object]:
+    """Check a game here."""
+    try:
+        env = TextArenaEnv(game=game, turns=TURNS)
+    except GrpoEnvsError as error:
+        return {"error": str(error)}
+    began = time.perf_counter()
+    for seed in range(3):
+        env.score(env.problem(seed), "[0 0]")
+    seconds = (time.perf_counter() - began) / 3
+    checks = check_promises(env, PROBLEMS)
+    broken = [f"{c.promise}: {c.evidence}" for c in checks if c.evidence]
+    return {"kept": len(checks) - len(broken), "of": len(checks), "s": seconds, "broken": broken}
+
+
+def line(game: str) -> str:
+    """Return the row of a game; '' where it is for several players."""
+    command = [sys.executable, __file__, game]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        found = json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, IndexError) as error:
+        return f"| `{game}` | - | - | {type(error).__name__} |"
+    if "error" in found:
+        reason = found["error"].removeprefix("the environment cannot be reset: ")
+        cell = f"cannot be reset: {reason}"
+        return "" if _PLAYERS in reason else f"| `{game}` | - | - | {_short(cell)} |"
+    broken = "; ".join(map(_short, found["broken"])) or "nothing"
+    return f"| `{game}` | {found['kept']} of {found['of']} | {found['s']:.2f} | {broken} |"
+
+
+def _short(text: str) -> str:
+    plain = " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+    return plain if len(plain) <= 160 else f"{plain[:157]}..."
+
+
+def main() -> None:
+    """Print the page, or with a name what was found of one game."""
+    if len(sys.argv) > 1:
+        print("\n" + json.dumps(look(sys.argv[1])))
+        return
+    print(_HEAD.format(version=version("textarena"), problems=PROBLEMS, turns=TURNS))
+    for game in games():
+        if game.endswith("-v0") and (row := line(game)):
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
