@@ -22,13 +22,13 @@ _HEAD = """\
 # TextArena {version}, game by game
 
 `python tests/benchmarks/textarena_games.py`: what `python -m grpo_envs.check env=textarena
-env.game=...` says of the games that one player can play, with {problems} problems of each split and
-`env.turns={turns}`. Games for several players are not listed: they cannot be played here. A variant,
-such as `Sudoku-v0-hard`, is the same game with other numbers.
+env.game=...` says of the games that one player can play, with {problems} problems of each split
+and `env.turns={turns}`. Games for several players are not listed: they cannot be played here. A
+variant, such as `Sudoku-v0-hard`, is the same game with other numbers.
 
-- **the same question**: every game opens with the same words. Where the problem is hidden in them the
-  environment declares it (`hidden`); else there is only one problem.
-- **cannot be reset**: the game needs something that is not there; the reason is in the row.
+- Where every seed opens with the same words the problem is hidden (`TextEnv.hidden`: a number to
+  guess), or there is only one.
+- Cannot be reset: the game needs something that is not there; the reason is in the row.
 - A wrong move is taken once and answered; the second in a row ends the game.
 - The example of a move in the rules can itself earn something: `[2 1 4 5]` of Mastermind did.
 
@@ -55,7 +55,7 @@ def line(game: str) -> str:
     """Return the row of a game; '' where it is for several players."""
     command = [sys.executable, __file__, game]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
         found = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, IndexError) as error:
         return f"| `{game}` | - | - | {type(error).__name__} |"
