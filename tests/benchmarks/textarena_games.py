@@ -19,17 +19,9 @@ from grpo_envs.errors import GrpoEnvsError
 PROBLEMS, TURNS, SECONDS = 10, 6, 400
 ONE_PLAYER = (
     *("2048", "Bandit", "Blackjack", "Countdown", "Crosswords", "Cryptarithm", "FifteenPuzzle"),
-    *(
-        "FrozenLake",
-        "GuessTheNumber",
-        "GuessWho",
-        "Hangman",
-        "Klondike",
-        "LightsOut",
-        "LogicPuzzle",
-    ),
-    *("Mastermind", "Minesweeper", "PegJump", "RushHour", "Secretary", "Set", "Slitherlink"),
-    *("Sokoban", "Sudoku", "ThreeCardMonte", "TowerOfHanoi", "TwentyQuestions"),
+    *("FrozenLake", "GuessTheNumber", "GuessWho", "Hangman", "Klondike", "LightsOut"),
+    *("LogicPuzzle", "Mastermind", "Minesweeper", "PegJump", "RushHour", "Secretary", "Set"),
+    *("Slitherlink", "Sokoban", "Sudoku", "ThreeCardMonte", "TowerOfHanoi", "TwentyQuestions"),
     *("UltimateTexasHoldem", "WordLadder", "WordSearch", "Wordle"),
 )
 _HEAD = """\
@@ -37,11 +29,13 @@ _HEAD = """\
 
 `python tests/benchmarks/textarena_games.py`: what `python -m grpo_envs.check env=textarena
 env.game=...` says of its games for one player, with {problems} problems of each split and
-`env.turns={turns}`, on Python {python}. A variant, such as `Sudoku-v0-hard`, is the same game with other numbers.
+`env.turns={turns}`, on Python {python}. A variant, such as `Sudoku-v0-hard`, is the same game with
+other numbers.
 
-- Where every seed opens with the same words the problem is hidden (`TextEnv.hidden`: a number to guess), or there is
-  only one, as in TowerOfHanoi.
-- A wrong move is answered once, the second in a row ends the game; some games pay then for what is reached by then.
+- Where every seed opens with the same words the problem is hidden (`TextEnv.hidden`: a number to
+  guess), or there is only one, as in TowerOfHanoi.
+- A wrong move is answered once, the second in a row ends the game; some games pay for what is
+  reached by then.
 - A game that raises an exception makes a reward invalid: see Slitherlink and ThreeCardMonte.
 - The example of a move in the rules may itself earn something: `[2 1 4 5]` of Mastermind did.
 
