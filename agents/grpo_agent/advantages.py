@@ -11,7 +11,6 @@ Shapes: P groups of G members of K turns at most, of T tokens. The groups are th
 of all processes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -130,7 +129,7 @@ def turn_advantages(e: Episodes, rule: Mechanism, cfg: AdvantageConfig) -> Tenso
     rule tells tokens apart.
     """
     problems, _, turns = e.rewards_PGK.shape
-    compared_K: Sequence[Tensor] = e.rewards_PGK.unbind(2)
+    compared_K = list(e.rewards_PGK.unbind(2))
     if cfg.turns == DISCOUNTED:
         compared_K = to_go(compared_K, cfg.discount)
     turns_K1 = torch.arange(turns, device=e.turn_PGT.device)[:, None]

@@ -12,7 +12,7 @@ import time
 from importlib.metadata import version
 from platform import python_version
 
-from grpo_env_textarena import TextArenaEnv
+from grpo_env_gym.arena import TextArenaEnv
 from grpo_envs.env.conformance import check_promises
 from grpo_envs.errors import GrpoEnvsError
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import grpo_envs
-from grpo_env_textarena import env as module
+from grpo_env_gym import arena as module
 from grpo_envs.env.conformance import check_promises
 from grpo_envs.errors import ConfigError
 from grpo_envs.types import Turn

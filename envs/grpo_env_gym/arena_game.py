@@ -83,4 +83,4 @@ class TextArenaGame(gymnasium.Env[str, str]):
             random.setstate(others)
 
 
-gymnasium.register(ID, entry_point=TextArenaGame)
+gymnasium.register(ID, entry_point=f"{__name__}:{TextArenaGame.__name__}")

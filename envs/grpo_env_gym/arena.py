@@ -16,8 +16,8 @@ import re
 from functools import cache
 from typing import Any
 
-from grpo_env_gym import GymEnv
-from grpo_env_textarena.game import ID
+from grpo_env_gym.arena_game import ID
+from grpo_env_gym.env import GymEnv
 from grpo_envs.errors import ConfigError, install, nearest
 
 HIDDEN = ("GuessTheNumber", "Hangman", "Mastermind", "Minesweeper", "Wordle")
