@@ -111,6 +111,8 @@ class Completion:
     """The turns of a conversation; () for a single answer."""
     turn_lengths: tuple[int, ...] = ()
     """Tokens of each answer, those put in included; () where the mask says it."""
+    turn_starts: tuple[int, ...] = ()
+    """The place of each answer's first token; () for a single answer."""
 
     @property
     def length(self) -> int:

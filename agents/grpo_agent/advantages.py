@@ -5,7 +5,10 @@ A rule is `f(scores, *, option=default)`, registered as an entry point of `grpo_
 Members whose grader failed are not valid: they leave the statistics and get advantage 0. A flat
 group (all valid rewards equal) teaches nothing and gets exact zeros, as does a group with fewer
 than two valid members.
-Shapes: P groups of G members of T tokens. The groups are those of a whole step, of all processes.
+Where turns are told apart (`agent.advantage.turns`) the members that took a turn are compared with
+each other in it: a rule is given a group for each problem and turn.
+Shapes: P groups of G members of K turns at most, of T tokens. The groups are those of a whole step,
+of all processes.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +16,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from grpo_agent.config import AdvantageConfig
 from grpo_agent.mechanisms import Mechanism
+from grpo_agent.turns import DISCOUNTED, PER_TURN, to_go
 from grpo_envs.types import REWARD_TOLERANCE
 
 
@@ -32,6 +37,22 @@ class Scores:
     def tokens_PG(self) -> Tensor:
         """How many tokens of each member count in the loss."""
         return self.mask_PGT.sum(dim=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episodes:
+    """The turns of all members; K is 1 where they are not told apart."""
+
+    rewards_PGK: Tensor
+    """Reward of each turn, 0 of one that a member did not take."""
+    taken_PGK: Tensor
+    """True where a member took the turn."""
+    valid_PG: Tensor
+    """False where the grader failed in any turn."""
+    mask_PGT: Tensor
+    """True on the tokens that count in the loss."""
+    turn_PGT: Tensor
+    """The number of the turn that a token belongs to, from 0."""
 
 
 def centered(s: Scores) -> Tensor:
@@ -97,6 +118,38 @@ def advantages(s: Scores, rule: Mechanism) -> Tensor:
     if value.ndim == s.mask_PGT.ndim:
         counts = counts[..., None] & s.mask_PGT
     return torch.where(counts, value, 0.0)
+
+
+def turn_advantages(e: Episodes, rule: Mechanism, cfg: AdvantageConfig) -> Tensor:
+    """Return advantages by a rule: (P, G) of members with one turn, else (P, G, T).
+
+    The rule compares a turn k with the same turn of the members that took it: its reward r_k, or
+    with `discounted` its reward-to-go. With `per_turn` the advantages of later turns are added:
+    A_k + sum over l > k of discount^(l-k) A_l, where A_l is a mean over the turn's tokens if the
+    rule tells tokens apart.
+    """
+    problems, _, turns = e.rewards_PGK.shape
+    compared_K = list(e.rewards_PGK.unbind(2))
+    if cfg.turns == DISCOUNTED:
+        compared_K = to_go(compared_K, cfg.discount)
+    turns_K1 = torch.arange(turns, device=e.turn_PGT.device)[:, None]
+    mask_PGKT = e.mask_PGT[:, :, None] & (e.turn_PGT[:, :, None] == turns_K1)
+    scores = Scores(
+        rewards_PG=torch.stack(compared_K, dim=1).flatten(0, 1),
+        valid_PG=(e.valid_PG[..., None] & e.taken_PGK).movedim(2, 1).flatten(0, 1),
+        mask_PGT=mask_PGKT.movedim(2, 1).flatten(0, 1),
+    )
+    value = advantages(scores, rule)
+    if turns == 1:
+        return value
+    each_PKGT = (value if value.ndim > 2 else value[..., None]).unflatten(0, (problems, turns))
+    if cfg.turns == PER_TURN:
+        own_PKG = per_member(value, scores.mask_PGT).unflatten(0, (problems, turns))
+        later_K = [*to_go(own_PKG.unbind(1), cfg.discount)[1:], torch.zeros_like(own_PKG[:, 0])]
+        each_PKGT = each_PKGT + cfg.discount * torch.stack(later_K, dim=1)[..., None]
+    each_PKGT = each_PKGT.expand(-1, -1, -1, e.turn_PGT.shape[-1])
+    value_PGT = each_PKGT.gather(1, e.turn_PGT[:, None]).squeeze(1)
+    return torch.where(e.mask_PGT, value_PGT, 0.0)
 
 
 def per_token(value: Tensor, mask_PGT: Tensor) -> Tensor:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any, ClassVar, Self
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from grpo_agent.advantages import Scores, advantages, per_member, per_token
+from grpo_agent.advantages import Episodes, per_member, per_token, turn_advantages
 from grpo_agent.config import GrpoConfig
 from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
 from grpo_agent.mechanisms import ADVANTAGE, OBJECTIVE, resolve
 from grpo_agent.shaping import kl_penalty, overlong_penalty
 from grpo_agent.step import Step, minibatches
+from grpo_agent.turn_batch import TurnBatch, collate_turns
+from grpo_agent.turns import EPISODE, flat_turns
 from grpo_envs.training.agent import Parts, Update
 from grpo_envs.types import Group
 from grpo_policy.batch import Batch, collate
@@ -104,6 +107,9 @@ class GrpoAgent:
         if "policy/correction" in metrics:
             square = metrics.pop("policy/correction_square")
             metrics["policy/correction_ess"] = metrics["policy/correction"] ** 2 / square
+        if self.cfg.advantage.turns != EPISODE:
+            flat = [turn for group in groups for turn in flat_turns(group, self.cfg.advantage)]
+            metrics["group/turns_flat"] = fmean(flat)
         return Update(metrics, advantages_PG.tolist())
 
     def _updates(self, step: Step, parts: Sequence[Tensor]) -> Iterator[tuple[Batch, RowLoss]]:
@@ -133,41 +139,55 @@ class GrpoAgent:
         )
         masked_B = truncated_B & (self.cfg.overlong.truncated == "mask")
         counted_BT = batch.mask_BT & ~masked_B[:, None]
-        rewards_B, valid_B = self._rewards(groups, truncated_B)
+        turns = self._turns(groups, batch, truncated_B)
         if ref_logps_BT is not None and self.cfg.loss.kl_in == "reward":
-            rewards_B -= self._kl_penalty(batch, ref_logps_BT, own_B)
-        scores = Scores(
-            rewards_PG=rewards_B.view(len(groups), -1),
-            valid_PG=valid_B.view(len(groups), -1),
-            mask_PGT=counted_BT.unflatten(0, (len(groups), -1)),
+            turns.rewards_BK.sub_(self._kl_penalty(batch, ref_logps_BT, own_B, turns))
+        of_groups = (len(groups), -1)
+        episodes = Episodes(
+            rewards_PGK=turns.rewards_BK.unflatten(0, of_groups),
+            taken_PGK=turns.taken_BK.unflatten(0, of_groups),
+            valid_PG=self._valid(groups, truncated_B).view(of_groups),
+            mask_PGT=counted_BT.unflatten(0, of_groups),
+            turn_PGT=turns.turn_BT.unflatten(0, of_groups),
         )
-        value = advantages(scores, self.rule)
+        value = turn_advantages(episodes, self.rule, self.cfg.advantage)
         step = Step(
             batch=batch,
             counted_BT=counted_BT,
             ref_logps_BT=ref_logps_BT,
             old_logps_BT=self.learner.logps(batch, later) if later else None,
-            advantages_BT=per_token(value, scores.mask_PGT),
+            advantages_BT=per_token(value, episodes.mask_PGT),
         )
-        return step, per_member(value, scores.mask_PGT)
+        return step, per_member(value, episodes.mask_PGT)
 
-    def _rewards(self, groups: Sequence[Group], truncated_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rewards (B) less the penalty of length, and which of them count (B)."""
-        device, cfg = truncated_B.device, self.cfg
-        rewards = [reward for group in groups for reward in group.rewards]
-        dtype = self.learner.dtype
-        totals_B = torch.tensor([r.total for r in rewards], device=device, dtype=dtype)
-        valid_B = torch.tensor([r.valid for r in rewards], device=device)
-        answers = [c.longest_turn for group in groups for c in group.completions]
-        lengths_B = torch.tensor(answers, device=device)
-        totals_B -= overlong_penalty(lengths_B, truncated_B, self.max_tokens, cfg.overlong)
-        return totals_B, valid_B if cfg.overlong.in_baseline else valid_B & ~truncated_B
+    def _turns(self, groups: Sequence[Group], batch: Batch, truncated_B: Tensor) -> TurnBatch:
+        """Return the turns of all members, their rewards less the penalty of length."""
+        like = torch.empty((), device=truncated_B.device, dtype=self.learner.dtype)
+        apart = self.cfg.advantage.turns != EPISODE
+        turns = collate_turns(groups, batch.mask_BT.shape[1], like, apart=apart)
+        truncated_BK = truncated_B[:, None] & turns.last_BK
+        penalty_BK = overlong_penalty(
+            turns.lengths_BK, truncated_BK, self.max_tokens, self.cfg.overlong
+        )
+        turns.rewards_BK.sub_(penalty_BK)
+        return turns
 
-    def _kl_penalty(self, batch: Batch, ref_logps_BT: Tensor, own_B: Tensor) -> Tensor:
-        """Return the KL penalty of each reward (B): of all rows, from each process's own."""
-        sampled_BT, mask_BT = batch.sampled_logps_BT, batch.mask_BT
-        penalty_B = kl_penalty(sampled_BT, ref_logps_BT, mask_BT, self.cfg.loss)
-        own = torch.zeros_like(penalty_B).index_copy(0, own_B, penalty_B[own_B])
+    def _valid(self, groups: Sequence[Group], truncated_B: Tensor) -> Tensor:
+        """Return which rewards count (B)."""
+        valid = [reward.valid for group in groups for reward in group.rewards]
+        valid_B = torch.tensor(valid, device=truncated_B.device)
+        return valid_B if self.cfg.overlong.in_baseline else valid_B & ~truncated_B
+
+    def _kl_penalty(
+        self, batch: Batch, ref_logps_BT: Tensor, own_B: Tensor, turns: TurnBatch
+    ) -> Tensor:
+        """Return the KL penalty of each turn (B, K): of all rows, from each process's own."""
+        penalties_K = [
+            kl_penalty(batch.sampled_logps_BT, ref_logps_BT, mask_BT, self.cfg.loss)
+            for mask_BT in (batch.mask_BT & at_BT for at_BT in turns.at_KBT)
+        ]
+        penalty_BK = torch.stack(penalties_K, dim=1)
+        own = torch.zeros_like(penalty_BK).index_copy(0, own_B, penalty_BK[own_B])
         everyone: Tensor = self.accelerator.reduce(own, "sum")
         return everyone
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from grpo_agent.mechanisms import ADVANTAGE, OBJECTIVE, check, require_known
+from grpo_agent.turns import EPISODE, TURNS, flat_turns
 from grpo_envs.config.agent import AgentConfig
 from grpo_envs.errors import ConfigError, require, require_one_of
 from grpo_envs.runtime import launch
 
 if TYPE_CHECKING:
     from grpo_envs.config.schema import RunConfig
+    from grpo_envs.types import Group
 
 RATIOS = ("token", "sequence", "sequence_product")
 KLS = ("k1", "k2", "k3", "k3_ratio")
@@ -34,6 +36,13 @@ class AdvantageConfig:
     """Added to a standard deviation."""
     ddof: int = 1
     """A std divides by n - ddof: 1 is the unbiased estimate, 0 the population's."""
+    turns: str = "episode"
+    """What the tokens of a turn are credited with: episode (the reward of the whole conversation),
+    discounted (the turn's reward-to-go, compared with those of the members that took it), per_turn
+    (its reward, compared in the same way, and then those of the later turns); see turns.py."""
+    discount: float = 1.0
+    """discounted, per_turn: what the reward of a turn counts in the turn before; with 0 only its
+    own."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of an advantage that another package brings."""
 
@@ -42,6 +51,13 @@ class AdvantageConfig:
         require_known(ADVANTAGE, self.name)
         require(self.eps >= 0, "agent.advantage.eps", self.eps, "0 or more")
         require(self.ddof in (0, 1), "agent.advantage.ddof", self.ddof, "0, 1")
+        require_one_of("agent.advantage.turns", self.turns, TURNS)
+        require(0 <= self.discount <= 1, "agent.advantage.discount", self.discount, "0 to 1")
+        if self.turns == EPISODE and self.discount != 1:
+            raise ConfigError(
+                f"agent.advantage.discount={self.discount:g} with agent.advantage.turns=episode: "
+                "turns are not told apart. Allowed: 1, or turns=discounted, per_turn."
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -182,7 +198,7 @@ class GrpoConfig(AgentConfig):
     micro_batch_tokens: int = 4096
     """Tokens, padding included, per forward and backward: memory and speed, never the result."""
     dynamic_sampling: int = 0
-    """Rounds of sampling, at most, that replace groups whose rewards are all equal (DAPO)."""
+    """Rounds of sampling, at most, that replace groups that teach nothing (DAPO)."""
     sync_reference_every: int = 0
     """Steps after which the reference becomes a copy of the policy; 0: it never changes."""
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
@@ -210,8 +226,12 @@ class GrpoConfig(AgentConfig):
 
     @property
     def resamplings(self) -> int:
-        """Rounds of sampling, at most, that replace groups whose rewards are all equal."""
+        """Rounds of sampling, at most, that replace groups that teach nothing."""
         return self.dynamic_sampling
+
+    def flat(self, group: Group) -> bool:
+        """Return whether there is nothing to compare in a group, in any turn of it."""
+        return all(flat_turns(group, self.advantage))
 
     @property
     def reference(self) -> bool:

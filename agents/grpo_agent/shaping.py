@@ -1,6 +1,6 @@
 """What the agent takes off a reward before it becomes an advantage: length and KL penalties.
 
-Shapes: B completions, T tokens.
+Shapes: B completions of K turns at most, T tokens; K is 1 where turns are not told apart.
 """
 
 import torch
@@ -11,35 +11,35 @@ from grpo_agent.losses import KLS, reference_gap
 
 
 def overlong_penalty(
-    lengths_B: Tensor, truncated_B: Tensor, max_tokens: int, cfg: OverlongConfig
+    lengths_BK: Tensor, truncated_BK: Tensor, max_tokens: int, cfg: OverlongConfig
 ) -> Tensor:
-    """Return what is subtracted from each reward for its length, 0 or more.
+    """Return what is subtracted from the reward of each turn for its length, 0 or more.
 
     With a buffer it is DAPO's soft punishment (arXiv 2503.14476, eq. 13): 0 up to
     L_max - L_buffer tokens, then linear, `penalty` at L_max.
 
     Args:
-        lengths_B: Tokens of each completion's longest answer.
-        truncated_B: True where a completion ran out of tokens.
+        lengths_BK: Tokens of each turn's answer; of a completion's longest answer where K is 1.
+        truncated_BK: True on a turn that ran out of tokens.
         max_tokens: L_max.
         cfg: Which penalty, and how much.
     """
     if cfg.truncated == "penalise":
-        return truncated_B * cfg.penalty
+        return truncated_BK * cfg.penalty
     buffer = cfg.buffer * max_tokens
     if buffer == 0:
-        return torch.zeros_like(truncated_B, dtype=torch.float32)
-    over_B = (lengths_B - (max_tokens - buffer)) / buffer
-    return over_B.clamp(0, 1) * cfg.penalty
+        return torch.zeros_like(truncated_BK, dtype=torch.float32)
+    over_BK = (lengths_BK - (max_tokens - buffer)) / buffer
+    return over_BK.clamp(0, 1) * cfg.penalty
 
 
 def kl_penalty(logps_BT: Tensor, ref_logps_BT: Tensor, mask_BT: Tensor, cfg: LossConfig) -> Tensor:
-    """Return beta * KL, summed over each completion (B), for `kl_in=reward` (RLOO, PPO).
+    """Return beta * KL, summed over tokens of each completion (B), for `kl_in=reward` (RLOO, PPO).
 
     Args:
         logps_BT: Log-probabilities under the policy that sampled.
         ref_logps_BT: Under the reference.
-        mask_BT: True on the completion's tokens.
+        mask_BT: True on the tokens that are summed, such as those of a turn.
         cfg: The estimator and its weight.
     """
     gap_BT = reference_gap(logps_BT, ref_logps_BT)

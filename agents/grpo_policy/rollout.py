@@ -29,6 +29,8 @@ class Talk:
     mask: list[bool] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     """Tokens of each answer."""
+    starts: list[int] = field(default_factory=list)
+    """The place of each answer's first token."""
     turns: list[Turn] = field(default_factory=list)
     rewards: list[Reward] = field(default_factory=list)
     cut: bool = False
@@ -41,6 +43,7 @@ class Talk:
     def answered(self, answer: Completion) -> None:
         """Append an answer of the policy."""
         self.answer = answer
+        self.starts.append(len(self.token_ids))
         self.lengths.append(len(answer.token_ids))
         self._add(answer.token_ids, answer.logprobs, answer.mask or [True] * self.lengths[-1])
 
@@ -70,6 +73,7 @@ class Talk:
             finish_reason="length" if self.cut else self.answer.finish_reason,
             turns=tuple(self.turns),
             turn_lengths=tuple(self.lengths),
+            turn_starts=tuple(self.starts),
         )
 
     def reward(self) -> Reward:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from grpo_envs.config.schema import RunConfig
+    from grpo_envs.types import Group
 
 
 @dataclass(kw_only=True, slots=True)
@@ -24,8 +25,12 @@ class AgentConfig:
 
     @property
     def resamplings(self) -> int:
-        """Rounds of sampling, at most, that replace groups whose rewards are all equal."""
+        """Rounds of sampling, at most, that replace groups that teach nothing, see `flat`."""
         return 0
+
+    def flat(self, group: Group) -> bool:
+        """Return whether the agent finds nothing to compare in a group: it would teach nothing."""
+        return group.flat
 
     @property
     def reference(self) -> bool:

@@ -34,7 +34,7 @@ def _group(found: dict[str, Any]) -> Group:
 
 
 def _completion(found: dict[str, Any]) -> Completion:
-    for key in ("token_ids", "logprobs", "mask", "turn_lengths"):
-        found[key] = tuple(found[key])
+    for key in ("token_ids", "logprobs", "mask", "turn_lengths", "turn_starts"):
+        found[key] = tuple(found.get(key, ()))  # turn_starts: not in older checkpoints
     found["turns"] = tuple(Turn(**each) for each in found["turns"])
     return Completion(**found)

@@ -1,17 +1,22 @@
 """What a step's groups say about themselves, as numbers by `area/name`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, pstdev
 
 from grpo_envs.types import Group, Reward
 
+Flat = Callable[[Group], bool]
+"""Whether a group teaches nothing, as its agent says."""
 
-def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
+
+def group_metrics(
+    groups: Sequence[Group], flat: Flat = lambda group: group.flat
+) -> dict[str, float]:
     """Return reward, group and completion metrics of one step.
 
     `reward/mean`, `reward/std` and the parts are over valid members; `group/zero_std` is the share
-    of groups whose valid rewards are all equal, which teach nothing.
+    of groups that teach nothing: by default, those whose valid rewards are all equal.
     """
     rewards = [reward for group in groups for reward in group.rewards]
     valid = [reward for reward in rewards if reward.valid]
@@ -24,10 +29,10 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         **{f"reward/{name}": _part_mean(valid, name) for name in sorted(parts)},
         **{f"reward_weighted/{name}": _weighted_mean(valid, name) for name in sorted(parts)},
         "reward/invalid": 1 - len(valid) / len(rewards),
-        "group/zero_std": fmean(group.flat for group in groups),
+        "group/zero_std": fmean(map(flat, groups)),
         "completion/length": fmean(c.length for c in completions),
         "completion/truncated": fmean(c.finish_reason == "length" for c in completions),
-        **_by_source(groups),
+        **_by_source(groups, flat),
     }
 
 
@@ -50,7 +55,7 @@ def _sources(groups: Sequence[Group]) -> dict[str, list[Group]]:
     return dict(sorted(found.items()))
 
 
-def _by_source(groups: Sequence[Group]) -> dict[str, float]:
+def _by_source(groups: Sequence[Group], flat: Flat) -> dict[str, float]:
     """Return what each environment of a mixture did: its share, reward and flat groups.
 
     Where its difficulty follows success, the level, too.
@@ -60,7 +65,7 @@ def _by_source(groups: Sequence[Group]) -> dict[str, float]:
         totals = [reward.total for group in some for reward in group.rewards if reward.valid]
         metrics[f"env/{name}/share"] = len(some) / len(groups)
         metrics[f"env/{name}/reward"] = fmean(totals or [0.0])
-        metrics[f"env/{name}/zero_std"] = fmean(group.flat for group in some)
+        metrics[f"env/{name}/zero_std"] = fmean(map(flat, some))
         found = [group.meta.get("level") for group in some]
         levels = [float(level) for level in found if type(level) is int]
         if levels:

@@ -46,7 +46,7 @@ from grpo_policy.policy import Policy
 from grpo_policy.replicas import sharding_accelerator
 from grpo_policy.rollout import Rollout
 from grpo_policy.room import Room
-from grpo_policy.samplers import Decoding, Sampler, SamplerParts, SamplerPlugin
+from grpo_policy.samplers import Decoding, Sampler, SamplerParts, SamplerPlugin, require_sampler
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         checkpoints=checkpoints,
         decisive=cfg.decisive(),
         group_size=cfg.agent.group_size,
+        flat=cfg.agent.flat,
         done=done,
         stop=stop,
         processes=processes,
@@ -147,6 +148,7 @@ def make_sampler(
         require_ahead(cfg, plugin)
     parts = SamplerParts(policy=policy, accelerator=accelerator, ahead=ahead)
     sampler = plugin.make(cfg.sampler, parts)
+    require_sampler(cfg.sampler.name, sampler)
     with held_whole(policy.model):
         sampler.sync(policy)
     return sampler

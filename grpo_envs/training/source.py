@@ -78,8 +78,8 @@ class Source(Protocol):
 class InStep:
     """Samples the groups of a step in the step itself, with the weights as they are.
 
-    With `resamplings` groups whose rewards are all equal are replaced by new ones (DAPO's dynamic
-    sampling, arXiv 2503.14476), until the step is full or the rounds are used up: then the step is
+    With `resamplings` groups that teach nothing are replaced by new ones (DAPO's dynamic sampling,
+    arXiv 2503.14476), until the step is full or the rounds are used up: then the step is
     smaller. It consists of such groups only if there was no other.
     """
 
@@ -91,7 +91,9 @@ class InStep:
     seed: int
     """The run's: it decides the order of the problems."""
     resamplings: int = 0
-    """Rounds of sampling, at most, that replace groups whose rewards are all equal."""
+    """Rounds of sampling, at most, that replace groups that teach nothing."""
+    flat: Callable[[Group], bool] = lambda group: group.flat
+    """Whether a group teaches nothing: the agent's, see `AgentConfig.flat`."""
     max_invalid: float = 1.0
     """The largest share of a round's rewards that may be invalid."""
     publish: Callable[[], None] = lambda: None
@@ -115,11 +117,11 @@ class InStep:
             self._require_valid(step, groups)
             sampled += groups
             self._taken = len(sampled)
-            if sum(not group.flat for group in sampled) >= self.prompts:
+            if sum(not self.flat(group) for group in sampled) >= self.prompts:
                 break
         chosen = sampled[: self.prompts]
         if self.resamplings:
-            chosen = [group for group in sampled if not group.flat][: self.prompts] or chosen
+            chosen = [group for group in sampled if not self.flat(group)][: self.prompts] or chosen
         keys = {group.key for group in chosen}
         dropped = [group for group in sampled if group.key not in keys]
         return Taken(chosen, dropped, self._left_out)

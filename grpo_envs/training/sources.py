@@ -45,6 +45,7 @@ def make_source(
         prompts=cfg.trainer.prompts_per_step,
         seed=cfg.seed,
         resamplings=cfg.agent.resamplings,
+        flat=cfg.agent.flat,
         max_invalid=cfg.trainer.max_invalid_fraction,
         publish=lambda: _publish(policy, sampler),
         adapt=env.env.adapt,

@@ -12,7 +12,7 @@ from grpo_envs.config.schema import TrainerConfig
 from grpo_envs.errors import ConfigError, RunStopped, require_one_of
 from grpo_envs.loggers import Logger
 from grpo_envs.runs.checkpoint import Checkpoints
-from grpo_envs.runs.metrics import group_metrics
+from grpo_envs.runs.metrics import Flat, group_metrics
 from grpo_envs.runtime import threads
 from grpo_envs.runtime.memory import gpu_metrics, memory_metrics
 from grpo_envs.runtime.processes import ALONE, Processes
@@ -65,6 +65,8 @@ class Trainer:
     """The configuration that a resumed run must share."""
     group_size: int
     """Completions per problem."""
+    flat: Flat = lambda group: group.flat
+    """Whether a group teaches nothing: the agent's, see `AgentConfig.flat`."""
     done: int = 0
     """Steps already done."""
     last: dict[str, float] = field(default_factory=dict)
@@ -170,7 +172,7 @@ class Trainer:
             taken = self.source.take(self.done + 1, timer)
             chosen, dropped = taken.chosen, taken.dropped
             groups = [*chosen, *dropped]
-            metrics = group_metrics(groups)
+            metrics = group_metrics(groups, self.flat)
             with timer("update"), self.processes.linked():
                 updates, advantages = self.agent.update(chosen)
         self.done += 1

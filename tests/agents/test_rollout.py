@@ -129,6 +129,10 @@ def test_members_of_a_group_end_at_different_turns(tiny: Policy) -> None:
         assert len(completion.turns) == 3 or seed_for(last.action) % 3 == 0
         assert len(completion.mask) == len(completion.token_ids) == len(completion.logprobs)
         assert completion.mask[0]
+        assert completion.turn_starts[0] == 0
+        for start, length in zip(completion.turn_starts, completion.turn_lengths, strict=True):
+            assert all(completion.mask[start : start + length])  # the policy's, then a reply
+            assert not any(completion.mask[start + length : start + length + 1])
         assert completion.mask[-1]
         assert completion.length == sum(completion.mask) < len(completion.token_ids)
 

@@ -7,6 +7,7 @@ are Python floats. Formulas are written in another form than the code's wherever
 
 import math
 from dataclasses import dataclass
+from math import fsum
 from statistics import fmean, pstdev, stdev
 
 import torch
@@ -191,6 +192,51 @@ def oracle_advantages(
                 advantage = reward / mean - 1 if mean > 0 else 0.0
             result[-1][i] = advantage
     return result
+
+
+def oracle_turn_advantages(
+    rewards: list[list[list[float]]],
+    valid: list[list[bool]],
+    tokens: list[list[list[int]]],
+    cfg: AdvantageConfig,
+) -> list[list[list[float]]]:
+    """Return the advantage of each turn of each member of each group.
+
+    A turn is compared with the same turn of those members alone that took it.
+    """
+    own: list[list[list[float]]] = [[[0.0] * len(m) for m in group] for group in rewards]
+    places = [  # of each comparison the problem, the turn, and who took it
+        (p, k, [i for i, member in enumerate(group) if len(member) > k])
+        for p, group in enumerate(rewards)
+        for k in range(max(map(len, group)))
+    ]
+    compared = [
+        [
+            rewards[p][i][k]
+            if cfg.turns == "per_turn"
+            else fsum(cfg.discount**n * r for n, r in enumerate(rewards[p][i][k:]))
+            for i in who
+        ]
+        for p, k, who in places
+    ]
+    found = oracle_advantages(
+        compared,
+        [[valid[p][i] for i in who] for p, _, who in places],
+        [[tokens[p][i][k] for i in who] for p, k, who in places],
+        cfg,
+    )
+    for (p, k, who), row in zip(places, found, strict=True):
+        for i, advantage in zip(who, row, strict=True):
+            own[p][i][k] = advantage
+    if cfg.turns == "discounted":
+        return own
+    return [
+        [
+            [fsum(cfg.discount**n * a for n, a in enumerate(m[k:])) for k in range(len(m))]
+            for m in group
+        ]
+        for group in own
+    ]
 
 
 def _spread(values: list[float], cfg: AdvantageConfig) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from grpo_envs.config.composition import compose_run
-from grpo_envs.errors import ConfigError, UnknownName
+from grpo_envs.errors import ConfigError, PluginError, UnknownName
 from grpo_envs.runs.rows import read_jsonl
 from grpo_envs.training.decoding import (
     evaluation_decoding,
@@ -19,7 +19,7 @@ from grpo_envs.training.decoding import (
 )
 from grpo_envs.types import Group
 from grpo_policy.policy import Policy
-from grpo_policy.samplers import Decoding
+from grpo_policy.samplers import Decoding, require_sampler
 from tests.training.test_trainer import trainer
 
 PACKAGE = """
@@ -145,6 +145,43 @@ def test_a_run_can_sample_with_stops_and_evaluate_with_cuts(tmp_path: Path) -> N
     assert any(row["text"].endswith("</answer>") for row in answers)
     assert all(row["text"].count("</answer>") <= 1 for row in answers)
     assert read_jsonl(tmp_path / "metrics.jsonl")[0]["policy/sample_gap"] < 1e-5
+
+
+class Older:
+    """A sampler as it was written before conversations kept their caches."""
+
+    version = 0
+
+    def sync(self, policy: Policy) -> None: ...
+
+    def sample(self, prompts: Any, seeds: Any, how: Any, *, tick: Any = None) -> Any: ...
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.usefixtures("calls")
+def test_an_older_sampler_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import noting_sampler
+
+    monkeypatch.setattr(noting_sampler.Noting, "make", lambda cfg, parts: Older())
+    with pytest.raises(PluginError) as caught:
+        trainer(tmp_path, 'sampler.name="noting"')
+    assert str(caught.value) == (
+        "sampler=noting: Older lacks release(), keep in sample(). Allowed: all of "
+        "grpo_policy.samplers.Sampler."
+    )
+
+
+def test_a_sampler_that_takes_anything_is_no_older_one() -> None:
+    class Passing(Older):
+        def sample(self, *given: Any, **more: Any) -> Any: ...
+
+        def release(self) -> None: ...
+
+    require_sampler("passing", Passing())
 
 
 @pytest.mark.usefixtures("calls")

@@ -1,5 +1,11 @@
 """How completions are sampled: the protocol, and the sampler that uses the trained model itself."""
 
-from grpo_policy.samplers.protocol import Decoding, Sampler, SamplerParts, SamplerPlugin
+from grpo_policy.samplers.protocol import (
+    Decoding,
+    Sampler,
+    SamplerParts,
+    SamplerPlugin,
+    require_sampler,
+)
 
-__all__ = ["Decoding", "Sampler", "SamplerParts", "SamplerPlugin"]
+__all__ = ["Decoding", "Sampler", "SamplerParts", "SamplerPlugin", "require_sampler"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from grpo_envs.config.model import SamplerConfig
+from grpo_envs.errors import PluginError
 from grpo_envs.types import Completion
 
 if TYPE_CHECKING:
@@ -93,6 +95,26 @@ class Sampler(Protocol):
 
     def close(self) -> None:
         """Let go of servers, processes and memory."""
+
+
+def require_sampler(name: str, sampler: object) -> None:
+    """Refuse a sampler that lacks a method, or an argument of `sample`, as older ones do.
+
+    Args:
+        name: Of its entry point.
+        sampler: What its plugin has made.
+
+    Raises:
+        PluginError: one line that says what it lacks.
+    """
+    methods = ("sync", "sample", "release", "metrics", "close")
+    lacks = [f"{method}()" for method in methods if not hasattr(sampler, method)]
+    parameters = signature(sampler.sample).parameters if hasattr(sampler, "sample") else {}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        lacks += [f"{key} in sample()" for key in ("tick", "keep") if key not in parameters]
+    if lacks:
+        lacking = f"sampler={name}: {type(sampler).__name__} lacks {', '.join(lacks)}"
+        raise PluginError(f"{lacking}. Allowed: all of grpo_policy.samplers.Sampler.")
 
 
 def identity_of(sampler: Sampler) -> dict[str, str]:
