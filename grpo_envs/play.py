@@ -15,6 +15,7 @@ from rich.text import Text
 from grpo_envs.config.composition import compose_run
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import SPLITS, TextEnv, plugins
+from grpo_envs.env.calls import write_call
 from grpo_envs.env.score_sheet import demonstration
 from grpo_envs.errors import ConfigError, require, require_training
 from grpo_envs.runs.newest import model_path
@@ -129,17 +130,7 @@ def _episode(env: TextEnv, seed: int, chat: "Chat | None") -> None:
     prompt, about = env.reset(seed=seed)
     how = "" if chat is None else ", as the model sees it"
     print(f"\nproblem {seed} of {env.split}{how}:")
-    system = about["system_prompt"]
-    if chat:
-        tokens = chat.render(prompt, system, about["messages"])
-        print(printable(chat.text(tokens)))
-        if len(tokens) >= chat.context_length:
-            print(
-                f"\nThis prompt has {len(tokens):,} tokens and leaves no room for an answer in the "
-                f"model's context of {chat.context_length:,}: a run leaves it out (env.too_long)."
-            )
-    else:
-        print(printable(f"{system}\n\n{prompt}" if system else prompt))
+    _show_problem(prompt, about, chat)
     turns = env.turns_of(env.problem(seed))
     totals: list[float] = []
     over = False
@@ -147,13 +138,41 @@ def _episode(env: TextEnv, seed: int, chat: "Chat | None") -> None:
         turn = f" (turn {len(totals) + 1} of {turns})" if turns > 1 else ""
         ended = f"end it with a line that holds only {END!r}, or with Ctrl-D"
         print(f"\nYour answer{turn}; {ended}:", flush=True)
-        observation, total, terminated, truncated, info = env.step(read_answer())
+        answer = read_answer()
+        if chat:
+            answer = chat.canonical(answer, about["tools"])
+        observation, total, terminated, truncated, info = env.step(answer)
         over = terminated or truncated
         totals.append(total)
         _show_reward(env, total, info)
-        _show_reply(observation, None if over else chat)
+        if chat and not over:
+            # Nobody types the token that ends a turn, so it is put in.
+            results = info.get("results", ())
+            reply = chat.follow_up(observation, ended=False, results=results, answer=answer)
+            observation = chat.text(reply)
+        if observation:
+            print(f"\nThe environment says:\n{printable(observation)}")
     if turns > 1:
         print(f"\nThe episode is over. Its {len(totals)} turns earn {number(sum(totals))}.")
+
+
+def _show_problem(prompt: str, about: Mapping[str, Any], chat: "Chat | None") -> None:
+    """Show the problem as the model sees it or, without a chat, its texts and its tools."""
+    system, tools = about["system_prompt"], about["tools"]
+    if chat is None:
+        print(printable(f"{system}\n\n{prompt}" if system else prompt))
+        for tool in tools:
+            made = tool["function"]
+            call = write_call(made["name"], dict.fromkeys(made["parameters"]["properties"], "..."))
+            print(printable(f"\n{made['name']}: {made['description']}\n{call}"))
+        return
+    tokens = chat.render(prompt, system, about["messages"], tools)
+    print(printable(chat.text(tokens)))
+    if len(tokens) >= chat.context_length:
+        print(
+            f"\nThis prompt has {len(tokens):,} tokens and leaves no room for an answer in the "
+            f"model's context of {chat.context_length:,}: a run leaves it out (env.too_long)."
+        )
 
 
 def _show_reward(env: TextEnv, total: float, info: Mapping[str, Any]) -> None:
@@ -173,15 +192,6 @@ def _show_reward(env: TextEnv, total: float, info: Mapping[str, Any]) -> None:
         print("valid: yes" + (f"\ndetail: {detail}" if detail else ""))
     else:
         print(f"valid: no, the grader failed, and nothing is learnt from it: {detail}")
-
-
-def _show_reply(observation: str, chat: "Chat | None") -> None:
-    """Show what the environment says: in the model's words where it has another turn."""
-    if chat:
-        # Nobody types the token that ends a turn, so it is put in.
-        observation = chat.text(chat.follow_up(observation, ended=False))
-    if observation:
-        print(f"\nThe environment says:\n{printable(observation)}")
 
 
 def _show_solution(env: TextEnv, seed: int) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from grpo_envs.env.calls import read_calls
 from grpo_envs.errors import ConfigError
 from grpo_policy.template import Template, opened_thought
+from grpo_policy.tools.readers import Tools
+from grpo_policy.tools.use import ToolUse
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -20,7 +24,7 @@ _OPENING_TOKENS = 16
 """Tokens at the end of a prompt that are looked at for an opened thought."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: `tool_use` is kept
 class Chat:
     """A tokenizer with its chat template, the tokens that end a turn, and the context's length."""
 
@@ -49,8 +53,21 @@ class Chat:
         """The chat template; None where the model has none."""
         return template_of(self.tokenizer, self.template_variables)
 
+    @cached_property
+    def tool_use(self) -> ToolUse:
+        """What the chat template does with tools.
+
+        Raises:
+            ConfigError: it shows them, but its calls cannot be read or their results are lost.
+        """
+        return ToolUse.of(self.template)
+
     def render(
-        self, prompt: str, system_prompt: str = "", messages: Sequence[Mapping[str, str]] = ()
+        self,
+        prompt: str,
+        system_prompt: str = "",
+        messages: Sequence[Mapping[str, str]] = (),
+        tools: Tools = (),
     ) -> tuple[int, ...]:
         """Return the tokens of a prompt, through the chat template where the model has one.
 
@@ -58,17 +75,32 @@ class Chat:
             prompt: The text.
             system_prompt: The system message before it; '' for none.
             messages: The turns of a prompt that is a conversation, see `Problem.messages`.
+            tools: What the policy may call, see `Tool.schema`. The chat template shows them, or
+                the system prompt where the template shows none.
 
         Raises:
-            ConfigError: the template fails, or a token has no embedding.
+            ConfigError: the template fails, or a token has no embedding; see also `tool_use`.
         """
+        if tools and not self.tool_use.shown:
+            system_prompt, tools = self.tool_use.explained(system_prompt, tools), ()
         if self.template is None:
             text = f"{system_prompt}\n\n{prompt}\n" if system_prompt else prompt
             return self._begun_tokens(text)
         turns = [(turn["role"], turn["content"]) for turn in messages] or [("user", prompt)]
-        return self._tokens(self.template.prompt(turns, system_prompt))
+        return self._tokens(self.template.prompt(turns, system_prompt, tools))
 
-    def follow_up(self, observation: str, *, ended: bool) -> tuple[int, ...]:
+    def canonical(self, answer: str, tools: Tools = ()) -> str:
+        """Return an answer as environments take it: its tool calls in the one writing.
+
+        Args:
+            answer: As the policy wrote it, in its own form.
+            tools: What it may call; without any the answer is returned as it is.
+        """
+        return self.tool_use.canonical(answer, tools) if tools else answer
+
+    def follow_up(
+        self, observation: str, *, ended: bool, results: Sequence[str] = (), answer: str = ""
+    ) -> tuple[int, ...]:
         """Return the tokens between an answer and the next: the environment's reply, framed.
 
         What came before is never rendered or tokenised again, so a template that would rewrite
@@ -77,13 +109,16 @@ class Chat:
         Args:
             observation: The environment's reply.
             ended: Whether the policy wrote its turn's end token itself; else it is put in.
+            results: What the tools of the answer returned, see `Reply.results`. A template that
+                shows tools has them in its `tool` role; else the observation stands for them.
+            answer: The answer with the calls of the results, as `canonical` returns it.
 
         Raises:
             ConfigError: the chat template fails, or ends an answer with none of the end tokens.
         """
         if self.template is None:
             return self._tokens(f"\n{observation}\n")
-        text = self.template.reply(observation)
+        text = self._results(results, answer) or self.template.reply(observation)
         ends = [str(self.tokenizer.decode([i])) for i in self.eos_ids]
         end = next((end for end in ends if end and text.lstrip().startswith(end)), "")
         if not end:
@@ -92,6 +127,13 @@ class Chat:
                 f"({', '.join(map(repr, ends))}), so no conversation can go on after one."
             )
         return self._tokens(text.partition(end)[2] if ended else text)
+
+    def _results(self, results: Sequence[str], answer: str) -> str:
+        """Return the results framed by the template; '' where it shows no tools, or none came."""
+        if not results or not self.tool_use.shown:
+            return ""
+        names = [call.name for call in read_calls(answer)[1]]
+        return self.tool_use.reply(results, [*names, *[""] * len(results)][: len(results)])
 
     def ended(self, token_ids: tuple[int, ...]) -> bool:
         """Return whether an answer has its end token: one that a stop string ended has not."""
@@ -198,8 +240,9 @@ def end_tokens(
     configured = getattr(generation, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     template = template_of(tokenizer, variables)
-    written = end_token(tokenizer, template.end()) if template else None
-    found = [i for i in (tokenizer.eos_token_id, *ids, written) if isinstance(i, int)]
+    ends = [template.end(), ToolUse.end(template)] if template else []
+    written = [end_token(tokenizer, end) for end in ends]
+    found = [i for i in (tokenizer.eos_token_id, *ids, *written) if isinstance(i, int)]
     if not found:
         raise ConfigError("model.path: neither the tokenizer nor the model names an end token.")
     return tuple(dict.fromkeys(found))

@@ -15,6 +15,7 @@ from grpo_envs.seeding import seed_for
 from grpo_envs.types import Completion, Group, Reply, Reward, Turn
 from grpo_policy.chat import Chat
 from grpo_policy.samplers import Decoding, Sampler
+from grpo_policy.tools.readers import Tools
 
 
 @dataclass(slots=True)
@@ -111,22 +112,24 @@ class Rollout:
     def _play(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
         size = self.env.group_size
         observations, about = self.env.reset(seed=list(seeds))
-        parts = (observations, about["system_prompt"], about["messages"])
+        tools = about["tools"]
+        parts = (observations, about["system_prompt"], about["messages"], tools)
         asked = zip(*(part[::size] for part in parts), strict=True)
         prompts = [self.chat.render(*each) for each in asked]
         noise = [(key, i) for key in seeds for i in range(size)]
         with timer("sample"):
             seeds_of_noise = [seed_for(self.seed, *place) for place in noise]
-            answers = self._sample(prompts, seeds_of_noise, range(len(noise)))
+            everyone = range(len(noise))
+            answers = self._sample(prompts, seeds_of_noise, everyone, tools)
         version = self.sampler.version
         talks = [Talk(prompts[i // size], answer) for i, answer in enumerate(answers)]
-        active = self._step(talks, range(len(talks)), timer)
+        active = self._step(talks, everyone, timer)
         while active:
             turn = len(talks[active[0]].turns)
             contexts = [talks[i].context() for i in active]
             with timer("sample"):
                 more = [seed_for(self.seed, *noise[i], turn) for i in active]
-                answers = self._sample(contexts, more, active)
+                answers = self._sample(contexts, more, active, tools)
             for i, answer in zip(active, answers, strict=True):
                 talks[i].answered(answer)
             active = self._step(talks, active, timer)
@@ -145,21 +148,27 @@ class Rollout:
         ]
 
     def _sample(
-        self, prompts: Sequence[tuple[int, ...]], noise: Sequence[int], members: Sequence[int]
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        noise: Sequence[int],
+        members: Sequence[int],
+        tools: Sequence[Tools],
     ) -> list[Completion]:
         """Sample as many completions of each prompt as there are seeds of noise for it.
 
         Those of `members`; the environment may grade them as soon as all of a prompt are there.
+        Their texts are what it is given: tool calls are in its writing. `tools` are each member's.
         """
         copies = len(noise) // len(prompts)
         completions: dict[int, list[Completion]] = {}
         keep = self.env.may_go_on(members)
         sampling = self.sampler.sample(prompts, noise, self.decoding, tick=self.tick, keep=keep)
         for p, found in sampling:
-            opened = self.chat.opened(prompts[p])
-            completions[p] = [replace(c, text=opened + c.text) if opened else c for c in found]
             own = members[p * copies : (p + 1) * copies]
-            self.env.score_ahead({m: c.text for m, c in zip(own, completions[p], strict=True)})
+            opened = self.chat.opened(prompts[p])
+            texts = [self.chat.canonical(opened + c.text, tools[own[0]]) for c in found]
+            completions[p] = [replace(c, text=t) for c, t in zip(found, texts, strict=True)]
+            self.env.score_ahead(dict(zip(own, texts, strict=True)))
         return [completion for p in range(len(prompts)) for completion in completions[p]]
 
     def _step(self, talks: Sequence[Talk], active: Sequence[int], timer: Timer) -> list[int]:
@@ -176,13 +185,18 @@ class Rollout:
             talks[i].graded(replies[i])
         running = [i for i in active if not over[i]]
         for i in running:
-            self._reply(talks[i], replies[i].observation)
+            self._reply(talks[i], replies[i])
         self.env.truncate([i for i in running if talks[i].cut])
         return [i for i in running if not talks[i].cut]
 
-    def _reply(self, talk: Talk, observation: str) -> None:
+    def _reply(self, talk: Talk, reply: Reply) -> None:
         """Put the reply into the context, or cut the talk where the next answer would not fit."""
-        tokens = self.chat.follow_up(observation, ended=self.chat.ended(talk.answer.token_ids))
+        tokens = self.chat.follow_up(
+            reply.observation,
+            ended=self.chat.ended(talk.answer.token_ids),
+            results=reply.results,
+            answer=talk.answer.text,
+        )
         needed = len(talk.context()) + len(tokens) + self.decoding.max_new_tokens
         talk.cut = needed > self.chat.context_length
         if not talk.cut:

@@ -88,7 +88,8 @@ class Room:
         """Return the tokens of a problem's prompt."""
         problem = self.env.problem(number)
         system = self.env.system_prompt_of(problem)
-        return self.chat.render(problem.prompt, system, problem.messages)
+        tools = [tool.schema for tool in problem.tools]
+        return self.chat.render(problem.prompt, system, problem.messages, tools)
 
     def no_problem(self) -> ConfigError:
         """Return the error that all problems are too long."""

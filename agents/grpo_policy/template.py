@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grpo_envs.errors import ConfigError, nearest
+from grpo_policy.tools.readers import Tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +40,9 @@ class Template:
         if not self._keeps("system", "user"):
             self._require_kept("user")
 
-    def prompt(self, turns: Sequence[tuple[str, str]], system_prompt: str = "") -> str:
+    def prompt(
+        self, turns: Sequence[tuple[str, str]], system_prompt: str = "", tools: Tools = ()
+    ) -> str:
         """Return a prompt as text, with what opens the answer.
 
         A template may refuse a system message (Gemma, Mistral 0.1) or leave it out without a word:
@@ -48,16 +51,17 @@ class Template:
         Args:
             turns: Role and text of each turn.
             system_prompt: '' for none.
+            tools: What the template is to show.
         """
         roles = [role for role, _ in turns]
-        if system_prompt and self._keeps("system", *roles):
-            return self._render(("system", system_prompt), *turns)
+        if system_prompt and self._keeps("system", *roles, tools=tools):
+            return self._render(("system", system_prompt), *turns, tools=tools)
         self._require_kept(*roles)
         turns = list(turns)
         if system_prompt:
             first = roles.index("user")
             turns[first] = ("user", f"{system_prompt}\n\n{turns[first][1]}")
-        return self._render(*turns)
+        return self._render(*turns, tools=tools)
 
     def reply(self, observation: str) -> str:
         """Return the text between an answer and the next: the turn's end, and the reply, framed."""
@@ -78,11 +82,11 @@ class Template:
             return ""
         return rendered.partition(_ANSWER)[2].strip()
 
-    def _keeps(self, *roles: str) -> bool:
+    def _keeps(self, *roles: str, tools: Tools = ()) -> bool:
         """Return whether messages of these roles are rendered, each with its text."""
         texts = [f"(text {number} of {role})" for number, role in enumerate(roles)]
         try:
-            rendered = self._render(*zip(roles, texts, strict=True))
+            rendered = self._render(*zip(roles, texts, strict=True), tools=tools)
         except ConfigError:
             return False
         return all(text in rendered for text in texts)
@@ -95,9 +99,9 @@ class Template:
                 "Give another: model.chat_template=FILE."
             )
 
-    def _render(self, *messages: tuple[str, str], opened: bool = True) -> str:
+    def _render(self, *messages: tuple[str, str], opened: bool = True, tools: Tools = ()) -> str:
         try:
-            rendered = self._applied(messages, opened=opened)
+            rendered = self._applied(messages, opened=opened, tools=tools)
         except ConfigError:
             if not self._wants_parts():
                 raise
@@ -105,29 +109,38 @@ class Template:
             kept = all(text.strip() in rendered for _, text in messages)
             if kept or not self._wants_parts():
                 return rendered
-        return self._applied(messages, opened=opened, parts=True)
+        return self._applied(messages, opened=opened, tools=tools, parts=True)
 
     def _wants_parts(self) -> bool:
         """Return whether a text has to be a list of one part, as for models that see (LLaVA)."""
         found = []
         for parts in (False, True):
             try:
-                found.append(self._applied([("user", _ANSWER)], opened=True, parts=parts))
+                found.append(self._applied([("user", _ANSWER)], opened=True, tools=(), parts=parts))
             except ConfigError:
                 found.append("")
         plain, part = found
         return _ANSWER not in plain and _ANSWER in part and "'text'" not in part
 
-    def _applied(
-        self, messages: Sequence[tuple[str, str]], *, opened: bool, parts: bool = False
+    def apply(
+        self, messages: Sequence[Mapping[str, Any]], *, opened: bool, tools: Tools = ()
     ) -> str:
-        talk: list[dict[str, Any]] = [
-            {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
-            for role, text in messages
-        ]
+        """Return what the template makes of messages.
+
+        Args:
+            messages: As Transformers takes them.
+            opened: Whether an answer is opened at the end.
+            tools: What is given to the template as `tools`; () for none.
+
+        Raises:
+            ConfigError: it fails.
+        """
+        talk = [dict(message) for message in messages]
+        given: dict[str, Any] = {"tools": [dict(tool) for tool in tools]} if tools else {}
+        given |= self.variables
         try:
             text = self.tokenizer.apply_chat_template(
-                talk, add_generation_prompt=opened, tokenize=False, **self.variables
+                talk, add_generation_prompt=opened, tokenize=False, **given
             )
         except Exception as error:  # a template is somebody's program
             cause = (str(error).strip().splitlines() or [""])[0].rstrip(".")
@@ -136,6 +149,20 @@ class Template:
                 "Give another: model.chat_template=FILE."
             ) from error
         return str(text)
+
+    def _applied(
+        self,
+        messages: Sequence[tuple[str, str]],
+        *,
+        opened: bool,
+        tools: Tools,
+        parts: bool = False,
+    ) -> str:
+        talk = [
+            {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
+            for role, text in messages
+        ]
+        return self.apply(talk, opened=opened, tools=tools)
 
 
 def opened_thought(prompt: str) -> str:

@@ -285,7 +285,10 @@ class TextEnv(gymnasium.Env[str, str]):
         self._turns = [*self._turns, turn]
         truncated = not reply.done and len(self._turns) >= self.turns_of(self._problem)
         self._over = reply.done or truncated
-        return reply.observation, total, reply.done, truncated, self.info_for(reply.reward)
+        info = self.info_for(reply.reward)
+        if reply.results:
+            info["results"] = list(reply.results)
+        return reply.observation, total, reply.done, truncated, info
 
     def render(self) -> str | None:
         """Return the transcript so far in render mode `ansi`, else None."""

@@ -100,6 +100,8 @@ class Episode:
         self.env = row.environment
         self.problem = row.problem
         self.over = False
+        self.results: tuple[str, ...] = ()
+        """Of the tool calls of the last answer, see `Reply.results`."""
         self._turns: list[Turn] = []
         self._rewards: list[Reward] = []
 
@@ -109,7 +111,7 @@ class Episode:
             return ""
         turns = [*self._turns, Turn(action=text)]
         (reply,) = self.env.reply_batch([self.problem], [turns])
-        said, reward = reply.observation, reply.reward
+        said, reward, self.results = reply.observation, reply.reward, reply.results
         self._turns.append(Turn(action=text, observation=said, reward=reward.total))
         self._rewards.append(reward)
         self.over = reply.done or len(self._turns) >= self.env.turns_of(self.problem)

@@ -178,6 +178,7 @@ class _Talk:
     episode: Episode
     chat: Chat
     prompt_ids: list[int]
+    tools: list[dict[str, Any]]
     ids: list[int] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)
     logprobs: list[float] | None = field(default_factory=list)
@@ -189,17 +190,22 @@ class _Talk:
         episode = Episode(Row.of(json.loads(prompt[-1][_ROW])))
         problem = episode.problem
         system = episode.env.system_prompt_of(problem)
-        return cls(episode, chat, list(chat.render(problem.prompt, system, problem.messages)))
+        tools = [tool.schema for tool in problem.tools]
+        prompt_ids = chat.render(problem.prompt, system, problem.messages, tools)
+        return cls(episode, chat, list(prompt_ids), tools)
 
     def take(self, ids: Sequence[int], logprobs: Sequence[float] | None, most: int) -> bool:
         """Take an answer of at most as many tokens as are left; return whether the talk goes on."""
         before = (*self.prompt_ids, *self.ids)
         said = tuple(ids[: most - len(self.ids)])
         self._add(said, 1, logprobs)
-        observation = self.episode.answer(self.chat.opened(before) + self.chat.decode(said))
+        written = self.chat.opened(before) + self.chat.decode(said)
+        answer = self.chat.canonical(written, self.tools)
+        observation = self.episode.answer(answer)
         if self.episode.over:
             return False
-        reply = self.chat.follow_up(observation, ended=self.chat.ended(said))
+        ended, results = self.chat.ended(said), self.episode.results
+        reply = self.chat.follow_up(observation, ended=ended, results=results, answer=answer)
         if len(self.ids) + len(reply) >= most:
             return False
         self._add(reply, 0, [0.0] * len(reply) if logprobs is not None else None)

@@ -1,0 +1,200 @@
+"""What is between the marks of a tool call, as names and arguments. No torch here."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from grpo_envs.types import Call
+
+Tools = Sequence[Mapping[str, Any]]
+"""Tools as chat templates take them, see `grpo_envs.types.Tool.schema`."""
+_SPELLED = {"True": True, "False": False, "None": None}
+"""Values as Jinja writes them, where a template leaves it to Jinja."""
+_TYPES: Mapping[str, Callable[[Any], bool]] = {
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "boolean": lambda value: isinstance(value, bool),
+    "null": lambda value: value is None,
+    "array": lambda value: isinstance(value, list),
+    "object": lambda value: isinstance(value, dict),
+}
+
+
+class Unreadable(ValueError):
+    """A text is no call in the form that it is read in."""
+
+
+def typed(text: str, schema: Any) -> Any:
+    """Return the value of an argument that a model writes as plain text, by its JSON schema.
+
+    A text that is none of the types is returned as it is: the environment says that it is wrong.
+
+    >>> typed("7", {"type": "integer"}), typed("7", {"type": "string"}), typed("x", {})
+    (7, '7', 'x')
+    """
+    types = _types_of(schema)
+    if types == {"string"}:
+        return text
+    try:
+        value = _SPELLED[text] if text in _SPELLED else read_json(text)
+    except ValueError:
+        return text
+    fits = not types or any(_TYPES[name](value) for name in types if name in _TYPES)
+    return value if fits else text
+
+
+def _types_of(schema: Any) -> set[str]:
+    """Return the types that a schema names; empty where it names none."""
+    if not isinstance(schema, Mapping):  # `true` allows anything
+        return set()
+    named = schema.get("type", [])
+    types = {named} if isinstance(named, str) else {*named}
+    for kind in ("anyOf", "oneOf"):
+        types |= {name for each in schema.get(kind, ()) for name in _types_of(each)}
+    return types
+
+
+def read_json(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        Unreadable: it is none.
+    """
+    try:
+        return json.loads(text, parse_constant=no_constant)
+    except RecursionError as error:
+        raise Unreadable("it is nested too deeply") from error
+
+
+def no_constant(name: str) -> Any:
+    """Refuse NaN and infinities, which Python would read.
+
+    Raises:
+        Unreadable: always.
+    """
+    raise Unreadable(f"{name} is not JSON")
+
+
+def call_of(body: Any, *keys: str) -> Call:
+    """Return the call that a JSON object is, its arguments under one of the keys.
+
+    Raises:
+        Unreadable: it is none.
+    """
+    if not isinstance(body, dict) or not isinstance(body.get("name"), str):
+        raise Unreadable("no object with a name")
+    arguments: Any = next((body[key] for key in keys if key in body), {})
+    if isinstance(arguments, str):
+        arguments = read_json(arguments)
+    if not isinstance(arguments, dict):
+        raise Unreadable("its arguments are no object")
+    return Call(name=body["name"], arguments=arguments)
+
+
+def _parameters(name: str, tools: Tools) -> Mapping[str, Any]:
+    """Return the schemas of a tool's parameters by name; none of an unknown tool."""
+    for tool in tools:
+        if tool["function"]["name"] == name:
+            parameters = tool["function"].get("parameters", {})
+            schemas: Mapping[str, Any] = parameters.get("properties", {})
+            return schemas
+    return {}
+
+
+def tagged(head: str, pair: str) -> Callable[[str, Tools], Sequence[Call]]:
+    """Return what reads a call of a name and tagged values, which the tool's schema types.
+
+    Args:
+        head: Pattern of the beginning, with the group `name`.
+        pair: Pattern of an argument, with the groups `key` and `value`.
+    """
+    start, argument = re.compile(head), re.compile(pair, re.DOTALL)
+
+    def read(body: str, tools: Tools) -> list[Call]:
+        begun = start.match(body)
+        if begun is None or argument.sub("", body[begun.end() :]).strip():
+            raise Unreadable("something is neither the name nor an argument")
+        schemas = _parameters(begun["name"], tools)
+        found = argument.finditer(body, begun.end())
+        values = {each["key"]: typed(each["value"], schemas.get(each["key"], {})) for each in found}
+        return [Call(name=begun["name"], arguments=values)]
+
+    return read
+
+
+def json_calls(body: str, _: Tools) -> list[Call]:
+    """Read `{"name": ..., "arguments": {...}}`, or a list of such."""
+    found = read_json(body)
+    return [call_of(each, "arguments") for each in (found if isinstance(found, list) else [found])]
+
+
+def gemma_call(body: str, _: Tools) -> list[Call]:
+    """Read `call:price{item:<|"|>tea<|"|>,count:2}`."""
+    begun = re.match(r"\s*call:(?P<name>[\w.-]+)(?=\{)", body)
+    if begun is None:
+        raise Unreadable("no name")
+    parts = body[begun.end() :].split('<|"|>')  # every second one is a string
+    parts[::2] = [re.sub(r"([{,]\s*)([\w.-]+)\s*:", r'\1"\2":', part) for part in parts[::2]]
+    parts[1::2] = map(json.dumps, parts[1::2])
+    return [call_of({"name": begun["name"], "arguments": read_json("".join(parts))}, "arguments")]
+
+
+def named(pattern: str) -> Callable[[str, Tools], Sequence[Call]]:
+    """Return what reads a name and a JSON object: groups `name` and `arguments` of the pattern."""
+    compiled = re.compile(pattern, re.DOTALL)
+
+    def read(body: str, _: Tools) -> list[Call]:
+        found = compiled.fullmatch(body)
+        if found is None:
+            raise Unreadable("no name with arguments")
+        arguments = read_json(found["arguments"])
+        return [call_of({"name": found["name"], "arguments": arguments}, "arguments")]
+
+    return read
+
+
+_mistral_named = named(r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\]\w+)?\[ARGS\](?P<arguments>.*)")
+
+
+def mistral_calls(body: str, tools: Tools) -> Sequence[Call]:
+    """Read `[{"name": ..., "arguments": {...}}]`, or `price[ARGS]{...}` of later models."""
+    return json_calls(body, tools) if body.lstrip()[:1] == "[" else _mistral_named(body, tools)
+
+
+_CONSTANTS = {"true": True, "false": False, "null": None}
+
+
+class _Literals(ast.NodeTransformer):
+    """Turns the names of JSON's constants into constants."""
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Constant(_CONSTANTS[node.id]) if node.id in _CONSTANTS else node
+
+
+def python_calls(body: str, _: Tools) -> list[Call]:
+    """Read `[price(item='tea', count=2), stock(item='tea')]`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes: the model's text is not our program
+            found = ast.parse(body.strip(), mode="eval").body
+        calls = found.elts if isinstance(found, ast.List) else [found]
+        return [_python_call(call) for call in calls]
+    except (SyntaxError, RecursionError, MemoryError, TypeError) as error:
+        raise Unreadable("no list of calls") from error
+
+
+def _python_call(node: ast.expr) -> Call:
+    if not isinstance(node, ast.Call) or node.args:
+        raise Unreadable("no call by the names of parameters")
+    values = {}
+    for keyword in node.keywords:
+        value = ast.literal_eval(_Literals().visit(keyword.value))
+        if keyword.arg is None:
+            raise Unreadable("an argument has no name")
+        values[keyword.arg] = read_json(json.dumps(value))
+    return Call(name=ast.unparse(node.func), arguments=values)

@@ -1,0 +1,213 @@
+"""What a chat template does with tools: shows them, writes calls in a form, frames results.
+
+Nothing is listed by the names of models: the template is asked to write a call, and the form that
+reads this call back is the model's. No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from grpo_envs.env.calls import CLOSE, OPEN, write_call
+from grpo_envs.errors import ConfigError
+from grpo_envs.types import Call, Tool
+from grpo_policy.tools.forms import FORMS, HERMES, Form, Found, response_form
+from grpo_policy.tools.readers import Tools
+
+if TYPE_CHECKING:
+    from grpo_policy.template import Template
+
+Message = Mapping[str, Any]
+_STRING, _NUMBER = {"type": "string", "description": "?"}, {"type": "integer", "description": "?"}
+_PROBE = Tool(
+    name="tool_probe",
+    description="(the tool)",
+    parameters={
+        "type": "object",
+        "properties": {"text_probe": _STRING, "code_probe": _STRING, "count_probe": _NUMBER},
+        "required": ["text_probe", "code_probe", "count_probe"],
+    },
+)
+_CALL = Call(
+    name=_PROBE.name, arguments={"text_probe": "a b", "code_probe": "075", "count_probe": 7}
+)
+_ANSWER = "(the answer)"
+_NAME = re.compile(r"[\w.-]+")
+_USER = {"role": "user", "content": "(the question)"}
+_GIVE = "Give another: model.chat_template=FILE."
+EXPLAINED = f"""You may call these functions, each of which is described by a line of JSON:
+{{functions}}
+A call is {OPEN}{{"name": "...", "arguments": {{...}}}}{CLOSE}. What it returns comes next."""
+"""What the system prompt says of tools where the chat template shows none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """How a model is shown tools, how it writes calls, and how it reads their results."""
+
+    template: Template | None
+    """None where the template shows no tools: they are explained in the system prompt."""
+    form: Form
+    """What the model's calls are read in."""
+
+    @classmethod
+    def of(cls, template: Template | None) -> ToolUse:
+        """Ask a template.
+
+        Raises:
+            ConfigError: it shows tools, but nothing can read its calls, or it loses their results.
+        """
+        if template is None or not _shows(template):
+            return cls(None, HERMES)
+        use = cls(template, _form_of(template))
+        for count in (1, 2):
+            if not use.reply(["?"] * count, [_PROBE.name] * count):
+                raise ConfigError(f"the model's chat template loses the results of tools. {_GIVE}")
+        return use
+
+    @property
+    def shown(self) -> bool:
+        """Whether the template shows tools."""
+        return self.template is not None
+
+    @classmethod
+    def end(cls, template: Template) -> str:
+        """Return what a template writes after a call: an end token may come first.
+
+        '' where it shows no tools, or cannot be used with them.
+        """
+        try:
+            return cls.of(template).reply(["?"], [_PROBE.name]).lstrip()
+        except ConfigError:
+            return ""
+
+    def explained(self, system_prompt: str, tools: Tools) -> str:
+        """Return the system prompt with the tools that the template does not show."""
+        functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+        about = EXPLAINED.replace("{functions}", functions)
+        return f"{system_prompt}\n\n{about}" if system_prompt else about
+
+    def canonical(self, answer: str, tools: Tools) -> str:
+        """Return an answer with its calls in the writing of `grpo_envs/env/calls.py`.
+
+        What cannot be read goes between the marks of a call as it is, so that the environment
+        answers it with an error. Thoughts are left alone.
+        """
+        head, mark, said = answer.rpartition("</think>")
+        text, at = head + mark, 0
+        for found in self.form.find(said, tools):
+            text += said[at : found.start] + _written(found)
+            at = found.end
+        return text + said[at:]
+
+    def reply(self, results: Sequence[str], names: Sequence[str]) -> str:
+        """Return the text between an answer with calls and the next: results in their own role.
+
+        It follows an answer whose calls the template writes itself or, where this fails, one that
+        is a text: Llama's template refuses an answer of two calls.
+
+        Args:
+            results: What the calls returned, in their order.
+            names: The names of the called functions.
+
+        Returns:
+            The text, which begins with the end of the answer; '' where the template has none.
+        """
+        if self.template is None:
+            return ""
+        marks = [f"(result {number})" for number in range(len(results))]
+        names = [name if _NAME.fullmatch(name) else "unknown" for name in names]
+        calls = [Call(name=name, arguments=_CALL.arguments) for name in names]
+        for answer in (_called(calls), {"role": "assistant", "content": _ANSWER}):
+            try:
+                framed, text = (
+                    _talk(self.template, answer, names, each) for each in (marks, results)
+                )
+            except ConfigError:
+                continue
+            end = self._end(framed.partition(marks[0])[0])
+            kept = all(mark in framed[end:] for mark in marks)
+            if end and kept and text[:end] == framed[:end]:
+                return text[end:]
+        return ""
+
+    def _end(self, before: str) -> int:
+        """Return where the answer ends in the text before the first result; 0 where it is lost."""
+        if _ANSWER in before:
+            return before.index(_ANSWER) + len(_ANSWER)
+        found = [each.end for each in self.form.find(before, [_PROBE.schema]) if each.calls]
+        return found[-1] if found and found[-1] < len(before) else 0
+
+
+def _talk(template: Template, answer: Message, names: Sequence[str], results: Sequence[str]) -> str:
+    """Return a conversation of a question, an answer and the results of its calls."""
+    returned = [
+        {"role": "tool", "name": name, "tool_call_id": _id(number), "content": result}
+        for number, (name, result) in enumerate(zip(names, results, strict=True))
+    ]
+    return template.apply([_USER, answer, *returned], opened=True, tools=[_PROBE.schema])
+
+
+def _shows(template: Template) -> bool:
+    """Return whether a template shows the tools that it is given."""
+    try:
+        text = template.apply([_USER], opened=True, tools=[_PROBE.schema])
+    except ConfigError:
+        return False
+    return all(name in text for name in (_PROBE.name, *_CALL.arguments))
+
+
+def _form_of(template: Template) -> Form:
+    """Return the form that reads the call which the template writes.
+
+    Raises:
+        ConfigError: none does.
+    """
+    tools = [_PROBE.schema]
+    text = template.apply([_USER, _called([_CALL])], opened=False, tools=tools)
+    answer = text.partition(_USER["content"])[2]
+    tokenizer = template.tokenizer
+    if _PROBE.name not in answer:
+        tokens = tokenizer.get_vocab()
+        for form in FORMS:
+            if form.token in tokens:
+                return form
+        raise ConfigError(
+            f"the model's chat template shows tools, but leaves out calls, so that nothing says "
+            f"how they are written. {_GIVE}"
+        )
+    own = response_form(tokenizer)
+    for form in (*FORMS, *([own] if own else [])):
+        if [call for found in form.find(answer, tools) for call in found.calls] == [_CALL]:
+            return form
+    raise ConfigError(
+        f"the model's chat template writes a call as {answer.strip()[:80]!r}..., which is in no "
+        f"form that is known here. {_GIVE}"
+    )
+
+
+def _called(calls: Sequence[Call]) -> Message:
+    """Return an answer that consists of calls, as templates take it."""
+    written = [
+        {
+            "type": "function",
+            "id": _id(number),
+            "function": {"name": call.name, "arguments": dict(call.arguments)},
+        }
+        for number, call in enumerate(calls)
+    ]
+    return {"role": "assistant", "content": "", "tool_calls": written}
+
+
+def _id(number: int) -> str:
+    return f"call{number:05}"  # nine letters and digits: Mistral's template takes no other
+
+
+def _written(found: Found) -> str:
+    if not found.calls:
+        return f"{OPEN}{found.body}{CLOSE}"
+    return "".join(write_call(call.name, call.arguments) for call in found.calls)
