@@ -17,8 +17,10 @@ of its own, was taken up by `adopt` and shown the third, then the fourth, then t
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,9 +31,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 import grpo_envs
+from grpo_envs.config.model import ModelConfig
 from grpo_envs.env import TextEnv
-from grpo_envs.seeding import rng_for
-from grpo_envs.types import Turn
+from grpo_policy.demonstrations import IGNORED, Demonstration, demonstration, encode
 from grpo_policy.models import HINTS, TINY, Hints, load_policy
 from grpo_policy.policy import Policy
 
@@ -40,25 +42,16 @@ DIRECT_SHARE = 0.65
 BATCH_SIZE = 64
 _ROWS = 16
 VOCABULARY = 640
-IGNORED = -100
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = ("<think>", "</think>", "<answer>", "</answer>")
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+TOOL_WORDS = (
+    *("<tool_call>", "</tool_call>", "name", "arguments", "calculator", "expression"),
+    *("query", "sql", "SELECT", "FROM", "WHERE", "COUNT"),
 )
+"""Tokens that came with the tools; no other environment writes these words."""
+CHAT_TEMPLATE = TINY / "chat_template.jinja"
 _PIECES = r" ?\p{L}+|\p{N}|[^\s\p{L}\p{N}]|\s+"
 """Words with the space before them; single digits and symbols, as Qwen's own tokenizer has it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demonstration:
-    """A prompt and answers to imitate: one, or those of a conversation."""
-
-    system_prompt: str
-    prompt: str
-    turns: tuple[Turn, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +65,9 @@ class Cycle:
     """Peak learning rate."""
     thinking_steps: int = 0
     """So many steps of it show thinking only; the others mix, see DIRECT_SHARE."""
+    kept: tuple[str, ...] = ()
+    """Environments in which the model is to answer as before the cycle: the targets are the
+    distributions that it had then (Li and Hoiem 2016, Learning without Forgetting, eq. 2)."""
 
 
 _MATH_AND_CODE = ("math", "math", "code")
@@ -107,28 +103,14 @@ CYCLES = (
         lr=2e-3,
         thinking_steps=1000,
     ),
+    # Tool calls. What was learnt before stays as it is, too little practice included.
+    Cycle(
+        environments=("calculator",) * 3,
+        kept=("math", "format", "code", "countdown", "guess", "format"),
+        steps=250,
+        lr=1e-3,
+    ),
 )
-
-
-def demonstration(envs: Sequence[TextEnv], number: int, direct_share: float) -> Demonstration:
-    """Return demonstration `number`."""
-    env = envs[number % len(envs)]
-    problem = env.problem(number, "train")
-    direct = rng_for("pretrain", number).random() < direct_share
-    turns: list[Turn] = []
-    over = False
-    while not over:
-        answer = env.demonstrate(problem, turns)
-        if direct:
-            answer = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
-        over, observation = len(turns) + 1 == env.turns_of(problem), ""
-        if not over:
-            reply = env.respond(problem, [*turns, Turn(action=answer)])
-            over, observation = reply.done, reply.observation
-        turns.append(Turn(action=answer, observation=observation))
-    return Demonstration(
-        system_prompt=env.system_prompt_of(problem), prompt=problem.prompt, turns=tuple(turns)
-    )
 
 
 def make_tokenizer(demos: Sequence[Demonstration]) -> PreTrainedTokenizerFast:
@@ -158,7 +140,7 @@ def make_tokenizer(demos: Sequence[Demonstration]) -> PreTrainedTokenizerFast:
         tokenizer_object=bpe,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
         clean_up_tokenization_spaces=False,
     )
 
@@ -182,53 +164,68 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def encode(policy: Policy, demo: Demonstration) -> tuple[list[int], list[int]]:
-    """Return tokens and labels of a demonstration; the labels are IGNORED outside the answers."""
-    tokens = list(policy.render(demo.prompt, demo.system_prompt))
-    labels = [IGNORED] * len(tokens)
-    for turn in demo.turns:
-        answer = [*policy.tokenizer(turn.action)["input_ids"], policy.eos_ids[0]]
-        last = turn is demo.turns[-1]
-        reply = () if last else policy.follow_up(turn.observation, ended=True)
-        tokens += [*answer, *reply]
-        labels += [*answer, *[IGNORED] * len(reply)]
-    return tokens, labels
-
-
 def _padded(rows: Sequence[list[int]], filler: int) -> Tensor:
     longest = max(map(len, rows))
     return torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
 
 
-def loss_of(policy: Policy, rows: Sequence[tuple[list[int], list[int]]]) -> Tensor:
-    """Return the cross-entropy of the answers in nats, summed."""
+Row = tuple[list[int], list[int]]
+"""Tokens and labels of a demonstration."""
+
+
+def loss_of(policy: Policy, rows: Sequence[Row], before: Model | None = None) -> Tensor:
+    """Return the cross-entropy of the answers in nats, summed.
+
+    Args:
+        policy: What is trained.
+        rows: Demonstrations.
+        before: A model whose distributions are the targets, in place of the demonstrations.
+    """
     tokens, labels = zip(*rows, strict=True)
     ids_BL, labels_BL = _padded(tokens, policy.pad_id), _padded(labels, IGNORED)
-    logits_BLV = policy.model(input_ids=ids_BL, use_cache=False).logits[:, :-1]
-    return torch.nn.functional.cross_entropy(
-        logits_BLV.flatten(0, 1), labels_BL[:, 1:].flatten(), reduction="sum"
-    )
+    places_BL = labels_BL[:, 1:] != IGNORED
+    logits_NV = policy.model(input_ids=ids_BL, use_cache=False).logits[:, :-1][places_BL]
+    wanted = labels_BL[:, 1:] if before is None else before(ids_BL)[:, :-1]
+    targets = wanted[places_BL]
+    return torch.nn.functional.cross_entropy(logits_NV, targets, reduction="sum")
 
 
-def fit(policy: Policy, envs: Mapping[str, TextEnv], cycle: Cycle, *, start: int) -> None:
-    """Train through one cycle, on demonstrations number `start` and after."""
+Model = Callable[[Tensor], Tensor]
+"""From tokens (B, L) to the probabilities (B, L, V) of the next."""
+
+
+def model_as_it_is(policy: Policy, known: int) -> Model:
+    """Return the model with the weights that it has now, and its first `known` tokens alone."""
+    frozen = copy.deepcopy(policy.model)
+
+    @torch.no_grad()
+    def probabilities(ids_BL: Tensor) -> Tensor:
+        logits_BLV = frozen(input_ids=ids_BL, use_cache=False).logits
+        logits_BLV[..., known:] = -torch.inf
+        return logits_BLV.softmax(-1)
+
+    return probabilities
+
+
+def fit(policy: Policy, cycle: Cycle, *, start: int, known: int) -> None:
+    """Train through one cycle.
+
+    Args:
+        policy: What is trained.
+        cycle: What is shown.
+        start: The number of its first demonstration.
+        known: Tokens that the model has seen before.
+    """
     weights = policy.parameters()
     optimizer = torch.optim.AdamW(weights, lr=cycle.lr, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=cycle.lr, total_steps=cycle.steps, pct_start=0.1
     )
-    shown = [envs[name] for name in cycle.environments]
+    before = model_as_it_is(policy, known) if cycle.kept else None
     for step in range(cycle.steps):
         share = 0.0 if step < cycle.thinking_steps else DIRECT_SHARE
         numbers = range(start + step * BATCH_SIZE, start + (step + 1) * BATCH_SIZE)
-        demos = [demonstration(shown, number, share) for number in numbers]
-        rows = sorted((encode(policy, demo) for demo in demos), key=lambda row: len(row[0]))
-        characters = sum(len(turn.action) for demo in demos for turn in demo.turns)
-        loss = 0.0
-        for i in range(0, BATCH_SIZE, _ROWS):  # of about one length: little padding
-            part = loss_of(policy, rows[i : i + _ROWS]) / characters
-            part.backward()
-            loss += part.item()
+        loss = _step(policy, cycle, [(number, share) for number in numbers], before)
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -237,18 +234,28 @@ def fit(policy: Policy, envs: Mapping[str, TextEnv], cycle: Cycle, *, start: int
             print(f"step {step + 1}/{cycle.steps}  nats per character {loss:.4f}", flush=True)
 
 
-@torch.no_grad()
-def adopt(policy: Policy, folder: Path) -> None:
-    """Take up the weights of an earlier model: what both call a token keeps its embedding."""
-    before = load_policy(str(folder))
-    state = before.model.state_dict()
-    embedding_VD = policy.model.get_input_embeddings().weight
-    for token, place in policy.tokenizer.get_vocab().items():
-        old = before.tokenizer.get_vocab().get(token)
-        if old is not None:
-            embedding_VD[place] = before.model.get_input_embeddings().weight[old]
-    kept = {name: w for name, w in state.items() if w.shape[0] != len(before.tokenizer)}
-    policy.model.load_state_dict(kept, strict=False)
+def _step(
+    policy: Policy, cycle: Cycle, asked: Sequence[tuple[int, float]], before: Model | None
+) -> float:
+    """Add up the gradients of a batch; return its loss in nats a character."""
+    names = (*cycle.environments, *cycle.kept)
+    demos = [demonstration(_env(names[n % len(names)]), n, share) for n, share in asked]
+    characters = sum(len(turn.action) for demo in demos for turn in demo.turns)
+    chat, loss = policy.chat, 0.0
+    new = [n % len(names) < len(cycle.environments) for n, _ in asked]
+    for part, teacher in ((True, None), (False, before)):
+        rows = [encode(chat, demo) for demo, one in zip(demos, new, strict=True) if one == part]
+        rows.sort(key=lambda row: len(row[0]))  # of about one length: little padding
+        for i in range(0, len(rows), _ROWS):
+            summed = loss_of(policy, rows[i : i + _ROWS], teacher) / characters
+            summed.backward()
+            loss += summed.item()
+    return loss
+
+
+@functools.cache
+def _env(name: str) -> TextEnv:
+    return grpo_envs.make(name)
 
 
 def train(
@@ -260,28 +267,38 @@ def train(
         out: Folder to write.
         cycles: What is shown, in order.
         seed: Of the weights.
-        earlier: A model to go on from.
+        earlier: A model to go on from, in place of new ones.
         behind: How many of the cycles it has behind it.
     """
     torch.manual_seed(seed)
     transformers_logging.disable_progress_bar()
-    envs = {name: grpo_envs.make(name) for cycle in cycles for name in cycle.environments}
-    widest = max(cycles, key=lambda cycle: len({*cycle.environments}))
-    every = [envs[name] for name in widest.environments]
-    tokenizer = make_tokenizer([demonstration(every, i, 0.0) for i in range(4000)])
-    policy = Policy(make_model(tokenizer), tokenizer)
-    if earlier is not None:
-        adopt(policy, earlier)
-    start = 0
+    if earlier is None:
+        widest = max(cycles, key=lambda cycle: len({*cycle.environments}))
+        every = [_env(name) for name in widest.environments]
+        demos = [demonstration(every[i % len(every)], i, 0.0) for i in range(4000)]
+        tokenizer = make_tokenizer(demos)
+        policy = Policy(make_model(tokenizer), tokenizer)
+    else:
+        policy = load_policy(str(earlier), ModelConfig(gradient_checkpointing=False))
+        policy.tokenizer.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
+    known = add_words(policy)
     for number, cycle in enumerate(cycles):
         if number >= behind:
-            fit(policy, envs, cycle, start=start)
-        start += cycle.steps * BATCH_SIZE
+            before = sum(each.steps for each in cycles[:number])
+            fit(policy, cycle, start=before * BATCH_SIZE, known=known)
     out.mkdir(parents=True, exist_ok=True)
     policy.model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    policy.tokenizer.save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
     print(f"{sum(p.numel() for p in policy.parameters()):,} parameters -> {out}")
+
+
+def add_words(policy: Policy) -> int:
+    """Make tokens of TOOL_WORDS, with new embeddings; return how many tokens there were."""
+    known = len(policy.tokenizer)
+    policy.tokenizer.add_tokens([AddedToken(word, normalized=False) for word in TOOL_WORDS])
+    policy.model.resize_token_embeddings(len(policy.tokenizer), mean_resizing=False)
+    return known
 
 
 def main() -> None:

@@ -67,26 +67,23 @@ def _marked(
     return find
 
 
-_BARE = re.compile(r"^[ \t]*(?:<\|python_tag\|>|(?=\{\s*\"name\"\s*:))", re.MULTILINE)
+_BARE = re.compile(r"(?:^|;)\s*(?:<\|python_tag\|>|(?=\{\s*\"name\"\s*:))", re.MULTILINE)
 _JSON = json.JSONDecoder(parse_constant=no_constant)
 
 
 def _find_bare(text: str, _: Tools) -> Iterator[Found]:
-    """Find `{"name": ..., "parameters": {...}}` at the beginning of a line; ";" goes between two.
+    """Find `{"name": ..., "parameters": {...}}` at the beginning of a line, or after a semicolon.
 
     What cannot be read ends the answer: nothing marks the end of such a call.
     """
     at = 0
     while begun := _BARE.search(text, at):
-        start, at = begun.start(), begun.end()
         try:
-            body, at = _JSON.raw_decode(text, at)
+            body, at = _JSON.raw_decode(text, begun.end())
             calls: tuple[Call, ...] = (call_of(body, "parameters", "arguments"),)
         except (ValueError, RecursionError):
             calls, at = (), len(text)
-        yield Found(start, at, text[begun.end() : at], calls)
-        following = re.compile(r"\s*;\s*").match(text, at)
-        at = following.end() if following else at
+        yield Found(begun.start(), at, text[begun.end() : at], calls)
 
 
 HERMES = Form(

@@ -177,15 +177,25 @@ class _Literals(ast.NodeTransformer):
 
 
 def python_calls(body: str, _: Tools) -> list[Call]:
-    """Read `[price(item='tea', count=2), stock(item='tea')]`."""
+    """Read `[price(item='tea', count=2), stock(item='tea')]`.
+
+    A text in it may have several lines, as templates write them.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd escapes: the model's text is not our program
-            found = ast.parse(body.strip(), mode="eval").body
+        try:
+            found = _expression(body.strip())
+        except SyntaxError:
+            found = _expression(body.strip().replace("\n", "\\n"))
         calls = found.elts if isinstance(found, ast.List) else [found]
         return [_python_call(call) for call in calls]
     except (SyntaxError, RecursionError, MemoryError, TypeError) as error:
         raise Unreadable("no list of calls") from error
+
+
+def _expression(text: str) -> ast.expr:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd escapes: the model's text is not our program
+        return ast.parse(text, mode="eval").body
 
 
 def _python_call(node: ast.expr) -> Call:

@@ -94,10 +94,14 @@ class ToolUse:
     def canonical(self, answer: str, tools: Tools) -> str:
         """Return an answer with its calls in the writing of `grpo_envs/env/calls.py`.
 
-        What cannot be read goes between the marks of a call as it is, so that the environment
-        answers it with an error. Thoughts are left alone.
+        A call that cannot be read goes between the marks of a call as a string, which is none, so
+        that the environment answers it with an error. Thoughts are left alone.
         """
+        if self.form is HERMES:  # it is that writing
+            return answer
         head, mark, said = answer.rpartition("</think>")
+        if "<think>" in said:  # it never ended
+            return answer
         text, at = head + mark, 0
         for found in self.form.find(said, tools):
             text += said[at : found.start] + _written(found)
@@ -209,5 +213,5 @@ def _id(number: int) -> str:
 
 def _written(found: Found) -> str:
     if not found.calls:
-        return f"{OPEN}{found.body}{CLOSE}"
+        return f"{OPEN}{json.dumps(found.body, ensure_ascii=False)}{CLOSE}"
     return "".join(write_call(call.name, call.arguments) for call in found.calls)
