@@ -8,10 +8,12 @@ is: GRPO finds that out, and completions grow longer as it does.
 
 What leaves no such room (measured): wrong labels in the demonstrations, and short training alone.
 Run it again when a built-in environment changes its prompts. One that is added needs a cycle more:
-`--earlier FOLDER --behind 5` shows only what comes after the fifth.
+`--earlier FOLDER --behind 6` shows only what comes after the sixth. Let the others be `kept` in it:
+their answers stay as they are, with the room that they leave.
 
-The file that is shipped was not made in one go: a model of the first two cycles, with a tokenizer
-of its own, was taken up by `adopt` and shown the third, then the fourth, then the fifth.
+The file that is shipped was not made in one go: each cycle from the third on went on from the model
+before it, whose tokenizer knew the words of the environments so far. `env=calculator` had a form of
+its own until the sixth.
 """
 
 from __future__ import annotations
@@ -19,13 +21,11 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
@@ -33,25 +33,15 @@ from transformers.utils import logging as transformers_logging
 import grpo_envs
 from grpo_envs.config.model import ModelConfig
 from grpo_envs.env import TextEnv
-from grpo_policy.demonstrations import IGNORED, Demonstration, demonstration, encode
+from grpo_policy.demonstrations import IGNORED, demonstration, encode
 from grpo_policy.models import HINTS, TINY, Hints, load_policy
 from grpo_policy.policy import Policy
+from grpo_policy.vocabulary import CHAT_TEMPLATE, add_words, make_tokenizer
 
 DIRECT_SHARE = 0.65
 """Demonstrations that answer at once, where a cycle mixes."""
 BATCH_SIZE = 64
 _ROWS = 16
-VOCABULARY = 640
-CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-WORDS = ("<think>", "</think>", "<answer>", "</answer>")
-TOOL_WORDS = (
-    *("<tool_call>", "</tool_call>", "name", "arguments", "calculator", "expression"),
-    *("query", "sql", "SELECT", "FROM", "WHERE", "COUNT"),
-)
-"""Tokens that came with the tools; no other environment writes these words."""
-CHAT_TEMPLATE = TINY / "chat_template.jinja"
-_PIECES = r" ?\p{L}+|\p{N}|[^\s\p{L}\p{N}]|\s+"
-"""Words with the space before them; single digits and symbols, as Qwen's own tokenizer has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,38 +101,6 @@ CYCLES = (
         lr=1e-3,
     ),
 )
-
-
-def make_tokenizer(demos: Sequence[Demonstration]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer: any text in, the environments' words as one token each."""
-    texts = [f"system\n{demo.system_prompt}\n" for demo in demos]
-    for demo in demos:
-        said = "".join(f"assistant\n{t.action}\nuser\n{t.observation}\n" for t in demo.turns)
-        texts.append(f"user\n{demo.prompt}\n{said}")
-    pieces = [piece for text in texts for piece in re.split("|".join(WORDS), text)]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(CONTROL) - len(WORDS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(pieces, trainer)
-    bpe.add_special_tokens([AddedToken(token, special=True) for token in CONTROL])
-    bpe.add_tokens([AddedToken(word, normalized=False) for word in WORDS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
-        clean_up_tokenization_spaces=False,
-    )
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -291,14 +249,6 @@ def train(
     policy.tokenizer.save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
     print(f"{sum(p.numel() for p in policy.parameters()):,} parameters -> {out}")
-
-
-def add_words(policy: Policy) -> int:
-    """Make tokens of TOOL_WORDS, with new embeddings; return how many tokens there were."""
-    known = len(policy.tokenizer)
-    policy.tokenizer.add_tokens([AddedToken(word, normalized=False) for word in TOOL_WORDS])
-    policy.model.resize_token_embeddings(len(policy.tokenizer), mean_resizing=False)
-    return known
 
 
 def main() -> None:

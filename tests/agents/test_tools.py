@@ -7,14 +7,20 @@ from typing import Any
 
 import pytest
 
+import grpo_envs
 from grpo_envs.env.calls import read_calls, write_call
+from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError
-from grpo_envs.types import Call
+from grpo_envs.runtime.timing import Timer
+from grpo_envs.types import Call, Completion
 from grpo_policy.chat import Chat
 from grpo_policy.models import TINY
+from grpo_policy.rollout import Rollout
+from grpo_policy.samplers import Decoding
 from grpo_policy.tools.forms import FORMS, Form
 from grpo_policy.tools.readers import typed
 from grpo_policy.tools.use import ToolUse
+from tests.support.scripted import Scripted
 from tests.support.tool_templates import CALLS, ORDER, answer_of, chat_of, row_of, templates
 
 TOOLS = [ORDER.schema]
@@ -54,8 +60,8 @@ WRITTEN = {
     "Python in <|tool_call_start|>": "<|tool_call_start|>"
     "[order(article='tea', code=\"075\", count=2)]<|tool_call_end|>",
     "<｜tool▁call▁begin｜>": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function"
-    '<｜tool▁sep｜>order\n```json\n{"article": "tea", "code": "075", "count": 2}\n```<｜tool▁call▁end｜>'
-    "<｜tool▁calls▁end｜>",
+    '<｜tool▁sep｜>order\n```json\n{"article": "tea", "code": "075", "count": 2}\n```'
+    "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
     "[TOOL_CALLS]": '[TOOL_CALLS][{"name": "order", "arguments": '
     '{"article": "tea", "code": "075", "count": 2}, "id": "abcdefghi"}]',
     "bare JSON": '{"name": "order", "parameters": {"article": "tea", "code": "075", "count": 2}}',
@@ -333,3 +339,58 @@ def test_the_tokenizers_own_reading_is_the_last_resort() -> None:
     assert chat.canonical("It is 12.", TOOLS) == "It is 12."
     ids = chat.follow_up("7", ended=True, results=["7"], answer=good)
     assert "<|im_start|>tool\n7<|im_end|>" in chat.text(ids)
+
+
+# --- a rollout
+
+
+XML = BUNDLED.replace(
+    "<tool_call>{{ {'name': call.function.name, 'arguments': call.function.arguments} | tojson }}"
+    "</tool_call>",
+    "<function={{ call.function.name }}>{% for key, value in call.function.arguments.items() %}"
+    "<parameter={{ key }}>{{ value }}</parameter>{% endfor %}</function>",
+)
+CALL = "<function=calculator><parameter=expression>6*7</parameter></function>"
+
+
+def played(chat: Chat, *answers: str) -> tuple[Completion, list[str]]:
+    """An episode of these answers, and the contexts in which they were given."""
+    env = GroupVectorEnv(grpo_envs.make("calculator"), 1, 1)
+    sampler = Scripted(chat, lambda context, _: answers[context.count("<|im_start|>assistant") - 1])
+    rollout = Rollout(env, chat, sampler, Decoding(max_new_tokens=200), seed=0)
+    (group,) = rollout([0], Timer())
+    return group.completions[0], sampler.contexts
+
+
+def test_a_rollout_translates_calls_and_keeps_what_was_sampled() -> None:
+    chat = chat_of(XML)
+    completion, contexts = played(chat, CALL, "<answer>42</answer>")
+    call, answer = completion.turns
+    assert call.action == write_call("calculator", {"expression": "6*7"})
+    assert (call.observation, answer.action) == ("42", "<answer>42</answer>")
+    assert "\ncalculator(expression): " in contexts[0]
+    framed = "\n<|im_start|>tool\n42<|im_end|>\n<|im_start|>assistant\n"
+    assert contexts[1] == f"{contexts[0]}{CALL}<|im_end|>{framed}"
+    ids, mask = completion.token_ids, completion.mask
+    sampled = tuple(i for i, own in zip(ids, mask, strict=True) if own)
+    assert chat.text(sampled) == f"{CALL}<|im_end|><answer>42</answer><|im_end|>"
+    assert chat.text(ids) == f"{CALL}<|im_end|>{framed}<answer>42</answer><|im_end|>"
+    heard = tuple(i for i, own in zip(ids, mask, strict=True) if not own)
+    assert chat.text(heard) == framed
+
+
+def test_a_malformed_call_costs_a_turn_and_is_answered_with_an_error() -> None:
+    completion, contexts = played(
+        chat_of(XML), "<function=calculator><parameter=expression>6*7</function>", CALL, "42"
+    )
+    assert len(completion.turns) == 3
+    assert completion.turns[0].observation.startswith("error")
+    assert f"<|im_start|>tool\n{completion.turns[0].observation}<|im_end|>" in contexts[1]
+
+
+def test_a_model_without_tools_in_its_template_calls_in_the_one_writing() -> None:
+    call = write_call("calculator", {"expression": "6*7"})
+    completion, contexts = played(chat_of(WITHOUT_TOOLS), call, "<answer>42</answer>")
+    assert completion.turns[0].action == call
+    assert '{"name": "calculator"' in contexts[0]
+    assert contexts[1].endswith("<|im_start|>user\n42<|im_end|>\n<|im_start|>assistant\n")
