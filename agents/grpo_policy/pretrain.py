@@ -95,9 +95,9 @@ CYCLES = (
     ),
     # Tool calls. What was learnt before stays as it is, too little practice included.
     Cycle(
-        environments=("calculator",) * 3,
+        environments=("calculator", "sql", "sql") * 2,
         kept=("math", "format", "code", "countdown", "guess", "format"),
-        steps=250,
+        steps=200,
         lr=1e-3,
     ),
 )

@@ -17,7 +17,7 @@ CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = ("<think>", "</think>", "<answer>", "</answer>")
 TOOL_WORDS = (
     *("<tool_call>", "</tool_call>", "name", "arguments", "calculator", "expression"),
-    *("query", "sql", "SELECT", "FROM", "WHERE", "COUNT"),
+    *("query", "sql", "SELECT", " FROM", " WHERE", " AND", "(*)"),
 )
 """Tokens that came with the tools; no other environment writes these words."""
 CHAT_TEMPLATE = TINY / "chat_template.jinja"

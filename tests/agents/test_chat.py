@@ -24,7 +24,11 @@ from grpo_policy.samplers import Decoding
 from grpo_policy.template import Template
 from tests.support.scripted import Scripted
 
-CHATML = (TINY / "chat_template.jinja").read_text(encoding="utf-8")
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 ONLY_USER = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}"
     "{% endif %}"
@@ -277,7 +281,7 @@ def test_a_conversation_has_the_opened_thought_of_each_turn(folder: Path) -> Non
     chat = chat_of(folder, THINKS)
     call = grpo_envs.write_call("calculator", {"expression": "40+2"})
     said = [f"40+2</think>{call}", "</think><answer>42</answer>"]
-    sampler = Scripted(chat, lambda context, _: said["</think>" in context[150:]])
+    sampler = Scripted(chat, lambda context, _: said[context.count("assistant\n<think>") - 1])
     env = GroupVectorEnv(grpo_envs.make("calculator"), 1, 1)
     (group,) = Rollout(env, chat, sampler, Decoding(max_new_tokens=99), seed=0)([3], Timer())
     (completion,) = group.completions

@@ -146,14 +146,16 @@ def _has(policy: Policy, completion: Completion, tokens: int, stop: tuple[str, .
 def test_the_end_token_is_put_in_after_a_stop_string(tiny: Policy) -> None:
     """In a conversation: the model has not ended its turn itself."""
     env, end = GroupVectorEnv(make("calculator"), 8, 4), tiny.eos_ids[0]
-    how = Decoding(max_new_tokens=40, stop=("</tool>",))
+    how = Decoding(max_new_tokens=40, stop=("</tool_call>",))
     groups = Rollout(env, tiny.chat, TorchSampler(tiny), how, seed=3)([4, 5], Timer())
     seen = 0
     for completion in (c for group in groups for c in group.completions if c.mask):
         runs = list(zip(completion.token_ids, completion.mask, strict=True))
         for (token, mine), (after, next_mine) in itertools.pairwise(runs):
             if mine and not next_mine:
-                stopped = tiny.decode(completion.token_ids).count("</tool>") > 0 and token != end
+                stopped = (
+                    tiny.decode(completion.token_ids).count("</tool_call>") > 0 and token != end
+                )
                 assert stopped == (after == end)
                 seen += stopped
     assert seen
@@ -213,10 +215,9 @@ def test_what_follows_a_forced_token_is_scored_as_it_was_sampled(tiny: Policy) -
 
 
 def test_a_conversation_keeps_the_mask_of_each_turn(tiny: Policy) -> None:
-    opened = tiny.tokenizer.chat_template.replace(
-        "assistant\n{% endif", "assistant\n<think>{% endif"
-    )
-    tiny.tokenizer.chat_template = opened
+    opens = "<|im_start|>assistant{{ '\\n' }}"
+    assert opens in tiny.tokenizer.chat_template
+    tiny.tokenizer.chat_template = tiny.tokenizer.chat_template.replace(opens, f"{opens}<think>")
     env = GroupVectorEnv(make("calculator"), 16, 8)
     how = Decoding(max_new_tokens=40, thinking_budget=1)
     groups = Rollout(env, tiny.chat, TorchSampler(tiny), how, seed=3)([4, 5], Timer())
