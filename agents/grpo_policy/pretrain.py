@@ -100,6 +100,14 @@ CYCLES = (
         steps=200,
         lr=1e-3,
     ),
+    # Most of those called nothing, and what is called has to be copied to the letter.
+    Cycle(
+        environments=("calculator", "sql") * 3,
+        kept=("math", "format", "code", "countdown", "guess", "format"),
+        steps=150,
+        lr=1e-3,
+        thinking_steps=95,
+    ),
 )
 
 
