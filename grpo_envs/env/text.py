@@ -285,9 +285,9 @@ class TextEnv(gymnasium.Env[str, str]):
         self._turns = [*self._turns, turn]
         truncated = not reply.done and len(self._turns) >= self.turns_of(self._problem)
         self._over = reply.done or truncated
-        info = self.info_for(reply.reward)
-        if reply.results:
-            info["results"] = list(reply.results)
+        info = self.info_for(reply.reward) | (
+            {"results": [*reply.results]} if reply.results else {}
+        )
         return reply.observation, total, reply.done, truncated, info
 
     def render(self) -> str | None:

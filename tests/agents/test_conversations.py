@@ -189,7 +189,7 @@ class Again(grpo_envs.TextEnv):
 def test_unequal_replies_pass_less_than_twice(tiny: Policy) -> None:
     sampler = Noting(tiny)
     play(tiny, sampler, Ragged())
-    assert 16 > len(sampler.prompts[1]) > len(sampler.prompts[2])
+    assert 16 > len(sampler.prompts[1]) >= len(sampler.prompts[2])
     for call in range(1, TURNS):
         new = sum(sampler.new(call))
         assert len({*sampler.new(call)}) > 3

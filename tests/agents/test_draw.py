@@ -218,7 +218,7 @@ def test_a_conversation_keeps_the_mask_of_each_turn(tiny: Policy) -> None:
     opens = "<|im_start|>assistant{{ '\\n' }}"
     assert opens in tiny.tokenizer.chat_template
     tiny.tokenizer.chat_template = tiny.tokenizer.chat_template.replace(opens, f"{opens}<think>")
-    env = GroupVectorEnv(make("calculator"), 16, 8)
+    env = GroupVectorEnv(make("guess"), 16, 8)
     how = Decoding(max_new_tokens=40, thinking_budget=1)
     groups = Rollout(env, tiny.chat, TorchSampler(tiny), how, seed=3)([4, 5], Timer())
     _, closes = tiny.chat.thought_tokens()

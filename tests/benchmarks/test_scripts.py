@@ -111,3 +111,15 @@ def test_a_dataset_is_ready_at_once_after_the_first_time() -> None:
     table = printed("dataset_rows.py", "--rows", "40000")
     first, second = map(float, re.findall(r"\(([\d.]+) s of processor time\)", table))
     assert second < first / 3
+
+
+@pytest.mark.slow
+def test_a_tool_is_called_and_without_it_nothing_is_learnt() -> None:
+    small = ("trainer.steps=20", "trainer.prompts_per_step=6", "trainer.eval_problems=100")
+    rows = printed("tools_learn.py", "--seeds", "1", *small).splitlines()[2:]
+    right = [[float(cell) for cell in row.split("|")[3:7]] for row in rows]
+    (before, after, _, calls), (_, without, _, _) = right
+    assert before < 0.2
+    assert after > 0.9
+    assert calls >= 1
+    assert without < 0.2
