@@ -5,8 +5,8 @@
 
 `learn` trains the bundled model (0.9 M parameters) on the quick start's task. All sides have the
 same model, the same number of samples and updates, and, but for the row of groups of one, the same
-prompts. A learning rate is chosen for each side on seeds of its own; then five seeds follow. A run
-that is done is not repeated.
+prompts. A learning rate is chosen for each side on a seed of its own (the critic has ten times as
+much, as `agent.critic.lr=null` says); then five seeds follow. A run that is done is not repeated.
 
 `cost` measures a step of each side in a process of its own, from random weights of each shape; each
 completion has all its tokens. Memory is the peak of the process, operations are those of matrix
@@ -35,7 +35,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 OUT = Path("multirun/critic")
 SEEDS, TUNING = (1, 2, 3, 4, 5), (101,)
 RATES = (1e-4, 3e-4, 1e-3)
-CRITIC_RATES = (1e-3, 3e-3)
 SAMPLES = 64
 """Of a step."""
 EVERY = 2
@@ -43,7 +42,7 @@ EVERY = 2
 LORA = "model.lora.rank=16"
 _STUDENT = 2.776
 """95 % of Student's t with four degrees of freedom: five seeds."""
-SHOWN = (256, 512, 1024)
+SHOWN = (128, 256, 512, 768)
 """Samples after which accuracies are shown."""
 
 
@@ -55,8 +54,6 @@ class Side:
     """Overrides of `grpo_envs.run`."""
     rates: tuple[float, ...] = RATES
     """Learning rates that are tried."""
-    critic_rates: tuple[float, ...] = ()
-    """Those of the critic that are tried with each."""
 
     @property
     def ppo(self) -> bool:
@@ -76,16 +73,15 @@ class Side:
 
 _GROUPS = ("agent.group_size=8", "trainer.prompts_per_step=8")
 _PPO, _SHARED = "agent=ppo", "agent.critic.body=shared"
-_OWN = {"critic_rates": CRITIC_RATES}
-_ADAPTERS = {"rates": (1e-3, 3e-3, 1e-2)}
+_ADAPTERS = (1e-3, 3e-3, 1e-2)
 SIDES = {
     "GRPO": Side(keys=("agent=grpo", *_GROUPS)),
-    "PPO, own body": Side(keys=(_PPO, *_GROUPS), **_OWN),
-    "PPO, own body, groups of one": Side(keys=(_PPO, "trainer.prompts_per_step=64"), **_OWN),
-    "PPO, shared body": Side(keys=(_PPO, *_GROUPS, _SHARED), **_OWN),
-    "GRPO, LoRA": Side(keys=("agent=grpo", *_GROUPS, LORA), **_ADAPTERS),
-    "PPO, own body, LoRA": Side(keys=(_PPO, *_GROUPS, LORA), **_ADAPTERS, **_OWN),
-    "PPO, shared body, LoRA": Side(keys=(_PPO, *_GROUPS, _SHARED, LORA), **_ADAPTERS, **_OWN),
+    "PPO, own body": Side(keys=(_PPO, *_GROUPS)),
+    "PPO, own body, groups of one": Side(keys=(_PPO, "trainer.prompts_per_step=64")),
+    "PPO, shared body": Side(keys=(_PPO, *_GROUPS, _SHARED)),
+    "GRPO, LoRA": Side(keys=("agent=grpo", *_GROUPS, LORA), rates=_ADAPTERS),
+    "PPO, own body, LoRA": Side(keys=(_PPO, *_GROUPS, LORA), rates=_ADAPTERS),
+    "PPO, shared body, LoRA": Side(keys=(_PPO, *_GROUPS, _SHARED, LORA), rates=_ADAPTERS),
 }
 
 
@@ -98,8 +94,6 @@ class Run:
 
     side: str
     lr: float
-    critic_lr: float
-    """0 where there is no critic."""
     seed: int
     steps: int
 
@@ -107,14 +101,13 @@ class Run:
     def folder(self) -> Path:
         """Where it is kept."""
         name = self.side.lower().replace(", ", "-").replace(" ", "_")
-        return OUT / f"{name}-{self.lr:g}-{self.critic_lr:g}-{self.seed}-{self.steps}"
+        return OUT / f"{name}-{self.lr:g}-{self.seed}-{self.steps}"
 
     def overrides(self) -> list[str]:
         """Return its keys."""
-        more = [f"agent.critic.lr={self.critic_lr}"] if self.critic_lr else []
         return [
             *SIDES[self.side].keys,
-            *("model.size=tiny", "agent.minibatches=4", f"agent.lr={self.lr}", *more),
+            *("model.size=tiny", "agent.minibatches=4", f"agent.lr={self.lr}"),
             *(f"seed={self.seed}", f"trainer.steps={self.steps}", f"trainer.eval_every={EVERY}"),
             *("trainer.eval_problems=100", "trainer.save_every=100000", "logger.names=[jsonl]"),
         ]
@@ -145,22 +138,18 @@ def _train(run: Run) -> None:
 
 
 def tuned(side: str, seeds: Sequence[int], steps: int) -> list[Run]:
-    """Return the runs of a side that decide on its learning rates."""
-    found = SIDES[side]
+    """Return the runs of a side that decide on its learning rate."""
     return [
-        Run(side=side, lr=lr, critic_lr=critic_lr, seed=seed, steps=steps)
-        for lr in found.rates
-        for critic_lr in found.critic_rates or (0.0,)
-        for seed in seeds
+        Run(side=side, lr=lr, seed=seed, steps=steps) for lr in SIDES[side].rates for seed in seeds
     ]
 
 
-def best(runs: Mapping[Run, list[float]]) -> tuple[float, float]:
-    """Return the learning rates with the largest mean accuracy over the whole of their runs."""
-    by: dict[tuple[float, float], list[float]] = {}
+def best(runs: Mapping[Run, list[float]]) -> float:
+    """Return the learning rate with the largest mean accuracy over the whole of their runs."""
+    by: dict[float, list[float]] = {}
     for run, accuracies in runs.items():
-        by.setdefault((run.lr, run.critic_lr), []).append(fmean(accuracies[1:]))
-    return max(by, key=lambda rates: fmean(by[rates]))
+        by.setdefault(run.lr, []).append(fmean(accuracies[1:]))
+    return max(by, key=lambda lr: fmean(by[lr]))
 
 
 def interval(values: Sequence[float]) -> str:
@@ -186,7 +175,7 @@ def learn(options: argparse.Namespace) -> None:
         results = dict(zip(tuning, pool.map(train, tuning), strict=True))
         rates = {s: best({r: a for r, a in results.items() if r.side == s}) for s in sides}
         final = [
-            Run(side=side, lr=rates[side][0], critic_lr=rates[side][1], seed=seed, steps=steps)
+            Run(side=side, lr=rates[side], seed=seed, steps=steps)
             for seed in SEEDS
             for side in sides
         ]
@@ -197,20 +186,19 @@ def learn(options: argparse.Namespace) -> None:
 
 def _table(
     sides: Sequence[str],
-    rates: Mapping[str, tuple[float, float]],
+    rates: Mapping[str, float],
     results: Mapping[Run, list[float]],
     seconds: Mapping[str, float],
 ) -> str:
     """Return accuracies by samples; by seconds, too, where a quiet step's are known."""
     budget = SHOWN[1] / SAMPLES * seconds["GRPO"] if seconds else 0.0
     timed = ["s/step", f"after {budget:.1f} s"] if seconds else []
-    head = ["", "lr", "critic lr", *(f"after {n} samples" for n in SHOWN), "mean", *timed]
+    head = ["", "lr", *(f"after {n} samples" for n in SHOWN), "mean", *timed]
     lines = [_row(head), _row(["---"] * len(head))]
     for side in sides:
         runs = [accuracies for run, accuracies in results.items() if run.side == side]
         shown = [interval([after(run, n) for run in runs]) for n in SHOWN]
-        cells = [side, f"{rates[side][0]:g}", f"{rates[side][1]:g}" if rates[side][1] else "-"]
-        cells += [*shown, interval([fmean(run[1:]) for run in runs])]
+        cells = [side, f"{rates[side]:g}", *shown, interval([fmean(run[1:]) for run in runs])]
         if seconds:
             at = budget / seconds[side] * SAMPLES
             cells += [f"{seconds[side]:.2f}", interval([after(run, at) for run in runs])]
@@ -227,8 +215,7 @@ def pace(options: argparse.Namespace) -> None:
     """Measure the seconds of a step of `learn` on a quiet machine, the median of seven."""
     found = {}
     for name, side in SIDES.items():
-        critic_lr = side.critic_rates[0] if side.critic_rates else 0.0
-        run = Run(side=name, lr=side.rates[0], critic_lr=critic_lr, seed=1, steps=8)
+        run = Run(side=name, lr=side.rates[0], seed=1, steps=8)
         _train(run)
         rows = [json.loads(row) for row in (run.folder / "metrics.jsonl").read_text().splitlines()]
         found[name] = median(row["time/step"] for row in rows[1:])
@@ -349,7 +336,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parts = parser.add_subparsers(dest="part", required=True)
     learning = parts.add_parser("learn")
-    learning.add_argument("--steps", type=int, default=16, help="of a run (%(default)s)")
+    learning.add_argument("--steps", type=int, default=12, help="of a run (%(default)s)")
     learning.add_argument("--jobs", type=int, default=2, help="runs at once (%(default)s)")
     learning.add_argument("--sides", nargs="+", choices=SIDES, help="(all)")
     pacing = parts.add_parser("pace")
