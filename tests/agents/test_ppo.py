@@ -173,7 +173,7 @@ def test_the_value_loss_and_its_gradient_are_those_of_the_equation(clip: float |
     loss_BT, decides_BT = value_loss(values_BT, old_BT, returns_BT, clip)
     (gradient,) = torch.autograd.grad(loss_BT.sum(), values_BT)
     flat = zip(*(x.flatten().tolist() for x in (values_BT, old_BT, returns_BT)), strict=True)
-    plain = [oracle_value_loss(*each, clip) for each in flat]
+    plain = [oracle_value_loss(v, old, target, clip) for v, old, target in flat]
     assert loss_BT.flatten().tolist() == pytest.approx([x.loss for x in plain], abs=1e-12)
     assert gradient.flatten().tolist() == pytest.approx([x.gradient for x in plain], abs=1e-12)
     assert decides_BT.flatten().tolist() == [float(x.clipped) for x in plain]
@@ -206,7 +206,8 @@ def plain_values(policy: Policy, group: Group) -> Tensor:
     hidden = policy.model.model(input_ids=ids).last_hidden_state[0]
     assert policy.value_head is not None
     linear = policy.value_head.linear
-    return (hidden[len(prompt) - 1 : -1] * linear.weight[0]).sum(dim=1) + linear.bias[0]
+    found: Tensor = (hidden[len(prompt) - 1 : -1] * linear.weight[0]).sum(dim=1) + linear.bias[0]
+    return found
 
 
 Before = tuple[list[Tensor], list[Tensor], list[list[float]], list[list[float]]]
