@@ -1,16 +1,17 @@
 """What a critic costs and what it gains: GRPO beside PPO, as Markdown tables.
 
     python tests/benchmarks/critic.py learn     # about an hour on two cores
-    python tests/benchmarks/critic.py cost      # about 12 minutes, on a machine that is quiet
+    python tests/benchmarks/critic.py cost      # some minutes
 
 `learn` trains the bundled model (0.9 M parameters) on the quick start's task. All sides have the
 same model, the same number of samples and updates, and, but for the row of groups of one, the same
 prompts. A learning rate is chosen for each side on a seed of its own (the critic has ten times as
 much, as `agent.critic.lr=null` says); then five seeds follow. A run that is done is not repeated.
 
-`cost` measures a step of each side in a process of its own, from random weights of each shape; each
-completion has all its tokens. Memory is the peak of the process, operations are those of matrix
-products in the update (backward passes included).
+`cost` measures the update of a step of each side in a process of its own, from random weights of
+each shape, on one thread. Memory is the peak of the process, seconds are the processor's,
+operations are those of matrix products (backward passes included). Sampling is the same on all
+sides.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ import json
 import math
 import multiprocessing
 import os
+import random
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +35,8 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from grpo_envs.types import Completion, Group, Reward
 
 OUT = Path("multirun/critic")
 SEEDS, TUNING = (1, 2, 3, 4, 5), (101,)
@@ -180,76 +186,93 @@ def learn(options: argparse.Namespace) -> None:
             for side in sides
         ]
         results = dict(zip(final, pool.map(train, final), strict=True))
-    seconds = json.loads(options.seconds.read_text()) if options.seconds.exists() else {}
-    print(_table(sides, rates, results, seconds))
+        seconds = dict(zip(sides, pool.map(pace, sides, rates.values()), strict=True))
+    print(_table(rates, results, seconds))
 
 
 def _table(
-    sides: Sequence[str],
-    rates: Mapping[str, float],
-    results: Mapping[Run, list[float]],
-    seconds: Mapping[str, float],
+    rates: Mapping[str, float], results: Mapping[Run, list[float]], seconds: Mapping[str, float]
 ) -> str:
-    """Return accuracies by samples; by seconds, too, where a quiet step's are known."""
-    budget = SHOWN[1] / SAMPLES * seconds["GRPO"] if seconds else 0.0
-    timed = ["s/step", f"after {budget:.1f} s"] if seconds else []
-    head = ["", "lr", *(f"after {n} samples" for n in SHOWN), "mean", *timed]
+    """Return accuracies by samples, and in the processor time of so many samples of the first."""
+    budget = SHOWN[1] / SAMPLES * next(iter(seconds.values()))
+    head = ["", "lr", *(f"after {n}" for n in SHOWN), "mean", "s/step", f"after {budget:.1f} s"]
     lines = [_row(head), _row(["---"] * len(head))]
-    for side in sides:
-        runs = [accuracies for run, accuracies in results.items() if run.side == side]
-        shown = [interval([after(run, n) for run in runs]) for n in SHOWN]
-        cells = [side, f"{rates[side]:g}", *shown, interval([fmean(run[1:]) for run in runs])]
-        if seconds:
-            at = budget / seconds[side] * SAMPLES
-            cells += [f"{seconds[side]:.2f}", interval([after(run, at) for run in runs])]
-        lines.append(_row(cells))
-    before = fmean(run[0] for run in results.values())
+    for side, lr in rates.items():
+        curves = [curve for run, curve in results.items() if run.side == side]
+        cells = [side, f"{lr:g}", *(interval([after(c, n) for c in curves]) for n in SHOWN)]
+        cells += [interval([fmean(c[1:]) for c in curves]), f"{seconds[side]:.2f}"]
+        samples = budget / seconds[side] * SAMPLES
+        lines.append(_row([*cells, interval([after(c, samples) for c in curves])]))
+    before = fmean(curve[0] for curve in results.values())
     return f"before: {before:.2f}\n\n" + "\n".join(lines)
+
+
+def pace(side: str, lr: float) -> float:
+    """Return the processor seconds of a step, without evaluations, on one thread."""
+    from grpo_envs.config.composition import compose_run
+    from grpo_envs.training.build import build
+    from grpo_envs.training.environments import make_envs
+
+    steps = 6
+    run = Run(side=side, lr=lr, seed=1, steps=steps)
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = compose_run([*run.overrides(), "trainer.eval_problems=0", "trainer.threads=1"])
+        trainer = build(cfg, Path(folder), make_envs(cfg))
+        began = time.process_time()
+        trainer.run()
+        return (time.process_time() - began) / steps
 
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def pace(options: argparse.Namespace) -> None:
-    """Measure the seconds of a step of `learn` on a quiet machine, the median of seven."""
-    found = {}
-    for name, side in SIDES.items():
-        run = Run(side=name, lr=side.rates[0], seed=1, steps=8)
-        _train(run)
-        rows = [json.loads(row) for row in (run.folder / "metrics.jsonl").read_text().splitlines()]
-        found[name] = median(row["time/step"] for row in rows[1:])
-        print(f"{name}: {found[name]:.2f} s a step", flush=True)
-    options.seconds.parent.mkdir(parents=True, exist_ok=True)
-    options.seconds.write_text(json.dumps(found), encoding="utf-8")
-
-
 # --- cost
 
 
-def measure(model: str, side: Side, steps: int) -> dict[str, float]:
-    """Return the peak memory [MiB], seconds [s] and operations of a step of one side."""
-    from tests.benchmarks.bench_grpo_step import Operations, Shape
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What an update is measured on."""
 
-    shapes = {
-        "tiny": Shape(model="tiny", prompts=8, group=8, tokens=64, words=20),
-        "qwen3-7m": Shape(model="qwen3-7m", prompts=4, group=8, tokens=64, words=20),
-        "smollm2-135m": Shape(model="smollm2-135m", prompts=2, group=4, tokens=48, words=20),
-    }
-    step = _stepper(shapes[model], side)
+    model: str
+    """As `bench_grpo_step` names it."""
+    shown: str
+    prompts: int
+    group: int
+    tokens: int
+    """Of each completion."""
+
+
+SHAPES = (
+    Shape(model="tiny", shown="0.9 M, 8 x 8 x 64", prompts=8, group=8, tokens=64),
+    Shape(model="qwen3-7m", shown="7 M, 4 x 8 x 64", prompts=4, group=8, tokens=64),
+    Shape(model="smollm2-135m", shown="135 M, 2 x 4 x 32", prompts=2, group=4, tokens=32),
+)
+_PROMPT = 40
+"""Tokens of a prompt."""
+
+
+def measure(shape: Shape, side: Side, steps: int) -> dict[str, float]:
+    """Return the peak memory [MiB], processor seconds [s] and operations of an update."""
+    from tests.benchmarks.bench_grpo_step import Operations
+
+    update = _updater(shape, side)
     with Operations() as counted:  # type: ignore[no-untyped-call]
-        first = step(0)
-    taken = [step(number) for number in range(1, steps + 1)]
+        update()
+    taken = []
+    for _ in range(steps):
+        began = time.process_time()
+        update()
+        taken.append(time.process_time() - began)
     return {
-        "sample": median(t["sample"] for t in taken),
-        "update": median(t["update"] for t in taken),
+        "update": median(taken),
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "operations": counted.total - first["sampling"],
+        "operations": float(counted.total),
     }
 
 
-def _stepper(shape: Any, side: Side) -> Any:
-    """Return a function that makes one step and returns its seconds."""
+def _updater(shape: Shape, side: Side) -> Callable[[], Any]:
+    """Return a function that makes the update of a step of one side."""
     import torch
     from accelerate import Accelerator
     from transformers import AutoTokenizer
@@ -257,103 +280,102 @@ def _stepper(shape: Any, side: Side) -> Any:
     from grpo_agent.agent import GrpoAgent
     from grpo_agent.config import GrpoConfig
     from grpo_envs.config.model import LoraConfig
-    from grpo_envs.env.vector import GroupVectorEnv
     from grpo_envs.runtime.allocator import keep_freed_memory
-    from grpo_envs.runtime.timing import Timer
     from grpo_policy.adapters import add_adapters
     from grpo_policy.models import TINY
     from grpo_policy.policy import Policy
-    from grpo_policy.rollout import Rollout
     from grpo_policy.samplers import Decoding
-    from grpo_policy.samplers.torch import TorchSampler
     from grpo_ppo.agent import PpoAgent
     from grpo_ppo.config import CriticConfig, PpoConfig
-    from tests.benchmarks.bench_grpo_step import _NEVER, WordsEnv, make_model
+    from tests.benchmarks.bench_grpo_step import make_model
 
+    torch.set_num_threads(1)  # so that the seconds are the processor's, whatever else is at work
     keep_freed_memory()  # as a run does
     policy = Policy(make_model(shape.model), AutoTokenizer.from_pretrained(TINY))
-    policy.eos_ids = (_NEVER,)
     if side.rank:
         add_adapters(policy, LoraConfig(rank=side.rank), torch.float32)
-    decoding = Decoding(max_new_tokens=shape.tokens)
+    decoding, cpu = Decoding(max_new_tokens=shape.tokens), Accelerator(cpu=True)
     common: dict[str, Any] = {"group_size": shape.group, "lr": 1e-6, "minibatches": 2}
-    agent: Any = None
+    agent: GrpoAgent | PpoAgent
     if side.ppo:
-        ppo = PpoConfig(**common, critic=CriticConfig(body=side.body))
-        agent = PpoAgent(policy, ppo, Accelerator(cpu=True), decoding)
+        cfg = PpoConfig(**common, critic=CriticConfig(body=side.body))
+        agent = PpoAgent(policy, cfg, cpu, decoding)
     else:
-        agent = GrpoAgent(policy, GrpoConfig(**common), Accelerator(cpu=True), decoding)
-    env = GroupVectorEnv(WordsEnv(shape.words), shape.prompts * shape.group, shape.group)
-    rollout = Rollout(env, policy.chat, TorchSampler(policy), decoding, 0)
-
-    def step(number: int) -> dict[str, float]:
-        from torch.utils._python_dispatch import _get_current_dispatch_mode
-
-        timer = Timer()
-        groups = rollout(range(number * shape.prompts, (number + 1) * shape.prompts), timer)
-        mode: Any = _get_current_dispatch_mode()
-        sampling = 0 if mode is None else mode.total
-        with timer("update"):
-            agent.update(groups)
-        return {**timer.seconds, "sampling": sampling}
-
-    return step
+        agent = GrpoAgent(policy, GrpoConfig(**common), cpu, decoding)
+    groups = _groups(shape)
+    return lambda: agent.update(groups)
 
 
-NAMES = {
-    "tiny": "0.9 M, 8 x 8 x 64 tokens",
-    "qwen3-7m": "7 M, 4 x 8 x 64",
-    "smollm2-135m": "135 M, 2 x 4 x 48",
-}
+def _groups(shape: Shape) -> list[Group]:
+    """Return groups of random tokens; a reward differs within its group."""
+    rng = random.Random(0)
+
+    def draw(count: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(500) for _ in range(count))
+
+    return [
+        Group(
+            key=key,
+            prompt="",
+            prompt_ids=draw(_PROMPT),
+            completions=tuple(
+                Completion(text="", token_ids=draw(shape.tokens), logprobs=(-6.0,) * shape.tokens)
+                for _ in range(shape.group)
+            ),
+            rewards=tuple(Reward(parts={"correct": i % 2}) for i in range(shape.group)),
+        )
+        for key in range(shape.prompts)
+    ]
 
 
 def cost(options: argparse.Namespace) -> None:
-    """Print the table of each model, and each side's ratio to GRPO with the same weights."""
-    for model in options.models:
-        head = ["model", "", "peak [MiB]", "update [s]", "operations [1e9]", "step [s]"]
-        print(_row(head), _row(["---", "---", *["---:"] * 4]), sep="\n")
+    """Print a row for each model and side, with its ratio to GRPO with the same weights trained."""
+    head = ["model", "", "peak [MiB]", "update [s]", "operations [1e9]"]
+    print(_row(head), _row(["---", "---", *["---:"] * 3]), sep="\n", flush=True)
+    for shape in SHAPES:
         beside: dict[str, float] = {}
         for name, side in SIDES.items():
-            if "groups of one" in name:
+            if shape.model not in options.models or "groups of one" in name:
                 continue
-            command = [sys.executable, __file__, "one", model, name, "--steps", str(options.steps)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            seen = json.loads(done.stdout.splitlines()[-1])
-            seen["step"] = seen["sample"] + seen["update"]
+            command = [sys.executable, __file__, "one", shape.model, name]
+            done = subprocess.run(
+                [*command, "--steps", str(options.steps)],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            seen: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
             beside = beside if side.ppo else seen
             cells = [
                 f"{seen['peak']:.0f} ({seen['peak'] / beside['peak']:.2f})",
                 f"{seen['update']:.2f} ({seen['update'] / beside['update']:.2f})",
                 f"{seen['operations'] / 1e9:.0f} ({seen['operations'] / beside['operations']:.2f})",
-                f"{seen['step']:.2f} ({seen['step'] / beside['step']:.2f})",
             ]
-            print(_row([NAMES[model], name, *cells]), flush=True)
-        print(flush=True)
+            print(_row([shape.shown, name, *cells]), flush=True)
 
 
 def main() -> None:
     """Do one of the parts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    models = [shape.model for shape in SHAPES]
     parts = parser.add_subparsers(dest="part", required=True)
     learning = parts.add_parser("learn")
     learning.add_argument("--steps", type=int, default=12, help="of a run (%(default)s)")
     learning.add_argument("--jobs", type=int, default=2, help="runs at once (%(default)s)")
     learning.add_argument("--sides", nargs="+", choices=SIDES, help="(all)")
-    pacing = parts.add_parser("pace")
-    for each in (learning, pacing):
-        each.add_argument("--seconds", type=Path, default=OUT / "pace.json", help="%(default)s")
     costing = parts.add_parser("cost")
-    costing.add_argument("--models", nargs="+", choices=NAMES, default=list(NAMES))
+    costing.add_argument("--models", nargs="+", choices=models, default=models)
     one = parts.add_parser("one")
-    one.add_argument("model", choices=NAMES)
+    one.add_argument("model", choices=models)
     one.add_argument("side", choices=SIDES)
     for each in (costing, one):
         each.add_argument("--steps", type=int, default=2, help="that are timed (%(default)s)")
     options = parser.parse_args()
     if options.part == "one":
-        print(json.dumps(measure(options.model, SIDES[options.side], options.steps)))
+        (shape,) = [shape for shape in SHAPES if shape.model == options.model]
+        print(json.dumps(measure(shape, SIDES[options.side], options.steps)))
         return
-    {"learn": learn, "pace": pace, "cost": cost}[options.part](options)
+    {"learn": learn, "cost": cost}[options.part](options)
 
 
 if __name__ == "__main__":
