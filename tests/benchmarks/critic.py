@@ -9,9 +9,9 @@ prompts. A learning rate is chosen for each side on a seed of its own (the criti
 much, as `agent.critic.lr=null` says); then five seeds follow. A run that is done is not repeated.
 
 `cost` measures the update of a step of each side in a process of its own, from random weights of
-each shape, on one thread. Memory is the peak of the process, seconds are the processor's,
-operations are those of matrix products (backward passes included). Sampling is the same on all
-sides.
+each shape, on one thread. Memory is the most that all tensors take at once in a second update,
+seconds are the processor's, operations are those of matrix products (backward passes included).
+Sampling is the same on all sides.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import math
 import multiprocessing
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -254,11 +253,16 @@ _PROMPT = 40
 
 def measure(shape: Shape, side: Side, steps: int) -> dict[str, float]:
     """Return the peak memory [MiB], processor seconds [s] and operations of an update."""
+    from grpo_policy.live_memory import LiveMemory
     from tests.benchmarks.bench_grpo_step import Operations
 
-    update = _updater(shape, side)
-    with Operations() as counted:  # type: ignore[no-untyped-call]
-        update()
+    live = LiveMemory()
+    with live:
+        update = _updater(shape, side)
+        update()  # with it come the moments
+        live.peak = live.now
+        with Operations() as counted:  # type: ignore[no-untyped-call]
+            update()
     taken = []
     for _ in range(steps):
         began = time.process_time()
@@ -266,7 +270,7 @@ def measure(shape: Shape, side: Side, steps: int) -> dict[str, float]:
         taken.append(time.process_time() - began)
     return {
         "update": median(taken),
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak": live.peak / 2**20,
         "operations": float(counted.total),
     }
 
@@ -275,7 +279,7 @@ def _updater(shape: Shape, side: Side) -> Callable[[], Any]:
     """Return a function that makes the update of a step of one side."""
     import torch
     from accelerate import Accelerator
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
     from grpo_agent.agent import GrpoAgent
     from grpo_agent.config import GrpoConfig
@@ -291,7 +295,11 @@ def _updater(shape: Shape, side: Side) -> Callable[[], Any]:
 
     torch.set_num_threads(1)  # so that the seconds are the processor's, whatever else is at work
     keep_freed_memory()  # as a run does
-    policy = Policy(make_model(shape.model), AutoTokenizer.from_pretrained(TINY))
+    if shape.model == "tiny":  # not read from its file: what is allocated is counted
+        model: PreTrainedModel = Qwen3ForCausalLM(Qwen3Config.from_pretrained(TINY))
+    else:
+        model = make_model(shape.model)
+    policy = Policy(model, AutoTokenizer.from_pretrained(TINY))
     if side.rank:
         add_adapters(policy, LoraConfig(rank=side.rank), torch.float32)
     decoding, cpu = Decoding(max_new_tokens=shape.tokens), Accelerator(cpu=True)
