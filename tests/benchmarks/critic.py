@@ -45,8 +45,8 @@ SAMPLES = 64
 EVERY = 2
 """Steps between two evaluations."""
 LORA = "model.lora.rank=16"
-_STUDENT = 2.776
-"""95 % of Student's t with four degrees of freedom: five seeds."""
+_STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
+"""95 % of Student's t, by the number of seeds."""
 SHOWN = (128, 256, 512, 768)
 """Samples after which accuracies are shown."""
 
@@ -139,7 +139,10 @@ def _train(run: Run) -> None:
     for left in run.folder.glob("*.jsonl"):
         left.unlink()
     cfg = compose_run(run.overrides())
-    build(cfg, run.folder, make_envs(cfg)).run()
+    trainer = build(cfg, run.folder, make_envs(cfg))
+    trainer.run()
+    if trainer.done < run.steps:
+        raise RuntimeError(f"{run} was stopped after step {trainer.done}")
 
 
 def tuned(side: str, seeds: Sequence[int], steps: int) -> list[Run]:
@@ -159,7 +162,7 @@ def best(runs: Mapping[Run, list[float]]) -> float:
 
 def interval(values: Sequence[float]) -> str:
     """Return a mean and half of its 95 % interval."""
-    half = _STUDENT * stdev(values) / math.sqrt(len(values)) if len(values) == len(SEEDS) else 0.0
+    half = _STUDENT[len(values)] * stdev(values) / math.sqrt(len(values))
     return f"{fmean(values):.2f} ± {half:.2f}"
 
 
@@ -181,7 +184,7 @@ def learn(options: argparse.Namespace) -> None:
         rates = {s: best({r: a for r, a in results.items() if r.side == s}) for s in sides}
         final = [
             Run(side=side, lr=rates[side], seed=seed, steps=steps)
-            for seed in SEEDS
+            for seed in SEEDS[: options.seeds]
             for side in sides
         ]
         results = dict(zip(final, pool.map(train, final), strict=True))
@@ -370,6 +373,9 @@ def main() -> None:
     learning = parts.add_parser("learn")
     learning.add_argument("--steps", type=int, default=12, help="of a run (%(default)s)")
     learning.add_argument("--jobs", type=int, default=2, help="runs at once (%(default)s)")
+    learning.add_argument(
+        "--seeds", type=int, default=5, choices=(2, 3, 4, 5), help="(%(default)s)"
+    )
     learning.add_argument("--sides", nargs="+", choices=SIDES, help="(all)")
     costing = parts.add_parser("cost")
     costing.add_argument("--models", nargs="+", choices=models, default=models)
