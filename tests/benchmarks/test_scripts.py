@@ -111,3 +111,15 @@ def test_a_dataset_is_ready_at_once_after_the_first_time() -> None:
     table = printed("dataset_rows.py", "--rows", "40000")
     first, second = map(float, re.findall(r"\(([\d.]+) s of processor time\)", table))
     assert second < first / 3
+
+
+@pytest.mark.slow
+def test_a_critic_of_its_own_takes_memory_and_operations() -> None:
+    table = printed("critic.py", "cost", "--models", "tiny", "--steps", "1")
+    rows = re.findall(
+        r"\| (GRPO|PPO, \w+ body) \|.*?\(([\d.]+)\) \|.*?\(([\d.]+)\) \|$", table, re.M
+    )
+    assert [name for name, *_ in rows] == ["GRPO", "PPO, own body", "PPO, shared body"]
+    memory = [float(re.findall(r"\(([\d.]+)\)", line)[0]) for line in table.splitlines()[2:5]]
+    assert memory[1] > 1.05 > memory[2]
+    assert float(rows[1][2]) > 1.5 > float(rows[2][2])
