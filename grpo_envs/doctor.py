@@ -51,6 +51,7 @@ def diagnose(run: Record) -> list[Symptom]:
         *(*rules.truncated(seen), *rules.runaway(seen), *rules.collapsed(seen)),
         *(*rules.flat(seen), *_longer(run), *_shape_only(run), *_held_out(run)),
         *(*tools(seen), *rules.constant(seen), *_still(run), *rules.gap(seen)),
+        *rules.blind(seen),
     ]
 
 
@@ -116,7 +117,7 @@ def _held_out(run: Record) -> Iterator[Symptom]:
 def _still(run: Record) -> Iterator[Symptom]:
     earned = run.late("reward/mean") - run.early("reward/mean")
     moved = run.late("loss/kl") if run.column("loss/kl") else None
-    flat = run.late("group/zero_std") >= WHOLE.flat
+    flat = run.late("group/zero_std") >= WHOLE.flat and not run.column("critic/value")
     if flat or len(run.steps) < _STEPS or moved is None:
         return
     if abs(earned) > _EVEN or moved > _MOVED:

@@ -213,7 +213,7 @@ def _keys_of_weights(plan: Needs, cfg: RunConfig) -> Iterator[str]:
         yield "trainer.precision=bf16"
     if cfg.sampler.batch_tokens is not None:
         yield "sampler.batch_tokens=null"
-    if cfg.agent.reference:
+    if cfg.agent.reference or cfg.agent.critic_body == "own":
         yield from cfg.agent.memory_keys
     if not cfg.model.lora.rank and cfg.trainer.shard != "full":
         yield "model.lora.rank=32"

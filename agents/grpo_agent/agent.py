@@ -1,7 +1,8 @@
-"""GrpoAgent: groups in, a better policy out."""
+"""Groups in, a better policy out: what agents with a clipped ratio share, and GrpoAgent."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from grpo_agent.advantages import Episodes, per_member, per_token, turn_advantages
-from grpo_agent.config import GrpoConfig
+from grpo_agent.config import GrpoConfig, PolicyGradientConfig
 from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
 from grpo_agent.mechanisms import ADVANTAGE, OBJECTIVE, resolve
 from grpo_agent.shaping import kl_penalty, overlong_penalty
@@ -28,15 +29,13 @@ from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
 
 
-class GrpoAgent:
-    """Group Relative Policy Optimization (DeepSeekMath, arXiv 2402.03300) and its relatives."""
-
-    Config: ClassVar[type[GrpoConfig]] = GrpoConfig
+class PolicyGradientAgent(ABC):
+    """Moves the policy by the ratio to what it was before the step; a subclass has advantages."""
 
     def __init__(
         self,
         policy: Policy,
-        cfg: GrpoConfig,
+        cfg: PolicyGradientConfig,
         accelerator: Accelerator,
         decoding: Decoding,
         *,
@@ -63,11 +62,21 @@ class GrpoAgent:
         self.policy = policy
         self.accelerator = accelerator
         self.max_tokens = decoding.max_new_tokens
-        self.rule = resolve(ADVANTAGE, cfg.advantage)
         self.objective = resolve(OBJECTIVE, cfg.loss)
-        settings = LearnerSettings(
-            lr=hints(policy).lr if cfg.lr is None else cfg.lr,
-            temperature=decoding.temperature,
+        self.learner = Learner(policy, self._settings(decoding.temperature), accelerator)
+
+    @classmethod
+    def make(cls, cfg: Any, parts: Parts) -> Self:
+        """Return the agent, see `grpo_envs.training.agent.Agent`."""
+        same = parts.same_arithmetic
+        return cls(parts.policy, cfg, parts.accelerator, parts.decoding, same_arithmetic=same)
+
+    def _settings(self, temperature: float) -> LearnerSettings:
+        """Return the numbers of the policy's learner."""
+        cfg = self.cfg
+        return LearnerSettings(
+            lr=hints(self.policy).lr if cfg.lr is None else cfg.lr,
+            temperature=temperature,
             warmup_steps=cfg.warmup_steps,
             weight_decay=cfg.weight_decay,
             optimizer=cfg.optimizer,
@@ -78,13 +87,6 @@ class GrpoAgent:
             sync_reference_every=cfg.sync_reference_every,
             memory_keys=cfg.memory_keys,
         )
-        self.learner = Learner(policy, settings, accelerator)
-
-    @classmethod
-    def make(cls, cfg: GrpoConfig, parts: Parts) -> Self:
-        """Return the agent, see `grpo_envs.training.agent.Agent`."""
-        same = parts.same_arithmetic
-        return cls(parts.policy, cfg, parts.accelerator, parts.decoding, same_arithmetic=same)
 
     def describe(self) -> str:
         """Return the agent's most important numbers for the first line of the log."""
@@ -103,14 +105,15 @@ class GrpoAgent:
         batch = collate(groups, self.policy.pad_id, self.policy.device)
         parts = minibatches(batch, len(groups), self.cfg.minibatches)
         step, advantages_PG = self._step_of(groups, batch, parts)
-        metrics = self.learner.learn(self._updates(step, parts))
+        metrics = self._learn(step, parts)
         if "policy/correction" in metrics:
             square = metrics.pop("policy/correction_square")
             metrics["policy/correction_ess"] = metrics["policy/correction"] ** 2 / square
-        if self.cfg.advantage.turns != EPISODE:
-            flat = [turn for group in groups for turn in flat_turns(group, self.cfg.advantage)]
-            metrics["group/turns_flat"] = fmean(flat)
         return Update(metrics, advantages_PG.tolist())
+
+    def _learn(self, step: Step, parts: Sequence[Tensor]) -> dict[str, float]:
+        """Make the updates of a step; return their metrics."""
+        return self.learner.learn(self._updates(step, parts))
 
     def _updates(self, step: Step, parts: Sequence[Tensor]) -> Iterator[tuple[Batch, RowLoss]]:
         """Yield the batch and the loss of each update of a step; only the first is on-policy."""
@@ -121,6 +124,7 @@ class GrpoAgent:
                 yield part.batch, self._loss_of(part, on_policy=on_policy)
                 on_policy = False
 
+    @abstractmethod
     def _step_of(
         self, groups: Sequence[Group], batch: Batch, parts: Sequence[Tensor]
     ) -> tuple[Step, Tensor]:
@@ -128,49 +132,27 @@ class GrpoAgent:
 
         The reference's and the old log-probabilities are those of this process's own rows.
         """
-        owned = [self.learner.own(rows_B) for rows_B in parts]
-        # The first update is on-policy: its rows need old log-probabilities in a second epoch only.
-        later = owned if self.cfg.epochs > 1 else owned[1:]
-        own_B = torch.cat(owned)
-        ref_logps_BT = self.learner.reference_logps(batch, own_B)
-        truncated_B = torch.tensor(
-            [c.finish_reason == "length" for group in groups for c in group.completions],
-            device=batch.mask_BT.device,
-        )
-        masked_B = truncated_B & (self.cfg.overlong.truncated == "mask")
-        counted_BT = batch.mask_BT & ~masked_B[:, None]
-        turns = self._turns(groups, batch, truncated_B)
-        if ref_logps_BT is not None and self.cfg.loss.kl_in == "reward":
-            turns.rewards_BK.sub_(self._kl_penalty(batch, ref_logps_BT, own_B, turns))
-        of_groups = (len(groups), -1)
-        episodes = Episodes(
-            rewards_PGK=turns.rewards_BK.unflatten(0, of_groups),
-            taken_PGK=turns.taken_BK.unflatten(0, of_groups),
-            valid_PG=self._valid(groups, truncated_B).view(of_groups),
-            mask_PGT=counted_BT.unflatten(0, of_groups),
-            turn_PGT=turns.turn_BT.unflatten(0, of_groups),
-        )
-        value = turn_advantages(episodes, self.rule, self.cfg.advantage)
-        step = Step(
-            batch=batch,
-            counted_BT=counted_BT,
-            ref_logps_BT=ref_logps_BT,
-            old_logps_BT=self.learner.logps(batch, later) if later else None,
-            advantages_BT=per_token(value, episodes.mask_PGT),
-        )
-        return step, per_member(value, episodes.mask_PGT)
 
-    def _turns(self, groups: Sequence[Group], batch: Batch, truncated_B: Tensor) -> TurnBatch:
-        """Return the turns of all members, their rewards less the penalty of length."""
-        like = torch.empty((), device=truncated_B.device, dtype=self.learner.dtype)
-        apart = self.cfg.advantage.turns != EPISODE
-        turns = collate_turns(groups, batch.mask_BT.shape[1], like, apart=apart)
-        truncated_BK = truncated_B[:, None] & turns.last_BK
-        penalty_BK = overlong_penalty(
-            turns.lengths_BK, truncated_BK, self.max_tokens, self.cfg.overlong
-        )
-        turns.rewards_BK.sub_(penalty_BK)
-        return turns
+    def _owned(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Return this process's rows of each update."""
+        return [self.learner.own(rows_B) for rows_B in parts]
+
+    def _later(self, owned: list[Tensor]) -> list[Tensor]:
+        """Return the rows that need log-probabilities of the policy before the step.
+
+        The first update is on-policy: its rows need them in a second epoch only.
+        """
+        return owned if self.cfg.epochs > 1 else owned[1:]
+
+    def _truncated(self, groups: Sequence[Group]) -> Tensor:
+        """Return which completions ran out of tokens (B)."""
+        cut = [c.finish_reason == "length" for group in groups for c in group.completions]
+        return torch.tensor(cut, device=self.policy.device)
+
+    def _counted(self, batch: Batch, truncated_B: Tensor) -> Tensor:
+        """Return which tokens count in the loss (B, T)."""
+        masked_B = truncated_B & (self.cfg.overlong.truncated == "mask")
+        return batch.mask_BT & ~masked_B[:, None]
 
     def _valid(self, groups: Sequence[Group], truncated_B: Tensor) -> Tensor:
         """Return which rewards count (B)."""
@@ -178,16 +160,9 @@ class GrpoAgent:
         valid_B = torch.tensor(valid, device=truncated_B.device)
         return valid_B if self.cfg.overlong.in_baseline else valid_B & ~truncated_B
 
-    def _kl_penalty(
-        self, batch: Batch, ref_logps_BT: Tensor, own_B: Tensor, turns: TurnBatch
-    ) -> Tensor:
-        """Return the KL penalty of each turn (B, K): of all rows, from each process's own."""
-        penalties_K = [
-            kl_penalty(batch.sampled_logps_BT, ref_logps_BT, mask_BT, self.cfg.loss)
-            for mask_BT in (batch.mask_BT & at_BT for at_BT in turns.at_KBT)
-        ]
-        penalty_BK = torch.stack(penalties_K, dim=1)
-        own = torch.zeros_like(penalty_BK).index_copy(0, own_B, penalty_BK[own_B])
+    def _everyones(self, value: Tensor, own_B: Tensor) -> Tensor:
+        """Return a value of all rows (B, ...): each process has that of its own."""
+        own = torch.zeros_like(value).index_copy(0, own_B, value[own_B])
         everyone: Tensor = self.accelerator.reduce(own, "sum")
         return everyone
 
@@ -232,3 +207,83 @@ class GrpoAgent:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the optimiser's moments, the schedule's place and a synced reference."""
         self.learner.load_state_dict(state)
+
+
+class GrpoAgent(PolicyGradientAgent):
+    """Group Relative Policy Optimization (DeepSeekMath, arXiv 2402.03300) and its relatives."""
+
+    Config: ClassVar[type[GrpoConfig]] = GrpoConfig
+    cfg: GrpoConfig
+
+    def __init__(
+        self,
+        policy: Policy,
+        cfg: GrpoConfig,
+        accelerator: Accelerator,
+        decoding: Decoding,
+        *,
+        same_arithmetic: bool = True,
+    ) -> None:
+        """Take charge of `policy`, see `PolicyGradientAgent`."""
+        self.rule = resolve(ADVANTAGE, cfg.advantage)
+        super().__init__(policy, cfg, accelerator, decoding, same_arithmetic=same_arithmetic)
+
+    def update(self, groups: Sequence[Group]) -> tuple[dict[str, float], list[list[float]]]:
+        """Improve the policy on `groups`, see `PolicyGradientAgent.update`."""
+        metrics, shown = super().update(groups)
+        if self.cfg.advantage.turns != EPISODE:
+            flat = [turn for group in groups for turn in flat_turns(group, self.cfg.advantage)]
+            metrics["group/turns_flat"] = fmean(flat)
+        return Update(metrics, shown)
+
+    def _step_of(
+        self, groups: Sequence[Group], batch: Batch, parts: Sequence[Tensor]
+    ) -> tuple[Step, Tensor]:
+        """Compare each completion, or each of its turns, with its group."""
+        owned = self._owned(parts)
+        own_B, later = torch.cat(owned), self._later(owned)
+        ref_logps_BT = self.learner.reference_logps(batch, own_B)
+        truncated_B = self._truncated(groups)
+        counted_BT = self._counted(batch, truncated_B)
+        turns = self._turns(groups, batch, truncated_B)
+        if ref_logps_BT is not None and self.cfg.loss.kl_in == "reward":
+            turns.rewards_BK.sub_(self._kl_penalty(batch, ref_logps_BT, own_B, turns))
+        of_groups = (len(groups), -1)
+        episodes = Episodes(
+            rewards_PGK=turns.rewards_BK.unflatten(0, of_groups),
+            taken_PGK=turns.taken_BK.unflatten(0, of_groups),
+            valid_PG=self._valid(groups, truncated_B).view(of_groups),
+            mask_PGT=counted_BT.unflatten(0, of_groups),
+            turn_PGT=turns.turn_BT.unflatten(0, of_groups),
+        )
+        value = turn_advantages(episodes, self.rule, self.cfg.advantage)
+        step = Step(
+            batch=batch,
+            counted_BT=counted_BT,
+            ref_logps_BT=ref_logps_BT,
+            old_logps_BT=self.learner.logps(batch, later) if later else None,
+            advantages_BT=per_token(value, episodes.mask_PGT),
+        )
+        return step, per_member(value, episodes.mask_PGT)
+
+    def _turns(self, groups: Sequence[Group], batch: Batch, truncated_B: Tensor) -> TurnBatch:
+        """Return the turns of all members, their rewards less the penalty of length."""
+        like = torch.empty((), device=truncated_B.device, dtype=self.learner.dtype)
+        apart = self.cfg.advantage.turns != EPISODE
+        turns = collate_turns(groups, batch.mask_BT.shape[1], like, apart=apart)
+        truncated_BK = truncated_B[:, None] & turns.last_BK
+        penalty_BK = overlong_penalty(
+            turns.lengths_BK, truncated_BK, self.max_tokens, self.cfg.overlong
+        )
+        turns.rewards_BK.sub_(penalty_BK)
+        return turns
+
+    def _kl_penalty(
+        self, batch: Batch, ref_logps_BT: Tensor, own_B: Tensor, turns: TurnBatch
+    ) -> Tensor:
+        """Return the KL penalty of each turn (B, K): of all rows, from each process's own."""
+        penalties_K = [
+            kl_penalty(batch.sampled_logps_BT, ref_logps_BT, mask_BT, self.cfg.loss)
+            for mask_BT in (batch.mask_BT & at_BT for at_BT in turns.at_KBT)
+        ]
+        return self._everyones(torch.stack(penalties_K, dim=1), own_B)

@@ -169,18 +169,9 @@ class OverlongConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class GrpoConfig(AgentConfig):
-    """The GRPO agent."""
+class PolicyGradientConfig(AgentConfig):
+    """What agents share that move the policy by the ratio to what it was before the step."""
 
-    main_keys: ClassVar[tuple[str, ...]] = (
-        *("group_size", "lr", "epochs", "minibatches", "micro_batch_tokens"),
-        *("loss.beta", "loss.clip_low", "loss.clip_high"),
-    )
-    memory_keys: ClassVar[tuple[str, ...]] = ("agent.loss.beta=0",)
-    name: str = "grpo"
-    """Entry point of the agent."""
-    group_size: int = 8
-    """Completions per problem (G)."""
     lr: float | None = None
     """AdamW's peak learning rate; null takes the model's own (1e-6, the bundled tiny's 1e-4)."""
     warmup_steps: int = 5
@@ -197,24 +188,15 @@ class GrpoConfig(AgentConfig):
     """Updates a pass: so many parts of whole groups, one update each."""
     micro_batch_tokens: int = 4096
     """Tokens, padding included, per forward and backward: memory and speed, never the result."""
-    dynamic_sampling: int = 0
-    """Rounds of sampling, at most, that replace groups that teach nothing (DAPO)."""
     sync_reference_every: int = 0
     """Steps after which the reference becomes a copy of the policy; 0: it never changes."""
-    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
 
     def __post_init__(self) -> None:
         """Check ranges and combinations."""
-        require(self.group_size >= 1, "agent.group_size", self.group_size, "1 or more")
-        if self.group_size == 1:
-            raise ConfigError(
-                f"agent.group_size=1 with agent.advantage.name={self.advantage.name}: a group of "
-                "one has no baseline, every advantage is 0. Allowed: 2 or more (8 is usual)."
-            )
-        least = {"epochs": 1, "minibatches": 1, "micro_batch_tokens": 1}
-        least |= {"warmup_steps": 0, "dynamic_sampling": 0, "sync_reference_every": 0}
+        least = {"group_size": 1, "epochs": 1, "minibatches": 1, "micro_batch_tokens": 1}
+        least |= {"warmup_steps": 0, "sync_reference_every": 0}
         for name, low in least.items():
             require(
                 getattr(self, name) >= low, f"agent.{name}", getattr(self, name), f"{low} or more"
@@ -223,15 +205,6 @@ class GrpoConfig(AgentConfig):
         require(self.weight_decay >= 0, "agent.weight_decay", self.weight_decay, "0 or more")
         require_one_of("agent.optimizer", self.optimizer, OPTIMIZERS)
         require(self.max_grad_norm > 0, "agent.max_grad_norm", self.max_grad_norm, "above 0")
-
-    @property
-    def resamplings(self) -> int:
-        """Rounds of sampling, at most, that replace groups that teach nothing."""
-        return self.dynamic_sampling
-
-    def flat(self, group: Group) -> bool:
-        """Return whether there is nothing to compare in a group, in any turn of it."""
-        return all(flat_turns(group, self.advantage))
 
     @property
     def reference(self) -> bool:
@@ -243,9 +216,8 @@ class GrpoConfig(AgentConfig):
 
         Raises:
             ConfigError: one line that names the keys, the values and what is allowed.
-            PluginError: the function of an advantage or objective cannot be imported.
+            PluginError: the function of an objective cannot be imported.
         """
-        check(ADVANTAGE, self.advantage)
         check(OBJECTIVE, self.loss)
         prompts = run.trainer.prompts_per_step
         if self.minibatches > prompts:
@@ -266,3 +238,51 @@ class GrpoConfig(AgentConfig):
             )
         if self.sync_reference_every and self.loss.beta == 0:
             raise ConfigError(f"{every} with agent.loss.beta=0: there is no reference. Allowed: 0.")
+
+
+@dataclass(kw_only=True, slots=True)
+class GrpoConfig(PolicyGradientConfig):
+    """The GRPO agent."""
+
+    main_keys: ClassVar[tuple[str, ...]] = (
+        *("group_size", "lr", "epochs", "minibatches", "micro_batch_tokens"),
+        *("loss.beta", "loss.clip_low", "loss.clip_high"),
+    )
+    memory_keys: ClassVar[tuple[str, ...]] = ("agent.loss.beta=0",)
+    name: str = "grpo"
+    """Entry point of the agent."""
+    group_size: int = 8
+    """Completions per problem (G)."""
+    dynamic_sampling: int = 0
+    """Rounds of sampling, at most, that replace groups that teach nothing (DAPO)."""
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+
+    def __post_init__(self) -> None:
+        """Check ranges and combinations."""
+        PolicyGradientConfig.__post_init__(self)  # a class with slots has no super()
+        if self.group_size == 1:
+            raise ConfigError(
+                f"agent.group_size=1 with agent.advantage.name={self.advantage.name}: a group of "
+                "one has no baseline, every advantage is 0. Allowed: 2 or more (8 is usual)."
+            )
+        rounds = self.dynamic_sampling
+        require(rounds >= 0, "agent.dynamic_sampling", rounds, "0 or more")
+
+    @property
+    def resamplings(self) -> int:
+        """Rounds of sampling, at most, that replace groups that teach nothing."""
+        return self.dynamic_sampling
+
+    def flat(self, group: Group) -> bool:
+        """Return whether there is nothing to compare in a group, in any turn of it."""
+        return all(flat_turns(group, self.advantage))
+
+    def check(self, run: RunConfig) -> None:
+        """Refuse what contradicts other keys of the run, and functions that cannot be used.
+
+        Raises:
+            ConfigError: one line that names the keys, the values and what is allowed.
+            PluginError: the function of an advantage or objective cannot be imported.
+        """
+        check(ADVANTAGE, self.advantage)
+        PolicyGradientConfig.check(self, run)

@@ -34,13 +34,18 @@ def overlong_penalty(
 
 
 def kl_penalty(logps_BT: Tensor, ref_logps_BT: Tensor, mask_BT: Tensor, cfg: LossConfig) -> Tensor:
-    """Return beta * KL, summed over tokens of each completion (B), for `kl_in=reward` (RLOO, PPO).
+    """Return `token_kl`, summed over tokens of each completion (B), for `kl_in=reward` (RLOO)."""
+    return token_kl(logps_BT, ref_logps_BT, mask_BT, cfg).sum(dim=1)
+
+
+def token_kl(logps_BT: Tensor, ref_logps_BT: Tensor, mask_BT: Tensor, cfg: LossConfig) -> Tensor:
+    """Return beta * KL at each token (B, T), 0 outside the mask.
 
     Args:
         logps_BT: Log-probabilities under the policy that sampled.
         ref_logps_BT: Under the reference.
-        mask_BT: True on the tokens that are summed, such as those of a turn.
+        mask_BT: True on the tokens.
         cfg: The estimator and its weight.
     """
     gap_BT = reference_gap(logps_BT, ref_logps_BT)
-    return cfg.beta * (KLS[cfg.kl](gap_BT, torch.ones_like(gap_BT)) * mask_BT).sum(dim=1)
+    return cfg.beta * (KLS[cfg.kl](gap_BT, torch.ones_like(gap_BT)) * mask_BT)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,18 +23,13 @@ class Step:
     """Under the policy before the step, by the trainer; None where the step has one update."""
     advantages_BT: Tensor
 
-    def rows(self, index: Tensor) -> Step:
+    def rows(self, index: Tensor) -> Self:
         """Return some rows, cut to the longest of them."""
         batch = self.batch.rows(index)
         tokens = batch.mask_BT.shape[1]
-        ref, old = self.ref_logps_BT, self.old_logps_BT
-        return Step(
-            batch=batch,
-            counted_BT=self.counted_BT[index, :tokens],
-            ref_logps_BT=None if ref is None else ref[index, :tokens],
-            old_logps_BT=None if old is None else old[index, :tokens],
-            advantages_BT=self.advantages_BT[index, :tokens],
-        )
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        cut = {n: v[index, :tokens] for n, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, batch=batch, **cut)
 
 
 def minibatches(batch: Batch, groups: int, parts: int) -> list[Tensor]:

@@ -34,13 +34,18 @@ class ModelFlops:
     """Layers of attention x heads x their size (L H Q)."""
 
     @classmethod
-    def of(cls, policy: Policy) -> Self | None:
-        """Return those of a policy; None of a mixture of experts, where tokens differ."""
+    def of(cls, policy: Policy, *, words: bool = True) -> Self | None:
+        """Return those of a policy; None of a mixture of experts, where tokens differ.
+
+        Args:
+            policy: The model.
+            words: Whether it gives logits; a critic's body of its own does not.
+        """
         model, text = policy.model, policy.model.config.get_text_config()
         if any(getattr(text, name, None) for name in _EXPERTS):
             return None
         table, head = model.get_input_embeddings(), model.get_output_embeddings()
-        looked_up = set() if table.weight is head.weight else {table.weight}
+        looked_up = {table.weight} - {head.weight} if words else {table.weight, head.weight}
         used = [p for p in model.parameters() if p not in looked_up]
         heads, size = heads_of(text)
         return cls(

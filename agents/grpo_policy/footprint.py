@@ -64,6 +64,8 @@ class Job:
     batch_tokens: int | None = None
     """Tokens in the cache at once; None: by free memory, as the sampler does."""
     reference: bool = False
+    critic: bool = False
+    """Whether there is a critic with a body of its own."""
     quantized: bool = False
     """Whether the layers beneath adapters are in four bits."""
     moments: float = MOMENTS
@@ -154,6 +156,8 @@ def _weights(policy: Policy, job: Job) -> Iterator[Part]:
     if job.reference and not policy.has_adapters:
         text = f"{dtype.itemsize} bytes a parameter"
         yield Part(name="reference", size=whole, how=text)
+    if job.critic:
+        yield _critic(policy, job)
     merged = sum(weight.numel() for weight in merged_weights(policy.model))
     if merged:
         text = f"{merged / 1e6:,.1f} M parameters with their adapters added"
@@ -163,6 +167,21 @@ def _weights(policy: Policy, job: Job) -> Iterator[Part]:
         text = f"{size} bytes a parameter, while sampling"
         size *= policy.size + merged
         yield Part(name="copy", size=size, how=text, phases=(SAMPLING,))
+
+
+def _critic(policy: Policy, job: Job) -> Part:
+    """Return what a critic takes beside the policy: all that is trained of a body, once more.
+
+    Its gradients and activations come after the policy's, and take no more than these.
+    """
+    head = policy.model.get_output_embeddings().weight
+    alone = head is not policy.model.get_input_embeddings().weight and head.requires_grad
+    trained = sum(p.numel() for p in policy.trained_parameters()) - alone * head.numel()
+    held = policy.model.dtype.itemsize
+    masters = MASTER if held < MASTER or job.shards > 1 else 0
+    each = held + (masters + job.moments) / job.shards
+    text = f"{each:g} bytes of each of {trained / 1e6:,.1f} M: weights, masters, moments"
+    return Part(name="critic", size=each * trained, how=text)
 
 
 def _in_parts(policy: Policy, job: Job) -> Iterator[Part]:

@@ -8,9 +8,8 @@ calls backward and step.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,66 +19,18 @@ from torch import Tensor
 from grpo_envs.errors import GrpoEnvsError
 from grpo_envs.runtime.memory import ran_out
 from grpo_policy.batch import Batch, micro_batches
-from grpo_policy.optimizers import adamw
+from grpo_policy.optimizers import adamw, parameter_groups
 from grpo_policy.parts import load_whole, whole_state
 from grpo_policy.policy import Policy
 from grpo_policy.replicas import placed, replica_of
+from grpo_policy.updates import LearnerSettings, RowLoss, Scored
 
+__all__ = ["Learner", "LearnerSettings", "OutOfMemory", "RowLoss", "Scored"]
 log = logging.getLogger(__name__)
 
 
 class OutOfMemory(GrpoEnvsError):
     """The device has too little memory for an update, in halved micro-batches too."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearnerSettings:
-    """The numbers of a learner, all of them decided."""
-
-    lr: float
-    """AdamW's peak learning rate."""
-    temperature: float = 1.0
-    """Logits are divided by it; the one that the completions were sampled at."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises linearly from 0."""
-    weight_decay: float = 0.0
-    """AdamW's."""
-    optimizer: str = "adamw"
-    """adamw or adamw_8bit."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this L2 norm."""
-    micro_batch_tokens: int = 4096
-    """Tokens, padding included, per forward and backward pass."""
-    entropy_grad: bool = False
-    """Whether the loss differentiates `Scored.entropy_BT`."""
-    reference: bool = False
-    """Whether the loss needs a reference: the model without its adapters, or a frozen copy."""
-    sync_reference_every: int = 0
-    """Steps after which a frozen copy takes over the policy's weights; 0: never."""
-    memory_keys: tuple[str, ...] = ()
-    """Settings of the agent that save memory, for the message of `OutOfMemory`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
-    """Some rows of an update under the policy. `logps_BT` and `entropy_BT` carry gradient."""
-
-    rows_B: Tensor
-    """Their places in the batch of the update."""
-    batch: Batch
-    """These rows alone, cut to the longest of them."""
-    logps_BT: Tensor
-    """Log-probabilities of the completions' tokens, 0 outside the mask."""
-    entropy_BT: Tensor
-    """Entropy in nats of the distributions they were drawn from."""
-
-
-RowLoss = Callable[[Scored], tuple[Tensor, dict[str, Tensor]]]
-"""Returns the loss of some rows, and detached values (B, T) by the name of their metric.
-
-The losses of micro-batches and processes are summed, so a mean over the update divides by the rows
-or tokens of the whole update. A metric is the mean of its values over the update's tokens.
-"""
 
 
 class Learner:
@@ -101,8 +52,9 @@ class Learner:
         self.dtype = torch.promote_types(policy.trained_parameters()[0].dtype, torch.float32)
         self.steps = 0
         self.micro_batch_tokens = settings.micro_batch_tokens
-        parameters, decay = policy.trained_parameters(), settings.weight_decay
-        self.optimizer = adamw(parameters, settings.lr, decay, name=settings.optimizer)
+        groups = parameter_groups(policy.masters, settings.lr, settings.head_lr)
+        decay = settings.weight_decay
+        self.optimizer = adamw(groups, settings.lr, decay, name=settings.optimizer)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: min(1.0, (step + 1) / (settings.warmup_steps + 1))
         )
@@ -156,12 +108,18 @@ class Learner:
             return None
         switched = nullcontext() if self.reference else self.policy.adapters_off()
         with switched:
-            logps_BT = self._score(self.reference or self.policy, batch, [rows_B])
+            logps_BT, _ = self._score(self.reference or self.policy, batch, [rows_B])
         return logps_BT.to(batch.sampled_logps_BT.dtype)
 
-    @torch.no_grad()
     def logps(self, batch: Batch, parts: Sequence[Tensor]) -> Tensor:
-        """Return log-probabilities (B, T) of some rows under the policy, 0 for the others.
+        """Return the log-probabilities of `scores`."""
+        return self.scores(batch, parts)[0]
+
+    @torch.no_grad()
+    def scores(self, batch: Batch, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities and values (B, T) of some rows, 0 for the others.
+
+        Without a value head all values are 0.
 
         Args:
             batch: The rows of a step.
@@ -170,19 +128,23 @@ class Learner:
         """
         return self._score(self.policy, batch, parts)
 
-    def _score(self, policy: Policy, batch: Batch, parts: Sequence[Tensor]) -> Tensor:
+    def _score(
+        self, policy: Policy, batch: Batch, parts: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         logps_BT = torch.zeros_like(batch.sampled_logps_BT, dtype=self.dtype)
+        values_BT = torch.zeros_like(logps_BT)
         wanted = []
         for rows_B in (part for part in parts if len(part)):
             rows = batch.rows(rows_B)
             wanted += [(rows_B[part_B], rows.rows(part_B)) for part_B in self._parts(rows)]
         idle = self._replica.idle(len(wanted))
         for rows_B, rows in wanted:
-            part_BT, _ = policy(rows, self.settings.temperature)
-            logps_BT[rows_B, : part_BT.shape[1]] = part_BT.to(logps_BT.dtype)
+            part_BT, _, *values = policy(rows, self.settings.temperature)
+            for found_BT, into_BT in zip((part_BT, *values), (logps_BT, values_BT), strict=False):
+                into_BT[rows_B, : found_BT.shape[1]] = found_BT.to(into_BT.dtype)
         for _ in range(idle):
             policy(batch.rows(slice(1)), self.settings.temperature)
-        return logps_BT
+        return logps_BT, values_BT
 
     def _optimise(self, batch: Batch, loss: RowLoss) -> dict[str, Tensor]:
         """Make one update; if memory runs out, make it once more in smaller micro-batches.
@@ -238,7 +200,7 @@ class Learner:
             for name, value in values.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * counts
         for _ in range(idle):
-            logps_BT, _ = self.policy(batch.rows(slice(1)), self.settings.temperature)
+            logps_BT, *_ = self.policy(batch.rows(slice(1)), self.settings.temperature)
             (0 * logps_BT.sum()).backward()
         metrics = {name: self.accelerator.reduce(value, "sum") for name, value in sums.items()}
         for name in metrics.keys() - {"loss/total"}:
@@ -249,12 +211,12 @@ class Learner:
         self, batch: Batch, rows_B: Tensor, loss: RowLoss, *, weight: int
     ) -> dict[str, Tensor]:
         """Add the gradient of these rows; return their loss and sums of values over tokens."""
-        logps_BT, entropy_BT = self.policy(
+        names = ("logps_BT", "entropy_BT", "values_BT")
+        scores = self.policy(
             batch, self.settings.temperature, entropy_grad=self.settings.entropy_grad
         )
-        total, values = loss(
-            Scored(rows_B=rows_B, batch=batch, logps_BT=logps_BT, entropy_BT=entropy_BT)
-        )
+        found = dict(zip(names, scores, strict=False))
+        total, values = loss(Scored(rows_B=rows_B, batch=batch, **found))
         self._scaler.scale(total * weight).backward()
         sums = {name: (value * batch.mask_BT).sum() for name, value in values.items()}
         return {"loss/total": total.detach(), **sums}

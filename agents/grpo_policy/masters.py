@@ -19,6 +19,9 @@ from grpo_policy.merging import merge
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What weights are held and written in, by the names of `trainer.precision`."""
 
+HEAD = "value_head"
+"""What the names of the parameters of a module beside the model begin with."""
+
 
 def dtype_name(dtype: torch.dtype) -> str:
     """Return the name that configurations have for a dtype."""
@@ -35,6 +38,11 @@ class Masters:
         self.model = model
         self.values: dict[str, nn.Parameter] = {}
         """By the name of the parameter that computes in less precision."""
+        self.head: nn.Module | None = None
+        """A module beside the model that is trained with it, in float32, as a value head."""
+        self.merges = True
+        """Whether adapters are added into the weights: a copy, which a model that never samples
+        can do without."""
         self._gradients: dict[str, Tensor] = {}
         """The sums of their gradients so far, in their precision."""
 
@@ -54,7 +62,12 @@ class Masters:
                 self.values[name] = nn.Parameter(p.data)
                 p.register_post_accumulate_grad_hook(partial(self._add, name))
             p.data = p.data.to(dtype)
-        merge(self.model)
+        self.merge()
+
+    def merge(self) -> None:
+        """Compute with the adapters as they are now, see `grpo_policy.merging.merge`."""
+        if self.merges:
+            merge(self.model)
 
     def _add(self, name: str, p: Tensor) -> None:
         if p.grad is None:
@@ -70,13 +83,15 @@ class Masters:
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Return what the optimiser changes, by name."""
-        return {n: self.values.get(n, p) for n, p in self.computing().items()}
+        """Return what the optimiser changes, by name, that of the head last."""
+        found = {n: self.values.get(n, p) for n, p in self.computing().items()}
+        head = {} if self.head is None else self.head.named_parameters(HEAD)
+        return found | dict(head)
 
     def take_gradients(self) -> dict[str, Tensor | None]:
         """Return the gradients of what is trained, by name; there are none from then on."""
         found = {}
-        for name, p in self.computing().items():
+        for name, p in (self.trained() | self.computing()).items():
             found[name] = self._gradients.pop(name, p.grad)
             p.grad = None
         return found
@@ -90,7 +105,7 @@ class Masters:
         computing = self.computing()
         for name, value in self.values.items() if values is None else values:
             computing[name].copy_(value)
-        merge(self.model)
+        self.merge()
 
     @contextmanager
     def in_place(self, dtype: torch.dtype | None = None) -> Iterator[None]:

@@ -21,13 +21,14 @@ from grpo_policy.gated_layers import fuse_gated_layers
 from grpo_policy.head import OwnHead, decoder_of
 from grpo_policy.kv_cache import Caching
 from grpo_policy.masters import Masters, replaced
-from grpo_policy.merging import merge, merged_in
+from grpo_policy.merging import merged_in
 from grpo_policy.packing import MASK_BYTES, mask_bytes, pack, saves
 from grpo_policy.parts import all_finite
 from grpo_policy.recomputing import recompute_layers
 from grpo_policy.rms_norm import fuse_norms
 from grpo_policy.saving import save
 from grpo_policy.scoring import score_tokens
+from grpo_policy.value_head import ValueHead
 
 
 class Policy(nn.Module):
@@ -64,7 +65,9 @@ class Policy(nn.Module):
         """What the weights are gathered in, where processes share them; see `dtype`."""
         self.version = 0
         """Counts the changes of the weights: each update, each restore."""
-        merge(self.model)
+        self.value_head: ValueHead | None = None
+        """Of a critic that shares the body, see `add_value_head`."""
+        self.masters.merge()
 
     @property
     def device(self) -> torch.device:
@@ -95,8 +98,7 @@ class Policy(nn.Module):
     @property
     def masks_end(self) -> bool:
         """Whether the model keeps a mask of its whole context, and has none beyond (GPT-Neo)."""
-        square = (self.context_length,) * 2
-        return any(buffer.shape[-2:] == square for buffer in self.model.buffers())
+        return any(b.shape[-2:] == (self.context_length,) * 2 for b in self.model.buffers())
 
     @property
     def has_adapters(self) -> bool:
@@ -140,7 +142,7 @@ class Policy(nn.Module):
         """Move the masters with the model, as `to` does, and the merged weights."""
         self.masters.move(fn)
         moved = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        merge(self.model)
+        self.masters.merge()
         return moved  # type: ignore[no-any-return]
 
     def copied(self) -> Policy:
@@ -210,19 +212,22 @@ class Policy(nn.Module):
 
     def forward(
         self, batch: Batch, temperature: float, *, entropy_grad: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Score the completion tokens of `batch` at `temperature`.
-
-        Logits exist for completion positions only, a chunk at a time, and are computed again in
-        the backward pass: [B, T, V] is never held.
+    ) -> tuple[Tensor, ...]:
+        """Score the completion tokens of `batch` at `temperature`, a chunk at a time.
 
         Returns:
             `logps_BT`, the log-probability of each completion token, 0 outside the mask, and
             `entropy_BT`, the entropy in nats of the full distribution it was drawn from; the
-            entropy carries gradient only where `entropy_grad` asks for that.
+            entropy carries gradient only where `entropy_grad` asks for that. A value head adds
+            `values_BT`, the value of the state before each token.
         """
-        hidden_ND = self.packed(batch) if self.packs(batch) else self._by_rows(batch)
-        return self.scores(hidden_ND, batch, temperature, entropy_grad=entropy_grad)
+        hidden_ND = self.hidden(batch)
+        scores = self.scores(hidden_ND, batch, temperature, entropy_grad=entropy_grad)
+        return (*scores, self.value_head(hidden_ND, batch)) if self.value_head else scores
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Return the hidden state (N, D) that each chosen token is predicted from."""
+        return self.packed(batch) if self.packs(batch) else self._by_rows(batch)
 
     def scores(
         self, hidden_ND: Tensor, batch: Batch, temperature: float, *, entropy_grad: bool = False

@@ -51,9 +51,9 @@ class Replica:
         gradients = self.policy.masters.take_gradients()
         if self.accelerator.num_processes == 1:
             return gradients
-        computing = self.policy.masters.computing()
+        trained = self.policy.masters.trained()
         whole = {
-            name: _no_gradient(computing[name]) if gradient is None else gradient
+            name: _no_gradient(trained[name]) if gradient is None else gradient
             for name, gradient in gradients.items()
         }
         sent = [distributed.all_reduce(value, async_op=True) for value in whole.values()]

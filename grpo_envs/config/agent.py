@@ -37,6 +37,11 @@ class AgentConfig:
         """Whether the update compares the policy with a reference, which takes memory."""
         return False
 
+    @property
+    def critic_body(self) -> str:
+        """Which body a critic has: `own`, which takes memory, or `shared`; '' without a critic."""
+        return ""
+
     def check(self, run: RunConfig) -> None:
         """Refuse values that are allowed alone and contradict other keys of the run.
 

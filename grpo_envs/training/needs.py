@@ -99,6 +99,7 @@ def _job(cfg: RunConfig, policy: Policy, device: str, prompt: int) -> Job:
         completions=cfg.agent.group_size * cfg.trainer.prompts_per_step,
         batch_tokens=cfg.sampler.batch_tokens,
         reference=cfg.agent.reference,
+        critic=cfg.agent.critic_body == "own",
         quantized=cfg.model.quantization is not None,
         moments=MOMENTS_8BIT if _in_eight_bits(cfg) else MOMENTS,
         full=cfg.trainer.shard == "full",

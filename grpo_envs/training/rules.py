@@ -26,6 +26,7 @@ INVALID = 0.01
 """Share of invalid rewards in a step above which the grader of a whole run fails."""
 KNOWN, NEVER = 0.9, 0.1
 """A task is known above the one value of its main reward part, and never done below the other."""
+_VALUES, _EXPLAINED = "critic/value", "critic/explained_variance"
 _WARM_UP, _PARTS, _PART = 10, 5, 6
 """Memory may do as it likes for so many steps; then the least of so many parts is compared."""
 MEMORY = _WARM_UP + _PARTS * _PART
@@ -124,14 +125,19 @@ def collapsed(seen: Stretch) -> Iterator[Symptom]:
 
 
 def flat(seen: Stretch) -> Iterator[Symptom]:
-    """The groups have no contrast. Why not, only a whole run shows."""
-    shares = seen.late("group/zero_std")
+    """The groups have no contrast. Why not, only a whole run shows.
+
+    A critic compares answers with values, not with a group: then it is about all of a step.
+    """
+    critic = bool(seen.late(_VALUES))
+    equal = [float(spread == 0) for spread in seen.late("reward/std")]
+    shares = equal if critic else seen.late("group/zero_std")
     if _mean(shares) < seen.limits.flat:
         return
     if _mean(seen.late("reward/invalid")) >= seen.limits.ungraded:
         return
-    share = f"{_mean(shares):.0%} of the groups of {_last(shares)}"
-    evidence = f"{share} earn the same throughout"
+    groups = "" if critic else "the groups of "
+    evidence = f"{_mean(shares):.0%} of {groups}{_last(shares)} earn the same throughout"
     if seen.run is not None:
         yield from _flat_because(seen.run, evidence)
         return
@@ -227,6 +233,20 @@ def gap(seen: Stretch) -> Iterator[Symptom]:
         evidence=f"log-probabilities differ by {_mean(late):.3f} nats per token (mean of "
         f"{_count(late)})",
         turn="sampler.precision=fp32, trainer.precision=fp32, or sampler.max_new_tokens down",
+    )
+
+
+def blind(seen: Stretch) -> Iterator[Symptom]:
+    """A critic's values say no more about returns than a constant would, in any of the steps."""
+    shares = seen.late(_EXPLAINED)
+    if len(shares) < seen.limits.constant or max(shares) > 0:
+        return
+    yield Symptom(
+        name="blind critic",
+        says="The critic's values explain nothing of the returns, so that advantages have more "
+        "noise than with no critic; usually its learning rate is wrong.",
+        evidence=f"{_EXPLAINED} is {_mean(shares):.2f} (mean of {_count(shares)})",
+        turn="agent.critic.lr, agent.critic.clip=null, or agent=grpo",
     )
 
 

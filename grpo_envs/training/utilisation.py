@@ -31,6 +31,8 @@ class Utilisation:
     """Over the completions of a step."""
     reference: bool = False
     """Whether a reference scores them, too."""
+    critic: ModelFlops | None = None
+    """Sizes of a critic with a body of its own."""
 
     @classmethod
     def of(cls, policy: Policy, accelerator: Accelerator, cfg: AgentConfig) -> Self | None:
@@ -47,6 +49,7 @@ class Utilisation:
             peak=peak * accelerator.num_processes,
             passes=getattr(cfg, "epochs", 1),
             reference=cfg.reference,
+            critic=ModelFlops.of(policy, words=False) if cfg.critic_body == "own" else None,
         )
 
     def metrics(
@@ -59,10 +62,10 @@ class Utilisation:
             used: Those that were learnt from.
             seconds: Of the step's parts, `sample` and `update` among them [s].
         """
-        done = {
-            "sample": self.flops.sampling(sampled),
-            "update": self.flops.update(used, self.passes, reference=self.reference),
-        }
+        update = self.flops.update(used, self.passes, reference=self.reference)
+        if self.critic is not None:  # it scores once what the values were before the step
+            update += self.critic.update(used, self.passes, reference=True)
+        done = {"sample": self.flops.sampling(sampled), "update": update}
         return {
             f"mfu/{name}": count / (seconds[name] * self.peak)
             for name, count in done.items()

@@ -57,4 +57,5 @@ class Watch:
             *(*rules.invalid(seen), *rules.truncated(seen), *rules.runaway(seen)),
             *(*rules.collapsed(seen), *rules.flat(seen), *rules.constant(seen), *rules.gap(seen)),
             *tools(seen),
+            *rules.blind(seen),
         ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from grpo_envs.config.model import LoraConfig, ModelConfig
-from grpo_envs.types import Completion, Group
+from grpo_envs.types import Completion, Group, Reward
 from grpo_policy.adapters import add_adapters
 from grpo_policy.batch import collate
 from grpo_policy.fake_policy import fake_policy, layers_work, state_bytes
@@ -20,7 +20,10 @@ from grpo_policy.live_memory import LiveMemory
 from grpo_policy.merging import merged_weights
 from grpo_policy.models import TINY, load_config, load_policy
 from grpo_policy.policy import Policy
+from grpo_policy.samplers import Decoding
 from grpo_policy.shapes import config_of
+from grpo_ppo.agent import PpoAgent
+from grpo_ppo.config import PpoConfig
 from tests.support.counters import as_on_a_gpu
 
 PROMPT, ANSWER, ROWS = 32, 224, 4
@@ -271,3 +274,30 @@ def test_activations_do_not_grow_with_the_square_of_the_row() -> None:
     )
     assert short.a_token / 2**20 == pytest.approx(1.60, rel=0.02)
     assert long.a_token == pytest.approx(short.a_token, rel=0.01)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_critic_takes_what_a_plan_says(tiny: Policy, rank: int, dtype: torch.dtype) -> None:
+    """Weights, masters and moments of a real one, beside what it shares with the policy."""
+    lora = ModelConfig(lora=LoraConfig(rank=rank))
+    job = replace(JOB, critic=True)
+    planned_for = planned(job, lora if rank else None, dtype=dtype)
+    if rank:
+        add_adapters(tiny, lora.lora, dtype)
+    tiny.compute_in(dtype)
+    agent = PpoAgent(
+        tiny, PpoConfig(lr=1e-4, minibatches=1), Accelerator(cpu=True), Decoding(max_new_tokens=4)
+    )
+    rewarded = replace(groups()[0], rewards=tuple(Reward(parts={"x": i / 2}) for i in range(ROWS)))
+    agent.update([rewarded])
+    assert agent.critic is not None
+    critic, states = agent.critic.policy, agent.critic.optimizer.state.values()
+    shared = {p.data_ptr() for p in tiny.parameters()}
+    own = [p for p in critic.parameters() if p.data_ptr() not in shared]
+    moments = [value for state in states for value in state.values() if value.ndim]
+    taken = bytes_of([*own, *critic.masters.values.values(), *moments])
+    head = bytes_of(critic.value_head.parameters()) * 3 if critic.value_head else 0
+    assert size(planned_for, "critic") == taken - head
+    alone = planned(replace(job, critic=False), lora if rank else None, dtype=dtype)
+    assert planned_for.peak == alone.peak + size(planned_for, "critic")

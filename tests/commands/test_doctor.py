@@ -329,6 +329,18 @@ FLAT = {"group/zero_std": 0.9, "reward/correct": (0.5, 0.5)}
             id="still: not where no KL is measured",
         ),
         pytest.param(
+            "standing still",
+            {"loss/kl": 0.0, "reward/mean": 0.5, "group/zero_std": 1.0},
+            {"loss/kl": 0.0, "reward/mean": 0.5, "group/zero_std": 1.0, "critic/value": 0.5},
+            id="still: with a critic flat groups are no reason",
+        ),
+        pytest.param(
+            "blind critic",
+            {"critic/explained_variance": (-1.0, above(0.0))},
+            {"critic/explained_variance": (1.0, 0.0)},
+            id="blind: at last the values explain nothing",
+        ),
+        pytest.param(
             "constant part",
             {"reward/format": [0.0] * 39 + [above(0.0)]},
             {"reward/format": 0.0},

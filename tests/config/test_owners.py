@@ -34,7 +34,7 @@ class Critic:
 
 
 @dataclass(kw_only=True, slots=True)
-class PpoConfig(AgentConfig):
+class PacedConfig(AgentConfig):
     """Keys that GRPO does not have."""
 
     gamma: float = 0.99
@@ -48,8 +48,8 @@ class PpoConfig(AgentConfig):
         require(run.trainer.steps < 1000, "trainer.steps", run.trainer.steps, "less than 1000")
 
 
-class Ppo:
-    Config = PpoConfig
+class Paced:
+    Config = PacedConfig
 
 
 class Relative:
@@ -74,7 +74,7 @@ class Server:
 '''
 ENTRY_POINTS = """
 [grpo_envs.agents]
-ppo = keyed:Ppo
+paced = keyed:Paced
 relative = keyed:Relative
 keyless = keyed:NoKeys
 absent = no_such_module:Agent
@@ -118,9 +118,9 @@ def refusal(*overrides: str) -> str:
 
 @pytest.mark.usefixtures("option")
 def test_an_agent_has_keys_of_its_own() -> None:
-    cfg = compose_run(["agent=ppo", "agent.gamma=0.5", "agent.critic.depth=3"])
-    assert type(cfg.agent).__name__ == "PpoConfig"
-    assert (cfg.agent.name, cfg.agent.gamma, cfg.agent.critic.depth) == ("ppo", 0.5, 3)
+    cfg = compose_run(["agent=paced", "agent.gamma=0.5", "agent.critic.depth=3"])
+    assert type(cfg.agent).__name__ == "PacedConfig"
+    assert (cfg.agent.name, cfg.agent.gamma, cfg.agent.critic.depth) == ("paced", 0.5, 3)
     assert (cfg.agent.group_size, cfg.agent.resamplings) == (1, 0)
     assert cfg.identity()["agent.critic.depth"] == 3
 
@@ -130,19 +130,25 @@ def test_an_agent_has_keys_of_its_own() -> None:
     ("overrides", "line"),
     [
         (
-            ["agent=ppo", "agent.gama=1"],
+            ["agent=paced", "agent.gama=1"],
             "no agent.gama=1. Allowed: agent.name, agent.group_size, agent.gamma, agent.critic. "
             "Did you mean 'agent.gamma'?",
         ),
-        (["agent=ppo", "agent.gamma=2"], "agent.gamma=2.0. Allowed: 0 to 1."),
-        (["agent=ppo", "agent.gamma=much"], "agent.gamma=much: Value 'much'"),
-        (["agent=ppo", "agent.loss.beta=0"], "no agent.loss"),
-        (["agent=ppo", "trainer.steps=1000"], "trainer.steps=1000. Allowed: less than 1000."),
-        (["agent=pppo"], "Did you mean 'ppo'?"),
+        (["agent=paced", "agent.gamma=2"], "agent.gamma=2.0. Allowed: 0 to 1."),
+        (["agent=paced", "agent.gamma=much"], "agent.gamma=much: Value 'much'"),
+        (["agent=paced", "agent.loss.beta=0"], "no agent.loss"),
+        (["agent=paced", "trainer.steps=1000"], "trainer.steps=1000. Allowed: less than 1000."),
+        (["agent=ppaced"], "Did you mean 'paced'?"),
         (["agent=keyless"], "'keyless' (keyed:NoKeys) has no Config. Allowed: a dataclass that"),
         (["agent=absent"], "'absent' (no_such_module:Agent) cannot be loaded: ModuleNotFoundError"),
-        (["agent.name=nobody"], "no agent 'nobody'. Allowed: absent, grpo, keyless, ppo, relative"),
-        (["agent.name=ppo"], "agent.name=ppo with the keys of GrpoConfig. Allowed: those of Ppo"),
+        (
+            ["agent.name=nobody"],
+            "no agent 'nobody'. Allowed: absent, grpo, keyless, paced, ppo, relative",
+        ),
+        (
+            ["agent.name=paced"],
+            "agent.name=paced with the keys of GrpoConfig. Allowed: those of Paced",
+        ),
         (["sampler=server", "sampler.url=x"], "Did you mean 'sampler.urls'?"),
         (["sampler.name=server"], "sampler.name=server with the keys of SamplerConfig."),
     ],
@@ -154,7 +160,7 @@ def test_its_mistakes_are_answered_as_ours(overrides: list[str], line: str) -> N
 
 @pytest.mark.usefixtures("option")
 def test_help_lists_its_keys() -> None:
-    text = help_text(composed(["agent=ppo", "sampler=server"]))
+    text = help_text(composed(["agent=paced", "sampler=server"]))
     for row in (
         "  agent.gamma=0.99                Discount per token.",
         "  agent.critic.depth=2            Layers of the value model.",
@@ -170,14 +176,14 @@ def test_help_lists_its_keys() -> None:
 def test_only_the_agent_that_is_chosen_is_imported() -> None:
     compose_run(["agent=dapo"])
     assert "keyed" not in sys.modules
-    compose_run(["agent=ppo"])
+    compose_run(["agent=paced"])
     assert "keyed" in sys.modules
 
 
 def test_an_option_file_takes_the_schema_of_its_agent(option: Options) -> None:
-    option("agent/patient", "# PPO that waits.\ndefaults: [ppo, _self_]\ngamma: 1.0\n")
+    option("agent/patient", "# Paced that waits.\ndefaults: [paced, _self_]\ngamma: 1.0\n")
     cfg = compose_run(["agent=patient"])
-    assert (cfg.agent.name, cfg.agent.gamma) == ("ppo", 1.0)
+    assert (cfg.agent.name, cfg.agent.gamma) == ("paced", 1.0)
 
 
 EXTENDS_GRPO = "# Ours.\ndefaults: [grpo, _self_]\ngroup_size: 4\n"
@@ -197,13 +203,13 @@ def test_an_option_that_would_train_another_agent_is_refused(option: Options) ->
 
 
 def test_an_option_with_the_keys_of_another_agent_is_refused(option: Options) -> None:
-    option("agent/ppo", EXTENDS_GRPO + "name: ppo\n")
-    assert refusal("agent=ppo") == (
-        "agent.name=ppo with the keys of GrpoConfig. Allowed: those of PpoConfig: give agent=ppo, "
-        "or begin the option file's defaults with `/schema/agent/ppo@_here_`."
+    option("agent/paced", EXTENDS_GRPO + "name: paced\n")
+    assert refusal("agent=paced") == (
+        "agent.name=paced with the keys of GrpoConfig. Allowed: those of PacedConfig: give "
+        "agent=paced, or begin the option file's defaults with `/schema/agent/paced@_here_`."
     )
-    option("agent/ppo", "# PPO.\ndefaults: [/schema/agent/ppo@_here_, _self_]\ngamma: 0.9\n")
-    assert compose_run(["agent=ppo"]).agent.gamma == 0.9
+    option("agent/paced", "# Paced.\ndefaults: [/schema/agent/paced@_here_, _self_]\ngamma: 0.9\n")
+    assert compose_run(["agent=paced"]).agent.gamma == 0.9
 
 
 def test_a_sampler_has_keys_of_its_own(option: Options) -> None:
@@ -220,7 +226,7 @@ def test_the_shell_completes_its_keys(option: Options, tmp_path: Path) -> None:
         "import sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv[0] = 'grpo-envs'; "
         "from grpo_envs.run import main; main()"
     )
-    line = "grpo-envs agent=ppo agent.gam"
+    line = "grpo-envs agent=paced agent.gam"
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), "-sc", "query=bash"],
         env={**os.environ, "COMP_LINE": line},

@@ -241,3 +241,33 @@ def oracle_turn_advantages(
 
 def _spread(values: list[float], cfg: AdvantageConfig) -> float:
     return stdev(values) if cfg.ddof else pstdev(values)
+
+
+def oracle_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
+    """Return the advantage of each token: the sum of arXiv 1506.02438, eq. 16, as it is written."""
+    after = [*values[1:], 0.0]
+    deltas = [r + gamma * w - v for r, v, w in zip(rewards, values, after, strict=True)]
+    return [
+        math.fsum((gamma * lam) ** k * delta for k, delta in enumerate(deltas[t:]))
+        for t in range(len(deltas))
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleValue:
+    """The loss of one value, its derivative, and whether the clip decides."""
+
+    loss: float
+    gradient: float
+    clipped: bool
+
+
+def oracle_value_loss(value: float, old: float, target: float, clip: float | None) -> OracleValue:
+    """Return PPO's value loss case by case (arXiv 2005.12729, eq. 3)."""
+    free = (value - target) ** 2 / 2
+    if clip is None or abs(value - old) <= clip:
+        return OracleValue(loss=free, gradient=value - target, clipped=False)
+    held = ((old + clip if value > old else old - clip) - target) ** 2 / 2
+    if held > free:  # it has moved by more than the clip towards the target: nothing more to gain
+        return OracleValue(loss=held, gradient=0.0, clipped=True)
+    return OracleValue(loss=free, gradient=value - target, clipped=False)

@@ -110,6 +110,11 @@ CONDITIONS = [
         ["reward/format was 1 ", "always earns it", "env.*"],
         id="a part that is always earned",
     ),
+    pytest.param(
+        {"critic__value": 0.3, "reward__std": 0.0, "group__zero_std": 0.0},
+        ["Nothing to learn from", "env.*", "agent.group_size", "sampler.temperature"],
+        id="a critic, and every answer earns the same",
+    ),
 ]
 
 
@@ -145,6 +150,8 @@ def test_a_condition_that_comes_later_is_told_then(
     "changes",
     [
         pytest.param({"group__zero_std": 0.99}, id="nearly every group flat"),
+        pytest.param({"group__zero_std": 1.0, "critic__value": 0.3}, id="groups of one, a critic"),
+        pytest.param({"critic__explained_variance": 0.01}, id="a critic that explains a little"),
         pytest.param({"completion__truncated": 0.99}, id="nearly every completion truncated"),
         pytest.param({"reward__std": 0.4}, id="a constant spread"),
         pytest.param({"reward__invalid": 0.0}, id="no invalid reward, ever"),
@@ -157,6 +164,14 @@ def test_a_condition_that_comes_later_is_told_then(
 )
 def test_what_is_no_reason(changes: dict[str, float]) -> None:
     assert warnings_of(step(i, **changes) for i in range(40)) == []
+
+
+def test_a_critic_that_explains_nothing_is_told_once() -> None:
+    told = warnings_of(step(i, critic__explained_variance=0.2 - 0.01 * i) for i in range(60))
+    ((number, text),) = told
+    assert number == 29  # none of steps 20 to 29 is above 0
+    for words in ("explain nothing of the returns", "agent.critic.lr", "agent=grpo"):
+        assert words in text
 
 
 def test_each_part_is_told_for_itself() -> None:

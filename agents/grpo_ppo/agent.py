@@ -1,0 +1,229 @@
+"""PpoAgent: a learnt value of each state in the place of the group's mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from grpo_agent.advantages import per_member
+from grpo_agent.agent import PolicyGradientAgent
+from grpo_agent.shaping import overlong_penalty, token_kl
+from grpo_agent.step import Step
+from grpo_envs.types import Group
+from grpo_policy.batch import Batch
+from grpo_policy.learner import Learner, LearnerSettings, RowLoss, Scored
+from grpo_policy.models import hints
+from grpo_policy.policy import Policy
+from grpo_policy.samplers import Decoding
+from grpo_policy.value_head import add_value_head, load_value_head, value_head_weights
+from grpo_ppo.config import PpoConfig
+from grpo_ppo.critic import Critic
+from grpo_ppo.gae import advantages, token_rewards, whitened
+from grpo_ppo.value_loss import explained_variance, value_loss
+
+_FASTER = 10.0
+"""The critic's learning rate by the policy's, where the configuration names none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PpoStep(Step):
+    """The rows of one step, and what their values should have been."""
+
+    old_values_BT: Tensor
+    """Of the critic before the step."""
+    returns_BT: Tensor
+    taught_BT: Tensor
+    """True on the tokens that the critic learns from: those with a valid reward."""
+
+
+class PpoAgent(PolicyGradientAgent):
+    """Proximal Policy Optimization (arXiv 1707.06347) on the tokens of a language model.
+
+        J = E[ sum_t min(rho_t A_t, clip(rho_t, 1-eps, 1+eps) A_t) - coef * L_V ]
+
+    with advantages A_t of `grpo_ppo.gae` and the loss L_V of `grpo_ppo.value_loss`. A critic with a
+    body of its own has a learner of its own, whose passes follow the policy's: the activations of
+    both are never held at once.
+    """
+
+    Config: ClassVar[type[PpoConfig]] = PpoConfig
+    cfg: PpoConfig
+
+    def __init__(
+        self,
+        policy: Policy,
+        cfg: PpoConfig,
+        accelerator: Accelerator,
+        decoding: Decoding,
+        *,
+        same_arithmetic: bool = True,
+    ) -> None:
+        """Take charge of `policy`, see `PolicyGradientAgent`; make the critic of it."""
+        own = cfg.critic.body == "own"
+        critic = Critic.of(policy) if own else None
+        if not own:
+            add_value_head(policy)
+        super().__init__(policy, cfg, accelerator, decoding, same_arithmetic=same_arithmetic)
+        self.critic: Learner | None = None
+        """Trains a critic with a body of its own."""
+        if critic is not None:
+            self.critic = Learner(critic, self._settings_of_critic(), accelerator)
+
+    @property
+    def _critic_lr(self) -> float:
+        policy_lr = hints(self.policy).lr if self.cfg.lr is None else self.cfg.lr
+        return _FASTER * policy_lr if self.cfg.critic.lr is None else self.cfg.critic.lr
+
+    def _settings(self, temperature: float) -> LearnerSettings:
+        return replace(super()._settings(temperature), head_lr=self._critic_lr)
+
+    def _settings_of_critic(self) -> LearnerSettings:
+        return replace(
+            self.learner.settings,
+            lr=self._critic_lr,
+            entropy_grad=False,
+            reference=False,
+            sync_reference_every=0,
+        )
+
+    def describe(self) -> str:
+        """Return the agent's most important numbers for the first line of the log."""
+        body = self.cfg.critic.body
+        return f"{super().describe()}, critic with its {body} body, lr {self._critic_lr:g}"
+
+    def _step_of(
+        self, groups: Sequence[Group], batch: Batch, parts: Sequence[Tensor]
+    ) -> tuple[PpoStep, Tensor]:
+        """Compare what followed each token with the value of the state before it."""
+        owned = self._owned(parts)
+        own_B = torch.cat(owned)
+        ref_logps_BT = self.learner.reference_logps(batch, own_B)
+        truncated_B = self._truncated(groups)
+        counted_BT = self._counted(batch, truncated_B)
+        old_logps_BT, values_BT = self._before(batch, owned)
+        values_BT = self._everyones(values_BT, own_B)
+        taught_BT = batch.mask_BT & self._valid(groups, truncated_B)[:, None]
+        rewards_BT = token_rewards(
+            self._rewards(groups, truncated_B), self._kl(batch, ref_logps_BT, own_B), batch.mask_BT
+        )
+        raw_BT = advantages(
+            rewards_BT, values_BT, batch.mask_BT, gamma=self.cfg.gamma, lam=self.cfg.lam
+        )
+        counts_BT = counted_BT & taught_BT
+        advantages_BT = whitened(raw_BT, counts_BT) if self.cfg.whiten else raw_BT * counts_BT
+        step = PpoStep(
+            batch=batch,
+            counted_BT=counted_BT,
+            ref_logps_BT=ref_logps_BT,
+            old_logps_BT=old_logps_BT,
+            advantages_BT=advantages_BT,
+            old_values_BT=values_BT,
+            returns_BT=raw_BT + values_BT,
+            taught_BT=taught_BT,
+        )
+        shape = (len(groups), -1)
+        mean_PG = per_member(advantages_BT.unflatten(0, shape), counted_BT.unflatten(0, shape))
+        return step, mean_PG
+
+    def _before(self, batch: Batch, owned: list[Tensor]) -> tuple[Tensor | None, Tensor]:
+        """Return log-probabilities, where they are needed, and values before the step (B, T)."""
+        later = self._later(owned)
+        if self.critic is not None:
+            logps_BT = self.learner.logps(batch, later) if later else None
+            return logps_BT, self.critic.scores(batch, owned)[1]
+        both = self.learner.scores(batch, owned)  # one pass gives both
+        return both[0] if later else None, both[1]
+
+    def _rewards(self, groups: Sequence[Group], truncated_B: Tensor) -> Tensor:
+        """Return rewards (B) less the penalty of length; 0 of an invalid one."""
+        device, dtype = truncated_B.device, self.learner.dtype
+        totals = [reward.total for group in groups for reward in group.rewards]
+        answers = [c.longest_turn for group in groups for c in group.completions]
+        penalty_B = overlong_penalty(
+            torch.tensor(answers, device=device), truncated_B, self.max_tokens, self.cfg.overlong
+        )
+        return torch.tensor(totals, device=device, dtype=dtype) - penalty_B
+
+    def _kl(self, batch: Batch, ref_logps_BT: Tensor | None, own_B: Tensor) -> Tensor | None:
+        """Return what each token pays for its KL (B, T); None unless `kl_in=reward`."""
+        if ref_logps_BT is None or self.cfg.loss.kl_in != "reward":
+            return None
+        kl_BT = token_kl(batch.sampled_logps_BT, ref_logps_BT, batch.mask_BT, self.cfg.loss)
+        return self._everyones(kl_BT, own_B)
+
+    def _learn(self, step: Step, parts: Sequence[Tensor]) -> dict[str, float]:
+        """Make the updates of a step: of the policy, then of a critic with its own body."""
+        assert isinstance(step, PpoStep)
+        metrics = super()._learn(step, parts)
+        if self.critic is not None:
+            rows = [step.rows(rows_B) for _ in range(self.cfg.epochs) for rows_B in parts]
+            found = self.critic.learn((part.batch, self._value_loss(part)) for part in rows)
+            named = {name: found[f"optim/{name}"] for name in ("lr", "grad_norm", "skipped")}
+            metrics |= {f"critic/{name}": value for name, value in named.items()}
+            metrics |= {name: value for name, value in found.items() if name.startswith("critic/")}
+        taught_BT = step.taught_BT
+        for name, value_BT in {"value": step.old_values_BT, "return": step.returns_BT}.items():
+            total = (value_BT * taught_BT).sum() / taught_BT.sum().clamp(min=1)
+            metrics[f"critic/{name}"] = total.item()
+        share = explained_variance(step.old_values_BT, step.returns_BT, taught_BT)
+        return metrics if share is None else metrics | {"critic/explained_variance": share}
+
+    def _loss_of(self, step: Step, *, on_policy: bool) -> RowLoss:
+        """Return the loss of one update; with a shared body the critic's is part of it."""
+        assert isinstance(step, PpoStep)
+        loss = super()._loss_of(step, on_policy=on_policy)
+        return loss if self.critic is not None else _added(loss, self._value_loss(step))
+
+    def _value_loss(self, step: PpoStep) -> RowLoss:
+        """Return the value loss of one update, a mean over its tokens, for any of its rows."""
+        tokens = max(step.taught_BT.sum().item(), 1)
+        cfg = self.cfg.critic
+
+        def loss(scored: Scored) -> tuple[Tensor, dict[str, Tensor]]:
+            assert scored.values_BT is not None
+            place = (scored.rows_B, slice(scored.batch.mask_BT.shape[1]))
+            loss_BT, clipped_BT = value_loss(
+                scored.values_BT, step.old_values_BT[place], step.returns_BT[place], cfg.clip
+            )
+            taught_BT = step.taught_BT[place]
+            loss_BT = loss_BT * taught_BT
+            values = {"critic/loss": loss_BT.detach(), "critic/clipped": clipped_BT * taught_BT}
+            return cfg.coef * loss_BT.sum() / tokens, values
+
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs beside the model's weights: the critic, too."""
+        state = super().state_dict()
+        if self.critic is None:
+            return state | {"critic": {"weights": value_head_weights(self.policy)}}
+        learner = self.critic.state_dict()  # first: it may gather the weights
+        weights = self.critic.policy.trained_weights()
+        return state | {"critic": {"weights": weights, "learner": learner}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned, to the bit."""
+        super().load_state_dict(state)
+        weights = state["critic"]["weights"]
+        if self.critic is None:
+            load_value_head(self.policy, weights)
+            return
+        critic = self.critic.policy
+        assert isinstance(critic, Critic)
+        critic.load_weights(weights)
+        self.critic.load_state_dict(state["critic"]["learner"])
+
+
+def _added(one: RowLoss, other: RowLoss) -> RowLoss:
+    """Return the sum of two losses, with the values of both."""
+
+    def loss(scored: Scored) -> tuple[Tensor, dict[str, Tensor]]:
+        (first, values), (second, more) = (each(scored) for each in (one, other))
+        return first + second, values | more
+
+    return loss

@@ -1,0 +1,68 @@
+"""Rewards and values of tokens -> advantages and returns.
+
+Shapes: B completions, T tokens. Every tensor is (B, T) unless its name says otherwise.
+"""
+
+import torch
+from torch import Tensor
+
+_LEAST = 1e-8
+"""Added to a standard deviation."""
+
+
+def token_rewards(rewards_B: Tensor, kl_BT: Tensor | None, mask_BT: Tensor) -> Tensor:
+    """Return r_t = -beta KL_t, and at the completion's last token the reward of all of it, too.
+
+    (InstructGPT, arXiv 2203.02155, eq. 2; per token as in arXiv 1909.08593, section 2.)
+
+    Args:
+        rewards_B: What each completion has earned.
+        kl_BT: beta * KL of each token; None where the reward has no penalty.
+        mask_BT: True on the policy's own tokens; the last of a row is its last token.
+    """
+    rewards_BT = torch.zeros(mask_BT.shape, dtype=rewards_B.dtype, device=rewards_B.device)
+    if kl_BT is not None:
+        rewards_BT -= kl_BT.to(rewards_BT.dtype)
+    places_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+    last_B1 = (mask_BT * places_T).amax(dim=1, keepdim=True)
+    return rewards_BT.scatter_add(1, last_B1, rewards_B[:, None])
+
+
+def advantages(
+    rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float
+) -> Tensor:
+    """Return A_t = sum_k (gamma lambda)^k delta_{t+k}, delta_t = r_t + gamma V_{t+1} - V_t.
+
+    Generalised advantage estimation (Schulman et al., arXiv 1506.02438, eq. 16). Times are the
+    policy's own tokens: what the environment writes between two turns takes no time and has no
+    value. After the last token the value is 0, of a truncated completion, too.
+
+    Args:
+        rewards_BT: From `token_rewards`.
+        values_BT: Of the state before each token.
+        mask_BT: True on the policy's own tokens.
+        gamma: Discount of a token.
+        lam: lambda.
+    """
+    # A step for each token, of B numbers: on a GPU each would be several kernels.
+    rewards_TB, values_TB, mask_TB = (x.cpu().T for x in (rewards_BT, values_BT, mask_BT))
+    found_TB = torch.zeros_like(values_TB)
+    ahead_B, value_B = found_TB.new_zeros((2, found_TB.shape[1]))  # of the next own token
+    for t in range(len(found_TB) - 1, -1, -1):
+        delta_B = rewards_TB[t] + gamma * value_B - values_TB[t]
+        ahead_B = torch.where(mask_TB[t], delta_B + gamma * lam * ahead_B, ahead_B)
+        value_B = torch.where(mask_TB[t], values_TB[t], value_B)
+        found_TB[t] = ahead_B
+    return (found_TB * mask_TB).T.to(values_BT.device)
+
+
+def whitened(advantages_BT: Tensor, counted_BT: Tensor) -> Tensor:
+    """Return advantages of mean 0 and std 1 over the tokens that count, 0 at all others.
+
+    (Engstrom et al., arXiv 2005.12729, section 3.) The std is the population's. Where all are
+    equal, all are 0.
+    """
+    tokens = counted_BT.sum().clamp(min=1)
+    centered_BT = (advantages_BT - (advantages_BT * counted_BT).sum() / tokens) * counted_BT
+    std = (centered_BT.square().sum() / tokens).sqrt()
+    return centered_BT / (std + _LEAST)

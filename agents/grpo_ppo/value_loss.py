@@ -1,0 +1,39 @@
+"""How far values are from returns. Shapes: B completions, T tokens; every tensor is (B, T)."""
+
+import torch
+from torch import Tensor
+
+
+def value_loss(
+    values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, clip: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return 1/2 max((V - R)^2, (V_clip - R)^2) of each token, and 1 where the clip decides.
+
+    V_clip = V_old + clip(V - V_old, -c, c): once a value has moved by c towards its return, there
+    is no gradient (PPO's own code, arXiv 2005.12729, eq. 3). With no c it is half the square error.
+
+    Args:
+        values_BT: V of the critic as it is; carries gradient.
+        old_values_BT: V before the step.
+        returns_BT: R, the advantage before whitening plus the value before the step.
+        clip: c, or None.
+    """
+    error_BT = (values_BT - returns_BT).square()
+    if clip is None:
+        return error_BT / 2, torch.zeros_like(error_BT)
+    near_BT = old_values_BT + (values_BT - old_values_BT).clamp(-clip, clip)
+    bounded_BT = (near_BT - returns_BT).square()
+    decides_BT = (bounded_BT > error_BT).to(error_BT.dtype)
+    return torch.maximum(error_BT, bounded_BT) / 2, decides_BT
+
+
+def explained_variance(values_BT: Tensor, returns_BT: Tensor, counted_BT: Tensor) -> float | None:
+    """Return 1 - Var(R - V) / Var(R) over the tokens that count; None where all returns are equal.
+
+    1: the values are the returns; 0: no better than a constant; below 0: worse than one.
+    """
+    values_N, returns_N = values_BT[counted_BT], returns_BT[counted_BT]
+    if len(returns_N) == 0 or bool((returns_N == returns_N[0]).all()):
+        return None
+    error, all_of_it = ((x - x.mean()).square().sum() for x in (returns_N - values_N, returns_N))
+    return 1 - (error / all_of_it).item()
