@@ -62,6 +62,9 @@ class TextObservation(Observation):
     messages: list[dict[str, Any]] = Field(
         default_factory=list, description="At a reset: the prompt's turns, if it is a conversation"
     )
+    tools: list[dict[str, Any]] = Field(
+        default_factory=list, description="At a reset: tools that may be called, as OpenAI has them"
+    )
     meta: dict[str, Any] = Field(default_factory=dict, description="At a reset: level, source, ...")
     answers_left: int = Field(0, description="Answers that the episode has room for")
     parts: dict[str, float] = Field(
