@@ -89,7 +89,7 @@ def in_inspect(name: str, episodes: Sequence[Case]) -> Rewards:
     task = environment(name, split="train", rows=len(episodes))
     with TemporaryDirectory() as logs:
         log = run(task, [case.answers for case in episodes], Path(logs))
-    return [sample.scores["reward"].value["reward"] for sample in log.samples]
+        return [sample.scores["reward"].value["reward"] for sample in log.samples]
 
 
 def in_lm_eval(name: str, episodes: Sequence[Case]) -> Rewards | None:

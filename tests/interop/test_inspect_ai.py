@@ -55,7 +55,7 @@ def test_parts_that_do_not_apply_count_nowhere(tmp_path: Path) -> None:
     log = run(mixed, [["<answer>1</answer>"] * 9] * 8, tmp_path)
     scores = {score.name: score for score in log.results.scores}
     assert scores["reward"].scored_samples == 8
-    assert 0 < scores["quick"].scored_samples < 8
+    assert 0 < scores["guess/quick"].scored_samples < 8
 
 
 def test_another_solver_may_answer_single_answers_only(tmp_path: Path) -> None:

@@ -30,4 +30,6 @@ def run(task: Any, episodes: Sequence[Sequence[str]], folder: Path, **options: A
         log_dir=str(folder),
         **options,
     )
+    if log.samples:
+        log.samples.sort(key=lambda sample: sample.metadata["seed"])
     return log
