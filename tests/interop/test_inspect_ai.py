@@ -38,7 +38,8 @@ def test_episodes_earn_our_rewards(name: str, tmp_path: Path) -> None:
 
 
 def test_an_invalid_reward_is_unscored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "_environment", lambda *_: FailingEnv())
+    env = FailingEnv()
+    monkeypatch.setattr(rows, "_environment", lambda *_: env)
     log = run(environment("failing", split="train", rows=3), [["1"], ["fail"], ["2"]], tmp_path)
     right, failed, wrong = (sample.scores["reward"] for sample in log.samples)
     assert (right.value["reward"], wrong.value["reward"]) == (1.0, 0.0)

@@ -41,7 +41,8 @@ def test_answers_earn_our_rewards() -> None:
 
 
 def test_an_invalid_reward_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "_environment", lambda *_: FailingEnv())
+    env = FailingEnv()
+    monkeypatch.setattr(rows, "_environment", lambda *_: env)
     found = run(Task("failing", split="train", rows=3), ["1", "fail", "2"])
     _, failed, _ = found["samples"]["grpo_envs_failing"]
     assert failed["metrics"] == ["invalid"]
