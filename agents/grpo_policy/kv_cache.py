@@ -14,15 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, cache_utils
 from transformers.cache_utils import (
-    DummyLayer,
     DynamicLayer,
     DynamicSlidingWindowLayer,
     LinearAttentionAndFullAttentionLayer,
     LinearAttentionLayer,
 )
 
+_NOTHING = getattr(cache_utils, "DummyLayer", None)
+"""Transformers' layer that keeps nothing; None before 5.20, which has no such layer."""
 Part = tuple[Any, Tensor]
 """A cache, or a layer of one, and the numbers of its rows to take (on its device)."""
 
@@ -204,7 +205,7 @@ def cut(cache: Any, length: int) -> None:
 
 
 def _keeps_nothing(layer: Any) -> bool:
-    return not getattr(layer, "is_initialized", True) or type(layer) is DummyLayer
+    return not getattr(layer, "is_initialized", True) or type(layer) is _NOTHING
 
 
 _ATTENTION, _RECURRENT = "past_key_values", "cache_params"

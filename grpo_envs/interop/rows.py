@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any, Self
 
 from grpo_envs.env import SPLITS, TextEnv
+from grpo_envs.env.grading import reentrant
 from grpo_envs.env.plugins import make
 from grpo_envs.env.rewards import summed
 from grpo_envs.errors import ConfigError, require, require_one_of
@@ -21,6 +24,7 @@ from grpo_envs.types import Problem, Reward, Turn
 
 Message = dict[str, Any]
 _DIGITS = 16
+_alone = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,9 @@ class Row:
         Raises:
             ConfigError: it is not the one that the row was made of.
         """
-        problem = self.environment.problem(self.seed, self.split)
+        env = self.environment
+        with _held(env):
+            problem = env.problem(self.seed, self.split)
         if _digest(problem) != self.digest:
             raise ConfigError(
                 f"env={self.env}, {self.split} problem {self.seed}: its prompt is not the row's. "
@@ -110,7 +116,8 @@ class Episode:
         if self.over:
             return ""
         turns = [*self._turns, Turn(action=text)]
-        (reply,) = self.env.reply_batch([self.problem], [turns])
+        with _held(self.env):
+            (reply,) = self.env.reply_batch([self.problem], [turns])
         said, reward, self.results = reply.observation, reply.reward, reply.results
         self._turns.append(Turn(action=text, observation=said, reward=reward.total))
         self._rewards.append(reward)
@@ -185,7 +192,8 @@ def grade(rows: Sequence[Row], answers: Sequence[str]) -> list[Graded]:
     for env in dict.fromkeys(row.environment for row in rows):
         members = [i for i, row in enumerate(rows) if row.environment is env]
         episodes = [[Turn(action=answers[i])] for i in members]
-        replies = env.reply_batch([problems[rows[i]] for i in members], episodes)
+        with _held(env):
+            replies = env.reply_batch([problems[rows[i]] for i in members], episodes)
         graded |= {i: Graded.of(env, r.reward) for i, r in zip(members, replies, strict=True)}
     return [graded[i] for i in range(len(rows))]
 
@@ -207,6 +215,17 @@ def require_each_alone(name: str, env: TextEnv, trainer: str) -> None:
             f"env={name}: env.rewards has a function that takes all answers of a step at once; "
             f"{trainer} grades each alone."
         )
+
+
+def require_single(name: str, rows: Sequence[Row], why: str) -> None:
+    """Refuse rows of which one is a conversation, where only single answers can be graded."""
+    if any(row.environment.turns_of(row.problem) > 1 for row in rows):
+        raise ConfigError(f"env={name}: a conversation, {why}.")
+
+
+def _held(env: TextEnv) -> AbstractContextManager[Any]:
+    """Return what a thread holds while it calls an environment: trainers grade in threads."""
+    return nullcontext() if reentrant(env) else _alone
 
 
 @cache

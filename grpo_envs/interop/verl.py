@@ -14,7 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from grpo_envs.errors import ConfigError, GrpoEnvsError
-from grpo_envs.interop.rows import Row, environment_of, grade, messages_of, require_each_alone
+from grpo_envs.interop.rows import (
+    Row,
+    environment_of,
+    grade,
+    messages_of,
+    require_each_alone,
+    require_single,
+)
 from grpo_envs.interop.rows import rows_of as _rows_of
 
 SOURCE = "grpo_envs/"
@@ -58,13 +65,13 @@ def compute_score(
     (graded,) = grade([row], [solution_str])
     parts = {name: graded.parts.get(name, math.nan) for name in row.environment.weights}
     if graded.total is not None:
-        return {"score": graded.total, "valid": 1.0, **parts}
+        return {**parts, "score": graded.total, "valid": 1.0}
     if invalid is None:
         raise GraderFailed(
             f"env={row.env}, {row.split} problem {row.seed}: the grader failed: {graded.note} "
             "(+reward.custom_reward_function.reward_kwargs.invalid=0.0 counts it as 0)."
         )
-    return {"score": float(invalid), "valid": 0.0, **parts}
+    return {**parts, "score": float(invalid), "valid": 0.0}
 
 
 def rows_of(name: str, keywords: Mapping[str, Any], split: str, count: int) -> list[dict[str, Any]]:
@@ -77,8 +84,7 @@ def rows_of(name: str, keywords: Mapping[str, Any], split: str, count: int) -> l
     env, _ = environment_of(name, keywords)
     require_each_alone(name, env, "verl")
     rows = _rows_of(name, keywords, split, count)
-    if any(env.turns_of(row.problem) > 1 for row in rows):
-        raise ConfigError(f"env={name}: a conversation, which verl needs an agent loop for.")
+    require_single(name, rows, "which verl needs an agent loop for")
     return [_columns(row) for row in rows]
 
 

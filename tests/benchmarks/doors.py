@@ -2,10 +2,11 @@
 
     python tests/benchmarks/doors.py --verifiers PYTHON
 
-Episodes of five environments are graded as in our own runs, and by what TRL, verl and verifiers
-call; rewards are compared to the bit. verifiers excludes other packages: PYTHON is an interpreter
-of an environment that has it and grpo-envs (`.ci/verifiers FOLDER` makes one). OpenEnv's server
-has a table of its own, served.py.
+Episodes of five environments are graded as in our own runs, and by what TRL, verl, verifiers,
+inspect-ai and lm-evaluation-harness call; rewards are compared to the bit. verifiers excludes other
+packages: PYTHON is an interpreter of an environment that has it and grpo-envs (`.ci/verifiers
+FOLDER` makes one). What is not installed is left out. OpenEnv's server has a table of its own,
+served.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
@@ -78,6 +81,29 @@ def in_verifiers(python: str, name: str, episodes: Sequence[Case]) -> Rewards:
     return list(json.loads(done.stdout)[name])
 
 
+def in_inspect(name: str, episodes: Sequence[Case]) -> Rewards:
+    """By a run of Inspect with its mock model."""
+    from grpo_envs.interop.inspect_ai import environment
+    from tests.support.in_inspect import run
+
+    task = environment(name, split="train", rows=len(episodes))
+    with TemporaryDirectory() as logs:
+        log = run(task, [case.answers for case in episodes], Path(logs))
+        return [sample.scores["reward"].value["reward"] for sample in log.samples]
+
+
+def in_lm_eval(name: str, episodes: Sequence[Case]) -> Rewards | None:
+    """By a run of lm-evaluation-harness; None for conversations, which its task refuses."""
+    from grpo_envs.interop.lm_eval import Task as Evaluated
+    from tests.support.in_lm_eval import run
+
+    if Task(name).env.max_turns > 1:
+        return None
+    task = Evaluated(name, split="train", rows=len(episodes))
+    found = run(task, [case.answers[0] for case in episodes])
+    return [sample["reward"] for sample in found["samples"][task.task_name]]
+
+
 def main() -> None:
     """Print the table; exit 1 where a reward differs."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -91,6 +117,10 @@ def main() -> None:
     }
     if options.verifiers:
         doors["verifiers"] = lambda name, episodes: in_verifiers(options.verifiers, name, episodes)
+    if find_spec("inspect_ai"):
+        doors["Inspect"] = in_inspect
+    if find_spec("lm_eval"):
+        doors["lm-eval"] = in_lm_eval
     print("| environment | answers | rewards |", " | ".join(doors), "|")
     print("|---|---:|---:|" + "---|" * len(doors))
     same = True

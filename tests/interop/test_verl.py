@@ -1,13 +1,18 @@
-"""verl: rows in the columns that it reads, and `compute_score` called as its managers call it."""
+"""verl: rows in the columns that it reads, and `compute_score` called as its managers call it.
+
+Its own data set and reward manager run where `VERL_PYTHON` names an interpreter that has verl.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pyarrow import parquet
@@ -15,8 +20,13 @@ from pyarrow import parquet
 from grpo_envs.errors import ConfigError
 from grpo_envs.interop import rows
 from grpo_envs.interop.verl import GraderFailed, compute_score, rows_of
+from grpo_envs.types import Problem, Reward
+from grpo_policy.models import TINY
 from tests.interop.test_rows import FailingEnv
 from tests.support.door_answers import cases
+
+PROGRAM = Path(__file__).parents[1] / "support" / "in_verl.py"
+PYTHON = os.environ.get("VERL_PYTHON", "")
 
 
 def score(row: dict[str, Any], answer: str, **more: Any) -> dict[str, float]:
@@ -56,6 +66,45 @@ def test_files_are_written_and_graded_from(tmp_path: Path) -> None:
         scored = score(row, case.answers[0])
         assert scored.keys() == {"score", "valid", "correct", "format"}
         assert (scored["score"], scored["valid"]) == (case.total, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PYTHON, reason="VERL_PYTHON names none: pip install verl==0.9.1 .")
+def test_verls_own_classes_read_and_grade(tmp_path: Path) -> None:
+    sizes = ("--rows", "24", "--held-out", "1", "--out", ".")
+    assert command("verl", "env=countdown", *sizes, cwd=tmp_path).returncode == 0
+    played = cases("countdown", 24)
+    done = subprocess.run(
+        [PYTHON, str(PROGRAM), str(tmp_path / "train.parquet"), str(TINY)],
+        input=json.dumps([case.answers[0] for case in played]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    pairs = zip(played, found, strict=True)
+    graded = [(case.total, noted["reward_score"]) for case, (_, noted) in pairs if noted]
+    assert len({own for own, _ in graded}) > 1
+    assert all(own == theirs for own, theirs in graded)
+    made = rows_of("countdown", {}, "train", 24)
+    assert [shown for shown, _ in found] == [row["prompt"] for row in made]
+
+
+class NamedEnv(FailingEnv):
+    """A part has the name of verl's score."""
+
+    parts: ClassVar[dict[str, float]] = {"score": 0.5}
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"score": 1.0})
+
+
+def test_a_part_does_not_hide_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = NamedEnv()
+    monkeypatch.setattr(rows, "_environment", lambda *_: env)
+    (row,) = rows_of("named", {}, "train", 1)
+    assert score(row, "1")["score"] == 0.5
 
 
 def test_an_invalid_reward_ends_the_run_unless_a_number_is_given(
