@@ -68,7 +68,7 @@ def _is_exact(layer: nn.Module, size: int, eps: float) -> bool:
 def _forward(layer: nn.Module, plain: Any, eps: float, *given: Any, **options: Any) -> Any:
     """Normalise, or be the layer's own `forward` where that is not the same."""
     weight: Any = layer.weight
-    x = given[0] if len(given) == 1 and not options else None
+    x: Any = given[0] if len(given) == 1 and not options else None
     # No `match`: torch 2.9 cannot trace one.
     alike = isinstance(x, Tensor) and x.is_cpu and x.dtype == weight.dtype
     if alike and x.dtype.itemsize >= torch.float32.itemsize:

@@ -53,7 +53,7 @@ def test_an_invalid_reward_is_unscored(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_parts_that_do_not_apply_count_nowhere(tmp_path: Path) -> None:
     mixed = environment("mixture", split="train", rows=8, of={"format": 1, "guess": 1})
-    log = run(mixed, [["<answer>1</answer>"] * 9] * 8, tmp_path)
+    log = run(mixed, [["<answer>1</answer>"] * 99], tmp_path)
     scores = {score.name: score for score in log.results.scores}
     assert scores["reward"].scored_samples == 8
     assert 0 < scores["guess/quick"].scored_samples < 8

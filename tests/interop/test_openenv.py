@@ -310,6 +310,22 @@ def test_hostile_programs_are_graded_in_the_sandbox_side_by_side() -> None:
     assert [each["reward"] for each in got] == [alone.reward.total, top, alone.reward.total]
 
 
+class EndlessEnv(EchoEnv):
+    """Never ends an episode itself."""
+
+    def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+        return Reply(reward=Reward(parts={"correct": 0.5}), done=False)
+
+
+def test_turns_end_an_episode_and_a_part_that_is_left_out_is_0() -> None:
+    with serving(EndlessEnv()) as at, session(at) as socket:
+        ask(socket, "reset", seed=0)
+        got = [ask(socket, "step", message="a") for _ in range(3)]
+    assert [each["done"] for each in got] == [False, False, True]
+    assert [each["answers_left"] for each in got] == [2, 1, 0]
+    assert got[0]["parts"] == {"correct": 0.5, "short": 0.0}
+
+
 def test_openenvs_own_client_plays(at: str) -> None:
     from openenv import GenericEnvClient
 

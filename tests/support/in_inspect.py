@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,18 @@ from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
 
 def run(task: Any, episodes: Sequence[Sequence[str]], folder: Path, **options: Any) -> Any:
-    """Return the log of a run; `episodes[i]` are the answers to sample i, in turn."""
-    asked = {
-        sample.input[-1].text: said for sample, said in zip(task.dataset, episodes, strict=True)
-    }
+    """Return the log of a run, a sample after the other; `episodes[i]` are answers to sample i."""
 
-    def say(messages: Sequence[Any], *_: Any) -> ModelOutput:
-        turns = sum(message.role == "assistant" for message in messages)
-        first = next(message.text for message in messages if message.role == "user")
-        output = ModelOutput.from_content("mockllm", asked[first][turns])
-        output.usage = ModelUsage()  # else it loads a tokenizer from the web to count tokens
-        return output
+    def said() -> Iterator[ModelOutput]:
+        for answer in (answer for answers in episodes for answer in answers):
+            output = ModelOutput.from_content("mockllm", answer)
+            output.usage = ModelUsage()  # else it loads a tokenizer from the web to count tokens
+            yield output
 
     (log,) = inspect_ai.eval(
         task,
-        model=get_model("mockllm/model", custom_outputs=say, memoize=False),
+        model=get_model("mockllm/model", custom_outputs=list(said()), memoize=False),
+        max_samples=1,
         display="none",
         log_dir=str(folder),
         **options,
