@@ -19,9 +19,11 @@ from grpo_envs.config.model import LoraConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.types import Completion, Group, Reward
 from grpo_policy.adapters import add_adapters
+from grpo_policy.batch import collate
 from grpo_policy.merging import merged_of
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
+from grpo_policy.value_head import add_value_head
 from grpo_ppo.agent import PpoAgent
 from grpo_ppo.config import CriticConfig, PpoConfig
 from grpo_ppo.critic import Critic
@@ -394,6 +396,18 @@ def test_a_critic_of_adapters_shares_the_weights_beneath(tiny: Policy) -> None:
     assert not merged_of(critic.model)
     critic.masters.publish()
     assert not merged_of(critic.model)
+
+
+def test_the_gradient_of_a_value_head_is_taken_with_those_of_the_model(tiny: Policy) -> None:
+    """What is taken is added up over processes; what stays behind is each process's own."""
+    add_value_head(tiny)
+    assert tiny.value_head is not None
+    batch = collate([made([3], [1.0])], tiny.pad_id, tiny.device)
+    sum(value.sum() for value in tiny(batch, 1.0)).backward()
+    found = tiny.masters.take_gradients()
+    assert found.keys() == tiny.masters.trained().keys()
+    assert {name for name in found if name.startswith("value_head")}
+    assert [p.grad for p in tiny.value_head.parameters()] == [None, None]
 
 
 @BODIES
