@@ -166,7 +166,7 @@ def model_as_it_is(policy: Policy, known: int) -> Model:
 
     @torch.no_grad()
     def probabilities(ids_BL: Tensor) -> Tensor:
-        logits_BLV = frozen(input_ids=ids_BL, use_cache=False).logits
+        logits_BLV: Tensor = frozen(input_ids=ids_BL, use_cache=False).logits
         logits_BLV[..., known:] = -torch.inf
         return logits_BLV.softmax(-1)
 

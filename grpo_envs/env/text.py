@@ -280,15 +280,13 @@ class TextEnv(gymnasium.Env[str, str]):
             raise ResetNeeded(f"{type(self).__name__}.step() needs reset(): the episode is over.")
         turns = [*self._turns, Turn(action=action)]
         reply = self.reply_batch([self._problem], [turns])[0]
-        total = reply.reward.total
-        turn = Turn(action=action, observation=reply.observation, reward=total)
-        self._turns = [*self._turns, turn]
+        said, total = reply.observation, reply.reward.total
+        self._turns = [*self._turns, Turn(action=action, observation=said, reward=total)]
         truncated = not reply.done and len(self._turns) >= self.turns_of(self._problem)
         self._over = reply.done or truncated
-        info = self.info_for(reply.reward) | (
-            {"results": [*reply.results]} if reply.results else {}
-        )
-        return reply.observation, total, reply.done, truncated, info
+        info = self.info_for(reply.reward)
+        info |= {"results": [*reply.results]} if reply.results else {}
+        return said, total, reply.done, truncated, info
 
     def render(self) -> str | None:
         """Return the transcript so far in render mode `ansi`, else None."""

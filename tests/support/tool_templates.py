@@ -132,7 +132,7 @@ def answer_of(template: Template, arguments: Mapping[str, Any]) -> str:
     function = {"name": ORDER.name, "arguments": dict(arguments)}
     call = {"type": "function", "id": "call00000", "function": function}
     answer = {"role": "assistant", "content": "", "tool_calls": [call]}
-    talk = [{"role": "user", "content": _QUESTION}, answer]
+    talk: list[dict[str, Any]] = [{"role": "user", "content": _QUESTION}, answer]
     return template.apply(talk, opened=False, tools=[ORDER.schema]).partition(_QUESTION)[2]
 
 
