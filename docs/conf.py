@@ -35,7 +35,10 @@ nitpick_ignore_regex = [
     # Types of annotations: those of other packages, and ours that are no part of the API.
     ("py:.*", r"(accelerate|collections|contextlib|datasets|fractions|gymnasium|logging)\..*"),
     ("py:.*", r"(numpy|pathlib|random|torch|transformers|typing|grpo_\w+)\..*"),
-    ("py:.*", r"Accelerator|Path|PreTrained\w+|GrpoConfig|RunConfig|Unreadable"),
+    (
+        "py:.*",
+        r"Accelerator|Path|PreTrained\w+|GrpoConfig|PolicyGradientConfig|RunConfig|Unreadable",
+    ),
 ]
 suppress_warnings = ["ref.python"]  # a short name in an annotation that two modules have
 

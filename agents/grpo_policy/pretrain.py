@@ -168,7 +168,8 @@ def model_as_it_is(policy: Policy, known: int) -> Model:
     def probabilities(ids_BL: Tensor) -> Tensor:
         logits_BLV: Tensor = frozen(input_ids=ids_BL, use_cache=False).logits
         logits_BLV[..., known:] = -torch.inf
-        return logits_BLV.softmax(-1)
+        chances_BLV: Tensor = logits_BLV.softmax(-1)
+        return chances_BLV
 
     return probabilities
 

@@ -70,10 +70,11 @@ def _forward(layer: nn.Module, plain: Any, eps: float, *given: Any, **options: A
     weight: Any = layer.weight
     x: Any = given[0] if len(given) == 1 and not options else None
     # No `match`: torch 2.9 cannot trace one.
-    alike = isinstance(x, Tensor) and x.is_cpu and x.dtype == weight.dtype
-    if alike and x.dtype.itemsize >= torch.float32.itemsize:
-        return normalise(x, weight, eps)
-    return plain(*given, **options)
+    if not isinstance(x, Tensor) or not x.is_cpu or x.dtype != weight.dtype:
+        return plain(*given, **options)
+    if x.dtype.itemsize < torch.float32.itemsize:
+        return plain(*given, **options)
+    return normalise(x, weight, eps)
 
 
 def normalise(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:

@@ -30,7 +30,7 @@ def passed(of: nn.Module, x: Tensor) -> list[Tensor]:
     of.zero_grad()
     y = of(x)
     y.square().sum().backward()
-    return [y.detach(), x.grad, *(p.grad for p in of.parameters())]  # type: ignore[list-item]
+    return [y.detach(), x.grad, *(p.grad for p in of.parameters())]
 
 
 def kept(of: nn.Module, x: Tensor) -> int:

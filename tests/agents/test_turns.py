@@ -168,11 +168,11 @@ def random_episodes(seed: int) -> tuple[Episodes, list[Any]]:
 @pytest.mark.parametrize("discount", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_every_rule_equals_plain_loops(name: str, turns: str, discount: float, seed: int) -> None:
-    e, given = random_episodes(seed)
+    e, (rewards, valid, tokens) = random_episodes(seed)
     cfg = AdvantageConfig(name=name, turns=turns, discount=discount)
     got_PGT = turn_advantages(e, resolve(ADVANTAGE, cfg), cfg)
     expected_PGT = torch.zeros_like(got_PGT)
-    for p, group in enumerate(oracle_turn_advantages(*given, cfg)):
+    for p, group in enumerate(oracle_turn_advantages(rewards, valid, tokens, cfg)):
         for g, member in enumerate(group):
             for k, advantage in enumerate(member):
                 expected_PGT[p, g, e.mask_PGT[p, g] & (e.turn_PGT[p, g] == k)] = advantage
@@ -186,7 +186,8 @@ def test_a_rule_that_tells_tokens_apart_adds_the_mean_of_later_turns() -> None:
 
     def rising(s: Any) -> Tensor:
         a_PG = s.rewards_PG - s.rewards_PG.mean(dim=1, keepdim=True)
-        return a_PG[..., None] * s.mask_PGT.cumsum(dim=-1)
+        a_PGT: Tensor = a_PG[..., None] * s.mask_PGT.cumsum(dim=-1)
+        return a_PGT
 
     cfg = cfg_of("per_turn", 0.5)
     group = talked([[1.0, 2.0], [0.0, 0.0]])
@@ -267,7 +268,8 @@ def test_what_is_logged_of_a_member_is_the_mean_over_its_tokens(random_policy: P
 
 @pytest.mark.parametrize("tokens", [1, 60])
 def test_the_micro_batch_changes_nothing(random_policy: Policy, tokens: int) -> None:
-    cfg, how = cfg_of("per_turn", 0.9), {"epochs": 1, "group_size": 3}
+    cfg = cfg_of("per_turn", 0.9)
+    how: dict[str, Any] = {"epochs": 1, "group_size": 3}
     whole = gradient(random_policy, GIVEN, advantage=cfg, micro_batch_tokens=10_000, **how)
     same(whole, gradient(random_policy, GIVEN, advantage=cfg, micro_batch_tokens=tokens, **how))
 

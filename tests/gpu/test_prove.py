@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,9 @@ def rows_see_what_follows(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         row_attention,
         "_answers",
-        lambda states, bias, scale: answers(states, torch.zeros_like(bias), scale),
+        lambda states, laid, scale: answers(
+            states, replace(laid, bias_B1TS=torch.zeros_like(laid.bias_B1TS), _shared={}), scale
+        ),
     )
 
 

@@ -132,7 +132,8 @@ def answer_of(template: Template, arguments: Mapping[str, Any]) -> str:
     function = {"name": ORDER.name, "arguments": dict(arguments)}
     call = {"type": "function", "id": "call00000", "function": function}
     answer = {"role": "assistant", "content": "", "tool_calls": [call]}
-    talk: list[dict[str, Any]] = [{"role": "user", "content": _QUESTION}, answer]
+    question: dict[str, Any] = {"role": "user", "content": _QUESTION}
+    talk = [question, answer]
     return template.apply(talk, opened=False, tools=[ORDER.schema]).partition(_QUESTION)[2]
 
 
