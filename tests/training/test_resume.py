@@ -298,7 +298,7 @@ def test_a_run_whose_only_checkpoint_is_broken_starts_anew(
     told = [line for line in done.stdout.splitlines() if "whole" in line or "anew" in line]
     assert told == [
         f"{place}: no checkpoint is whole; the run starts anew. Kept in {place}/checkpoints: "
-        f"broken_step_000002 (model.safetensors has 1,000 of 3,435,248 bytes)"
+        f"broken_step_000002 (model.safetensors has 1,000 of 3,441,904 bytes)"
     ]
     kept = folder / "checkpoints" / "broken_step_000002"
     assert (kept / "model.safetensors").read_bytes() == lost

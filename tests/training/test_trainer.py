@@ -393,9 +393,14 @@ def test_no_problem_comes_twice_in_rounds_steps_and_runs(tmp_path: Path) -> None
 def test_a_curriculum_counts_the_groups_that_are_dropped(tmp_path: Path) -> None:
     """Of almost greedy answers every group is flat: most are dropped, and lead up all the same."""
     of = "{math: {levels: [1, 2], terms: [2, 2]}}"
+    opened = "<|im_start|>assistant{{ '\\n' }}"  # who thinks is nearly always right
+    template = (TINY / "chat_template.jinja").read_text(encoding="utf-8")
+    assert opened in template
+    (tmp_path / "thinks.jinja").write_text(template.replace(opened, f"{opened}<think>"))
     cfg = compose_run(
         [
             *(*SMALL, "trainer.steps=2", "trainer.eval_problems=0", "agent.dynamic_sampling=2"),
+            f"model.chat_template={tmp_path}/thinks.jinja",
             *("env=mixture", f"env.of={of}", "env.pace=100"),
             *("sampler.temperature=0.01", "sampler.max_new_tokens=24"),
         ]
