@@ -113,8 +113,11 @@ def test_rows_may_have_no_solution(write: Write) -> None:
     assert sorted(problem.solution != "" for problem in all_of(env)) == [False] * 19 + [True]
     grpo_envs.check_env(env, problems=10)
     notes = {check.promise: check.note for check in check_promises(env, 20) if check.note}
-    assert list(notes) == ["the solution earns the maximum"]
     assert notes["the solution earns the maximum"] == "19 of 20 problems have no solution"
+    assert notes["another problem's solution does not earn the maximum"] == (
+        "not tried: no problem has a solution"
+    )
+    assert len(notes) == 2
 
 
 def test_a_wrong_solution_is_told(write: Write) -> None:

@@ -4,11 +4,15 @@ from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
+import pytest
+
 _served = ExitStack()
 
 
 def needed(name: str) -> dict[str, Any]:
     """Return what the environment of this name must be given."""
+    if name == "textarena":
+        pytest.importorskip("textarena", reason='pip install -e ".[textarena]"')
     if name == "gym":
         return {"id": "tests.support.text_games:text_games/Reverse-v0"}
     return {"url": _url(), "turns": 1} if name == "openenv" else {}
