@@ -17,7 +17,6 @@ from grpo_agent.step import Step
 from grpo_envs.types import Group
 from grpo_policy.batch import Batch
 from grpo_policy.learner import Learner, LearnerSettings, RowLoss, Scored
-from grpo_policy.models import hints
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
 from grpo_policy.value_head import add_value_head, load_value_head, value_head_weights
@@ -74,18 +73,15 @@ class PpoAgent(PolicyGradientAgent):
         if critic is not None:
             self.critic = Learner(critic, self._settings_of_critic(), accelerator)
 
-    @property
-    def _critic_lr(self) -> float:
-        policy_lr = hints(self.policy).lr if self.cfg.lr is None else self.cfg.lr
-        return _FASTER * policy_lr if self.cfg.critic.lr is None else self.cfg.critic.lr
-
     def _settings(self, temperature: float) -> LearnerSettings:
-        return replace(super()._settings(temperature), head_lr=self._critic_lr)
+        settings = super()._settings(temperature)
+        lr = _FASTER * settings.lr if self.cfg.critic.lr is None else self.cfg.critic.lr
+        return replace(settings, head_lr=lr)
 
     def _settings_of_critic(self) -> LearnerSettings:
         return replace(
             self.learner.settings,
-            lr=self._critic_lr,
+            lr=self.learner.settings.head_lr,
             entropy_grad=False,
             reference=False,
             sync_reference_every=0,
@@ -93,8 +89,8 @@ class PpoAgent(PolicyGradientAgent):
 
     def describe(self) -> str:
         """Return the agent's most important numbers for the first line of the log."""
-        body = self.cfg.critic.body
-        return f"{super().describe()}, critic with its {body} body, lr {self._critic_lr:g}"
+        body, lr = self.cfg.critic.body, self.learner.settings.head_lr
+        return f"{super().describe()}, critic with its {body} body, lr {lr:g}"
 
     def _step_of(
         self, groups: Sequence[Group], batch: Batch, parts: Sequence[Tensor]
