@@ -1,7 +1,8 @@
 """A run on several machines, as network namespaces: a server's link is cut in mid-run, and is back.
 
-Two trainers and two servers, all at addresses of their own. The servers are stand-ins, so that the
-run must equal one of a single process with our own sampler; test_engine.py has the real ones.
+Two trainers and two servers, all at addresses of their own. With stand-ins for servers the run
+must equal one of a single process with our own sampler; with two real ones it must sample what it
+scores.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Any
 import pytest
 
 from grpo_envs.runs.rows import read_jsonl
+from grpo_policy.models import TINY
+from tests.conftest import vllm_python
 from tests.support.machines import Machine, NoMachines, machines
 from tests.training.test_vllm_runs import SMALL, rows, trainer
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PORT = 8000
-KEYS = (*SMALL, "trainer.steps=1000", "trainer.eval_problems=0")
+KEYS = (*SMALL, "trainer.steps=1000", "trainer.eval_problems=0", "sampler.push=http")
 DETECTED = 40.0
 """Seconds [s] in which a cut link must be noticed; 25 is what the client asks of the system."""
 
@@ -60,14 +62,13 @@ def start(opened: ExitStack, tmp_path: Path) -> Callable[..., subprocess.Popen[s
     return one
 
 
-def serve(start: Any, servers: Sequence[Machine]) -> str:
-    """Start stand-ins, whose completions take long enough to be cut in their midst."""
+def serve(start: Any, servers: Sequence[Machine], program: Sequence[str], limit: float) -> str:
+    """Start a server on each machine; return their addresses once all are ready."""
     for each in servers:
-        words = ["--host", each.address, "--port", str(PORT), "--seconds", "0.1"]
-        start(each, str(ROOT / "tests" / "support" / "stand_in.py"), *words)
+        start(each, *program, "--host", each.address, "--port", str(PORT))
     for each in servers:
         ready = f"until </dev/tcp/{each.address}/{PORT}; do sleep 0.2; done"
-        each.start(["bash", "-c", ready], stderr=subprocess.DEVNULL).wait(120)
+        each.start(["bash", "-c", ready], stderr=subprocess.DEVNULL).wait(limit)
     return ",".join(f"http://{each.address}:{PORT}" for each in servers)
 
 
@@ -93,33 +94,68 @@ class Watched:
             time.sleep(0.1)
 
 
+def train(start: Any, trainers: Sequence[Machine], urls: str, out: Path) -> Watched:
+    """Start a run of several machines, whose first one is the master."""
+    keys = [*KEYS, "sampler=vllm", f"sampler.urls=[{urls}]", f"hydra.run.dir={out}"]
+    torchrun = ["-m", "torch.distributed.run", "--nnodes", str(len(trainers))]
+    torchrun += ["--nproc-per-node", "1", "--master-port", "29500"]
+    torchrun += ["--master-addr", trainers[0].address]
+    processes = [
+        start(each, *torchrun, "--node-rank", str(rank), "-m", "grpo_envs.run", *keys)
+        for rank, each in enumerate(trainers)
+    ]
+    return Watched(out, processes)
+
+
+def lose_and_find(run: Watched, server: Machine) -> None:
+    """Cut a server's link in mid-run, and join it again; the run must notice both."""
+    run.wait(servers=2, steps=2, limit=240)
+    server.cut()
+    assert run.wait(servers=1, steps=1, limit=240) < DETECTED
+    run.wait(servers=1, steps=2, limit=60)
+    server.join()
+    run.wait(servers=2, steps=2, limit=60)
+
+
+def said_by(machine: Machine, folder: Path) -> str:
+    return (folder / f"{machine.name}.log").read_text()
+
+
+@pytest.mark.slow
 def test_a_run_of_two_machines_goes_on_without_a_server_whose_link_is_cut(
     four: list[Machine], start: Any, tmp_path: Path
 ) -> None:
     first, second, one, two = four
-    keys = [*KEYS, "sampler=vllm", f"sampler.urls=[{serve(start, (one, two))}]"]
-    keys += ["sampler.push=http", f"hydra.run.dir={tmp_path / 'run'}"]
-    torchrun = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
-    torchrun += ["--master-addr", first.address, "--master-port", "29500"]
-    trainers = [
-        start(each, *torchrun, "--node-rank", str(rank), "-m", "grpo_envs.run", *keys)
-        for rank, each in enumerate((first, second))
-    ]
-    run = Watched(tmp_path / "run", trainers)
-    run.wait(servers=2, steps=2, limit=240)
-    one.cut()
-    assert run.wait(servers=1, steps=1, limit=240) < DETECTED
-    run.wait(servers=1, steps=2, limit=60)
-    one.join()
-    run.wait(servers=2, steps=2, limit=60)
-    for process in trainers:
+    # Completions take long enough to be cut in their midst.
+    program = [str(ROOT / "tests" / "support" / "stand_in.py"), "--seconds", "0.1"]
+    urls = serve(start, (one, two), program, limit=120)
+    run = train(start, (first, second), urls, tmp_path / "run")
+    lose_and_find(run, one)
+    for process in run.processes:
         process.terminate()
-    for process in trainers:
+    for process in run.processes:
         process.wait()
     done = len(run.metrics())
-    trainer(tmp_path / "alone", *KEYS, f"trainer.steps={done}").run()
+    trainer(tmp_path / "alone", *SMALL, "trainer.eval_problems=0", f"trainer.steps={done}").run()
     whole, cut = (rows(tmp_path / name, "completions.jsonl") for name in ("alone", "run"))
     assert whole == cut[: len(whole)]
-    said = (tmp_path / f"{first.name}.log").read_text()
+    said = said_by(first, tmp_path)
+    assert said.count("the other servers take over") == 1
+    assert f"http://{one.address}:{PORT} is back" in said
+
+
+@pytest.mark.engine
+def test_two_machines_sample_from_two_real_servers_one_of_which_is_lost_and_back(
+    four: list[Machine], start: Any, tmp_path: Path
+) -> None:
+    first, second, one, two = four
+    program = ["-m", "grpo_envs.engine", "--model", str(TINY), "--dtype", "fp32"]
+    program += ["--python", vllm_python()]
+    urls = serve(start, (one, two), program, limit=600)
+    run = train(start, (first, second), urls, tmp_path / "run")
+    lose_and_find(run, one)
+    gaps = [row["policy/sample_gap"] for row in run.metrics()]
+    assert 0 < max(gaps) < 1e-5  # each server samples with the weights that the trainers score with
+    said = said_by(first, tmp_path)
     assert said.count("the other servers take over") == 1
     assert f"http://{one.address}:{PORT} is back" in said
