@@ -173,7 +173,7 @@ def _fits(plan: Needs, memory: float) -> bool:
 
 
 def _advise(plan: Needs, memory: float, options: argparse.Namespace) -> None:
-    """Print the keys with which it would fit, where there are any."""
+    """Print the keys with which it would fit, if there are any."""
     given, keys = list(options.overrides), list[str]()
     cfg, limit = compose_run(given), (1 - _FREE) * memory
     by_weight = list(_keys_of_weights(plan, cfg))

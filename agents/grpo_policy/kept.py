@@ -65,7 +65,7 @@ class Source:
         return AutoModelForCausalLM if alone else AutoModelForImageTextToText
 
     def file(self, name: str) -> Path | None:
-        """Return where a file is, None where there is none."""
+        """Return where a file is, or None if there is none."""
         known = {
             key: self.where[key] for key in ("local_files_only", "revision") if key in self.where
         }

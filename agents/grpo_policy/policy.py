@@ -86,7 +86,7 @@ class Policy(nn.Module):
 
     @property
     def last_logits(self) -> dict[str, int]:
-        """The argument that asks for the logits of the last position alone, where there is one."""
+        """The argument that asks for the logits of the last position alone, if there is one."""
         known = inspect.signature(self.model.forward).parameters
         return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
 
@@ -175,7 +175,7 @@ class Policy(nn.Module):
         recompute_layers(self.model)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Return what the optimiser changes: adapters where there are any, else all."""
+        """Return what the optimiser changes: adapters if there are any, else all."""
         return list(self.masters.trained().values())
 
     def trained_weights(self) -> dict[str, Tensor]:

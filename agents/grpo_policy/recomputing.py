@@ -20,7 +20,7 @@ def recompute_layers(model: nn.Module) -> None:
 
 
 def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call `forward`, and in the backward pass once more; just call it where there is none."""
+    """Call `forward`, and in the backward pass once more; just call it if there is none."""
     if torch.is_grad_enabled():
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
     return forward(*args, **kwargs)

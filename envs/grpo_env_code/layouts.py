@@ -39,7 +39,7 @@ class Layout:
 
 
 def layout_of(columns: Collection[str]) -> Layout | None:
-    """Return the first layout whose columns a dataset has, None where there is none."""
+    """Return the first layout whose columns a dataset has, or None if there is none."""
     for layout in LAYOUTS:
         if all(set(name.split("|")) & {*columns} for name in layout.has):
             return layout

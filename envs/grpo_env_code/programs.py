@@ -13,7 +13,7 @@ _METHOD = re.compile(r"Solution\(\)\.([A-Za-z_]\w*)")
 
 
 def first_python(cell: Any) -> str:
-    """Return the first Python program of a cell, '' where there is none.
+    """Return the first Python program of a cell, or '' if there is none.
 
     A cell is a program, one in a fenced block, a list of programs, JSON text of such a list, or an
     object of languages and solutions, where 3 is Python 3 (CodeContests).
@@ -68,7 +68,7 @@ def entry_point_of(name: str, *programs: str) -> str:
 
 
 def first_function(starter: str) -> str:
-    """Return the name of the first function that starter code begins, '' where there is none."""
+    """Return the name of the first function that starter code begins, or '' if there is none."""
     found = re.search(r"^\s*def\s+([A-Za-z_]\w*)", starter, re.MULTILINE)
     return found[1] if found else ""
 
@@ -92,7 +92,7 @@ def is_named(entry_point: str, prompt: str) -> bool:
 
 
 def function_in(program: str, name: str) -> ast.FunctionDef | None:
-    """Return the top-level function `name` of `program`, None where there is none."""
+    """Return the top-level function `name` of `program`, or None if there is none."""
     return _defined(program, name, None)
 
 

@@ -38,7 +38,7 @@ def checked_limits(wall_s: float, given: Mapping[str, Any] | None) -> Limits:
 
 
 def require_turns(turns: int, tools: str | None) -> None:
-    """Require turns that leave room for a call, where there is a tool.
+    """Require turns that leave room for a call, if there is a tool.
 
     Raises:
         ConfigError: there are fewer, or there is no such tool.
@@ -86,7 +86,7 @@ def backend_with(packages: Sequence[str], sandbox: str, workers: int | None) -> 
 
 
 def try_packages(packages: Sequence[str], backend: Backend) -> None:
-    """Import packages in the sandbox, where there are any.
+    """Import packages in the sandbox, if there are any.
 
     Raises:
         ConfigError: one cannot be imported there.

@@ -61,7 +61,7 @@ class Demands:
         return max(least, min(1, *most, 1)), min([*most, max(least, 1) + spread])
 
     def number(self, rng: random.Random, kind: type[Counted]) -> int | None:
-        """Return a number within the bounds, None where there are none."""
+        """Return a number within the bounds, or None if there are none."""
         bounds = self.bounds(kind)
         return None if bounds is None else rng.randint(bounds[0], max(bounds))
 

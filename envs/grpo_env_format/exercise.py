@@ -15,7 +15,7 @@ class Exercise:
     constraints: tuple[Constraint, ...]
     answer: str
     work: str = ""
-    """How to get there, a step a line; '' where there is nothing to work out."""
+    """How to get there, a step a line; '' if there is nothing to work out."""
 
 
 def numbered(things: Iterable[object]) -> str:

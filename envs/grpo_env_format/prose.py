@@ -110,7 +110,7 @@ def _as_sentences(
 
 
 def parts_of(rng: random.Random, total: int, count: int) -> list[int] | None:
-    """Return so many numbers above 0 with this sum, None where there are none."""
+    """Return so many numbers above 0 with this sum, or None if there are none."""
     if not 1 <= count <= total or count > 10_000:
         return None
     cuts = sorted(rng.sample(range(1, total), count - 1))

@@ -107,7 +107,7 @@ class CountdownEnv(TextEnv):
             self.rows = Rows(dataset, columns=columns, **keys)
         else:
             for each in SPLITS:
-                self.problem(0, each)  # raises where there are no puzzles
+                self.problem(0, each)  # raises if there are no puzzles
 
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Make puzzles until one belongs to `split`."""

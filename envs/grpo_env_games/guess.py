@@ -118,7 +118,7 @@ class GuessEnv(TextEnv):
         )
         self.max_turns = self.recipe.turns
         for each in SPLITS:
-            self.problem(0, each)  # raises where there are no ranges
+            self.problem(0, each)  # raises if there are no ranges
 
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Pick ranges until one belongs to `split`; the number in it is free."""

@@ -42,7 +42,7 @@ class TextArenaEnv(GymEnv):
         """Make the environment.
 
         Args:
-            split: `train` or `eval`: other seeds, and other first messages where there are enough.
+            split: `train` or `eval`: other seeds, and other first messages if there are enough.
             game: A game's name in TextArena, such as `FrozenLake-v0-random`.
             answer: What is the move: the `text` after any think block, or what is in the `tag`.
             return_range: [least, most] that a game pays; [0, 1] when None.

@@ -85,7 +85,7 @@ class GymEnv(TextEnv):
         self.by_observation = len(owners) > 1
 
     def draw(self, rng: random.Random, split: str) -> Problem:
-        """Draw seeds until one belongs to `split`, and its observation where there are enough."""
+        """Draw seeds until one belongs to `split`, and its observation if there are enough."""
         for seed in islice(_seeds(rng), _DRAWS):
             if split_of(str(seed)) != split:
                 continue

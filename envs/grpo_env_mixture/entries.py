@@ -24,7 +24,7 @@ class Entry:
     keywords: Mapping[str, Any]
 
     def make(self, split: str) -> dict[int | None, TextEnv]:
-        """Make the environment, once for each level (under None where there are none)."""
+        """Make the environment, once for each level (under None if there are none)."""
         if not self.levels:
             return {None: plugins.make(self.env, split=split, **self.keywords)}
         return {

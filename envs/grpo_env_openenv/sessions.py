@@ -151,7 +151,7 @@ class _Patience:
         """Wait a while, longer each time.
 
         Raises:
-            WireError: `error`, where there is no use in more of it.
+            WireError: `error`, if there is no use in more of it.
         """
         self.tries += isinstance(error, Lost) and not isinstance(error, Unreachable)
         if self.tries == _TRIES or time.monotonic() - self.began > self.seconds:

@@ -41,7 +41,7 @@ class Item:
 
     question: str = field(compare=False)
     answer: str
-    """The known answer that earns the most; '' where there is none."""
+    """The known answer that earns the most; '' if there is none."""
     best: float | None = field(compare=False)
     """What it earns; None where the grader raises."""
     number: int = field(compare=False)

@@ -104,7 +104,7 @@ class CalculatorEnv(ToolEnv):
             split, turns=turns, tool_limits=limits, rewards=rewards, render_mode=render_mode
         )
         for each in SPLITS:
-            self.problem(0, each)  # raises where there are no questions
+            self.problem(0, each)  # raises if there are no questions
 
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Generate questions until one belongs to `split`."""

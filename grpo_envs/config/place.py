@@ -39,7 +39,7 @@ class Place(Callback):
         self.new = new
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Make the folder of a new run, or of another name where there is one already."""
+        """Make the folder of a new run, or of another name if there is one already."""
         with _in_one_line():
             _require_sweep(config.hydra.overrides.hydra)
             folder = Path(config.hydra.run.dir)

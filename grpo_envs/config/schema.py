@@ -74,7 +74,7 @@ class TrainerConfig:
     max_skipped_steps: int = 5
     """Stops the run when so many steps in a row had gradients that are not finite."""
     device: str = "auto"
-    """auto takes a CUDA GPU where there is one; or cpu, or cuda."""
+    """auto takes a CUDA GPU if there is one; or cpu, or cuda."""
     shard: str = "auto"
     """What several processes share (FSDP 2): optimizer (masters and moments), full (weights and
     gradients, too, for which the sampler has to be an engine); auto: optimizer where

@@ -213,7 +213,7 @@ def joined(cells: Sequence[Any]) -> Any:
 
 
 def nested(cell: Any, keys: Sequence[str]) -> Any:
-    """Return what stands under `keys` in a cell, None where there is nothing.
+    """Return what stands under `keys` in a cell, or None if there is nothing.
 
     A key is a name of an object or a position in a list; an object may be JSON text.
     """

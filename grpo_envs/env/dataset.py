@@ -24,7 +24,7 @@ UNREADABLE = ("error", "drop")
 
 
 def require_dataset(dataset: str | None, **keys: object) -> None:
-    """Refuse keys that are about a dataset where there is none.
+    """Refuse keys that are about a dataset if there is none.
 
     Args:
         dataset: The value of `env.dataset`.

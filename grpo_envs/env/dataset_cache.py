@@ -63,7 +63,7 @@ def key_of(
 
 
 def load(key: str, total: int) -> Verdict | None:
-    """Return the verdict on a dataset of so many rows that was kept; None where there is none."""
+    """Return the verdict on a dataset of so many rows that was kept; None if there is none."""
     file = _folder() / f"{key}.json"
     try:
         found = Verdict(**json.loads(file.read_text(encoding="utf-8")))

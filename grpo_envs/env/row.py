@@ -25,7 +25,7 @@ class Row:
     source: str
     values: Mapping[str, Any]
     system: str | None = None
-    """The system messages of a prompt that is a conversation; None where there are none."""
+    """The system messages of a prompt that is a conversation; None if there are none."""
     messages: tuple[Mapping[str, str], ...] = ()
     """The turns of a prompt that is a conversation; `values["prompt"]` is their transcript."""
     used: frozenset[str] = frozenset()

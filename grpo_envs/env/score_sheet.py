@@ -21,7 +21,7 @@ class Row:
 
     kind: str
     answers: tuple[str, ...] = ()
-    """What was said, a turn each; () where there is nothing of the kind to say."""
+    """What was said, a turn each; () if there is nothing of the kind to say."""
     parts: Mapping[str, float | None]
     """Each part before its weight, summed over the turns; None where it does not apply."""
     total: float | None = None

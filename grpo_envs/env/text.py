@@ -118,7 +118,7 @@ class TextEnv(gymnasium.Env[str, str]):
         return problem.solution
 
     def from_row(self, row: Row) -> Problem:
-        """Turn a row of `self.rows` into a problem; replaces `draw` where there are rows."""
+        """Turn a row of `self.rows` into a problem; replaces `draw` if there are rows."""
         raise NotImplementedError(f"{type(self).__name__} has rows and no from_row(row).")
 
     def adapt(self, groups: Sequence[Group]) -> None:

@@ -17,7 +17,7 @@ Player = Callable[[Problem, Sequence[Turn]], str]
 SECONDS = 30.0
 """The usual time limit of a call."""
 _BATCH = 16
-"""Answers that are graded at once where there are many: a grader may use several processes."""
+"""Answers that are graded at once if there are many: a grader may use several processes."""
 _EVERY_NUMBER = " ".join(str(n) for n in range(300))
 _COMPUTATION = re.compile(r"\S*\d ?[-+*/^] ?\S*\d\S*")
 HOSTILE = (
@@ -122,7 +122,7 @@ class Trial:
             yield from zip(places, problems, rewards, strict=True)
 
     def every_problem(self) -> list[tuple[str, Problem]]:
-        """Return every row with its problem, or the first problems where there is no dataset.
+        """Return every row with its problem, or the first problems if there is no dataset.
 
         Each has a prefix for messages, the file and row.
         """

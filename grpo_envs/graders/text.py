@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 def after_think(completion: str) -> str | None:
-    """Return what follows the reasoning block, all of it where there is no block.
+    """Return what follows the reasoning block, all of it if there is no block.
 
     None where a `<think>` is never closed: nothing follows it.
 
@@ -21,7 +21,7 @@ def action_in(completion: str, form: str) -> str:
     Args:
         completion: What the model wrote.
         form: `text`: what follows any reasoning, stripped; `tag`: what is in the last `<answer>`
-            there; '' where there is none.
+            there; '' if there is none.
 
     >>> action_in("<think>up?</think> north ", "text"), action_in("So <answer>up</answer>", "tag")
     ('north', 'up')
@@ -45,7 +45,7 @@ class Block:
 
 
 def only_block(completion: str, *tags: str) -> Block | None:
-    """Return the block that follows the reasoning, None where there is none or more than one.
+    """Return the block that follows the reasoning, or None if there is none or more than one.
 
     Args:
         completion: What the model wrote.

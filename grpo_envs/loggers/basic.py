@@ -51,7 +51,7 @@ class ConsoleHandler(logging.Handler):
     """Log messages on rich's console: above the progress display, unwrapped, unstyled."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message; warnings in yellow where there are colours.
+        """Print one message; warnings in yellow if there are colours.
 
         Tracebacks are left to run.log.
         """

@@ -47,7 +47,7 @@ class Checkpoints:
     def newest_whole(self) -> Path | None:
         """Return the newest checkpoint that has all of its bytes: the one to go on from.
 
-        None where there is none: a run starts anew.
+        None if there is none: a run starts anew.
         """
         newest_first = sorted(self.folder.glob("step_*"), reverse=True)
         return next((folder for folder in newest_first if not _lacks(folder)), None)

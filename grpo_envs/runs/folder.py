@@ -177,7 +177,7 @@ class RunFolder:
 
 
 def newest_cut_off(runs: Path, overrides: Sequence[str]) -> Path | None:
-    """Return the newest run of a command that was cut off; None where there is none.
+    """Return the newest run of a command that was cut off; None if there is none.
 
     Args:
         runs: The folder that holds the runs' folders.

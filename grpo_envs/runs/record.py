@@ -38,7 +38,7 @@ class Record:
 
     @cached_property
     def answers(self) -> list[dict[str, Any]]:
-        """Rows of eval_completions.jsonl; [] where there are none."""
+        """Rows of eval_completions.jsonl; [] if there are none."""
         file = self.path / "eval_completions.jsonl"
         return read_jsonl(file) if file.is_file() else []
 

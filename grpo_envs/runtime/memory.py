@@ -53,7 +53,7 @@ def in_one_line() -> Iterator[None]:
 
 
 def memory_metrics(root: Path = Path("/")) -> dict[str, float]:
-    """Return `memory/process` and `memory/left` [MiB]; nothing where there is no /proc.
+    """Return `memory/process` and `memory/left` [MiB]; nothing if there is no /proc.
 
     The process has what is resident, without mapped files: the system may drop those. Left is the
     least that the machine, a control group (a container, a job of Slurm) and `ulimit -v` allow.

@@ -82,7 +82,7 @@ class Stop:
 
 
 def end_on_sigterm() -> None:
-    """Let SIGTERM end the process with 0 where there is nothing to save: before training, after."""
+    """Let SIGTERM end the process with 0 if there is nothing to save: before training, after."""
 
     def end(number: int, frame: FrameType | None) -> None:
         if launch.speaks():

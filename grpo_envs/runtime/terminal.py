@@ -66,7 +66,7 @@ def one_line(text: str, most: int) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a number in four digits, `-` where there is none.
+    """Return a number in four digits, or `-` if there is none.
 
     >>> number(1.1000000001), number(-0.0), number(None)
     ('1.1', '0', '-')

@@ -101,7 +101,7 @@ def become(uid: int) -> bool:
 
 
 def landlock_abi() -> int:
-    """Return the version of Landlock, 0 where there is none."""
+    """Return the version of Landlock, or 0 if there is none."""
     try:
         return _call("landlock_create_ruleset", 0, 0, _CREATE_VERSION)
     except OSError:

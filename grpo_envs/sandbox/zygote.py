@@ -243,7 +243,7 @@ class _Child:
     __slots__ = ("handle", "killed", "number", "pid")
 
     def __init__(self, number: int, pid: int, handle: int) -> None:
-        """Note the keeper's number for it, and its pidfd, -1 where there is no such thing."""
+        """Note the keeper's number for it, and its pidfd, or -1 if there is no such thing."""
         self.number, self.pid, self.handle = number, pid, handle
         self.killed = False
 

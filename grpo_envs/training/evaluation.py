@@ -114,7 +114,7 @@ def estimates(
     Of the greedy answers `accuracy`, the share that is right (see `rewards.is_right`); `reward` and
     `reward/<part>`; `length` in tokens; `truncated`. Of sampled ones `pass@k`, `sampled_reward` and
     `sampled_reward/<part>`, `sampled_length`, `sampled_truncated`. `accuracy/<stratum>` and
-    `pass@1/<stratum>`, where there is something to tell apart. Problems with the same prompt are
+    `pass@1/<stratum>`, if there is something to tell apart. Problems with the same prompt are
     one. An invalid reward counts as not earned.
 
     Args:

@@ -17,7 +17,7 @@ def tables(
     weights: Mapping[str, float],
     figures: Mapping[str, Estimate],
 ) -> Iterator[Table]:
-    """Yield the table of the main figures, of reward parts, and of strata where there are any.
+    """Yield the table of the main figures, of reward parts, and of strata if there are any.
 
     Args:
         title: Which model it is.

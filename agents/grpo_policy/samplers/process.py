@@ -156,7 +156,7 @@ class SamplerProcess:
             raise self._lost() from error
 
     def _receive(self, tick: Callable[[], None]) -> tuple[int, list[Completion]] | None:
-        """Return the next group; None where there is none any more.
+        """Return the next group; None if there is none any more.
 
         Raises:
             ProcessLost: the process is gone.

@@ -91,7 +91,7 @@ class Sampler(Protocol):
         """Let go of what was kept: the conversations are over. Called at the end of a rollout."""
 
     def metrics(self) -> dict[str, float]:
-        """Return metrics of the last calls, by `area/name`; {} where there are none."""
+        """Return metrics of the last calls, by `area/name`; {} if there are none."""
 
     def close(self) -> None:
         """Let go of servers, processes and memory."""

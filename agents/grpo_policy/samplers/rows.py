@@ -261,7 +261,7 @@ def _pass(policy: Policy, some: Sequence[_Prompt]) -> tuple[Any, Tensor]:
 
 
 def _before(policy: Policy, some: Sequence[_Prompt], longest: int, new: int) -> Any:
-    """Return the cache of the columns before the last `new`; None where there are none."""
+    """Return the cache of the columns before the last `new`; None if there are none."""
     if new == longest:
         return None
     first = torch.zeros(1, dtype=torch.long, device=policy.device)

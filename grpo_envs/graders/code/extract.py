@@ -39,7 +39,7 @@ class _Block:
 
 
 def program_of(completion: str) -> str | None:
-    r"""Return the program, None where there is none.
+    r"""Return the program, or None if there is none.
 
     >>> program_of("<think>```python\n1\n```</think>So:\n```python\nx = 2\n```")
     'x = 2'

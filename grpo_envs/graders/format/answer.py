@@ -12,7 +12,7 @@ _SHAPES = (
 
 
 def tagged_answer(completion: str) -> str | None:
-    """Return what stands in the one `<answer>` after any thoughts, None where there is not one.
+    """Return what stands in the one `<answer>` after any thoughts, None if there is not one.
 
     >>> tagged_answer("<think>1 fox</think> So: <answer>fox</answer>")
     'fox'

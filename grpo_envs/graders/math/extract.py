@@ -1,6 +1,6 @@
 r"""Take the final answer out of a completion, in one pass over the text.
 
-Anchors, the last one wins: `\boxed{...}` and `<answer>...</answer>`; where there is neither,
+Anchors, the last one wins: `\boxed{...}` and `<answer>...</answer>`; if there is neither,
 `#### ...` and "final answer". The lenient mode then takes the last number.
 
 Boxes that only commas, `and` or `or` separate are one answer: all of them count. An empty box
@@ -49,14 +49,14 @@ _CORE = re.compile(r"(?:(?<![\w)+-])[+\-\u2212])?(?:(?<!\.)\.)?[0-9](?:\S*[0-9])
 
 
 def extract(completion: str, *, lenient: bool = False) -> str | None:
-    r"""Return the text of the final answer, or None where there is none.
+    r"""Return the text of the final answer, or None if there is none.
 
     Only what follows the last `</think>` counts; a `<think>` that is never closed has no answer
     after it. A last box or answer tag that is not closed is no answer.
 
     Args:
         completion: What the model wrote.
-        lenient: Whether the last number counts where there is no anchor at all.
+        lenient: Whether the last number counts if there is no anchor at all.
 
     >>> extract(r"<think>\boxed{1}</think> so \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'

@@ -189,7 +189,7 @@ def _decide(gold: str, answer: str, grading: MathGrading) -> _Decision:
 
 
 def _plainly(gold: str, answer: str, grading: MathGrading) -> _Decision | None:
-    """Compare numbers, collections of numbers and equal texts; None where there is more to it."""
+    """Compare numbers, collections of numbers and equal texts; None if there is more to it."""
     wanted, given = parse_number(gold), parse_number(answer)
     exact = grading.percent_sign and grading.rounded_digits is None
     literal = not grading.evaluated or not _OPERATION.search(answer)

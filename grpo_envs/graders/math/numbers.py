@@ -21,7 +21,7 @@ _PART = r"(?:\{ ?(-?\d{1,400}) ?\}|(\d))"
 _FRAC = re.compile(rf"\\[dtc]?frac ?{_PART} ?{_PART}", re.ASCII)
 _THIN_SPACE = re.compile(r"(?<=\d)\\,(?=\d{3}(?!\d))", re.ASCII)  # 1\,000 is 1000
 _BRACED_POWER = re.compile(r"\^\{ ?([+-]?\d{1,4}) ?\}", re.ASCII)
-_MARKED = re.compile(r"[\\${\u2212\u00d7]")  # where there is something to take away
+_MARKED = re.compile(r"[\\${\u2212\u00d7]")  # if there is something to take away
 _PLAIN = re.compile(r"[+-]?\d+", re.ASCII)
 _REPLACE = (
     ("\u2212", "-"),

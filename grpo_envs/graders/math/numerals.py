@@ -8,7 +8,7 @@ _WORDS = {"two": "2", "three": "3", "eight": "8", "ten": "10", "twelve": "12", "
 
 
 def numeral(parser: Parser, first: str) -> Node | None:
-    """Read a numeral with letters in it, whose first token was taken, or None where there is none.
+    """Read a numeral with letters in it, whose first token was taken, or None if there is none.
 
     Without a digit it has two letters or more: A_{12} is a name.
     """

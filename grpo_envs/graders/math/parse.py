@@ -23,7 +23,7 @@ Operations
                                         log (1 argument: base 10; 2: the second is the base) lg abs
                                         floor ceil sgn re im arg conj gcd lcm max min mod det norm
     ("call", "f", a, ...)               an unknown function: f(2), f'(x), f^-1(x)
-    ("pm", a, b)  ("mp", a, b)          a plus-minus b; a is 0 where there is only a sign
+    ("pm", a, b)  ("mp", a, b)          a plus-minus b; a is 0 if there is only a sign
     ("ratio", a, b, ...)                a : b
 Collections
     ("list", a, b, ...)                 a, b or c: no brackets

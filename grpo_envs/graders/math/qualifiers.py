@@ -65,7 +65,7 @@ def split(tokens: list[Token]) -> tuple[list[Token], tuple[Node, ...]]:
 
 
 def _tail(tokens: list[Token]) -> tuple[int, list[Node]] | None:
-    """Return where the last qualifier begins and what it says, None where there is none."""
+    """Return where the last qualifier begins and what it says, or None if there is none."""
     if _MARKS.isdisjoint(tokens) and "text" not in dict(tokens):  # of the kinds, no values matter
         return None
     depth, begins = 0, 0

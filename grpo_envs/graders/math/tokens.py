@@ -170,7 +170,7 @@ def _read(group: str, text: str) -> Sequence[Token]:
 
 
 def _unit(text: str, at: int, tokens: list[Token], bare: bool) -> int:
-    """Add the unit that stands at `at` behind a value; return its end, 0 where there is none."""
+    """Add the unit that stands at `at` behind a value; return its end, or 0 if there is none."""
     kind, value = tokens[-1]
     found = unit_behind(text, at, bare=bare and kind != "name")
     if found is None:

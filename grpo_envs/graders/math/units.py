@@ -71,7 +71,7 @@ class Quantity(NamedTuple):
     """A unit as it stands behind a number."""
 
     name: str
-    """Its one spelling; '' where there is only a scale."""
+    """Its one spelling; '' if there is only a scale."""
     end: int
     """Where the text goes on."""
     scale: int = 0
@@ -79,7 +79,7 @@ class Quantity(NamedTuple):
 
 
 def quantity(text: str, at: int, *, bare: bool) -> Quantity | None:
-    r"""Return the unit that stands at `at`, behind a number; None where there is none.
+    r"""Return the unit that stands at `at`, behind a number; None if there is none.
 
     Args:
         text: The text of an answer.

@@ -40,10 +40,10 @@ class Round:
     def written(
         self, servers: Callable[[], Sequence[Server]], lose: Callable[[Server, ServerLost], None]
     ) -> Generator[tuple[int, Written] | None]:
-        """Yield the number of a completion and what was written; None where there is no news.
+        """Yield the number of a completion and what was written; None if there is no news.
 
         Args:
-            servers: Returns those that are to be asked; raises where there is none.
+            servers: Returns those that are to be asked; raises if there is none.
             lose: Called with a server that is lost: `servers` does not return it any more.
         """
         left, short = len(self.asked), True
