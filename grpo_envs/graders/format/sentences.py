@@ -2,8 +2,9 @@
 
 A sentence ends at a word with `.`, `!`, `?` or `...` after it, and at the stops of other scripts
 (`。！？`) wherever they stand. No sentence ends at the number of a list (`1. First`), at an
-abbreviation that goes on (`Dr. Smith`, `e.g. this`, `No. 5`, `at 5 p.m. we`), or at an initial
-(`J. R. R. Tolkien`). What follows the last stop is a sentence, too.
+abbreviation that goes on (`Dr. Smith`, `e.g. this`, `No. 5`, `at 5 p.m. we`), at an initial
+(`J. R. R. Tolkien`), or at the end of a quotation within it (`"Go!" he said`). What follows the
+last stop is a sentence, too.
 """
 
 import re
@@ -116,7 +117,8 @@ class _Reader:
                 end = at
             rest = token.text[end:].rstrip(_CLOSERS)
             if self.open and rest.endswith(_ENDS):
-                self.open = rest.lstrip(_CLOSERS) == "." and self._goes_on(tokens, place, word)
+                short = rest.lstrip(_CLOSERS) == "." and self._goes_on(tokens, place, word)
+                self.open = short or _quotes(tokens, place)
 
     def _add(self, word: str) -> None:
         if not self.open:
@@ -177,6 +179,12 @@ def _is_name(tokens: list[_Token], place: int) -> bool:
         word = _first_word(token)
         return len(word) > 1 and word[0].isupper() and word.casefold() not in _BEGINNINGS
     return False
+
+
+def _quotes(tokens: list[_Token], place: int) -> bool:
+    """Return whether a quotation ends at a place, within a sentence."""
+    behind = _first_word(tokens[place + 1]) if place + 1 < len(tokens) else ""
+    return tokens[place].text.endswith(tuple(_CLOSERS)) and behind[:1].islower()
 
 
 def _first_word(token: _Token) -> str:
