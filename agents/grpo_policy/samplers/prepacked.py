@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 _DTYPES = (torch.float32, torch.bfloat16)
-LEAST = 8 << 20
+LEAST = 4 << 20
 """Numbers in a model's matrices from which on it gains: fewer stay in a CPU's caches."""
 
 
