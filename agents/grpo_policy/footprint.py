@@ -17,6 +17,7 @@ from grpo_policy.full_sharding import outer_layers
 from grpo_policy.merging import merged_weights
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.budget import Budget, tokens_in
+from grpo_policy.samplers.prepacked import linear_layers
 from grpo_policy.samplers.torch import TorchSampler
 from grpo_policy.scoring import chunk_tokens
 
@@ -167,6 +168,11 @@ def _weights(policy: Policy, job: Job) -> Iterator[Part]:
         text = f"{size} bytes a parameter, while sampling"
         size *= policy.size + merged
         yield Part(name="copy", size=size, how=text, phases=(SAMPLING,))
+    packed = sum(layer.weight.numel() for layer in linear_layers(policy.model))
+    if packed and job.device == "cpu" and not job.engine:
+        text = f"{packed / 1e6:,.1f} M parameters once more, in another layout"
+        size = job.sampled_in.itemsize * packed
+        yield Part(name="prepacked", size=size, how=text, phases=(SAMPLING,))
 
 
 def _critic(policy: Policy, job: Job) -> Part:

@@ -122,7 +122,7 @@ class Policy(nn.Module):
         takes half the time. The copies are gone afterwards.
         """
         other = {
-            p: nn.Parameter(p.detach().to(dtype), requires_grad=False)
+            p: nn.Parameter(p.detach().to(dtype), requires_grad=p.requires_grad)
             for p in self.model.parameters()
             if p.is_floating_point() and p.dtype != dtype
         }

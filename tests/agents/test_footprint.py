@@ -195,6 +195,19 @@ def test_layers_in_four_bits_and_moments_in_eight_are_counted() -> None:
     assert "merged" not in {part.name for part in found.parts}, "quantised layers stay apart"
 
 
+def test_prepacked_matrices_of_a_large_model_are_counted_while_a_cpu_samples() -> None:
+    job = replace(JOB, reference=False)
+    config = config_of("0.6b")
+    found = planned(job, size="0.6b")
+    (part,) = [part for part in found.parts if part.name == "prepacked"]
+    norms = (2 * config.num_hidden_layers + 1) * config.hidden_size
+    norms += 2 * config.num_hidden_layers * config.head_dim
+    assert part.size == 4 * (found.parameters - norms)  # the head is the embeddings, copied
+    assert part.phases == (SAMPLING,)
+    for other in (replace(job, device="cuda"), replace(job, engine=True)):
+        assert "prepacked" not in {part.name for part in planned(other, size="0.6b").parts}
+
+
 def test_processes_share_masters_and_moments() -> None:
     found = planned(replace(JOB, shards=4, reference=False))
     names = ("weights", "masters", "moments", "gradients")

@@ -75,6 +75,20 @@ def test_weights_and_metrics_are_those_of_one_process(
         assert all(part[name].equal(first[name]) for name in part if "/" in name)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_reference_takes_over_the_weights_after_every_second_step(
+    count: int, request: pytest.FixtureRequest
+) -> None:
+    """In every process, to the bit; with a rhythm of 0 it stays what it was."""
+    out: Path = request.getfixturevalue({2: "two", 3: "three"}[count])
+    for case, settings in CASES.items():
+        every = settings.get("sync_reference_every", 0)
+        for i in range(count):
+            part = torch.load(out / f"{i} {case}.pt", weights_only=True)
+            synced = [bool(part[f"in sync {step}"]) for step in range(3)]
+            assert synced == [False, every == 2, False], f"{case}, process {i}"
+
+
 def assert_close(found: Tensor, value: Tensor, name: str) -> None:
     """Compare to ten digits; to a hundredth of those where numbers are near 0."""
     torch.testing.assert_close(found, value, rtol=1e-10, atol=1e-12, msg=lambda m: f"{name}: {m}")

@@ -64,6 +64,7 @@ def updated(accelerator: Accelerator, case: str) -> dict[str, Tensor]:
             f"{name} {step}": torch.tensor(value, dtype=torch.double)
             for name, value in metrics.items()
         }
+        found[f"in sync {step}"] = torch.tensor(float(_in_sync(agent)))
     held = sum(_local(p).numel() for p in agent.learner.policy.model.parameters())
     found |= {name: value.clone() for name, value in whole_weights(policy.model)}
     state = agent.state_dict()
@@ -73,6 +74,13 @@ def updated(accelerator: Accelerator, case: str) -> dict[str, Tensor]:
         if state["reference"] is not None:
             found |= {f"reference {name}": value for name, value in state["reference"].items()}
     return found | {"held": torch.tensor(held)}
+
+
+def _in_sync(agent: GrpoAgent) -> bool:
+    """Return whether this process's parts of policy and reference are equal."""
+    assert agent.learner.reference is not None
+    both = zip(agent.learner.policy.parameters(), agent.learner.reference.parameters(), strict=True)
+    return all(_local(own).equal(_local(other)) for own, other in both)
 
 
 def _local(value: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from grpo_policy.samplers.budget import Budget
 from grpo_policy.samplers.conversations import Conversations
 from grpo_policy.samplers.fixed import Fixing
 from grpo_policy.samplers.places import Places
+from grpo_policy.samplers.prepacked import prepacked
 from grpo_policy.samplers.protocol import Decoding
 
 _LOOK_EVERY = {"cuda": 8}
@@ -73,7 +74,7 @@ class TorchSampler:
             gpu = self.policy.device.type == "cuda"
             self.fixing = Fixing(fix=gpu, capture=gpu)
         conversations.turn(prompts, self.policy.version, keep=keep)
-        with self.policy.sampled_in(self.dtype):
+        with self.policy.sampled_in(self.dtype), prepacked(self.policy.model):
             self.budget.measure(self.policy, self.policy.model.dtype, conversations.tokens)
             while left:
                 numbers = list(left)
