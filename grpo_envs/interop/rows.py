@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from grpo_envs.env import SPLITS, TextEnv
 from grpo_envs.env.grading import reentrant
@@ -24,7 +25,8 @@ from grpo_envs.types import Problem, Reward, Turn
 
 Message = dict[str, Any]
 _DIGITS = 16
-_alone = threading.Lock()
+_locks: WeakKeyDictionary[TextEnv, threading.Lock] = WeakKeyDictionary()
+_locking = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +226,14 @@ def require_single(name: str, rows: Sequence[Row], why: str) -> None:
 
 
 def _held(env: TextEnv) -> AbstractContextManager[Any]:
-    """Return what a thread holds while it calls an environment: trainers grade in threads."""
-    return nullcontext() if reentrant(env) else _alone
+    """Return what a thread holds while it calls an environment: trainers grade in threads.
+
+    An environment that is not `reentrant` has a lock of its own: a slow one keeps no other waiting.
+    """
+    if reentrant(env):
+        return nullcontext()
+    with _locking:
+        return _locks.setdefault(env, threading.Lock())
 
 
 @cache
