@@ -27,6 +27,9 @@ from tests.support.in_inspect import run
 pytestmark = [
     pytest.mark.slow,  # its import takes seconds
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # its streams
+    pytest.mark.filterwarnings(
+        "ignore:The 'initial' parameter:DeprecationWarning"
+    ),  # it retries so
 ]
 
 
