@@ -56,7 +56,8 @@ def test_a_model_is_shown_the_tools_and_calls_them(tmp_path: Path) -> None:
         asked = next(event for event in sample.events if event.event == "model")
         (shown,) = asked.tools
         assert (shown.name, shown.description) == (tool.name, tool.description)
-        assert shown.parameters.model_dump(exclude_unset=True) == tool.parameters
+        parameters = shown.parameters.model_dump(exclude_unset=True)
+        assert parameters == {**tool.parameters, "additionalProperties": False}
 
 
 def test_the_calls_of_a_turn_are_made_together(tmp_path: Path) -> None:

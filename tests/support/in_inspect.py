@@ -27,10 +27,9 @@ def run(task: Any, episodes: Sequence[Sequence[str]], folder: Path, **options: A
 
     def said() -> Iterator[ModelOutput]:
         for answer in (answer for answers in episodes for answer in answers):
-            output = ModelOutput.from_content("mockllm", answer)
-            if calls := read_calls(answer)[1]:
-                output.message.content = read_calls(answer)[0]
-                output.message.tool_calls = [*map(_call, calls, range(len(calls)))]
+            beside, calls = read_calls(answer)
+            output = ModelOutput.from_content("mockllm", beside if calls else answer)
+            output.message.tool_calls = [*map(_call, calls, range(len(calls)))] or None
             output.usage = ModelUsage()  # else it loads a tokenizer from the web to count tokens
             yield output
 
