@@ -10,6 +10,7 @@ import gc
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that none of them is left over for one core."""
     order = {f"tests/{name}.py": place for place, name in enumerate(_FIRST)}
     items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
+    if find_spec("torch") is None:  # the light core alone
+        return
     import torch
 
     torch.set_num_threads(1)

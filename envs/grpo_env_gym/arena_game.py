@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -17,6 +18,8 @@ ID = "TextArenaGame-v0"
 PLAYER = 0
 _NLTK = re.compile(r"nltk\.download\('(\w+)'\)")
 """In the message of a corpus that is not there."""
+_generator = threading.Lock()
+"""Held while the process's random generator and stdout are a game's: threads may play several."""
 
 
 class TextArenaGame(gymnasium.Env[str, str]):
@@ -73,14 +76,15 @@ class TextArenaGame(gymnasium.Env[str, str]):
 
     @contextmanager
     def _own_random(self) -> Iterator[None]:
-        others = random.getstate()
-        random.setstate(self._random)
-        try:
-            with redirect_stdout(io.StringIO()):  # some print how they make a puzzle
-                yield
-        finally:
-            self._random = random.getstate()
-            random.setstate(others)
+        with _generator:
+            others = random.getstate()
+            random.setstate(self._random)
+            try:
+                with redirect_stdout(io.StringIO()):  # some print how they make a puzzle
+                    yield
+            finally:
+                self._random = random.getstate()
+                random.setstate(others)
 
 
 gymnasium.register(ID, entry_point=f"{__name__}:{TextArenaGame.__name__}")

@@ -30,6 +30,15 @@ def write_call(name: str, arguments: Mapping[str, Any]) -> str:
     return f"{OPEN}{body}{CLOSE}"
 
 
+def write_unreadable(text: str) -> str:
+    """Return a call that could not be read as text which `read_calls` reads as such a call.
+
+    >>> read_calls(write_unreadable("price(tea"))[1][0].error
+    'a call is {"name": ..., "arguments": {...}}'
+    """
+    return f"{OPEN}{json.dumps(text, ensure_ascii=False)}{CLOSE}"
+
+
 def read_calls(action: str) -> tuple[str, list[Call]]:
     """Return the text beside the calls of an answer, and the calls in their order.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from inspect_ai import Task, task
@@ -18,11 +19,15 @@ from inspect_ai.model import (
     ChatMessage,
     ChatMessageAssistant,
     ChatMessageSystem,
+    ChatMessageTool,
     ChatMessageUser,
 )
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
+from inspect_ai.tool import ToolCall, ToolDef, ToolParams
 
+from grpo_envs.env.calls import write_call, write_unreadable
+from grpo_envs.errors import ConfigError
 from grpo_envs.interop.rows import (
     Episode,
     Row,
@@ -32,6 +37,7 @@ from grpo_envs.interop.rows import (
     require_each_alone,
     rows_of,
 )
+from grpo_envs.types import Tool
 
 _EARNED = "grpo_envs"
 """Where a sample's store has what its answers have earned so far."""
@@ -53,8 +59,8 @@ def environment(env: str = "", *, split: str = "eval", rows: int = 128, **keywor
         **keywords: Of the environment: `-T level=2`.
 
     Raises:
-        ConfigError: there is no such environment or keyword, or it grades all answers of a step
-            together.
+        ConfigError: there is no such environment or keyword, it grades all answers of a step
+            together, or Inspect has no place for what a tool's schema says.
     """
     found, _ = environment_of(env, keywords)
     require_each_alone(env, found, "Inspect")
@@ -66,18 +72,25 @@ def environment(env: str = "", *, split: str = "eval", rows: int = 128, **keywor
 
 @solver
 def play() -> Solver:
-    """Play a problem to its end: the environment is the user that answers, if it has turns."""
+    """Play a problem to its end: the environment is the user that answers, if it has turns.
+
+    The model is shown the environment's tools, and all calls of a turn are made together.
+    """
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         episode = Episode(Row.of(state.metadata))
+        state.tools = [*map(_shown, episode.problem.tools)]
         while True:
-            state = await generate(state)
-            said = await asyncio.to_thread(episode.answer, state.output.completion)
+            state = await generate(state, tool_calls="none")
+            calls = state.output.message.tool_calls or []
+            answer = state.output.completion + "".join(map(_written, calls))
+            said = await asyncio.to_thread(episode.answer, answer)
             graded = episode.graded
             state.store.set(_EARNED, [graded.total, dict(graded.parts), graded.note])
             if episode.over:
                 return state
-            state.messages.append(ChatMessageUser(content=said))
+            results = _results(calls, episode.results)
+            state.messages += results or [ChatMessageUser(content=said)]
 
     return solve
 
@@ -107,7 +120,43 @@ def reward() -> Scorer:
     return score
 
 
+def _shown(tool: Tool) -> ToolDef:
+    """Return a tool as Inspect shows it.
+
+    Raises:
+        ConfigError: its schema has keys that Inspect would leave out.
+    """
+
+    async def make(**_: Any) -> str:
+        raise RuntimeError(f"tool {tool.name}: the solver `play` alone makes calls.")
+
+    parameters = ToolParams.model_validate(tool.parameters)
+    if parameters.model_dump(exclude_unset=True) != tool.parameters:
+        raise ConfigError(f"tool {tool.name}: its JSON Schema has keys that Inspect leaves out.")
+    return ToolDef(make, tool.name, tool.description or tool.name, parameters)
+
+
+def _written(call: ToolCall) -> str:
+    """Return a call as environments read it, also one whose arguments Inspect could not read."""
+    if call.parse_error:
+        return write_unreadable(call.parse_error)
+    return write_call(call.function, call.arguments)
+
+
+def _results(calls: Sequence[ToolCall], results: Sequence[str]) -> list[ChatMessage]:
+    """Return the messages of results; calls beyond the limit of a turn share the last one."""
+    own = results[-len(calls) :]
+    return [
+        ChatMessageTool(
+            content=own[min(i, len(own) - 1)], tool_call_id=call.id, function=call.function
+        )
+        for i, call in enumerate(calls if own else ())
+    ]
+
+
 def _sample(row: Row) -> Sample:
+    for tool in row.problem.tools:
+        _shown(tool)  # what Inspect cannot show is refused before a model is asked
     turns: list[ChatMessage] = [
         _MESSAGES[turn["role"]](content=turn["content"]) for turn in messages_of(row)
     ]

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from grpo_envs.env import SPLITS, TextEnv
 from grpo_envs.env.grading import reentrant
@@ -24,7 +25,8 @@ from grpo_envs.types import Problem, Reward, Turn
 
 Message = dict[str, Any]
 _DIGITS = 16
-_alone = threading.Lock()
+_locks: WeakKeyDictionary[TextEnv, threading.Lock] = WeakKeyDictionary()
+_locking = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +181,14 @@ def grade(rows: Sequence[Row], answers: Sequence[str]) -> list[Graded]:
     """Grade single answers, those of one environment together.
 
     Raises:
-        ConfigError: a row's problem is a conversation.
+        ConfigError: a row's problem is a conversation, or has tools.
     """
     graded: dict[int, Graded] = {}
     problems = {row: row.problem for row in dict.fromkeys(rows)}
     for row, problem in problems.items():
-        if row.environment.turns_of(problem) > 1:
+        if kind := _more_than_an_answer(row.environment, problem):
             raise ConfigError(
-                f"env={row.env}: a conversation, of which one answer is not the whole. "
+                f"env={row.env}: {kind}, of which one answer is not the whole. "
                 "Play it (docs/interop.md)."
             )
     for env in dict.fromkeys(row.environment for row in rows):
@@ -218,14 +220,28 @@ def require_each_alone(name: str, env: TextEnv, trainer: str) -> None:
 
 
 def require_single(name: str, rows: Sequence[Row], why: str) -> None:
-    """Refuse rows of which one is a conversation, where only single answers can be graded."""
-    if any(row.environment.turns_of(row.problem) > 1 for row in rows):
-        raise ConfigError(f"env={name}: a conversation, {why}.")
+    """Refuse rows of which one is a conversation or has tools, where answers are graded alone."""
+    for row in rows:
+        if kind := _more_than_an_answer(row.environment, row.problem):
+            raise ConfigError(f"env={name}: {kind}, {why}.")
+
+
+def _more_than_an_answer(env: TextEnv, problem: Problem) -> str:
+    """Return what a problem is beside a question with one answer; '' where it is no more."""
+    if problem.tools:
+        return "a problem with tools"
+    return "a conversation" if env.turns_of(problem) > 1 else ""
 
 
 def _held(env: TextEnv) -> AbstractContextManager[Any]:
-    """Return what a thread holds while it calls an environment: trainers grade in threads."""
-    return nullcontext() if reentrant(env) else _alone
+    """Return what a thread holds while it calls an environment: trainers grade in threads.
+
+    An environment that is not `reentrant` has a lock of its own: a slow one keeps no other waiting.
+    """
+    if reentrant(env):
+        return nullcontext()
+    with _locking:
+        return _locks.setdefault(env, threading.Lock())
 
 
 @cache

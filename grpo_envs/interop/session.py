@@ -1,20 +1,24 @@
 """What a session of a server does: one episode at a time, told as values of JSON.
 
 A session holds a problem and the turns so far. It never tells the gold answer: an observation has
-what `TextEnv.reset` tells a player, and the parts of a reward.
+what `TextEnv.reset` tells a player, and the parts of a reward. Why a grader failed stays in the
+server's log, as an exception may quote the gold.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from grpo_envs.env import SPLITS, TextEnv
-from grpo_envs.errors import ConfigError, ResetNeeded, require, require_one_of
+from grpo_envs.errors import ConfigError, GrpoEnvsError, ResetNeeded, require, require_one_of
 from grpo_envs.interop.served import Served
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
+log = logging.getLogger(__name__)
 Told = dict[str, Any]
 """An observation's fields: values of JSON."""
 _SEEDS = 2**31
@@ -55,6 +59,11 @@ class Session:
         except TimeoutError as error:
             late = f"drawing {split} problem {number} took longer than {self.served.seconds:g} s"
             raise ConfigError(f"env={self.served.name}: {late}.") from error
+        except GrpoEnvsError:
+            raise
+        except Exception as error:  # noqa: BLE001  of an environment
+            why = self._withheld(f"drawing {split} problem {number}", repr(error))
+            raise ConfigError(f"env={self.served.name}: {why}.") from None
         self._problem, self._turns, self._over = problem, (), False
         self.split, self.seed = split, number
         return {
@@ -77,11 +86,7 @@ class Session:
             raise ResetNeeded(f"{why}: reset first, on the same connection (WebSocket /ws).")
         said = _text(message)
         problem, turns = self._problem, [*self._turns, Turn(action=said)]
-        try:
-            (reply,) = await self.served.call(lambda: self.env.reply_batch([problem], [turns]))
-        except TimeoutError:
-            error = f"the grading took longer than {self.served.seconds:g} s"
-            reply = Reply(reward=Reward(valid=False, error=error))
+        reply = await self._reply(problem, turns)
         reward = reply.reward
         self._turns += (Turn(action=said, observation=reply.observation, reward=reward.total),)
         left = 0 if reply.done else self.env.turns_of(problem) - len(self._turns)
@@ -95,10 +100,32 @@ class Session:
             "done": self._over,
             "metadata": {
                 "valid": reward.valid,
-                "error": sendable(reward.error),
+                "error": reward.error,
                 "terminated": reply.done,
             },
         }
+
+    async def _reply(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
+        """Return the reply to the last turn; an invalid reward has the error that a client sees."""
+        try:
+            (reply,) = await self.served.call(lambda: self.env.reply_batch([problem], [turns]))
+        except TimeoutError:
+            late = f"the grading took longer than {self.served.seconds:g} s"
+            return Reply(reward=Reward(valid=False, error=late))
+        except GrpoEnvsError:
+            raise
+        except Exception as error:  # noqa: BLE001  of a grader, such as SystemExit
+            reply = Reply(reward=Reward(valid=False, error=repr(error)))
+        if reply.reward.valid:
+            return reply
+        what = f"grading an answer to {self.split} problem {self.seed}"
+        told = self._withheld(what, reply.reward.error)
+        return replace(reply, reward=Reward(valid=False, error=told))
+
+    def _withheld(self, what: str, cause: str) -> str:
+        """Log why something failed; return what a client may know of it."""
+        log.warning("env=%s: %s failed: %s", self.served.name, what, sendable(cause))
+        return f"{what} failed; the server's log says why"
 
 
 def sendable(value: Any) -> Any:

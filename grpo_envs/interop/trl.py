@@ -20,6 +20,7 @@ from datasets import Dataset
 
 from grpo_envs.errors import ConfigError
 from grpo_envs.interop.rows import Episode, Graded, Row, environment_of, grade, messages_of, rows_of
+from grpo_envs.interop.trl_tools import ToolEpisode, earned, episodes_of
 from grpo_policy.chat import Chat
 
 _ROW = "row"
@@ -81,7 +82,7 @@ class Task:
         if "graded" in columns:
             return list(columns["graded"])
         if "environments" in columns:
-            return [episode.graded for episode in columns["environments"]]
+            return [*map(earned, columns["environments"], completions)]
         if self.env.max_turns > 1:
             raise ConfigError(
                 f"env={self.name}: a conversation. Give GRPOTrainer rollout_func=task.rollout_func "
@@ -132,43 +133,17 @@ class Task:
 
     @property
     def environment_factory(self) -> type[ToolEpisode]:
-        """GRPOTrainer's `environment_factory`: the model answers by calling a tool `answer`.
+        """GRPOTrainer's `environment_factory`, for models that call tools.
 
-        TRL ends an episode at the first turn without a call, so that a model without tool calls
-        needs `rollout_func`. Rewards still come from `reward_funcs`.
+        They are the environment's own, and the first turn without a call is the answer. An
+        environment without tools has one here, `answer`: TRL ends an episode at the first turn
+        without a call, so that other models need `rollout_func`. Rewards still come from
+        `reward_funcs`.
+
+        Raises:
+            ConfigError: the problems' tools differ, or TRL cannot show one of them as it is.
         """
-        return ToolEpisode
-
-
-class ToolEpisode:
-    """An episode of any environment as TRL plays it: by calls of `answer`."""
-
-    def __init__(self) -> None:
-        self._episode: Episode | None = None
-
-    def reset(self, **columns: Any) -> None:
-        """Begin the episode of a row; its prompt is in the data set."""
-        self._episode = Episode(Row.of(columns))
-
-    def answer(self, text: str) -> str:
-        """Give your answer, and hear what the environment says to it.
-
-        Args:
-            text: Your answer, in the form that the instructions ask for.
-        """
-        episode = self._running
-        return "The episode is over." if episode.over else episode.answer(text)
-
-    @property
-    def graded(self) -> Graded:
-        """What the calls have earned; without a call, what the answer '' earns."""
-        return self._running.graded
-
-    @property
-    def _running(self) -> Episode:
-        if self._episode is None:
-            raise ConfigError("ToolEpisode: reset(**row) comes first.")
-        return self._episode
+        return episodes_of(self.name, self.env)
 
 
 @dataclass(slots=True)

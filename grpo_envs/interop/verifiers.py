@@ -32,6 +32,7 @@ from grpo_envs.interop.rows import (
     require_each_alone,
     rows_of,
 )
+from grpo_envs.interop.verifiers_tools import tools_of
 
 _EARNED = "grpo_envs"
 """Where a trace's `info` has what a conversation earned."""
@@ -110,18 +111,24 @@ class GrpoTaskset(vf.Taskset[GrpoTask, GrpoTasksetConfig]):
 
 
 class GrpoEnvConfig(vf.EnvConfig):
-    """One agent: a chat model without tools, unless another harness is named."""
+    """One agent: a chat model without tools of its own, unless another harness is named."""
 
     player: vf.AgentConfig = vf.AgentConfig(harness={"id": "null"})
 
 
 class GrpoEnv(vf.Env[GrpoEnvConfig]):
-    """Plays a problem: the environment is the user that answers the model, if it has turns."""
+    """Plays a problem: the environment is the user that answers the model, if it has turns.
+
+    The model may call the environment's tools, which an MCP server shows to it.
+    """
 
     async def run(self, task: GrpoTask, agents: Any) -> None:
         """Play one problem to its end, and note what it earned before it is scored."""
         episode = Episode(Row.of(task.data.row))
-        async with agents.player.interaction(task) as interaction:
+        async with (
+            tools_of(episode) as tools,
+            agents.player.interaction(task, tools=tools) as interaction,
+        ):
             segment = await interaction.turn()
             while not segment.terminated:
                 answer = _reply(interaction.trace)

@@ -2,7 +2,9 @@
 
 import random
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 import grpo_envs
 from grpo_env_gym import arena as module
+from grpo_env_gym.arena_game import TextArenaGame
 from grpo_envs.env.conformance import check_promises
 from grpo_envs.errors import ConfigError
 from grpo_envs.types import Turn
@@ -46,6 +49,18 @@ class Doors:
         return self.rewards, {}
 
 
+class Dice(Doors):
+    """Throws with a pause in between, in which another thread may throw."""
+
+    def step(self, action: str) -> tuple[bool, dict[str, Any]]:
+        thrown = []
+        for _ in range(4):
+            thrown.append(random.randrange(1000))
+            time.sleep(0.002)
+        self.said = str(thrown)
+        return False, {}
+
+
 class Words(Doors):
     def reset(self, num_players: int, seed: int | None) -> None:
         raise LookupError(NLTK)
@@ -56,7 +71,13 @@ class Both(Doors):
         raise AssertionError("The number of players has to be 2, received 1.")
 
 
-GAMES = {"Doors-v0": Doors, "Mastermind-v0-hard": Doors, "Words-v0": Words, "Both-v0": Both}
+GAMES = {
+    "Doors-v0": Doors,
+    "Dice-v0": Dice,
+    "Mastermind-v0-hard": Doors,
+    "Words-v0": Words,
+    "Both-v0": Both,
+}
 
 
 @pytest.fixture
@@ -117,6 +138,18 @@ def test_the_global_generator_is_left_as_it_was() -> None:
     random.seed(6)
     assert env.respond(problem, [Turn(action="[9]")]) == first
     assert first.reward.valid
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_games_in_threads_have_generators_of_their_own() -> None:
+    def thrown(seed: int) -> str:
+        game = TextArenaGame("Dice-v0")
+        game.reset(seed=seed)
+        return str([game.step("throw")[0] for _ in range(5)])
+
+    alone = [thrown(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        assert [*threads.map(thrown, range(4))] == alone
 
 
 @pytest.mark.usefixtures("stand_in")

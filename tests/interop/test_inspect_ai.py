@@ -6,13 +6,17 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from grpo_envs.env.calls import write_call, write_unreadable
+from grpo_envs.env.plugins import make
 from grpo_envs.errors import ConfigError
 from grpo_envs.interop import rows
+from grpo_envs.types import Tool
 from tests.interop.test_rows import FailingEnv
 from tests.support.door_answers import cases
 
@@ -23,6 +27,9 @@ from tests.support.in_inspect import run
 pytestmark = [
     pytest.mark.slow,  # its import takes seconds
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # its streams
+    pytest.mark.filterwarnings(
+        "ignore:The 'initial' parameter:DeprecationWarning"
+    ),  # it retries so
 ]
 
 
@@ -35,6 +42,48 @@ def test_episodes_earn_our_rewards(name: str, tmp_path: Path) -> None:
     assert {"correct", "format", "reward"} <= values[0].keys()
     said = [[m.text for m in sample.messages if m.role == "assistant"] for sample in log.samples]
     assert said == [[*case.answers] for case in played]
+
+
+def test_a_model_is_shown_the_tools_and_calls_them(tmp_path: Path) -> None:
+    played = cases("calculator", 12, by_tools=True)
+    assert {len(case.answers) for case in played} == {1, 2}
+    task = environment("calculator", split="train", rows=12)
+    log = run(task, [case.answers for case in played], tmp_path)
+    earned = [sample.scores["reward"].value["reward"] for sample in log.samples]
+    assert earned == [case.total for case in played]
+    (tool,) = make("calculator").problem(0).tools
+    for sample in log.samples:
+        asked = next(event for event in sample.events if event.event == "model")
+        (shown,) = asked.tools
+        assert (shown.name, shown.description) == (tool.name, tool.description)
+        parameters = shown.parameters.model_dump(exclude_unset=True)
+        assert parameters == {**tool.parameters, "additionalProperties": False}
+
+
+def test_the_calls_of_a_turn_are_made_together(tmp_path: Path) -> None:
+    """Each gets its result, also one that could not be read, and those beyond the limit."""
+    three = write_call("calculator", {"expression": "1+2"})
+    turn = three + write_unreadable("calculator(2)") + 4 * three
+    task = environment("calculator", split="train", rows=1)
+    log = run(task, [[turn, "<answer>3</answer>"]], tmp_path)
+    (sample,) = log.samples
+    said = [message for message in sample.messages if message.role == "tool"]
+    assert [message.tool_call_id for message in said] == ["0", "1", "2", "3", "4", "5"]
+    assert [message.text for message in said[:4:2]] == ["3", "3"]
+    assert said[1].text.startswith("error: a call is")
+    assert [message.text for message in said[4:]] == ["error: 2 calls not made: 4 in one turn."] * 2
+    assert sample.scores["reward"].value["tool_calls"] == 5
+
+
+def test_a_schema_that_inspect_would_cut_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make("calculator")
+    about = {"type": "string", "contentEncoding": "base64"}
+    parameters = {"type": "object", "properties": {"x": about}}
+    tool = Tool(name="see", description="See.", parameters=parameters)
+    monkeypatch.setattr(env, "_with_tools", lambda problem: replace(problem, tools=(tool,)))
+    monkeypatch.setattr(rows, "_environment", lambda *_: env)
+    with pytest.raises(ConfigError, match="tool see: its JSON Schema has keys that Inspect leaves"):
+        environment("calculator", rows=1)
 
 
 def test_an_invalid_reward_is_unscored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

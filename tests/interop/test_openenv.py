@@ -55,12 +55,19 @@ class EchoEnv(TextEnv):
             time.sleep(0.05)
         self.inside -= 1
         if said == "raise":
-            raise ValueError("grader \ud800 broke")
+            raise ValueError(f"{problem.gold} \ud800 broke")
         if said == "exit":
-            raise SystemExit
+            raise SystemExit(problem.gold)
         parts = {"correct": 1 / 3, "short": 1 / len(said or "x")}
         done = said == "right" or len(turns) == 3
         return Reply(reward=Reward(parts=parts), observation=f"so {said}", done=done)
+
+
+class UndrawnEnv(EchoEnv):
+    """Its problems cannot be drawn."""
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        raise KeyError(SECRET)
 
 
 @contextmanager
@@ -135,16 +142,26 @@ def test_an_episode_is_as_in_process(at: str) -> None:
     }
 
 
-def test_a_failed_grading_has_no_reward(at: str) -> None:
-    for answer, cause in (("raise", "ValueError: grader \\ud800 broke"), ("exit", "SystemExit")):
+def test_a_failed_grading_has_no_reward(at: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Its cause is in the server's log and not sent: it may quote the gold."""
+    told = "grading an answer to train problem 0 failed; the server's log says why"
+    for answer, cause in (
+        ("raise", rf"{SECRET} \ud800 broke"),
+        ("exit", f"SystemExit('{SECRET}')"),
+    ):
         with session(at) as socket:
             ask(socket, "reset", seed=0)
             got = ask(socket, "step", message=answer)
-            if answer == "exit":  # no Exception: it ends the session's turn, not the server
-                assert cause in got["message"]
-                continue
         assert (got["reward"], got["parts"], got["done"]) == (None, {}, True)
-        assert got["metadata"] == {"valid": False, "error": cause, "terminated": True}
+        assert got["metadata"] == {"valid": False, "error": told, "terminated": True}
+        assert cause in caplog.messages[-1]
+
+
+def test_a_problem_that_cannot_be_drawn_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(UndrawnEnv()) as at, session(at) as socket:
+        told = ask(socket, "reset", seed=4)["message"]
+    assert told == "env=echo: drawing train problem 4 failed; the server's log says why."
+    assert SECRET in caplog.messages[-1]
 
 
 def test_whole_numbers_are_their_digits(at: str) -> None:

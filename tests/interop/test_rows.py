@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +17,15 @@ from grpo_envs.env import TextEnv
 from grpo_envs.env.plugins import make
 from grpo_envs.errors import ConfigError
 from grpo_envs.interop import rows
-from grpo_envs.interop.rows import Episode, Row, environment_of, grade, messages_of, rows_of
+from grpo_envs.interop.rows import (
+    Episode,
+    Graded,
+    Row,
+    environment_of,
+    grade,
+    messages_of,
+    rows_of,
+)
 from grpo_envs.types import Problem, Reply, Reward, Turn
 from tests.conftest import Write
 from tests.support.door_answers import ENVIRONMENTS, cases
@@ -40,6 +51,33 @@ class EchoEnv(FailingEnv):
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
         before = [(turn.action, turn.observation, turn.reward) for turn in turns[:-1]]
         return Reply(reward=Reward(parts={"correct": 0.25}), observation=repr(before), done=False)
+
+
+class SlowEnv(FailingEnv):
+    """Grades `wait` until it is told to go on, and counts the threads inside."""
+
+    concurrency = "none"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on, self.waits = threading.Event(), threading.Event()
+        self.inside = self.most_inside = 0
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        self.inside += 1
+        self.most_inside = max(self.inside, self.most_inside)
+        time.sleep(0.005)
+        if answer == "wait":
+            self.waits.set()
+            assert self.go_on.wait(20)
+        self.inside -= 1
+        return super().score(problem, answer)
+
+
+class ReentrantEnv(SlowEnv):
+    """Says that threads may call it at once."""
+
+    reentrant = True
 
 
 @pytest.fixture
@@ -116,6 +154,39 @@ def test_an_environment_sees_the_turns_before(monkeypatch: pytest.MonkeyPatch) -
     episode.answer("c")
     assert episode.over
     assert episode.graded.total == 0.75
+
+
+def graded_by_threads(monkeypatch: pytest.MonkeyPatch, env: SlowEnv) -> list[Graded]:
+    """Grade eight answers, each in a thread of its own."""
+    monkeypatch.setattr(rows, "_environment", lambda *_: env)
+    (row,) = rows_of("slow", {}, "train", 1)
+    with ThreadPoolExecutor(8) as threads:
+        return [g for (g,) in threads.map(lambda text: grade([row], [text]), "12" * 4)]
+
+
+@pytest.mark.parametrize(("kind", "at_once"), [(SlowEnv, False), (ReentrantEnv, True)])
+def test_threads_call_an_environment_at_once_only_where_it_may(
+    monkeypatch: pytest.MonkeyPatch, kind: type[SlowEnv], at_once: bool
+) -> None:
+    env = kind()
+    assert [one.total for one in graded_by_threads(monkeypatch, env)] == [1.0, 0.0] * 4
+    assert (env.most_inside > 1) == at_once
+
+
+def test_a_slow_environment_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    envs = {"slow": SlowEnv(), "quick": SlowEnv()}
+    monkeypatch.setattr(rows, "_environment", lambda name, _: envs[name])
+    slow, quick = (rows_of(name, {}, "train", 1)[0] for name in envs)
+    with ThreadPoolExecutor(2) as threads:
+        waiting = threads.submit(grade, [slow], ["wait"])
+        assert envs["slow"].waits.wait(20)
+        try:
+            (graded,) = threads.submit(grade, [quick], ["1"]).result(20)
+            assert not waiting.done()
+        finally:
+            envs["slow"].go_on.set()
+        assert graded.total == 1.0
+        assert waiting.result(20)[0].total == 0.0
 
 
 def test_a_conversation_without_answers_has_said_nothing() -> None:

@@ -5,16 +5,23 @@ What needs no trainer of TRL's is tried with given answers in place of a model's
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers.utils import get_json_schema
 
+from grpo_envs.env import TextEnv
+from grpo_envs.env.calls import read_calls
+from grpo_envs.env.plugins import make
 from grpo_envs.errors import ConfigError
 from grpo_envs.interop import rows
 from grpo_envs.interop.trl import Task
+from grpo_envs.types import Tool
 from tests.interop.test_rows import FailingEnv
 from tests.support.door_answers import cases
 from tests.support.scripted_trainer import ScriptedTrainer, tokenizer
@@ -104,9 +111,9 @@ def test_a_conversation_ends_where_no_room_is_left() -> None:
         assert out["env_mask"][0][-1] == 1
 
 
-def test_tools_earn_our_rewards() -> None:
+def test_answers_by_a_tool_earn_our_rewards() -> None:
     task = Task("guess")
-    players = [task.environment_factory() for _ in range(8)]
+    players: list[Any] = [task.environment_factory() for _ in range(8)]
     played = cases("guess", 8)
     for player, row, case in zip(players, task.dataset("train", 8), played, strict=True):
         player.reset(**row)
@@ -115,6 +122,118 @@ def test_tools_earn_our_rewards() -> None:
         assert player.answer("more") == "The episode is over."
     found = task.reward_funcs[0]([""] * 8, environments=players)
     assert found == [case.total for case in played]
+
+
+def test_an_environments_tools_are_trls_and_the_last_turn_is_the_answer() -> None:
+    task = Task("calculator")
+    (tool,) = task.env.problem(0).tools
+    factory = task.environment_factory
+    assert methods_of(factory) == {"calculator", "reset"}
+    assert get_json_schema(factory().calculator) == tool.schema  # type: ignore[attr-defined]
+    played = cases("calculator", 16, by_tools=True)
+    players: list[Any] = [factory() for _ in played]
+    completions = []
+    for player, row, case in zip(players, task.dataset("train", 16), played, strict=True):
+        player.reset(**row)
+        *calling, answer = case.answers
+        for (call,) in (read_calls(action)[1] for action in calling):
+            assert player.calculator(**call.arguments)
+        completions.append([{"role": "assistant", "content": answer}])
+    found = task.reward_funcs[0](completions, environments=players)
+    assert found == [case.total for case in played]
+
+
+def test_an_episode_that_trl_ended_before_an_answer_has_none() -> None:
+    task = Task("calculator")
+    player: Any = task.environment_factory()
+    player.reset(**task.dataset("train", 1)[0])
+    assert player.calculator(expression="1+2") == "3"
+    assert player.calculator(expresion="1").startswith("error: calculator has no parameter")
+    called = {"role": "assistant", "content": "", "tool_calls": [{"type": "function"}]}
+    extra: dict[str, list[float]] = {}
+    for ending in ([called], [called, {"role": "tool", "content": "3"}]):
+        task.reward_funcs[0]([ending], environments=[player], log_extra=extra.__setitem__)
+        assert (extra["tool_calls"], extra["tool_errors"], extra["answered"]) == ([2], [1], [0])
+
+
+def methods_of(factory: type) -> set[str]:
+    """What TRL finds in an environment's class."""
+    found = {name for name, _ in inspect.getmembers(factory, predicate=inspect.isfunction)}
+    return {name for name in found if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(
+    ("name", "about", "cause"),
+    [
+        ("reset", {"type": "string"}, "its name"),
+        ("get_reward", {"type": "string"}, "its name"),
+        ("_hidden", {"type": "string"}, "its name"),
+        ("see", {"type": "string", "minLength": 3}, "its schema"),
+        ("see", {"type": ["string", "null"]}, "its schema"),
+        ("see", {"anyOf": [{"type": "string"}, {"type": "array"}]}, "its schema"),
+    ],
+)
+def test_a_tool_that_trl_cannot_show_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, about: dict[str, Any], cause: str
+) -> None:
+    monkeypatch.setattr(rows, "_environment", lambda *_: with_tool(name, about))
+    with pytest.raises(ConfigError) as caught:
+        _ = Task("calculator").environment_factory
+    assert f"cannot show the tool {name} as it is ({cause})." in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"type": "integer"},
+        {"type": "number"},
+        {"type": "boolean"},
+        {"type": "string", "enum": ["a", "b"]},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+        {"type": "object", "additionalProperties": {"type": "number"}},
+        {"type": "array"},
+        {"type": "object"},
+        {},
+    ],
+)
+@pytest.mark.parametrize("required", [True, False])
+def test_a_tool_is_shown_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, about: dict[str, Any], required: bool
+) -> None:
+    env = with_tool("see", about, required=required)
+    monkeypatch.setattr(rows, "_environment", lambda *_: env)
+    player: Any = Task("calculator").environment_factory()
+    assert get_json_schema(player.see) == env.problem(0).tools[0].schema
+
+
+def with_tool(name: str, about: dict[str, Any], *, required: bool = True) -> TextEnv:
+    """An environment with one tool, whose parameter `x` has this schema."""
+    env = make("calculator")
+    parameters: dict[str, Any] = {"type": "object"}
+    parameters["properties"] = {"x": {**about, "description": "What?"}}
+    parameters |= {"required": ["x"]} if required else {}
+    tool = Tool(name=name, description="See.", parameters=parameters)
+    draw = env.problem
+    env.problem = lambda *asked: replace(draw(*asked), tools=(tool,))  # type: ignore[method-assign]
+    return env
+
+
+def test_problems_with_different_tools_are_refused() -> None:
+    task = Task("mixture", of={"calculator": 1, "countdown": 1})
+    with pytest.raises(ConfigError, match="env=mixture: its problems have different tools"):
+        _ = task.environment_factory
+    other = Task("calculator").environment_factory()
+    with pytest.raises(ConfigError, match="env=guess: its problems have different tools"):
+        other.reset(**Task("guess").dataset("train", 1)[0])
+
+
+def test_tools_are_not_left_out_silently() -> None:
+    """A problem with tools and one turn is no single answer either."""
+    task = Task("calculator", turns=1)
+    data = columns(task.dataset("train", 1))
+    with pytest.raises(ConfigError, match="env=calculator: a problem with tools"):
+        task.reward_funcs[0](["1"], **data)
 
 
 def test_what_would_be_graded_wrongly_is_refused() -> None:
@@ -130,7 +249,7 @@ def test_what_would_be_graded_wrongly_is_refused() -> None:
     with pytest.raises(ConfigError, match="its prompt is not the row's"):
         single.reward_funcs[0](["x"], **other)
     with pytest.raises(ConfigError, match="reset"):
-        task.environment_factory().answer("x")
+        task.environment_factory().answer("x")  # type: ignore[attr-defined]
 
 
 def trained(task: Task, out: Path, **more: Any) -> Any:

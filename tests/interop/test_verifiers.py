@@ -31,6 +31,7 @@ SERVER = os.environ.get("OPENENV_PYTHON", "")
 )
 def test_episodes_earn_our_rewards() -> None:
     played = {name: cases(name, 10) for name in ("math", "format", "countdown", "guess")}
+    played["calculator"] = cases("calculator", 20, by_tools=True)
     asked = {name: [case.answers for case in found] for name, found in played.items()}
     earned = {name: [case.total for case in found] for name, found in played.items()}
     assert run("in_verifiers.py", asked) == earned

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from grpo_envs.env import TextEnv
+from grpo_envs.env.calls import read_calls
 from grpo_envs.env.plugins import make
 from grpo_envs.env.rewards import summed
 from grpo_envs.env.vector import GroupVectorEnv
@@ -25,20 +26,27 @@ class Case:
     total: float | None
 
 
-def cases(name: str, count: int) -> list[Case]:
-    """Return `count` episodes of training problems with the rewards that a run would see."""
+def cases(name: str, count: int, *, by_tools: bool = False) -> list[Case]:
+    """Return `count` episodes of training problems with the rewards that a run would see.
+
+    Args:
+        name: The environment's.
+        count: How many, from problem 0 on.
+        by_tools: Whether every call is as a protocol for tools makes it: it can be read, and is a
+            turn of its own.
+    """
     env = make(name)
     members = GroupVectorEnv(env, 1)
     try:
-        return [_played(members, seed) for seed in range(count)]
+        return [_played(members, seed, by_tools) for seed in range(count)]
     finally:
         members.close()
 
 
-def _played(members: GroupVectorEnv, seed: int) -> Case:
+def _played(members: GroupVectorEnv, seed: int, by_tools: bool) -> Case:
     members.reset(seed=[seed])
     rewards, said = [], []
-    for answer in _answers(members.env, seed):
+    for answer in _answers(members.env, seed, by_tools):
         _, _, terminated, truncated, _ = members.step([answer])
         said.append(answer)
         rewards.append(members.replies[0].reward)
@@ -48,12 +56,14 @@ def _played(members: GroupVectorEnv, seed: int) -> Case:
     return Case(seed, tuple(said), reward.total if reward.valid else None)
 
 
-def _answers(env: TextEnv, seed: int) -> Iterator[str]:
+def _answers(env: TextEnv, seed: int, by_tools: bool) -> Iterator[str]:
     """Yield answers without end: a good player's, another problem's, or nonsense."""
     rng = rng_for("doors", type(env).__name__, seed)
     problem, turns = env.problem(seed), list[Turn]()
     while True:
         answer = _one(env, problem, turns, rng.randrange(8))
+        if by_tools and read_calls(answer)[1]:
+            answer = env.demonstrate(problem, turns)
         yield answer
         said = env.reply_batch([problem], [[*turns, Turn(action=answer)]])[0].observation
         turns.append(Turn(action=answer, observation=said))

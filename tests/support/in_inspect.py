@@ -8,14 +8,28 @@ from typing import Any
 
 import inspect_ai
 from inspect_ai.model import ModelOutput, ModelUsage, get_model
+from inspect_ai.tool import ToolCall
+
+from grpo_envs.env.calls import read_calls
+from grpo_envs.types import Call
+
+
+def _call(call: Call, number: int) -> ToolCall:
+    error = call.error or None
+    return ToolCall(str(number), call.name or "?", dict(call.arguments), parse_error=error)
 
 
 def run(task: Any, episodes: Sequence[Sequence[str]], folder: Path, **options: Any) -> Any:
-    """Return the log of a run, a sample after the other; `episodes[i]` are answers to sample i."""
+    """Return the log of a run, a sample after the other; `episodes[i]` are answers to sample i.
+
+    A tool call in an answer is made as one.
+    """
 
     def said() -> Iterator[ModelOutput]:
         for answer in (answer for answers in episodes for answer in answers):
-            output = ModelOutput.from_content("mockllm", answer)
+            beside, calls = read_calls(answer)
+            output = ModelOutput.from_content("mockllm", beside if calls else answer)
+            output.message.tool_calls = [*map(_call, calls, range(len(calls)))] or None
             output.usage = ModelUsage()  # else it loads a tokenizer from the web to count tokens
             yield output
 

@@ -15,18 +15,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import verifiers.v1 as vf
+from mcp import Client
 from verifiers.v1.graph import MessageNode
 from verifiers.v1.trace import TraceTask
 from verifiers.v1.types import AssistantMessage, UserMessage
 
+from grpo_envs.env.calls import read_calls
 from grpo_envs.interop.verifiers import GrpoEnv, GrpoTaskset, GrpoTasksetConfig
 
 
 class Player:
-    """An agent's interaction, whose model says given answers."""
+    """An agent's interaction, whose model says given answers; their calls are made by MCP."""
 
     def __init__(self, task: Any, answers: Sequence[str]) -> None:
         self.left = list(answers)
+        self.tools = ""
         self.trace = vf.Trace(
             task=TraceTask(type=type(task).__name__, data=task.data, key=task.key, hash=task.hash),
             agent=vf.AgentInfo.model_construct(name="player", trainable=True),
@@ -41,7 +44,16 @@ class Player:
     async def turn(self, message: str | None = None) -> Any:
         if message is not None:
             self.say(UserMessage(content=message))
-        self.say(AssistantMessage(content=self.left.pop(0)), sampled=True)
+        answer = self.left.pop(0)
+        while self.tools and (calls := read_calls(answer)[1]):
+            (call,) = calls
+            async with Client(self.tools) as client:
+                assert call.name in {tool.name for tool in (await client.list_tools()).tools}
+                await client.call_tool(call.name, dict(call.arguments))
+            if not self.left:  # it was the last turn
+                return SimpleNamespace(terminated=False)
+            answer = self.left.pop(0)
+        self.say(AssistantMessage(content=answer), sampled=True)
         return SimpleNamespace(terminated=False)
 
 
@@ -58,7 +70,10 @@ async def played(task: Any, answers: Sequence[str]) -> Any:
     player = Player(task, answers)
 
     @contextlib.asynccontextmanager
-    async def interaction(_: Any) -> AsyncIterator[Player]:
+    async def interaction(_: Any, tools: Any) -> AsyncIterator[Player]:
+        if tools:
+            (server,) = tools.values()
+            player.tools = server.url
         yield player
 
     agents = SimpleNamespace(player=SimpleNamespace(interaction=interaction))
@@ -70,7 +85,7 @@ async def played(task: Any, answers: Sequence[str]) -> Any:
 
 async def earned(task: Any, answers: Sequence[str]) -> float | None:
     traces = [await played(task, answers)]
-    if len(answers) == 1 and task.data.row["env"] != "guess":
+    if len(answers) == 1 and task.data.row["env"] not in ("guess", "calculator"):
         traces.append(await alone(task, answers))
     rewards = {trace.rewards["reward"].score for trace in traces}
     assert len(rewards) == 1, rewards

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grpo_envs.env.calls import CLOSE, OPEN, write_call
+from grpo_envs.env.calls import CLOSE, OPEN, write_call, write_unreadable
 from grpo_envs.errors import ConfigError
 from grpo_envs.types import Call, Tool
 from grpo_policy.tools.forms import FORMS, HERMES, Form, Found, response_form
@@ -213,5 +213,5 @@ def _id(number: int) -> str:
 
 def _written(found: Found) -> str:
     if not found.calls:
-        return f"{OPEN}{json.dumps(found.body, ensure_ascii=False)}{CLOSE}"
+        return write_unreadable(found.body)
     return "".join(write_call(call.name, call.arguments) for call in found.calls)
