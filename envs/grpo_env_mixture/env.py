@@ -81,6 +81,7 @@ class MixtureEnv(TextEnv):
         self.reentrant = all(map(reentrant, envs))
         self.workers = max((env.workers for env in envs if env.workers), default=None)
         self.hidden = any(env.hidden for env in envs)
+        self.uses_tools = any(env.uses_tools for env in envs)
 
     @property
     def own_parts(self) -> dict[str, Part]:

@@ -48,6 +48,8 @@ class TextEnv(gymnasium.Env[str, str]):
     """Threads, where `concurrency` is threads: more than the cores for grading that waits."""
     hidden: bool = False
     """Whether problems with one prompt may differ in their golds: a number to guess."""
+    uses_tools: bool = False
+    """Whether any problem has `tools`: a chat template is then tried with them at the start."""
     reentrant: bool | None = None
     """Whether several threads may call it at once; None: unless `concurrency` is none."""
     rows: Rows | None = None
@@ -102,9 +104,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
         """Grade many answers; override it where a batch is faster than a loop."""
-        return [
-            self.score(problem, answer) for problem, answer in zip(problems, answers, strict=True)
-        ]
+        return [self.score(*pair) for pair in zip(problems, answers, strict=True)]
 
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
         """Answer the last of `turns`; multi-turn environments override it and set `max_turns`."""
