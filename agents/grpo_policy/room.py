@@ -98,7 +98,7 @@ class Room:
     def _require_replies(self, problem: Problem) -> None:
         """Render replies as episodes of the environment need them; `problem` is any of its own."""
         env = self.env
-        tools = (env.uses_tools or problem.tools) and self.chat.tool_use.shown
+        tools = env.uses_tools and self.chat.tool_use.shown
         if max(env.max_turns, env.turns_of(problem)) > 1:
             for results in ((), ("?",)) if tools else ((),):
                 self.chat.follow_up("?", ended=True, results=results)

@@ -81,7 +81,6 @@ class MixtureEnv(TextEnv):
         self.reentrant = all(map(reentrant, envs))
         self.workers = max((env.workers for env in envs if env.workers), default=None)
         self.hidden = any(env.hidden for env in envs)
-        self.uses_tools = any(env.uses_tools for env in envs)
 
     @property
     def own_parts(self) -> dict[str, Part]:
@@ -96,6 +95,11 @@ class MixtureEnv(TextEnv):
     def columns(self) -> frozenset[str]:
         """The names that the problems of any environment have in `Problem.columns`."""
         return frozenset[str]().union(*(env.columns for env in self._one_each().values()))
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether the problems of any environment have tools."""
+        return any(env.uses_tools for env in self._one_each().values())
 
     @property
     def grades_each_alone(self) -> bool:

@@ -105,7 +105,6 @@ class OpenEnvEnv(TextEnv):
         self._as_served = self._is_own and not rewards
         self.max_turns = min(turns or most, most) if self._is_own else turns or most
         self.workers, self.hidden = sessions, self.player.hidden
-        self.uses_tools = self.player.uses_tools
 
     def problem(self, seed: int, split: str | None = None) -> Problem:
         """Return problem number `seed` of `split`; the server is reset for it each time."""
@@ -141,6 +140,11 @@ class OpenEnvEnv(TextEnv):
             return self.reward_range
         low, high = problem.columns["reward_range"]
         return low, high
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether the server has tools."""
+        return self.player.uses_tools
 
     @property
     def own_parts(self) -> dict[str, Part]:

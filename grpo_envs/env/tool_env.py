@@ -84,7 +84,6 @@ class ToolEnv(TextEnv):
         self._own_tools: dict[str, OwnTool] = {}
         if self.tools is not None:
             self._own_tools = own_tools(self.tools, self.tool_limits, type(self).__name__)
-        self.uses_tools = bool(self._own_tools)
         self._require_session()
 
     # What the author may write.
@@ -107,6 +106,11 @@ class ToolEnv(TextEnv):
         return self.score(problem, answer)
 
     # What the framework calls.
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether the problems have tools."""
+        return bool(self._own_tools)
 
     @property
     def reward_range(self) -> tuple[float, float]:
