@@ -165,10 +165,13 @@ def _environment(name: str, given: Mapping[str, Any]) -> Iterator[str]:
             yield _row(f"env.{key}={shown(given.get(key, default))}", docs.get(key, ""))
 
 
-def keyword_docs(target: type) -> dict[str, str]:
-    """Return what the docstrings of `__init__` say of keywords, those of the base classes, too."""
+def keyword_docs(target: Any) -> dict[str, str]:
+    """Return what the docstrings of `__init__` say of keywords, those of the base classes, too.
+
+    Nothing for what is no class: an entry point may be anything.
+    """
     docs: dict[str, str] = {}
-    for base in reversed(target.__mro__):
+    for base in reversed(getattr(target, "__mro__", ())):
         docs |= argument_docs(inspect.cleandoc(vars(base).get("__init__", object).__doc__ or ""))
     return docs
 
