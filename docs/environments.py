@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
-from grpo_envs.config.help import argument_docs, options_of, shown
-from grpo_envs.env.installed import ENVS, available, load
+from grpo_envs.config.help import keyword_docs, options_of, shown
+from grpo_envs.env.installed import ENVS, available, load, parameters_of
 from grpo_envs.env.plugins import conf_dir
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -44,10 +44,8 @@ def _section(name: str) -> Iterator[str]:
     parts = ", ".join(f"`{part}` ({weight:g})" for part, weight in target.parts.items())
     yield f"Reward parts and their weights: {parts or 'those of the tasks'}.\n"
     yield "| key | default | what it is |\n|---|---|---|"
-    docs: dict[str, str] = {}  # an inherited keyword is described by the class that it comes from
-    for base in reversed(target.__mro__):
-        docs |= argument_docs(inspect.cleandoc(vars(base).get("__init__", object).__doc__ or ""))
-    for key, parameter in inspect.signature(target).parameters.items():
+    docs = keyword_docs(target)
+    for key, parameter in parameters_of(target).items():
         if key in ("split", "render_mode") or parameter.kind is parameter.VAR_KEYWORD:
             continue
         given = "" if parameter.default is parameter.empty else shown(parameter.default)

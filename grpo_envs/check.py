@@ -4,7 +4,6 @@ Below the promises, the score sheet: what answers of each kind earn on one probl
 """
 
 import argparse
-import inspect
 import os
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from rich.text import Text
 from grpo_envs.config.composition import compose_run
 from grpo_envs.env import TextEnv, plugins
 from grpo_envs.env.conformance import PromiseCheck, check_promises
+from grpo_envs.env.installed import parameters_of
 from grpo_envs.env.score_sheet import Row, score_sheet
 from grpo_envs.env.time_limit import TooLong, time_limit
 from grpo_envs.env.trial import SECONDS
@@ -75,7 +75,7 @@ def _check(env: TextEnv, name: str, options: argparse.Namespace) -> bool:
         checks = check_promises(env, problems, seconds=options.timeout, begins=status.update)
     broken = [check for check in checks if check.evidence]
     console.print(_table(name, checks))
-    keys = inspect.signature(type(env)).parameters.values()
+    keys = parameters_of(type(env)).values()
     values = " ".join(f"env.{key.name}={key.default}" for key in keys if key.name != "render_mode")
     console.print(f"keys: {values}", markup=False, highlight=False, soft_wrap=True)
     untried = sum(not check.tried for check in checks)

@@ -24,7 +24,7 @@ _OPENING_TOKENS = 16
 """Tokens at the end of a prompt that are looked at for an opened thought."""
 
 
-@dataclass(frozen=True)  # no slots: `tool_use` is kept
+@dataclass(frozen=True)  # no slots: `template` and `tool_use` are kept
 class Chat:
     """A tokenizer with its chat template, the tokens that end a turn, and the context's length."""
 
@@ -48,7 +48,7 @@ class Chat:
         elif self.template_variables:
             raise ConfigError("model.chat_template_kwargs: the model has no chat template.")
 
-    @property
+    @cached_property
     def template(self) -> Template | None:
         """The chat template; None where the model has none."""
         return template_of(self.tokenizer, self.template_variables)

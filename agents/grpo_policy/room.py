@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import ConfigError
+from grpo_envs.types import Problem
 from grpo_policy.chat import NO_LIMIT, Chat
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,13 @@ class Room:
     def check(self) -> None:
         """Look for a problem with room; at every row of a dataset where one without is an error.
 
+        The chat template is asked for what a later problem needs, too: turns and tools.
+
         Raises:
-            ConfigError: there is none, or a row has no room and `drop` is False.
+            ConfigError: there is none, or a row has no room and `drop` is False; the template
+                cannot go on after an answer, or cannot be used with tools.
         """
-        self.find(0)
+        self._require_replies(self.env.problem(self.find(0)))
         if not self.drop and self.env.rows is not None:
             for number in range(self.env.rows.count(self.env.split)):
                 self._fits(number)
@@ -90,6 +94,14 @@ class Room:
         system = self.env.system_prompt_of(problem)
         tools = [tool.schema for tool in problem.tools]
         return self.chat.render(problem.prompt, system, problem.messages, tools)
+
+    def _require_replies(self, problem: Problem) -> None:
+        """Render replies as episodes of the environment need them; `problem` is any of its own."""
+        env = self.env
+        tools = env.uses_tools and self.chat.tool_use.shown
+        if max(env.max_turns, env.turns_of(problem)) > 1:
+            for results in ((), ("?",)) if tools else ((),):
+                self.chat.follow_up("?", ended=True, results=results)
 
     def no_problem(self) -> ConfigError:
         """Return the error that all problems are too long."""

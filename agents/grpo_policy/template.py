@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from grpo_envs.errors import ConfigError, nearest
@@ -23,6 +23,8 @@ class Template:
 
     tokenizer: PreTrainedTokenizerBase
     variables: Mapping[str, Any]
+    _kept: dict[tuple[str, ...], bool] = field(default_factory=dict, init=False, compare=False)
+    """Whether messages of these roles are rendered, each with its text: asked once."""
 
     def require_usable(self) -> None:
         """Refuse a template that fails or loses the question, and variables that it does not read.
@@ -84,6 +86,12 @@ class Template:
 
     def _keeps(self, *roles: str, tools: Tools = ()) -> bool:
         """Return whether messages of these roles are rendered, each with its text."""
+        key = ("tools", *roles) if tools else roles
+        if key not in self._kept:
+            self._kept[key] = self._renders(*roles, tools=tools)
+        return self._kept[key]
+
+    def _renders(self, *roles: str, tools: Tools) -> bool:
         texts = [f"(text {number} of {role})" for number, role in enumerate(roles)]
         try:
             rendered = self._render(*zip(roles, texts, strict=True), tools=tools)

@@ -97,6 +97,11 @@ class MixtureEnv(TextEnv):
         return frozenset[str]().union(*(env.columns for env in self._one_each().values()))
 
     @property
+    def uses_tools(self) -> bool:
+        """Whether the problems of any environment have tools."""
+        return any(env.uses_tools for env in self._one_each().values())
+
+    @property
     def grades_each_alone(self) -> bool:
         """Whether an answer's reward does not depend on which others are graded with it."""
         return super().grades_each_alone and all(

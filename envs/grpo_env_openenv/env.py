@@ -142,6 +142,11 @@ class OpenEnvEnv(TextEnv):
         return low, high
 
     @property
+    def uses_tools(self) -> bool:
+        """Whether the server has tools."""
+        return self.player.uses_tools
+
+    @property
     def own_parts(self) -> dict[str, Part]:
         """The parts that say whether an answer is right."""
         if isinstance(self.player, Own) and self._as_served:

@@ -68,6 +68,7 @@ class Foreign(Player):
         super().__init__(sessions, reset)
         self._reading = reading
         self._tools = tuple(map(tool_of, sessions.tools())) if reading.action.calls else ()
+        self.uses_tools = bool(self._tools)
         first = islice(_seeds("openings", 0), _OPENINGS)
         openings = {self.shown(self.open({"seed": seed})) for seed in first}
         self.hidden = len(openings) == 1

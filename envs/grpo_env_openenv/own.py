@@ -42,6 +42,7 @@ class Own(Player):
         """The environment's own parts, with the range of their values there."""
         self.most_turns = max(opening["observation"]["answers_left"] for opening in openings)
         self.hidden = len({self.shown(opening) for opening in openings}) == 1
+        self.uses_tools = any(opening["observation"].get("tools") for opening in openings)
 
     def problem(self, seed: int, split: str) -> Problem:
         """Return problem number `seed` of `split` of the served environment."""

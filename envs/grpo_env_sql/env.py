@@ -76,8 +76,8 @@ class SqlEnv(ToolEnv):
 
         Args:
             split: `train` or `eval`.
-            level: 1 filters and counts in one table, 2 joins and groups, 3 subqueries, HAVING and
-                window functions.
+            level: 1 counts by a number in one table, 2 compares text there, 3 joins and groups,
+                4 subqueries, HAVING and window functions.
             turns: Turns of an episode, the answer among them.
             tool_limits: {calls: of an episode, calls_per_turn: 4, result_chars: 2000, call_s: 10,
                 sessions: 128}, see docs/tools.md.
@@ -95,7 +95,7 @@ class SqlEnv(ToolEnv):
         while True:
             theme, number = rng.choice(THEMES), rng.randrange(10**9)
             question = rng.choice(LEVELS[self.level])(theme, rng)
-            schema = theme.schema if self.level == 1 else theme.both
+            schema = theme.schema if self.level <= 2 else theme.both
             prompt = f"{schema}\n{question.text}"
             if split_of(prompt) == split and (answer := _answer(theme, number, question)):
                 return Problem(

@@ -44,7 +44,7 @@ class Theme:
 
     @property
     def schema(self) -> str:
-        """The larger table with its columns, as level 1 shows it."""
+        """The larger table with its columns, as levels 1 and 2 show it."""
         return f"{self.table}({self.label}, {self.kind}, {self.number})"
 
     @property

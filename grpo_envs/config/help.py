@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from grpo_envs.config.composition import yaml_folders
 from grpo_envs.config.owners import ENTRY_POINTS, OWNERS, config_of
 from grpo_envs.config.schema import RunConfig
-from grpo_envs.env.installed import ENVS, available, load
+from grpo_envs.env.installed import ENVS, available, load, parameters_of
 from grpo_envs.errors import GrpoEnvsError
 
 WIDTH = 100
@@ -158,11 +158,22 @@ def _environment(name: str, given: Mapping[str, Any]) -> Iterator[str]:
     except GrpoEnvsError as error:
         yield f"  {error}"
         return
-    docs = argument_docs(inspect.getdoc(target.__init__) or "")
-    for key, parameter in inspect.signature(target).parameters.items():
+    docs = keyword_docs(target)
+    for key, parameter in parameters_of(target).items():
         if key not in ("split", "render_mode") and parameter.kind is not parameter.VAR_KEYWORD:
             default = None if parameter.default is parameter.empty else parameter.default
             yield _row(f"env.{key}={shown(given.get(key, default))}", docs.get(key, ""))
+
+
+def keyword_docs(target: Any) -> dict[str, str]:
+    """Return what the docstrings of `__init__` say of keywords, those of the base classes, too.
+
+    Nothing for what is no class: an entry point may be anything.
+    """
+    docs: dict[str, str] = {}
+    for base in reversed(getattr(target, "__mro__", ())):
+        docs |= argument_docs(inspect.cleandoc(vars(base).get("__init__", object).__doc__ or ""))
+    return docs
 
 
 def argument_docs(doc: str) -> dict[str, str]:

@@ -38,6 +38,7 @@ class DatasetEnv(TextEnv):
         held_out: float | None = None,
         rewards: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
+        **further: Any,
     ) -> None:
         """Read the rows.
 
@@ -50,13 +51,14 @@ class DatasetEnv(TextEnv):
                 A dataset with an eval, test or validation split of its own keeps that.
             rewards: Weights of the reward parts, and reward functions to add.
             render_mode: None or `ansi`.
+            further: Keywords of the next class: `class MyEnv(ToolEnv, DatasetEnv)` has both.
 
         Raises:
             ConfigError: no dataset is given, or a value is not allowed.
             DatasetError: the dataset is missing, lacks a column, or a row cannot be read.
         """
         settings = dict(vars(self))
-        super().__init__(split, rewards=rewards, render_mode=render_mode)
+        super().__init__(split, rewards=rewards, render_mode=render_mode, **further)
         if dataset is None and self.default_dataset is None:
             raise ConfigError("env.dataset is not set. Allowed: a local file, or a hub id.")
         self.rows = Rows(

@@ -28,6 +28,8 @@ OBJECTIVES = "grpo_envs.objectives"
 CONF = "grpo_envs.conf"
 SAMPLERS = "grpo_envs.samplers"
 
+FURTHER = "further"
+"""The name of `**keywords` that an `__init__` passes on to that of the next class."""
 _PLAIN = {
     int: "a whole number",
     float: "a number",
@@ -98,7 +100,7 @@ def check_keywords(
         UnknownName: naming the keyword with `prefix`, what is allowed and the nearest; for a
             renamed keyword, its present name.
     """
-    parameters = inspect.signature(target).parameters.values()
+    parameters = parameters_of(target).values()
     named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     names, open_ended = [*named, *also], any(p.kind is p.VAR_KEYWORD for p in parameters)
     renamed: Mapping[str, str] = getattr(target, "renamed", {})
@@ -120,7 +122,7 @@ def check_values(target: Callable[..., Any], given: Mapping[str, Any], prefix: s
         ConfigError: a keyword without a default is missing, or the value of one that is annotated
             with plain types (int, float, bool, str, None, Literal) is of another type.
     """
-    parameters = _signature(target).parameters
+    parameters = parameters_of(target)
     missing = [
         f"{prefix}{p.name}=..."
         for p in parameters.values()
@@ -138,6 +140,24 @@ def check_values(target: Callable[..., Any], given: Mapping[str, Any], prefix: s
         if all(kind in _PLAIN for kind in kinds):
             allowed = " or ".join(_PLAIN[kind] for kind in kinds)
             require(any(_is(value, kind) for kind in kinds), prefix + key, value, allowed)
+
+
+def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a callable by name.
+
+    A class whose `__init__` has `**further` passes these on: in their place stand the parameters
+    of the classes after it that pass keywords on, too.
+    """
+    found = dict(_signature(target).parameters)
+    if isinstance(target, type) and FURTHER in found:
+        for base in target.__mro__:
+            if "__init__" in vars(base):
+                own = _signature(base).parameters
+                if FURTHER not in own:
+                    break
+                found |= {name: own[name] for name in own if name not in found}
+        del found[FURTHER]
+    return found
 
 
 def _signature(target: Callable[..., Any]) -> inspect.Signature:

@@ -87,8 +87,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self.observation_space = UnicodeText()
         self.action_space = UnicodeText()
         self._problem: Problem | None = None
-        self._turns: list[Turn] = []
-        self._over = True
+        self._turns, self._over = list[Turn](), True
 
     # What the author writes.
 
@@ -102,9 +101,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
         """Grade many answers; override it where a batch is faster than a loop."""
-        return [
-            self.score(problem, answer) for problem, answer in zip(problems, answers, strict=True)
-        ]
+        return [self.score(*pair) for pair in zip(problems, answers, strict=True)]
 
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
         """Answer the last of `turns`; multi-turn environments override it and set `max_turns`."""
@@ -152,6 +149,11 @@ class TextEnv(gymnasium.Env[str, str]):
         return problem.max_turns or self.max_turns
 
     @property
+    def uses_tools(self) -> bool:
+        """Whether any problem has `tools`: whether the first has, unless a subclass knows more."""
+        return bool(self.problem(0).tools)
+
+    @property
     def own_parts(self) -> dict[str, Part]:
         """The environment's own parts, without those of added functions: `is_right` asks them.
 
@@ -189,11 +191,10 @@ class TextEnv(gymnasium.Env[str, str]):
         That is the conversation that its prompt is, a system message, and the other columns.
         """
         made = self.from_row(row)
-        own = row.system if made.system_prompt is None else made.system_prompt
         return dataclasses.replace(
             made,
             messages=made.messages or row.messages_for(made.prompt),
-            system_prompt=own,
+            system_prompt=row.system if made.system_prompt is None else made.system_prompt,
             columns=row.columns,
             meta={**row.meta, **made.meta},
         )
@@ -226,7 +227,7 @@ class TextEnv(gymnasium.Env[str, str]):
         """Answer the last turn of each episode with raw rewards, without added functions."""
         if self.max_turns > 1:
             pairs = zip(problems, episodes, strict=True)
-            return [respond_safely(self.respond, problem, turns) for problem, turns in pairs]
+            return [respond_safely(self.respond, *pair) for pair in pairs]
         answers = [turns[-1].action for turns in episodes]
         rewards = score_safely(self.score_batch, problems, answers)
         return [Reply(reward=reward) for reward in rewards]
@@ -278,8 +279,7 @@ class TextEnv(gymnasium.Env[str, str]):
         """
         if self._problem is None or self._over:
             raise ResetNeeded(f"{type(self).__name__}.step() needs reset(): the episode is over.")
-        turns = [*self._turns, Turn(action=action)]
-        reply = self.reply_batch([self._problem], [turns])[0]
+        reply = self.reply_batch([self._problem], [[*self._turns, Turn(action=action)]])[0]
         said, total = reply.observation, reply.reward.total
         self._turns = [*self._turns, Turn(action=action, observation=said, reward=total)]
         truncated = not reply.done and len(self._turns) >= self.turns_of(self._problem)

@@ -56,6 +56,7 @@ class ToolEnv(TextEnv):
         tool_limits: Mapping[str, Any] | None = None,
         rewards: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
+        **further: Any,
     ) -> None:
         """Make the environment; MCP servers are asked for their tools.
 
@@ -66,13 +67,14 @@ class ToolEnv(TextEnv):
                 sessions: 128}, see docs/tools.md.
             rewards: Weights of the reward parts, and reward functions to add.
             render_mode: None or `ansi`.
+            further: Keywords of the next class: `class MyEnv(ToolEnv, DatasetEnv)` has both.
 
         Raises:
             ConfigError: a value is not allowed, a tool cannot be used, or a server does not start.
         """
         added = {} if self.tools is None else TOOL_PARTS
         parts = {**self.parts, **added}
-        super().__init__(split, parts=parts, rewards=rewards, render_mode=render_mode)
+        super().__init__(split, parts=parts, rewards=rewards, render_mode=render_mode, **further)
         self._declared = dict(self.parts)  # how an answer was found does not make it right
         whole = turns is None or (type(turns) is int and 1 <= turns <= _MOST_TURNS)
         require(whole, "env.turns", turns, f"1 to {_MOST_TURNS}")
@@ -104,6 +106,11 @@ class ToolEnv(TextEnv):
         return self.score(problem, answer)
 
     # What the framework calls.
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether the problems have tools."""
+        return bool(self._own_tools)
 
     @property
     def reward_range(self) -> tuple[float, float]:

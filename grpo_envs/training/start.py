@@ -16,10 +16,6 @@ def log_start(cfg: RunConfig, parts: Parts, agent: Agent, room: Room) -> None:
     """Log what is trained with which numbers, and the first prompt."""
     log.info("%s; %s", _summary(cfg, parts), agent.describe())
     chat, first = parts.policy.chat, room.find(0)
-    problem = room.env.problem(first)
-    if room.env.turns_of(problem) > 1:  # its template can go on after an answer, or raises
-        for results in ((), ("?",)) if problem.tools else ((),):
-            chat.follow_up("?", ended=True, results=results)
     log.info("first prompt, as the model sees it: %r", chat.text(room.render(first)))
 
 

@@ -241,6 +241,7 @@ def test_a_prompt_has_one_bos_and_no_eos(folder: Path) -> None:
     assert [i for i in with_template if i == bos] == [bos, bos]  # user and assistant
     assert chat.text(with_template).endswith("assistant\n")
     chat.tokenizer.chat_template = None
+    chat = Chat(chat.tokenizer, chat.eos_ids)
     assert chat.text(chat.render("7+8?", "Think.")) == "<|im_start|>Think.\n\n7+8?\n"
 
 

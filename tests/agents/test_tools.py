@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from grpo_envs.types import Call, Completion
 from grpo_policy.chat import Chat
 from grpo_policy.models import TINY
 from grpo_policy.rollout import Rollout
+from grpo_policy.room import Room
 from grpo_policy.samplers import Decoding
 from grpo_policy.tools.forms import FORMS, Form
 from grpo_policy.tools.readers import typed
@@ -339,6 +341,89 @@ def test_the_tokenizers_own_reading_is_the_last_resort() -> None:
     assert chat.canonical("It is 12.", TOOLS) == "It is 12."
     ids = chat.follow_up("7", ended=True, results=["7"], answer=good)
     assert "<|im_start|>tool\n7<|im_end|>" in chat.text(ids)
+
+
+class Watched:
+    """A tokenizer whose renderings are counted."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.rendered = tokenizer, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+    def __call__(self, text: str, **keywords: Any) -> Any:
+        return self.tokenizer(text, **keywords)
+
+    def apply_chat_template(self, *arguments: Any, **keywords: Any) -> Any:
+        self.rendered += 1
+        return self.tokenizer.apply_chat_template(*arguments, **keywords)
+
+
+def test_a_template_is_rendered_once_for_a_prompt_and_once_for_a_reply() -> None:
+    plain = chat_of(BUNDLED)
+    watched: Any = Watched(plain.tokenizer)
+    chat = Chat(watched, plain.eos_ids)
+
+    def rendered() -> list[int]:
+        counts = []
+        for result in ("7", "8"):  # another text each time: nothing of it is kept
+            begun = watched.rendered
+            assert result in chat.text(chat.render(result, "Buy.", tools=TOOLS))
+            counts.append(watched.rendered)
+            call = write_call("order", {"article": result})
+            assert result in chat.text(
+                chat.follow_up(result, ended=True, results=[result], answer=call)
+            )
+            counts.append(watched.rendered)
+            assert result in chat.text(chat.follow_up(result, ended=True))
+            counts.append(watched.rendered)
+        return [b - a for a, b in pairwise([begun, *counts[3:]])]
+
+    assert rendered() == [1, 1, 1]
+
+
+def test_names_that_a_policy_makes_up_are_not_kept_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("grpo_policy.tools.use._MOST_FRAMES", 3)
+    use = chat_of(BUNDLED).tool_use
+    texts = {use.reply(["7"], [name]) for name in "abcdefgh"}
+    assert len(texts) == 1
+    assert len(use._frames) <= 3
+
+
+def test_tools_of_later_problems_are_tried_before_a_run_begins() -> None:
+    """The first problem of this mixture has no tools, a later one has."""
+    of = {"math": 5, "calculator": 1}
+    env = grpo_envs.make("mixture", of=of)
+    assert env.uses_tools
+    assert not env.problem(0).tools
+    Room(env, chat_of(BUNDLED)).check()
+    Room(env, chat_of(WITHOUT_TOOLS)).check()
+    with pytest.raises(ConfigError, match=r"leaves out calls.*model\.chat_template=FILE"):
+        Room(env, chat_of(SHOWS)).check()
+    single = grpo_envs.make("mixture", of={"math": 5, "calculator": {"weight": 1, "turns": 1}})
+    assert single.max_turns == 1
+    with pytest.raises(ConfigError, match="leaves out calls"):
+        Room(single, chat_of(SHOWS)).check()
+    plain = grpo_envs.make("mixture", of={"math": 1})
+    assert not plain.uses_tools
+    Room(plain, chat_of(SHOWS)).check()
+
+
+def test_turns_of_later_problems_are_tried_before_a_run_begins() -> None:
+    """A template that takes single questions only, and a mixture that begins with one."""
+    single = WITHOUT_TOOLS.replace(
+        "{% for m in",
+        "{% if messages | length > 2 %}{{ raise_exception('no') }}{% endif %}{% for m in",
+    )
+    env = grpo_envs.make("mixture", of={"math": 5, "guess": 1})
+    assert env.turns_of(env.problem(0)) == 1
+    Room(env, chat_of(WITHOUT_TOOLS)).check()
+    with pytest.raises(ConfigError, match="chat template fails"):
+        Room(env, chat_of(single)).check()
+    Room(grpo_envs.make("math"), chat_of(single)).check()
 
 
 # --- a rollout

@@ -12,10 +12,21 @@ import pytest
 
 from grpo_env_math import MathEnv
 from grpo_env_mixture import MixtureEnv
-from grpo_envs import DatasetEnv, Problem, Reward, Row, check_env, new_env
+from grpo_envs import (
+    DatasetEnv,
+    Problem,
+    Reward,
+    Row,
+    ToolEnv,
+    check_env,
+    new_env,
+    write_call,
+)
+from grpo_envs.config.help import keyword_docs
 from grpo_envs.env import dataset_cache, reading
+from grpo_envs.env.installed import check_keywords, check_values, parameters_of
 from grpo_envs.env.vector import GroupVectorEnv
-from grpo_envs.errors import ConfigError, DatasetError
+from grpo_envs.errors import ConfigError, DatasetError, UnknownName
 from grpo_envs.runtime.timing import Timer
 from grpo_policy.rollout import Rollout
 from grpo_policy.samplers import Decoding
@@ -179,6 +190,69 @@ def test_turns_that_are_no_text_are_refused(turns: Any, message: str, write: Wri
     path = write("two.jsonl", [{"topic": "x", "talk": TALK, "gold": "1"}, ROWS[1]])
     with pytest.raises(DatasetError, match="one of them a conversation of several turns"):
         MathEnv(dataset=path, columns=two)
+
+
+# Tools
+
+
+def double(number: int) -> int:
+    """Double a number.
+
+    Args:
+        number: What is doubled.
+    """
+    return 2 * number
+
+
+class Asked(ToolEnv, DatasetEnv):
+    """Questions of a dataset, and a tool."""
+
+    tools: Sequence[Any] = [double]
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float(answer == problem.gold)})
+
+
+class Reversed(DatasetEnv, ToolEnv):
+    """The same the other way round."""
+
+    tools: Sequence[Any] = [double]
+    score = Asked.score
+
+
+@pytest.mark.parametrize("kind", [Asked, Reversed])
+def test_a_dataset_and_tools_are_one_environment(kind: type[Asked], tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    lines = [f"What is {i}+{i}?,{2 * i},t{i % 3}" for i in range(20)]
+    path.write_text("\n".join(["question,gold,topic", *lines]), encoding="utf-8")
+    env = kind(dataset=str(path), columns={"prompt": "question"}, held_out=0.5, turns=3)
+    check_env(env, problems=5)
+    problem = env.problem(0)
+    number = int(problem.gold) // 2
+    assert (problem.prompt, problem.meta["topic"]) == (
+        f"What is {number}+{number}?",
+        "t" + str(number % 3),
+    )
+    assert [tool.name for tool in problem.tools] == ["double"]
+    assert env.max_turns == 3
+    env.reset(seed=0)
+    said, total, *_ = env.step(write_call("double", {"number": number}))
+    assert (said, total) == (problem.gold, 0.0)
+    _, total, terminated, _, info = env.step(said)
+    assert (total, terminated, info["reward/answered"]) == (1.0, True, 1.0)
+
+
+@pytest.mark.parametrize("kind", [Asked, Reversed])
+def test_the_keywords_of_both_are_known(kind: type[Asked]) -> None:
+    keywords = {"split", "turns", "tool_limits", "rewards", "render_mode"}
+    keywords |= {"dataset", "columns", "unreadable", "held_out"}
+    assert (
+        parameters_of(kind).keys() == keyword_docs(kind).keys() - {"parts", "further"} == keywords
+    )
+    with pytest.raises(UnknownName, match=r"no env\.datset\. .* Did you mean 'dataset'"):
+        check_keywords(kind, {"datset": "x"}, "env.")
+    with pytest.raises(ConfigError, match=r"env\.held_out=much\. Allowed: a number or null"):
+        check_values(kind, {"held_out": "much"}, "env.")
 
 
 # Other columns

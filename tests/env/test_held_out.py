@@ -71,7 +71,7 @@ PINNED = {
     "mixture": "d22d2830609e7cf0",
     "openenv": "ca0edd8aa2e71e9e",
     "reasoning_gym": "cd5a4ecfce8d1423",
-    "sql": "047491011f916b4e",
+    "sql": "fecd18a0105101b9",
     "textarena": "a790bab0eb3e5064",
 }
 """Hashes of what `first` returns. With another hash an accuracy cannot be compared with those that

@@ -149,6 +149,7 @@ def test_calls_and_results_go_over_the_wire() -> None:
     with playing(ours(Till())) as env:
         problem = env.problem(0)
         assert problem.tools == Till().problem(0).tools
+        assert env.uses_tools
         call = write_call("price", {"item": "tea"})
         answered = reply(env, problem, call)
         assert answered.results == (f"{call}!",)
@@ -267,6 +268,7 @@ def test_rewards_may_be_yes_and_no_and_nothing_before_the_end() -> None:
 
 def test_each_call_of_an_answer_is_an_action() -> None:
     with playing(tools(), observation="metadata.task") as env:
+        assert env.uses_tools
         problem = env.problem(0)
         assert [tool.name for tool in problem.tools] == ["add"]
         calls = write_call("add", {"a": 2, "b": 3}) + write_call("sub", {}) + "<tool_call>{"

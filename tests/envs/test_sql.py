@@ -131,7 +131,7 @@ def by_hand(text: str, things: list[Any], place: dict[str, str]) -> list[Any]:  
 
 
 def test_the_query_is_hidden_and_the_rows_are_not_shown() -> None:
-    env = SqlEnv(level=2)
+    env = SqlEnv(level=3)
     prompt, about = env.reset(seed=0)
     problem = env.problem(0)
     assert isinstance(problem.gold, Gold)
@@ -272,7 +272,7 @@ def test_what_is_allowed_is_known_to_this_sqlite(pets: Database) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"level": 4}, "env.level=4. Allowed: 1, 2, 3."),
+        ({"level": 5}, "env.level=5. Allowed: 1, 2, 3, 4."),
         ({"turns": 0}, "env.turns=0. Allowed: 1 to 100."),
         ({"levl": 1}, "no env.levl. Allowed: env.split, env.level, env.turns, env.tool_limits, "),
     ],

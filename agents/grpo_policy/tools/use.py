@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from grpo_envs.env.calls import CLOSE, OPEN, write_call, write_unreadable
@@ -37,6 +38,7 @@ _CALL = Call(
 )
 _ANSWER = "(the answer)"
 _NAME = re.compile(r"[\w.-]+")
+_MOST_FRAMES = 1000
 _USER = {"role": "user", "content": "(the question)"}
 _GIVE = "Give another: model.chat_template=FILE."
 EXPLAINED = f"""You may call these functions, each of which is described by a line of JSON:
@@ -53,6 +55,10 @@ class ToolUse:
     """None where the template shows no tools: they are explained in the system prompt."""
     form: Form
     """What the model's calls are read in."""
+    _frames: dict[tuple[str, ...], list[tuple[Message, str]]] = field(
+        default_factory=dict, init=False, compare=False
+    )
+    """By the names of calls: answers that the template takes, and the text up to their end."""
 
     @classmethod
     def of(cls, template: Template | None) -> ToolUse:
@@ -123,21 +129,28 @@ class ToolUse:
         """
         if self.template is None:
             return ""
-        marks = [f"(result {number})" for number in range(len(results))]
-        names = [name if _NAME.fullmatch(name) else "unknown" for name in names]
+        known = tuple(name if _NAME.fullmatch(name) else "unknown" for name in names)
+        if known not in self._frames:
+            if len(self._frames) == _MOST_FRAMES:  # a policy may make up names without end
+                self._frames.clear()
+            self._frames[known] = [*self._framed(self.template, known)]
+        for answer, head in self._frames[known]:
+            with suppress(ConfigError):
+                text = _talk(self.template, answer, known, results)
+                if text.startswith(head):
+                    return text[len(head) :]
+        return ""
+
+    def _framed(self, template: Template, names: Sequence[str]) -> Iterator[tuple[Message, str]]:
+        """Yield the answers behind which the template shows results, and the text up to there."""
+        marks = [f"(result {number})" for number in range(len(names))]
         calls = [Call(name=name, arguments=_CALL.arguments) for name in names]
         for answer in (_called(calls), {"role": "assistant", "content": _ANSWER}):
-            try:
-                framed, text = (
-                    _talk(self.template, answer, names, each) for each in (marks, results)
-                )
-            except ConfigError:
-                continue
-            end = self._end(framed.partition(marks[0])[0])
-            kept = all(mark in framed[end:] for mark in marks)
-            if end and kept and text[:end] == framed[:end]:
-                return text[end:]
-        return ""
+            with suppress(ConfigError):
+                framed = _talk(template, answer, names, marks)
+                end = self._end(framed.partition(marks[0])[0])
+                if end and all(mark in framed[end:] for mark in marks):
+                    yield answer, framed[:end]
 
     def _end(self, before: str) -> int:
         """Return where the answer ends in the text before the first result; 0 where it is lost."""
