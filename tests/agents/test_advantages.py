@@ -17,7 +17,7 @@ from tests.support.oracle import oracle_advantages
 
 NAN = float("nan")
 GROUP_WISE = ("standardized", "centered", "leave_one_out", "max_rl")
-STEP_WIDE = ("batch_std", "whitened")
+STEP_WIDE = ("batch_std", "whitened", "gdpo")
 ADVANTAGES = [
     name
     for name, ep in installed.available(installed.ADVANTAGES).items()
