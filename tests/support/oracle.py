@@ -159,7 +159,8 @@ def _clip_cov(rho: Tensor, x: _Token, cfg: LossConfig) -> tuple[Tensor, bool]:
 def _kl_cov(rho: Tensor, x: _Token, cfg: LossConfig) -> tuple[Tensor, bool]:
     """KL-Cov: no bound, and a penalty at a token that is singled out."""
     gap = x.log_ratios[x.t]
-    penalty = cfg.cov_kl * (gap if gap.item() > 0 else -gap) if x.singled else 0.0
+    sign = (gap.item() > 0) - (gap.item() < 0)
+    penalty = cfg.cov_kl * sign * gap if x.singled else 0.0
     return -rho * x.advantage + penalty, x.singled
 
 
