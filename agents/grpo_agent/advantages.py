@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from grpo_agent.config import AdvantageConfig
 from grpo_agent.mechanisms import Mechanism
+from grpo_agent.reward_config import AdvantageConfig
 from grpo_agent.turns import DISCOUNTED, PER_TURN, to_go
 from grpo_envs.types import REWARD_TOLERANCE
 
@@ -32,6 +32,11 @@ class Scores:
     """False where the grader failed; the reward there is ignored."""
     mask_PGT: Tensor
     """True on the tokens that count in the loss."""
+    parts_PGN: Tensor | None = None
+    """The parts of each reward, NaN where a part does not apply or the grader failed; None where
+    turns are told apart."""
+    weights_PGN: Tensor | None = None
+    """The weight of each part in the total reward."""
 
     @property
     def tokens_PG(self) -> Tensor:
@@ -53,6 +58,10 @@ class Episodes:
     """True on the tokens that count in the loss."""
     turn_PGT: Tensor
     """The number of the turn that a token belongs to, from 0."""
+    parts_PGN: Tensor | None = None
+    """As in `Scores`."""
+    weights_PGN: Tensor | None = None
+    """As in `Scores`."""
 
 
 def centered(s: Scores) -> Tensor:
@@ -84,12 +93,7 @@ def whitened(s: Scores, *, eps: float, ddof: int) -> Tensor:
 
     (REINFORCE++-baseline, arXiv 2501.03262.) A completion counts as often as it has tokens.
     """
-    centered_PG = centered(s)
-    weights_PG = s.valid_PG * s.tokens_PG
-    shifted_PG = centered_PG - _mean(centered_PG, weights_PG)
-    std = _std(centered_PG, weights_PG, ddof)
-    varies = std > 0  # not so where all tokens that count are of one completion
-    return torch.where(varies, shifted_PG / (torch.where(varies, std, 1.0) + eps), 0.0)
+    return _standardized_over(centered(s), s.valid_PG * s.tokens_PG, eps=eps, ddof=ddof)
 
 
 def max_rl(s: Scores) -> Tensor:
@@ -97,6 +101,28 @@ def max_rl(s: Scores) -> Tensor:
     mean_P1 = _group_mean(s)
     positive_P1 = mean_P1 > 0
     return torch.where(positive_P1, centered(s) / torch.where(positive_P1, mean_P1, 1.0), 0.0)
+
+
+def gdpo(s: Scores, *, eps: float, ddof: int) -> Tensor:
+    """Sum of w_n (r_n - mean) / (std + eps) over parts n, then standardised over the step.
+
+    (GDPO, arXiv 2601.05242.) Mean and std of a part are of the group's members that have it; a part
+    in which they are all equal adds 0. The second mean and std are of all members of the step.
+    Without parts the total reward is the only one.
+    """
+    raw_PGN, weights_PGN = s.parts_PGN, s.weights_PGN
+    if raw_PGN is None or weights_PGN is None:
+        raw_PGN, weights_PGN = s.rewards_PG[..., None], torch.ones_like(s.rewards_PG)[..., None]
+    known_PGN = s.valid_PG[..., None] & ~raw_PGN.isnan()
+    each = Scores(  # a group for each problem and part
+        rewards_PG=torch.where(known_PGN, raw_PGN, 0.0).movedim(2, 1).flatten(0, 1),
+        valid_PG=known_PGN.movedim(2, 1).flatten(0, 1),
+        mask_PGT=s.mask_PGT[:0],
+    )
+    own = torch.where(flat(each)[:, None], 0.0, standardized(each, eps=eps, ddof=ddof))
+    own_PGN = own.unflatten(0, (len(raw_PGN), -1)).movedim(1, 2)
+    total_PG: Tensor = (own_PGN * weights_PGN * known_PGN).sum(dim=2)
+    return _standardized_over(total_PG, s.valid_PG, eps=eps, ddof=ddof)
 
 
 def advantages(s: Scores, rule: Mechanism) -> Tensor:
@@ -138,6 +164,8 @@ def turn_advantages(e: Episodes, rule: Mechanism, cfg: AdvantageConfig) -> Tenso
         rewards_PG=torch.stack(compared_K, dim=1).flatten(0, 1),
         valid_PG=(e.valid_PG[..., None] & e.taken_PGK).movedim(2, 1).flatten(0, 1),
         mask_PGT=mask_PGKT.movedim(2, 1).flatten(0, 1),
+        parts_PGN=e.parts_PGN if turns == 1 else None,
+        weights_PGN=e.weights_PGN,
     )
     value = advantages(scores, rule)
     if turns == 1:
@@ -184,6 +212,14 @@ def _group_mean(s: Scores) -> Tensor:
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp(min=1)
+
+
+def _standardized_over(values_PG: Tensor, weights_PG: Tensor, *, eps: float, ddof: int) -> Tensor:
+    """Return (value - mean) / (std + eps) of values that each count `weights_PG` times in both."""
+    shifted_PG = values_PG - _mean(values_PG, weights_PG)
+    std = _std(values_PG, weights_PG, ddof)
+    varies = std > 0  # not so where all that counts is of one member
+    return torch.where(varies, shifted_PG / (torch.where(varies, std, 1.0) + eps), 0.0)
 
 
 def _std(values: Tensor, weights: Tensor, ddof: int) -> Tensor:

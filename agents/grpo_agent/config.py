@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from grpo_agent.loss_options import check_options
 from grpo_agent.mechanisms import ADVANTAGE, OBJECTIVE, check, require_known
-from grpo_agent.turns import EPISODE, TURNS, flat_turns
+from grpo_agent.reward_config import AdvantageConfig, OverlongConfig, check_parts
+from grpo_agent.turns import flat_turns
 from grpo_envs.config.agent import AgentConfig
 from grpo_envs.errors import ConfigError, require, require_one_of
 from grpo_envs.runtime import launch
@@ -15,49 +17,13 @@ if TYPE_CHECKING:
     from grpo_envs.config.schema import RunConfig
     from grpo_envs.types import Group
 
+__all__ = ["AdvantageConfig", "GrpoConfig", "LossConfig", "OverlongConfig", "PolicyGradientConfig"]
 RATIOS = ("token", "sequence", "sequence_product")
 KLS = ("k1", "k2", "k3", "k3_ratio")
 KL_PLACES = ("loss", "reward")
-AGGREGATES = ("sequence_mean", "token_mean", "fixed_length")
+AGGREGATES = ("sequence_mean", "token_mean", "fixed_length", "sequence_sum")
 OPTIMIZERS = ("adamw", "adamw_8bit")
 CORRECTIONS = ("auto", "none", "truncate", "mask", "sequence_mask")
-TRUNCATIONS = ("score", "mask", "penalise")
-
-
-@dataclass(kw_only=True, slots=True)
-class AdvantageConfig:
-    """How rewards of a group become advantages."""
-
-    name: str = "standardized"
-    """standardized (GRPO), centered (Dr. GRPO), leave_one_out (RLOO), batch_std (Lite-PPO),
-    whitened (REINFORCE++-baseline), max_rl, one of an installed package, or
-    package.module:function; see advantages.py."""
-    eps: float = 1e-4
-    """Added to a standard deviation."""
-    ddof: int = 1
-    """A std divides by n - ddof: 1 is the unbiased estimate, 0 the population's."""
-    turns: str = "episode"
-    """What the tokens of a turn are credited with: episode (the reward of the whole conversation),
-    discounted (the turn's reward-to-go, compared with those of the members that took it), per_turn
-    (its reward, compared in the same way, and then those of the later turns); see turns.py."""
-    discount: float = 1.0
-    """discounted, per_turn: what the reward of a turn counts in the turn before; with 0 only its
-    own."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of an advantage that another package brings."""
-
-    def __post_init__(self) -> None:
-        """Check names and ranges."""
-        require_known(ADVANTAGE, self.name)
-        require(self.eps >= 0, "agent.advantage.eps", self.eps, "0 or more")
-        require(self.ddof in (0, 1), "agent.advantage.ddof", self.ddof, "0, 1")
-        require_one_of("agent.advantage.turns", self.turns, TURNS)
-        require(0 <= self.discount <= 1, "agent.advantage.discount", self.discount, "0 to 1")
-        if self.turns == EPISODE and self.discount != 1:
-            raise ConfigError(
-                f"agent.advantage.discount={self.discount:g} with agent.advantage.turns=episode: "
-                "turns are not told apart. Allowed: 1, or turns=discounted, per_turn."
-            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -68,12 +34,16 @@ class LossConfig:
     """What is importance-weighted: token (GRPO), sequence (GSPO: mean log ratio of the
     completion), sequence_product (RLOO: product over the completion)."""
     objective: str = "clipped"
-    """clipped (PPO), cispo (clipped weight, gradient of every token), sapo (soft gate), one of an
-    installed package, or package.module:function."""
+    """clipped (PPO), cispo (clipped weight, gradient of every token), sapo (soft gate), gmpo
+    (geometric mean), clip_cov, kl_cov (tokens of high covariance apart), dppo_tv, dppo_kl (trust
+    region), vespo (soft weight of a completion), one of an installed package, or
+    package.module:function."""
     clip_low: float = 0.2
-    """clipped: the ratio is clipped below 1 - clip_low."""
+    """clipped, clip_cov: the ratio is clipped below 1 - clip_low; gmpo: its logarithm below
+    -clip_low; dppo_*: the divergence that a token may fall by."""
     clip_high: float = 0.2
-    """clipped: the ratio is clipped above 1 + clip_high."""
+    """clipped, clip_cov: the ratio is clipped above 1 + clip_high; gmpo: its logarithm above
+    clip_high; dppo_*: the divergence that a token may rise by."""
     dual_clip: float | None = None
     """clipped: where the advantage is negative, the loss is at most dual_clip * -A (3 is usual)."""
     cispo_cap: float = 5.0
@@ -82,6 +52,25 @@ class LossConfig:
     """sapo: temperature of the gate where the advantage is positive."""
     sapo_tau_negative: float = 1.05
     """sapo: temperature of the gate where it is not."""
+    vespo_k_positive: float = 2.0
+    """vespo: power of the completion's ratio where the advantage is not negative."""
+    vespo_lambda_positive: float = 3.0
+    """vespo: how fast the weight falls with the ratio, where the advantage is not negative."""
+    vespo_k_negative: float = 3.0
+    """vespo: vespo_k_positive where the advantage is negative."""
+    vespo_lambda_negative: float = 2.0
+    """vespo: vespo_lambda_positive where the advantage is negative."""
+    cov_share: float = 2e-4
+    """clip_cov, kl_cov: share of an update's tokens that are treated apart, at least one token."""
+    cov_low: float = 1.0
+    """clip_cov: the least covariance of a token that is treated apart."""
+    cov_high: float = 5.0
+    """clip_cov: the largest covariance of a token that is treated apart."""
+    cov_kl: float = 1.0
+    """kl_cov: weight of the penalty on |log ratio| at the tokens treated apart."""
+    top_entropy: float = 1.0
+    """Share of an update's tokens, those of the highest entropy before the step, at which the
+    objective counts (0.2 in "Beyond the 80/20 rule"); below 1 it takes one more forward pass."""
     beta: float = 0.04
     """Weight of the KL penalty towards the reference; 0 needs no reference model."""
     kl: str = "k3"
@@ -89,11 +78,19 @@ class LossConfig:
     kl_in: str = "loss"
     """Where the penalty goes: loss (each token's) or reward (its sum over a completion)."""
     entropy: float = 0.0
-    """Weight of a bonus for the entropy of the policy at each token."""
+    """Weight of a bonus for the entropy of the policy at each token; the first one with
+    entropy_target."""
+    entropy_target: float | None = None
+    """Entropy [nats per token] below which the weight grows and the bonus counts; above it the
+    weight shrinks and the bonus is left out (Skywork-OR1). null: the weight never changes."""
+    entropy_step: float = 1e-4
+    """entropy_target: what a step adds to the weight, or takes away."""
+    entropy_max: float = 5e-3
+    """entropy_target: the largest weight."""
     aggregate: str = "sequence_mean"
     """How token losses become one number: sequence_mean (GRPO: mean of each completion, then over
     completions), token_mean (DAPO: over all tokens), fixed_length (Dr. GRPO: the sum, divided by
-    completions * sampler.max_new_tokens)."""
+    completions * sampler.max_new_tokens), sequence_sum (LUSPO: the sum, divided by completions)."""
     correction: str = "auto"
     """Weights for tokens that the sampler drew with another arithmetic than the trainer's, or with
     older weights: none, truncate (TIS), mask (IcePop), sequence_mask (MIS). auto: none where the
@@ -123,6 +120,7 @@ class LossConfig:
         require(cap >= 1, "agent.loss.correction_cap", cap, "1 or more")
         require(self.beta >= 0, "agent.loss.beta", self.beta, "0 or more")
         require(self.entropy >= 0, "agent.loss.entropy", self.entropy, "0 or more")
+        check_options(self)
         if self.kl == "k1" and self.kl_in == "loss":
             raise ConfigError(
                 "agent.loss.kl=k1 with agent.loss.kl_in=loss: the gradient of k1 is 0 in "
@@ -132,39 +130,6 @@ class LossConfig:
             raise ConfigError(
                 "agent.loss.kl=k3_ratio with agent.loss.kl_in=reward: a reward is of the policy "
                 "that sampled, its ratio is 1. Allowed: kl_in=loss, or kl=k1, k2, k3."
-            )
-
-
-@dataclass(kw_only=True, slots=True)
-class OverlongConfig:
-    """What becomes of completions that run out of tokens, or nearly do."""
-
-    truncated: str = "score"
-    """score: rewarded like any other; mask: out of the loss; penalise: `penalty` is subtracted."""
-    in_baseline: bool = True
-    """mask: whether truncated completions count in their group's mean and std."""
-    penalty: float = 1.0
-    """What is subtracted from the reward: of a truncated completion (penalise), and at the end
-    of the buffer."""
-    buffer: float = 0.0
-    """DAPO's soft penalty: it rises from 0 to `penalty` over this last share of
-    sampler.max_new_tokens. 0: none; the paper has 0.2."""
-
-    def __post_init__(self) -> None:
-        """Check names, ranges and combinations."""
-        require_one_of("agent.overlong.truncated", self.truncated, TRUNCATIONS)
-        require(0 <= self.buffer <= 1, "agent.overlong.buffer", self.buffer, "0 to 1")
-        require(self.penalty >= 0, "agent.overlong.penalty", self.penalty, "0 or more")
-        if self.truncated == "penalise" and self.buffer > 0:
-            raise ConfigError(
-                "agent.overlong.truncated=penalise with agent.overlong.buffer="
-                f"{self.buffer:g}: a truncated completion would pay twice. Allowed: one of them."
-            )
-        if not self.in_baseline and self.truncated != "mask":
-            raise ConfigError(
-                "agent.overlong.in_baseline=false with agent.overlong.truncated="
-                f"{self.truncated}: a completion in the loss is in its baseline. Allowed: "
-                "truncated=mask."
             )
 
 
@@ -189,7 +154,10 @@ class PolicyGradientConfig(AgentConfig):
     micro_batch_tokens: int = 4096
     """Tokens, padding included, per forward and backward: memory and speed, never the result."""
     sync_reference_every: int = 0
-    """Steps after which the reference becomes a copy of the policy; 0: it never changes."""
+    """Steps after which the reference moves to the policy; 0: it never changes."""
+    sync_reference_decay: float = 0.0
+    """What the reference keeps of itself then: reference = decay * reference + (1 - decay) *
+    policy; 0 makes it a copy."""
     loss: LossConfig = field(default_factory=LossConfig)
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
 
@@ -203,6 +171,13 @@ class PolicyGradientConfig(AgentConfig):
             )
         require(self.lr is None or self.lr >= 0, "agent.lr", self.lr, "0 or more, or null")
         require(self.weight_decay >= 0, "agent.weight_decay", self.weight_decay, "0 or more")
+        decay = self.sync_reference_decay
+        require(0 <= decay < 1, "agent.sync_reference_decay", decay, "0 or more, below 1")
+        if decay and not self.sync_reference_every:
+            raise ConfigError(
+                f"agent.sync_reference_decay={decay:g} with agent.sync_reference_every=0: the "
+                "reference never moves. Allowed: agent.sync_reference_every=1 or more."
+            )
         require_one_of("agent.optimizer", self.optimizer, OPTIMIZERS)
         require(self.max_grad_norm > 0, "agent.max_grad_norm", self.max_grad_norm, "above 0")
 
@@ -256,10 +231,25 @@ class GrpoConfig(PolicyGradientConfig):
     dynamic_sampling: int = 0
     """Rounds of sampling, at most, that replace groups that teach nothing (DAPO)."""
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    teacher: str | None = None
+    """Folder, run or hub id of a frozen model with the same tokens, towards which every token is
+    moved (on-policy distillation)."""
+    teacher_weight: float = 1.0
+    """teacher: what log(teacher / policy) of a token counts in its advantage."""
+    reward_weight: float = 1.0
+    """teacher: what the advantage from rewards counts; 0: the teacher's alone."""
 
     def __post_init__(self) -> None:
         """Check ranges and combinations."""
         PolicyGradientConfig.__post_init__(self)  # a class with slots has no super()
+        check_parts(self.advantage, self.overlong, self.loss.kl_in)
+        require(self.teacher_weight > 0, "agent.teacher_weight", self.teacher_weight, "above 0")
+        require(self.reward_weight >= 0, "agent.reward_weight", self.reward_weight, "0 or more")
+        if self.teacher is None and self.reward_weight != 1:
+            raise ConfigError(
+                f"agent.reward_weight={self.reward_weight:g} without agent.teacher, which it is "
+                "weighed against. Allowed: 1, or agent.teacher=FOLDER."
+            )
         if self.group_size == 1:
             raise ConfigError(
                 f"agent.group_size=1 with agent.advantage.name={self.advantage.name}: a group of "
@@ -274,8 +264,8 @@ class GrpoConfig(PolicyGradientConfig):
         return self.dynamic_sampling
 
     def flat(self, group: Group) -> bool:
-        """Return whether there is nothing to compare in a group, in any turn of it."""
-        return all(flat_turns(group, self.advantage))
+        """Return whether a group teaches nothing: no teacher, nothing to compare in any turn."""
+        return self.teacher is None and all(flat_turns(group, self.advantage))
 
     def check(self, run: RunConfig) -> None:
         """Refuse what contradicts other keys of the run, and functions that cannot be used.

@@ -26,7 +26,8 @@ from grpo_envs.env.installed import (
 from grpo_envs.errors import ConfigError, PluginError, UnknownName, nearest
 
 if TYPE_CHECKING:
-    from grpo_agent.config import AdvantageConfig, LossConfig
+    from grpo_agent.config import LossConfig
+    from grpo_agent.reward_config import AdvantageConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

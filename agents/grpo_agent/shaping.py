@@ -6,8 +6,9 @@ Shapes: B completions of K turns at most, T tokens; K is 1 where turns are not t
 import torch
 from torch import Tensor
 
-from grpo_agent.config import LossConfig, OverlongConfig
-from grpo_agent.losses import KLS, reference_gap
+from grpo_agent.config import LossConfig
+from grpo_agent.losses.kl import KLS, reference_gap
+from grpo_agent.reward_config import OverlongConfig
 
 
 def overlong_penalty(

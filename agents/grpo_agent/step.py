@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -22,13 +23,19 @@ class Step:
     old_logps_BT: Tensor | None
     """Under the policy before the step, by the trainer; None where the step has one update."""
     advantages_BT: Tensor
+    entropy_BT: Tensor | None = None
+    """Of the policy before the step; None where no loss asks for it."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What is known of the step before its updates."""
 
     def rows(self, index: Tensor) -> Self:
         """Return some rows, cut to the longest of them."""
         batch = self.batch.rows(index)
         tokens = batch.mask_BT.shape[1]
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        cut = {n: v[index, :tokens] for n, v in values.items() if isinstance(v, Tensor)}
+        cut: dict[str, Any] = {
+            n: v[index, :tokens] for n, v in values.items() if isinstance(v, Tensor)
+        }
         return replace(self, batch=batch, **cut)
 
 

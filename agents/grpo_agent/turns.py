@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from grpo_envs.types import Completion, Group, Reward, compare_rewards
 
 if TYPE_CHECKING:
-    from grpo_agent.config import AdvantageConfig
+    from grpo_agent.reward_config import AdvantageConfig
 
 EPISODE, DISCOUNTED, PER_TURN = "episode", "discounted", "per_turn"
 TURNS = (EPISODE, DISCOUNTED, PER_TURN)

@@ -20,8 +20,9 @@ from grpo_envs.errors import GrpoEnvsError
 from grpo_envs.runtime.memory import ran_out
 from grpo_policy.batch import Batch, micro_batches
 from grpo_policy.optimizers import adamw, parameter_groups
-from grpo_policy.parts import load_whole, whole_state
+from grpo_policy.parts import load_whole, part_of, whole, whole_state
 from grpo_policy.policy import Policy
+from grpo_policy.reference import average_of, follow
 from grpo_policy.replicas import placed, replica_of
 from grpo_policy.updates import LearnerSettings, RowLoss, Scored
 
@@ -48,6 +49,8 @@ class Learner:
         self.reference = placed(reference, accelerator) if reference else None  # copied while whole
         self.policy = placed(policy, accelerator)
         self.settings = settings
+        decay = settings.sync_reference_decay
+        self._average = average_of(self.reference) if self.reference and decay else None
         self.accelerator = accelerator
         self.dtype = torch.promote_types(policy.trained_parameters()[0].dtype, torch.float32)
         self.steps = 0
@@ -89,7 +92,7 @@ class Learner:
         self.steps += 1
         every = self.settings.sync_reference_every
         if self.reference is not None and every and self.steps % every == 0:
-            self.reference.load_state_dict(self.policy.state_dict())  # parts take parts
+            follow(self.reference, self.policy, self._average, self.settings.sync_reference_decay)
         return metrics
 
     def own(self, rows_B: Tensor) -> Tensor:
@@ -108,7 +111,12 @@ class Learner:
             return None
         switched = nullcontext() if self.reference else self.policy.adapters_off()
         with switched:
-            logps_BT, _ = self._score(self.reference or self.policy, batch, [rows_B])
+            return self.logps_of(self.reference or self.policy, batch, rows_B)
+
+    @torch.no_grad()
+    def logps_of(self, model: Policy, batch: Batch, rows_B: Tensor) -> Tensor:
+        """Return log-probabilities (B, T) of some rows under a model, 0 for the others."""
+        logps_BT, *_ = self._score(model, batch, [rows_B])
         return logps_BT.to(batch.sampled_logps_BT.dtype)
 
     def logps(self, batch: Batch, parts: Sequence[Tensor]) -> Tensor:
@@ -126,25 +134,31 @@ class Learner:
             parts: This process's rows of each update. They are scored in the micro-batches of the
                 update, so that with the same weights both give the same numbers to the bit.
         """
-        return self._score(self.policy, batch, parts)
+        logps_BT, _, values_BT = self._score(self.policy, batch, parts)
+        return logps_BT, values_BT
+
+    @torch.no_grad()
+    def entropies(self, batch: Batch, parts: Sequence[Tensor]) -> Tensor:
+        """Return the entropy in nats of each token's distribution, of the rows of `scores`."""
+        return self._score(self.policy, batch, parts)[1]
 
     def _score(
         self, policy: Policy, batch: Batch, parts: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         logps_BT = torch.zeros_like(batch.sampled_logps_BT, dtype=self.dtype)
-        values_BT = torch.zeros_like(logps_BT)
+        all_BT = (logps_BT, torch.zeros_like(logps_BT), torch.zeros_like(logps_BT))
         wanted = []
         for rows_B in (part for part in parts if len(part)):
             rows = batch.rows(rows_B)
             wanted += [(rows_B[part_B], rows.rows(part_B)) for part_B in self._parts(rows)]
         idle = self._replica.idle(len(wanted))
         for rows_B, rows in wanted:
-            part_BT, _, *values = policy(rows, self.settings.temperature)
-            for found_BT, into_BT in zip((part_BT, *values), (logps_BT, values_BT), strict=False):
+            scores = policy(rows, self.settings.temperature)
+            for found_BT, into_BT in zip(scores, all_BT, strict=False):  # values: of a value head
                 into_BT[rows_B, : found_BT.shape[1]] = found_BT.to(into_BT.dtype)
         for _ in range(idle):
             policy(batch.rows(slice(1)), self.settings.temperature)
-        return logps_BT, values_BT
+        return all_BT
 
     def _optimise(self, batch: Batch, loss: RowLoss) -> dict[str, Tensor]:
         """Make one update; if memory runs out, make it once more in smaller micro-batches.
@@ -250,6 +264,7 @@ class Learner:
             "steps": self.steps,
             "scaler": self._scaler.state_dict(),
             "reference": whole_state(self.reference) if self.reference and synced else None,
+            "average": self._average and {n: whole(v).cpu() for n, v in self._average.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -260,3 +275,5 @@ class Learner:
         self._scaler.load_state_dict(state.get("scaler", {}))
         if self.reference is not None and state["reference"] is not None:
             load_whole(self.reference, state["reference"])
+        for name, value in (self._average or {}).items():
+            value.copy_(part_of(state["average"][name], value))

@@ -35,7 +35,9 @@ class LearnerSettings:
     reference: bool = False
     """Whether the loss needs a reference: the model without its adapters, or a frozen copy."""
     sync_reference_every: int = 0
-    """Steps after which a frozen copy takes over the policy's weights; 0: never."""
+    """Steps after which a frozen copy moves to the policy's weights; 0: never."""
+    sync_reference_decay: float = 0.0
+    """What it keeps of its own then, see `grpo_policy.reference.follow`."""
     memory_keys: tuple[str, ...] = ()
     """Settings of the agent that save memory, for the message of `OutOfMemory`."""
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from grpo_agent.advantages import per_member
-from grpo_agent.agent import PolicyGradientAgent
+from grpo_agent.policy_gradient import PolicyGradientAgent
 from grpo_agent.shaping import overlong_penalty, token_kl
 from grpo_agent.step import Step
 from grpo_envs.types import Group

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,13 +12,15 @@ from grpo_agent import advantages as module
 from grpo_agent.advantages import Scores
 from grpo_agent.config import AdvantageConfig
 from grpo_agent.mechanisms import ADVANTAGE, resolve
+from grpo_agent.part_batch import collate_parts
 from grpo_envs.env import installed
 from grpo_envs.errors import ConfigError
-from tests.support.oracle import oracle_advantages
+from grpo_envs.types import Completion, Group, Reward
+from tests.support.oracle import oracle_advantages, oracle_gdpo
 
 NAN = float("nan")
 GROUP_WISE = ("standardized", "centered", "leave_one_out", "max_rl")
-STEP_WIDE = ("batch_std", "whitened")
+STEP_WIDE = ("batch_std", "whitened", "gdpo")
 ADVANTAGES = [
     name
     for name, ep in installed.available(installed.ADVANTAGES).items()
@@ -314,3 +317,59 @@ def test_a_mistake_ends_with_one_line(given: dict[str, str], said: str) -> None:
         AdvantageConfig(**given)  # type: ignore[arg-type]
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# --- parts of rewards
+
+
+def test_each_part_is_compared_by_itself() -> None:
+    # One group, two parts: A is right in 1 of 4, B in 2 of 4. With the totals 2, 1, 1, 0 members 1
+    # and 2 would be alike; the rarer part counts more: (3/4) / (1/2) = 1.5 beside sqrt(3)/2.
+    a, b = [1, 0, 0, 0], [1, 1, 1, 0]
+    parts = [[{"a": float(x), "b": float(y)} for x, y in zip(a, b, strict=True)]]
+    close(by_parts(parts, {}, eps=0.0), oracle_gdpo(parts, AdvantageConfig(name="gdpo", eps=0.0)))
+    raw = [1.5 + 0.5, -0.5 + 0.5, -0.5 + 0.5, -0.5 - 1.5]
+    spread = math.sqrt(8 / 3)  # of 2, 0, 0, -2
+    close(by_parts(parts, {}, eps=0.0), [[x / spread for x in raw]])
+
+
+def by_parts(
+    parts: list[list[dict[str, float] | None]], weights: dict[str, float], *, eps: float
+) -> Tensor:
+    """The advantages of rewards with these parts; a member that is None has no grade."""
+    groups = [
+        Group(
+            key=p,
+            prompt="",
+            prompt_ids=(1,),
+            completions=(Completion(text=""),) * len(row),
+            rewards=tuple(
+                Reward(valid=False) if m is None else Reward(parts=m, weights=weights) for m in row
+            ),
+        )
+        for p, row in enumerate(parts)
+    ]
+    s = scores([[r.total for r in g.rewards] for g in groups])
+    parts_PGN, weights_PGN = collate_parts(groups, s.rewards_PG)
+    valid = torch.tensor([[r.valid for r in g.rewards] for g in groups])
+    s = replace(s, valid_PG=valid, parts_PGN=parts_PGN, weights_PGN=weights_PGN)
+    return module.advantages(s, resolve(ADVANTAGE, AdvantageConfig(name="gdpo", eps=eps)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_parts_equal_the_oracle(seed: int) -> None:
+    """Of weights of both signs; parts that some have not, that are flat; members with no grade."""
+    rng = random.Random(seed)
+    parts: list[list[dict[str, float] | None]] = []
+    for p in range(5):
+        parts.append([])
+        for _ in range(6):
+            member = {"right": float(rng.random() < 0.4), "form": 1.0, "length": rng.random()}
+            if p == 2:
+                member["tools"] = rng.random()
+            if p == 3 and rng.random() < 0.5:
+                del member["length"]
+            parts[-1].append(None if rng.random() < 0.15 else member)
+    weights = {"right": 1.0, "form": 0.1, "length": -0.3}
+    expected = oracle_gdpo(parts, AdvantageConfig(name="gdpo"), weights)
+    close(by_parts(parts, weights, eps=1e-4), expected, 1e-8)

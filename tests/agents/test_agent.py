@@ -14,9 +14,10 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from grpo_agent import agent as agent_module
+from grpo_agent import policy_gradient as agent_module
 from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import AdvantageConfig, GrpoConfig, LossConfig, OverlongConfig
+from grpo_agent.loss_options import OFF_POLICY
 from grpo_agent.losses import LossInputs
 from grpo_envs.config.composition import compose_run
 from grpo_envs.config.model import LoraConfig
@@ -27,12 +28,19 @@ from grpo_policy.batch import Batch, collate
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
 from grpo_policy.samplers.torch import TorchSampler, sample
-from tests.support.oracle import OracleLoss, oracle_advantages, oracle_loss
+from tests.support.oracle import (
+    OracleLoss,
+    oracle_advantages,
+    oracle_covariances,
+    oracle_highest,
+    oracle_loss,
+)
 
 SCORES = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.0, 0.0], [1.0, 1.0, 0.0, 0.5]]
 MAX_TOKENS = 12
-PRESETS = sorted({path.stem for path in (conf_dir() / "agent").glob("*.yaml")} - {"ppo"})
-"""Those of GRPO's mechanisms: PPO is another agent."""
+OTHERS = {"ppo", "distill"}
+PRESETS = sorted({path.stem for path in (conf_dir() / "agent").glob("*.yaml")} - OTHERS)
+"""Those of GRPO's mechanisms: PPO is another agent, and a distillation needs a teacher."""
 EVERY_PRESET = pytest.mark.parametrize("name", PRESETS)
 
 
@@ -180,7 +188,7 @@ def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 def test_the_micro_batch_changes_nothing(random_policy: Policy, name: str) -> None:
     """Neither the first gradient nor, after a real step, that of a second epoch."""
     given = groups(random_policy)
-    lr = 1e-6 if name == "gspo" else 1e-4  # its clip is narrow: a larger step leaves no gradient
+    lr = 1e-6 if name in ("gspo", "luspo") else 1e-4  # a narrow clip: more leaves no gradient
     cfg = replace(preset(name), epochs=2, lr=lr)
     whole = gradients(random_policy, given, cfg, micro_batch_tokens=10_000)
     assert len(whole) == 2
@@ -265,8 +273,50 @@ def shaped(group: Group, member: int, ref: Tensor | None, cfg: GrpoConfig) -> fl
     return value
 
 
+def before_step(
+    policy: Policy, given: Sequence[Group], temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies (B, T) from the full logits of each row alone."""
+    rows = [(group, i) for group in given for i in range(len(group.completions))]
+    every = [logps_of(policy, group, i, temperature).detach() for group, i in rows]
+    entropies = [-(lp.exp() * lp).sum(dim=-1) for lp in every]
+    old = [chosen(policy, group, i, temperature).detach() for group, i in rows]
+    return pad_sequence(old, batch_first=True), pad_sequence(entropies, batch_first=True)
+
+
+def apart_from_others(x: LossInputs, entropy_BT: Tensor, cfg: LossConfig) -> LossInputs:
+    """The tokens that a loss treats apart, from plain loops over the whole step."""
+    mask, places = x.mask_BT.tolist(), torch.zeros_like(x.mask_BT)
+
+    def at(found: set[tuple[int, int]]) -> Tensor:
+        marked_BT = places.clone()
+        for i, t in found:
+            marked_BT[i, t] = True
+        return marked_BT
+
+    if cfg.top_entropy < 1:
+        values = {
+            (i, t): entropy_BT[i, t].item()
+            for i, row in enumerate(mask)
+            for t, counts in enumerate(row)
+            if counts
+        }
+        x = replace(x, forks_BT=at(oracle_highest(values, cfg.top_entropy)))
+    if cfg.objective in ("kl_cov", "clip_cov"):
+        sampled, a = x.sampled_logps_BT.tolist(), x.advantages_BT.tolist()
+        covariances = oracle_covariances(sampled, a, mask)
+        singled = oracle_highest(covariances, cfg.cov_share)
+        if cfg.objective == "clip_cov":  # as many as there are: no draw
+            singled = {p for p, c in covariances.items() if cfg.cov_low < c < cfg.cov_high}
+        x = replace(x, singled_BT=at(singled))
+    return x
+
+
 def plain_step(
-    agent: GrpoAgent, given: Sequence[Group], old_BT: Tensor | None = None
+    agent: GrpoAgent,
+    given: Sequence[Group],
+    old_BT: Tensor | None = None,
+    entropy_BT: Tensor | None = None,
 ) -> tuple[OracleLoss, list[list[float]]]:
     """The loss of a whole step from the full logits of each row alone, and the advantages.
 
@@ -301,6 +351,9 @@ def plain_step(
         mask_BT=pad_sequence([torch.ones(len(lp), dtype=torch.bool) for lp in lps], True),
         weights_BT=torch.zeros_like(logps_BT),  # the oracle has its own
     )
+    if entropy_BT is None:
+        _, entropy_BT = before_step(agent.policy, given, temperature)
+    x = apart_from_others(x, entropy_BT, cfg.loss)
     return oracle_loss(x, cfg.loss, MAX_TOKENS), advantages
 
 
@@ -311,17 +364,19 @@ def test_an_update_equals_plain_loops_over_full_logits(random_policy: Policy, na
     cfg = replace(preset(name), epochs=2, lr=0.0, max_grad_norm=1e9)  # the test moves them
     if cfg.loss.beta:
         cfg = replace(cfg, loss=replace(cfg.loss, beta=0.3))  # as heavy as the rest
+    if name in ("clip_cov", "kl_cov"):  # more than one token, and all that are within bounds
+        loss = replace(cfg.loss, cov_share=1.0 if name == "clip_cov" else 0.2, cov_low=0.1)
+        cfg = replace(cfg, loss=loss)
     agent = agent_of(random_policy, cfg, temperature=0.7)
     if agent.learner.reference is not None:
         move(agent.learner.reference, 1)
     move(random_policy, 2)
-    rows = [(group, i) for group in given for i in range(len(group.completions))]
-    old = [chosen(random_policy, group, i, 0.7).detach() for group, i in rows]
+    before = before_step(random_policy, given, 0.7)
     steps = [by_plain_loops(agent, given)]
     caught = catch(agent)
     move_once_stepped(agent, seed=3)
     metrics, advantages = agent.update(given)
-    steps.append(by_plain_loops(agent, given, pad_sequence(old, batch_first=True)))
+    steps.append(by_plain_loops(agent, given, *before))
     for got, (_, plain_advantages, plain) in zip(caught, steps, strict=True):
         # What was stored and the reference's log-probabilities are float32.
         assert apart(got, plain) < 1e-5 * size_of(plain)
@@ -332,7 +387,7 @@ def test_an_update_equals_plain_loops_over_full_logits(random_policy: Policy, na
     assert metrics["loss/total"] == pytest.approx(total, abs=1e-5)
     shares = [fmean(loss.clipped) for loss in losses]
     assert metrics["loss/clipped"] == pytest.approx(fmean(shares), abs=1e-6)
-    assert shares[0] == 0
+    assert shares[0] == 0 or cfg.loss.objective in ("clip_cov", "kl_cov", *OFF_POLICY)
     assert shares[1] > 0.05 or cfg.loss.objective != "clipped"
     if agent.learner.reference is not None:
         kl = fmean(fmean(loss.kl) for loss in losses)
@@ -353,11 +408,11 @@ def move_once_stepped(agent: GrpoAgent, seed: int) -> None:
 
 
 def by_plain_loops(
-    agent: GrpoAgent, given: Sequence[Group], old_BT: Tensor | None = None
+    agent: GrpoAgent, given: Sequence[Group], *before: Tensor
 ) -> tuple[OracleLoss, list[list[float]], dict[str, Tensor]]:
     """What `plain_step` returns, and its gradient."""
     agent.policy.zero_grad()
-    step, advantages = plain_step(agent, given, old_BT)
+    step, advantages = plain_step(agent, given, *before)
     step.total.backward()
     named = agent.policy.model.named_parameters()
     plain = {name: p.grad.clone() for name, p in named if p.grad is not None}

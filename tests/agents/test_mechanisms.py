@@ -23,8 +23,12 @@ from grpo_policy.policy import Policy
 from tests.agents.test_agent import agent_of, chosen, gradient, made, move, same, size_of, weights
 
 ROOT = Path(__file__).parents[2]
-ADVANTAGE_NAMES = "batch_std, centered, ideas_scaled, leave_one_out, max_rl, standardized, whitened"
-OBJECTIVE_NAMES = "cispo, clipped, ideas_torn, sapo"
+ADVANTAGE_NAMES = (
+    "batch_std, centered, gdpo, ideas_scaled, leave_one_out, max_rl, standardized, whitened"
+)
+OBJECTIVE_NAMES = (
+    "cispo, clip_cov, clipped, dppo_kl, dppo_tv, gmpo, ideas_torn, kl_cov, sapo, vespo"
+)
 SOURCE = '''
 from typing import Literal
 
@@ -173,7 +177,7 @@ def test_ours_are_entry_points_whose_options_are_keys_of_the_configuration(kind:
     """So an option of ours is refused without importing it."""
     group, config = (ADVANTAGES, AdvantageConfig) if kind is ADVANTAGE else (OBJECTIVES, LossConfig)
     ours = {n: ep for n, ep in available(group).items() if ep.value.startswith("grpo_agent.")}
-    assert len(ours) == {ADVANTAGE.key: 6, OBJECTIVE.key: 3}[kind.key]
+    assert len(ours) == {ADVANTAGE.key: 7, OBJECTIVE.key: 9}[kind.key]
     keys = {field.name for field in fields(config)}
     for ep in ours.values():
         names = list(inspect.signature(ep.load()).parameters)

@@ -1,9 +1,11 @@
 """The presets of conf/agent/ on the quick start, after one number of samples: a Markdown table.
 
 python tests/benchmarks/presets.py
+python tests/benchmarks/presets.py --only gmpo vespo --seeds 1
 
-Takes about 40 minutes on two cores. A run that is done is not repeated, one that was cut off goes
-on: the folder of runs is kept.
+A run takes one to three minutes of a core. One that is done is not repeated, one that was cut off
+goes on: the folder of runs is kept. The teacher of `distill` is what `grpo` has learnt with the
+same seed.
 """
 
 import argparse
@@ -17,14 +19,42 @@ from grpo_envs.config.composition import compose_run
 from grpo_envs.config.schema import flat
 from grpo_envs.runs.rows import read_jsonl
 
-PRESETS = ("grpo", "dr_grpo", "dapo", "gspo", "rloo", "cispo", "reinforce_pp", "sapo")
-HEADER = "| `agent=` | what it sets | updates | accuracy of each seed | mean | tokens |"
+PRESETS = (
+    *("grpo", "dr_grpo", "dapo", "gspo", "rloo", "cispo", "reinforce_pp", "sapo"),
+    *("gdpo", "dppo", "vespo", "luspo", "gmpo", "clip_cov", "kl_cov", "top_entropy", "distill"),
+)
+MORE = {
+    "dppo_kl": (
+        "agent=dppo",
+        "agent.loss.objective=dppo_kl",
+        "agent.loss.clip_low=0.05",
+        "agent.loss.clip_high=0.05",
+    ),
+    "entropy_target": (
+        "agent=grpo",
+        "agent.loss.entropy_target=0.3",
+        "agent.loss.entropy_max=0.02",
+    ),
+    "moving_reference": (
+        "agent=grpo",
+        "agent.sync_reference_every=1",
+        "agent.sync_reference_decay=0.9",
+    ),
+}
+"""Mechanisms that are no preset, by the overrides that turn them on."""
+HEADER = "| `agent=` | what it sets | updates | before | after, each seed | mean | tokens |"
 
 
-def settings(preset: str) -> str:
-    """Return what a preset sets differently from the defaults."""
+def overrides(variant: str, seed: int, out: Path) -> list[str]:
+    """Return what turns a preset or mechanism on."""
+    teacher = [f"agent.teacher={out / f'grpo-{seed}'}"] if variant == "distill" else []
+    return [*MORE.get(variant, (f"agent={variant}",)), *teacher]
+
+
+def settings(variant: str) -> str:
+    """Return what a variant sets differently from the defaults."""
     usual = flat(asdict(compose_run([]).agent))
-    own = flat(asdict(compose_run([f"agent={preset}"]).agent))
+    own = flat(asdict(compose_run(overrides(variant, 0, Path("RUNS"))).agent))
     changed = [f"{key}={value}" for key, value in own.items() if usual[key] != value]
     return ", ".join(changed) or "the defaults"
 
@@ -32,7 +62,8 @@ def settings(preset: str) -> str:
 def train(preset: str, seed: int, samples: int, out: Path) -> Path:
     """Train unless that is done already; return the run's folder."""
     run = out / f"{preset}-{seed}"
-    command = [sys.executable, "-m", "grpo_envs.run", f"agent={preset}", f"seed={seed}"]
+    command = [sys.executable, "-m", "grpo_envs.run", *overrides(preset, seed, out.resolve())]
+    command += [f"seed={seed}"]
     command += [f"trainer.max_samples={samples}", f"trainer.steps={samples}", "model.size=tiny"]
     resume = not (run / "done.json").exists() and (run / "checkpoints" / "last").exists()
     command += [f"resume={run}"] if resume else [f"hydra.run.dir={run}"]
@@ -42,12 +73,14 @@ def train(preset: str, seed: int, samples: int, out: Path) -> Path:
 
 def line(preset: str, runs: list[Path]) -> str:
     """Return a preset's row of the table."""
-    evals = [read_jsonl(run / "eval.jsonl")[-1] for run in runs]
+    first, evals = ([read_jsonl(run / "eval.jsonl")[i] for run in runs] for i in (0, -1))
+    before = fmean(e["eval/accuracy"] for e in first)
     updates = fmean(sum(m["optim/updates"] for m in read_jsonl(r / "metrics.jsonl")) for r in runs)
     accuracies = [e["eval/accuracy"] for e in evals]
     each = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies)
     length = fmean(e["eval/length"] for e in evals)
-    cells = [f"`{preset}`", settings(preset), f"{updates:.0f}", each, f"{fmean(accuracies):.3f}"]
+    cells = [f"`{preset}`", settings(preset), f"{updates:.0f}"]
+    cells += [f"{before:.3f}", each, f"{fmean(accuracies):.3f}"]
     return f"| {' | '.join(cells)} | {length:.0f} |"
 
 
@@ -57,15 +90,17 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=7680, help="of a run (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of a preset (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("multirun/presets"), help="%(default)s")
+    parser.add_argument("--only", nargs="+", choices=[*PRESETS, *MORE], help="these (all)")
     options = parser.parse_args()
-    finished: dict[str, list[Path]] = {preset: [] for preset in PRESETS}
+    variants = options.only or [*PRESETS, *MORE]
+    finished: dict[str, list[Path]] = {variant: [] for variant in variants}
     for seed in range(options.seeds):  # seed by seed: a first table comes early
-        for preset in PRESETS:
-            finished[preset].append(train(preset, seed, options.samples, options.out))
-    first = read_jsonl(finished[PRESETS[0]][0] / "eval.jsonl")[0]
-    print(f"\nbefore: {first['eval/accuracy']:.3f} ({first['eval/length']:.0f} tokens)\n")
-    print(f"{HEADER}\n|---|---|---|---|---|---|")
-    for preset in PRESETS:
+        if "distill" in variants and "grpo" not in variants:
+            train("grpo", seed, options.samples, options.out)
+        for variant in variants:
+            finished[variant].append(train(variant, seed, options.samples, options.out))
+    print(f"\n{HEADER}\n|---|---|---|---|---|---|---|")
+    for preset in variants:
         print(line(preset, finished[preset]))
 
 

@@ -90,7 +90,37 @@ def test_environment_keys_need_no_plus() -> None:
             "agent.overlong.truncated=penalise agent.overlong.buffer=0.2",
             "truncated=penalise with agent.overlong.buffer=0.2: *pay twice",
         ),
-        ("agent=dapp", "agent=dapp. Allowed: cispo, dapo, *Did you mean 'dapo'?"),
+        ("agent=dapi", "agent=dapi. Allowed: cispo, *Did you mean 'dapo'?"),
+        ("agent=distill", "agent.reward_weight=0 without agent.teacher, *agent.teacher=FOLDER"),
+        ("agent.teacher_weight=0", "agent.teacher_weight=0.0. Allowed: above 0"),
+        (
+            "agent.sync_reference_decay=0.9",
+            "agent.sync_reference_decay=0.9 with agent.sync_reference_every=0: *1 or more",
+        ),
+        (
+            "agent.sync_reference_decay=1 agent.sync_reference_every=1",
+            "agent.sync_reference_decay=1.0. Allowed: 0 or more, below 1",
+        ),
+        (
+            "agent=gdpo agent.advantage.turns=per_turn",
+            "agent.advantage.turns=per_turn with agent.advantage.name=gdpo*Allowed: episode",
+        ),
+        (
+            "agent=gdpo agent.loss.kl_in=reward",
+            "agent.loss.kl_in=reward with agent.advantage.name=gdpo: *kl_in=loss",
+        ),
+        (
+            "agent=gdpo agent.overlong.buffer=0.2",
+            "agent.overlong.buffer=0.2 with agent.advantage.name=gdpo: *{length: WEIGHT}",
+        ),
+        (
+            "agent=gdpo agent.overlong.truncated=penalise",
+            "agent.overlong.truncated=penalise with agent.advantage.name=gdpo: *score, mask",
+        ),
+        (
+            "agent=vespo agent.loss.ratio=sequence",
+            "agent.loss.ratio=sequence with agent.loss.objective=vespo, *Allowed: token",
+        ),
         ("agent.loss.clip_high=-1", "agent.loss.clip_high=-1.0. Allowed: 0 or more"),
         ("agent.lr=-1", "agent.lr=-1.0. Allowed: 0 or more, or null"),
         ("sampler.temperature=0", "sampler.temperature=0.0. Allowed: above 0"),

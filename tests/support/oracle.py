@@ -6,7 +6,7 @@ are Python floats. Formulas are written in another form than the code's wherever
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum
 from statistics import fmean, pstdev, stdev
 
@@ -17,6 +17,21 @@ from grpo_agent.config import AdvantageConfig, LossConfig
 from grpo_agent.losses import LossInputs
 
 _MOST, _LEAST = math.exp(20), math.exp(-20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Token:
+    """What an objective may look at: a token, and the log ratios of its completion by place."""
+
+    logp: Tensor
+    advantage: float
+    advantages: list[float]
+    """Of all places of its row."""
+    log_ratios: dict[int, Tensor]
+    sampled_ratios: dict[int, Tensor]
+    sampled: float
+    singled: bool
+    t: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +62,19 @@ def oracle_loss(x: LossInputs, cfg: LossConfig, max_tokens: int) -> OracleLoss:
         for t in tokens:
             rho = _importance(quotients, t, cfg.ratio)
             advantage = x.advantages_BT[i][t].item()
-            loss, is_clipped = _objective(rho, advantage, logps[i][t], cfg)
+            given = _Token(
+                logp=logps[i][t],
+                advantage=advantage,
+                advantages=x.advantages_BT[i].tolist(),
+                log_ratios={u: logps[i][u] - old[i][u] for u in tokens},
+                sampled_ratios={u: logps[i][u] - sampled[i][u] for u in tokens},
+                sampled=sampled[i][t].item(),
+                singled=x.singled_BT is not None and bool(x.singled_BT[i][t]),
+                t=t,
+            )
+            loss, is_clipped = _objective(rho, given, cfg)
+            if x.forks_BT is not None and not x.forks_BT[i][t]:
+                loss = loss * 0
             weight, is_cut = _correction(
                 [(old[i][u] - sampled[i][u]).item() for u in tokens], tokens.index(t), cfg
             )
@@ -97,9 +124,11 @@ def _limited(quotient: Tensor) -> Tensor:
     return quotient
 
 
-def _objective(rho: Tensor, advantage: float, logp: Tensor, cfg: LossConfig) -> tuple[Tensor, bool]:
+def _objective(rho: Tensor, x: _Token, cfg: LossConfig) -> tuple[Tensor, bool]:
     """Return what is minimised at a token, and whether a bound decides it."""
-    value = rho.item()
+    value, advantage, logp = rho.item(), x.advantage, x.logp
+    if cfg.objective in _OTHERS:
+        return _OTHERS[cfg.objective](rho, x, cfg)
     if cfg.objective == "cispo":  # the weight is a float: a stopped gradient
         return -min(value, cfg.cispo_cap) * advantage * logp, bool(
             value > cfg.cispo_cap and advantage
@@ -118,6 +147,67 @@ def _objective(rho: Tensor, advantage: float, logp: Tensor, cfg: LossConfig) -> 
     if bound == value:
         return -rho * advantage, False
     return torch.tensor(-bound * advantage, dtype=torch.float64), True
+
+
+def _clip_cov(rho: Tensor, x: _Token, cfg: LossConfig) -> tuple[Tensor, bool]:
+    """Clip-Cov: PPO's bound, and nothing at a token that is singled out."""
+    if x.singled:
+        return x.logp * 0, True
+    return _objective(rho, x, replace(cfg, objective="clipped"))
+
+
+def _kl_cov(rho: Tensor, x: _Token, cfg: LossConfig) -> tuple[Tensor, bool]:
+    """KL-Cov: no bound, and a penalty at a token that is singled out."""
+    gap = x.log_ratios[x.t]
+    sign = (gap.item() > 0) - (gap.item() < 0)
+    penalty = cfg.cov_kl * sign * gap if x.singled else 0.0
+    return -rho * x.advantage + penalty, x.singled
+
+
+def _gmpo(rho: Tensor, x: _Token, cfg: LossConfig) -> tuple[Tensor, bool]:
+    """GMPO: the L-th root of the product of ratios that are clipped one by one."""
+    product, bounded = torch.ones((), dtype=torch.float64), False
+    for u, gap in x.log_ratios.items():
+        kept = gap
+        if x.advantages[u] > 0 and gap.item() > cfg.clip_high:
+            kept = torch.tensor(cfg.clip_high, dtype=torch.float64)
+        if x.advantages[u] < 0 and gap.item() < -cfg.clip_low:
+            kept = torch.tensor(-cfg.clip_low, dtype=torch.float64)
+        bounded = bounded or (u == x.t and kept is not gap)
+        product = product * torch.exp(kept / len(x.log_ratios))
+    return -_limited(product) * x.advantage, bounded
+
+
+def _dppo(rho: Tensor, x: _Token, cfg: LossConfig) -> tuple[Tensor, bool]:
+    """DPPO: REINFORCE with the ratio to the sampler, unless the token left the trust region."""
+    pi, mu = math.exp(x.logp.item()), math.exp(x.sampled)
+    divergence = abs(pi - mu)
+    if cfg.objective == "dppo_kl":
+        divergence = mu * math.log(mu / pi) + (1 - mu) * math.log((1 - mu) / (1 - pi))
+    up = x.advantage > 0 and pi > mu and divergence > cfg.clip_high
+    down = x.advantage < 0 and pi < mu and divergence > cfg.clip_low
+    if up or down:
+        return x.logp * 0, True
+    return -_limited(torch.exp(x.sampled_ratios[x.t])) * x.advantage, False
+
+
+def _vespo(rho: Tensor, x: _Token, cfg: LossConfig) -> tuple[Tensor, bool]:
+    """VESPO: REINFORCE, weighted by a float of the whole completion."""
+    weight = math.exp(min(max(sum(g.item() for g in x.sampled_ratios.values()), -20), 20))
+    sign = "negative" if x.advantage < 0 else "positive"
+    power, decay = (getattr(cfg, f"vespo_{name}_{sign}") for name in ("k", "lambda"))
+    phi = weight**power * math.exp(decay) * math.exp(-decay * weight)
+    return -phi * x.advantage * x.logp, False
+
+
+_OTHERS = {
+    "clip_cov": _clip_cov,
+    "kl_cov": _kl_cov,
+    "gmpo": _gmpo,
+    "dppo_tv": _dppo,
+    "dppo_kl": _dppo,
+    "vespo": _vespo,
+}
 
 
 def _kl(to_ref: Tensor, rho: Tensor, name: str) -> Tensor:
@@ -142,6 +232,8 @@ def _aggregate(losses: list[list[Tensor]], name: str, max_tokens: int) -> Tensor
             total = total + loss
     if name == "token_mean":
         return total / sum(len(row) for row in losses)
+    if name == "sequence_sum":
+        return total / len(losses)
     return total / len(losses) / max_tokens
 
 
@@ -156,6 +248,17 @@ def oracle_advantages(
     cfg: AdvantageConfig,
 ) -> list[list[float]]:
     """Return the advantage of each member of each group."""
+    if cfg.name == "gdpo":
+        return oracle_gdpo(_only_part(rewards, valid), cfg)
+    return _of_totals(rewards, valid, tokens, cfg)
+
+
+def _of_totals(
+    rewards: list[list[float]],
+    valid: list[list[bool]],
+    tokens: list[list[int]],
+    cfg: AdvantageConfig,
+) -> list[list[float]]:
     kept = [
         [r for r, v in zip(*pair, strict=True) if v] for pair in zip(rewards, valid, strict=True)
     ]
@@ -237,6 +340,68 @@ def oracle_turn_advantages(
         ]
         for group in own
     ]
+
+
+def _only_part(
+    rewards: list[list[float]], valid: list[list[bool]]
+) -> list[list[dict[str, float] | None]]:
+    pairs = [zip(*pair, strict=True) for pair in zip(rewards, valid, strict=True)]
+    return [[{"total": r} if v else None for r, v in pair] for pair in pairs]
+
+
+def _own(reward: float, group: list[float], cfg: AdvantageConfig) -> float:
+    """Return a reward, or a part of one, standardised by itself within its group."""
+    if len(group) < 2 or min(group) == max(group):
+        return 0.0
+    return (reward - fmean(group)) / (_spread(group, cfg) + cfg.eps)
+
+
+def oracle_gdpo(
+    parts: list[list[dict[str, float] | None]],
+    cfg: AdvantageConfig,
+    weights: dict[str, float] | None = None,
+) -> list[list[float]]:
+    """Return GDPO's advantages (arXiv 2601.05242) of groups whose totals differ.
+
+    A member is its parts by name, or None where its grader failed. A weight is 1 unless named.
+    """
+    sums: list[list[float]] = []
+    for group in parts:
+        sums.append([])
+        for member in group:
+            total = 0.0
+            for name, value in (member or {}).items():
+                others = [m[name] for m in group if m is not None and name in m]
+                total += (weights or {}).get(name, 1.0) * _own(value, others, cfg)
+            sums[-1].append(total)
+    known = [
+        s
+        for row, group in zip(sums, parts, strict=True)
+        for s, member in zip(row, group, strict=True)
+        if member is not None
+    ]
+    spread = _spread(known, cfg) + cfg.eps
+    return [
+        [0.0 if m is None else (s - fmean(known)) / spread for s, m in zip(row, group, strict=True)]
+        for row, group in zip(sums, parts, strict=True)
+    ]
+
+
+def oracle_covariances(
+    logps: list[list[float]], advantages: list[list[float]], mask: list[list[bool]]
+) -> dict[tuple[int, int], float]:
+    """Return (log pi - mean)(A - mean) of each token of the mask (arXiv 2505.22617), by place."""
+    places = [(i, t) for i, row in enumerate(mask) for t, counts in enumerate(row) if counts]
+    lp_mean = fmean(logps[i][t] for i, t in places)
+    a_mean = fmean(advantages[i][t] for i, t in places)
+    return {(i, t): (logps[i][t] - lp_mean) * (advantages[i][t] - a_mean) for i, t in places}
+
+
+def oracle_highest(values: dict[tuple[int, int], float], share: float) -> set[tuple[int, int]]:
+    """Return the places of the largest values: a share of them, at least one, ties all in."""
+    count = max(1, math.floor(share * len(values) + 1e-9))
+    least = sorted(values.values(), reverse=True)[count - 1]
+    return {place for place, value in values.items() if value >= least}
 
 
 def _spread(values: list[float], cfg: AdvantageConfig) -> float:

@@ -1,0 +1,43 @@
+"""On-policy distillation: each token of the policy's own completions, judged by a teacher.
+
+The advantage of a token gets teacher_weight * log(teacher / policy), whose mean over the policy's
+samples is minus the reverse KL(policy || teacher) of the token, with no credit for what follows
+(Lu et al., Thinking Machines 2025, "On-Policy Distillation"). Shapes: P groups of G members are B
+completions of T tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from grpo_agent.losses.kl import reference_gap
+from grpo_policy.batch import Batch
+
+if TYPE_CHECKING:
+    from grpo_agent.config import GrpoConfig
+
+
+def teacher_gap(batch: Batch, teacher_logps_BT: Tensor) -> Tensor:
+    """Return log(teacher / policy) of each token (B, T), within +-20.
+
+    Args:
+        batch: With the log-probabilities of the policy that sampled.
+        teacher_logps_BT: Of the same tokens, at the same temperature.
+    """
+    return reference_gap(batch.sampled_logps_BT, teacher_logps_BT)
+
+
+def taught(value: Tensor, gap_BT: Tensor, mask_PGT: Tensor, cfg: GrpoConfig) -> Tensor:
+    """Return advantages (P, G, T) of rewards and teacher.
+
+    Args:
+        value: Those of rewards: (P, G) or (P, G, T).
+        gap_BT: What `teacher_gap` returns, 0 where a token does not count.
+        mask_PGT: True on the tokens that count in the loss.
+        cfg: What each of both counts.
+    """
+    if value.ndim < mask_PGT.ndim:
+        value = value[..., None] * mask_PGT
+    return cfg.reward_weight * value + cfg.teacher_weight * gap_BT.view(mask_PGT.shape).to(value)

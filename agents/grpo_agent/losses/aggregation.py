@@ -1,0 +1,57 @@
+"""Aggregation: what each token of an optimiser step counts in its loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from grpo_agent.config import LossConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSize:
+    """How much there is in one optimiser step: all micro-batches of all processes together."""
+
+    completions: float
+    tokens: float
+    """Tokens that count in the loss."""
+    max_tokens: int
+    """Most tokens a completion may have (sampler.max_new_tokens)."""
+
+
+def sequence_mean(mask_BT: Tensor, size: StepSize) -> Tensor:
+    """1/(B L_i): mean over a completion's tokens, then over completions (GRPO)."""
+    lengths_B1 = mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
+    return mask_BT / (lengths_B1 * size.completions)
+
+
+def token_mean(mask_BT: Tensor, size: StepSize) -> Tensor:
+    """Mean over the tokens of the step: a long completion counts more (DAPO, arXiv 2503.14476)."""
+    return mask_BT / max(size.tokens, 1.0)
+
+
+def fixed_length(mask_BT: Tensor, size: StepSize) -> Tensor:
+    """1/(B L_max): length changes no token's weight (Dr. GRPO, arXiv 2503.20783)."""
+    return mask_BT / (size.completions * size.max_tokens)
+
+
+def sequence_sum(mask_BT: Tensor, size: StepSize) -> Tensor:
+    """1/B: sum over a completion's tokens, mean over completions (LUSPO, arXiv 2602.05261)."""
+    return mask_BT / size.completions
+
+
+AGGREGATES: dict[str, Callable[[Tensor, StepSize], Tensor]] = {
+    "sequence_mean": sequence_mean,
+    "token_mean": token_mean,
+    "fixed_length": fixed_length,
+    "sequence_sum": sequence_sum,
+}
+
+
+def token_weights(mask_BT: Tensor, size: StepSize, cfg: LossConfig) -> Tensor:
+    """Return the weight (B, T) of each token in the loss of one optimiser step.
+
+    The size is that of the whole step: a micro-batch, or a process, weighs its own rows and the
+    sums add up, so the result does not depend on how the step is cut.
+    """
+    return AGGREGATES[cfg.aggregate](mask_BT, size)

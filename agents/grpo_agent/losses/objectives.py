@@ -1,0 +1,99 @@
+"""Objective: what is minimised at each token.
+
+An objective is `f(ratio_BT, x, *, option=default) -> (loss_BT, bounded_BT)`: the loss of each token
+and where a bound of the objective is active.
+"""
+
+import torch
+from torch import Tensor
+
+from grpo_agent.losses.inputs import LossInputs
+from grpo_agent.losses.ratios import clamped_exp
+
+
+def clipped(
+    ratio_BT: Tensor, x: LossInputs, *, clip_low: float, clip_high: float, dual_clip: float | None
+) -> tuple[Tensor, Tensor]:
+    """-min(rho A, clip(rho) A): PPO's pessimistic bound (arXiv 1707.06347).
+
+    With `dual_clip` c, at most -c A where A is negative (arXiv 1912.09729).
+    """
+    a_BT = x.advantages_BT
+    clipped_BT = ratio_BT.clamp(1 - clip_low, 1 + clip_high)
+    loss_BT = -torch.minimum(ratio_BT * a_BT, clipped_BT * a_BT)
+    if dual_clip is not None:
+        loss_BT = torch.where(a_BT < 0, torch.minimum(loss_BT, -dual_clip * a_BT), loss_BT)
+    high_BT = _choose(a_BT > 0, 1 + clip_high, dual_clip or torch.inf, ratio_BT)
+    low_BT = _choose(a_BT < 0, 1 - clip_low, -torch.inf, ratio_BT)
+    return loss_BT, ((ratio_BT > high_BT) | (ratio_BT < low_BT)) & (a_BT != 0)
+
+
+def cispo(ratio_BT: Tensor, x: LossInputs, *, cispo_cap: float) -> tuple[Tensor, Tensor]:
+    """-sg[min(rho, cap)] A lp: every token keeps its gradient (MiniMax-M1, arXiv 2506.13585)."""
+    weights_BT = ratio_BT.detach().clamp(max=cispo_cap)
+    bounded_BT = (ratio_BT > cispo_cap) & (x.advantages_BT != 0)
+    return -weights_BT * x.advantages_BT * x.logps_BT, bounded_BT
+
+
+def sapo(
+    ratio_BT: Tensor, x: LossInputs, *, sapo_tau_positive: float, sapo_tau_negative: float
+) -> tuple[Tensor, Tensor]:
+    """-(4/tau) sigmoid(tau (rho - 1)) A: a soft gate in place of the clip (arXiv 2511.20347)."""
+    a_BT = x.advantages_BT
+    tau_BT = _choose(a_BT > 0, sapo_tau_positive, sapo_tau_negative, ratio_BT)
+    loss_BT = -(4 / tau_BT) * torch.sigmoid(tau_BT * (ratio_BT - 1)) * a_BT
+    return loss_BT, torch.zeros_like(ratio_BT, dtype=torch.bool)
+
+
+def gmpo(
+    ratio_BT: Tensor, x: LossInputs, *, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """-A times the geometric mean of a completion's clipped ratios (GMPO, arXiv 2507.20673).
+
+    Each log ratio is clipped to [-clip_low, clip_high] on the side that its advantage pushes it to,
+    before the mean; the paper has 0.4 for both.
+    """
+    a_BT = x.advantages_BT
+    log_ratio_BT = (x.logps_BT - x.old_logps_BT).masked_fill(~x.mask_BT, 0.0)
+    high_BT = _choose(a_BT > 0, clip_high, torch.inf, ratio_BT)
+    low_BT = _choose(a_BT < 0, -clip_low, -torch.inf, ratio_BT)
+    kept_BT = log_ratio_BT.clamp(low_BT, high_BT)
+    lengths_B1 = x.mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
+    mean_B1 = clamped_exp(kept_BT.sum(dim=1, keepdim=True) / lengths_B1)
+    return -mean_B1 * a_BT, (log_ratio_BT > high_BT) | (log_ratio_BT < low_BT)
+
+
+def clip_cov(
+    ratio_BT: Tensor, x: LossInputs, *, clip_low: float, clip_high: float, dual_clip: float | None
+) -> tuple[Tensor, Tensor]:
+    """`clipped`, and 0 at the tokens singled out (Clip-Cov, arXiv 2505.22617).
+
+    Those are drawn from the tokens whose log-probability goes with their advantage, which would
+    lower the entropy most, see `grpo_agent.selection.within_covariance`.
+    """
+    loss_BT, bounded_BT = clipped(
+        ratio_BT, x, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+    )
+    singled_BT = _singled_out(x)
+    return loss_BT.masked_fill(singled_BT, 0.0), bounded_BT | singled_BT
+
+
+def kl_cov(ratio_BT: Tensor, x: LossInputs, *, cov_kl: float) -> tuple[Tensor, Tensor]:
+    """-rho A, and + cov_kl |log rho| at the tokens singled out (KL-Cov, arXiv 2505.22617).
+
+    Those are the tokens whose log-probability goes most with their advantage, see
+    `grpo_agent.selection.highest_covariance`. No ratio is clipped.
+    """
+    singled_BT = _singled_out(x)
+    penalty_BT = (x.logps_BT - x.old_logps_BT).abs() * singled_BT
+    return -ratio_BT * x.advantages_BT + cov_kl * penalty_BT, singled_BT
+
+
+def _singled_out(x: LossInputs) -> Tensor:
+    assert x.singled_BT is not None, "the agent singles out tokens for this objective"
+    return x.singled_BT
+
+
+def _choose(condition: Tensor, yes: float, no: float, like: Tensor) -> Tensor:
+    """`torch.where` of two numbers in the dtype of `like`, not in the default one."""
+    return torch.full_like(condition, no, dtype=like.dtype).masked_fill(condition, yes)

@@ -1,0 +1,35 @@
+"""The parts of a step's rewards as tensors.
+
+Shapes: P groups of G members, N parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import nan
+
+from torch import Tensor
+
+from grpo_envs.types import Group
+
+
+def collate_parts(groups: Sequence[Group], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the parts of all rewards, and their weights (P, G, N), in the order of their names.
+
+    A part is NaN where it does not apply or the grader failed; its weight is 1 where none is named.
+
+    Args:
+        groups: Those of a step, all of one size.
+        like: Has the dtype of rewards, and the device.
+    """
+    rewards = [group.rewards for group in groups]
+    names = sorted({name for row in rewards for reward in row for name in reward.parts})
+    parts = [
+        [[reward.parts.get(name, nan) if reward.valid else nan for name in names] for reward in row]
+        for row in rewards
+    ]
+    weights = [
+        [[reward.weights.get(name, 1.0) for name in names] for reward in row] for row in rewards
+    ]
+    shape = (len(groups), len(rewards[0]), len(names))
+    return like.new_tensor(parts).view(shape), like.new_tensor(weights).view(shape)

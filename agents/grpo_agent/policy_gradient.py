@@ -1,0 +1,232 @@
+"""What agents share that move the policy by the ratio to what it was before the step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from grpo_agent.config import PolicyGradientConfig
+from grpo_agent.entropy import EntropyWeight
+from grpo_agent.loss_options import OFF_POLICY
+from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
+from grpo_agent.mechanisms import OBJECTIVE, resolve
+from grpo_agent.selection import forks, singled_out
+from grpo_agent.step import Step, minibatches
+from grpo_envs.training.agent import Parts, Update
+from grpo_envs.types import Group
+from grpo_policy.batch import Batch, collate
+from grpo_policy.learner import Learner, LearnerSettings, RowLoss, Scored
+from grpo_policy.models import hints
+from grpo_policy.policy import Policy
+from grpo_policy.samplers import Decoding
+
+
+class PolicyGradientAgent(ABC):
+    """Moves the policy by the ratio to what it was before the step; a subclass has advantages."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        cfg: PolicyGradientConfig,
+        accelerator: Accelerator,
+        decoding: Decoding,
+        *,
+        same_arithmetic: bool = True,
+    ) -> None:
+        """Take charge of `policy`.
+
+        Args:
+            policy: Trained in place. Where beta is above 0 the reference is the model without its
+                adapters, or a frozen copy of a model that has none.
+            cfg: A learning rate of null is the model's own.
+            accelerator: Places the model, sets the precision, runs backward.
+            decoding: How the completions are sampled: they are scored at the same temperature.
+            same_arithmetic: Whether the sampler computes log-probabilities as the trainer does
+                before the update: what `agent.loss.correction=auto` goes by.
+
+        Raises:
+            GrpoEnvsError: the advantage or the objective cannot be used; one line that says why.
+        """
+        if cfg.loss.correction == "auto":
+            exact = same_arithmetic or cfg.loss.objective in OFF_POLICY
+            correction = "none" if exact else "truncate"
+            cfg = replace(cfg, loss=replace(cfg.loss, correction=correction))
+        self.cfg = cfg
+        self.policy = policy
+        self.accelerator = accelerator
+        self.max_tokens = decoding.max_new_tokens
+        self.objective = resolve(OBJECTIVE, cfg.loss)
+        self.entropy_weight = EntropyWeight(cfg.loss.entropy)
+        self.learner = Learner(policy, self._settings(decoding.temperature), accelerator)
+
+    @classmethod
+    def make(cls, cfg: Any, parts: Parts) -> Self:
+        """Return the agent, see `grpo_envs.training.agent.Agent`."""
+        same = parts.same_arithmetic
+        return cls(parts.policy, cfg, parts.accelerator, parts.decoding, same_arithmetic=same)
+
+    def _settings(self, temperature: float) -> LearnerSettings:
+        """Return the numbers of the policy's learner."""
+        cfg = self.cfg
+        return LearnerSettings(
+            lr=hints(self.policy).lr if cfg.lr is None else cfg.lr,
+            temperature=temperature,
+            warmup_steps=cfg.warmup_steps,
+            weight_decay=cfg.weight_decay,
+            optimizer=cfg.optimizer,
+            max_grad_norm=cfg.max_grad_norm,
+            micro_batch_tokens=cfg.micro_batch_tokens,
+            entropy_grad=cfg.loss.entropy > 0 or cfg.loss.entropy_target is not None,
+            reference=cfg.reference,
+            sync_reference_every=cfg.sync_reference_every,
+            sync_reference_decay=cfg.sync_reference_decay,
+            memory_keys=cfg.memory_keys,
+        )
+
+    def describe(self) -> str:
+        """Return the agent's most important numbers for the first line of the log."""
+        return f"lr {self.learner.settings.lr:g}, beta {self.cfg.loss.beta:g}"
+
+    def update(self, groups: Sequence[Group]) -> tuple[dict[str, float], list[list[float]]]:
+        """Improve the policy on `groups`, all of one size.
+
+        With several processes each is given all groups of the step, and takes its share of every
+        update: the result does not depend on how many there are.
+
+        Returns:
+            An `Update`: metrics, means over the updates of this step, and the advantage of each
+            member of each group. To type checkers it is a tuple, which a subclass may return.
+        """
+        batch = collate(groups, self.policy.pad_id, self.policy.device)
+        parts = minibatches(batch, len(groups), self.cfg.minibatches)
+        step, advantages_PG = self._step_of(groups, batch, parts)
+        step = self._measured(step, parts)
+        metrics = {**step.metrics, **self._learn(step, parts)}
+        if "policy/correction" in metrics:
+            square = metrics.pop("policy/correction_square")
+            metrics["policy/correction_ess"] = metrics["policy/correction"] ** 2 / square
+        return Update(metrics, advantages_PG.tolist())
+
+    def _measured(self, step: Step, parts: Sequence[Tensor]) -> Step:
+        """Return a step with what its loss asks of the policy before it, besides advantages."""
+        batch, cfg, metrics = step.batch, self.cfg.loss, dict(step.metrics)
+        if cfg.entropy_target is not None:
+            entropy = -batch.sampled_logps_BT.sum() / batch.mask_BT.sum()
+            weight = self.entropy_weight.follow(entropy.item(), cfg)
+            metrics["loss/entropy_weight"] = weight
+        entropy_BT = None
+        if cfg.top_entropy < 1:
+            owned = self._owned(parts)
+            entropy_BT = self._everyones(self.learner.entropies(batch, owned), torch.cat(owned))
+        return replace(step, entropy_BT=entropy_BT, metrics=metrics)
+
+    def _learn(self, step: Step, parts: Sequence[Tensor]) -> dict[str, float]:
+        """Make the updates of a step; return their metrics."""
+        return self.learner.learn(self._updates(step, parts))
+
+    def _updates(self, step: Step, parts: Sequence[Tensor]) -> Iterator[tuple[Batch, RowLoss]]:
+        """Yield the batch and the loss of each update of a step; only the first is on-policy."""
+        on_policy = True
+        for _ in range(self.cfg.epochs):
+            for rows_B in parts:
+                part = step.rows(rows_B)
+                yield part.batch, self._loss_of(part, on_policy=on_policy)
+                on_policy = False
+
+    @abstractmethod
+    def _step_of(
+        self, groups: Sequence[Group], batch: Batch, parts: Sequence[Tensor]
+    ) -> tuple[Step, Tensor]:
+        """Return what every update of this step needs, and the advantage of each member (P, G).
+
+        The reference's and the old log-probabilities are those of this process's own rows.
+        """
+
+    def _owned(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Return this process's rows of each update."""
+        return [self.learner.own(rows_B) for rows_B in parts]
+
+    def _later(self, owned: list[Tensor]) -> list[Tensor]:
+        """Return the rows that need log-probabilities of the policy before the step.
+
+        The first update is on-policy: its rows need them in a second epoch only.
+        """
+        return owned if self.cfg.epochs > 1 else owned[1:]
+
+    def _truncated(self, groups: Sequence[Group]) -> Tensor:
+        """Return which completions ran out of tokens (B)."""
+        cut = [c.finish_reason == "length" for group in groups for c in group.completions]
+        return torch.tensor(cut, device=self.policy.device)
+
+    def _counted(self, batch: Batch, truncated_B: Tensor) -> Tensor:
+        """Return which tokens count in the loss (B, T)."""
+        masked_B = truncated_B & (self.cfg.overlong.truncated == "mask")
+        return batch.mask_BT & ~masked_B[:, None]
+
+    def _valid(self, groups: Sequence[Group], truncated_B: Tensor) -> Tensor:
+        """Return which rewards count (B)."""
+        valid = [reward.valid for group in groups for reward in group.rewards]
+        valid_B = torch.tensor(valid, device=truncated_B.device)
+        return valid_B if self.cfg.overlong.in_baseline else valid_B & ~truncated_B
+
+    def _everyones(self, value: Tensor, own_B: Tensor) -> Tensor:
+        """Return a value of all rows (B, ...): each process has that of its own."""
+        own = torch.zeros_like(value).index_copy(0, own_B, value[own_B])
+        everyone: Tensor = self.accelerator.reduce(own, "sum")
+        return everyone
+
+    def _loss_of(self, step: Step, *, on_policy: bool) -> RowLoss:
+        """Return the loss of one update, for any of its rows."""
+        size = StepSize(
+            completions=len(step.counted_BT),
+            tokens=step.counted_BT.sum().item(),
+            max_tokens=self.max_tokens,
+        )
+        weights_BT = token_weights(step.counted_BT.to(self.learner.dtype), size, self.cfg.loss)
+        weight = step.metrics.get("loss/entropy_weight", self.cfg.loss.entropy)
+        cfg = replace(self.cfg.loss, entropy=weight)
+        chosen = {
+            "singled_BT": singled_out(step, cfg, self.learner.steps),
+            "forks_BT": forks(step, cfg),
+        }
+
+        def loss(scored: Scored) -> tuple[Tensor, dict[str, Tensor]]:
+            rows_B, batch, logps_BT = scored.rows_B, scored.batch, scored.logps_BT
+            columns = slice(batch.mask_BT.shape[1])
+            ref_BT = step.ref_logps_BT
+            # Exactly on-policy the ratio is 1 by definition; policy/sample_gap is how far the
+            # sampler's own log-probabilities are from these.
+            old_BT = None if on_policy else step.old_logps_BT
+            inputs = LossInputs(
+                logps_BT=logps_BT,
+                old_logps_BT=logps_BT.detach() if old_BT is None else old_BT[rows_B, columns],
+                sampled_logps_BT=batch.sampled_logps_BT,
+                ref_logps_BT=None if ref_BT is None else ref_BT[rows_B, columns],
+                entropy_BT=scored.entropy_BT,
+                advantages_BT=step.advantages_BT[rows_B, columns],
+                mask_BT=batch.mask_BT,
+                weights_BT=weights_BT[rows_B, columns],
+                **{k: v if v is None else v[rows_B, columns] for k, v in chosen.items()},
+            )
+            total, values = policy_loss(inputs, cfg, self.objective)
+            values["policy/entropy"] = scored.entropy_BT.detach()
+            if on_policy:
+                values["policy/sample_gap"] = (logps_BT.detach() - batch.sampled_logps_BT).abs()
+            return total, values
+
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs beside the model's weights."""
+        return self.learner.state_dict() | {"entropy_weight": self.entropy_weight.value}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the optimiser's moments, the schedule's place and a synced reference."""
+        self.learner.load_state_dict(state)
+        self.entropy_weight = EntropyWeight(state.get("entropy_weight", self.cfg.loss.entropy))

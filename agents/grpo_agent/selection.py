@@ -1,0 +1,82 @@
+"""Tokens of an update that its loss treats apart: by entropy, or by covariance.
+
+They are chosen among all tokens of the update at once, from what was known before the step, so that
+neither the micro-batches nor the number of processes nor the order of rows changes them.
+Shapes: B completions of an update, T tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from grpo_agent.config import LossConfig
+from grpo_agent.step import Step
+from grpo_envs.seeding import seed_for
+from grpo_policy.batch import Batch
+
+
+def singled_out(step: Step, cfg: LossConfig, number: int) -> Tensor | None:
+    """Return the tokens that `clip_cov` or `kl_cov` treats apart (B, T); None for others.
+
+    Args:
+        step: The rows of an update.
+        cfg: Names the objective, the share and the bounds.
+        number: The training step's: another one draws other tokens.
+    """
+    if cfg.objective not in ("clip_cov", "kl_cov"):
+        return None
+    logps_BT = step.batch.sampled_logps_BT.to(step.advantages_BT)
+    covariance_BT = covariance(logps_BT, step.advantages_BT, step.counted_BT)
+    if cfg.objective == "kl_cov":
+        return highest(covariance_BT, step.counted_BT, cfg.cov_share)
+    within_BT = step.counted_BT & (covariance_BT > cfg.cov_low) & (covariance_BT < cfg.cov_high)
+    tokens = int(cfg.cov_share * step.counted_BT.sum().item())
+    drawn_BT = noise(step.batch, number).to(covariance_BT)
+    share = max(1, tokens) / max(1, within_BT.sum().item())
+    return highest(drawn_BT, within_BT, min(1.0, share))
+
+
+def forks(step: Step, cfg: LossConfig) -> Tensor | None:
+    """Return the tokens of the highest entropy (B, T), None where all tokens count.
+
+    (Beyond the 80/20 rule, arXiv 2506.01939.) The entropy is the policy's before the step.
+    """
+    if step.entropy_BT is None:
+        return None
+    return highest(step.entropy_BT, step.counted_BT, cfg.top_entropy)
+
+
+def covariance(logps_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Return (log pi - mean)(A - mean) of each token, with the means over the mask.
+
+    (arXiv 2505.22617: the mean of it over the tokens is the covariance that lowers the entropy.)
+    """
+    count = mask_BT.sum().clamp(min=1)
+    logp_mean, a_mean = ((value * mask_BT).sum() / count for value in (logps_BT, advantages_BT))
+    return (logps_BT - logp_mean) * (advantages_BT - a_mean)
+
+
+def highest(values_BT: Tensor, mask_BT: Tensor, share: float) -> Tensor:
+    """Return where the largest values are (B, T): a share of the mask's tokens, at least one.
+
+    Tokens with the value of the last one are all in.
+    """
+    values_N = values_BT[mask_BT]
+    if not len(values_N):
+        return torch.zeros_like(mask_BT)
+    count = max(1, int(share * len(values_N) + 1e-9))
+    return mask_BT & (values_BT >= values_N.topk(count).values[-1])
+
+
+def noise(batch: Batch, number: int) -> Tensor:
+    """Return a number in [0, 1) for each token (B, T), drawn by what its completion is."""
+    noise_BT = torch.zeros(batch.mask_BT.shape, dtype=torch.float64)
+    rows = zip(batch.token_ids_BT.tolist(), batch.lengths_B.tolist(), strict=True)
+    for place, (ids, length) in enumerate(rows):
+        seed = seed_for("clip_cov", number, *ids[:length])
+        drawn = torch.rand(
+            length, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+        )
+        noise_BT[place, :length] = drawn
+    return noise_BT.to(batch.mask_BT.device)

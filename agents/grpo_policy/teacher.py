@@ -1,0 +1,58 @@
+"""A frozen model that scores the policy's tokens: the teacher of a distillation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from grpo_envs.errors import ConfigError
+from grpo_envs.runs.newest import model_in
+from grpo_policy.models import load_policy
+from grpo_policy.policy import Policy
+
+
+def load_teacher(path: str, policy: Policy) -> Policy:
+    """Load a frozen model that has the tokens of `policy`, in the dtype that it computes in.
+
+    Args:
+        path: A folder of Transformers, a run (the newest checkpoint) or a hub id.
+        policy: Whose tokens it will score.
+
+    Raises:
+        ConfigError: it cannot be loaded, or has other tokens; one line that says so.
+    """
+    allowed = "Allowed: a folder of Transformers, a run, or a hub id"
+    try:
+        found = str(model_in(Path(path).expanduser()))
+        teacher = load_policy(found, dtype=policy.dtype)
+    except ConfigError as error:
+        cause = str(error).split(". Give model.path")[0].replace("model.path=", "")
+        raise ConfigError(f"agent.teacher={path}: {cause.rstrip('.')}. {allowed}.") from error
+    different = _difference(teacher, policy)
+    if different:
+        raise ConfigError(
+            f"agent.teacher={path}: {different}. {allowed} of a model with the same tokens."
+        )
+    return teacher.requires_grad_(False).eval()
+
+
+def _difference(teacher: Policy, policy: Policy) -> str:
+    """Return where the tokens of two models differ; '' where they are the same."""
+    ours, theirs = (
+        {i: token for token, i in each.tokenizer.get_vocab().items()} for each in (policy, teacher)
+    )
+    for i in sorted(ours.keys() | theirs.keys()):
+        if ours.get(i) != theirs.get(i):
+            said = (
+                "it has no token" if i not in theirs else f"its token {theirs[i]!r} has the number"
+            )
+            also = f"{ours[i]!r} in" if i in ours else "none of"
+            return f"{said} {i}, which is {also} the model that is trained"
+    known = len(teacher.model.get_input_embeddings().weight)
+    if known <= max(ours):
+        return f"it knows {known} tokens, the model that is trained {max(ours) + 1}"
+    if teacher.context_length < policy.context_length:
+        return (
+            f"its context of {teacher.context_length} tokens is shorter than the "
+            f"{policy.context_length} of the model that is trained"
+        )
+    return ""
