@@ -51,7 +51,8 @@ class Talk:
     def graded(self, reply: Reply) -> None:
         """Append the turn that consists of the last answer and the environment's reply."""
         said, reward = reply.observation, reply.reward
-        self.turns.append(Turn(action=self.answer.text, observation=said, reward=reward.total))
+        turn = Turn(action=self.answer.text, observation=said, reward=reward.total)
+        self.turns.append(replace(turn, note=reward.detail))
         self.rewards.append(reward)
 
     def heard(self, token_ids: tuple[int, ...]) -> None:
@@ -141,6 +142,9 @@ class Rollout:
                 completions=tuple(talk.completion(self.chat) for talk in members),
                 rewards=tuple(talk.reward() for talk in members),
                 meta=about["meta"][p * size],
+                gold=self.env.gold(p * size),
+                system_prompt=about["system_prompt"][p * size],
+                tools=tuple(tools[p * size]),
                 version=version,
             )
             for p, seed in enumerate(seeds)

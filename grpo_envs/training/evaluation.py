@@ -61,13 +61,14 @@ class Evaluation:
     def answers(self, problems: Sequence[int]) -> list[dict[str, Any]]:
         """Return what became of the answers to some problems: the greedy ones, then the others.
 
-        The problems are those of `room`: each leaves room for an answer.
+        `right` of a row says whether the answer is right, see `rewards.is_right`. The problems are
+        those of `room`: each leaves room for an answer.
         """
         rows = [{"decoding": "greedy"} | row for row in self._rows(problems, 1, 0.0)]
         if self.samples:
             sampled = self._rows(problems, self.samples, self.temperature)
             rows += [{"decoding": "sampled"} | row for row in sampled]
-        return rows
+        return [row | {"right": is_right(row, self.env.own_parts)} for row in rows]
 
     def close(self) -> None:
         """Stop what grades the answers. Who made the environment closes it."""
