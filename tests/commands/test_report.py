@@ -4,7 +4,6 @@ import base64
 import gzip
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +14,9 @@ import pytest
 from grpo_envs.errors import ConfigError
 from grpo_envs.report import write_report
 from grpo_envs.runs.record import read_record
+from tests.support.pages import completion, run_with
 from tests.support.tab import CHROMIUM, OPTIONS, needs_browser
 
-RUNS = Path(__file__).parents[1] / "data" / "runs"
 HOSTILE = [
     "<script>document.title = 'hacked'</script>",
     "</script><script>document.title = 'hacked'</script>",
@@ -25,26 +24,6 @@ HOSTILE = [
     "<!--<script>",
     "&lt;b&gt; \u2028 \ud83d \x00 $title ${title} \\u003c",
 ]
-
-
-def completion(step: int, problem: int, text: str, **more: Any) -> dict[str, Any]:
-    """A row of completions.jsonl."""
-    row = {
-        **{"step": step, "problem": problem, "prompt": f"question {problem}", "meta": {}},
-        **{"text": text, "reward": 0.1, "parts": {"correct": 0.0, "format": 1.0}},
-        **{"valid": True, "error": "", "finish_reason": "stop", "tokens": 4, "turns": []},
-        "advantage": -0.5,
-    }
-    return row | more
-
-
-def run_with(tmp_path: Path, completions: list[dict[str, Any]], name: str = "run") -> Path:
-    """A real run's folder, with completions of our own."""
-    run = tmp_path / name
-    shutil.copytree(RUNS / "healthy", run)
-    lines = [json.dumps(row) + "\n" for row in completions]
-    (run / "completions.jsonl").write_text("".join(lines), encoding="utf-8")
-    return run
 
 
 def page_of(*runs: Path) -> Path:
