@@ -18,8 +18,8 @@ from grpo_envs.runtime.files import write_atomically
 def write_report(runs: Sequence[Record], out: Path) -> None:
     """Write the page of one or several runs."""
     require_training("a report", ["plotly"])
-    from grpo_envs.report.bundle import shared_bundle  # plotly, which the core does without
-    from grpo_envs.report.page import page
+    from grpo_envs.report.page import page  # plotly, which the core does without
+    from grpo_envs.runs.bundle import shared_bundle
 
     out.parent.mkdir(parents=True, exist_ok=True)
     text = page(runs, bundle=shared_bundle(out)).encode("utf-8", "replace")  # lone surrogates

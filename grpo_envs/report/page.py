@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any
-
-from plotly import graph_objects as go
 
 from grpo_envs.doctor import diagnose
 from grpo_envs.report.answers import held_out
-from grpo_envs.report.bundle import packed, packed_bundle
+from grpo_envs.report.charts import charts
 from grpo_envs.report.completions import about_runs, browsable, contexts
 from grpo_envs.report.configs import configurations
-from grpo_envs.report.figures import colours, figures
+from grpo_envs.report.figures import colours
 from grpo_envs.report.html import table
+from grpo_envs.runs.bundle import packed, packed_bundle
 from grpo_envs.runs.curves import half_width_of
 from grpo_envs.runs.record import Record
 
@@ -47,12 +45,12 @@ def page(runs: Sequence[Record], *, bundle: str = "", live: Live | None = None) 
     """
     names = names_of(runs)
     rows, extent = browsable(runs, names)
-    drawn = list(figures(runs, names))
+    drawn = charts(runs, names)
     data = {
         "rows": rows,
         "runs": about_runs(runs, names),
         "contexts": contexts(runs, names, rows),
-        "charts": [plain(figure) for _, figure in drawn],
+        "charts": [chart for _, chart in drawn],
     }
     scripts = [*_SCRIPTS, "live"] if live else _SCRIPTS
     return Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(
@@ -75,13 +73,6 @@ def page(runs: Sequence[Record], *, bundle: str = "", live: Live | None = None) 
             for name in scripts
         ),
     )
-
-
-def plain(figure: go.Figure) -> dict[str, Any]:
-    """Return a figure as JSON values, without the template that plotly gives to each."""
-    found = json.loads(figure.to_json())
-    found["layout"].pop("template", None)
-    return {key: found[key] for key in ("data", "layout")}
 
 
 def names_of(runs: Sequence[Record]) -> list[str]:

@@ -13,9 +13,9 @@ from typing import Any
 
 from grpo_envs.errors import ConfigError
 from grpo_envs.report.answers import held_out
+from grpo_envs.report.charts import charts
 from grpo_envs.report.completions import about_runs, browsable, contexts, small
-from grpo_envs.report.figures import figures
-from grpo_envs.report.page import Live, names_of, page, plain, reached, summary
+from grpo_envs.report.page import Live, names_of, page, reached, summary
 from grpo_envs.runs.folder import RunFolder
 from grpo_envs.runs.record import Record, state_of
 
@@ -88,6 +88,11 @@ class Shown:
     completions: list[int]
     """Of each run."""
 
+    @property
+    def lines(self) -> dict[str, int]:
+        """How many lines each chart has, by its title."""
+        return dict(zip(self.titles, map(len, self.points), strict=True))
+
 
 class Watched:
     """Runs that go on, and what each page that was handed out knows of them."""
@@ -119,7 +124,7 @@ class Watched:
             if since == self._version:
                 return None
             before, now = self._shown.get(since), self._shown[self._version]
-            if before is None or before.titles != now.titles:
+            if before is None or before.lines != now.lines:
                 return {"reload": True, "state": self._state()}
             return {"version": self._version, "state": self._state(), **self._since(before)}
 
@@ -144,8 +149,8 @@ class Watched:
         if any(grown) or states != self._states:
             self._states = states
             self._version = str(time.time_ns())  # never that of a server before
-            drawn = list(figures(records, names_of(records)))
-            self._charts = [plain(figure) for _, figure in drawn]
+            drawn = charts(records, names_of(records))
+            self._charts = [chart for _, chart in drawn]
             self._shown[self._version] = Shown(
                 titles=[title for title, _ in drawn],
                 points=[[len(line["x"]) for line in each["data"]] for each in self._charts],
