@@ -14,7 +14,7 @@ from typing import Any
 from grpo_envs.errors import ConfigError
 from grpo_envs.report.answers import held_out
 from grpo_envs.report.charts import charts
-from grpo_envs.report.completions import about_runs, browsable, contexts, small
+from grpo_envs.report.completions import about_runs, contexts, small
 from grpo_envs.report.page import Live, names_of, page, reached, summary
 from grpo_envs.runs.folder import RunFolder
 from grpo_envs.runs.record import Record, state_of
@@ -115,7 +115,7 @@ class Watched:
         with self._lock:
             self._look()
             version = Live(version=self._version, state=self._state())
-            return page(self._records(), live=version)
+            return page(self._runs, live=version)
 
     def news(self, since: str) -> dict[str, Any] | None:
         """Return what a page of version `since` lacks; None where it lacks nothing."""
@@ -134,7 +134,7 @@ class Watched:
             for path in self._paths
         ]
         self._shown: dict[str, Shown] = {}
-        self._states: list[str] = []
+        self._runs: list[Growing] = []
         self._look()
 
     def _look(self) -> None:
@@ -145,9 +145,8 @@ class Watched:
             self._begin()
             return
         records = self._records()
-        states = [record.state for record in records]
-        if any(grown) or states != self._states:
-            self._states = states
+        if any(grown) or [run.state for run in records] != [run.state for run in self._runs]:
+            self._runs = records
             self._version = str(time.time_ns())  # never that of a server before
             drawn = charts(records, names_of(records))
             self._charts = [chart for _, chart in drawn]
@@ -169,33 +168,30 @@ class Watched:
 
     def _state(self) -> str:
         """Return how far the runs are, in words."""
-        records = self._records()
-        ended = [record for record in records if record.state == "done"]
-        far = ", ".join(map(reached, records))
-        failed = "; ".join(r.state for r in records if r.state.startswith("failed"))
-        return f"{far}; done" if len(ended) == len(records) else f"{far}{failed and '; '}{failed}"
+        states = {run.state for run in self._runs}
+        ends = ["done"] if states == {"done"} else [s for s in states if s.startswith("failed")]
+        return "; ".join([", ".join(map(reached, self._runs)), *sorted(ends)])
 
     def _since(self, before: Shown) -> dict[str, Any]:
-        records = self._records()
-        names = names_of(records)
+        names = names_of(self._runs)
         rows = [
             small(name, row)
-            for record, name, count in zip(records, names, before.completions, strict=True)
-            for row in record.completions[count:]
+            for run, name, count in zip(self._runs, names, before.completions, strict=True)
+            for row in run.completions[count:]
         ]
-        alone = records[0] if len(records) == 1 else None
+        total = sum(len(run.completions) for run in self._runs)
         return {
             "rows": rows,
-            "runs": about_runs(records, names),
-            "contexts": contexts(records, names, rows),
+            "runs": about_runs(self._runs, names),
+            "contexts": contexts(self._runs, names, rows),
             "points": [
                 [_points(line, count) for line, count in zip(each["data"], counts, strict=True)]
                 for each, counts in zip(self._charts, before.points, strict=True)
             ],
             "html": {
-                "summary": "".join(summary(records, names)),
-                "held-out": "".join(held_out(alone)) if alone else "",
-                "extent": browsable(records, names)[1],
+                "summary": "".join(summary(self._runs, names)),
+                "held-out": "".join(held_out(self._runs[0])) if len(names) == 1 else "",
+                "extent": f"{total:,} completions so far.",
             },
         }
 
