@@ -109,7 +109,7 @@ def test_a_browser_follows_a_run(tmp_path: Path) -> None:
         tab.js("window.same = true")
         append(run / "metrics.jsonl", coming[:4])
         hostile = "<img src=x onerror=\"document.title='hacked'\">"
-        append(run / "completions.jsonl", [completion(7, 9, hostile)])
+        append(run / "completions.jsonl", [completion(7, 9, hostile, prompt=hostile)])
         tab.until("LIVE.innerText === 'Live: 7 of 40 steps.'")
         assert tab.js("LIST.children.length") == 2
         assert hostile in tab.js("LIST.lastElementChild.innerText")
