@@ -1,4 +1,4 @@
-"""The configurations and versions of runs on a page, and where they differ."""
+"""The configurations and versions of runs on a page, and the keys in which they differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from grpo_envs.runs.record import Record
 
 
 def configurations(runs: Sequence[Record], names: Sequence[str]) -> Iterator[str]:
-    """Yield what differs between the runs, where there are several, and then all keys, as HTML."""
+    """Yield the keys that differ between several runs, and then all keys, as HTML."""
     flat = [
         {**run.config, **{f"version of {k}": v for k, v in run.about.get("versions", {}).items()}}
         for run in runs

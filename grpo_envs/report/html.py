@@ -15,5 +15,5 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def labelled(label: str, text: str) -> str:
-    """Return a line of small text with a label before it; '' where there is no text."""
+    """Return a line of small text with a label before it; '' if there is no text."""
     return f'<p class="note"><b>{label}</b> {escape(text)}</p>' if text else ""

@@ -6,7 +6,7 @@ function cards() {
   return [...LIST.children];
 }
 
-// Focuses the completion that lies so many after the one in focus; more are shown where they end.
+// Moves the focus by so many completions; shows more of them at the end of the list.
 function go(by) {
   const now = cards().indexOf(document.activeElement?.closest("#list > article"));
   const next = now < 0 ? 0 : now + by;

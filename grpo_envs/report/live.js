@@ -17,7 +17,7 @@ function update(news) {
   news.points.forEach((points, i) => extend(i, points));
   take(news, true);
   found = sorted(rows.filter((row) => matches(row, wanted())), wanted());
-  if (!FORM.elements.sort.value) { // sorted by step, what is shown stays where it is
+  if (!FORM.elements.sort.value) { // sorted by step: what is shown keeps its place
     if (shown < AT_ONCE) {
       for (const row of found.slice(shown, AT_ONCE)) LIST.append(card(row));
       shown = Math.min(found.length, AT_ONCE);

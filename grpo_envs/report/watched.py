@@ -41,7 +41,7 @@ class Tail:
     _read: int = 0
     """Bytes that were read."""
     _number: int = 0
-    """The file's inode: another one where the file was written anew."""
+    """The file's inode: another number if the file was written anew."""
 
     def grow(self) -> bool:
         """Read the rows that are new; return whether there are any.
@@ -118,7 +118,7 @@ class Watched:
             return page(self._runs, live=version)
 
     def news(self, since: str) -> dict[str, Any] | None:
-        """Return what a page of version `since` lacks; None where it lacks nothing."""
+        """Return what a page of version `since` lacks; None if it lacks nothing."""
         with self._lock:
             self._look()
             if since == self._version:

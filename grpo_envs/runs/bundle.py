@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 from grpo_envs.runtime.files import write_atomically
 
 NAME = "plotly.min.js"
-"""As plotly itself calls the file where pages share it (`include_plotlyjs="directory"`)."""
+"""Plotly's own name for the file that pages share (`include_plotlyjs="directory"`)."""
 _SWEEP = "multirun.yaml"
 """What Hydra writes into the folder of a sweep."""
 
@@ -33,7 +33,7 @@ def packed_bundle() -> str:
 
 
 def shared_bundle(page: Path) -> str:
-    """Return where a page finds the bundle of its sweep, which is written if it is not there.
+    """Return the path of the bundle of a page's sweep; write the bundle if it is missing.
 
     Args:
         page: In the folder of a sweep, or of one of its jobs.

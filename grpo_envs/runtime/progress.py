@@ -1,8 +1,8 @@
 """What a command is doing while it keeps its user waiting: `with phase("loading the model"): ...`.
 
-A phase shows nothing for its first two seconds. Then a terminal shows what is done, how far it is
-and for how long; where there is no terminal, stderr has one line for each phase. The environment
-variable GRPO_ENVS_PROGRESS=0 silences all of it.
+A phase shows nothing for its first two seconds. Then a terminal shows its name, its progress and
+its duration; without a terminal, stderr gets one line for each phase. The environment variable
+GRPO_ENVS_PROGRESS=0 silences all phases.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Phase:
 
     what: str
     total: int = 0
-    """Of what it counts; 0 where it counts nothing."""
+    """Of what it counts; 0 if it counts nothing."""
     done: int = 0
     _shown: Progress | None = None
     _timer: Timer | None = None

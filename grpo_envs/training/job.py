@@ -150,10 +150,14 @@ def run_in_sweep(cfg: DictConfig) -> float | None:
     """
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     folder.try_again()
+    with named_lines(_name(folder)) if _beside_others() else nullcontext():
+        return _run_or_fail(cfg, folder)
+
+
+def _run_or_fail(cfg: DictConfig, folder: RunFolder) -> float | None:
     try:
-        with named_lines(_name(folder)) if _beside_others() else nullcontext():
-            _require_sweep_metric(cfg)
-            return run(cfg)
+        _require_sweep_metric(cfg)
+        return run(cfg)
     except GrpoEnvsError as error:
         why = str(error)
         log.error("failed: %s", why)  # noqa: TRY400 - a mistake, in one line
