@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import rich
-from rich.progress import track
 
 from grpo_envs.config.composition import compose_run
 from grpo_envs.config.model import SIZES
@@ -135,10 +134,11 @@ def _answer(evaluation: Evaluation, problems: Sequence[int], file: Path) -> None
     """Append the answers to some problems to a file, a part at a time."""
     size = max(1, _AT_ONCE // (1 + evaluation.samples))
     parts = [problems[i : i + size] for i in range(0, len(problems), size)]
-    for part in track(parts, "answering", console=rich.get_console(), transient=True):
-        with file.open("a", encoding="utf-8") as opened:
-            opened.write(json_lines(evaluation.answers(part)))
-        fsync(file)
+    with evaluation.shown(len(problems)):
+        for part in parts:
+            with file.open("a", encoding="utf-8") as opened:
+                opened.write(json_lines(evaluation.answers(part)))
+            fsync(file)
 
 
 def _identity(cfg: RunConfig, path: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Prints a table of its jobs, best first: the overrides in which they differ, the held-out reward and
 accuracy at the end (with 95 % intervals) and the time that the steps took. Writes their curves,
-laid over each other, to report.png and report.html (which needs no network) in the sweep's folder.
+laid over each other, to report.png and report.html in the sweep's folder; beside the page is
+plotly.min.js, which the pages of the jobs use, too. Neither needs a network.
 """
 
 from __future__ import annotations
@@ -172,6 +173,8 @@ def write_page(title: str, jobs: Sequence[Job], by: str, out: Path) -> None:
     from plotly.colors import qualitative
     from plotly.subplots import make_subplots
 
+    from grpo_envs.runs.bundle import NAME, write_bundle
+
     titles = [curve.title for curve in _CURVES]
     figure = make_subplots(rows=1, cols=len(_CURVES), subplot_titles=titles)
     for column, curve in enumerate(_CURVES, 1):
@@ -198,7 +201,8 @@ def write_page(title: str, jobs: Sequence[Job], by: str, out: Path) -> None:
     figure.update_layout(legend={"orientation": "h", "y": -0.2}, margin={"l": 40, "r": 20})
     header, rows = table_of(jobs, by)
     cells = [_html_row("th", header), *(_html_row("td", row) for row in rows)]
-    drawn = figure.to_html(full_html=False, include_plotlyjs=True)
+    drawn = figure.to_html(full_html=False, include_plotlyjs=NAME)
+    write_bundle(out.parent)
     text = _PAGE.format(title=escape(title), table="\n".join(cells), figure=drawn)
     out.write_text(text, encoding="utf-8")
 

@@ -13,6 +13,8 @@ from typing import Any
 
 REWARD_TOLERANCE = 1e-9
 """Two rewards that differ by no more are equal: absolute, and relative to the larger of the two."""
+LONGEST_GOLD = 2000
+"""Characters of a gold that are shown; tests of a program can be far longer."""
 
 
 def compare_rewards(one: float, other: float) -> int:
@@ -82,6 +84,16 @@ class Problem:
     """What the policy may call in an episode of this problem, see `grpo_envs/env/calls.py`."""
 
 
+def gold_text(gold: Any) -> str:
+    """Return a problem's gold for people: a text as it is, else as Python writes it, cut off.
+
+    >>> gold_text("104"), gold_text((1, "a"))
+    ('104', "(1, 'a')")
+    """
+    text = gold if isinstance(gold, str) else repr(gold)
+    return text if len(text) <= LONGEST_GOLD else f"{text[:LONGEST_GOLD]}..."
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """One answer of the policy in an episode, and what the environment said to it."""
@@ -91,6 +103,9 @@ class Turn:
     reward: float = 0.0
     """The weighted reward of this answer alone. 0 while the environment grades it: `respond` sees
     the rewards of the earlier turns, and 0 in the last."""
+    note: str = ""
+    """The remark on the grading of this answer, or why its grading failed: for people, in what was
+    sampled. '' in the turns that `respond` sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +207,12 @@ class Group:
     rewards: tuple[Reward, ...]
     meta: Mapping[str, Any] = field(default_factory=dict)
     """The problem's."""
+    gold: str = ""
+    """The problem's gold as text, see `gold_text`: for people, nothing is computed from it."""
+    system_prompt: str = ""
+    """The system message before the prompt."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """The schemas of what the policy may call, see `Tool.schema`."""
     version: int = 0
     """Of the policy's weights that sampled the completions, see `Policy.version`."""
 

@@ -27,6 +27,7 @@ Write = Callable[[str, Sequence[Mapping[str, Any]]], str]
 
 # Tests run side by side, one process a core: threads of their own would only be in the way.
 os.environ["OMP_NUM_THREADS"] = "1"  # here, and in the programs that tests start
+os.environ["GRPO_ENVS_PROGRESS"] = "0"  # what takes two seconds on a busy machine says nothing more
 
 
 collect_ignore = ["third_party"]  # packages that test_third_party.py installs

@@ -51,7 +51,7 @@ HEAVY = {
     "datasets": {"env", "interop"},
     "verifiers": {"interop"},
     "matplotlib": {"commands"},
-    "plotly": {"report", "commands"},
+    "plotly": {"report", "runs", "commands"},
     "sympy": {"graders"},
     "mpmath": {"graders"},
     "wandb": {"loggers"},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -11,9 +13,12 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
+from transformers.utils.logging import set_tqdm_hook
 
 from grpo_envs.config.model import ModelConfig
 from grpo_envs.errors import ConfigError, require_one_of
+from grpo_envs.runtime.files import shown
+from grpo_envs.runtime.progress import Phase, phase
 from grpo_policy.policy import Policy
 
 _PLAIN = (OSError, ValueError, KeyError, ImportError, SafetensorError)
@@ -55,6 +60,35 @@ def attend(policy: Policy, cfg: ModelConfig) -> None:
     if "flash" not in str(policy.model.config._attn_implementation):
         name = type(policy.model).__name__
         raise ConfigError(f"model.attention={cfg.attention}: {name} has none. Allowed: null.")
+
+
+@contextmanager
+def weights_counted(path: str) -> Iterator[None]:
+    """Show how many of a model's weights are loaded, once that takes a while.
+
+    Args:
+        path: Of the model, or its id on the hub.
+    """
+    with phase(f"loading {shown(Path(path)) if Path(path).exists() else path}") as loading:
+
+        def counted(bar: Callable[..., Any], given: tuple[Any, ...], more: dict[str, Any]) -> Any:
+            if not given or not isinstance(given[0], Collection):
+                return bar(*given, **more)
+            loading.expect(len(given[0]))
+            return bar(_each(given[0], loading), *given[1:], **more)
+
+        before = set_tqdm_hook(counted)
+        try:
+            yield
+        finally:
+            set_tqdm_hook(before)
+
+
+def _each(items: Iterable[Any], loading: Phase) -> Iterator[Any]:
+    """Yield the items, and count each."""
+    for item in items:
+        yield item
+        loading.advance()
 
 
 def _needs_gpu(attention: str) -> bool:

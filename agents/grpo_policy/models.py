@@ -36,6 +36,7 @@ from grpo_policy.loading import (
     cannot_load,
     require_all_loaded,
     unreadable,
+    weights_counted,
 )
 from grpo_policy.parts import load_whole
 from grpo_policy.policy import Policy
@@ -139,7 +140,7 @@ def load_policy(
     cfg = cfg or ModelConfig()
     disable_progress_bar()  # into files, too; what is slow here is the download, which has its own
     template, how = cfg.template_text(), at_load(cfg) | quantized(path, cfg, dtype, device)
-    with _reading(path, cfg) as (place, where):
+    with weights_counted(path), _reading(path, cfg) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
         source = None if is_gguf(path) else Source.of(base or place, where)
         loaded: Any = (source.auto_class if source else AutoModelForCausalLM).from_pretrained(

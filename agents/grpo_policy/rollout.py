@@ -51,7 +51,8 @@ class Talk:
     def graded(self, reply: Reply) -> None:
         """Append the turn that consists of the last answer and the environment's reply."""
         said, reward = reply.observation, reply.reward
-        self.turns.append(Turn(action=self.answer.text, observation=said, reward=reward.total))
+        turn = Turn(action=self.answer.text, observation=said, reward=reward.total)
+        self.turns.append(replace(turn, note=reward.detail))
         self.rewards.append(reward)
 
     def heard(self, token_ids: tuple[int, ...]) -> None:
@@ -101,6 +102,8 @@ class Rollout:
     """Of the run; with a problem's seed and a member's number it decides the member's noise."""
     tick: Callable[[], None] = lambda: None
     """Called often while sampling and after grading; an exception that it raises ends both."""
+    answered: Callable[[int], None] = lambda count: None
+    """Called with the number of answers that are there, whenever there are more."""
 
     def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
         """Return one group for each problem seed; times `sample` and `score`."""
@@ -141,6 +144,9 @@ class Rollout:
                 completions=tuple(talk.completion(self.chat) for talk in members),
                 rewards=tuple(talk.reward() for talk in members),
                 meta=about["meta"][p * size],
+                gold=self.env.gold(p * size),
+                system_prompt=about["system_prompt"][p * size],
+                tools=tuple(tools[p * size]),
                 version=version,
             )
             for p, seed in enumerate(seeds)
@@ -169,6 +175,7 @@ class Rollout:
             texts = [self.chat.canonical(opened + c.text, tools[own[0]]) for c in found]
             completions[p] = [replace(c, text=t) for c, t in zip(found, texts, strict=True)]
             self.env.score_ahead(dict(zip(own, texts, strict=True)))
+            self.answered(copies)
         return [completion for p in range(len(prompts)) for completion in completions[p]]
 
     def _step(self, talks: Sequence[Talk], active: Sequence[int], timer: Timer) -> list[int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from grpo_envs.config.convert import explain
@@ -58,6 +58,8 @@ class Place(Callback):
             folder = Path(config.hydra.sweep.dir)
             free = _locked(folder)
             _taken[:] = [RunFolder(free)]
+            # Hydra's own sweeper alone writes it; to reports it says that this is a sweep.
+            OmegaConf.save(config, free / "multirun.yaml")
             if free != folder:
                 here = "another sweep is at work in it; this one goes to"
                 sys.stderr.write(f"{shown(folder)}: {here} {shown(free)}\n")

@@ -13,6 +13,7 @@ from grpo_envs.env.reading import Reading, Verdict, shown
 from grpo_envs.env.row import Row
 from grpo_envs.env.tables import Records, Table, load_tables
 from grpo_envs.errors import ConfigError, DatasetError, require, require_one_of
+from grpo_envs.runtime.progress import phase
 from grpo_envs.seeding import rng_for
 
 __all__ = ["UNREADABLE", "Records", "Row", "Rows", "Table", "load_tables", "require_dataset"]
@@ -90,7 +91,8 @@ class Rows:
         self.dataset = dataset
         names = names_of(columns, needs, optional)
         if records is None:
-            records = load_tables(dataset, [name for some in names.values() for name in some])
+            with phase(f"opening {dataset}"):
+                records = load_tables(dataset, [name for some in names.values() for name in some])
         self._reading = Reading(
             dataset=dataset,
             tables={"train": records} if isinstance(records, Records) else records,

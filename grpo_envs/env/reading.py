@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,16 +12,13 @@ from grpo_envs.env.columns import PART, Names, cells_of, heads, name_of, require
 from grpo_envs.env.row import Row
 from grpo_envs.env.tables import Table
 from grpo_envs.errors import ConfigError, DatasetError
+from grpo_envs.runtime.progress import phase
 from grpo_envs.seeding import seed_for
-
-log = logging.getLogger(__name__)
 
 _EVAL_NAMES = ("eval", "test", "validation")
 _HELD_OUT = 0.1
 _EXAMPLES = 3
 _CONVERSATION = ("[", "{")
-_SECONDS = 5.0
-"""Time between two lines about the progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +50,6 @@ class Reading:
     read: Callable[[Row], object] | None = None
     unreadable: str | None = None
     held_out: float | None = None
-    _logged: float = field(default_factory=time.monotonic)
 
     @property
     def total(self) -> int:
@@ -92,17 +86,19 @@ class Reading:
         kinds: set[str] = set()
         examples: list[str] = []
         refused = done = 0
-        for split, table in self.tables.items():
-            have[split], kept[split] = self._columns(split, table), []
-            for row, broken in self._rows(split, have[split], range(len(table))):
-                why = broken or self._refused(row, kinds)
-                if not why:
-                    kept[split].append((done, row.text(self.by)))
-                elif len(examples) < _EXAMPLES:
-                    examples.append(why)
-                refused += bool(why)
-                done += 1
-                self._log_progress(done)
+        with phase(f"reading {self.dataset}", self.total) as reading:
+            for split, table in self.tables.items():
+                have[split], kept[split] = self._columns(split, table), []
+                for row, broken in self._rows(split, have[split], range(len(table))):
+                    why = broken or self._refused(row, kinds)
+                    if not why:
+                        kept[split].append((done, row.text(self.by)))
+                    elif len(examples) < _EXAMPLES:
+                        examples.append(why)
+                    refused += bool(why)
+                    done += 1
+                    if done % PART == 0:
+                        reading.advance(PART)
         self._require_readable(refused, examples)
         train, held_out = self._split(kept)
         return Verdict(
@@ -215,12 +211,6 @@ class Reading:
         share = _HELD_OUT if self.held_out is None else self.held_out
         out = set(order[: min(max(1, round(share * len(order))), len(order) - 1)])
         return [i for i, text in rows if text not in out], [i for i, text in rows if text in out]
-
-    def _log_progress(self, done: int) -> None:
-        """Say every few seconds how far the reading is."""
-        if done % PART == 0 and time.monotonic() - self._logged > _SECONDS:
-            self._logged = time.monotonic()
-            log.info("%s: %d of %d rows are read", self.dataset, done, self.total)
 
 
 def shown(dataset: str, refused: int, examples: Sequence[str]) -> str:

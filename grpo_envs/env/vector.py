@@ -16,7 +16,7 @@ from grpo_envs.env.grading import Graders
 from grpo_envs.env.text import TextEnv
 from grpo_envs.errors import ConfigError, ResetNeeded
 from grpo_envs.seeding import seed_for
-from grpo_envs.types import Problem, Reply, Reward, Turn
+from grpo_envs.types import Problem, Reply, Reward, Turn, gold_text
 
 Array = NDArray[Any]
 _IDLE = Reply(reward=Reward())
@@ -90,6 +90,11 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
     def max_turns(self) -> int:
         """Answers per episode, at most."""
         return self.env.max_turns
+
+    def gold(self, member: int) -> str:
+        """Return the gold of a member's problem as text: for people, and never for a policy."""
+        problem = self._problems[member]
+        return gold_text(problem.gold) if problem else ""
 
     @property
     def replies(self) -> Mapping[int, Reply]:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from grpo_envs.runs.metrics import rounded
-from grpo_envs.runs.rows import completion_rows, json_lines, read_jsonl
+from grpo_envs.runs.rows import completion_rows, json_lines, problem_rows, read_jsonl
 from grpo_envs.runtime.files import fsync, write_atomically
 from grpo_envs.types import Group
 
@@ -128,7 +128,7 @@ class ConsoleLogger(Logger):
 
 
 class JsonlLogger(Logger):
-    """metrics, completions, eval and eval_completions, each as .jsonl: one JSON object a line."""
+    """metrics, completions, problems, eval and eval_completions, as .jsonl: an object a line."""
 
     def __init__(self, run: Path, steps: int, done: int) -> None:
         self._run = run
@@ -147,9 +147,10 @@ class JsonlLogger(Logger):
     def log_completions(
         self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
     ) -> None:
-        """Append to completions.jsonl."""
+        """Append to completions.jsonl and problems.jsonl."""
         earned = [round(x, 6) for members in advantages for x in members]
         rows = zip(completion_rows(groups), earned, strict=True)
+        self._write("problems", [{"step": step, **row} for row in problem_rows(groups)])
         self._write("completions", [{"step": step, **row, "advantage": a} for row, a in rows])
 
     def log_eval(
@@ -196,7 +197,7 @@ class TensorBoardLogger(Logger):
         self._writer.close()
 
 
-_JSONL = ("metrics", "completions", "eval", "eval_completions")
+_JSONL = ("metrics", "completions", "problems", "eval", "eval_completions")
 
 
 def _keep_until(path: Path, step: int) -> None:

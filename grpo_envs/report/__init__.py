@@ -19,9 +19,10 @@ def write_report(runs: Sequence[Record], out: Path) -> None:
     """Write the page of one or several runs."""
     require_training("a report", ["plotly"])
     from grpo_envs.report.page import page  # plotly, which the core does without
+    from grpo_envs.runs.bundle import shared_bundle
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = page(runs).encode("utf-8", "replace")  # a wild completion has lone surrogates
+    text = page(runs, bundle=shared_bundle(out)).encode("utf-8", "replace")  # lone surrogates
     write_atomically(out, text.decode("utf-8"))
 
 

@@ -1,17 +1,34 @@
 // Draws each chart when it comes into view: a page of many opens as fast as one of few.
 "use strict";
-const CHARTS = JSON.parse(document.getElementById("charts").textContent);
 const PLACES = [...document.querySelectorAll(".chart")];
-const WATCH = new IntersectionObserver((entries) => {
-  for (const { isIntersecting, target } of entries) {
-    if (!isIntersecting) continue;
-    WATCH.unobserve(target);
-    const { data, layout } = CHARTS[PLACES.indexOf(target)];
-    Plotly.newPlot(target, data, layout, { responsive: true, displayModeBar: false });
-  }
-}, { rootMargin: "300px" });
-for (const place of PLACES) WATCH.observe(place);
-window.addEventListener("beforeprint", () => {
-  PLACES.forEach((place, i) => Plotly.react(place, CHARTS[i].data, CHARTS[i].layout));
-});
-document.body.dataset.drawn = Math.round(performance.now()); // [ms] since the page was opened
+let charts = [];
+
+function drawn(place) {
+  const { data, layout } = charts[PLACES.indexOf(place)];
+  return Plotly.react(place, data, layout, { responsive: true, displayModeBar: false });
+}
+
+function drawWhenSeen() {
+  const watch = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      watch.unobserve(target);
+      drawn(target);
+    }
+  }, { rootMargin: "300px" });
+  for (const place of PLACES) watch.observe(place);
+  window.addEventListener("beforeprint", () => PLACES.forEach(drawn));
+}
+
+// Appends points to the lines of each chart: `points` has what is new of each of its traces.
+function extend(i, points) {
+  points.forEach(({ x, y, error }, line) => {
+    const trace = charts[i].data[line];
+    trace.x = [...trace.x, ...x];
+    trace.y = [...trace.y, ...y];
+    if (error.length) trace.error_y.array = [...trace.error_y.array, ...error];
+  });
+  const layout = charts[i].layout;
+  layout.datarevision = (layout.datarevision ?? 0) + 1;
+  if (PLACES[i].classList.contains("js-plotly-plot")) drawn(PLACES[i]);
+}

@@ -101,7 +101,8 @@ def _times(run: Record) -> go.Figure:
             line={"color": _colour(i), "width": 0},
             **_label(name),
         )
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.25})
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.15})
+    figure.update_xaxes(title=None)  # its place is the legend's
     return figure
 
 

@@ -30,6 +30,7 @@ def _group(found: dict[str, Any]) -> Group:
     found["prompt_ids"] = tuple(found["prompt_ids"])
     found["completions"] = tuple(_completion(each) for each in found["completions"])
     found["rewards"] = tuple(Reward(**each) for each in found["rewards"])
+    found["tools"] = tuple(found.get("tools", ()))  # not in older checkpoints
     return Group(**found)
 
 

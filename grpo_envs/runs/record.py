@@ -42,6 +42,12 @@ class Record:
         file = self.path / "eval_completions.jsonl"
         return read_jsonl(file) if file.is_file() else []
 
+    @cached_property
+    def problems(self) -> list[dict[str, Any]]:
+        """Rows of problems.jsonl; [] where no problem has a system message or tools."""
+        file = self.path / "problems.jsonl"
+        return read_jsonl(file) if file.is_file() else []
+
     def column(self, name: str) -> list[float]:
         """Return a metric of the steps that have it."""
         return [float(row[name]) for row in self.steps if name in row]

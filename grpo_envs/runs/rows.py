@@ -1,4 +1,4 @@
-"""A completion as a row of JSON: what completions.jsonl and eval_completions.jsonl hold."""
+"""Completions and their problems as rows of JSON, as a run's files hold them."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +17,7 @@ def completion_rows(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
             yield {
                 "problem": group.key,
                 "prompt": group.prompt,
+                "gold": group.gold,
                 "meta": dict(group.meta),
                 "text": completion.text,
                 "reward": reward.total,
@@ -27,6 +28,18 @@ def completion_rows(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
                 "finish_reason": completion.finish_reason,
                 "tokens": completion.length,
                 "turns": [asdict(turn) for turn in completion.turns],
+            }
+
+
+def problem_rows(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each group that a system message or tools stand before: problems.jsonl."""
+    for group in groups:
+        if group.system_prompt or group.tools:
+            tools = [dict(tool) for tool in group.tools]
+            yield {
+                "problem": group.key,
+                "system_prompt": group.system_prompt,
+                "tools": tools,
             }
 
 

@@ -3,9 +3,11 @@
 Nothing in a text of others moves the cursor or hides.
 """
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from grpo_envs.errors import GrpoEnvsError
 
@@ -37,6 +39,47 @@ def exit_on_error(interrupted: str = "") -> Iterator[None]:
     except KeyboardInterrupt:
         sys.stderr.write(f"grpo_envs: {interrupted}\n" if interrupted else "\n")
         sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def named_lines(name: str) -> Iterator[None]:
+    """Begin each line that this process prints with `[name]`: one of several on a terminal.
+
+    It is no terminal to what prints: nothing is drawn that others would write over.
+    """
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (_Named(stream, name) for stream in streams)
+    try:
+        yield
+    finally:
+        for named in (sys.stdout, sys.stderr):
+            if isinstance(named, _Named):
+                named.finish()
+        sys.stdout, sys.stderr = streams
+
+
+def lines_are_named() -> bool:
+    """Return whether this process is within `named_lines`."""
+    return isinstance(sys.stderr, _Named)
+
+
+class _Named(io.TextIOBase):
+    """Writes whole lines, each with the name before it and at once: no other comes in between."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name, self._begun = stream, name, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        if lines:
+            self._stream.write("".join(f"[{self._name}] {line}\n" for line in lines))
+            self._stream.flush()
+        return len(text)
+
+    def finish(self) -> None:
+        """Write what has no end of a line yet."""
+        if self._begun:
+            self.write("\n")
 
 
 def printable(text: str) -> str:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from grpo_envs.errors import SandboxError, SandboxUnavailable, require_one_of
+from grpo_envs.runtime.progress import phase
 from grpo_envs.sandbox.acts import trial
 from grpo_envs.sandbox.confine import MACHINE
 from grpo_envs.sandbox.probes import bwrap_path, probe_all
@@ -56,7 +57,8 @@ def _proven(level: str, preload: tuple[str, ...]) -> Setting:
             raise SandboxError(f"no table of system calls for {platform.machine()}.")
         wrapper = _bwrap(preload) if level == "bubblewrap" else ()
         setting = Setting(level=level, wrapper=wrapper, preload=preload)
-        broken = [result for result in trial(setting) if result.problem]
+        with phase(f"testing what confines programs ({level})"):
+            broken = [result for result in trial(setting) if result.problem]
         if broken:
             problems = "; ".join(f"{result.act}: {result.problem}" for result in broken)
             raise SandboxError(f"the self-test failed: {problems}.")

@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from grpo_envs.errors import DatasetError, SandboxError, require
 from grpo_envs.runtime.launch import cores
+from grpo_envs.runtime.progress import phase
 from grpo_envs.sandbox.levels import check, choose
 from grpo_envs.sandbox.preload import RARE, names_any
 from grpo_envs.sandbox.testing import prepared
@@ -178,7 +179,9 @@ class LocalPool:
             for attempt in range(_TRIES):
                 worker = self._taken(setting, new=attempt > 0)
                 try:
-                    worker.wait()
+                    if not worker.answered:
+                        with phase("starting the sandbox"):
+                            worker.wait()
                     reply = worker.ask(limits, blobs, judge=judge, full=full)
                 except WorkerDied as error:
                     self._discard(worker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,10 +210,11 @@ def make_evaluation(
 
     def play(env: GroupVectorEnv, temperature: float) -> Rollout:
         decoding = evaluation_decoding(cfg, policy, temperature)
-        return Rollout(env, policy.chat, sampler, decoding, cfg.seed, tick=tick)
+        rollout = Rollout(env, policy.chat, sampler, decoding, cfg.seed, tick=tick)
+        return replace(rollout, answered=made.answered)
 
     env, problems = held_out
-    return Evaluation(
+    made = Evaluation(
         env=env,
         room=_room(cfg, env, policy.chat) if problems else Room(env, policy.chat),
         problems=problems,
@@ -221,6 +223,7 @@ def make_evaluation(
         play=play,
         processes=processes,
     )
+    return made
 
 
 def make_accelerator(cfg: TrainerConfig) -> Accelerator:

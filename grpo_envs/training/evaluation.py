@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -12,6 +13,7 @@ from grpo_envs.env.rewards import Part
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.runs.rows import completion_rows
 from grpo_envs.runtime.processes import ALONE, Processes, RolloutFn
+from grpo_envs.runtime.progress import Phase, phase
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.training.statistics import Estimate, mean_of, pass_at_k, share_of
 from grpo_envs.types import Group, Reward
@@ -39,6 +41,7 @@ class Evaluation:
     """Makes the policy a player of an environment, at a temperature (0: greedy)."""
     processes: Processes = ALONE
     """Those that share the problems; each returns the answers to all."""
+    _answering: Phase = field(default_factory=lambda: Phase(""))
     _players: dict[tuple[int, int], RolloutFn] = field(default_factory=dict)
     _members: list[GroupVectorEnv] = field(default_factory=list)
 
@@ -54,20 +57,33 @@ class Evaluation:
         problems = self.room.among(range(self.problems))
         if not problems:
             raise self.room.no_problem()
-        rows = self.answers(problems)
+        with self.shown(len(problems)):
+            rows = self.answers(problems)
         left_out = float(self.problems - len(problems))
         return {**eval_metrics(rows, self.env.own_parts), "eval/too_long": left_out}, rows
+
+    @contextmanager
+    def shown(self, problems: int) -> Iterator[None]:
+        """Show how many of the answers to so many problems are there."""
+        share = problems * (1 + self.samples) // self.processes.count
+        with phase("answering held-out problems", share) as self._answering:
+            yield
+
+    def answered(self, count: int) -> None:
+        """Take note of answers: for `shown`."""
+        self._answering.advance(count)
 
     def answers(self, problems: Sequence[int]) -> list[dict[str, Any]]:
         """Return what became of the answers to some problems: the greedy ones, then the others.
 
-        The problems are those of `room`: each leaves room for an answer.
+        `right` of a row says whether the answer is right, see `rewards.is_right`. The problems are
+        those of `room`: each leaves room for an answer.
         """
         rows = [{"decoding": "greedy"} | row for row in self._rows(problems, 1, 0.0)]
         if self.samples:
             sampled = self._rows(problems, self.samples, self.temperature)
             rows += [{"decoding": "sampled"} | row for row in sampled]
-        return rows
+        return [row | {"right": is_right(row, self.env.own_parts)} for row in rows]
 
     def close(self) -> None:
         """Stop what grades the answers. Who made the environment closes it."""

@@ -6,7 +6,7 @@ import logging
 import platform
 import shlex
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from grpo_envs.config import composition, schema
 from grpo_envs.config.convert import convert
@@ -26,6 +26,7 @@ from grpo_envs.runs.folder import RunFolder, require_alike
 from grpo_envs.runtime.files import shown
 from grpo_envs.runtime.memory import in_one_line
 from grpo_envs.runtime.processes import Processes, connect
+from grpo_envs.runtime.terminal import named_lines
 from grpo_envs.training.environments import make_envs
 
 log = logging.getLogger(__name__)
@@ -149,6 +150,11 @@ def run_in_sweep(cfg: DictConfig) -> float | None:
     """
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     folder.try_again()
+    with named_lines(_name(folder)) if _beside_others() else nullcontext():
+        return _run_or_fail(cfg, folder)
+
+
+def _run_or_fail(cfg: DictConfig, folder: RunFolder) -> float | None:
     try:
         _require_sweep_metric(cfg)
         return run(cfg)
@@ -160,6 +166,19 @@ def run_in_sweep(cfg: DictConfig) -> float | None:
         log.exception("failed")
     folder.fail(why, list(HydraConfig.get().overrides.task))
     raise JobFailed(folder.path, why)
+
+
+def _beside_others() -> bool:
+    """Whether jobs of the sweep share the terminal."""
+    return str(HydraConfig.get().launcher._target_).endswith(".JoblibLauncher")
+
+
+def _name(folder: RunFolder) -> str:
+    """Return what tells this job from the others: its overrides that are not all jobs'."""
+    sweep = folder.path.parent / "multirun.yaml"
+    same = set(OmegaConf.load(sweep).hydra.overrides.task) if sweep.is_file() else set()
+    own = [each for each in HydraConfig.get().overrides.task if each not in same]
+    return " ".join(own) or folder.path.name
 
 
 def in_sweep() -> bool:

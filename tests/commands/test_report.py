@@ -1,8 +1,9 @@
 """report.html: what a browser makes of it. What a model wrote stays text, whatever it is."""
 
+import base64
+import gzip
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,9 @@ import pytest
 from grpo_envs.errors import ConfigError
 from grpo_envs.report import write_report
 from grpo_envs.runs.record import read_record
+from tests.support.pages import completion, run_with
+from tests.support.tab import CHROMIUM, OPTIONS, needs_browser
 
-RUNS = Path(__file__).parents[1] / "data" / "runs"
-CHROMIUM = shutil.which("chromium")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 HOSTILE = [
     "<script>document.title = 'hacked'</script>",
     "</script><script>document.title = 'hacked'</script>",
@@ -24,26 +24,6 @@ HOSTILE = [
     "<!--<script>",
     "&lt;b&gt; \u2028 \ud83d \x00 $title ${title} \\u003c",
 ]
-
-
-def completion(step: int, problem: int, text: str, **more: Any) -> dict[str, Any]:
-    """A row of completions.jsonl."""
-    row = {
-        **{"step": step, "problem": problem, "prompt": f"question {problem}", "meta": {}},
-        **{"text": text, "reward": 0.1, "parts": {"correct": 0.0, "format": 1.0}},
-        **{"valid": True, "error": "", "finish_reason": "stop", "tokens": 4, "turns": []},
-        "advantage": -0.5,
-    }
-    return row | more
-
-
-def run_with(tmp_path: Path, completions: list[dict[str, Any]], name: str = "run") -> Path:
-    """A real run's folder, with completions of our own."""
-    run = tmp_path / name
-    shutil.copytree(RUNS / "healthy", run)
-    lines = [json.dumps(row) + "\n" for row in completions]
-    (run / "completions.jsonl").write_text("".join(lines), encoding="utf-8")
-    return run
 
 
 def page_of(*runs: Path) -> Path:
@@ -55,8 +35,8 @@ def page_of(*runs: Path) -> Path:
 def opened(page: Path, fragment: str = "") -> str:
     """The document as it is after headless Chromium has opened it."""
     assert CHROMIUM is not None
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    command += [f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=10000"]
+    command = [CHROMIUM, *OPTIONS, f"--user-data-dir={page.parent / 'profile'}"]
+    command += ["--virtual-time-budget=10000"]
     done = subprocess.run(
         [*command, "--dump-dom", f"file://{page}#{fragment}"],
         capture_output=True,
@@ -65,6 +45,13 @@ def opened(page: Path, fragment: str = "") -> str:
         check=True,
     )
     return done.stdout
+
+
+def carried(page: Path) -> dict[str, Any]:
+    """The data that a page carries."""
+    found = re.search(r'id="data"[^>]*>(.*?)</script>', page.read_text(encoding="utf-8"))
+    assert found is not None
+    return dict(json.loads(gzip.decompress(base64.b64decode(found[1]))))
 
 
 def listed(document: str) -> str:
@@ -82,7 +69,9 @@ def test_a_browser_shows_it(tmp_path: Path) -> None:
     assert '<span class="think">&lt;think&gt;3+4=7&lt;/think&gt;</span>' in listed(document)
     assert '<span class="answer">&lt;answer&gt;7&lt;/answer&gt;</span>' in listed(document)
     assert "advantage +1.00" in listed(document)
-    assert '<span class="chip none">correct 0</span>' in listed(document)
+    assert '<span class="chip none" title="adds 0 to the reward">correct 0</span>' in listed(
+        document
+    )
 
 
 @needs_browser
@@ -153,12 +142,14 @@ def test_filters_stand_in_the_address(tmp_path: Path) -> None:
     page = page_of(run_with(tmp_path, rows))
     tries = json.dumps([fragment for fragment, _ in FILTERS])
     script = f"""<pre id="tried"></pre><script>
-    for (const fragment of {tries}) {{
-      history.replaceState(null, "", "#" + fragment);
-      readAddress();
-      const said = document.getElementById("count").textContent;
-      document.getElementById("tried").append(said + ";");
-    }}
+    STARTED.then(() => {{
+      for (const fragment of {tries}) {{
+        history.replaceState(null, "", "#" + fragment);
+        readAddress();
+        const said = document.getElementById("count").textContent;
+        document.getElementById("tried").append(said + ";");
+      }}
+    }});
     </script>"""
     page.write_text(page.read_text(encoding="utf-8") + script, encoding="utf-8")
     document = opened(page, "sort=longest")
@@ -189,16 +180,15 @@ def test_it_needs_no_network(tmp_path: Path) -> None:
     page = page_of(run_with(tmp_path, [completion(1, 1, "x")])).read_text(encoding="utf-8")
     head = page.partition("<script>")[0]
     assert "default-src 'none'" in head  # what would load something is refused by the browser
-    assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
+    assert not re.search(r"<(?:script|link|img)[^>]+\b(?<!-)(?:src|href)=", page)
 
 
 def test_many_completions_are_thinned_by_whole_groups(tmp_path: Path) -> None:
     rows = [completion(s, p, "x" * 10) for s in range(1, 101) for p in range(10) for _ in range(8)]
-    page = page_of(run_with(tmp_path, rows)).read_text(encoding="utf-8")
-    assert "5,000 of 8,000 completions: whole groups, evenly over the steps." in page
-    data = re.search(r'id="rows">(.*?)</script>', page)
-    assert data is not None
-    kept = json.loads(data[1])
+    page = page_of(run_with(tmp_path, rows))
+    said = "5,000 of 8,000 completions: whole groups, evenly over the steps."
+    assert said in page.read_text(encoding="utf-8")
+    kept = carried(page)["rows"]
     groups: dict[tuple[int, int], int] = {}
     for row in kept:
         key = (row["step"], row["problem"])

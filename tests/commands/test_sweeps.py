@@ -219,6 +219,16 @@ def test_a_bug_in_a_job_leaves_its_traceback_in_the_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_jobs_that_share_a_terminal_name_their_lines(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    args = ["env.level=98,99", *QUICK, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    code, out, _ = sweep(tmp_path, *args)
+    assert code == 1
+    for level in (98, 99):
+        (line,) = [x for x in out.splitlines() if x.startswith(f"[env.level={level}] ")]
+        assert f"failed: env.level={level}. Allowed: 1, 2, 3, 4, 5." in line
+
+
 def test_a_sweeper_is_told_the_objective(tmp_path: Path) -> None:
     """Optuna looks for the better of two runs that are done already."""
     pytest.importorskip("optuna")

@@ -1,9 +1,8 @@
 """An environment of one's own on a dataset: its keys, conversations, other columns, the cache."""
 
 import json
-import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +22,7 @@ from grpo_envs import (
     write_call,
 )
 from grpo_envs.config.help import keyword_docs
-from grpo_envs.env import dataset_cache, reading
+from grpo_envs.env import dataset_cache
 from grpo_envs.env.installed import check_keywords, check_values, parameters_of
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ConfigError, DatasetError, UnknownName
@@ -364,13 +363,3 @@ def test_a_disk_that_takes_nothing_is_a_warning(
     kept.write_text("no folder", encoding="utf-8")
     Exact(dataset=write("rows.jsonl", ROWS))
     assert "not kept for the next run" in caplog.text
-
-
-def test_progress_is_logged(
-    write: Write, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(reading, "_SECONDS", 0.0)
-    rows: Sequence[Mapping[str, Any]] = [{"prompt": str(i), "gold": i} for i in range(1500)]
-    with caplog.at_level(logging.INFO):
-        MathEnv(dataset=write("rows.jsonl", rows))
-    assert "1000 of 1500 rows are read" in caplog.text

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from grpo_envs.errors import ConfigError, require
+from grpo_envs.runtime.progress import phase
 from grpo_policy.chat import NO_LIMIT
 from grpo_policy.masters import dtype_name
 from grpo_policy.policy import Policy
@@ -112,7 +113,8 @@ def _start(cfg: VllmConfig, policy: Policy, dtype: str, opened: ExitStack) -> St
 
 def _wait(server: Server, started: Started, limit: float) -> None:
     try:
-        server.wait(limit, started.check)
+        with phase("starting the engine of sampler=vllm"):
+            server.wait(limit, started.check)
     except ServerLost as error:
         said = f"{error} (sampler.start_timeout). What it said: {started.log}"
         raise ConfigError(f"sampler=vllm: {said}") from error
