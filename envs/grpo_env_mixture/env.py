@@ -18,10 +18,11 @@ from grpo_env_mixture.ladder import Ladder
 from grpo_env_mixture.schedule import Schedule
 from grpo_envs.env import TextEnv
 from grpo_envs.env.grading import reentrant
-from grpo_envs.env.rewards import Part, is_right
+from grpo_envs.env.rewards import Part, is_right, merged
+from grpo_envs.env.scored import Played
 from grpo_envs.errors import ConfigError, require
 from grpo_envs.seeding import rng_for
-from grpo_envs.types import Group, Problem, Reply, Turn
+from grpo_envs.types import Group, Problem, Reply, Reward, Turn
 
 _USUAL = {"math": 1.0, "countdown": 1.0, "format": 1.0}
 
@@ -132,10 +133,26 @@ class MixtureEnv(TextEnv):
             for i, reply in zip(own, answered, strict=True):
                 reward = reply.reward
                 earned = env.parts_of(reward) if reward.valid else {}
-                parts = {f"{name}/{part}": value for part, value in earned.items()}
-                reward = dataclasses.replace(reward, parts=parts)
+                reward = _outer(dataclasses.replace(reward, parts=earned), name)
                 replies[i] = dataclasses.replace(reply, reward=reward)
         return [replies[i] for i in range(len(problems))]
+
+    @property
+    def compares(self) -> bool:
+        """Whether a reward function sees the group, one of a member's own among them."""
+        return super().compares or any(env.compares for env in self._one_each().values())
+
+    def group_rewards(self, groups: Sequence[Played]) -> list[list[Reward]]:
+        """Return what functions give that see the group: the environment's own, then ours."""
+        found = []
+        for group, added in zip(groups, super().group_rewards(groups), strict=True):
+            name, _ = self._source(group.problem)
+            env = self._env(group.problem)
+            inside = [_inner(reward, name, env.weights) for reward in group.rewards]
+            (own,) = env.group_rewards([dataclasses.replace(group, rewards=inside)])
+            outside = [_outer(reward, name) for reward in own]
+            found.append([merged(pair) for pair in zip(added, outside, strict=True)])
+        return found
 
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
         """Return what a good player of the problem's environment says."""
@@ -192,3 +209,16 @@ class MixtureEnv(TextEnv):
         if split == "train":
             return ladder.level
         return rng_for("level", split, seed).choice(ladder.levels)
+
+
+def _outer(reward: Reward, name: str) -> Reward:
+    """Return the reward of the environment `name` with its parts as they are called here."""
+    parts = {f"{name}/{part}": value for part, value in reward.parts.items()}
+    return dataclasses.replace(reward, parts=parts)
+
+
+def _inner(reward: Reward, name: str, weights: Mapping[str, float]) -> Reward:
+    """Return what is the environment's own of a reward, its parts as they are called there."""
+    own = f"{name}/"
+    parts = {p.removeprefix(own): x for p, x in reward.parts.items() if p.startswith(own)}
+    return dataclasses.replace(reward, parts=parts, weights=weights)

@@ -120,7 +120,7 @@ def check_values(target: Callable[..., Any], given: Mapping[str, Any], prefix: s
         ConfigError: a keyword without a default is missing, or the value of one that is annotated
             with plain types (int, float, bool, str, None, Literal) is of another type.
     """
-    parameters = _signature(target).parameters
+    parameters = signature(target).parameters
     missing = [
         f"{prefix}{p.name}=..."
         for p in parameters.values()
@@ -140,7 +140,8 @@ def check_values(target: Callable[..., Any], given: Mapping[str, Any], prefix: s
             require(any(_is(value, kind) for kind in kinds), prefix + key, value, allowed)
 
 
-def _signature(target: Callable[..., Any]) -> inspect.Signature:
+def signature(target: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature, its annotations evaluated where their names are known."""
     try:
         return inspect.signature(target, eval_str=True)
     except NameError:  # an annotation that only type checkers import

@@ -2,9 +2,9 @@
 
 A reward function takes a problem and an answer and returns a number, by convention in [0, 1], or
 None where it does not apply. It may be `async`; `batched` ones take all problems and answers of a
-step at once; those written for TRL work as they are (see `trl_functions`). A package brings its own
-through the entry-point group `grpo_envs.rewards`, as this one does; options beside `weight`,
-`scale`, `clip` and `timeout` are its keyword arguments.
+step at once, `grouped` ones all answers to one problem; those written for TRL work as they are (see
+`trl_functions`). A package brings its own through the entry-point group `grpo_envs.rewards`, as
+this one does; options beside `weight`, `scale`, `clip` and `timeout` are its keyword arguments.
 """
 
 from __future__ import annotations
@@ -16,8 +16,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 from grpo_envs.env.deadlines import in_time, in_time_together
-from grpo_envs.env.installed import REWARDS, available, check_keywords, check_values, load
+from grpo_envs.env.installed import (
+    REWARDS,
+    available,
+    check_keywords,
+    check_values,
+    load,
+    signature,
+)
 from grpo_envs.env.rewards import ACCURACY, SHAPING, Part, part_from
+from grpo_envs.env.scored import MEMBERS, SCORED, Scored
 from grpo_envs.env.trl_functions import TrlFunction, is_trl
 from grpo_envs.errors import ConfigError, nearest, require, unknown
 from grpo_envs.types import Problem, Reward
@@ -27,8 +35,34 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def batched(function: F) -> F:
-    """Mark a reward function that takes problems and answers and returns a list."""
+    """Mark a reward function that takes problems and answers and returns a list.
+
+    One with a parameter named `rewards`, `parts` or `right` gets a list of what is known of each
+    answer by then, see `Scored`; answers whose grading failed are left out.
+    """
     function.batched = True  # type: ignore[attr-defined]
+    return function
+
+
+def grouped(function: F) -> F:
+    """Mark a reward function that sees a group and returns a list of numbers, one a member.
+
+        @grpo_envs.grouped
+        def f(problem, completions, rewards, parts) -> list[float]: ...
+
+    It is called once for each group, when the episodes of all members are over and their other
+    parts are scored. Of `problem`, `completions`, `rewards`, `parts`, `right` and `episodes` it
+    gets those that it has parameters for, by name; the last five are lists of one element a
+    member:
+
+    - `completions`: the answer as text; in a conversation all answers, an empty line between them.
+    - `rewards`, `parts`, `right`: see `Scored`.
+    - `episodes`: the turns of the episode (`Turn`).
+
+    Members whose grading failed are left out. Where the function raises, or returns what is not
+    one finite number for each member, the rewards concerned are invalid.
+    """
+    function.grouped = True  # type: ignore[attr-defined]
     return function
 
 
@@ -57,6 +91,25 @@ def repetition(problem: Problem, answer: str, *, size: int = 4) -> float:
     words = answer.split()
     runs = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+@grouped
+def length_among_right(*, completions: Sequence[str], right: Sequence[bool]) -> list[float]:
+    """Return 0 to the shortest right answer of a group and 1 to the longest: weigh it below 0.
+
+    Wrong answers get 0, and so do right ones of one length. (The length reward of Kimi k1.5, arXiv
+    2501.12599, section 2.3.3, with these differences: it compares right answers alone, counts
+    characters, gives nothing to wrong answers, and is 0.5 less that reward, so that it is a cost.)
+
+    >>> length_among_right(completions=["1234", "12", "123", "1"], right=[True, True, True, False])
+    [1.0, 0.0, 0.5, 0.0]
+    """
+    lengths = [len(text) for text, is_right in zip(completions, right, strict=True) if is_right]
+    least, most = min(lengths, default=0), max(lengths, default=0)
+    return [
+        (len(text) - least) / (most - least) if is_right and most > least else 0.0
+        for text, is_right in zip(completions, right, strict=True)
+    ]
 
 
 def compose(
@@ -99,14 +152,29 @@ def _function(
     if name not in available(REWARDS):
         raise unknown("reward part", name, [*declared, *available(REWARDS)])
     function = load(REWARDS, name)
-    if is_trl(function):
+    sees_group = getattr(function, "grouped", False)
+    if not sees_group and is_trl(function):
         trl = TrlFunction.make(name, function, options)
         return Function(name, trl, whole=True, timeout=timeout, columns=trl.columns)
-    asked = partial(function, None, None)
-    check_keywords(asked, options, f"env.rewards.{name}.", also=(*SHAPING, "timeout"))
-    check_values(asked, options, f"env.rewards.{name}.")
     whole = getattr(function, "batched", False)
-    return Function(name, partial(function, **options), whole=whole, timeout=timeout)
+    about = {"problem", *MEMBERS} if sees_group else {*SCORED} if whole else set()
+    asks = frozenset(about & signature(function).parameters.keys())
+    own = _without(function, asks, 0 if sees_group else 2)
+    check_keywords(own, options, f"env.rewards.{name}.", also=(*SHAPING, "timeout"))
+    check_values(own, options, f"env.rewards.{name}.")
+    made = partial(function, **options)
+    return Function(name, made, whole=whole, grouped=sees_group, asks=asks, timeout=timeout)
+
+
+def _without(function: Callable[..., Any], names: Collection[str], first: int) -> Any:
+    """Return a stand-in for a function whose signature lacks its first parameters and these."""
+    found = signature(function)
+    rest = [p for p in [*found.parameters.values()][first:] if p.name not in names]
+
+    def own() -> None: ...
+
+    own.__signature__ = found.replace(parameters=rest)  # type: ignore[attr-defined]
+    return own
 
 
 def require_columns(
@@ -136,19 +204,33 @@ class Function:
 
     name: str
     function: Callable[..., Any]
-    whole: bool
+    whole: bool = False
     """Whether it takes all answers of a step at once."""
+    grouped: bool = False
+    """Whether it takes a group, when the episodes of all members are over."""
+    asks: frozenset[str] = frozenset()
+    """What it wants to know beside problem and answer: names in `MEMBERS`."""
     timeout: float = _TIMEOUT
     """Seconds that it may take: for an answer, or for all where it takes all at once."""
     columns: frozenset[str] = frozenset()
     """Columns of a dataset that it cannot do without."""
 
-    def __call__(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
-        """Return what each answer earns of this part."""
+    def __call__(
+        self,
+        problems: Sequence[Problem],
+        answers: Sequence[str],
+        scored: Sequence[Scored] = (),
+    ) -> list[Reward]:
+        """Return what each answer earns of this part.
+
+        Args:
+            problems: Of each answer.
+            answers: To be graded.
+            scored: What is known of each answer, where the function asks.
+        """
         pairs = [(problems, answers)] if self.whole else zip(problems, answers, strict=True)
-        calls = [partial(self.function, *pair) for pair in pairs]
-        together = inspect.iscoroutinefunction(self.function)
-        values = (in_time_together if together else in_time)(calls, self.timeout)
+        known = {name: [getattr(each, name) for each in scored] for name in sorted(self.asks)}
+        values = self._called([partial(self.function, *pair, **known) for pair in pairs])
         if self.whole:
             (values,) = values
             if isinstance(values, Exception):
@@ -156,6 +238,44 @@ class Function:
             if isinstance(values, BaseException):  # raised here, SystemExit would end the run
                 raise RuntimeError(f"{type(values).__name__}: {values}")
         return [_reward(self.name, value) for value in values]
+
+    def of_groups(
+        self, problems: Sequence[Problem], groups: Sequence[Sequence[Scored]]
+    ) -> list[list[Reward]]:
+        """Return what each member of each group earns of this part; it is called once a group."""
+        calls = []
+        for problem, members in zip(problems, groups, strict=True):
+            names = sorted(self.asks - {"problem"})
+            known: dict[str, Any] = {name: [getattr(m, name) for m in members] for name in names}
+            known |= {"problem": problem} if "problem" in self.asks else {}
+            calls.append(partial(self.function, **known))
+        pairs = zip(self._called(calls), groups, strict=True)
+        return [_of_group(self.name, values, len(members)) for values, members in pairs]
+
+    def _called(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        together = inspect.iscoroutinefunction(self.function)
+        return (in_time_together if together else in_time)(calls, self.timeout)
+
+
+def _of_group(name: str, values: Any, count: int) -> list[Reward]:
+    """Read what a function returned for a group of so many members."""
+    if isinstance(values, BaseException):
+        return [_reward(name, values)] * count
+    try:
+        given = list(values)
+    except TypeError:
+        return [Reward(valid=False, error=f"{name} returned {values!r:.40}, no list")] * count
+    if len(given) != count:
+        text = f"{name} returned {len(given)} rewards for a group of {count}"
+        return [Reward(valid=False, error=text)] * count
+    return [_number(name, value) for value in given]
+
+
+def _number(name: str, value: Any) -> Reward:
+    try:
+        return Reward(parts={name: float(value)})
+    except (TypeError, ValueError):
+        return Reward(valid=False, error=f"{name} returned {value!r:.40}, no number")
 
 
 def _reward(name: str, value: Any) -> Reward:

@@ -10,12 +10,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from grpo_envs.errors import ContractBroken, require, unknown
 from grpo_envs.types import Problem, Reply, Reward, Turn, compare_rewards
 
-ScoreBatch = Callable[[Sequence[Problem], Sequence[str]], list[Reward]]
+_P = TypeVar("_P")
 SHAPING = ("weight", "scale", "clip")
 """What can be said of every part."""
 ACCURACY = "accuracy"
@@ -110,8 +110,10 @@ def summed(rewards: Sequence[Reward]) -> Reward:
     """Return the sum of the rewards of an episode's turns, part by part.
 
     The notes of several turns are joined, each with the number of its turn. The sum is not valid
-    where one of the rewards is not.
+    where one of the rewards is not. An episode without a turn earns nothing.
     """
+    if not rewards:
+        return Reward()
     failed = [reward for reward in rewards if not reward.valid]
     if failed or len(rewards) == 1:
         return (failed or rewards)[0]
@@ -146,8 +148,8 @@ def is_right(reward: Reward, own: Mapping[str, Part]) -> bool:
 
 
 def score_safely(
-    score_batch: ScoreBatch,
-    problems: Sequence[Problem],
+    score_batch: Callable[[Sequence[_P], Sequence[str]], list[Reward]],
+    problems: Sequence[_P],
     answers: Sequence[str],
     name: str = "score_batch",
 ) -> list[Reward]:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
 
+from grpo_envs.env.episode import Episode
 from grpo_envs.env.reward_functions import compose, require_columns
-from grpo_envs.env.rewards import Part, merged, respond_safely, score_safely, settle
+from grpo_envs.env.rewards import Part, respond_safely, score_safely, settle
+from grpo_envs.env.scored import Asking, Played
 from grpo_envs.env.spaces import UnicodeText
 from grpo_envs.errors import ResetNeeded, require_one_of
 from grpo_envs.seeding import rng_for
@@ -86,9 +88,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self.render_mode = render_mode
         self.observation_space = UnicodeText()
         self.action_space = UnicodeText()
-        self._problem: Problem | None = None
-        self._turns: list[Turn] = []
-        self._over = True
+        self._episode: Episode | None = None
 
     # What the author writes.
 
@@ -163,6 +163,10 @@ class TextEnv(gymnasium.Env[str, str]):
         return {name: Part(weight=weight) for name, weight in self._declared.items()}
 
     @property
+    def _asking(self) -> Asking:
+        return Asking(self._functions, self._parts, self.own_parts, self.parts_of)
+
+    @property
     def columns(self) -> frozenset[str]:
         """The names that `Problem.columns` has."""
         return self.rows.columns if self.rows else frozenset(self.problem(0).columns)
@@ -200,8 +204,13 @@ class TextEnv(gymnasium.Env[str, str]):
 
     @property
     def grades_each_alone(self) -> bool:
-        """Whether an answer's reward does not depend on which others are graded with it."""
+        """Whether the reply to an answer does not depend on which others are graded with it."""
         return not any(function.whole for function in self._functions.values())
+
+    @property
+    def compares(self) -> bool:
+        """Whether a reward function sees the group: its part comes from `group_rewards`."""
+        return any(function.grouped for function in self._functions.values())
 
     def reply_batch(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
@@ -209,16 +218,14 @@ class TextEnv(gymnasium.Env[str, str]):
         """Answer the last turn of each episode, rewards weighted, grader failures made invalid."""
         replies = self.own_replies(problems, episodes)
         answers = [turns[-1].action for turns in episodes]
-        asked = [
-            score_safely(function, problems, answers, name)
-            for name, function in self._functions.items()
-        ]
-        rewards = [reply.reward for reply in replies]
-        if asked:
-            rewards = [merged(each) for each in zip(rewards, *asked, strict=True)]
-        settled = [settle(reward, self._parts, self.weights) for reward in rewards]
-        pairs = zip(replies, settled, strict=True)
+        rewards = [settle(reply.reward, self._parts, self.weights) for reply in replies]
+        rewards = self._asking.of_answers(problems, answers, rewards)
+        pairs = zip(replies, rewards, strict=True)
         return [dataclasses.replace(reply, reward=reward) for reply, reward in pairs]
+
+    def group_rewards(self, groups: Sequence[Played]) -> list[list[Reward]]:
+        """Return what each member of groups that are over earns of functions that see the group."""
+        return self._asking.of_groups(groups)
 
     def own_replies(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
@@ -266,9 +273,8 @@ class TextEnv(gymnasium.Env[str, str]):
         """Start an episode on problem number `seed` (a random one when None)."""
         super().reset(seed=seed)
         number = seed if seed is not None else int(self.np_random.integers(2**31))
-        self._problem = self.problem(number)
-        self._turns, self._over = [], False
-        return self._problem.prompt, self.info_of(self._problem)
+        self._episode = Episode(self, self.problem(number))
+        return self._episode.problem.prompt, self.info_of(self._episode.problem)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Grade the answer; the episode ends unless the environment replies with another turn.
@@ -276,25 +282,17 @@ class TextEnv(gymnasium.Env[str, str]):
         Raises:
             ResetNeeded: there is no episode, or it is over.
         """
-        if self._problem is None or self._over:
+        episode = self._episode
+        if episode is None or episode.over:
             raise ResetNeeded(f"{type(self).__name__}.step() needs reset(): the episode is over.")
-        turns = [*self._turns, Turn(action=action)]
-        reply = self.reply_batch([self._problem], [turns])[0]
-        said, total = reply.observation, reply.reward.total
-        self._turns = [*self._turns, Turn(action=action, observation=said, reward=total)]
-        truncated = not reply.done and len(self._turns) >= self.turns_of(self._problem)
-        self._over = reply.done or truncated
+        reply = episode.answer(action)
         info = self.info_for(reply.reward)
         info |= {"results": [*reply.results]} if reply.results else {}
-        return said, total, reply.done, truncated, info
+        ends = episode.terminated, episode.truncated
+        return reply.observation, reply.reward.total, *ends, info
 
     def render(self) -> str | None:
         """Return the transcript so far in render mode `ansi`, else None."""
         if self.render_mode is None:
             return None
-        lines = [f"prompt: {self._problem.prompt}" if self._problem else "no episode yet"]
-        for turn in self._turns:
-            lines.append(f"policy: {turn.action}")
-            if turn.observation:
-                lines.append(f"env:    {turn.observation}")
-        return "\n".join(lines)
+        return self._episode.transcript() if self._episode else "no episode yet"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_envs.env.calls import write_call
+from grpo_envs.env.episode import Episode
 from grpo_envs.env.text import TextEnv
 from grpo_envs.env.time_limit import time_limit
 from grpo_envs.types import Problem, Reward, Turn
@@ -134,18 +135,11 @@ class Trial:
 
     def play(self, problem: Problem, player: Player) -> tuple[list[Turn], list[Reward]]:
         """Play an episode to its end; return its turns, and what each of them earned."""
-        turns: list[Turn] = []
-        rewards: list[Reward] = []
-        while len(turns) < self.env.turns_of(problem):
-            with time_limit(self.seconds, f"turn {len(turns) + 1} of an episode"):
-                action = player(problem, turns)
-                reply = self.env.reply_batch([problem], [[*turns, Turn(action=action)]])[0]
-            rewards.append(reply.reward)
-            said, total = reply.observation, reply.reward.total
-            turns.append(Turn(action=action, observation=said, reward=total))
-            if reply.done:
-                break
-        return turns, rewards
+        episode = Episode(self.env, problem)
+        while not episode.over:
+            with time_limit(self.seconds, f"turn {len(episode.turns) + 1} of an episode"):
+                episode.answer(player(problem, episode.turns))
+        return episode.turns, episode.rewards
 
     def most(self, problem: Problem) -> float:
         """Return the most that an answer to `problem` can earn."""
