@@ -142,16 +142,23 @@ class MixtureEnv(TextEnv):
         """Whether a reward function sees the group, one of a member's own among them."""
         return super().compares or any(env.compares for env in self._one_each().values())
 
+    @property
+    def waits(self) -> bool:
+        """Whether a reward function waits for the end, one of a member's own among them."""
+        return super().waits or any(env.waits for env in self._one_each().values())
+
     def group_rewards(self, groups: Sequence[Played]) -> list[list[Reward]]:
-        """Return what functions give that see the group: the environment's own, then ours."""
-        found = []
-        for group, added in zip(groups, super().group_rewards(groups), strict=True):
-            name, _ = self._source(group.problem)
-            env = self._env(group.problem)
-            inside = [_inner(reward, name, env.weights) for reward in group.rewards]
-            (own,) = env.group_rewards([dataclasses.replace(group, rewards=inside)])
-            outside = [_outer(reward, name) for reward in own]
-            found.append([merged(pair) for pair in zip(added, outside, strict=True)])
+        """Return what functions give that wait for the end: ours, and the environment's own."""
+        found = super().group_rewards(groups)
+        places: dict[tuple[str, int | None], list[int]] = {}
+        for n, group in enumerate(groups):
+            places.setdefault(self._source(group.problem), []).append(n)
+        for (name, level), own in places.items():
+            env = self._members[name][level]
+            inside = [_inner(groups[n], name, env.weights) for n in own]
+            for n, earned in zip(own, env.group_rewards(inside), strict=True):
+                pairs = zip(found[n], earned, strict=True)
+                found[n] = [merged([ours, _outer(theirs, name)]) for ours, theirs in pairs]
         return found
 
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
@@ -217,8 +224,10 @@ def _outer(reward: Reward, name: str) -> Reward:
     return dataclasses.replace(reward, parts=parts)
 
 
-def _inner(reward: Reward, name: str, weights: Mapping[str, float]) -> Reward:
-    """Return what is the environment's own of a reward, its parts as they are called there."""
-    own = f"{name}/"
-    parts = {p.removeprefix(own): x for p, x in reward.parts.items() if p.startswith(own)}
-    return dataclasses.replace(reward, parts=parts, weights=weights)
+def _inner(group: Played, name: str, weights: Mapping[str, float]) -> Played:
+    """Return a group with what is the environment's own of its rewards, as it is called there."""
+    own, rewards = f"{name}/", []
+    for reward in group.rewards:
+        parts = {p.removeprefix(own): x for p, x in reward.parts.items() if p.startswith(own)}
+        rewards.append(dataclasses.replace(reward, parts=parts, weights=weights))
+    return dataclasses.replace(group, rewards=rewards)

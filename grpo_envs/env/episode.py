@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from grpo_envs.env.rewards import merged, summed
@@ -41,9 +42,8 @@ class Episode:
         self.rewards.append(reply.reward)
         self.terminated = reply.done
         self.truncated = not reply.done and len(self.turns) >= self.env.turns_of(self.problem)
-        if self.over and self.env.compares:
-            group = Played(self.problem, [self.turns], [self.reward])
-            ((earned,),) = self.env.group_rewards([group])
+        if self.over:
+            (earned,) = _at_the_end(self.env, [self.problem], [self.turns], [self.reward])
             self.rewards[-1] = merged([reply.reward, earned])
         return dataclasses.replace(reply, reward=self.rewards[-1])
 
@@ -55,3 +55,26 @@ class Episode:
             if turn.observation:
                 lines.append(f"env:    {turn.observation}")
         return "\n".join(lines)
+
+
+def graded_alone(
+    env: TextEnv, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
+) -> list[Reward]:
+    """Return what single answers earn: episodes of one turn, each a group of one."""
+    rewards = [reply.reward for reply in env.reply_batch(problems, episodes)]
+    earned = _at_the_end(env, problems, episodes, rewards)
+    return [merged(pair) for pair in zip(rewards, earned, strict=True)]
+
+
+def _at_the_end(
+    env: TextEnv,
+    problems: Sequence[Problem],
+    episodes: Sequence[Sequence[Turn]],
+    rewards: Sequence[Reward],
+) -> list[Reward]:
+    """Return what functions give that wait for the end, each episode a group of one."""
+    if not env.waits:
+        return [Reward(weights=reward.weights) for reward in rewards]
+    triples = zip(problems, episodes, rewards, strict=True)
+    groups = [Played(problem, [turns], [reward]) for problem, turns, reward in triples]
+    return [earned for (earned,) in env.group_rewards(groups)]

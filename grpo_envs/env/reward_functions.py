@@ -10,12 +10,12 @@ this one does; options beside `weight`, `scale`, `clip` and `timeout` are its ke
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from grpo_envs.env.deadlines import in_time, in_time_together
+from grpo_envs.env.function import TIMEOUT, Function
 from grpo_envs.env.installed import (
     REWARDS,
     available,
@@ -25,12 +25,11 @@ from grpo_envs.env.installed import (
     signature,
 )
 from grpo_envs.env.rewards import ACCURACY, SHAPING, Part, part_from
-from grpo_envs.env.scored import MEMBERS, SCORED, Scored
+from grpo_envs.env.scored import MEMBERS, SCORED
 from grpo_envs.env.trl_functions import TrlFunction, is_trl
 from grpo_envs.errors import ConfigError, nearest, require, unknown
-from grpo_envs.types import Problem, Reward
+from grpo_envs.types import Problem
 
-_TIMEOUT = 60.0
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -38,7 +37,9 @@ def batched(function: F) -> F:
     """Mark a reward function that takes problems and answers and returns a list.
 
     One with a parameter named `rewards`, `parts` or `right` gets a list of what is known of each
-    answer by then, see `Scored`; answers whose grading failed are left out.
+    answer by then, see `Scored`; answers whose grading failed are left out. One with a parameter
+    `episodes` is asked about whole episodes, when those of a group are over, and not about each
+    turn: it gets the turns of each, and as answers what `grouped` calls completions.
     """
     function.batched = True  # type: ignore[attr-defined]
     return function
@@ -139,31 +140,44 @@ def compose(
             alone = name in declared and not own
             require(alone, f"env.rewards.{name}", said, "a weight, where the environment has it")
         if name not in declared:
-            timeout = options.pop("timeout", _TIMEOUT)
-            number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-            require(number and timeout > 0, f"env.rewards.{name}.timeout", timeout, "above 0 [s]")
-            functions[name] = _function(name, options, declared, float(timeout))
+            functions[name] = _function(name, own, declared)
     return parts, functions
 
 
-def _function(
-    name: str, options: Mapping[str, Any], declared: Mapping[str, float], timeout: float
-) -> Function:
+def _function(name: str, said: Mapping[str, Any], declared: Mapping[str, float]) -> Function:
     if name not in available(REWARDS):
         raise unknown("reward part", name, [*declared, *available(REWARDS)])
-    function = load(REWARDS, name)
+    key, function = f"env.rewards.{name}", load(REWARDS, name)
+    options = {option: value for option, value in said.items() if option not in SHAPING}
+    timeout = options.pop("timeout", TIMEOUT)
+    if inspect.isclass(function):
+        own_time = getattr(function, "keeps_time", False)
+        timeout = threading.TIMEOUT_MAX if own_time else timeout
+        function, options = _made(function, said, f"{key}."), {}
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    require(number and timeout > 0, f"{key}.timeout", timeout, "above 0 [s]")
     sees_group = getattr(function, "grouped", False)
     if not sees_group and is_trl(function):
         trl = TrlFunction.make(name, function, options)
         return Function(name, trl, whole=True, timeout=timeout, columns=trl.columns)
     whole = getattr(function, "batched", False)
-    about = {"problem", *MEMBERS} if sees_group else {*SCORED} if whole else set()
+    about = {"problem", *MEMBERS} if sees_group else {*SCORED, "episodes"} if whole else set()
     asks = frozenset(about & signature(function).parameters.keys())
     own = _without(function, asks, 0 if sees_group else 2)
-    check_keywords(own, options, f"env.rewards.{name}.", also=(*SHAPING, "timeout"))
-    check_values(own, options, f"env.rewards.{name}.")
-    made = partial(function, **options)
+    check_keywords(own, options, f"{key}.", also=(*SHAPING, "timeout"))
+    check_values(own, options, f"{key}.")
+    made = partial(function, **options) if options else function
     return Function(name, made, whole=whole, grouped=sees_group, asks=asks, timeout=timeout)
+
+
+def _made(kind: type[Any], said: Mapping[str, Any], key: str) -> Any:
+    """Return an instance of a class; it is told of `scale` and `timeout` where it takes them."""
+    ours = SHAPING if getattr(kind, "keeps_time", False) else (*SHAPING, "timeout")
+    own = signature(kind).parameters
+    options = {name: value for name, value in said.items() if name in own or name not in ours}
+    check_keywords(kind, options, key, also=ours)
+    check_values(kind, options, key)
+    return kind(**options)
 
 
 def _without(function: Callable[..., Any], names: Collection[str], first: int) -> Any:
@@ -196,90 +210,3 @@ def require_columns(
             found = ", ".join(sorted(have)) or "none: its problems are no dataset's"
             text = f"env.rewards.{name} asks for the column {missing[0]!r}. There is {found}."
             raise ConfigError(text + nearest(missing[0], have))
-
-
-@dataclass(frozen=True, slots=True)
-class Function:
-    """A reward function with its options."""
-
-    name: str
-    function: Callable[..., Any]
-    whole: bool = False
-    """Whether it takes all answers of a step at once."""
-    grouped: bool = False
-    """Whether it takes a group, when the episodes of all members are over."""
-    asks: frozenset[str] = frozenset()
-    """What it wants to know beside problem and answer: names in `MEMBERS`."""
-    timeout: float = _TIMEOUT
-    """Seconds that it may take: for an answer, or for all where it takes all at once."""
-    columns: frozenset[str] = frozenset()
-    """Columns of a dataset that it cannot do without."""
-
-    def __call__(
-        self,
-        problems: Sequence[Problem],
-        answers: Sequence[str],
-        scored: Sequence[Scored] = (),
-    ) -> list[Reward]:
-        """Return what each answer earns of this part.
-
-        Args:
-            problems: Of each answer.
-            answers: To be graded.
-            scored: What is known of each answer, where the function asks.
-        """
-        pairs = [(problems, answers)] if self.whole else zip(problems, answers, strict=True)
-        known = {name: [getattr(each, name) for each in scored] for name in sorted(self.asks)}
-        values = self._called([partial(self.function, *pair, **known) for pair in pairs])
-        if self.whole:
-            (values,) = values
-            if isinstance(values, Exception):
-                raise values
-            if isinstance(values, BaseException):  # raised here, SystemExit would end the run
-                raise RuntimeError(f"{type(values).__name__}: {values}")
-        return [_reward(self.name, value) for value in values]
-
-    def of_groups(
-        self, problems: Sequence[Problem], groups: Sequence[Sequence[Scored]]
-    ) -> list[list[Reward]]:
-        """Return what each member of each group earns of this part; it is called once a group."""
-        calls = []
-        for problem, members in zip(problems, groups, strict=True):
-            names = sorted(self.asks - {"problem"})
-            known: dict[str, Any] = {name: [getattr(m, name) for m in members] for name in names}
-            known |= {"problem": problem} if "problem" in self.asks else {}
-            calls.append(partial(self.function, **known))
-        pairs = zip(self._called(calls), groups, strict=True)
-        return [_of_group(self.name, values, len(members)) for values, members in pairs]
-
-    def _called(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
-        together = inspect.iscoroutinefunction(self.function)
-        return (in_time_together if together else in_time)(calls, self.timeout)
-
-
-def _of_group(name: str, values: Any, count: int) -> list[Reward]:
-    """Read what a function returned for a group of so many members."""
-    if isinstance(values, BaseException):
-        return [_reward(name, values)] * count
-    try:
-        given = list(values)
-    except TypeError:
-        return [Reward(valid=False, error=f"{name} returned {values!r:.40}, no list")] * count
-    if len(given) != count:
-        text = f"{name} returned {len(given)} rewards for a group of {count}"
-        return [Reward(valid=False, error=text)] * count
-    return [_number(name, value) for value in given]
-
-
-def _number(name: str, value: Any) -> Reward:
-    try:
-        return Reward(parts={name: float(value)})
-    except (TypeError, ValueError):
-        return Reward(valid=False, error=f"{name} returned {value!r:.40}, no number")
-
-
-def _reward(name: str, value: Any) -> Reward:
-    if isinstance(value, BaseException):
-        error = f"{name}: {type(value).__name__}: {value}"
-        return Reward(valid=False, error=error.removesuffix(": "))  # a MemoryError says no more
-    return Reward(parts={} if value is None else {name: float(value)})

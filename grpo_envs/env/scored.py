@@ -69,7 +69,7 @@ class Asking:
         self, problems: Sequence[Problem], answers: Sequence[str], rewards: Sequence[Reward]
     ) -> list[Reward]:
         """Return settled rewards with the parts of functions that see one answer, or a batch."""
-        alone = [f for f in self.functions.values() if not f.grouped]
+        alone = [f for f in self.functions.values() if not f.late]
         for asking in (False, True):
             found = [
                 self._asked(function, problems, answers, rewards)
@@ -80,28 +80,33 @@ class Asking:
         return list(rewards)
 
     def of_groups(self, groups: Sequence[Played]) -> list[list[Reward]]:
-        """Return what each member of each group earns of the functions that see the group.
+        """Return what each member of each group earns of the functions that see whole episodes.
 
         A member whose reward is not valid earns nothing of them, and they do not see it.
         """
         valid = [[i for i, reward in enumerate(g.rewards) if reward.valid] for g in groups]
-        looked = [
+        members = [
             [self._look(group.rewards[i], group.episodes[i]) for i in places]
             for group, places in zip(groups, valid, strict=True)
         ]
-        found = [[Reward()] * len(group.rewards) for group in groups]
-        asked = [n for n, members in enumerate(looked) if members]
-        for function in (f for f in self.functions.values() if f.grouped):
-            problems = [groups[n].problem for n in asked]
-            earned = function.of_groups(problems, [looked[n] for n in asked])
-            for n, rewards in zip(asked, earned, strict=True):
-                for i, reward in zip(valid[n], rewards, strict=True):
-                    found[n][i] = merged([self._settled(reward), found[n][i]])
+        nothing = Reward(weights=self._weights)
+        found = [[nothing] * len(group.rewards) for group in groups]
+        for function in (f for f in self.functions.values() if f.late):
+            earned = self._of_episodes(function, [group.problem for group in groups], members)
+            for own, places, rewards in zip(found, valid, earned, strict=True):
+                for i, reward in zip(places, rewards, strict=True):
+                    own[i] = merged([own[i], self._settled(reward)])
         return found
 
-    def _look(self, reward: Reward, turns: Sequence[Turn] = ()) -> Scored:
-        right, parts = is_right(reward, self.own_parts), self.parts_of(reward)
-        return Scored(rewards=reward.total, parts=parts, right=right, episodes=turns)
+    def _of_episodes(
+        self, function: Function, problems: Sequence[Problem], members: Sequence[Sequence[Scored]]
+    ) -> list[list[Reward]]:
+        if function.grouped:
+            return function.of_groups(problems, members)
+        pairs = zip(problems, members, strict=True)
+        known = [(problem, member) for problem, own in pairs for member in own]
+        earned = iter(_of_batch(function, known, [member.completions for _, member in known]))
+        return [[next(earned) for _ in own] for own in members]
 
     def _asked(
         self,
@@ -111,22 +116,34 @@ class Asking:
         rewards: Sequence[Reward],
     ) -> list[Reward]:
         if not function.asks:
-            return list(
-                map(self._settled, score_safely(function, problems, answers, function.name))
-            )
+            found = score_safely(function, problems, answers, function.name)
+            return [self._settled(reward) for reward in found]
         valid = [i for i, reward in enumerate(rewards) if reward.valid]
         known = [(problems[i], self._look(rewards[i])) for i in valid]
-
-        def ask(known: Sequence[tuple[Problem, Scored]], answers: Sequence[str]) -> list[Reward]:
-            return function([p for p, _ in known], answers, [scored for _, scored in known])
-
         found = [Reward()] * len(rewards)
-        if not valid:
-            return found
-        earned = score_safely(ask, known, [answers[i] for i in valid], function.name)
+        earned = _of_batch(function, known, [answers[i] for i in valid])
         for i, reward in zip(valid, earned, strict=True):
             found[i] = self._settled(reward)
         return found
 
+    def _look(self, reward: Reward, turns: Sequence[Turn] = ()) -> Scored:
+        right, parts = is_right(reward, self.own_parts), self.parts_of(reward)
+        return Scored(rewards=reward.total, parts=parts, right=right, episodes=turns)
+
     def _settled(self, reward: Reward) -> Reward:
-        return settle(reward, self.parts, {n: part.weight for n, part in self.parts.items()})
+        return settle(reward, self.parts, self._weights)
+
+    @property
+    def _weights(self) -> dict[str, float]:
+        return {name: part.weight for name, part in self.parts.items()}
+
+
+def _of_batch(
+    function: Function, known: Sequence[tuple[Problem, Scored]], answers: Sequence[str]
+) -> list[Reward]:
+    """Ask a function that takes all answers at once and what is known of them."""
+
+    def ask(known: Sequence[tuple[Problem, Scored]], answers: Sequence[str]) -> list[Reward]:
+        return function([problem for problem, _ in known], answers, [each for _, each in known])
+
+    return score_safely(ask, known, answers, function.name) if known else []

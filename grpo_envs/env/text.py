@@ -205,26 +205,30 @@ class TextEnv(gymnasium.Env[str, str]):
     @property
     def grades_each_alone(self) -> bool:
         """Whether the reply to an answer does not depend on which others are graded with it."""
-        return not any(function.whole for function in self._functions.values())
+        return not any(f.whole and not f.late for f in self._functions.values())
 
     @property
     def compares(self) -> bool:
-        """Whether a reward function sees the group: its part comes from `group_rewards`."""
+        """Whether a reward function sees the group."""
         return any(function.grouped for function in self._functions.values())
+
+    @property
+    def waits(self) -> bool:
+        """Whether a reward function is asked when episodes are over, by `group_rewards`."""
+        return any(function.late for function in self._functions.values())
 
     def reply_batch(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
     ) -> list[Reply]:
         """Answer the last turn of each episode, rewards weighted, grader failures made invalid."""
         replies = self.own_replies(problems, episodes)
+        own = [settle(reply.reward, self._parts, self.weights) for reply in replies]
         answers = [turns[-1].action for turns in episodes]
-        rewards = [settle(reply.reward, self._parts, self.weights) for reply in replies]
-        rewards = self._asking.of_answers(problems, answers, rewards)
-        pairs = zip(replies, rewards, strict=True)
+        pairs = zip(replies, self._asking.of_answers(problems, answers, own), strict=True)
         return [dataclasses.replace(reply, reward=reward) for reply, reward in pairs]
 
     def group_rewards(self, groups: Sequence[Played]) -> list[list[Reward]]:
-        """Return what each member of groups that are over earns of functions that see the group."""
+        """Return what the functions that wait for the end give each member of groups."""
         return self._asking.of_groups(groups)
 
     def own_replies(
@@ -235,8 +239,7 @@ class TextEnv(gymnasium.Env[str, str]):
             pairs = zip(problems, episodes, strict=True)
             return [respond_safely(self.respond, problem, turns) for problem, turns in pairs]
         answers = [turns[-1].action for turns in episodes]
-        rewards = score_safely(self.score_batch, problems, answers)
-        return [Reply(reward=reward) for reward in rewards]
+        return [Reply(reward=r) for r in score_safely(self.score_batch, problems, answers)]
 
     def parts_of(self, reward: Reward) -> dict[str, float]:
         """Return the value of every reward part that applies to the problem, in declared order.
@@ -288,8 +291,7 @@ class TextEnv(gymnasium.Env[str, str]):
         reply = episode.answer(action)
         info = self.info_for(reply.reward)
         info |= {"results": [*reply.results]} if reply.results else {}
-        ends = episode.terminated, episode.truncated
-        return reply.observation, reply.reward.total, *ends, info
+        return reply.observation, reply.reward.total, episode.terminated, episode.truncated, info
 
     def render(self) -> str | None:
         """Return the transcript so far in render mode `ansi`, else None."""

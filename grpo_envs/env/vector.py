@@ -62,9 +62,9 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         self._problems: list[Problem | None] = [None] * num_envs
         self._turns: list[list[Turn]] = [[] for _ in range(num_envs)]
         self._rewards: list[list[Reward]] = [[] for _ in range(num_envs)]
-        """Of each turn; the last has the parts of functions that see the group."""
-        self._compared = set(range(num_envs // group_size))
-        """Groups that those functions have seen."""
+        """Of each turn; the last has the parts of functions that wait for the end."""
+        self._ended = set(range(num_envs // group_size))
+        """Groups whose last episode has ended."""
         self._over: NDArray[np.bool_] = np.ones(num_envs, dtype=np.bool_)
         self._cut: NDArray[np.bool_] = np.zeros(num_envs, dtype=np.bool_)
         """Those of the members whose episode is over that were truncated."""
@@ -104,7 +104,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
 
         Their rewards are shaped and weighted, and hold every part that applies to the problem; one
         that is not valid holds none. Members whose episode was over before that step have no reply,
-        unless the step ended their group and a function that sees it gave them something.
+        unless the step ended their group, for which functions that wait for it gave them something.
         """
         return {i: self._complete(reply) for i, reply in self._last.items()}
 
@@ -112,10 +112,10 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
     def episode_rewards(self) -> list[Reward]:
         """What each member has earned since the reset: its turns added up, see `summed`.
 
-        Functions that see the group have their parts in it once all its episodes are over, those
-        that `truncate` ended, too.
+        Functions that wait for the end have their parts in it once all episodes of the group are
+        over, those that `truncate` ended, too.
         """
-        self._compare()
+        self._end_groups()
         return [summed(rewards) for rewards in self._rewards]
 
     def reset(
@@ -147,7 +147,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             self._problems[members] = [problem] * self.group_size
             self._turns[members] = [[] for _ in range(self.group_size)]
             self._rewards[members] = [[] for _ in range(self.group_size)]
-            self._compared.discard(group)
+            self._ended.discard(group)
             self._over[members] = self._cut[members] = False
         infos = reset_infos(self.env, self._problems)
         return tuple(map(self._observation, range(self.num_envs))), infos
@@ -212,10 +212,9 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             else:
                 truncated[i] = len(self._turns[i]) >= self._most_turns(i)
         self._over, self._cut = terminated | truncated, truncated.copy()
-        for i, earned in self._compare().items():
-            reply = replies.get(i)
-            reward = merged([reply.reward, earned]) if reply else earned
-            replies[i] = replace(reply or _IDLE, reward=reward)
+        for i, earned in self._end_groups().items():
+            before = replies.get(i, Reply(reward=Reward(weights=self.weights)))
+            replies[i] = replace(before, reward=merged([before.reward, earned]))
         self._last = replies
         rows = [replies.get(i, _IDLE) for i in range(self.num_envs)]
         rewards = np.array([row.reward.total for row in rows], dtype=np.float64)
@@ -271,14 +270,14 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         problems = [problem for i in active if (problem := self._problems[i]) is not None]
         return self._graders.replies(problems, [[*self._turns[i], given[i]] for i in active])
 
-    def _compare(self) -> dict[int, Reward]:
-        """Ask the functions that see a group about groups that are over; return what they give."""
-        if not self.env.compares:
+    def _end_groups(self) -> dict[int, Reward]:
+        """Ask functions that wait for the end about groups that are over; return what they give."""
+        if not self.env.waits:
             return {}
         size = self.group_size
         over = np.flatnonzero(self._over.reshape(-1, size).all(axis=1)).tolist()
-        groups = [group for group in over if group not in self._compared]
-        self._compared.update(groups)
+        groups = [group for group in over if group not in self._ended]
+        self._ended.update(groups)
         members = [range(group * size, (group + 1) * size) for group in groups]
         played = [
             Played(problem, [self._turns[i] for i in own], [summed(self._rewards[i]) for i in own])

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, Self
 
 from grpo_envs.env import SPLITS, TextEnv, episode
+from grpo_envs.env.episode import graded_alone
 from grpo_envs.env.grading import reentrant
 from grpo_envs.env.plugins import make
 from grpo_envs.errors import ConfigError, require, require_one_of
@@ -191,8 +192,8 @@ def grade(rows: Sequence[Row], answers: Sequence[str]) -> list[Graded]:
         members = [i for i, row in enumerate(rows) if row.environment is env]
         episodes = [[Turn(action=answers[i])] for i in members]
         with _held(env):
-            replies = env.reply_batch([problems[rows[i]] for i in members], episodes)
-        graded |= {i: Graded.of(env, r.reward) for i, r in zip(members, replies, strict=True)}
+            rewards = graded_alone(env, [problems[rows[i]] for i in members], episodes)
+        graded |= {i: Graded.of(env, r) for i, r in zip(members, rewards, strict=True)}
     return [graded[i] for i in range(len(rows))]
 
 
