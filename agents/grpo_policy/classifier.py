@@ -116,7 +116,7 @@ class Classifier:
             answers = "\n\n".join(turn.action for turn in turns)
             return dict(self.tokenizer(_whole(problem.prompt), _whole(answers)))
         text = self.tokenizer.apply_chat_template(_messages(problem, turns), tokenize=False)
-        return dict(self.tokenizer(_whole(text), add_special_tokens=False))
+        return dict(self.tokenizer(_whole(str(text)), add_special_tokens=False))
 
     @torch.inference_mode()
     def _logits(self, rows: Sequence[dict[str, list[int]]]) -> Tensor:

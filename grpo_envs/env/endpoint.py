@@ -110,7 +110,7 @@ class Endpoint:
 
 def _wait(number: int, asked: float | None) -> float:
     """Return the seconds before another try: twice as many as before the last, or as asked for."""
-    own = _FIRST_WAIT_S * 2**number * random.uniform(0.5, 1.5)
+    own: float = _FIRST_WAIT_S * 2**number * random.uniform(0.5, 1.5)
     return min(_LONGEST_WAIT_S, max(own, asked or 0.0))
 
 

@@ -10,9 +10,10 @@ this one does; options beside `weight`, `scale`, `clip` and `timeout` are its ke
 from __future__ import annotations
 
 import inspect
+import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from grpo_envs.env.function import TIMEOUT, Function
@@ -29,6 +30,8 @@ from grpo_envs.env.scored import MEMBERS, SCORED
 from grpo_envs.env.trl_functions import TrlFunction, is_trl
 from grpo_envs.errors import ConfigError, nearest, require, unknown
 from grpo_envs.types import Problem
+
+log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -177,7 +180,15 @@ def _made(kind: type[Any], said: Mapping[str, Any], key: str) -> Any:
     options = {name: value for name, value in said.items() if name in own or name not in ours}
     check_keywords(kind, options, key, also=ours)
     check_values(kind, options, key)
-    return kind(**options)
+    made = kind(**options)
+    if "__str__" in vars(kind):
+        _tell(f"{key.removesuffix('.')}: {made}")
+    return made
+
+
+@lru_cache(maxsize=64)  # once, though training and evaluation have an environment each
+def _tell(text: str) -> None:
+    log.info("%s", text)
 
 
 def _without(function: Callable[..., Any], names: Collection[str], first: int) -> Any:

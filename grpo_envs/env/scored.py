@@ -15,7 +15,7 @@ from grpo_envs.env.rewards import Part, is_right, merged, score_safely, settle
 from grpo_envs.types import Problem, Reward, Turn
 
 if TYPE_CHECKING:
-    from grpo_envs.env.reward_functions import Function
+    from grpo_envs.env.function import Function
 
 SCORED = ("rewards", "parts", "right")
 """What a batched reward function may ask for by the names of its parameters."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,6 +145,22 @@ class Trial:
     def most(self, problem: Problem) -> float:
         """Return the most that an answer to `problem` can earn."""
         return self.env.range_of(problem)[1]
+
+
+def without_waiting(env: TextEnv) -> TextEnv:
+    """Return the environment without its functions that wait for the end: judges, for example.
+
+    They are no part of what an environment promises, and a trial has thousands of answers.
+    """
+    if not env.waits:
+        return env
+    bare = copy.copy(env)
+    late = {name for name, function in env._functions.items() if function.late}
+    bare._functions = {name: f for name, f in env._functions.items() if name not in late}
+    bare._parts = {name: part for name, part in env._parts.items() if name not in late}
+    bare._optional = env._optional - late
+    bare.weights = {name: part.weight for name, part in bare._parts.items()}
+    return bare
 
 
 def good_player(env: TextEnv, problem: Problem) -> Player | None:

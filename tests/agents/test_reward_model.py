@@ -49,13 +49,15 @@ def make(tmp_path: Path) -> Make:
     return build
 
 
-def score_alone(path: str, messages: Sequence[dict[str, str]]) -> torch.Tensor:
+def score_alone(path: str, messages: list[dict[str, str]]) -> torch.Tensor:
     """The logits (L,) of one conversation, as the model's author would get them."""
     model = Qwen3ForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     with torch.no_grad():
-        return model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits[0]
+        encoded = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+        logits_L: torch.Tensor = model(**encoded).logits[0]
+        return logits_L
 
 
 def step(env: grpo_envs.TextEnv, *answers: str) -> list[Reward]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import socket
 import time
@@ -14,11 +15,18 @@ import pytest
 import grpo_envs
 from grpo_envs import GroupVectorEnv
 from grpo_envs.env import endpoint
+from grpo_envs.env.conformance import check_promises
 from grpo_envs.env.judge import Judge, NoGrade
+from grpo_envs.env.score_sheet import score_sheet
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.interop.rows import grade, rows_of
+from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.types import Problem, Reply, Reward, Turn
+from grpo_policy.rollout import Rollout
+from grpo_policy.room import Room
+from grpo_policy.samplers import Decoding
 from tests.support.judge_server import Said, Server, judging
+from tests.support.scripted import Scripted, letters
 
 KEY = "sk-never-to-be-seen"
 MARK = re.compile(r"<text-([0-9a-f]{16})>\n(.*?)\n</text-\1>", re.DOTALL)
@@ -415,3 +423,60 @@ def test_a_judge_needs_url_and_model() -> None:
     with pytest.raises(GrpoEnvsError) as caught:
         grpo_envs.make("math", rewards={"judge": 0.5})
     assert str(caught.value) == ("missing: env.rewards.judge.url=..., env.rewards.judge.model=...")
+
+
+# In check, in a run and in an evaluation
+
+
+def test_check_tries_the_environment_and_asks_about_the_sheet_alone(server: Server) -> None:
+    judge = {"url": server.url, "model": "wise", "scale": [0, 10]}
+    env = grpo_envs.make("math", rewards={"judge": judge})
+    assert [check.evidence for check in check_promises(env, 5) if check.evidence] == []
+    assert server.requests == []
+    assert env.waits  # it was a copy that was tried
+    sheet = {row.kind: row for row in score_sheet(env, 0)}
+    assert 0 < len(server.requests) <= 6
+    assert sheet["wrong"].parts.keys() == {"correct", "format", "judge"}
+    assert not sheet["empty"].valid
+    assert sheet["empty"].note.startswith("judge: ")
+
+
+def test_a_run_says_who_judges(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    judged(server.url)
+    judged(server.url)
+    assert caplog.messages == [f"env.rewards.judge: asks wise at {server.url}"]
+
+
+class Words(grpo_envs.TextEnv):
+    """Say yes."""
+
+    def draw(self, rng: random.Random, split: str) -> Problem:
+        return Problem(prompt=f"Yes to {rng.random()}?", gold="yes", solution="yes")
+
+    def score(self, problem: Problem, answer: str) -> Reward:
+        return Reward(parts={"correct": float(answer.startswith("yes"))})
+
+
+def test_an_evaluation_asks_too_and_its_samples_of_a_problem_are_a_group(server: Server) -> None:
+    judge = {"url": server.url, "model": "wise", "scale": [0, 10]}
+    env = Words("eval", rewards={"judge": judge, "length_among_right": -0.5})
+    chat = letters()
+
+    def say(context: str, place: int) -> str:
+        return f"yes{'!' * (place % 4)} {place % 4}" if place % 4 < 3 else "no 3"
+
+    def play(members: GroupVectorEnv, _temperature: float) -> Rollout:
+        return Rollout(members, chat, Scripted(chat, say), Decoding(max_new_tokens=99), seed=0)
+
+    room = Room(env, chat)
+    evaluation = Evaluation(env=env, room=room, problems=2, samples=4, temperature=1.0, play=play)
+    metrics, rows = evaluation()
+    evaluation.close()
+    parts = [row["parts"]["length_among_right"] for row in rows]
+    assert parts == [0.0, 0.0, *[0.0, 0.5, 1.0, 0.0] * 2]
+    judged_parts = [row["parts"]["judge"] for row in rows]
+    assert judged_parts == [0.0, 0.1, *[0.0, 0.1, 0.2, 0.3] * 2]
+    assert metrics["eval/accuracy"] == 1.0
+    assert metrics["eval/pass@1"] == 0.75
+    assert metrics["eval/sampled_reward/length_among_right"] == 0.375
