@@ -13,7 +13,7 @@ from grpo_envs.env.calls import write_call
 from grpo_envs.env.conformance import check_env
 from grpo_envs.env.dataset import Row
 from grpo_envs.env.plugins import make, register_envs
-from grpo_envs.env.reward_functions import batched
+from grpo_envs.env.reward_functions import batched, grouped
 from grpo_envs.env.spaces import UnicodeText
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.types import Call, Completion, Group, Problem, Reply, Reward, Tool, Turn
@@ -40,6 +40,7 @@ __all__ = [
     "UnicodeText",
     "batched",
     "check_env",
+    "grouped",
     "make",
     "mcp",
     "write_call",

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from grpo_envs.env.rewards import summed
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.seeding import seed_for
-from grpo_envs.types import Completion, Group, Reply, Reward, Turn
+from grpo_envs.types import Completion, Group, Reply, Turn
 from grpo_policy.chat import Chat
 from grpo_policy.samplers import Decoding, Sampler
 from grpo_policy.tools.readers import Tools
@@ -33,7 +32,6 @@ class Talk:
     starts: list[int] = field(default_factory=list)
     """The place of each answer's first token."""
     turns: list[Turn] = field(default_factory=list)
-    rewards: list[Reward] = field(default_factory=list)
     cut: bool = False
     """Whether another turn would not fit into the model's context."""
 
@@ -53,7 +51,6 @@ class Talk:
         said, reward = reply.observation, reply.reward
         turn = Turn(action=self.answer.text, observation=said, reward=reward.total)
         self.turns.append(replace(turn, note=reward.detail))
-        self.rewards.append(reward)
 
     def heard(self, token_ids: tuple[int, ...]) -> None:
         """Append the tokens of a reply, which the policy did not choose and answers next."""
@@ -77,10 +74,6 @@ class Talk:
             turn_lengths=tuple(self.lengths),
             turn_starts=tuple(self.starts),
         )
-
-    def reward(self) -> Reward:
-        """Return the sum over the turns, part by part; not valid where one of them is not."""
-        return summed(self.rewards)
 
     def _add(
         self, token_ids: Sequence[int], logprobs: Sequence[float], mask: Sequence[bool]
@@ -136,13 +129,15 @@ class Rollout:
             for i, answer in zip(active, answers, strict=True):
                 talks[i].answered(answer)
             active = self._step(talks, active, timer)
+        with timer("score"):
+            rewards = self.env.episode_rewards
         return [
             Group(
                 key=seed,
                 prompt=observations[p * size],
                 prompt_ids=prompts[p],
                 completions=tuple(talk.completion(self.chat) for talk in members),
-                rewards=tuple(talk.reward() for talk in members),
+                rewards=tuple(rewards[p * size : (p + 1) * size]),
                 meta=about["meta"][p * size],
                 gold=self.env.gold(p * size),
                 system_prompt=about["system_prompt"][p * size],

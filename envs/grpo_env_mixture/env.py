@@ -18,10 +18,11 @@ from grpo_env_mixture.ladder import Ladder
 from grpo_env_mixture.schedule import Schedule
 from grpo_envs.env import TextEnv
 from grpo_envs.env.grading import reentrant
-from grpo_envs.env.rewards import Part, is_right
+from grpo_envs.env.rewards import Part, is_right, merged
+from grpo_envs.env.scored import Played
 from grpo_envs.errors import ConfigError, require
 from grpo_envs.seeding import rng_for
-from grpo_envs.types import Group, Problem, Reply, Turn
+from grpo_envs.types import Group, Problem, Reply, Reward, Turn
 
 _USUAL = {"math": 1.0, "countdown": 1.0, "format": 1.0}
 
@@ -137,10 +138,33 @@ class MixtureEnv(TextEnv):
             for i, reply in zip(own, answered, strict=True):
                 reward = reply.reward
                 earned = env.parts_of(reward) if reward.valid else {}
-                parts = {f"{name}/{part}": value for part, value in earned.items()}
-                reward = dataclasses.replace(reward, parts=parts)
+                reward = _outer(dataclasses.replace(reward, parts=earned), name)
                 replies[i] = dataclasses.replace(reply, reward=reward)
         return [replies[i] for i in range(len(problems))]
+
+    @property
+    def compares(self) -> bool:
+        """Whether a reward function sees the group, one of a member's own among them."""
+        return super().compares or any(env.compares for env in self._one_each().values())
+
+    @property
+    def waits(self) -> bool:
+        """Whether a reward function waits for the end, one of a member's own among them."""
+        return super().waits or any(env.waits for env in self._one_each().values())
+
+    def group_rewards(self, groups: Sequence[Played]) -> list[list[Reward]]:
+        """Return what functions give that wait for the end: ours, and the environment's own."""
+        found = super().group_rewards(groups)
+        places: dict[tuple[str, int | None], list[int]] = {}
+        for n, group in enumerate(groups):
+            places.setdefault(self._source(group.problem), []).append(n)
+        for (name, level), own in places.items():
+            env = self._members[name][level]
+            inside = [_inner(groups[n], name, env.weights) for n in own]
+            for n, earned in zip(own, env.group_rewards(inside), strict=True):
+                pairs = zip(found[n], earned, strict=True)
+                found[n] = [merged([ours, _outer(theirs, name)]) for ours, theirs in pairs]
+        return found
 
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
         """Return what a good player of the problem's environment says."""
@@ -197,3 +221,18 @@ class MixtureEnv(TextEnv):
         if split == "train":
             return ladder.level
         return rng_for("level", split, seed).choice(ladder.levels)
+
+
+def _outer(reward: Reward, name: str) -> Reward:
+    """Return the reward of the environment `name` with its parts as they are called here."""
+    parts = {f"{name}/{part}": value for part, value in reward.parts.items()}
+    return dataclasses.replace(reward, parts=parts)
+
+
+def _inner(group: Played, name: str, weights: Mapping[str, float]) -> Played:
+    """Return a group with what is the environment's own of its rewards, as it is called there."""
+    own, rewards = f"{name}/", []
+    for reward in group.rewards:
+        parts = {p.removeprefix(own): x for p, x in reward.parts.items() if p.startswith(own)}
+        rewards.append(dataclasses.replace(reward, parts=parts, weights=weights))
+    return dataclasses.replace(group, rewards=rewards)

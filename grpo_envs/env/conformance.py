@@ -24,6 +24,7 @@ from grpo_envs.env.trial import (
     mumble,
     say_a_word,
     say_a_word_in_a_tag,
+    without_waiting,
 )
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import ContractBroken
@@ -74,13 +75,15 @@ def check_promises(
 ) -> list[PromiseCheck]:
     """Try every promise; return them in order, up to a call that did not end.
 
+    Added reward functions that wait for the end (judges, say) are no part of them.
+
     Args:
         env: The environment.
         problems: Problems of each split.
         seconds: Time limit of a call of the environment.
         begins: Called with each promise before it is tried.
     """
-    trial = Trial(env=env, problems=problems, seconds=seconds)
+    trial = Trial(env=without_waiting(env), problems=problems, seconds=seconds)
     checks: list[PromiseCheck] = []
     for promise, check in _PROMISES.items():
         begins(promise)

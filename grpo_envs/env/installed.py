@@ -148,11 +148,11 @@ def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     A class whose `__init__` has `**further` passes these on: in their place stand the parameters
     of the classes after it that pass keywords on, too.
     """
-    found = dict(_signature(target).parameters)
+    found = dict(signature(target).parameters)
     if isinstance(target, type) and FURTHER in found:
         for base in target.__mro__:
             if "__init__" in vars(base):
-                own = _signature(base).parameters
+                own = signature(base).parameters
                 if FURTHER not in own:
                     break
                 found |= {name: own[name] for name in own if name not in found}
@@ -160,7 +160,8 @@ def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return found
 
 
-def _signature(target: Callable[..., Any]) -> inspect.Signature:
+def signature(target: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature, its annotations evaluated where their names are known."""
     try:
         return inspect.signature(target, eval_str=True)
     except NameError:  # an annotation that only type checkers import

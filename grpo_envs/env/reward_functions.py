@@ -2,33 +2,71 @@
 
 A reward function takes a problem and an answer and returns a number, by convention in [0, 1], or
 None where it does not apply. It may be `async`; `batched` ones take all problems and answers of a
-step at once; those written for TRL work as they are (see `trl_functions`). A package brings its own
-through the entry-point group `grpo_envs.rewards`, as this one does; options beside `weight`,
-`scale`, `clip` and `timeout` are its keyword arguments.
+step at once, `grouped` ones all answers to one problem; those written for TRL work as they are (see
+`trl_functions`). A package brings its own through the entry-point group `grpo_envs.rewards`, as
+this one does; options beside `weight`, `scale`, `clip` and `timeout` are its keyword arguments.
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
-from grpo_envs.env.deadlines import in_time, in_time_together
-from grpo_envs.env.installed import REWARDS, available, check_keywords, check_values, load
+from grpo_envs.env.function import TIMEOUT, Function
+from grpo_envs.env.installed import (
+    REWARDS,
+    available,
+    check_keywords,
+    check_values,
+    load,
+    signature,
+)
 from grpo_envs.env.rewards import ACCURACY, SHAPING, Part, part_from
+from grpo_envs.env.scored import MEMBERS, SCORED
 from grpo_envs.env.trl_functions import TrlFunction, is_trl
 from grpo_envs.errors import ConfigError, nearest, require, unknown
-from grpo_envs.types import Problem, Reward
+from grpo_envs.types import Problem
 
-_TIMEOUT = 60.0
+log = logging.getLogger(__name__)
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def batched(function: F) -> F:
-    """Mark a reward function that takes problems and answers and returns a list."""
+    """Mark a reward function that takes problems and answers and returns a list.
+
+    One with a parameter named `rewards`, `parts` or `right` gets a list of what is known of each
+    answer by then, see `Scored`; answers whose grading failed are left out. One with a parameter
+    `episodes` is asked about whole episodes, when those of a group are over, and not about each
+    turn: it gets the turns of each, and as answers what `grouped` calls completions.
+    """
     function.batched = True  # type: ignore[attr-defined]
+    return function
+
+
+def grouped(function: F) -> F:
+    """Mark a reward function that sees a group and returns a list of numbers, one a member.
+
+        @grpo_envs.grouped
+        def f(problem, completions, rewards, parts) -> list[float]: ...
+
+    It is called once for each group, when the episodes of all members are over and their other
+    parts are scored. Of `problem`, `completions`, `rewards`, `parts`, `right` and `episodes` it
+    gets those that it has parameters for, by name; the last five are lists of one element a
+    member:
+
+    - `completions`: the answer as text; in a conversation all answers, an empty line between them.
+    - `rewards`, `parts`, `right`: see `Scored`.
+    - `episodes`: the turns of the episode (`Turn`).
+
+    Members whose grading failed are left out. Where the function raises, or returns what is not
+    one finite number for each member, the rewards concerned are invalid.
+    """
+    function.grouped = True  # type: ignore[attr-defined]
     return function
 
 
@@ -59,6 +97,25 @@ def repetition(problem: Problem, answer: str, *, size: int = 4) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
+@grouped
+def length_among_right(*, completions: Sequence[str], right: Sequence[bool]) -> list[float]:
+    """Return 0 to the shortest right answer of a group and 1 to the longest: weigh it below 0.
+
+    Wrong answers get 0, and so do right ones of one length. (The length reward of Kimi k1.5, arXiv
+    2501.12599, section 2.3.3, with these differences: it compares right answers alone, counts
+    characters, gives nothing to wrong answers, and is 0.5 less that reward, so that it is a cost.)
+
+    >>> length_among_right(completions=["1234", "12", "123", "1"], right=[True, True, True, False])
+    [1.0, 0.0, 0.5, 0.0]
+    """
+    lengths = [len(text) for text, is_right in zip(completions, right, strict=True) if is_right]
+    least, most = min(lengths, default=0), max(lengths, default=0)
+    return [
+        (len(text) - least) / (most - least) if is_right and most > least else 0.0
+        for text, is_right in zip(completions, right, strict=True)
+    ]
+
+
 def compose(
     declared: Mapping[str, float], given: Mapping[str, Any] | None
 ) -> tuple[dict[str, Part], dict[str, Function]]:
@@ -86,27 +143,63 @@ def compose(
             alone = name in declared and not own
             require(alone, f"env.rewards.{name}", said, "a weight, where the environment has it")
         if name not in declared:
-            timeout = options.pop("timeout", _TIMEOUT)
-            number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-            require(number and timeout > 0, f"env.rewards.{name}.timeout", timeout, "above 0 [s]")
-            functions[name] = _function(name, options, declared, float(timeout))
+            functions[name] = _function(name, own, declared)
     return parts, functions
 
 
-def _function(
-    name: str, options: Mapping[str, Any], declared: Mapping[str, float], timeout: float
-) -> Function:
+def _function(name: str, said: Mapping[str, Any], declared: Mapping[str, float]) -> Function:
     if name not in available(REWARDS):
         raise unknown("reward part", name, [*declared, *available(REWARDS)])
-    function = load(REWARDS, name)
-    if is_trl(function):
+    key, function = f"env.rewards.{name}", load(REWARDS, name)
+    options = {option: value for option, value in said.items() if option not in SHAPING}
+    timeout = options.pop("timeout", TIMEOUT)
+    if inspect.isclass(function):
+        own_time = getattr(function, "keeps_time", False)
+        timeout = threading.TIMEOUT_MAX if own_time else timeout
+        function, options = _made(function, said, f"{key}."), {}
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    require(number and timeout > 0, f"{key}.timeout", timeout, "above 0 [s]")
+    sees_group = getattr(function, "grouped", False)
+    if not sees_group and is_trl(function):
         trl = TrlFunction.make(name, function, options)
         return Function(name, trl, whole=True, timeout=timeout, columns=trl.columns)
-    asked = partial(function, None, None)
-    check_keywords(asked, options, f"env.rewards.{name}.", also=(*SHAPING, "timeout"))
-    check_values(asked, options, f"env.rewards.{name}.")
     whole = getattr(function, "batched", False)
-    return Function(name, partial(function, **options), whole=whole, timeout=timeout)
+    about = {"problem", *MEMBERS} if sees_group else {*SCORED, "episodes"} if whole else set()
+    asks = frozenset(about & signature(function).parameters.keys())
+    own = _without(function, asks, 0 if sees_group else 2)
+    check_keywords(own, options, f"{key}.", also=(*SHAPING, "timeout"))
+    check_values(own, options, f"{key}.")
+    made = partial(function, **options) if options else function
+    return Function(name, made, whole=whole, grouped=sees_group, asks=asks, timeout=timeout)
+
+
+def _made(kind: type[Any], said: Mapping[str, Any], key: str) -> Any:
+    """Return an instance of a class; it is told of `scale` and `timeout` where it takes them."""
+    ours = SHAPING if getattr(kind, "keeps_time", False) else (*SHAPING, "timeout")
+    own = signature(kind).parameters
+    options = {name: value for name, value in said.items() if name in own or name not in ours}
+    check_keywords(kind, options, key, also=ours)
+    check_values(kind, options, key)
+    made = kind(**options)
+    if "__str__" in vars(kind):
+        _tell(f"{key.removesuffix('.')}: {made}")
+    return made
+
+
+@lru_cache(maxsize=64)  # once, though training and evaluation have an environment each
+def _tell(text: str) -> None:
+    log.info("%s", text)
+
+
+def _without(function: Callable[..., Any], names: Collection[str], first: int) -> Any:
+    """Return a stand-in for a function whose signature lacks its first parameters and these."""
+    found = signature(function)
+    rest = [p for p in [*found.parameters.values()][first:] if p.name not in names]
+
+    def own() -> None: ...
+
+    own.__signature__ = found.replace(parameters=rest)  # type: ignore[attr-defined]
+    return own
 
 
 def require_columns(
@@ -128,38 +221,3 @@ def require_columns(
             found = ", ".join(sorted(have)) or "none: its problems are no dataset's"
             text = f"env.rewards.{name} asks for the column {missing[0]!r}. There is {found}."
             raise ConfigError(text + nearest(missing[0], have))
-
-
-@dataclass(frozen=True, slots=True)
-class Function:
-    """A reward function with its options."""
-
-    name: str
-    function: Callable[..., Any]
-    whole: bool
-    """Whether it takes all answers of a step at once."""
-    timeout: float = _TIMEOUT
-    """Seconds that it may take: for an answer, or for all where it takes all at once."""
-    columns: frozenset[str] = frozenset()
-    """Columns of a dataset that it cannot do without."""
-
-    def __call__(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
-        """Return what each answer earns of this part."""
-        pairs = [(problems, answers)] if self.whole else zip(problems, answers, strict=True)
-        calls = [partial(self.function, *pair) for pair in pairs]
-        together = inspect.iscoroutinefunction(self.function)
-        values = (in_time_together if together else in_time)(calls, self.timeout)
-        if self.whole:
-            (values,) = values
-            if isinstance(values, Exception):
-                raise values
-            if isinstance(values, BaseException):  # raised here, SystemExit would end the run
-                raise RuntimeError(f"{type(values).__name__}: {values}")
-        return [_reward(self.name, value) for value in values]
-
-
-def _reward(name: str, value: Any) -> Reward:
-    if isinstance(value, BaseException):
-        error = f"{name}: {type(value).__name__}: {value}"
-        return Reward(valid=False, error=error.removesuffix(": "))  # a MemoryError says no more
-    return Reward(parts={} if value is None else {name: float(value)})

@@ -10,12 +10,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from grpo_envs.errors import ContractBroken, require, unknown
 from grpo_envs.types import Problem, Reply, Reward, Turn, compare_rewards
 
-ScoreBatch = Callable[[Sequence[Problem], Sequence[str]], list[Reward]]
+_P = TypeVar("_P")
 SHAPING = ("weight", "scale", "clip")
 """What can be said of every part."""
 ACCURACY = "accuracy"
@@ -28,24 +28,35 @@ class Part:
     """How a part counts: weight * clip(scale * raw)."""
 
     weight: float = 1.0
-    scale: float = 1.0
+    scale: float | tuple[float, float] = 1.0
+    """A factor, or the raw values [least, most] that count as 0 and 1."""
     clip: tuple[float, float] = (-math.inf, math.inf)
 
     def shaped(self, raw: float) -> float:
         """Return the raw value scaled and clipped: what is logged under the part's name.
 
-        >>> Part(scale=0.01, clip=(0, 1)).shaped(250)
-        1
+        >>> Part(scale=0.01, clip=(0, 1)).shaped(250), Part(scale=(1, 5)).shaped(4)
+        (1, 0.75)
         """
         low, high = self.clip
-        value = self.scale * raw
+        if isinstance(self.scale, tuple):
+            value = (raw - self.scale[0]) / (self.scale[1] - self.scale[0])
+        else:
+            value = self.scale * raw
         return low if value < low else high if value > high else value
 
     @property
+    def values(self) -> tuple[float, float]:
+        """The least and the most of `shaped`, for raw values in [0, 1] or in the scale's range."""
+        ends = self.scale if isinstance(self.scale, tuple) else (0.0, 1.0)
+        low, high = sorted(map(self.shaped, ends))
+        return low, high
+
+    @property
     def range(self) -> tuple[float, float]:
-        """The least and the most that it adds to a reward, for raw values in [0, 1]."""
-        ends = sorted(self.weight * self.shaped(raw) for raw in (0.0, 1.0))
-        return ends[0], ends[1]
+        """The least and the most that it adds to a reward."""
+        low, high = sorted(self.weight * value for value in self.values)
+        return low, high
 
 
 def part_from(name: str, given: object, usual: float = 1.0) -> Part:
@@ -59,18 +70,36 @@ def part_from(name: str, given: object, usual: float = 1.0) -> Part:
     """
     key = f"env.rewards.{name}"
     values: Mapping[str, Any] = given if isinstance(given, Mapping) else {"weight": given}
-    weight, scale = values.get("weight", usual), values.get("scale", 1.0)
+    weight = values.get("weight", usual)
     require(_finite(weight), key if values is not given else f"{key}.weight", weight, _NUMBER)
-    require(_finite(scale), f"{key}.scale", scale, _NUMBER)
-    if "clip" not in values:
-        return Part(weight=float(weight), scale=float(scale))
-    clip = values["clip"]
-    pair = isinstance(clip, Sequence) and len(clip) == _BOUNDS and all(map(_finite, clip))
-    require(pair and clip[0] <= clip[1], f"{key}.clip", clip, "[least, most]")
-    return Part(weight=float(weight), scale=float(scale), clip=(float(clip[0]), float(clip[1])))
+    how: dict[str, Any] = {"weight": float(weight)}
+    if "scale" in values:
+        how["scale"] = scale_from(f"{key}.scale", values["scale"])
+    if "clip" in values:
+        clip = values["clip"]
+        require(_pair(clip) and clip[0] <= clip[1], f"{key}.clip", clip, "[least, most]")
+        how["clip"] = (float(clip[0]), float(clip[1]))
+    return Part(**how)
+
+
+def scale_from(key: str, given: Any) -> float | tuple[float, float]:
+    """Read a scale: a factor, or the raw values that count as 0 and 1.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if _pair(given) and given[0] < given[1]:
+        return float(given[0]), float(given[1])
+    require(_finite(given), key, given, f"{_NUMBER}, or [least, most]")
+    return float(given)
 
 
 _NUMBER = "a finite number"
+
+
+def _pair(value: Any) -> bool:
+    sequence = isinstance(value, Sequence) and not isinstance(value, str)
+    return sequence and len(value) == _BOUNDS and all(map(_finite, value))
 
 
 def _finite(value: Any) -> bool:
@@ -110,8 +139,10 @@ def summed(rewards: Sequence[Reward]) -> Reward:
     """Return the sum of the rewards of an episode's turns, part by part.
 
     The notes of several turns are joined, each with the number of its turn. The sum is not valid
-    where one of the rewards is not.
+    where one of the rewards is not. An episode without a turn earns nothing.
     """
+    if not rewards:
+        return Reward()
     failed = [reward for reward in rewards if not reward.valid]
     if failed or len(rewards) == 1:
         return (failed or rewards)[0]
@@ -146,8 +177,8 @@ def is_right(reward: Reward, own: Mapping[str, Part]) -> bool:
 
 
 def score_safely(
-    score_batch: ScoreBatch,
-    problems: Sequence[Problem],
+    score_batch: Callable[[Sequence[_P], Sequence[str]], list[Reward]],
+    problems: Sequence[_P],
     answers: Sequence[str],
     name: str = "score_batch",
 ) -> list[Reward]:

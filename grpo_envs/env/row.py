@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, time
 from typing import Any
 
 from grpo_envs.env.cells import Unreadable, plain_text
 from grpo_envs.env.tables import Table
 from grpo_envs.errors import DatasetError
+from grpo_envs.types import Problem
 
 _RESERVED = frozenset({"env"})
 """Keys of `Problem.meta` that no column may have: a mixture writes them."""
@@ -56,6 +57,19 @@ class Row:
     def where(self) -> str:
         """File and row, for messages."""
         return f"{self.source}: row {self.number + 1}"
+
+    def complete(self, made: Problem) -> Problem:
+        """Return the problem of this row with what its environment need not see to.
+
+        That is the conversation that its prompt is, a system message, and the other columns.
+        """
+        return replace(
+            made,
+            messages=made.messages or self.messages_for(made.prompt),
+            system_prompt=self.system if made.system_prompt is None else made.system_prompt,
+            columns=self.columns,
+            meta={**self.meta, **made.meta},
+        )
 
     def messages_for(self, prompt: str) -> tuple[Mapping[str, str], ...]:
         """Return the conversation that asks `prompt`: the row's, with what was put behind it.

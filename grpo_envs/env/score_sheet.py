@@ -8,7 +8,15 @@ from itertools import count, islice
 
 from grpo_envs.env.rewards import summed
 from grpo_envs.env.text import TextEnv
-from grpo_envs.env.trial import HOSTILE, Player, Trial, always, good_player, made_of
+from grpo_envs.env.trial import (
+    HOSTILE,
+    Player,
+    Trial,
+    always,
+    good_player,
+    made_of,
+    without_waiting,
+)
 from grpo_envs.types import Problem
 
 _LOOK = 100  # problems that another gold is looked for in
@@ -32,7 +40,7 @@ class Row:
 
 
 def score_sheet(env: TextEnv, seed: int, split: str = "train") -> list[Row]:
-    """Answer problem number `seed` of `split` in every way; no model is asked.
+    """Answer problem number `seed` of `split` in every way; no policy is asked.
 
     In a conversation `gold` is what the environment demonstrates; the others say the same in each
     turn, to the end of the episode.
@@ -45,13 +53,14 @@ def score_sheet(env: TextEnv, seed: int, split: str = "train") -> list[Row]:
     """
     problem = env.problem(seed, split)
     half = problem.solution[: len(problem.solution) // 2]
-    hacks = (_said(env, problem, "hacked", answer) for answer in (*made_of(problem), *HOSTILE))
+    bare, tricks = without_waiting(env), (*made_of(problem), *HOSTILE)
+    hack = max(tricks, key=lambda answer: _earned(_said(bare, problem, "hacked", answer)))
     return [
         _gold(env, problem),
         _said(env, problem, "empty", ""),
         _said(env, problem, "truncated", half) if half else _nothing(env, "truncated"),
         _wrong(env, problem, (env.problem(number, split) for number in count(seed + 1))),
-        max(hacks, key=_earned),
+        _said(env, problem, "hacked", hack),
         _said(env, problem, "echo", problem.prompt),
     ]
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
 
+from grpo_envs.env.episode import Episode
 from grpo_envs.env.reward_functions import compose, require_columns
-from grpo_envs.env.rewards import Part, merged, respond_safely, score_safely, settle
+from grpo_envs.env.rewards import Part, respond_safely, score_safely, settle
+from grpo_envs.env.scored import Asking, Played
 from grpo_envs.env.spaces import UnicodeText
 from grpo_envs.errors import ResetNeeded, require_one_of
 from grpo_envs.seeding import rng_for
@@ -84,10 +86,8 @@ class TextEnv(gymnasium.Env[str, str]):
         self._optional = set(self._functions)
         """Parts that need not apply to every problem."""
         self.render_mode = render_mode
-        self.observation_space = UnicodeText()
-        self.action_space = UnicodeText()
-        self._problem: Problem | None = None
-        self._turns, self._over = list[Turn](), True
+        self.observation_space, self.action_space = UnicodeText(), UnicodeText()
+        self._episode: Episode | None = None
 
     # What the author writes.
 
@@ -165,6 +165,10 @@ class TextEnv(gymnasium.Env[str, str]):
         return {name: Part(weight=weight) for name, weight in self._declared.items()}
 
     @property
+    def _asking(self) -> Asking:
+        return Asking(self._functions, self._parts, self.own_parts, self.parts_of)
+
+    @property
     def columns(self) -> frozenset[str]:
         """The names that `Problem.columns` has."""
         return self.rows.columns if self.rows else frozenset(self.problem(0).columns)
@@ -186,40 +190,37 @@ class TextEnv(gymnasium.Env[str, str]):
         return self.draw(rng_for(type(self).__name__, split, seed), split)
 
     def problem_of(self, row: Row) -> Problem:
-        """Return the problem of a row, with what `from_row` need not see to.
-
-        That is the conversation that its prompt is, a system message, and the other columns.
-        """
-        made = self.from_row(row)
-        return dataclasses.replace(
-            made,
-            messages=made.messages or row.messages_for(made.prompt),
-            system_prompt=row.system if made.system_prompt is None else made.system_prompt,
-            columns=row.columns,
-            meta={**row.meta, **made.meta},
-        )
+        """Return the problem of a row, with what `from_row` need not see to."""
+        return row.complete(self.from_row(row))
 
     @property
     def grades_each_alone(self) -> bool:
-        """Whether an answer's reward does not depend on which others are graded with it."""
-        return not any(function.whole for function in self._functions.values())
+        """Whether the reply to an answer does not depend on which others are graded with it."""
+        return not any(f.whole and not f.late for f in self._functions.values())
+
+    @property
+    def compares(self) -> bool:
+        """Whether a reward function sees the group."""
+        return any(function.grouped for function in self._functions.values())
+
+    @property
+    def waits(self) -> bool:
+        """Whether a reward function is asked when episodes are over, by `group_rewards`."""
+        return any(function.late for function in self._functions.values())
 
     def reply_batch(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
     ) -> list[Reply]:
         """Answer the last turn of each episode, rewards weighted, grader failures made invalid."""
         replies = self.own_replies(problems, episodes)
+        own = [settle(reply.reward, self._parts, self.weights) for reply in replies]
         answers = [turns[-1].action for turns in episodes]
-        asked = [
-            score_safely(function, problems, answers, name)
-            for name, function in self._functions.items()
-        ]
-        rewards = [reply.reward for reply in replies]
-        if asked:
-            rewards = [merged(each) for each in zip(rewards, *asked, strict=True)]
-        settled = [settle(reward, self._parts, self.weights) for reward in rewards]
-        pairs = zip(replies, settled, strict=True)
+        pairs = zip(replies, self._asking.of_answers(problems, answers, own), strict=True)
         return [dataclasses.replace(reply, reward=reward) for reply, reward in pairs]
+
+    def group_rewards(self, groups: Sequence[Played]) -> list[list[Reward]]:
+        """Return what the functions that wait for the end give each member of groups."""
+        return self._asking.of_groups(groups)
 
     def own_replies(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
@@ -229,8 +230,7 @@ class TextEnv(gymnasium.Env[str, str]):
             pairs = zip(problems, episodes, strict=True)
             return [respond_safely(self.respond, *pair) for pair in pairs]
         answers = [turns[-1].action for turns in episodes]
-        rewards = score_safely(self.score_batch, problems, answers)
-        return [Reply(reward=reward) for reward in rewards]
+        return [Reply(reward=r) for r in score_safely(self.score_batch, problems, answers)]
 
     def parts_of(self, reward: Reward) -> dict[str, float]:
         """Return the value of every reward part that applies to the problem, in declared order.
@@ -267,9 +267,8 @@ class TextEnv(gymnasium.Env[str, str]):
         """Start an episode on problem number `seed` (a random one when None)."""
         super().reset(seed=seed)
         number = seed if seed is not None else int(self.np_random.integers(2**31))
-        self._problem = self.problem(number)
-        self._turns, self._over = [], False
-        return self._problem.prompt, self.info_of(self._problem)
+        self._episode = Episode(self, self.problem(number))
+        return self._episode.problem.prompt, self.info_of(self._episode.problem)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Grade the answer; the episode ends unless the environment replies with another turn.
@@ -277,24 +276,16 @@ class TextEnv(gymnasium.Env[str, str]):
         Raises:
             ResetNeeded: there is no episode, or it is over.
         """
-        if self._problem is None or self._over:
+        episode = self._episode
+        if episode is None or episode.over:
             raise ResetNeeded(f"{type(self).__name__}.step() needs reset(): the episode is over.")
-        reply = self.reply_batch([self._problem], [[*self._turns, Turn(action=action)]])[0]
-        said, total = reply.observation, reply.reward.total
-        self._turns = [*self._turns, Turn(action=action, observation=said, reward=total)]
-        truncated = not reply.done and len(self._turns) >= self.turns_of(self._problem)
-        self._over = reply.done or truncated
+        reply = episode.answer(action)
         info = self.info_for(reply.reward)
         info |= {"results": [*reply.results]} if reply.results else {}
-        return said, total, reply.done, truncated, info
+        return reply.observation, reply.reward.total, episode.terminated, episode.truncated, info
 
     def render(self) -> str | None:
         """Return the transcript so far in render mode `ansi`, else None."""
         if self.render_mode is None:
             return None
-        lines = [f"prompt: {self._problem.prompt}" if self._problem else "no episode yet"]
-        for turn in self._turns:
-            lines.append(f"policy: {turn.action}")
-            if turn.observation:
-                lines.append(f"env:    {turn.observation}")
-        return "\n".join(lines)
+        return self._episode.transcript() if self._episode else "no episode yet"

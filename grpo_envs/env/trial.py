@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from grpo_envs.env.calls import write_call
+from grpo_envs.env.episode import Episode
 from grpo_envs.env.text import TextEnv
 from grpo_envs.env.time_limit import time_limit
 from grpo_envs.types import Problem, Reward, Turn
@@ -134,22 +136,31 @@ class Trial:
 
     def play(self, problem: Problem, player: Player) -> tuple[list[Turn], list[Reward]]:
         """Play an episode to its end; return its turns, and what each of them earned."""
-        turns: list[Turn] = []
-        rewards: list[Reward] = []
-        while len(turns) < self.env.turns_of(problem):
-            with time_limit(self.seconds, f"turn {len(turns) + 1} of an episode"):
-                action = player(problem, turns)
-                reply = self.env.reply_batch([problem], [[*turns, Turn(action=action)]])[0]
-            rewards.append(reply.reward)
-            said, total = reply.observation, reply.reward.total
-            turns.append(Turn(action=action, observation=said, reward=total))
-            if reply.done:
-                break
-        return turns, rewards
+        episode = Episode(self.env, problem)
+        while not episode.over:
+            with time_limit(self.seconds, f"turn {len(episode.turns) + 1} of an episode"):
+                episode.answer(player(problem, episode.turns))
+        return episode.turns, episode.rewards
 
     def most(self, problem: Problem) -> float:
         """Return the most that an answer to `problem` can earn."""
         return self.env.range_of(problem)[1]
+
+
+def without_waiting(env: TextEnv) -> TextEnv:
+    """Return the environment without its functions that wait for the end: judges, for example.
+
+    They are no part of what an environment promises, and a trial has thousands of answers.
+    """
+    if not env.waits:
+        return env
+    bare = copy.copy(env)
+    late = {name for name, function in env._functions.items() if function.late}
+    bare._functions = {name: f for name, f in env._functions.items() if name not in late}
+    bare._parts = {name: part for name, part in env._parts.items() if name not in late}
+    bare._optional = env._optional - late
+    bare.weights = {name: part.weight for name, part in bare._parts.items()}
+    return bare
 
 
 def good_player(env: TextEnv, problem: Problem) -> Player | None:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from grpo_envs.env.ahead import Ahead
 from grpo_envs.env.grading import Graders
+from grpo_envs.env.infos import reset_infos, step_infos
+from grpo_envs.env.rewards import merged, summed
+from grpo_envs.env.scored import Played
 from grpo_envs.env.text import TextEnv
 from grpo_envs.errors import ConfigError, ResetNeeded
 from grpo_envs.seeding import seed_for
@@ -58,6 +61,10 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         self.render_mode = env.render_mode
         self._problems: list[Problem | None] = [None] * num_envs
         self._turns: list[list[Turn]] = [[] for _ in range(num_envs)]
+        self._rewards: list[list[Reward]] = [[] for _ in range(num_envs)]
+        """Of each turn; the last has the parts of functions that wait for the end."""
+        self._ended = set(range(num_envs // group_size))
+        """Groups whose last episode has ended."""
         self._over: NDArray[np.bool_] = np.ones(num_envs, dtype=np.bool_)
         self._cut: NDArray[np.bool_] = np.zeros(num_envs, dtype=np.bool_)
         """Those of the members whose episode is over that were truncated."""
@@ -101,9 +108,20 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         """The replies of the last step by member; empty after a reset.
 
         Their rewards are shaped and weighted, and hold every part that applies to the problem; one
-        that is not valid holds none. Members whose episode was over before that step have no reply.
+        that is not valid holds none. Members whose episode was over before that step have no reply,
+        unless the step ended their group, for which functions that wait for it gave them something.
         """
         return {i: self._complete(reply) for i, reply in self._last.items()}
+
+    @property
+    def episode_rewards(self) -> list[Reward]:
+        """What each member has earned since the reset: its turns added up, see `summed`.
+
+        Functions that wait for the end have their parts in it once all episodes of the group are
+        over, those that `truncate` ended, too.
+        """
+        self._end_groups()
+        return [summed(rewards) for rewards in self._rewards]
 
     def reset(
         self,
@@ -133,8 +151,11 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             members = slice(group * self.group_size, (group + 1) * self.group_size)
             self._problems[members] = [problem] * self.group_size
             self._turns[members] = [[] for _ in range(self.group_size)]
+            self._rewards[members] = [[] for _ in range(self.group_size)]
+            self._ended.discard(group)
             self._over[members] = self._cut[members] = False
-        return tuple(map(self._observation, range(self.num_envs))), self._reset_infos()
+        infos = reset_infos(self.env, self._problems)
+        return tuple(map(self._observation, range(self.num_envs))), infos
 
     def score_ahead(self, actions: Mapping[int, str]) -> None:
         """Begin to grade answers, by member, in the background: others are not there yet.
@@ -187,17 +208,22 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         replies |= zip(rest, self._replies(rest, given), strict=True)
         terminated = self._over & ~self._cut
         truncated = self._cut.copy()
-        rewards = np.zeros(self.num_envs, dtype=np.float64)
         for i, reply in replies.items():
-            said, rewards[i] = reply.observation, (total := reply.reward.total)
+            said, total = reply.observation, reply.reward.total
             self._turns[i].append(Turn(action=actions[i], observation=said, reward=total))
+            self._rewards[i].append(self._complete(reply).reward)
             if reply.done:
                 terminated[i] = True
             else:
                 truncated[i] = len(self._turns[i]) >= self._most_turns(i)
-        self._over, self._cut, self._last = terminated | truncated, truncated.copy(), replies
+        self._over, self._cut = terminated | truncated, truncated.copy()
+        for i, earned in self._end_groups().items():
+            before = replies.get(i, Reply(reward=Reward(weights=self.weights)))
+            replies[i] = replace(before, reward=merged([before.reward, earned]))
+        self._last = replies
         rows = [replies.get(i, _IDLE) for i in range(self.num_envs)]
-        infos = self._infos([row.reward for row in rows], active)
+        rewards = np.array([row.reward.total for row in rows], dtype=np.float64)
+        infos = step_infos(self.env, [row.reward for row in rows], [*replies])
         return tuple([row.observation for row in rows]), rewards, terminated, truncated, infos
 
     def close_extras(self, *, shared: bool = False, **kwargs: Any) -> None:
@@ -217,18 +243,6 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
     def _most_turns(self, member: int) -> int:
         problem = self._problems[member]
         return self.env.turns_of(problem) if problem else self.max_turns
-
-    def _reset_infos(self) -> dict[str, Any]:
-        problems = {id(problem): problem for problem in self._problems if problem}
-        about = {key: self.env.info_of(problem) for key, problem in problems.items()}
-        rows = [about.get(id(problem), {}) for problem in self._problems]
-        keys = {key: None for row in rows for key in row}
-        infos: dict[str, Any] = {}
-        for key in keys:
-            infos[key] = np.array([None] * self.num_envs, dtype=object)
-            infos[key][:] = [row.get(key) for row in rows]
-            infos[f"_{key}"] = np.array([key in row for row in rows], dtype=np.bool_)
-        return infos
 
     def _group_seeds(self, seed: int | Sequence[int | None] | None) -> list[int]:
         groups = self.num_envs // self.group_size
@@ -261,19 +275,29 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         problems = [problem for i in active if (problem := self._problems[i]) is not None]
         return self._graders.replies(problems, [[*self._turns[i], given[i]] for i in active])
 
+    def _end_groups(self) -> dict[int, Reward]:
+        """Ask functions that wait for the end about groups that are over; return what they give."""
+        if not self.env.waits:
+            return {}
+        size = self.group_size
+        over = np.flatnonzero(self._over.reshape(-1, size).all(axis=1)).tolist()
+        groups = [group for group in over if group not in self._ended]
+        self._ended.update(groups)
+        members = [range(group * size, (group + 1) * size) for group in groups]
+        played = [
+            Played(problem, [self._turns[i] for i in own], [summed(self._rewards[i]) for i in own])
+            for own in members
+            if (problem := self._problems[own[0]]) is not None
+        ]
+        found = {}
+        for own, earned in zip(members, self.env.group_rewards(played), strict=True):
+            for i, reward in zip(own, earned, strict=True):
+                self._rewards[i][-1:] = [merged([*self._rewards[i][-1:], reward])]
+                found[i] = reward
+        return found
+
     def _complete(self, reply: Reply) -> Reply:
         """Return the reply with every part that applies in its reward; with none if not valid."""
         reward = reply.reward
         parts = self.env.parts_of(reward) if reward.valid else {}
         return replace(reply, reward=replace(reward, parts=parts))
-
-    def _infos(self, rewards: Sequence[Reward], active: Sequence[int]) -> dict[str, Any]:
-        rows = [self.env.info_for(reward) for reward in rewards]
-        acted = np.zeros(self.num_envs, dtype=np.bool_)
-        acted[list(active)] = True
-        infos: dict[str, Any] = {}
-        for key in {key: None for row in rows for key in row}:
-            dtype = object if key == "detail" else np.float64
-            infos[key] = np.array([row.get(key, 0.0) for row in rows], dtype=dtype)
-            infos[f"_{key}"] = acted & np.array([key in row for row in rows])
-        return infos

@@ -16,10 +16,10 @@ from functools import cache
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-from grpo_envs.env import SPLITS, TextEnv
+from grpo_envs.env import SPLITS, TextEnv, episode
+from grpo_envs.env.episode import graded_alone
 from grpo_envs.env.grading import reentrant
 from grpo_envs.env.plugins import make
-from grpo_envs.env.rewards import summed
 from grpo_envs.errors import ConfigError, require, require_one_of
 from grpo_envs.types import Problem, Reward, Turn
 
@@ -106,37 +106,36 @@ class Episode:
 
     def __init__(self, row: Row) -> None:
         self.env = row.environment
-        self.problem = row.problem
-        self.over = False
         self.results: tuple[str, ...] = ()
         """Of the tool calls of the last answer, see `Reply.results`."""
-        self._turns: list[Turn] = []
-        self._rewards: list[Reward] = []
+        self.problem = row.problem
+        self._played = episode.Episode(self.env, self.problem)
 
     def answer(self, text: str) -> str:
         """Grade an answer and return what the environment says to it; nothing once it is over."""
         if self.over:
             return ""
-        turns = [*self._turns, Turn(action=text)]
         with _held(self.env):
-            (reply,) = self.env.reply_batch([self.problem], [turns])
-        said, reward, self.results = reply.observation, reply.reward, reply.results
-        self._turns.append(Turn(action=text, observation=said, reward=reward.total))
-        self._rewards.append(reward)
-        self.over = reply.done or len(self._turns) >= self.env.turns_of(self.problem)
-        return said
+            reply = self._played.answer(text)
+        self.results = reply.results
+        return reply.observation
+
+    @property
+    def over(self) -> bool:
+        """Whether the environment ended it, or its answers are used up."""
+        return self._played.over
 
     @property
     def turns(self) -> int:
         """How many answers there were."""
-        return len(self._turns)
+        return len(self._played.turns)
 
     @property
     def graded(self) -> Graded:
         """What its answers earn together; a player that said nothing has said ''."""
-        if not self._rewards:
+        if not self.turns:
             self.answer("")
-        return Graded.of(self.env, summed(self._rewards))
+        return Graded.of(self.env, self._played.reward)
 
 
 def environment_of(name: str, keywords: Mapping[str, Any]) -> tuple[TextEnv, str]:
@@ -195,8 +194,8 @@ def grade(rows: Sequence[Row], answers: Sequence[str]) -> list[Graded]:
         members = [i for i, row in enumerate(rows) if row.environment is env]
         episodes = [[Turn(action=answers[i])] for i in members]
         with _held(env):
-            replies = env.reply_batch([problems[rows[i]] for i in members], episodes)
-        graded |= {i: Graded.of(env, r.reward) for i, r in zip(members, replies, strict=True)}
+            rewards = graded_alone(env, [problems[rows[i]] for i in members], episodes)
+        graded |= {i: Graded.of(env, r) for i, r in zip(members, rewards, strict=True)}
     return [graded[i] for i in range(len(rows))]
 
 
@@ -211,11 +210,11 @@ def require_fixed(name: str, env: TextEnv) -> None:
 
 
 def require_each_alone(name: str, env: TextEnv, trainer: str) -> None:
-    """Refuse an environment that grades a step's answers together, where each is graded alone."""
-    if not env.grades_each_alone:
+    """Refuse an environment that grades answers together, where each is graded alone."""
+    if env.compares or not env.grades_each_alone:
+        what = "sees the group" if env.compares else "takes all answers of a step at once"
         raise ConfigError(
-            f"env={name}: env.rewards has a function that takes all answers of a step at once; "
-            f"{trainer} grades each alone."
+            f"env={name}: env.rewards has a function that {what}; {trainer} grades each alone."
         )
 
 

@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 from grpo_envs.env import SPLITS, TextEnv
+from grpo_envs.env.episode import Episode
 from grpo_envs.errors import ConfigError, GrpoEnvsError, ResetNeeded, require, require_one_of
 from grpo_envs.interop.served import Served
-from grpo_envs.types import Problem, Reply, Reward, Turn
+from grpo_envs.types import Reply, Reward
 
 log = logging.getLogger(__name__)
 Told = dict[str, Any]
@@ -32,14 +33,10 @@ class Session:
         self.served, self.env = served, served.env
         self.split = self.env.split
         self.seed: int | None = None
-        self._problem: Problem | None = None
-        self._turns: tuple[Turn, ...] = ()
+        self._episode: Episode | None = None
         self._over = False
-
-    @property
-    def steps(self) -> int:
+        self.steps = 0
         """How many answers the episode has had."""
-        return len(self._turns)
 
     async def reset(self, seed: Any = None, **others: Any) -> Told:
         """Begin an episode on problem number `seed` of `split` (a random one when None).
@@ -64,7 +61,7 @@ class Session:
         except Exception as error:  # noqa: BLE001  of an environment
             why = self._withheld(f"drawing {split} problem {number}", repr(error))
             raise ConfigError(f"env={self.served.name}: {why}.") from None
-        self._problem, self._turns, self._over = problem, (), False
+        self._episode, self._over, self.steps = Episode(self.env, problem), False, 0
         self.split, self.seed = split, number
         return {
             "prompt": sendable(problem.prompt),
@@ -81,15 +78,15 @@ class Session:
             ResetNeeded: there is no episode, or it is over.
             ConfigError: the answer is no text.
         """
-        if self._problem is None or self._over:
+        episode = self._episode
+        if episode is None or self._over:
             why = "the episode is over" if self._over else "there is no episode in this session"
             raise ResetNeeded(f"{why}: reset first, on the same connection (WebSocket /ws).")
         said = _text(message)
-        problem, turns = self._problem, [*self._turns, Turn(action=said)]
-        reply = await self._reply(problem, turns)
+        reply = await self._reply(episode, said)
         reward = reply.reward
-        self._turns += (Turn(action=said, observation=reply.observation, reward=reward.total),)
-        left = 0 if reply.done else self.env.turns_of(problem) - len(self._turns)
+        self.steps += 1
+        left = 0 if reply.done else self.env.turns_of(episode.problem) - self.steps
         self._over = left <= 0
         return {
             "prompt": sendable(reply.observation),
@@ -105,10 +102,10 @@ class Session:
             },
         }
 
-    async def _reply(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
-        """Return the reply to the last turn; an invalid reward has the error that a client sees."""
+    async def _reply(self, episode: Episode, said: str) -> Reply:
+        """Return the reply to an answer; an invalid reward has the error that a client sees."""
         try:
-            (reply,) = await self.served.call(lambda: self.env.reply_batch([problem], [turns]))
+            reply = await self.served.call(lambda: episode.answer(said))
         except TimeoutError:
             late = f"the grading took longer than {self.served.seconds:g} s"
             return Reply(reward=Reward(valid=False, error=late))
@@ -140,7 +137,7 @@ def sendable(value: Any) -> Any:
 def _counted(env: TextEnv) -> Told:
     """Return the weight of each part; of the environment's own also how it counts as right."""
     own = {
-        name: {"weight": part.weight, "range": sorted((part.shaped(0.0), part.shaped(1.0)))}
+        name: {"weight": part.weight, "range": list(part.values)}
         for name, part in env.own_parts.items()
     }
     return {name: {"weight": x, "own": own.get(name)} for name, x in env.weights.items()}

@@ -38,6 +38,10 @@ class Task:
         """
         self.name = name
         self.env, _ = environment_of(name, keywords)
+        if self.env.compares:
+            raise ConfigError(
+                f"env={name}: env.rewards has a function that sees the group; TRL may split one."
+            )
         self._keywords = keywords
 
     def dataset(self, split: str, rows: int, *, first: int = 0) -> Dataset:

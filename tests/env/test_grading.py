@@ -16,8 +16,8 @@ import pytest
 import grpo_envs
 from grpo_env_math import MathEnv
 from grpo_envs.env.ahead import Ahead
+from grpo_envs.env.function import Function
 from grpo_envs.env.grading import place, reentrant
-from grpo_envs.env.reward_functions import Function
 from grpo_envs.env.rewards import Part
 from grpo_envs.env.text import TextEnv
 from grpo_envs.env.vector import GroupVectorEnv

@@ -441,8 +441,8 @@ def test_a_function_that_looks_at_all_answers_is_not_asked_ahead_of_them() -> No
         pytest.param(
             {"vowel": 1.0},
             "no reward part 'vowel'. Allowed: absent, careless, careless_together, correct, "
-            "in_pieces, length, not_a_number, only_even, "
-            "raises, ranked, ranked_later, repetition, short, slowly, too_few, vowels. "
+            "in_pieces, judge, length, length_among_right, not_a_number, only_even, "
+            "raises, ranked, ranked_later, repetition, rm, short, slowly, too_few, vowels. "
             "Did you mean 'vowels'?",
             id="a name",
         ),
@@ -477,7 +477,7 @@ def test_a_function_that_looks_at_all_answers_is_not_asked_ahead_of_them() -> No
         ),
         pytest.param(
             {"length": {"scale": None}},
-            "env.rewards.length.scale=None. Allowed: a finite number.",
+            "env.rewards.length.scale=None. Allowed: a finite number, or [least, most].",
             id="a scale",
         ),
         pytest.param(

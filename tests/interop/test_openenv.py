@@ -15,7 +15,7 @@ import pytest
 
 import grpo_envs
 from grpo_envs import Problem, Reply, Reward, TextEnv, Turn
-from grpo_envs.env.reward_functions import Function
+from grpo_envs.env.function import Function
 from grpo_envs.errors import ConfigError
 from grpo_envs.interop.served import Served
 

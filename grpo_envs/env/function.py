@@ -1,0 +1,108 @@
+"""A reward function as an environment asks it: with a time limit, its failures made rewards."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from grpo_envs.env.deadlines import in_time, in_time_together
+from grpo_envs.env.scored import Scored
+from grpo_envs.types import Problem, Reward
+
+TIMEOUT = 60.0
+"""The usual time limit of a reward function [s]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A reward function with its options."""
+
+    name: str
+    function: Callable[..., Any]
+    whole: bool = False
+    """Whether it takes all answers of a step at once."""
+    grouped: bool = False
+    """Whether it takes a group, when the episodes of all members are over."""
+    asks: frozenset[str] = frozenset()
+    """What it wants to know beside problem and answer: names in `MEMBERS`."""
+    timeout: float = TIMEOUT
+    """Seconds that it may take: for an answer, or for all where it takes all at once."""
+    columns: frozenset[str] = frozenset()
+    """Columns of a dataset that it cannot do without."""
+
+    @property
+    def late(self) -> bool:
+        """Whether it is asked about whole episodes, when those of a group are over."""
+        return self.grouped or "episodes" in self.asks
+
+    def __call__(
+        self,
+        problems: Sequence[Problem],
+        answers: Sequence[str],
+        scored: Sequence[Scored] = (),
+    ) -> list[Reward]:
+        """Return what each answer earns of this part.
+
+        Args:
+            problems: Of each answer.
+            answers: To be graded.
+            scored: What is known of each answer, where the function asks.
+        """
+        pairs = [(problems, answers)] if self.whole else zip(problems, answers, strict=True)
+        known = {name: [getattr(each, name) for each in scored] for name in sorted(self.asks)}
+        values = self._called([partial(self.function, *pair, **known) for pair in pairs])
+        if self.whole:
+            (values,) = values
+            if isinstance(values, Exception):
+                raise values
+            if isinstance(values, BaseException):  # raised here, SystemExit would end the run
+                raise RuntimeError(f"{type(values).__name__}: {values}")
+        return [_reward(self.name, value) for value in values]
+
+    def of_groups(
+        self, problems: Sequence[Problem], groups: Sequence[Sequence[Scored]]
+    ) -> list[list[Reward]]:
+        """Return what each member of each group earns of this part; it is called once a group."""
+        names = sorted(self.asks - {"problem"})
+        calls = []
+        for problem, members in zip(problems, groups, strict=True):
+            known: dict[str, Any] = {name: [getattr(m, name) for m in members] for name in names}
+            known |= {"problem": problem} if "problem" in self.asks else {}
+            calls += [partial(self.function, **known)] if members else []
+        values = iter(self._called(calls))
+        return [_of_group(self.name, next(values), len(m)) if m else [] for m in groups]
+
+    def _called(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        together = inspect.iscoroutinefunction(self.function)
+        return (in_time_together if together else in_time)(calls, self.timeout)
+
+
+def _of_group(name: str, values: Any, count: int) -> list[Reward]:
+    """Read what a function returned for a group of so many members."""
+    if isinstance(values, BaseException):
+        return [_reward(name, values)] * count
+    try:
+        given = list(values)
+    except TypeError:
+        return [Reward(valid=False, error=f"{name} returned {values!r:.40}, no list")] * count
+    if len(given) != count:
+        text = f"{name} returned {len(given)} rewards for a group of {count}"
+        return [Reward(valid=False, error=text)] * count
+    return [_number(name, value) for value in given]
+
+
+def _number(name: str, value: Any) -> Reward:
+    try:
+        return Reward(parts={name: float(value)})
+    except (TypeError, ValueError):
+        return Reward(valid=False, error=f"{name} returned {value!r:.40}, no number")
+
+
+def _reward(name: str, value: Any) -> Reward:
+    if isinstance(value, BaseException):
+        error = f"{name}: {type(value).__name__}: {value}"
+        return Reward(valid=False, error=error.removesuffix(": "))  # a MemoryError says no more
+    return Reward(parts={} if value is None else {name: float(value)})

@@ -1,0 +1,149 @@
+"""What added reward functions are told of an answer, and how they are asked.
+
+First come functions that know a problem and an answer, then those that ask what the answer has
+earned so far, and, when all episodes of a group are over, those that see the group. Functions of
+one stage do not see each other's parts, so that their order does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from grpo_envs.env.rewards import Part, is_right, merged, score_safely, settle
+from grpo_envs.types import Problem, Reward, Turn
+
+if TYPE_CHECKING:
+    from grpo_envs.env.function import Function
+
+SCORED = ("rewards", "parts", "right")
+"""What a batched reward function may ask for by the names of its parameters."""
+MEMBERS = ("completions", *SCORED, "episodes")
+"""The same of a grouped one, beside `problem`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """An answer, or a whole episode, and what it has earned so far; its grading did not fail.
+
+    The names are those of parameters, which take a list with one of each a member.
+    """
+
+    rewards: float
+    """The weighted sum of the parts."""
+    parts: Mapping[str, float]
+    """The value of each part that applies, scaled and clipped as in `metrics.jsonl`."""
+    right: bool
+    """Whether it is right, see `rewards.is_right`."""
+    episodes: Sequence[Turn] = ()
+
+    @property
+    def completions(self) -> str:
+        """The policy's answers, an empty line between them."""
+        return "\n\n".join(turn.action for turn in self.episodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """The members of a group, whose episodes are over."""
+
+    problem: Problem
+    episodes: Sequence[Sequence[Turn]]
+    rewards: Sequence[Reward]
+    """Of each episode: weighted, and without the parts of functions that see the group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """The added reward functions of an environment, and how their parts count."""
+
+    functions: Mapping[str, Function]
+    parts: Mapping[str, Part]
+    own_parts: Mapping[str, Part]
+    """Those that say whether an answer is right."""
+    parts_of: Callable[[Reward], Mapping[str, float]]
+    """Returns the value of every part that applies, see `TextEnv.parts_of`."""
+
+    def of_answers(
+        self, problems: Sequence[Problem], answers: Sequence[str], rewards: Sequence[Reward]
+    ) -> list[Reward]:
+        """Return settled rewards with the parts of functions that see one answer, or a batch."""
+        alone = [f for f in self.functions.values() if not f.late]
+        for asking in (False, True):
+            found = [
+                self._asked(function, problems, answers, rewards)
+                for function in alone
+                if bool(function.asks) is asking
+            ]
+            rewards = [merged(each) for each in zip(rewards, *found, strict=True)]
+        return list(rewards)
+
+    def of_groups(self, groups: Sequence[Played]) -> list[list[Reward]]:
+        """Return what each member of each group earns of the functions that see whole episodes.
+
+        A member whose reward is not valid earns nothing of them, and they do not see it.
+        """
+        valid = [[i for i, reward in enumerate(g.rewards) if reward.valid] for g in groups]
+        members = [
+            [self._look(group.rewards[i], group.episodes[i]) for i in places]
+            for group, places in zip(groups, valid, strict=True)
+        ]
+        nothing = Reward(weights=self._weights)
+        found = [[nothing] * len(group.rewards) for group in groups]
+        for function in (f for f in self.functions.values() if f.late):
+            earned = self._of_episodes(function, [group.problem for group in groups], members)
+            for own, places, rewards in zip(found, valid, earned, strict=True):
+                for i, reward in zip(places, rewards, strict=True):
+                    own[i] = merged([own[i], self._settled(reward)])
+        return found
+
+    def _of_episodes(
+        self, function: Function, problems: Sequence[Problem], members: Sequence[Sequence[Scored]]
+    ) -> list[list[Reward]]:
+        if function.grouped:
+            return function.of_groups(problems, members)
+        pairs = zip(problems, members, strict=True)
+        known = [(problem, member) for problem, own in pairs for member in own]
+        earned = iter(_of_batch(function, known, [member.completions for _, member in known]))
+        return [[next(earned) for _ in own] for own in members]
+
+    def _asked(
+        self,
+        function: Function,
+        problems: Sequence[Problem],
+        answers: Sequence[str],
+        rewards: Sequence[Reward],
+    ) -> list[Reward]:
+        if not function.asks:
+            found = score_safely(function, problems, answers, function.name)
+            return [self._settled(reward) for reward in found]
+        valid = [i for i, reward in enumerate(rewards) if reward.valid]
+        known = [(problems[i], self._look(rewards[i])) for i in valid]
+        found = [Reward()] * len(rewards)
+        earned = _of_batch(function, known, [answers[i] for i in valid])
+        for i, reward in zip(valid, earned, strict=True):
+            found[i] = self._settled(reward)
+        return found
+
+    def _look(self, reward: Reward, turns: Sequence[Turn] = ()) -> Scored:
+        right, parts = is_right(reward, self.own_parts), self.parts_of(reward)
+        return Scored(rewards=reward.total, parts=parts, right=right, episodes=turns)
+
+    def _settled(self, reward: Reward) -> Reward:
+        return settle(reward, self.parts, self._weights)
+
+    @property
+    def _weights(self) -> dict[str, float]:
+        return {name: part.weight for name, part in self.parts.items()}
+
+
+def _of_batch(
+    function: Function, known: Sequence[tuple[Problem, Scored]], answers: Sequence[str]
+) -> list[Reward]:
+    """Ask a function that takes all answers at once and what is known of them."""
+
+    def ask(known: Sequence[tuple[Problem, Scored]], answers: Sequence[str]) -> list[Reward]:
+        return function([problem for problem, _ in known], answers, [each for _, each in known])
+
+    return score_safely(ask, known, answers, function.name) if known else []
