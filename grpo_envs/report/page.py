@@ -12,8 +12,8 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from grpo_envs.doctor import diagnose
-from grpo_envs.report.figures import colours, figures
-from grpo_envs.runs.curves import half_width_of
+from grpo_envs.runs.curves import curves_of, half_width_of
+from grpo_envs.runs.plots import Line, chart, colour, time_chart
 from grpo_envs.runs.record import Record
 
 _HERE = Path(__file__).parent
@@ -29,7 +29,9 @@ def page(runs: Sequence[Record]) -> str:
     """Return the page as HTML."""
     names = _names(runs)
     rows, extent = _browsable(runs, names)
-    drawn = list(figures(runs, names))
+    lines = [Line(label=name, runs=[run]) for run, name in zip(runs, names, strict=True)]
+    drawn = [(curve.title, chart(lines, curve)) for curve in curves_of(runs)]
+    drawn.append(("seconds per step", time_chart(lines)))
     return Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(", ".join(names) if len(runs) > 1 else _title(runs[0])),
         style=(_HERE / "style.css").read_text(encoding="utf-8"),
@@ -62,13 +64,13 @@ def _title(run: Record) -> str:
 
 def _summary(runs: Sequence[Record], names: Sequence[str]) -> Iterator[str]:
     """Yield, for each run, how far it came, the evaluation before and after, and what is wrong."""
-    for run, name, colour in zip(runs, names, colours(len(runs)), strict=True):
+    for number, (run, name) in enumerate(zip(runs, names, strict=True)):
         planned = run.config.get("trainer.steps", "?")
-        seconds = sum(run.column("time/step"))
         last = run.steps[-1]["step"] if run.steps else 0
         state = f"; {run.state}" if run.state.startswith("failed") else ""
-        yield f'<section class="run"><h2><i style="background:{colour}"></i>{escape(name)}</h2>'
-        yield f"<p>{last} of {planned} steps in {seconds / 60:.1f} minutes{escape(state)}</p>"
+        mark = f'<i style="background:{colour(number)}"></i>'
+        yield f'<section class="run"><h2>{mark}{escape(name)}</h2>'
+        yield f"<p>{last} of {planned} steps in {run.seconds / 60:.1f} minutes{escape(state)}</p>"
         if run.evals:
             yield _evaluations(run)
         findings = diagnose(run)
@@ -165,10 +167,7 @@ def _safe(text: str) -> str:
 
 def _config(runs: Sequence[Record], names: Sequence[str]) -> str:
     """Return the configurations and versions side by side, those that differ first."""
-    flat = [
-        {**run.config, **{f"version of {k}": v for k, v in run.about.get("versions", {}).items()}}
-        for run in runs
-    ]
+    flat = [run.settings for run in runs]
     keys = list(dict.fromkeys(key for config in flat for key in config))
     keys.sort(key=lambda key: len({json.dumps(config.get(key)) for config in flat}) == 1)
     rows = [

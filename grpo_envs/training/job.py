@@ -194,7 +194,9 @@ def _train(run: schema.RunConfig, folder: RunFolder, processes: Processes) -> fl
 def _claim(run: schema.RunConfig, folder: RunFolder, env: TextEnv, policy: Any) -> None:
     from grpo_policy.models import resolve  # as above
 
+    chosen = HydraConfig.get().runtime.choices.items()
     about = {
+        "choices": {k: v for k, v in chosen if isinstance(v, str) and not k.startswith("hydra/")},
         "model": resolve(run.model, policy.device).name,
         "weights": env.weights,
         "own": [*env.own_parts],

@@ -13,6 +13,7 @@ from grpo_envs.runtime.terminal import exit_on_error
 
 MISTAKES = {
     "check": ["env=maths"],
+    "compare": ["nowhere"],
     "doctor": ["nowhere"],
     "evaluate": ["env=maths"],
     "export": ["nowhere", "--out", "there"],
