@@ -31,7 +31,7 @@ FLOORS = [
 ]
 COMMANDS = (
     *("run", "plan", "check", "play", "doctor", "plot", "evaluate", "export"),
-    *("sweep_report", "compare", "new_env", "engine", "export_data", "serve"),
+    *("sweep_report", "compare", "explain", "new_env", "engine", "export_data", "serve"),
 )
 """Files in grpo_envs/ that a user runs: the floor `commands`."""
 WINGS = ("graders", "sandbox")

@@ -18,6 +18,7 @@ from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
 from grpo_agent.mechanisms import ADVANTAGE, OBJECTIVE, resolve
 from grpo_agent.shaping import kl_penalty, overlong_penalty
 from grpo_agent.step import Step, minibatches
+from grpo_agent.term_log import TermLog
 from grpo_agent.turn_batch import TurnBatch, collate_turns
 from grpo_agent.turns import EPISODE, flat_turns
 from grpo_envs.training.agent import Parts, Update
@@ -64,6 +65,7 @@ class PolicyGradientAgent(ABC):
         self.max_tokens = decoding.max_new_tokens
         self.objective = resolve(OBJECTIVE, cfg.loss)
         self.learner = Learner(policy, self._settings(decoding.temperature), accelerator)
+        self.term_log = TermLog(self)
 
     @classmethod
     def make(cls, cfg: Any, parts: Parts) -> Self:
@@ -102,6 +104,7 @@ class PolicyGradientAgent(ABC):
             An `Update`: metrics, means over the updates of this step, and the advantage of each
             member of each group. To type checkers it is a tuple, which a subclass may return.
         """
+        self.term_log.begin(len(groups[0].completions))
         batch = collate(groups, self.policy.pad_id, self.policy.device)
         parts = minibatches(batch, len(groups), self.cfg.minibatches)
         step, advantages_PG = self._step_of(groups, batch, parts)
@@ -174,6 +177,7 @@ class PolicyGradientAgent(ABC):
             max_tokens=self.max_tokens,
         )
         weights_BT = token_weights(step.counted_BT.to(self.learner.dtype), size, self.cfg.loss)
+        update = self.term_log.next_update()
 
         def loss(scored: Scored) -> tuple[Tensor, dict[str, Tensor]]:
             rows_B, batch, logps_BT = scored.rows_B, scored.batch, scored.logps_BT
@@ -196,6 +200,7 @@ class PolicyGradientAgent(ABC):
             values["policy/entropy"] = scored.entropy_BT.detach()
             if on_policy:
                 values["policy/sample_gap"] = (logps_BT.detach() - batch.sampled_logps_BT).abs()
+            self.term_log.take(update, scored, inputs, values)
             return total, values
 
         return loss
@@ -248,6 +253,7 @@ class GrpoAgent(PolicyGradientAgent):
         turns = self._turns(groups, batch, truncated_B)
         if ref_logps_BT is not None and self.cfg.loss.kl_in == "reward":
             turns.rewards_BK.sub_(self._kl_penalty(batch, ref_logps_BT, own_B, turns))
+        self.term_log.compared(turns.rewards_BK)
         of_groups = (len(groups), -1)
         episodes = Episodes(
             rewards_PGK=turns.rewards_BK.unflatten(0, of_groups),

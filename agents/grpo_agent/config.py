@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from grpo_agent.mechanisms import ADVANTAGE, OBJECTIVE, check, require_known
+from grpo_agent.remarks import remarks
 from grpo_agent.turns import EPISODE, TURNS, flat_turns
 from grpo_envs.config.agent import AgentConfig
 from grpo_envs.errors import ConfigError, require, require_one_of
@@ -190,13 +191,15 @@ class PolicyGradientConfig(AgentConfig):
     """Tokens, padding included, per forward and backward: memory and speed, never the result."""
     sync_reference_every: int = 0
     """Steps after which the reference becomes a copy of the policy; 0: it never changes."""
+    log_tokens: int = 0
+    """Groups of each step whose tokens go to tokens.jsonl, for `grpo_envs.explain`; 0: none."""
     loss: LossConfig = field(default_factory=LossConfig)
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
 
     def __post_init__(self) -> None:
         """Check ranges and combinations."""
         least = {"group_size": 1, "epochs": 1, "minibatches": 1, "micro_batch_tokens": 1}
-        least |= {"warmup_steps": 0, "sync_reference_every": 0}
+        least |= {"warmup_steps": 0, "sync_reference_every": 0, "log_tokens": 0}
         for name, low in least.items():
             require(
                 getattr(self, name) >= low, f"agent.{name}", getattr(self, name), f"{low} or more"
@@ -210,6 +213,10 @@ class PolicyGradientConfig(AgentConfig):
     def reference(self) -> bool:
         """Whether the update compares the policy with a reference, which takes memory."""
         return self.loss.beta > 0
+
+    def remarks(self) -> list[str]:
+        """Return what never acts with these values."""
+        return [*remarks(self)]
 
     def check(self, run: RunConfig) -> None:
         """Refuse what contradicts other keys of the run, and functions that cannot be used.

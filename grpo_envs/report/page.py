@@ -12,6 +12,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from grpo_envs.doctor import diagnose
+from grpo_envs.report.explained import explained
 from grpo_envs.runs.curves import curves_of, half_width_of
 from grpo_envs.runs.plots import Line, chart, colour, time_chart
 from grpo_envs.runs.record import Record
@@ -39,7 +40,7 @@ def page(runs: Sequence[Record]) -> str:
         summary="".join(_summary(runs, names)),
         figures="".join(_FIGURE.format(escape(title)) for title, _ in drawn),
         charts=_safe(f"[{','.join(str(figure.to_json()) for _, figure in drawn)}]"),
-        changed="".join(_changed(runs[0])) if len(runs) == 1 else "",
+        changed="".join([*_changed(runs[0]), *explained(runs[0])]) if len(runs) == 1 else "",
         extent=escape(extent),
         rows=_safe(json.dumps(rows, separators=(",", ":"), ensure_ascii=False)),
         browser=(_HERE / "browser.js").read_text(encoding="utf-8"),

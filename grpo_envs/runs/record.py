@@ -30,7 +30,7 @@ class Record:
     """The configuration, flat."""
     about: dict[str, Any]
     """`weights` of the reward parts, those of them that are the environment's `own`, `versions`,
-    the `choices` of option groups, the agent's `terms`."""
+    the `choices` of option groups, the `formulas` of the agent by key."""
     state: str
     """done, failed: why, or cut off after step N."""
     overrides: dict[str, str] = field(default_factory=dict)

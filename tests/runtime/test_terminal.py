@@ -16,6 +16,7 @@ MISTAKES = {
     "compare": ["nowhere"],
     "doctor": ["nowhere"],
     "evaluate": ["env=maths"],
+    "explain": ["nowhere"],
     "export": ["nowhere", "--out", "there"],
     "new_env": ["Bad Name"],
     "engine": ["--model", "nowhere", "--port", "70000"],
