@@ -77,6 +77,8 @@ class TermLog:
             x: What the loss looked at.
             values: What it found at each token, by the name of the metric.
         """
+        if not self._groups:
+            return
         groups = scored.batch.groups_B.tolist()
         places = [place for place, group in enumerate(groups) if group < self._groups]
         if not places:
