@@ -104,7 +104,7 @@ class PolicyGradientAgent(ABC):
             An `Update`: metrics, means over the updates of this step, and the advantage of each
             member of each group. To type checkers it is a tuple, which a subclass may return.
         """
-        self.term_log.begin(len(groups[0].completions))
+        self.term_log.begin(len(groups), len(groups[0].completions))
         batch = collate(groups, self.policy.pad_id, self.policy.device)
         parts = minibatches(batch, len(groups), self.cfg.minibatches)
         step, advantages_PG = self._step_of(groups, batch, parts)

@@ -192,7 +192,7 @@ class PolicyGradientConfig(AgentConfig):
     sync_reference_every: int = 0
     """Steps after which the reference becomes a copy of the policy; 0: it never changes."""
     log_tokens: int = 0
-    """Groups of each step whose tokens go to tokens.jsonl, for `grpo_envs.explain`; 0: none."""
+    """Groups of a step, evenly spread, whose tokens go to tokens.jsonl: for `grpo_envs.explain`."""
     loss: LossConfig = field(default_factory=LossConfig)
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
 

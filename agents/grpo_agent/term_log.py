@@ -21,11 +21,14 @@ _INTERNAL = {"policy/correction_square"}
 
 
 class TermLog:
-    """Keeps the terms of the first `agent.log_tokens` groups of a step, in each of its updates."""
+    """Keeps the terms of `agent.log_tokens` groups of a step, in each of its updates.
+
+    They are spread evenly over the step, so that later minibatches have some of them.
+    """
 
     def __init__(self, agent: PolicyGradientAgent) -> None:
         self._agent = agent
-        self._groups = agent.cfg.log_tokens
+        self._noted: set[int] = set()
         self._rows: dict[tuple[int, int, int], dict[str, Any]] = {}
         """By group, member and update: one that ran out of memory is made once more."""
         self._compared: list[list[float]] = []
@@ -51,14 +54,16 @@ class TermLog:
             named["agent.loss.correction"] = (cfg.correction, CORRECTIONS[cfg.correction])
         return {key: f"{name}: {_about(function)}" for key, (name, function) in named.items()}
 
-    def begin(self, group_size: int) -> None:
-        """Forget the step before; the groups of this one have so many members."""
+    def begin(self, groups: int, group_size: int) -> None:
+        """Forget the step before; this one has so many groups of so many members."""
+        count = min(self._agent.cfg.log_tokens, groups)
+        self._noted = {number * groups // count for number in range(count)}
         self._rows, self._compared = {}, []
         self._size, self._updates = group_size, 0
 
     def compared(self, rewards_BK: Tensor) -> None:
         """Take the rewards of turns that are compared: less the penalties of length and KL."""
-        if self._groups:
+        if self._noted:
             self._compared = rewards_BK.tolist()
 
     def next_update(self) -> int:
@@ -77,10 +82,10 @@ class TermLog:
             x: What the loss looked at.
             values: What it found at each token, by the name of the metric.
         """
-        if not self._groups:
+        if not self._noted:
             return
         groups = scored.batch.groups_B.tolist()
-        places = [place for place, group in enumerate(groups) if group < self._groups]
+        places = [place for place, group in enumerate(groups) if group in self._noted]
         if not places:
             return
         columns = {
@@ -105,7 +110,7 @@ class TermLog:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of the last step, those of all processes, by group, member and update."""
-        if not self._groups:
+        if not self._noted:
             return []
         own = [*self._rows.items()]
         found = own if self._agent.accelerator.num_processes == 1 else gather_object(own)

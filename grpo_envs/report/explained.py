@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from grpo_envs.runs.explanation import Table, explain, places
+from grpo_envs.runs.explanation import Table, explain, last_noted
 from grpo_envs.runs.record import Record
 
 
 def explained(run: Record) -> Iterator[str]:
     """Yield a section of the page; nothing of a run without tokens.jsonl."""
-    for place in places(run):
+    if place := last_noted(run):
         yield "<h2>A group, token by token</h2>"
         for part in explain(run, place):
             yield _html(part) if isinstance(part, Table) else f"<p>{escape(part)}</p>"

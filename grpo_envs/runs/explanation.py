@@ -76,13 +76,25 @@ def explain(run: Record, place: Place) -> Iterator[str | Table]:
     best = max(range(size), key=lambda number: abs(members[number]["advantage"]))
     member = best if place.member is None else place.member
     _require("--member", member, size, 0)
-    yield from _tokens(run, [row for row in noted if row["member"] == member], member, place)
+    mine = [row for row in noted if row["member"] == member]
+    if mine:
+        yield from _tokens(run, mine, place.update)
+    else:
+        yield _not_noted(run, place)
 
 
-def places(run: Record) -> list[Place]:
-    """Return the last group of a run whose tokens were noted, or []: what a report explains."""
-    noted = [row for row in _noted(run) if row["group"] == 0]
-    return [Place(step=noted[-1]["step"])] if noted and run.completions else []
+def last_noted(run: Record) -> Place | None:
+    """Return the last group of a run whose tokens were noted: what a report explains."""
+    noted = _noted(run)
+    return Place(step=noted[-1]["step"], group=noted[-1]["group"]) if noted else None
+
+
+def _not_noted(run: Record, place: Place) -> str:
+    groups = sorted({row["group"] for row in _noted(run) if row["step"] == place.step})
+    if groups:
+        return f"tokens: not noted of this group, but of {', '.join(map(str, groups))}"
+    count = run.config.get("agent.log_tokens", 0)
+    return f"tokens: not noted (agent.log_tokens={count}). agent.log_tokens=4 notes 4 groups a step"
 
 
 def _noted(run: Record) -> list[Row]:
@@ -149,23 +161,17 @@ def _formulas(run: Record, prefix: str) -> Iterator[str]:
             yield f"{key}={text}"
 
 
-def _tokens(run: Record, rows: Sequence[Row], member: int, place: Place) -> Iterator[str | Table]:
+def _tokens(run: Record, rows: Sequence[Row], asked: int | None) -> Iterator[str | Table]:
     """Yield a completion token by token, in one update."""
-    if not rows:
-        count = run.config.get("agent.log_tokens", 0)
-        yield (
-            f"tokens: not noted (agent.log_tokens={count}). agent.log_tokens={place.group + 1} "
-            "notes those of this group"
-        )
-        return
     numbers = [row["update"] for row in rows]
-    update = numbers[-1] if place.update is None else place.update
+    update = numbers[-1] if asked is None else asked
     if update not in numbers:
         raise ConfigError(f"--update={update}. Allowed: {', '.join(map(str, numbers))}.")
     row = rows[numbers.index(update)]
     terms: Mapping[str, Sequence[float]] = row["terms"]
     columns = {name: title for name, title in _COLUMNS.items() if name in terms}
-    yield f"member {member} in update {update} of {numbers[-1]} that it took part in"
+    taken = ", ".join(map(str, numbers))
+    yield f"member {row['member']} in update {update}; it took part in {taken} of the step"
     yield from _formulas(run, "agent.loss.")
     yield from _missing(terms)
     texts = [one_line(text, 24) or "''" for text in row["tokens"]]

@@ -45,7 +45,7 @@ def test_the_terms_of_a_preset_are_those_of_its_metrics(name: str, random_policy
     assert all(text.count(":") and len(text) > 20 for text in formulas.values())
 
 
-def test_only_the_first_groups_are_noted(random_policy: Policy) -> None:
+def test_groups_are_noted_evenly_over_the_step(random_policy: Policy) -> None:
     given = groups(random_policy)
     cfg = GrpoConfig(minibatches=3)
     agent = noting(random_policy, cfg, 2)
@@ -54,7 +54,7 @@ def test_only_the_first_groups_are_noted(random_policy: Policy) -> None:
     rows = agent.term_log.rows()
     size = len(given[0].completions)
     assert [(row["group"], row["member"]) for row in rows] == [
-        (group, member) for group in range(2) for member in range(size)
+        (group, member) for group in (0, 1) for member in range(size)
     ]
     for row in rows:
         completion = given[row["group"]].completions[row["member"]]
