@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from grpo_envs.errors import ConfigError
 from grpo_envs.runs.record import Record, Row
@@ -97,7 +98,7 @@ def _not_noted(run: Record, place: Place) -> str:
     return f"tokens: not noted (agent.log_tokens={count}). agent.log_tokens=4 notes 4 groups a step"
 
 
-def _noted(run: Record) -> list[Row]:
+def _noted(run: Record) -> list[dict[str, Any]]:
     file = run.path / "tokens.jsonl"
     return read_jsonl(file) if file.is_file() else []
 
