@@ -17,7 +17,7 @@ from grpo_envs.runs.record import Record, Row
 from grpo_envs.runs.rows import read_jsonl
 from grpo_envs.runtime.terminal import one_line
 
-_RULE, _EPS, _DDOF = (f"agent.advantage.{name}" for name in ("name", "eps", "ddof"))
+_RULE, _DDOF = "agent.advantage.name", "agent.advantage.ddof"
 _COLUMNS = {
     "old": "log p old",
     "new": "log p new",
@@ -65,8 +65,7 @@ def explain(run: Record, place: Place) -> Iterator[str | Table]:
     step = [row for row in run.completions if row["step"] == place.step]
     known = sorted({row["step"] for row in run.completions})
     if not step:
-        has = f"{known[0]} to {known[-1]}" if known else "none: logger.names has no jsonl"
-        raise ConfigError(f"--step={place.step}. Allowed: {has}.")
+        raise ConfigError(f"--step={place.step}. Allowed: {_shown(known)}.")
     size = int(run.config.get("agent.group_size", 1))
     _require("--group", place.group, len(step) // size, 0)
     members = step[place.group * size :][:size]
@@ -82,6 +81,18 @@ def explain(run: Record, place: Place) -> Iterator[str | Table]:
         yield from _tokens(run, mine, place.update)
     else:
         yield _not_noted(run, place)
+
+
+def _shown(steps: Sequence[int]) -> str:
+    """Return the steps of a run's completions in words.
+
+    >>> _shown([1, 2, 3]), _shown([1, 40])
+    ('1 to 3', '1, 40')
+    """
+    if not steps:
+        return "none, completions.jsonl is empty or not there"
+    whole = list(steps) == list(range(steps[0], steps[-1] + 1))
+    return f"{steps[0]} to {steps[-1]}" if whole else ", ".join(map(str, steps))
 
 
 def last_noted(run: Record) -> Place | None:
@@ -135,9 +146,10 @@ def _advantages(
     valid = [r for r, row in zip(rewards, members, strict=True) if row["valid"]]
     yield from _statistics(run, valid, "the group")
     yield from _formulas(run, "agent.advantage.")
-    yield f"{_EPS}={run.config[_EPS]}"
     if run.config.get("agent.advantage.turns", "episode") != "episode":
         yield "turns are told apart: an advantage above is the mean over a completion's tokens"
+    if all(row["advantage"] == 0 for row in members):
+        yield "every advantage is 0: nothing differs in the group, it teaches nothing"
     everyone = [row["reward"] for row in step if row["valid"]]
     yield from _statistics(run, everyone, "the step, before penalties")
 

@@ -21,9 +21,9 @@ COMMANDS = [
     for page in PAGES
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     for line in block.splitlines()
-    if re.search(r"grpo_envs\.(check|plan|play|report|doctor|explain|evaluate|export_data) ", line)
+    if re.search(r"grpo_envs\.(check|plan|play|report|doctor|evaluate|export_data) ", line)
 ]
-QUICK = ("grpo_envs.doctor", "grpo_envs.report", "grpo_envs.explain")
+QUICK = ("grpo_envs.doctor", "grpo_envs.report")
 OWN = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 """The PATH of an activated environment: the pages say `python`, and tests may run without it."""
 
