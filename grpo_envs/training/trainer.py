@@ -207,7 +207,7 @@ class Trainer:
         for logger in self.loggers:
             logger.log(self.done, metrics)
             logger.log_completions(self.done, groups, advantages)
-            if noted:
+            if noted and hasattr(logger, "log_tokens"):  # a package's need not have it
                 logger.log_tokens(self.done, noted)
 
     def _require_updates(self, skipped: float, updates: float) -> None:

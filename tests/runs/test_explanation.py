@@ -80,6 +80,8 @@ def test_a_hand_calculation_gives_the_numbers_of_the_run(run: Record) -> None:
     assert len(set(rewards)) > 1, "a flat group shows nothing"
     advantages = [(r - fmean(rewards)) / (stdev(rewards) + 1e-4) for r in rewards]
     assert [float(row["advantage"]) for row in members] == pytest.approx(advantages, abs=1e-6)
+    (told,) = re.findall(r"^the group: n=6 mean=(\S+) std=(\S+),", printed(run), re.MULTILINE)
+    assert [float(x) for x in told] == pytest.approx([fmean(rewards), stdev(rewards)], abs=1e-6)
     updates = []
     for update in range(1, EPOCHS + 1):
         tokens = []
