@@ -18,11 +18,8 @@ from rich.table import Table
 
 from grpo_envs.errors import ConfigError, require_one_of, require_training
 from grpo_envs.runs.comparison import (
-    Comparison,
-    Question,
-    compare,
+    over_seeds,
     read,
-    setting,
     variant_name,
     varying,
 )
@@ -115,14 +112,6 @@ def _lines(jobs: Sequence[Record]) -> list[Line]:
     for job in jobs:
         variants.setdefault(variant_name(job, keys), []).append(job)
     return [Line(label=name, runs=runs) for name, runs in variants.items()]
-
-
-def over_seeds(jobs: Sequence[Record], by: str) -> Comparison | None:
-    """Return the variants compared over seeds; None where no two jobs differ in the seed."""
-    done = [job for job in jobs if job.state == "done" and job.steps and by in job.result]
-    if len({setting(job, "seed") for job in done}) < 2:
-        return None
-    return compare(jobs, Question(metrics=[by]))
 
 
 def write_page(title: str, jobs: Sequence[Record], by: str, out: Path) -> None:

@@ -13,7 +13,9 @@ from plotly.offline import get_plotlyjs
 
 from grpo_envs.doctor import diagnose
 from grpo_envs.report.explained import explained
-from grpo_envs.runs.curves import curves_of, half_width_of
+from grpo_envs.runs.comparison import over_seeds
+from grpo_envs.runs.curves import ACCURACY, curves_of, half_width_of
+from grpo_envs.runs.paper import rows_of
 from grpo_envs.runs.plots import Line, chart, colour, time_chart
 from grpo_envs.runs.record import Record
 
@@ -30,6 +32,7 @@ def page(runs: Sequence[Record]) -> str:
     """Return the page as HTML."""
     names = _names(runs)
     rows, extent = _browsable(runs, names)
+    alone = len(runs) == 1
     lines = [Line(label=name, runs=[run]) for run, name in zip(runs, names, strict=True)]
     drawn = [(curve.title, chart(lines, curve)) for curve in curves_of(runs)]
     drawn.append(("seconds per step", time_chart(lines)))
@@ -40,7 +43,9 @@ def page(runs: Sequence[Record]) -> str:
         summary="".join(_summary(runs, names)),
         figures="".join(_FIGURE.format(escape(title)) for title, _ in drawn),
         charts=_safe(f"[{','.join(str(figure.to_json()) for _, figure in drawn)}]"),
-        changed="".join([*_changed(runs[0]), *explained(runs[0])]) if len(runs) == 1 else "",
+        changed="".join([*_changed(runs[0]), *explained(runs[0])])
+        if alone
+        else "".join(_compared(runs)),
         extent=escape(extent),
         rows=_safe(json.dumps(rows, separators=(",", ":"), ensure_ascii=False)),
         browser=(_HERE / "browser.js").read_text(encoding="utf-8"),
@@ -131,6 +136,14 @@ def _changed(run: Record) -> Iterator[str]:
                 yield f'<p class="note">{escape(detail)}</p>'
         yield "</article>"
     yield "</div>"
+
+
+def _compared(runs: Sequence[Record]) -> Iterator[str]:
+    """Yield the variants compared over seeds, if seeds differ: see `grpo_envs.compare`."""
+    if comparison := over_seeds(runs, ACCURACY.metric):
+        header, rows = rows_of(comparison)
+        yield f"<h2>Over seeds: {ACCURACY.title}</h2>"
+        yield _table([[escape(cell) for cell in line] for line in (header, *rows)])
 
 
 def _browsable(runs: Sequence[Record], names: Sequence[str]) -> tuple[list[dict[str, Any]], str]:

@@ -143,6 +143,18 @@ def compare(runs: Sequence[Record], question: Question) -> Comparison:
     return Comparison(question=question, by=by, variants=variants, remarks=remarks)
 
 
+def over_seeds(runs: Sequence[Record], metric: str) -> Comparison | None:
+    """Return the variants compared over seeds; None if no two runs that are done differ in it."""
+    done = [
+        run
+        for run in runs
+        if run.state == "done" and any(metric in row for row in (*run.steps, *run.evals))
+    ]
+    if len({setting(run, "seed") for run in done}) < 2:
+        return None
+    return compare(done, Question(metrics=[metric]))
+
+
 def read(paths: Sequence[Path]) -> list[Record]:
     """Return the records of runs, each folder once."""
     return [record_of(path) for path in dict.fromkeys(paths)]

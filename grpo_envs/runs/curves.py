@@ -19,11 +19,11 @@ class Points:
     values: Sequence[float]
     """Of a metric of each step its running mean."""
     raw: Sequence[float] = ()
-    """The values of each step of a single run; () where `values` are not smoothed."""
+    """The values of each step of a single run; () if `values` are not smoothed."""
     low: Sequence[float] = ()
     high: Sequence[float] = ()
     """95 % intervals: of an evaluation those over its problems, of several runs those over the
-    runs; () where there are none."""
+    runs; () if there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ import pytest
 
 from grpo_envs.compare import main
 from grpo_envs.errors import ConfigError
+from grpo_envs.report import write_report
 from grpo_envs.runs.comparison import Question, compare, read, setting
 from grpo_envs.runs.curves import ACCURACY, REWARD
 from grpo_envs.runs.folder import RunFolder
@@ -38,7 +39,9 @@ def made(folder: Path, agent: str, seed: int, accuracy: float, **more: Any) -> P
     run = RunFolder(path)
     run.claim(config, [f"agent={agent}", f"seed={seed}"], {"choices": {"agent": agent}})
     rows = [{"step": i, "reward/mean": accuracy * i / steps} for i in range(1, steps + 1)]
-    evals = [{"step": i, "eval/accuracy": accuracy * i / steps} for i in (0, steps)]
+    evals = [
+        {"step": i, "eval/accuracy": accuracy * i / steps, "eval/ci95": 0.1} for i in (0, steps)
+    ]
     for name, lines in (("metrics", rows), ("eval", evals)):
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (path / f"{name}.jsonl").write_text(text, encoding="utf-8")
@@ -229,6 +232,16 @@ def test_the_tables_of_papers_hold_the_same_numbers(tmp_path: Path) -> None:
     assert float(rows[1]["difference"]) == pytest.approx(-0.08)
     assert float(rows[1]["p"]) == 2 / 32
     assert rows[0]["difference"] == ""
+
+
+def test_a_report_of_several_runs_compares_them_over_seeds(tmp_path: Path) -> None:
+    runs = two_variants(tmp_path)
+    write_report(runs, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Over seeds: held-out accuracy, greedy</h2>" in page
+    assert "<th>minus a</th>" in page
+    write_report(runs[:1], tmp_path / "report.html")
+    assert "Over seeds" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_command_prints_a_table_and_draws_bands(
