@@ -31,7 +31,7 @@ FLOORS = [
 ]
 COMMANDS = (
     *("run", "plan", "check", "play", "doctor", "plot", "evaluate", "export"),
-    *("sweep_report", "new_env", "engine", "export_data", "serve"),
+    *("sweep_report", "compare", "explain", "new_env", "engine", "export_data", "serve"),
 )
 """Files in grpo_envs/ that a user runs: the floor `commands`."""
 WINGS = ("graders", "sandbox")
@@ -50,8 +50,8 @@ HEAVY = {
     "omegaconf": {"config", "training", "commands"},
     "datasets": {"env", "interop"},
     "verifiers": {"interop"},
-    "matplotlib": {"commands"},
-    "plotly": {"report", "runs", "commands"},
+    "matplotlib": {"runs"},
+    "plotly": {"report", "runs"},
     "sympy": {"graders"},
     "mpmath": {"graders"},
     "wandb": {"loggers"},

@@ -70,6 +70,7 @@ class GrpoAgent(PolicyGradientAgent):
         turns = self._turns(groups, batch, truncated_B)
         if ref_logps_BT is not None and self.cfg.loss.kl_in == "reward":
             turns.rewards_BK.sub_(self._kl_penalty(batch, ref_logps_BT, own_B, turns))
+        self.term_log.compared(turns.rewards_BK)
         of_groups = (len(groups), -1)
         parts_PGN, weights_PGN = collate_parts(groups, turns.rewards_BK)
         episodes = Episodes(

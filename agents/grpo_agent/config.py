@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from grpo_agent.loss_options import check_options
 from grpo_agent.mechanisms import ADVANTAGE, OBJECTIVE, check, require_known
+from grpo_agent.remarks import remarks
 from grpo_agent.reward_config import AdvantageConfig, OverlongConfig, check_parts
 from grpo_agent.turns import flat_turns
 from grpo_envs.config.agent import AgentConfig
@@ -158,13 +159,15 @@ class PolicyGradientConfig(AgentConfig):
     sync_reference_decay: float = 0.0
     """What the reference keeps of itself then: reference = decay * reference + (1 - decay) *
     policy; 0 makes it a copy."""
+    log_tokens: int = 0
+    """Groups of a step, evenly spread, whose tokens go to tokens.jsonl: for `grpo_envs.explain`."""
     loss: LossConfig = field(default_factory=LossConfig)
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
 
     def __post_init__(self) -> None:
         """Check ranges and combinations."""
         least = {"group_size": 1, "epochs": 1, "minibatches": 1, "micro_batch_tokens": 1}
-        least |= {"warmup_steps": 0, "sync_reference_every": 0}
+        least |= {"warmup_steps": 0, "sync_reference_every": 0, "log_tokens": 0}
         for name, low in least.items():
             require(
                 getattr(self, name) >= low, f"agent.{name}", getattr(self, name), f"{low} or more"
@@ -185,6 +188,10 @@ class PolicyGradientConfig(AgentConfig):
     def reference(self) -> bool:
         """Whether the update compares the policy with a reference, which takes memory."""
         return self.loss.beta > 0
+
+    def remarks(self) -> list[str]:
+        """Return what never acts with these values."""
+        return [*remarks(self)]
 
     def check(self, run: RunConfig) -> None:
         """Refuse what contradicts other keys of the run, and functions that cannot be used.

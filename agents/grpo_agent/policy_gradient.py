@@ -18,6 +18,7 @@ from grpo_agent.losses import LossInputs, StepSize, policy_loss, token_weights
 from grpo_agent.mechanisms import OBJECTIVE, resolve
 from grpo_agent.selection import forks, singled_out
 from grpo_agent.step import Step, minibatches
+from grpo_agent.term_log import TermLog
 from grpo_envs.training.agent import Parts, Update
 from grpo_envs.types import Group
 from grpo_policy.batch import Batch, collate
@@ -64,6 +65,7 @@ class PolicyGradientAgent(ABC):
         self.objective = resolve(OBJECTIVE, cfg.loss)
         self.entropy_weight = EntropyWeight(cfg.loss.entropy)
         self.learner = Learner(policy, self._settings(decoding.temperature), accelerator)
+        self.term_log = TermLog(self)
 
     @classmethod
     def make(cls, cfg: Any, parts: Parts) -> Self:
@@ -103,6 +105,7 @@ class PolicyGradientAgent(ABC):
             An `Update`: metrics, means over the updates of this step, and the advantage of each
             member of each group. To type checkers it is a tuple, which a subclass may return.
         """
+        self.term_log.begin(len(groups), len(groups[0].completions))
         batch = collate(groups, self.policy.pad_id, self.policy.device)
         parts = minibatches(batch, len(groups), self.cfg.minibatches)
         step, advantages_PG = self._step_of(groups, batch, parts)
@@ -191,6 +194,7 @@ class PolicyGradientAgent(ABC):
         weights_BT = token_weights(step.counted_BT.to(self.learner.dtype), size, self.cfg.loss)
         weight = step.metrics.get("loss/entropy_weight", self.cfg.loss.entropy)
         cfg = replace(self.cfg.loss, entropy=weight)
+        update = self.term_log.next_update()
         chosen = {
             "singled_BT": singled_out(step, cfg, self.learner.steps),
             "forks_BT": forks(step, cfg),
@@ -218,6 +222,7 @@ class PolicyGradientAgent(ABC):
             values["policy/entropy"] = scored.entropy_BT.detach()
             if on_policy:
                 values["policy/sample_gap"] = (logps_BT.detach() - batch.sampled_logps_BT).abs()
+            self.term_log.take(update, scored, inputs, values)
             return total, values
 
         return loss

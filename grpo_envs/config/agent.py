@@ -42,6 +42,10 @@ class AgentConfig:
         """Which body a critic has: `own`, which takes memory, or `shared`; '' without a critic."""
         return ""
 
+    def remarks(self) -> list[str]:
+        """Return what of the configuration has no effect, for the log before the first step."""
+        return []
+
     def check(self, run: RunConfig) -> None:
         """Refuse values that are allowed alone and contradict other keys of the run.
 

@@ -48,7 +48,7 @@ def register() -> None:
         node = OmegaConf.structured(owner)
         open_mappings(node)
         _store("schema", group, node)
-    _register_resolver("grpo_key", lambda overrides: job_name(list(overrides)))
+    _register_resolver("grpo_key", lambda given, but: job_name(list(given), list(but)))
     # Cached, as `now` is: what the sweep resolves holds for its jobs, too.
     _register_resolver("grpo_sweep", lambda given: sweep_dir_name(list(given)), use_cache=True)
     _register_resolver("grpo_run_dir", run_dir)
@@ -76,10 +76,15 @@ def _register_resolver(name: str, resolver: Callable[..., str], *, use_cache: bo
 
 def sweep_dir_name(overrides: list[str]) -> str:
     """Return the name of a sweep's folder, see `sweep_name`."""
+    return sweep_name(sweep_keys(overrides))
+
+
+def sweep_keys(overrides: list[str]) -> dict[str, str | None]:
+    """Return the keys of a sweep's command with their value, or None where they have several."""
     parsed = OverridesParser.create().parse_overrides(overrides)
     swept = {o.get_key_element(): None for o in parsed if o.is_sweep_override()}
     fixed = {o.get_key_element(): o for o in parsed if not o.is_sweep_override()}
-    return sweep_name(swept | {key: o.get_value_element_as_str() for key, o in fixed.items()})
+    return swept | {key: o.get_value_element_as_str() for key, o in fixed.items()}
 
 
 def run_dir(resume: str | None, new: str, overrides: list[str]) -> str:

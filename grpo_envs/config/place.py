@@ -14,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from grpo_envs.config.composition import sweep_keys
 from grpo_envs.config.convert import explain
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.runs.folder import RunFolder
@@ -55,6 +56,7 @@ class Place(Callback):
         """Keep other sweeps out of a sweep's folder while this one lasts."""
         with _in_one_line():
             _require_slurm(str(config.hydra.launcher._target_))
+            _name_jobs_by_what_varies(config)
             folder = Path(config.hydra.sweep.dir)
             free = _locked(folder)
             _taken[:] = [RunFolder(free)]
@@ -67,6 +69,19 @@ class Place(Callback):
                 with read_write(config):
                     config.hydra.sweep.dir = str(free)
                     config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")  # its jobs'
+
+
+def _name_jobs_by_what_varies(config: DictConfig) -> None:
+    """Leave the keys that have one value in the whole sweep out of the names of its jobs."""
+    keys = sweep_keys(list(config.hydra.overrides.task))
+    fixed = [key for key, value in keys.items() if value is not None]
+    if len(fixed) == len(keys):  # one job, named by all of them
+        return
+    but = [*config.hydra.job.config.override_dirname.exclude_keys, *fixed]
+    quoted = ",".join(f"'{key}'" for key in but)
+    excluded = f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]"
+    with read_write(config):
+        config.hydra.overrides.hydra.append(excluded)
 
 
 def abandon() -> None:

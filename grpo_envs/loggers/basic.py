@@ -38,6 +38,9 @@ class Logger:
     ) -> None:
         """Take what was sampled in a step, with the advantage of each member."""
 
+    def log_tokens(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take what the agent noted of single tokens, see `grpo_envs.training.agent.TermLog`."""
+
     def log_eval(
         self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
     ) -> None:
@@ -134,6 +137,8 @@ class JsonlLogger(Logger):
         self._run = run
         for name in _JSONL:
             _keep_until(run / f"{name}.jsonl", done)
+        if (tokens := run / "tokens.jsonl").is_file():
+            _keep_until(tokens, done)
         # Cut off after the last checkpoint, a run evaluates there again: the row is there.
         self._evaluated = {row["step"] for row in read_jsonl(run / "eval.jsonl")}
         answers = read_jsonl(run / "eval_completions.jsonl")
@@ -152,6 +157,10 @@ class JsonlLogger(Logger):
         rows = zip(completion_rows(groups), earned, strict=True)
         self._write("problems", [{"step": step, **row} for row in problem_rows(groups)])
         self._write("completions", [{"step": step, **row, "advantage": a} for row, a in rows])
+
+    def log_tokens(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append to tokens.jsonl, which only a run that notes tokens has."""
+        self._write("tokens", [{"step": step, **row} for row in rows])
 
     def log_eval(
         self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from grpo_envs.report.figures import figures
+from grpo_envs.runs.curves import curves_of
+from grpo_envs.runs.plots import Line, chart, time_chart
 from grpo_envs.runs.record import Record
 
 Chart = dict[str, Any]
@@ -18,9 +19,12 @@ def charts(runs: Sequence[Record], names: Sequence[str]) -> list[tuple[str, Char
 
     The template that plotly puts into each figure is left out: they set what they use of it.
     """
+    lines = [Line(label=name, runs=[run]) for run, name in zip(runs, names, strict=True)]
+    drawn = [(curve.title, chart(lines, curve)) for curve in curves_of(runs)]
+    drawn.append(("seconds per step", time_chart(lines)))
     found = []
-    for title, figure in figures(runs, names):
-        chart = json.loads(figure.to_json())
-        chart["layout"].pop("template", None)
-        found.append((title, {"data": chart["data"], "layout": chart["layout"]}))
+    for title, figure in drawn:
+        whole = json.loads(figure.to_json())
+        whole["layout"].pop("template", None)
+        found.append((title, {"data": whole["data"], "layout": whole["layout"]}))
     return found

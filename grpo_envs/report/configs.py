@@ -12,10 +12,7 @@ from grpo_envs.runs.record import Record
 
 def configurations(runs: Sequence[Record], names: Sequence[str]) -> Iterator[str]:
     """Yield the keys that differ between several runs, and then all keys, as HTML."""
-    flat = [
-        {**run.config, **{f"version of {k}": v for k, v in run.about.get("versions", {}).items()}}
-        for run in runs
-    ]
+    flat = [run.settings for run in runs]
     keys = list(dict.fromkeys(key for config in flat for key in config))
     rows = {
         key: [json.dumps(config[key]) if key in config else "-" for config in flat] for key in keys

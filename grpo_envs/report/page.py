@@ -14,10 +14,13 @@ from grpo_envs.report.answers import held_out
 from grpo_envs.report.charts import charts
 from grpo_envs.report.completions import about_runs, browsable, contexts
 from grpo_envs.report.configs import configurations
-from grpo_envs.report.figures import colours
+from grpo_envs.report.explained import explained
 from grpo_envs.report.html import table
 from grpo_envs.runs.bundle import packed, packed_bundle
-from grpo_envs.runs.curves import half_width_of
+from grpo_envs.runs.comparison import over_seeds
+from grpo_envs.runs.curves import ACCURACY, half_width_of
+from grpo_envs.runs.paper import rows_of
+from grpo_envs.runs.plots import colour
 from grpo_envs.runs.record import Record
 
 _HERE = Path(__file__).parent
@@ -60,7 +63,7 @@ def page(runs: Sequence[Record], *, bundle: str = "", live: Live | None = None) 
         style=(_HERE / "style.css").read_text(encoding="utf-8"),
         summary="".join(summary(runs, names)),
         figures="".join(_FIGURE.format(escape(title)) for title, _ in drawn),
-        held_out="".join(held_out(runs[0])) if len(runs) == 1 else "",
+        held_out="".join(_detailed(runs[0]) if len(runs) == 1 else _compared(runs)),
         extent=escape(extent),
         config="".join(configurations(runs, names)),
         version=live.version if live else "",
@@ -91,11 +94,11 @@ def _title(run: Record) -> str:
 
 def summary(runs: Sequence[Record], names: Sequence[str]) -> Iterator[str]:
     """Yield, for each run, how far it came, the evaluation before and after, and what is wrong."""
-    for run, name, colour in zip(runs, names, colours(len(runs)), strict=True):
-        seconds = sum(run.column("time/step"))
+    for number, (run, name) in enumerate(zip(runs, names, strict=True)):
         state = f"; {run.state}" if run.state.startswith("failed") else ""
-        yield f'<section class="run"><h2><i style="background:{colour}"></i>{escape(name)}</h2>'
-        yield f"<p>{reached(run)} in {seconds / 60:.1f} minutes{escape(state)}</p>"
+        mark = f'<i style="background:{colour(number)}"></i>'
+        yield f'<section class="run"><h2>{mark}{escape(name)}</h2>'
+        yield f"<p>{reached(run)} in {run.seconds / 60:.1f} minutes{escape(state)}</p>"
         if run.evals:
             yield _evaluations(run)
         findings = diagnose(run)
@@ -129,3 +132,17 @@ def _evaluations(run: Record) -> str:
             rows.append([escape(name.removeprefix("eval/")), *cells])
     head = ["held-out", f"step {first['step']}", f"step {last['step']}"]
     return table([head, *rows])
+
+
+def _detailed(run: Record) -> Iterator[str]:
+    """Yield the held-out answers of a run, and the terms of a group's loss."""
+    yield from held_out(run)
+    yield from explained(run)
+
+
+def _compared(runs: Sequence[Record]) -> Iterator[str]:
+    """Yield the variants compared over seeds, if seeds differ: see `grpo_envs.compare`."""
+    if comparison := over_seeds(runs, ACCURACY.metric):
+        header, rows = rows_of(comparison)
+        yield f"<h2>Over seeds: {ACCURACY.title}</h2>"
+        yield table([[escape(cell) for cell in line] for line in (header, *rows)])

@@ -22,17 +22,22 @@ _TRACES = {".hydra", ".lock", "run.log", "multirun.yaml", "base"}
 """What a command leaves in a folder before its run begins."""
 
 
-def job_name(overrides: Sequence[str]) -> str:
+def job_name(overrides: Sequence[str], but: Sequence[str] = ()) -> str:
     """Return a stable name for a job of a sweep: its overrides, those without a dot first.
 
-    >>> job_name(["seed=1", "env=math"])
+    >>> job_name(["seed=1", "env=math", "trainer.steps=5"], but=["trainer.steps"])
     'env-math_seed-1'
+
+    Args:
+        overrides: What the job was told.
+        but: Keys that are left out: all jobs of the sweep have one value of them.
     """
-    return _readable(sorted(overrides, key=lambda text: ("." in text.partition("=")[0], text)))
+    kept = [text for text in overrides if _key(text) not in but]
+    return _readable(sorted(kept, key=lambda text: ("." in _key(text), text)))
 
 
 def sweep_name(overrides: Mapping[str, str | None]) -> str:
-    """Return a stable name for a sweep: its keys, and the values of those that have only one.
+    """Return a stable name for a sweep: the keys that vary, then the others with their value.
 
     A sweep that gets more values goes on in the same folder.
 
@@ -42,8 +47,9 @@ def sweep_name(overrides: Mapping[str, str | None]) -> str:
     Args:
         overrides: Each key with its value, or None where it takes several.
     """
-    words = [key if value is None else f"{key}={value}" for key, value in overrides.items()]
-    return _readable(sorted(words))
+    varied = sorted(key for key, value in overrides.items() if value is None)
+    fixed = sorted(f"{key}={value}" for key, value in overrides.items() if value is not None)
+    return _readable([*varied, *fixed])
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +256,10 @@ def _as_read(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
 
 
 def _readable(words: Sequence[str]) -> str:

@@ -38,6 +38,21 @@ def newest_run(path: Path) -> Path | None:
     return max(_runs_below(path, _DEEPEST), key=_began, default=None)
 
 
+def runs_in(path: Path) -> list[Path]:
+    """Return the run in a folder, or all those below it, by name; of jobs that failed, too.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if _is_run(path):
+        return [path]
+    found = {*_runs_below(path, _DEEPEST)} if path.is_dir() else set()
+    found |= {mark.parent for mark in path.glob("*/failed.json")}
+    if not found:
+        raise ConfigError(f"{shown(path)}: no run in it. Give runs, or folders of runs.")
+    return sorted(found)
+
+
 def model_in(path: Path) -> Path:
     """Return the model that a path means: of a run its last checkpoint, else the path itself.
 

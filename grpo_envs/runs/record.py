@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -12,6 +12,9 @@ from typing import Any
 from grpo_envs.errors import ConfigError
 from grpo_envs.runs.folder import RunFolder
 from grpo_envs.runs.rows import read_jsonl
+
+Row = Mapping[str, Any]
+"""Of metrics.jsonl or eval.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,25 @@ class Record:
     config: dict[str, Any]
     """The configuration, flat."""
     about: dict[str, Any]
-    """`weights` of the reward parts, those of them that are the environment's `own`, `versions`."""
+    """`weights` of the reward parts, those of them that are the environment's `own`, `versions`,
+    the `choices` of option groups, the `formulas` of the agent by key."""
     state: str
     """done, failed: why, or cut off after step N."""
+    overrides: dict[str, str] = field(default_factory=dict)
+    """What the command line said."""
+    result: dict[str, float] = field(default_factory=dict)
+    """The last metrics of a run that is done; else empty."""
+
+    @property
+    def seconds(self) -> float:
+        """How long its training steps took together."""
+        return sum(self.column("time/step"))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration and the versions of packages, flat."""
+        versions = self.about.get("versions", {})
+        return {**self.config, **{f"version of {name}": v for name, v in versions.items()}}
 
     @cached_property
     def completions(self) -> list[dict[str, Any]]:
@@ -88,16 +107,24 @@ def read_record(path: Path) -> Record:
     """
     if not (path / "metrics.jsonl").is_file():
         raise ConfigError(f"{path}: no metrics.jsonl. Give the folder of a run.")
+    return record_of(path)
+
+
+def record_of(path: Path) -> Record:
+    """Read what there is in a folder, which may be that of a run that never began."""
     folder = RunFolder(path)
-    steps = read_jsonl(path / "metrics.jsonl")
-    evals = path / "eval.jsonl"
+    files = [path / f"{name}.jsonl" for name in ("metrics", "eval")]
+    steps, evals = (read_jsonl(file) if file.is_file() else [] for file in files)
+    pairs = (override.partition("=") for override in folder.overrides)
     return Record(
         path=path,
         steps=steps,
-        evals=read_jsonl(evals) if evals.is_file() else [],
+        evals=evals,
         config=folder.config or {},
         about=folder.about,
         state=state_of(folder, steps),
+        overrides={key.lstrip("+"): value for key, _, value in pairs},
+        result=folder.result or {},
     )
 
 

@@ -62,6 +62,27 @@ class Agent(Protocol):
         """Take up a state that `state_dict` returned."""
 
 
+class TermLog(Protocol):
+    """What an agent notes of single tokens: its attribute `term_log`, which it need not have."""
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        """What each choice of the agent computes, by its key: noted once for the run."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what was noted in the last update, a row of tokens.jsonl each; [] for nothing.
+
+        Called in every process of a run. A row has `group`, `member`, `update` (from 1), `tokens`
+        (their texts) and `terms`: a number for each token, by name.
+        """
+
+
+def term_log_of(agent: Agent) -> TermLog | None:
+    """Return what an agent notes of single tokens, None of one that notes nothing."""
+    found: TermLog | None = getattr(agent, "term_log", None)
+    return found
+
+
 class AgentPlugin(Protocol):
     """The entry point of an agent (`grpo_envs.agents`)."""
 

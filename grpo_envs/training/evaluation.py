@@ -12,10 +12,10 @@ from grpo_envs.env import TextEnv, rewards
 from grpo_envs.env.rewards import Part
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.runs.rows import completion_rows
+from grpo_envs.runs.statistics import Estimate, mean_of, pass_at_k, share_of
 from grpo_envs.runtime.processes import ALONE, Processes, RolloutFn
 from grpo_envs.runtime.progress import Phase, phase
 from grpo_envs.runtime.timing import Timer
-from grpo_envs.training.statistics import Estimate, mean_of, pass_at_k, share_of
 from grpo_envs.types import Group, Reward
 from grpo_policy.room import Room
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -27,7 +27,11 @@ from grpo_envs.runtime.files import shown
 from grpo_envs.runtime.memory import in_one_line
 from grpo_envs.runtime.processes import Processes, connect
 from grpo_envs.runtime.terminal import named_lines
+from grpo_envs.training.agent import term_log_of
 from grpo_envs.training.environments import make_envs
+
+if TYPE_CHECKING:
+    from grpo_envs.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -195,7 +199,7 @@ def _train(run: schema.RunConfig, folder: RunFolder, processes: Processes) -> fl
 
         trainer = processes.each(lambda: build(run, folder.path, envs, processes))
         opened.enter_context(closing(trainer.evaluation))
-        processes.by_first(lambda: _claim(run, folder, envs.train.env, trainer.policy))
+        processes.by_first(lambda: _claim(run, folder, envs.train.env, trainer))
         metrics = trainer.run()
         if not processes.first:
             return None
@@ -210,13 +214,16 @@ def _train(run: schema.RunConfig, folder: RunFolder, processes: Processes) -> fl
     return metrics.get(run.trainer.sweep_metric)
 
 
-def _claim(run: schema.RunConfig, folder: RunFolder, env: TextEnv, policy: Any) -> None:
+def _claim(run: schema.RunConfig, folder: RunFolder, env: TextEnv, trainer: Trainer) -> None:
     from grpo_policy.models import resolve  # as above
 
+    chosen = HydraConfig.get().runtime.choices.items()
     about = {
-        "model": resolve(run.model, policy.device).name,
+        "choices": {k: v for k, v in chosen if isinstance(v, str) and not k.startswith("hydra/")},
+        "model": resolve(run.model, trainer.policy.device).name,
         "weights": env.weights,
         "own": [*env.own_parts],
+        "formulas": terms.formulas if (terms := term_log_of(trainer.agent)) else {},
         "versions": versions(),
     }
     folder.claim(run.identity(), list(HydraConfig.get().overrides.task), about)

@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 def log_start(cfg: RunConfig, parts: Parts, agent: Agent, room: Room) -> None:
     """Log what is trained with which numbers, and the first prompt."""
     log.info("%s; %s", _summary(cfg, parts), agent.describe())
+    if remarks := cfg.agent.remarks():
+        log.info(" ".join(remarks))
     chat, first = parts.policy.chat, room.find(0)
     log.info("first prompt, as the model sees it: %r", chat.text(room.render(first)))
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich import box
 from rich.table import Table
 
+from grpo_envs.runs.statistics import Estimate
 from grpo_envs.training.evaluation import Row, by_problem
-from grpo_envs.training.statistics import Estimate
 
 
 def tables(

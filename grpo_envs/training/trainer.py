@@ -18,7 +18,7 @@ from grpo_envs.runtime.memory import gpu_metrics, memory_metrics
 from grpo_envs.runtime.processes import ALONE, Processes
 from grpo_envs.runtime.stopping import Stop, StopNow
 from grpo_envs.runtime.timing import Timer
-from grpo_envs.training.agent import Agent
+from grpo_envs.training.agent import Agent, term_log_of
 from grpo_envs.training.evaluation import Evaluation
 from grpo_envs.training.source import Source
 from grpo_envs.training.utilisation import Utilisation
@@ -175,6 +175,7 @@ class Trainer:
             metrics = group_metrics(groups, self.flat)
             with timer("update"), self.processes.linked():
                 updates, advantages = self.agent.update(chosen)
+                noted = terms.rows() if (terms := term_log_of(self.agent)) else []
         self.done += 1
         self.source.updated(groups)
         tokens = sum(c.length for group in groups for c in group.completions)
@@ -191,17 +192,23 @@ class Trainer:
             metrics |= self.utilisation.metrics(groups, chosen, timer.seconds)
         self.last = metrics
         advantages = [*advantages, *([0.0] * self.group_size for _ in dropped)]
-        self.processes.by_first(lambda: self._log(metrics, groups, advantages))
+        self.processes.by_first(lambda: self._log(metrics, groups, advantages, noted))
         for warning in self._watch.look(metrics, self.cfg.steps - self.done):
             log.warning("step %d: %s", self.done, warning)
         self._require_updates(metrics.get("optim/skipped", 0.0), metrics.get("optim/updates", 1.0))
 
     def _log(
-        self, metrics: dict[str, float], groups: list[Group], advantages: list[list[float]]
+        self,
+        metrics: dict[str, float],
+        groups: list[Group],
+        advantages: list[list[float]],
+        noted: list[dict[str, Any]],
     ) -> None:
         for logger in self.loggers:
             logger.log(self.done, metrics)
             logger.log_completions(self.done, groups, advantages)
+            if noted and hasattr(logger, "log_tokens"):  # a package's need not have it
+                logger.log_tokens(self.done, noted)
 
     def _require_updates(self, skipped: float, updates: float) -> None:
         self.skipped = self.skipped + 1 if skipped == updates else 0

@@ -75,11 +75,11 @@ def test_the_same_command_completes_a_sweep_that_was_killed(
     grid: tuple[Path, dict[Path, int], str],
 ) -> None:
     folder, written, out = grid
-    assert folder.name.startswith("agent.group_size-2_env_")
-    names = {path.name.split("_agent.")[0] for path in folder.iterdir() if path.is_dir()}
+    assert folder.name.startswith("env_seed_agent.group_size-2_")
+    names = {path.name for path in folder.iterdir() if path.is_dir()}
     assert names == {f"env-{env}_seed-{seed}" for env in ("math", "code") for seed in range(2)}
     assert len(list(folder.glob("*/done.json"))) == 4
-    known = {path.parent.name.split("_agent.")[0] for path in written}
+    known = {path.parent.name for path in written}
     assert known >= {"env-math_seed-0", "env-math_seed-1"}
     assert out.count("already done: ") == len(written)
     assert out.count("resuming ") == (1 if len(written) == 2 else 0)
@@ -106,7 +106,7 @@ def test_the_report_tells_what_varies_best_first(
     ]
     last = {path.parent.name: rows(path)[-1] for path in folder.glob("*/eval.jsonl")}
     for job, row in zip(jobs, cells, strict=True):
-        held_out = last[job.name]
+        held_out = last[job.path.name]
         assert row[2] == f"{held_out['eval/reward']:.3f} +- {held_out['eval/reward_ci95']:.3f}"
         assert row[3] == f"{held_out['eval/accuracy']:.3f} +- {held_out['eval/ci95']:.3f}"
         assert row[6] == "done"
@@ -125,7 +125,7 @@ def test_the_report_writes_a_picture_and_a_page(grid: tuple[Path, dict[Path, int
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<script src" not in page  # it needs no network
     assert page.count("<td>done</td>") == 4
-    assert page.count("env-math_seed-1_") >= 3  # what a curve says when it is pointed at
+    assert page.count("env-math_seed-1") >= 3  # what a curve says when it is pointed at
 
 
 def started(sweep: Path, name: str) -> RunFolder:
@@ -181,7 +181,7 @@ def test_no_sweep_there_is_one_line(
 
 def test_a_job_that_fails_stops_no_other_and_is_told_at_the_end(tmp_path: Path) -> None:
     overrides = ["env.level=1", *QUICK]
-    done = RunFolder(tmp_path / "here" / job_name(overrides))
+    done = RunFolder(tmp_path / "here" / "env.level-1")
     done.claim(compose_run(overrides).identity(), overrides)
     done.finish(2, {"eval/accuracy": 0.5})
     args = ["env.level=99,1,77", *QUICK, "hydra.sweep.dir=here"]
@@ -192,7 +192,7 @@ def test_a_job_that_fails_stops_no_other_and_is_told_at_the_end(tmp_path: Path) 
     assert told[0] == (
         "grpo_envs: 2 of the sweep's jobs failed; the same command tries them again:"
     )
-    assert all(line.startswith("  here/agent.group_size-2_env.level-") for line in told[1:])
+    assert all(line.startswith("  here/env.level-") for line in told[1:])
     reasons = [line.partition(": ")[2] for line in told[1:]]
     assert reasons == [f"env.level={level}. Allowed: 1, 2, 3, 4, 5." for level in (77, 99)]
     assert "Traceback" not in err + out
@@ -234,7 +234,7 @@ def test_a_sweeper_is_told_the_objective(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     for beta, reward in (("0.0", 0.25), ("0.04", 0.75)):
         overrides = [f"agent.loss.beta={beta}", "trainer.sweep_metric=reward/mean"]
-        run = RunFolder(tmp_path / "here" / job_name(overrides))
+        run = RunFolder(tmp_path / "here" / job_name(overrides[:1]))
         run.claim(compose_run(overrides).identity(), overrides)
         run.finish(60, {"reward/mean": reward, "eval/accuracy": 0.0})
     code, out, err = sweep(

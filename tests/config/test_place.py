@@ -26,7 +26,7 @@ def config(folder: str, resume: str | None = None, launcher: str = "Basic") -> D
         "run": {"dir": folder},
         "sweep": {"dir": folder},
         "launcher": {"_target_": launcher},
-        "overrides": {"hydra": []},
+        "overrides": {"hydra": [], "task": []},
     }
     made = OmegaConf.create({"hydra": hydra, "resume": resume})
     OmegaConf.set_readonly(made, True)

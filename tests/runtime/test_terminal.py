@@ -13,8 +13,10 @@ from grpo_envs.runtime.terminal import exit_on_error
 
 MISTAKES = {
     "check": ["env=maths"],
+    "compare": ["nowhere"],
     "doctor": ["nowhere"],
     "evaluate": ["env=maths"],
+    "explain": ["nowhere"],
     "export": ["nowhere", "--out", "there"],
     "new_env": ["Bad Name"],
     "engine": ["--model", "nowhere", "--port", "70000"],

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from grpo_envs.env.rewards import Part
+from grpo_envs.runs.statistics import mean_of, pass_at_k, share_of, wilson
 from grpo_envs.training.evaluation import differences, estimates, eval_metrics
-from grpo_envs.training.statistics import mean_of, pass_at_k, share_of, wilson
 from grpo_envs.types import Reward
 
 WEIGHTS = {"correct": 1.0, "format": 0.1}

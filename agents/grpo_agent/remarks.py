@@ -1,0 +1,24 @@
+"""What a configuration leaves without effect: said once, before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from grpo_agent.config import PolicyGradientConfig
+
+
+def remarks(cfg: PolicyGradientConfig) -> Iterator[str]:
+    """Yield what never acts, what shows it, and the key to turn, as `grpo_envs.doctor` does."""
+    if cfg.epochs == cfg.minibatches == 1:
+        yield (
+            f"The bound of agent.loss.objective={cfg.loss.objective} never acts: with one update a "
+            "step the ratio to the policy before it is always 1. Seen: agent.epochs=1, "
+            "agent.minibatches=1. Turn: agent.minibatches=4, for several updates a step."
+        )
+    if cfg.loss.beta == 0:
+        yield (
+            "Nothing ties the policy to its reference: there is no KL penalty. Seen: "
+            "agent.loss.beta=0. Turn: agent.loss.beta=0.04, if the policy runs away."
+        )

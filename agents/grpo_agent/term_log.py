@@ -1,0 +1,133 @@
+"""What the loss saw of each token, for `grpo_envs.explain`: as it was, without rounding."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from grpo_agent.losses import AGGREGATES, CORRECTIONS, KLS, RATIOS, LossInputs
+from grpo_agent.mechanisms import Mechanism
+from grpo_policy.updates import Scored
+
+if TYPE_CHECKING:
+    from grpo_agent.policy_gradient import PolicyGradientAgent
+
+_INTERNAL = {"policy/correction_square"}
+
+
+class TermLog:
+    """Keeps the terms of `agent.log_tokens` groups of a step, in each of its updates.
+
+    They are spread evenly over the step, so that later minibatches have some of them.
+    """
+
+    def __init__(self, agent: PolicyGradientAgent) -> None:
+        self._agent = agent
+        self._noted: set[int] = set()
+        self._rows: dict[tuple[int, int, int], dict[str, Any]] = {}
+        """By group, member and update: one that ran out of memory is made once more."""
+        self._compared: list[list[float]] = []
+        self._size = 1
+        self._updates = 0
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        """What each choice of the agent computes, by its key: the beginning of its docstring."""
+        cfg = self._agent.cfg.loss
+        named: dict[str, tuple[str, Callable[..., Any]]] = {
+            "agent.loss.ratio": (cfg.ratio, RATIOS[cfg.ratio]),
+            "agent.loss.objective": (cfg.objective, self._agent.objective.function),
+            "agent.loss.aggregate": (cfg.aggregate, AGGREGATES[cfg.aggregate]),
+        }
+        rule = getattr(self._agent, "rule", None)
+        if isinstance(rule, Mechanism):
+            name = rule.said.partition("=")[2]
+            named = {"agent.advantage.name": (name, rule.function), **named}
+        if cfg.beta:
+            named["agent.loss.kl"] = (cfg.kl, KLS[cfg.kl])
+        if cfg.correction in CORRECTIONS:
+            named["agent.loss.correction"] = (cfg.correction, CORRECTIONS[cfg.correction])
+        return {key: f"{name}: {_about(function)}" for key, (name, function) in named.items()}
+
+    def begin(self, groups: int, group_size: int) -> None:
+        """Forget the step before; this one has so many groups of so many members."""
+        count = min(self._agent.cfg.log_tokens, groups)
+        self._noted = {number * groups // count for number in range(count)}
+        self._rows, self._compared = {}, []
+        self._size, self._updates = group_size, 0
+
+    def compared(self, rewards_BK: Tensor) -> None:
+        """Take the rewards of turns that are compared: less the penalties of length and KL."""
+        if self._noted:
+            self._compared = rewards_BK.tolist()
+
+    def next_update(self) -> int:
+        """Return the number of the update that begins, from 1."""
+        self._updates += 1
+        return self._updates
+
+    def take(
+        self, update: int, scored: Scored, x: LossInputs, values: Mapping[str, Tensor]
+    ) -> None:
+        """Take the terms of some rows of an update.
+
+        Args:
+            update: Its number.
+            scored: The rows: an update has whole groups, one after another.
+            x: What the loss looked at.
+            values: What it found at each token, by the name of the metric.
+        """
+        if not self._noted:
+            return
+        groups = scored.batch.groups_B.tolist()
+        places = [place for place, group in enumerate(groups) if group in self._noted]
+        if not places:
+            return
+        columns = {
+            "old": x.old_logps_BT,
+            "new": x.logps_BT,
+            "sampled": x.sampled_logps_BT,
+            "reference": x.ref_logps_BT,
+            "ratio": RATIOS[self._agent.cfg.loss.ratio](x),
+            "advantage": x.advantages_BT,
+            "weight": x.weights_BT,
+            **{name: value for name, value in values.items() if name not in _INTERNAL},
+        }
+        terms = {name: value.detach() for name, value in columns.items() if value is not None}
+        rows = scored.rows_B.tolist()
+        for place in places:
+            mask_T = x.mask_BT[place]
+            tokens = scored.batch.token_ids_BT[place][mask_T].tolist()
+            self._rows[groups[place], rows[place] % self._size, update] = {
+                "tokens": [self._agent.policy.chat.text((token,)) for token in tokens],
+                "terms": {name: value[place][mask_T].tolist() for name, value in terms.items()},
+            }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of the last step, those of all processes, by group, member and update."""
+        if not self._noted:
+            return []
+        own = [*self._rows.items()]
+        found = own if self._agent.accelerator.num_processes == 1 else gather_object(own)
+        noted = []
+        for (group, member, update), row in sorted(found, key=lambda item: item[0]):
+            key: dict[str, Any] = {"group": group, "member": member, "update": update}
+            if self._compared:
+                key["compared"] = self._compared[group * self._size + member]
+            noted.append({**key, **row})
+        return noted
+
+
+def _about(function: Callable[..., Any]) -> str:
+    """Return the first paragraph of a function's docstring, and its options."""
+    options = ""
+    if isinstance(function, partial):
+        options = ", ".join(f"{name}={value}" for name, value in function.keywords.items())
+        function = function.func
+    text = inspect.getdoc(function) or "its docstring says nothing"
+    return " ".join(text.partition("\n\n")[0].split()) + (f" [{options}]" if options else "")

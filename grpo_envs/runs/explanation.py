@@ -1,0 +1,229 @@
+"""One group of a run, in the terms of its loss: how rewards became advantages, token by token.
+
+Numbers are printed with nine significant digits, which float32 needs to be read back: what is
+calculated by hand from them is what the run calculated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from grpo_envs.errors import ConfigError
+from grpo_envs.runs.record import Record, Row
+from grpo_envs.runs.rows import read_jsonl
+from grpo_envs.runtime.terminal import one_line
+
+_RULE, _DDOF = "agent.advantage.name", "agent.advantage.ddof"
+_COLUMNS = {
+    "old": "log p old",
+    "new": "log p new",
+    "reference": "log p ref",
+    "ratio": "ratio",
+    "loss/clipped": "clipped",
+    "loss/kl": "KL",
+    "policy/correction": "correction",
+    "advantage": "advantage",
+    "loss/policy": "loss",
+    "weight": "weight",
+}
+"""Columns of the table of tokens, by the name of the term."""
+_ROUNDING = 1e-5
+"""Rewards are compared in float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A part of an explanation."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What is explained."""
+
+    step: int
+    group: int = 0
+    """Its number in the step, from 0."""
+    member: int | None = None
+    """The completion that is shown token by token; None for that of the largest advantage."""
+    update: int | None = None
+    """The update of the step, from 1; None for the last one that it took part in."""
+
+
+def explain(run: Record, place: Place) -> Iterator[str | Table]:
+    """Yield lines and tables that explain a group.
+
+    Raises:
+        ConfigError: the run has no such step, group, member or update.
+    """
+    step = [row for row in run.completions if row["step"] == place.step]
+    known = sorted({row["step"] for row in run.completions})
+    if not step:
+        raise ConfigError(f"--step={place.step}. Allowed: {_shown(known)}.")
+    size = int(run.config.get("agent.group_size", 1))
+    _require("--group", place.group, len(step) // size, 0)
+    members = step[place.group * size :][:size]
+    noted = [row for row in _noted(run) if (row["step"], row["group"]) == (place.step, place.group)]
+    yield f"step {place.step}, group {place.group}: problem {members[0]['problem']}"
+    yield f"prompt: {one_line(members[0]['prompt'], 200)}"
+    yield from _advantages(run, members, noted, step)
+    best = max(range(size), key=lambda number: abs(members[number]["advantage"]))
+    member = best if place.member is None else place.member
+    _require("--member", member, size, 0)
+    mine = [row for row in noted if row["member"] == member]
+    if mine:
+        yield from _tokens(run, mine, place.update)
+    else:
+        yield _not_noted(run, place)
+
+
+def _shown(steps: Sequence[int]) -> str:
+    """Return the steps of a run's completions in words.
+
+    >>> _shown([1, 2, 3]), _shown([1, 40])
+    ('1 to 3', '1, 40')
+    """
+    if not steps:
+        return "none, completions.jsonl is empty or not there"
+    whole = list(steps) == list(range(steps[0], steps[-1] + 1))
+    return f"{steps[0]} to {steps[-1]}" if whole else ", ".join(map(str, steps))
+
+
+def last_noted(run: Record) -> Place | None:
+    """Return the last group of a run whose tokens were noted: what a report explains."""
+    noted = _noted(run)
+    return Place(step=noted[-1]["step"], group=noted[-1]["group"]) if noted else None
+
+
+def _not_noted(run: Record, place: Place) -> str:
+    groups = sorted({row["group"] for row in _noted(run) if row["step"] == place.step})
+    if groups:
+        return f"tokens: not noted of this group, but of {', '.join(map(str, groups))}"
+    count = run.config.get("agent.log_tokens", 0)
+    return f"tokens: not noted (agent.log_tokens={count}). agent.log_tokens=4 notes 4 groups a step"
+
+
+def _noted(run: Record) -> list[dict[str, Any]]:
+    file = run.path / "tokens.jsonl"
+    return read_jsonl(file) if file.is_file() else []
+
+
+def _require(option: str, value: int, count: int, first: int) -> None:
+    if not first <= value < first + count:
+        raise ConfigError(f"{option}={value}. Allowed: {first} to {first + count - 1}.")
+
+
+def _advantages(
+    run: Record, members: Sequence[Row], noted: Sequence[Row], step: Sequence[Row]
+) -> Iterator[str | Table]:
+    """Yield how the group's rewards became advantages."""
+    compared = {row["member"]: math.fsum(row["compared"]) for row in noted if "compared" in row}
+    rewards = [row["reward"] for row in members]
+    lessened = any(abs(r - rewards[number]) > _ROUNDING for number, r in compared.items())
+    if lessened:
+        rewards = [compared.get(number, reward) for number, reward in enumerate(rewards)]
+    parts = list(dict.fromkeys(name for row in members for name in row["parts"]))
+    header = ["member", *parts, "reward", *(["r"] if lessened else []), "advantage", "tokens", ""]
+    rows = []
+    for number, (row, reward) in enumerate(zip(members, rewards, strict=True)):
+        cells = [str(number), *(_number(row["parts"].get(name)) for name in parts)]
+        cells += [_number(row["reward"]), *([_number(reward)] if lessened else [])]
+        remark = "" if row["valid"] else "invalid: no part of the mean, advantage 0"
+        rows.append([*cells, _number(row["advantage"]), str(row["tokens"]), remark])
+    yield Table(header=header, rows=rows)
+    if lessened:
+        yield "r: the reward less the penalties of agent.overlong and of agent.loss.kl_in=reward"
+    if _RULE not in run.config:
+        name = run.config.get("agent.name")
+        yield f"agent.name={name} compares no group: its advantages are of single tokens"
+        return
+    valid = [r for r, row in zip(rewards, members, strict=True) if row["valid"]]
+    yield from _statistics(run, valid, "the group")
+    yield from _formulas(run, "agent.advantage.")
+    if run.config.get("agent.advantage.turns", "episode") != "episode":
+        yield "turns are told apart: an advantage above is the mean over a completion's tokens"
+    if all(row["advantage"] == 0 for row in members):
+        yield "every advantage is 0: nothing differs in the group, it teaches nothing"
+    everyone = [row["reward"] for row in step if row["valid"]]
+    yield from _statistics(run, everyone, "the step, before penalties")
+
+
+def _statistics(run: Record, values: Sequence[float], what: str) -> Iterator[str]:
+    if not values:
+        yield f"{what}: no reward is valid"
+        return
+    ddof, n, mean = int(run.config[_DDOF]), len(values), fmean(values)
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    std = math.sqrt(squares / max(n - ddof, 1))
+    divisor = "n - 1 (G - 1)" if ddof else "n (G)"
+    yield (
+        f"{what}: n={n} mean={_number(mean)} std={_number(std)}, where std^2 is the sum of "
+        f"(r - mean)^2 divided by {divisor}, as {_DDOF}={ddof} says"
+    )
+
+
+def _formulas(run: Record, prefix: str) -> Iterator[str]:
+    for key, text in run.about.get("formulas", {}).items():
+        if key.startswith(prefix):
+            yield f"{key}={text}"
+
+
+def _tokens(run: Record, rows: Sequence[Row], asked: int | None) -> Iterator[str | Table]:
+    """Yield a completion token by token, in one update."""
+    numbers = [row["update"] for row in rows]
+    update = numbers[-1] if asked is None else asked
+    if update not in numbers:
+        raise ConfigError(f"--update={update}. Allowed: {', '.join(map(str, numbers))}.")
+    row = rows[numbers.index(update)]
+    terms: Mapping[str, Sequence[float]] = row["terms"]
+    columns = {name: title for name, title in _COLUMNS.items() if name in terms}
+    taken = ", ".join(map(str, numbers))
+    yield f"member {row['member']} in update {update}; it took part in {taken} of the step"
+    yield from _formulas(run, "agent.loss.")
+    yield from _missing(terms)
+    texts = [one_line(text, 24) or "''" for text in row["tokens"]]
+    body = [
+        [str(place), text, *(_number(terms[name][place]) for name in columns)]
+        for place, text in enumerate(texts)
+    ]
+    yield Table(header=["t", "token", *columns.values()], rows=body)
+    yield from _sums(terms)
+
+
+def _missing(terms: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    if "reference" not in terms:
+        yield "log p ref, KL: none, as agent.loss.beta=0 needs no reference"
+    if terms["old"] == terms["new"]:
+        yield "log p old is log p new: the first update after sampling, so every ratio is 1"
+
+
+def _sums(terms: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    for name, title in (("loss/policy", "loss"), ("loss/kl", "KL")):
+        if name in terms:
+            mean = _number(fmean(terms[name]))
+            yield f"mean of {title}={mean} ({name} is that over all tokens of an update)"
+    pairs = zip(terms["weight"], terms["loss/policy"], strict=True)
+    total = _number(math.fsum(weight * loss for weight, loss in pairs))
+    yield f"sum of weight * loss={total} (without correction, KL penalty and entropy bonus)"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value + 0.0:.9g}"
+
+
+def as_text(parts: Sequence[str | Table]) -> str:
+    """Return an explanation as lines; columns are two spaces apart and never wrapped."""
+    return "\n".join(part if isinstance(part, str) else _aligned(part) for part in parts)
+
+
+def _aligned(table: Table) -> str:
+    lines = [table.header, *table.rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
+    texts = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join(text.rstrip() for text in texts)
