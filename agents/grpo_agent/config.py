@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from grpo_agent.mechanisms import ADVANTAGE, OBJECTIVE, check, require_known
 from grpo_agent.turns import EPISODE, TURNS, flat_turns
-from grpo_envs.config.agent import AgentConfig
+from grpo_envs.config.scheduled import Scheduled, changing, largest, scheduled, value_at
 from grpo_envs.errors import ConfigError, require, require_one_of
-from grpo_envs.runtime import launch
+from grpo_policy.learning import LearningConfig
 
 if TYPE_CHECKING:
     from grpo_envs.config.schema import RunConfig
@@ -19,7 +20,6 @@ RATIOS = ("token", "sequence", "sequence_product")
 KLS = ("k1", "k2", "k3", "k3_ratio")
 KL_PLACES = ("loss", "reward")
 AGGREGATES = ("sequence_mean", "token_mean", "fixed_length")
-OPTIMIZERS = ("adamw", "adamw_8bit")
 CORRECTIONS = ("auto", "none", "truncate", "mask", "sequence_mask")
 TRUNCATIONS = ("score", "mask", "penalise")
 
@@ -70,10 +70,10 @@ class LossConfig:
     objective: str = "clipped"
     """clipped (PPO), cispo (clipped weight, gradient of every token), sapo (soft gate), one of an
     installed package, or package.module:function."""
-    clip_low: float = 0.2
-    """clipped: the ratio is clipped below 1 - clip_low."""
-    clip_high: float = 0.2
-    """clipped: the ratio is clipped above 1 + clip_high."""
+    clip_low: Scheduled = 0.2
+    """clipped: the ratio is clipped at 1 - clip_low. Or a schedule."""
+    clip_high: Scheduled = 0.2
+    """clipped: and at 1 + clip_high. Or a schedule."""
     dual_clip: float | None = None
     """clipped: where the advantage is negative, the loss is at most dual_clip * -A (3 is usual)."""
     cispo_cap: float = 5.0
@@ -82,14 +82,14 @@ class LossConfig:
     """sapo: temperature of the gate where the advantage is positive."""
     sapo_tau_negative: float = 1.05
     """sapo: temperature of the gate where it is not."""
-    beta: float = 0.04
-    """Weight of the KL penalty towards the reference; 0 needs no reference model."""
+    beta: Scheduled = 0.04
+    """Weight of the KL penalty towards the reference; 0 needs no reference model. Or a schedule."""
     kl: str = "k3"
     """Estimator of KL(policy || reference): k1 (reward only), k2, k3 (GRPO), k3_ratio."""
     kl_in: str = "loss"
     """Where the penalty goes: loss (each token's) or reward (its sum over a completion)."""
-    entropy: float = 0.0
-    """Weight of a bonus for the entropy of the policy at each token."""
+    entropy: Scheduled = 0.0
+    """Weight of a bonus for the entropy of the policy at each token. Or a schedule."""
     aggregate: str = "sequence_mean"
     """How token losses become one number: sequence_mean (GRPO: mean of each completion, then over
     completions), token_mean (DAPO: over all tokens), fixed_length (Dr. GRPO: the sum, divided by
@@ -111,8 +111,10 @@ class LossConfig:
         require_one_of("agent.loss.kl", self.kl, KLS)
         require_one_of("agent.loss.kl_in", self.kl_in, KL_PLACES)
         require_one_of("agent.loss.aggregate", self.aggregate, AGGREGATES)
-        require(0 <= self.clip_low <= 1, "agent.loss.clip_low", self.clip_low, "0 to 1")
-        require(self.clip_high >= 0, "agent.loss.clip_high", self.clip_high, "0 or more")
+        for name in ("clip_low", "clip_high", "beta", "entropy"):
+            high, said = (1.0, "0 to 1") if name == "clip_low" else (inf, "0 or more")
+            value = scheduled(f"agent.loss.{name}", getattr(self, name), said, high=high)
+            setattr(self, name, value)
         dual = self.dual_clip
         require(dual is None or dual > 1, "agent.loss.dual_clip", dual, "above 1, or null")
         require(self.cispo_cap >= 1, "agent.loss.cispo_cap", self.cispo_cap, "1 or more: absolute")
@@ -121,8 +123,6 @@ class LossConfig:
         require_one_of("agent.loss.correction", self.correction, CORRECTIONS)
         cap = self.correction_cap
         require(cap >= 1, "agent.loss.correction_cap", cap, "1 or more")
-        require(self.beta >= 0, "agent.loss.beta", self.beta, "0 or more")
-        require(self.entropy >= 0, "agent.loss.entropy", self.entropy, "0 or more")
         if self.kl == "k1" and self.kl_in == "loss":
             raise ConfigError(
                 "agent.loss.kl=k1 with agent.loss.kl_in=loss: the gradient of k1 is 0 in "
@@ -133,6 +133,15 @@ class LossConfig:
                 "agent.loss.kl=k3_ratio with agent.loss.kl_in=reward: a reward is of the policy "
                 "that sampled, its ratio is 1. Allowed: kl_in=loss, or kl=k1, k2, k3."
             )
+
+    def changing(self) -> dict[str, dict[int, float]]:
+        """Return the schedules by the names of their keys."""
+        return changing(self)
+
+    def at(self, step: int) -> LossConfig:
+        """Return the knobs of a step, counted from 1, with numbers in the place of schedules."""
+        values: dict[str, Any] = {n: value_at(x, step) for n, x in self.changing().items()}
+        return replace(self, **values)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -169,25 +178,14 @@ class OverlongConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class PolicyGradientConfig(AgentConfig):
+class PolicyGradientConfig(LearningConfig):
     """What agents share that move the policy by the ratio to what it was before the step."""
 
-    lr: float | None = None
-    """AdamW's peak learning rate; null takes the model's own (1e-6, the bundled tiny's 1e-4)."""
-    warmup_steps: int = 5
-    """Steps over which the learning rate rises linearly from 0."""
-    weight_decay: float = 0.0
-    """AdamW's: each step takes lr * weight_decay of a weight away."""
-    optimizer: str = "adamw"
-    """adamw, or adamw_8bit: moments of 2 bytes a parameter in place of 8 (bitsandbytes)."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this L2 norm."""
+    temperature_may_change: ClassVar[bool] = True
     epochs: int = 1
     """Passes over the completions of a step (mu in the paper)."""
     minibatches: int = 1
     """Updates a pass: so many parts of whole groups, one update each."""
-    micro_batch_tokens: int = 4096
-    """Tokens, padding included, per forward and backward: memory and speed, never the result."""
     sync_reference_every: int = 0
     """Steps after which the reference becomes a copy of the policy; 0: it never changes."""
     loss: LossConfig = field(default_factory=LossConfig)
@@ -195,21 +193,17 @@ class PolicyGradientConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         """Check ranges and combinations."""
-        least = {"group_size": 1, "epochs": 1, "minibatches": 1, "micro_batch_tokens": 1}
-        least |= {"warmup_steps": 0, "sync_reference_every": 0}
+        LearningConfig.__post_init__(self)  # a class with slots has no super()
+        least = {"group_size": 1, "epochs": 1, "minibatches": 1, "sync_reference_every": 0}
         for name, low in least.items():
             require(
                 getattr(self, name) >= low, f"agent.{name}", getattr(self, name), f"{low} or more"
             )
-        require(self.lr is None or self.lr >= 0, "agent.lr", self.lr, "0 or more, or null")
-        require(self.weight_decay >= 0, "agent.weight_decay", self.weight_decay, "0 or more")
-        require_one_of("agent.optimizer", self.optimizer, OPTIMIZERS)
-        require(self.max_grad_norm > 0, "agent.max_grad_norm", self.max_grad_norm, "above 0")
 
     @property
     def reference(self) -> bool:
         """Whether the update compares the policy with a reference, which takes memory."""
-        return self.loss.beta > 0
+        return largest(self.loss.beta) > 0
 
     def check(self, run: RunConfig) -> None:
         """Refuse what contradicts other keys of the run, and functions that cannot be used.
@@ -218,17 +212,13 @@ class PolicyGradientConfig(AgentConfig):
             ConfigError: one line that names the keys, the values and what is allowed.
             PluginError: the function of an objective cannot be imported.
         """
-        check(OBJECTIVE, self.loss)
+        LearningConfig.check(self, run)
+        check(OBJECTIVE, self.loss.at(1))
         prompts = run.trainer.prompts_per_step
         if self.minibatches > prompts:
             raise ConfigError(
                 f"agent.minibatches={self.minibatches} with trainer.prompts_per_step={prompts}: a "
                 f"minibatch has at least one group. Allowed: 1 to {prompts}."
-            )
-        if self.optimizer != "adamw" and (launch.shards() or run.trainer.shard != "auto"):
-            raise ConfigError(
-                f"agent.optimizer={self.optimizer} in shards: bitsandbytes has no moments in "
-                "parts. Allowed: adamw."
             )
         every = f"agent.sync_reference_every={self.sync_reference_every}"
         if self.sync_reference_every and run.model.lora.rank:
@@ -236,7 +226,7 @@ class PolicyGradientConfig(AgentConfig):
             raise ConfigError(
                 f"{every} with {rank}: the reference is the model itself. Allowed: 0."
             )
-        if self.sync_reference_every and self.loss.beta == 0:
+        if self.sync_reference_every and not self.reference:
             raise ConfigError(f"{every} with agent.loss.beta=0: there is no reference. Allowed: 0.")
 
 
@@ -259,7 +249,7 @@ class GrpoConfig(PolicyGradientConfig):
 
     def __post_init__(self) -> None:
         """Check ranges and combinations."""
-        PolicyGradientConfig.__post_init__(self)  # a class with slots has no super()
+        PolicyGradientConfig.__post_init__(self)
         if self.group_size == 1:
             raise ConfigError(
                 f"agent.group_size=1 with agent.advantage.name={self.advantage.name}: a group of "

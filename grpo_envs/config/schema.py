@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from grpo_envs.config.model import DISTORTIONS, PRECISIONS, ModelConfig, require_distortion
+from grpo_envs.config.scheduled import is_schedule, shown
 from grpo_envs.env.grading import require_place
 from grpo_envs.env.installed import LOGGERS, available
 from grpo_envs.errors import ConfigError, require, require_one_of
@@ -181,7 +182,7 @@ class RunConfig:
 
     def decisive(self) -> dict[str, Any]:
         """Return the keys that a resumed run must share with the run it resumes, flat."""
-        more = ("trainer.steps", "trainer.max_samples")
+        more = ["trainer.max_samples", *(() if self.agent.needs_steps else ("trainer.steps",))]
         return {key: value for key, value in self.identity().items() if key not in more}
 
 
@@ -190,10 +191,17 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
     >>> flat({"agent": {"loss": {"beta": 0.0}}, "seed": 1})
     {'agent.loss.beta': 0.0, 'seed': 1}
+
+    A schedule is a leaf, as a command has it:
+
+    >>> flat({"sampler": {"temperature": {0: 1.0, 500: 0.8}}})
+    {'sampler.temperature': '{0: 1.0, 500: 0.8}'}
     """
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if is_schedule(value):
+            leaves[f"{prefix}{key}"] = shown(value)
+        elif isinstance(value, dict):
             leaves |= flat(value, f"{prefix}{key}.")
         else:
             leaves[f"{prefix}{key}"] = value

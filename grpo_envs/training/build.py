@@ -21,7 +21,7 @@ from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runtime import launch, threads
 from grpo_envs.runtime.processes import ALONE, Processes
 from grpo_envs.runtime.stopping import Stop
-from grpo_envs.training.agent import Agent, Parts
+from grpo_envs.training.agent import Agent, Parts, Plan
 from grpo_envs.training.decoding import (
     evaluation_decoding,
     require_ahead,
@@ -114,6 +114,7 @@ def _parts(cfg: RunConfig, policy: Policy, accelerator: Accelerator, decoding: D
         decoding=decoding,
         same_arithmetic=not low and held in ("auto", "fp32"),
         seed=cfg.seed,
+        plan=Plan(steps=cfg.trainer.steps, temperature=cfg.sampler.temperature),
     )
 
 

@@ -8,6 +8,7 @@ from grpo_envs.runtime.processes import Processes
 from grpo_envs.runtime.stopping import Stop
 from grpo_envs.training.agent import Parts
 from grpo_envs.training.ahead import Ahead
+from grpo_envs.training.decoding import training_decoding
 from grpo_envs.training.source import InStep, Source
 from grpo_policy.parts import held_whole
 from grpo_policy.policy import Policy
@@ -39,7 +40,12 @@ def make_source(
     """
     policy, leave = parts.policy, Stop() if cfg.trainer.lag else stop
     rollout = Rollout(env, policy.chat, sampler, parts.decoding, cfg.seed, tick=leave.check)
+
+    def begin(step: int) -> None:
+        rollout.decoding = training_decoding(cfg, policy, step)
+
     source = InStep(
+        begin=begin,
         rollout=processes.shared(rollout),
         room=room,
         prompts=cfg.trainer.prompts_per_step,
