@@ -138,6 +138,22 @@ class LoggerConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class LabelConfig:
+    """What people and trackers call a run; it decides nothing."""
+
+    name: str = ""
+    """Of the run, in reports and trackers; '' takes the names of its folders."""
+    tags: list[str] = field(default_factory=list)
+    """Words to find it by."""
+    notes: str = ""
+    """What it is about."""
+
+    def __post_init__(self) -> None:
+        """Check that no tag is empty."""
+        require(all(map(str.strip, self.tags)), "run.tags", self.tags, "texts that are not empty")
+
+
+@dataclass(kw_only=True, slots=True)
 class RunConfig:
     """One run. Composed by Hydra, converted once; no DictConfig travels further."""
 
@@ -151,6 +167,7 @@ class RunConfig:
     """The `Config` of the sampler that `name` picks: a `SamplerConfig`."""
     trainer: TrainerConfig = MISSING
     logger: LoggerConfig = MISSING
+    run: LabelConfig = field(default_factory=LabelConfig)
     seed: int = 0
     """Of the problems' order and the sampling noise."""
     resume: str | None = None
@@ -170,7 +187,7 @@ class RunConfig:
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the result of a run, flat."""
         tree = asdict(self)
-        for key in ("resume", "logger"):
+        for key in ("resume", "logger", "run"):
             del tree[key]
         for key in _FREE:
             del tree["trainer"][key]

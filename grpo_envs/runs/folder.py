@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from grpo_envs.errors import ConfigError
+from grpo_envs.runs.provenance import now
 from grpo_envs.runtime.files import shown, write_atomically
 
 _LONGEST = 100
@@ -87,6 +88,13 @@ class RunFolder:
         (self.path / "done.json").unlink(missing_ok=True)
         note = {"overrides": list(overrides), "config": dict(config), "about": dict(about or {})}
         write_atomically(self.path / "config.json", json.dumps(note, indent=1))
+
+    def end(self) -> None:
+        """Note when this session of the run ended, however it did."""
+        note = _read(self.path / "config.json")
+        if note and (sessions := note["about"].get("sessions")):
+            sessions[-1]["end"] = now()
+            write_atomically(self.path / "config.json", json.dumps(note, indent=1))
 
     @property
     def begun(self) -> bool:

@@ -26,7 +26,8 @@ class Record:
     config: dict[str, Any]
     """The configuration, flat."""
     about: dict[str, Any]
-    """`weights` of the reward parts, those of them that are the environment's `own`, `versions`."""
+    """`weights` of the reward parts, those of them that are the environment's `own`, `versions`,
+    `name`, `tags` and `notes` of the run, and its `sessions`: when, where and with which code."""
     state: str
     """done, failed: why, or cut off after step N."""
 
