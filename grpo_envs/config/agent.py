@@ -21,6 +21,8 @@ class AgentConfig:
     temperature_may_change: ClassVar[bool] = False
     """Whether the agent scores each step at its own temperature, see `Plan`; without it
     `sampler.temperature` has to be a number."""
+    imitates: ClassVar[bool] = False
+    """Whether the agent learns from the environment's demonstrations: nothing is sampled then."""
     name: str = ""
     """Entry point of the agent."""
     group_size: int = 1
