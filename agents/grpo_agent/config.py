@@ -83,7 +83,7 @@ class LossConfig:
     sapo_tau_negative: float = 1.05
     """sapo: temperature of the gate where it is not."""
     beta: Scheduled = 0.04
-    """Weight of the KL penalty towards the reference; 0 needs no reference model. Or a schedule."""
+    """Weight of the KL to the reference; 0: none. Or a schedule."""
     kl: str = "k3"
     """Estimator of KL(policy || reference): k1 (reward only), k2, k3 (GRPO), k3_ratio."""
     kl_in: str = "loss"

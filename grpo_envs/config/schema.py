@@ -14,16 +14,20 @@ from grpo_envs.env.grading import require_place
 from grpo_envs.env.installed import LOGGERS, available
 from grpo_envs.errors import ConfigError, require, require_one_of
 
+_ENDS = ("steps", "max_samples", "target", "patience", "max_minutes", "max_tokens")
+"""Keys of the trainer that decide when a run ends: a resumed run may have others."""
 SAVED = ("fp32", "bf16", "fp16")
 TOO_LONG = ("drop", "error")
 """What `env.too_long` may be: problems whose prompt leaves no room for an answer in the model's
 context are left out and counted, or are an error."""
+_FIGURES = ("accuracy", "ci95", "reward", "length", "truncated", "too_long")
+"""Names after `eval/` that the main evaluation has."""
 _DEVICES = ("auto", "cpu", "cuda")
 SHARDS = ("auto", "optimizer", "full")
 
 _FREE = (
     *("eval_every", "save_every", "keep_checkpoints", "save_dtype", "save_optimizer"),
-    *("device", "graders", "shard", "sweep_metric"),
+    *("device", "graders", "shard", "sweep_metric", "keep_best"),
 )
 """Keys of the trainer that decide no result."""
 
@@ -41,10 +45,21 @@ class TrainerConfig:
     present ones. `sampler=torch` then samples in a process of its own."""
     max_samples: int = 0
     """Ends the run, before `steps`, once so many completions were sampled; 0: `steps` decide."""
+    max_tokens: int = 0
+    """Ends it once so many tokens were sampled for training; 0: no limit."""
+    max_minutes: float = 0.0
+    """Ends it once steps and evaluations took so long, in all sessions together; 0: no limit."""
+    target: float | None = None
+    """Ends it once an evaluation finds sweep_metric at this value or above; null: no target."""
+    patience: int = 0
+    """Ends it once so many evaluations in a row found no higher sweep_metric; 0: never."""
     eval_every: int = 0
     """Steps between evaluations; 0 evaluates before the first step and after the last only."""
     eval_problems: int = 200
     """Held-out problems of an evaluation, answered greedily; 0 evaluates never."""
+    evaluations: dict[str, Any] = field(default_factory=dict)
+    """More evaluations, each by a name with what differs from env.*: {hard: {level: 5}} gives
+    eval/hard/accuracy; with a `name`, it is another environment's keys."""
     eval_samples: int = 0
     """Answers to each of them that are sampled, too, for pass@k; 0: the greedy one only."""
     eval_temperature: float = 1.0
@@ -58,6 +73,9 @@ class TrainerConfig:
     """Steps between checkpoints; one is always written at the end and on Ctrl-C."""
     keep_checkpoints: int = 0
     """How many of the newest checkpoints are kept; 0 keeps all."""
+    keep_best: bool = False
+    """Saves after the evaluation with the highest sweep_metric, too: checkpoints/best, which
+    keep_checkpoints spares."""
     save_dtype: str = "fp32"
     """Of the model's weights in a checkpoint: fp32, bf16, fp16. In the last two the trainer's own
     file holds the exact ones, too, and a resume ends as if nothing had been rounded."""
@@ -90,7 +108,7 @@ class TrainerConfig:
         """Check names and ranges."""
         least = {"steps": 1, "prompts_per_step": 1, "save_every": 1, "max_skipped_steps": 1}
         least |= {"max_samples": 0, "eval_every": 0, "eval_problems": 0, "eval_samples": 0}
-        least |= {"keep_checkpoints": 0, "lag": 0}
+        least |= {"keep_checkpoints": 0, "lag": 0, "max_tokens": 0, "max_minutes": 0, "patience": 0}
         for name, low in least.items():
             require(
                 getattr(self, name) >= low, f"trainer.{name}", getattr(self, name), f"{low} or more"
@@ -122,6 +140,35 @@ class TrainerConfig:
         require_place(self.graders)
         require_one_of("trainer.precision", self.precision, PRECISIONS)
         require_one_of("trainer.save_dtype", self.save_dtype, SAVED)
+        self._require_evaluations()
+
+    def _require_evaluations(self) -> None:
+        """Refuse what looks at evaluations where there are none, and their wrong names."""
+        asked = {"target": self.target is not None, "patience": self.patience > 0}
+        asked |= {"keep_best": self.keep_best}
+        for name in (name for name, is_set in asked.items() if is_set):
+            said = f"trainer.{name}={getattr(self, name)}"
+            if not self.sweep_metric.startswith("eval/"):
+                raise ConfigError(
+                    f"{said} with trainer.sweep_metric={self.sweep_metric}: it is about "
+                    "evaluations. Allowed: a metric of eval.jsonl, such as eval/accuracy."
+                )
+            if not self.eval_problems:
+                raise ConfigError(
+                    f"{said} with trainer.eval_problems=0: nothing is evaluated. Allowed: 1 or "
+                    "more."
+                )
+            if not self.eval_every and name != "keep_best":
+                raise ConfigError(
+                    f"{said} with trainer.eval_every=0: nothing is evaluated before the last "
+                    "step. Allowed: 1 or more."
+                )
+        for name, keys in self.evaluations.items():
+            key = f"trainer.evaluations.{name}"
+            plain = name.isidentifier() and name not in _FIGURES
+            allowed = f"a name of letters, digits and _ that is none of {', '.join(_FIGURES)}"
+            require(plain, "trainer.evaluations", name, allowed)
+            require(isinstance(keys, dict), key, keys, "keys of env, such as {level: 5}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -199,8 +246,9 @@ class RunConfig:
 
     def decisive(self) -> dict[str, Any]:
         """Return the keys that a resumed run must share with the run it resumes, flat."""
-        more = ["trainer.max_samples", *(() if self.agent.needs_steps else ("trainer.steps",))]
-        return {key: value for key, value in self.identity().items() if key not in more}
+        ends = {f"trainer.{key}" for key in _ENDS}
+        ends -= {"trainer.steps"} if self.agent.needs_steps else set()
+        return {key: value for key, value in self.identity().items() if key not in ends}
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

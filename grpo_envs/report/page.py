@@ -101,13 +101,14 @@ def _evaluations(run: Record) -> str:
 
 def _changed(run: Record) -> Iterator[str]:
     """Yield what was answered before and after, of problems whose reward changed most."""
-    steps = sorted({row["step"] for row in run.answers})
+    answers = [row for row in run.answers if "evaluation" not in row]
+    steps = sorted({row["step"] for row in answers})
     if len(steps) < 2:
         return
     of = {
         step: {
             row["problem"]: row
-            for row in run.answers
+            for row in answers
             if row["step"] == step and row["decoding"] == "greedy"
         }
         for step in (steps[0], steps[-1])

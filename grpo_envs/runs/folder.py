@@ -116,9 +116,9 @@ class RunFolder:
         """Return whether the run in this folder has this configuration."""
         return self.config == _as_read(config)
 
-    def finish(self, steps: int, metrics: Mapping[str, float]) -> None:
-        """Note that the run is done, with its last metrics."""
-        done = {"steps": steps, "metrics": dict(metrics)}
+    def finish(self, steps: int, metrics: Mapping[str, float], stopped: str = "") -> None:
+        """Note that the run is done, with its last metrics, and which limit ended it, if any."""
+        done = {"steps": steps, "metrics": dict(metrics), "stopped": stopped}
         write_atomically(self.path / "done.json", json.dumps(done, indent=1))
 
     def abandon(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,15 @@ from grpo_envs.training.decoding import (
 )
 from grpo_envs.training.environments import Envs, place_graders
 from grpo_envs.training.evaluation import Evaluation
+from grpo_envs.training.evaluations import Evaluations
+from grpo_envs.training.limits import Limits
 from grpo_envs.training.precision import compute_dtype, compute_in
 from grpo_envs.training.sources import make_source
 from grpo_envs.training.start import log_start
 from grpo_envs.training.trainable import require_trainable
 from grpo_envs.training.trainer import RESUMED, Trainer
 from grpo_envs.training.utilisation import Utilisation
+from grpo_envs.training.watch import Watch
 from grpo_policy.adapters import add_adapters
 from grpo_policy.chat import Chat
 from grpo_policy.context import rope_line
@@ -86,9 +90,15 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     if state:
         source.load_state_dict(state["source"])
         envs.train.env.load_state_dict(state["env"])
-    evaluation = make_evaluation(
-        cfg, policy, (envs.held_out, envs.problems), sampler, tick=stop.check, processes=processes
+    evaluate = partial(
+        make_evaluation, cfg, policy, sampler=sampler, tick=stop.check, processes=processes
     )
+    evaluation = Evaluations(
+        evaluate((envs.held_out, envs.problems)),
+        {name: evaluate(other) for name, other in envs.others.items()},
+    )
+    limits = Limits(cfg.trainer)
+    limits.load_state_dict(state.get("limits", {}))
     return Trainer(
         cfg=cfg.trainer,
         agent=agent,
@@ -106,6 +116,8 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         stop=stop,
         processes=processes,
         utilisation=Utilisation.of(policy, accelerator, cfg.agent),
+        limits=limits,
+        watch=Watch(samples=not cfg.agent.imitates),
         **{key: state[key] for key in RESUMED if key in state},
     )
 

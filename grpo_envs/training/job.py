@@ -188,7 +188,9 @@ def _train(run: schema.RunConfig, folder: RunFolder, processes: Processes) -> fl
             again = _again(run, folder)
             log.warning("stopped after step %d, saved. To go on:\n  %s", trainer.done, again)
             raise Terminated if trainer.stop.terminated else KeyboardInterrupt  # ends a sweep, too
-        folder.finish(trainer.done, metrics)
+        folder.finish(trainer.done, metrics, trainer.stopped)
+    if trainer.stopped:
+        log.info("ended after step %d of %d: %s.", trainer.done, run.trainer.steps, trainer.stopped)
     log.info("checkpoint: %s", shown(folder.path / "checkpoints" / "last"))
     if "report" in run.logger.names:
         log.info("report: %s", shown(folder.path / "report.html"))
