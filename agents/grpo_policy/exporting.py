@@ -53,7 +53,11 @@ def merged_policy(base: str, adapters: Path, cfg: ModelConfig) -> Policy:
     Raises:
         ConfigError: the model cannot be loaded, or would not be the trained one.
     """
-    policy = merge(load_policy(base, cfg), adapters)
+    policy = load_policy(base, cfg)
+    trained = policy.trained_parameters()  # PEFT freezes them
+    merge(policy, adapters)
+    for parameter in trained:
+        parameter.requires_grad_(True)
     policy.model.name_or_path = ""
     return policy
 

@@ -39,7 +39,7 @@ class TrainerConfig:
     steps: int = 60
     """Optimiser steps (updates of the policy)."""
     prompts_per_step: int = 16
-    """Problems per step (P); P * agent.group_size completions are sampled."""
+    """Problems per step (P), with agent.group_size completions each."""
     lag: int = 0
     """k: a step is sampled with the weights of k steps before, while those are learnt; 0: with the
     present ones. `sampler=torch` then samples in a process of its own."""

@@ -12,6 +12,7 @@ import gymnasium
 
 from grpo_envs.env.reward_functions import compose, require_columns
 from grpo_envs.env.rewards import Part, merged, respond_safely, score_safely, settle
+from grpo_envs.env.shots import Shots
 from grpo_envs.env.spaces import UnicodeText
 from grpo_envs.errors import ResetNeeded, require_one_of
 from grpo_envs.seeding import rng_for
@@ -46,6 +47,8 @@ class TextEnv(gymnasium.Env[str, str]):
     """Where answers are graded: none (in turn), threads, processes, auto (see `grading.place`)."""
     workers: int | None = None
     """Threads, where `concurrency` is threads: more than the cores for grading that waits."""
+    shots: Shots = Shots()
+    """Solved problems before each prompt (`env.shots`)."""
     hidden: bool = False
     """Whether problems with one prompt may differ in their golds: a number to guess."""
     reentrant: bool | None = None
@@ -84,8 +87,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self._optional = set(self._functions)
         """Parts that need not apply to every problem."""
         self.render_mode = render_mode
-        self.observation_space = UnicodeText()
-        self.action_space = UnicodeText()
+        self.observation_space, self.action_space = UnicodeText(), UnicodeText()
         self._problem: Problem | None = None
         self._turns: list[Turn] = []
         self._over = True
@@ -102,9 +104,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
         """Grade many answers; override it where a batch is faster than a loop."""
-        return [
-            self.score(problem, answer) for problem, answer in zip(problems, answers, strict=True)
-        ]
+        return [self.score(*pair) for pair in zip(problems, answers, strict=True)]
 
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
         """Answer the last of `turns`; multi-turn environments override it and set `max_turns`."""
@@ -113,7 +113,7 @@ class TextEnv(gymnasium.Env[str, str]):
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
         """Return what a good player says after `turns`; the solution, unless it takes more turns.
 
-        What the bundled model is shown of a conversation, and what `check_env` plays.
+        `agent=sft` imitates it, and `check_env` plays it.
         """
         return problem.solution
 
@@ -180,8 +180,8 @@ class TextEnv(gymnasium.Env[str, str]):
         split = split or self.split
         require_one_of("split", split, SPLITS)
         if self.rows is not None:
-            return self.problem_of(self.rows.pick(seed, split))
-        return self.draw(rng_for(type(self).__name__, split, seed), split)
+            return self.shots.before(self.problem_of(self.rows.pick(seed, split)))
+        return self.shots.before(self.draw(rng_for(type(self).__name__, split, seed), split))
 
     def problem_of(self, row: Row) -> Problem:
         """Return the problem of a row, with what `from_row` need not see to.
