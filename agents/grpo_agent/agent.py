@@ -74,7 +74,7 @@ class PolicyGradientAgent(ABC):
     @classmethod
     def make(cls, cfg: Any, parts: Parts) -> Self:
         """Return the agent, see `grpo_envs.training.agent.Agent`."""
-        known = {"same_arithmetic": parts.same_arithmetic, "plan": parts.plan}
+        known: dict[str, Any] = {"same_arithmetic": parts.same_arithmetic, "plan": parts.plan}
         return cls(parts.policy, cfg, parts.accelerator, parts.decoding, **known)
 
     def _settings(self, temperature: float) -> LearnerSettings:

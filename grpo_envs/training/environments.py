@@ -29,7 +29,8 @@ class Envs:
 
     def close(self) -> None:
         """Close all of them, and what grades answers."""
-        for env in (self.train, self.held_out, *(env for env, _ in self.others.values())):
+        every: list[TextEnv | GroupVectorEnv] = [self.train, self.held_out]
+        for env in (*every, *(env for env, _ in self.others.values())):
             close_env(env)
 
 

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 import grpo_envs
-from grpo_envs import sft
+from grpo_envs import run, sft
 from grpo_envs.config.composition import compose_run
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import ConfigError
@@ -152,7 +152,7 @@ def test_the_command_is_a_run_with_the_agent(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran: list[list[str]] = []
-    monkeypatch.setattr(sft.run, "main", lambda: ran.append(sys.argv[1:]))
+    monkeypatch.setattr(run, "main", lambda: ran.append(sys.argv[1:]))
     monkeypatch.setattr(sys, "argv", ["sft", "env=math", "agent.lr=1e-4"])
     sft.main()
     assert ran == [["env=math", "agent.lr=1e-4", "agent=sft"]]

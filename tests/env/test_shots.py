@@ -82,7 +82,6 @@ def test_a_run_trains_and_evaluates_with_the_same_ones() -> None:
         ("math", "two", "env.shots=two. Allowed: a whole number"),
         ("guess", 2, "env.shots=2: GuessEnv is a conversation"),
         ("calculator", 1, "env.shots=1: CalculatorEnv is a conversation"),
-        ("gym", 1, "env.shots=1: GymEnv "),
     ],
 )
 def test_a_mistake_is_one_line(name: str, shots: Any, said: str) -> None:
