@@ -46,6 +46,8 @@ def diagnose(run: Record) -> list[Symptom]:
             )
         ]
     seen = whole(run)
+    if run.column("loss/imitation"):  # nothing was sampled: rewards are those of demonstrations
+        return [*rules.invalid(seen), *rules.not_finite(seen), *_leak(run)]
     return [
         *(*rules.invalid(seen), *rules.not_finite(seen), *_leak(run)),
         *(*rules.truncated(seen), *rules.runaway(seen), *rules.collapsed(seen)),

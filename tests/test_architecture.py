@@ -26,11 +26,11 @@ FLOORS = [
     (*ENVIRONMENTS, "runs"),
     ("config", "loggers"),
     ("grpo_policy",),
-    ("training", "grpo_agent", "grpo_ppo", "interop"),
+    ("training", "grpo_agent", "grpo_ppo", "grpo_sft", "interop"),
     ("report", "commands"),
 ]
 COMMANDS = (
-    *("run", "plan", "check", "play", "doctor", "plot", "evaluate", "export"),
+    *("run", "sft", "plan", "check", "play", "doctor", "plot", "evaluate", "export"),
     *("sweep_report", "compare", "explain", "new_env", "engine", "export_data", "serve"),
 )
 """Files in grpo_envs/ that a user runs: the floor `commands`."""
@@ -42,7 +42,16 @@ NEW_GROUPS = {f"grpo_envs.{name}" for name in ("samplers", "advantages", "object
 """Groups that came later."""
 # Third-party packages that only these areas may import.
 HEAVY = {
-    "torch": {"grpo_agent", "grpo_policy", "grpo_ppo", "runs", "loggers", "training", "runtime"},
+    "torch": {
+        "grpo_agent",
+        "grpo_policy",
+        "grpo_ppo",
+        "grpo_sft",
+        "runs",
+        "loggers",
+        "training",
+        "runtime",
+    },
     "transformers": {"grpo_agent", "grpo_policy", "training"},
     "accelerate": {"grpo_agent", "grpo_policy", "grpo_ppo", "training", "runtime"},
     "peft": {"grpo_policy"},
@@ -212,7 +221,7 @@ def test_imports_point_down(path: Path) -> None:
 )
 def test_the_framework_knows_no_agent_and_no_grader(path: Path) -> None:
     theirs = {area_of(name) for name, _ in imported(path)}
-    assert not theirs & {"grpo_agent", "grpo_ppo"}
+    assert not theirs & {"grpo_agent", "grpo_ppo", "grpo_sft"}
     assert area(path) in WINGS or not theirs & {*WINGS}
     assert area(path) in ("interop", "commands") or "interop" not in theirs
 

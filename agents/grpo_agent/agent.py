@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from grpo_agent.advantages import Episodes, per_member, per_token, turn_advantages
@@ -25,7 +24,6 @@ from grpo_envs.types import Group
 from grpo_policy.batch import Batch
 from grpo_policy.policy import Policy
 from grpo_policy.replicas import placed
-from grpo_policy.samplers import Decoding
 from grpo_policy.teacher import load_teacher
 
 
@@ -35,20 +33,12 @@ class GrpoAgent(PolicyGradientAgent):
     Config: ClassVar[type[GrpoConfig]] = GrpoConfig
     cfg: GrpoConfig
 
-    def __init__(
-        self,
-        policy: Policy,
-        cfg: GrpoConfig,
-        accelerator: Accelerator,
-        decoding: Decoding,
-        *,
-        same_arithmetic: bool = True,
-    ) -> None:
+    def __init__(self, policy: Policy, cfg: GrpoConfig, *parts: Any, **known: Any) -> None:
         """Take charge of `policy`, see `PolicyGradientAgent`."""
         self.rule = resolve(ADVANTAGE, cfg.advantage)
         teacher = load_teacher(cfg.teacher, policy) if cfg.teacher else None
-        super().__init__(policy, cfg, accelerator, decoding, same_arithmetic=same_arithmetic)
-        self.teacher = placed(teacher, accelerator) if teacher else None
+        super().__init__(policy, cfg, *parts, **known)
+        self.teacher = placed(teacher, self.accelerator) if teacher else None
 
     def update(self, groups: Sequence[Group]) -> tuple[dict[str, float], list[list[float]]]:
         """Improve the policy on `groups`, see `PolicyGradientAgent.update`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from grpo_agent.loss_options import check_options
@@ -10,9 +11,9 @@ from grpo_agent.mechanisms import ADVANTAGE, OBJECTIVE, check, require_known
 from grpo_agent.remarks import remarks
 from grpo_agent.reward_config import AdvantageConfig, OverlongConfig, check_parts
 from grpo_agent.turns import flat_turns
-from grpo_envs.config.agent import AgentConfig
+from grpo_envs.config.scheduled import Scheduled, changing, largest, scheduled, value_at
 from grpo_envs.errors import ConfigError, require, require_one_of
-from grpo_envs.runtime import launch
+from grpo_policy.learning import LearningConfig
 
 if TYPE_CHECKING:
     from grpo_envs.config.schema import RunConfig
@@ -23,7 +24,6 @@ RATIOS = ("token", "sequence", "sequence_product")
 KLS = ("k1", "k2", "k3", "k3_ratio")
 KL_PLACES = ("loss", "reward")
 AGGREGATES = ("sequence_mean", "token_mean", "fixed_length", "sequence_sum")
-OPTIMIZERS = ("adamw", "adamw_8bit")
 CORRECTIONS = ("auto", "none", "truncate", "mask", "sequence_mask")
 
 
@@ -39,12 +39,12 @@ class LossConfig:
     (geometric mean), clip_cov, kl_cov (tokens of high covariance apart), dppo_tv, dppo_kl (trust
     region), vespo (soft weight of a completion), one of an installed package, or
     package.module:function."""
-    clip_low: float = 0.2
+    clip_low: Scheduled = 0.2
     """clipped, clip_cov: the ratio is clipped below 1 - clip_low; gmpo: its logarithm below
-    -clip_low; dppo_*: the divergence that a token may fall by."""
-    clip_high: float = 0.2
+    -clip_low; dppo_*: the divergence that a token may fall by. Or a schedule."""
+    clip_high: Scheduled = 0.2
     """clipped, clip_cov: the ratio is clipped above 1 + clip_high; gmpo: its logarithm above
-    clip_high; dppo_*: the divergence that a token may rise by."""
+    clip_high; dppo_*: the divergence that a token may rise by. Or a schedule."""
     dual_clip: float | None = None
     """clipped: where the advantage is negative, the loss is at most dual_clip * -A (3 is usual)."""
     cispo_cap: float = 5.0
@@ -72,15 +72,16 @@ class LossConfig:
     top_entropy: float = 1.0
     """Share of an update's tokens, those of the highest entropy before the step, at which the
     objective counts (0.2 in "Beyond the 80/20 rule"); below 1 it takes one more forward pass."""
-    beta: float = 0.04
-    """Weight of the KL penalty towards the reference; 0 needs no reference model."""
+    beta: Scheduled = 0.04
+    """Weight of the KL penalty towards the reference; 0 needs no reference model. Or a
+    schedule."""
     kl: str = "k3"
     """Estimator of KL(policy || reference): k1 (reward only), k2, k3 (GRPO), k3_ratio."""
     kl_in: str = "loss"
     """Where the penalty goes: loss (each token's) or reward (its sum over a completion)."""
-    entropy: float = 0.0
-    """Weight of a bonus for the entropy of the policy at each token; the first one with
-    entropy_target."""
+    entropy: Scheduled = 0.0
+    """Weight of a bonus for the entropy of the policy at each token, or a schedule; the first
+    weight with entropy_target."""
     entropy_target: float | None = None
     """Entropy [nats per token] below which the weight grows and the bonus counts; above it the
     weight shrinks and the bonus is left out (Skywork-OR1). null: the weight never changes."""
@@ -109,8 +110,10 @@ class LossConfig:
         require_one_of("agent.loss.kl", self.kl, KLS)
         require_one_of("agent.loss.kl_in", self.kl_in, KL_PLACES)
         require_one_of("agent.loss.aggregate", self.aggregate, AGGREGATES)
-        require(0 <= self.clip_low <= 1, "agent.loss.clip_low", self.clip_low, "0 to 1")
-        require(self.clip_high >= 0, "agent.loss.clip_high", self.clip_high, "0 or more")
+        for name in ("clip_low", "clip_high", "beta", "entropy"):
+            high, said = (1.0, "0 to 1") if name == "clip_low" else (inf, "0 or more")
+            value = scheduled(f"agent.loss.{name}", getattr(self, name), said, high=high)
+            setattr(self, name, value)
         dual = self.dual_clip
         require(dual is None or dual > 1, "agent.loss.dual_clip", dual, "above 1, or null")
         require(self.cispo_cap >= 1, "agent.loss.cispo_cap", self.cispo_cap, "1 or more: absolute")
@@ -119,8 +122,6 @@ class LossConfig:
         require_one_of("agent.loss.correction", self.correction, CORRECTIONS)
         cap = self.correction_cap
         require(cap >= 1, "agent.loss.correction_cap", cap, "1 or more")
-        require(self.beta >= 0, "agent.loss.beta", self.beta, "0 or more")
-        require(self.entropy >= 0, "agent.loss.entropy", self.entropy, "0 or more")
         check_options(self)
         if self.kl == "k1" and self.kl_in == "loss":
             raise ConfigError(
@@ -133,27 +134,25 @@ class LossConfig:
                 "that sampled, its ratio is 1. Allowed: kl_in=loss, or kl=k1, k2, k3."
             )
 
+    def changing(self) -> dict[str, dict[int, float]]:
+        """Return the schedules by the names of their keys."""
+        return changing(self)
+
+    def at(self, step: int) -> LossConfig:
+        """Return the knobs of a step, counted from 1, with numbers in the place of schedules."""
+        values: dict[str, Any] = {n: value_at(x, step) for n, x in self.changing().items()}
+        return replace(self, **values)
+
 
 @dataclass(kw_only=True, slots=True)
-class PolicyGradientConfig(AgentConfig):
+class PolicyGradientConfig(LearningConfig):
     """What agents share that move the policy by the ratio to what it was before the step."""
 
-    lr: float | None = None
-    """AdamW's peak learning rate; null takes the model's own (1e-6, the bundled tiny's 1e-4)."""
-    warmup_steps: int = 5
-    """Steps over which the learning rate rises linearly from 0."""
-    weight_decay: float = 0.0
-    """AdamW's: each step takes lr * weight_decay of a weight away."""
-    optimizer: str = "adamw"
-    """adamw, or adamw_8bit: moments of 2 bytes a parameter in place of 8 (bitsandbytes)."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this L2 norm."""
+    temperature_may_change: ClassVar[bool] = True
     epochs: int = 1
     """Passes over the completions of a step (mu in the paper)."""
     minibatches: int = 1
     """Updates a pass: so many parts of whole groups, one update each."""
-    micro_batch_tokens: int = 4096
-    """Tokens, padding included, per forward and backward: memory and speed, never the result."""
     sync_reference_every: int = 0
     """Steps after which the reference moves to the policy; 0: it never changes."""
     sync_reference_decay: float = 0.0
@@ -166,14 +165,13 @@ class PolicyGradientConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         """Check ranges and combinations."""
-        least = {"group_size": 1, "epochs": 1, "minibatches": 1, "micro_batch_tokens": 1}
-        least |= {"warmup_steps": 0, "sync_reference_every": 0, "log_tokens": 0}
+        LearningConfig.__post_init__(self)  # a class with slots has no super()
+        least = {"group_size": 1, "epochs": 1, "minibatches": 1}
+        least |= {"sync_reference_every": 0, "log_tokens": 0}
         for name, low in least.items():
             require(
                 getattr(self, name) >= low, f"agent.{name}", getattr(self, name), f"{low} or more"
             )
-        require(self.lr is None or self.lr >= 0, "agent.lr", self.lr, "0 or more, or null")
-        require(self.weight_decay >= 0, "agent.weight_decay", self.weight_decay, "0 or more")
         decay = self.sync_reference_decay
         require(0 <= decay < 1, "agent.sync_reference_decay", decay, "0 or more, below 1")
         if decay and not self.sync_reference_every:
@@ -181,13 +179,11 @@ class PolicyGradientConfig(AgentConfig):
                 f"agent.sync_reference_decay={decay:g} with agent.sync_reference_every=0: the "
                 "reference never moves. Allowed: agent.sync_reference_every=1 or more."
             )
-        require_one_of("agent.optimizer", self.optimizer, OPTIMIZERS)
-        require(self.max_grad_norm > 0, "agent.max_grad_norm", self.max_grad_norm, "above 0")
 
     @property
     def reference(self) -> bool:
         """Whether the update compares the policy with a reference, which takes memory."""
-        return self.loss.beta > 0
+        return largest(self.loss.beta) > 0
 
     def remarks(self) -> list[str]:
         """Return what never acts with these values."""
@@ -200,17 +196,13 @@ class PolicyGradientConfig(AgentConfig):
             ConfigError: one line that names the keys, the values and what is allowed.
             PluginError: the function of an objective cannot be imported.
         """
-        check(OBJECTIVE, self.loss)
+        LearningConfig.check(self, run)
+        check(OBJECTIVE, self.loss.at(1))
         prompts = run.trainer.prompts_per_step
         if self.minibatches > prompts:
             raise ConfigError(
                 f"agent.minibatches={self.minibatches} with trainer.prompts_per_step={prompts}: a "
                 f"minibatch has at least one group. Allowed: 1 to {prompts}."
-            )
-        if self.optimizer != "adamw" and (launch.shards() or run.trainer.shard != "auto"):
-            raise ConfigError(
-                f"agent.optimizer={self.optimizer} in shards: bitsandbytes has no moments in "
-                "parts. Allowed: adamw."
             )
         every = f"agent.sync_reference_every={self.sync_reference_every}"
         if self.sync_reference_every and run.model.lora.rank:
@@ -218,7 +210,7 @@ class PolicyGradientConfig(AgentConfig):
             raise ConfigError(
                 f"{every} with {rank}: the reference is the model itself. Allowed: 0."
             )
-        if self.sync_reference_every and self.loss.beta == 0:
+        if self.sync_reference_every and not self.reference:
             raise ConfigError(f"{every} with agent.loss.beta=0: there is no reference. Allowed: 0.")
 
 

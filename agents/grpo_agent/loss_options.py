@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from grpo_envs.config.scheduled import is_schedule, shown
 from grpo_envs.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ def check_options(cfg: LossConfig) -> None:
     require(target is None or target > 0, "agent.loss.entropy_target", target, "above 0, or null")
     require(most > 0, "agent.loss.entropy_max", most, "above 0")
     if target is not None:
-        allowed = f"0 to entropy_max={most:g}, with entropy_target"
-        require(cfg.entropy <= most, "agent.loss.entropy", cfg.entropy, allowed)
+        allowed = f"0 to entropy_max={most:g} and no schedule, with entropy_target"
+        fixed = not is_schedule(cfg.entropy) and cfg.entropy <= most
+        require(fixed, "agent.loss.entropy", shown(cfg.entropy), allowed)
     if cfg.objective in OWN_RATIO and cfg.ratio != "token":
         raise ConfigError(
             f"agent.loss.ratio={cfg.ratio} with agent.loss.objective={cfg.objective}, which "

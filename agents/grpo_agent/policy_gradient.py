@@ -19,7 +19,8 @@ from grpo_agent.mechanisms import OBJECTIVE, resolve
 from grpo_agent.selection import forks, singled_out
 from grpo_agent.step import Step, minibatches
 from grpo_agent.term_log import TermLog
-from grpo_envs.training.agent import Parts, Update
+from grpo_envs.config.scheduled import is_schedule, largest, shown, value_at
+from grpo_envs.training.agent import Parts, Plan, Update
 from grpo_envs.types import Group
 from grpo_policy.batch import Batch, collate
 from grpo_policy.learner import Learner, LearnerSettings, RowLoss, Scored
@@ -39,6 +40,7 @@ class PolicyGradientAgent(ABC):
         decoding: Decoding,
         *,
         same_arithmetic: bool = True,
+        plan: Plan | None = None,
     ) -> None:
         """Take charge of `policy`.
 
@@ -50,6 +52,7 @@ class PolicyGradientAgent(ABC):
             decoding: How the completions are sampled: they are scored at the same temperature.
             same_arithmetic: Whether the sampler computes log-probabilities as the trainer does
                 before the update: what `agent.loss.correction=auto` goes by.
+            plan: What is known of the steps to come; None where a step needs none of it.
 
         Raises:
             GrpoEnvsError: the advantage or the objective cannot be used; one line that says why.
@@ -58,33 +61,34 @@ class PolicyGradientAgent(ABC):
             exact = same_arithmetic or cfg.loss.objective in OFF_POLICY
             correction = "none" if exact else "truncate"
             cfg = replace(cfg, loss=replace(cfg.loss, correction=correction))
-        self.cfg = cfg
+        self.planned = cfg
+        self.cfg = replace(cfg, loss=cfg.loss.at(1))
+        """Without schedules: with the numbers of the step at hand."""
+        self.plan = plan or Plan(temperature=decoding.temperature)
         self.policy = policy
         self.accelerator = accelerator
         self.max_tokens = decoding.max_new_tokens
-        self.objective = resolve(OBJECTIVE, cfg.loss)
-        self.entropy_weight = EntropyWeight(cfg.loss.entropy)
+        self.objective = resolve(OBJECTIVE, self.cfg.loss)
+        self.entropy_weight = EntropyWeight(self.cfg.loss.entropy)
         self.learner = Learner(policy, self._settings(decoding.temperature), accelerator)
         self.term_log = TermLog(self)
 
     @classmethod
     def make(cls, cfg: Any, parts: Parts) -> Self:
         """Return the agent, see `grpo_envs.training.agent.Agent`."""
-        same = parts.same_arithmetic
-        return cls(parts.policy, cfg, parts.accelerator, parts.decoding, same_arithmetic=same)
+        known: dict[str, Any] = {"same_arithmetic": parts.same_arithmetic, "plan": parts.plan}
+        return cls(parts.policy, cfg, parts.accelerator, parts.decoding, **known)
 
     def _settings(self, temperature: float) -> LearnerSettings:
         """Return the numbers of the policy's learner."""
-        cfg = self.cfg
-        return LearnerSettings(
+        cfg = self.planned
+        bonus = largest(cfg.loss.entropy) > 0 or cfg.loss.entropy_target is not None
+        return LearnerSettings.of(
+            cfg,
             lr=hints(self.policy).lr if cfg.lr is None else cfg.lr,
+            steps=self.plan.steps,
             temperature=temperature,
-            warmup_steps=cfg.warmup_steps,
-            weight_decay=cfg.weight_decay,
-            optimizer=cfg.optimizer,
-            max_grad_norm=cfg.max_grad_norm,
-            micro_batch_tokens=cfg.micro_batch_tokens,
-            entropy_grad=cfg.loss.entropy > 0 or cfg.loss.entropy_target is not None,
+            entropy_grad=bonus,
             reference=cfg.reference,
             sync_reference_every=cfg.sync_reference_every,
             sync_reference_decay=cfg.sync_reference_decay,
@@ -93,7 +97,7 @@ class PolicyGradientAgent(ABC):
 
     def describe(self) -> str:
         """Return the agent's most important numbers for the first line of the log."""
-        return f"lr {self.learner.settings.lr:g}, beta {self.cfg.loss.beta:g}"
+        return f"lr {self.learner.settings.lr:g}, beta {shown(self.planned.loss.beta)}"
 
     def update(self, groups: Sequence[Group]) -> tuple[dict[str, float], list[list[float]]]:
         """Improve the policy on `groups`, all of one size.
@@ -105,16 +109,29 @@ class PolicyGradientAgent(ABC):
             An `Update`: metrics, means over the updates of this step, and the advantage of each
             member of each group. To type checkers it is a tuple, which a subclass may return.
         """
+        scheduled = self._begin(self.learner.steps + 1)
         self.term_log.begin(len(groups), len(groups[0].completions))
         batch = collate(groups, self.policy.pad_id, self.policy.device)
         parts = minibatches(batch, len(groups), self.cfg.minibatches)
         step, advantages_PG = self._step_of(groups, batch, parts)
         step = self._measured(step, parts)
-        metrics = {**step.metrics, **self._learn(step, parts)}
+        metrics = {**step.metrics, **self._learn(step, parts), **scheduled}
         if "policy/correction" in metrics:
             square = metrics.pop("policy/correction_square")
             metrics["policy/correction_ess"] = metrics["policy/correction"] ** 2 / square
         return Update(metrics, advantages_PG.tolist())
+
+    def _begin(self, step: int) -> dict[str, float]:
+        """Take the numbers of a step from the schedules; return them as metrics."""
+        changing = self.planned.loss.changing()
+        if changing:
+            self.cfg = replace(self.planned, loss=self.planned.loss.at(step))
+            self.objective = resolve(OBJECTIVE, self.cfg.loss)
+        if is_schedule(self.plan.temperature):
+            changing |= {"temperature": self.plan.temperature}
+            heat = value_at(self.plan.temperature, step)
+            self.learner.settings = replace(self.learner.settings, temperature=heat)
+        return {f"schedule/{name}": value_at(each, step) for name, each in changing.items()}
 
     def _measured(self, step: Step, parts: Sequence[Tensor]) -> Step:
         """Return a step with what its loss asks of the policy before it, besides advantages."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from grpo_agent.loss_options import OFF_POLICY
+
 if TYPE_CHECKING:
     from grpo_agent.config import PolicyGradientConfig
 
 
 def remarks(cfg: PolicyGradientConfig) -> Iterator[str]:
     """Yield what never acts, what shows it, and the key to turn, as `grpo_envs.doctor` does."""
-    if cfg.epochs == cfg.minibatches == 1:
+    if cfg.epochs == cfg.minibatches == 1 and cfg.loss.objective not in OFF_POLICY:
         yield (
             f"The bound of agent.loss.objective={cfg.loss.objective} never acts: with one update a "
             "step the ratio to the policy before it is always 1. Seen: agent.epochs=1, "

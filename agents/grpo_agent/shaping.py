@@ -49,4 +49,5 @@ def token_kl(logps_BT: Tensor, ref_logps_BT: Tensor, mask_BT: Tensor, cfg: LossC
         cfg: The estimator and its weight.
     """
     gap_BT = reference_gap(logps_BT, ref_logps_BT)
-    return cfg.beta * (KLS[cfg.kl](gap_BT, torch.ones_like(gap_BT)) * mask_BT)
+    kl_BT = KLS[cfg.kl](gap_BT, torch.ones_like(gap_BT)) * mask_BT
+    return kl_BT * float(cfg.beta)

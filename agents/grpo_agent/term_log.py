@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from grpo_agent.losses import AGGREGATES, CORRECTIONS, KLS, RATIOS, LossInputs
+from grpo_agent.losses import LossInputs
+from grpo_agent.losses.aggregation import AGGREGATES
+from grpo_agent.losses.corrections import CORRECTIONS
+from grpo_agent.losses.kl import KLS
+from grpo_agent.losses.ratios import RATIOS
 from grpo_agent.mechanisms import Mechanism
 from grpo_policy.updates import Scored
 

@@ -180,6 +180,17 @@ class Chat:
             found.append("this template takes no system message: it stands before the user's text.")
         return found
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text as an answer has them: without any that begin or end it."""
+        return self._tokens(text)
+
+    @property
+    def turn_end(self) -> int:
+        """The token that ends an answer: the template's, else the model's first end token."""
+        end = self.template.end() if self.template else ""
+        token = end_token(self.tokenizer, end)
+        return self.eos_ids[0] if token is None else token
+
     def _begun_tokens(self, text: str) -> tuple[int, ...]:
         """Return the tokens of a text with those that begin it (BOS), not with those that end it.
 

@@ -1,4 +1,4 @@
-"""What the bundled model is shown: environments play themselves, as prompts and answers.
+"""What a model is shown: environments play themselves, as prompts and answers.
 
 A demonstration becomes the tokens that a rollout of it would have.
 """
@@ -6,11 +6,14 @@ A demonstration becomes the tokens that a rollout of it would have.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from grpo_envs.env import TextEnv
+from grpo_envs.env.rewards import summed
 from grpo_envs.seeding import rng_for
-from grpo_envs.types import Problem, Tool, Turn
+from grpo_envs.types import Problem, Reply, Reward, Tool, Turn
 from grpo_policy.chat import Chat
 
 IGNORED = -100
@@ -27,34 +30,55 @@ class Demonstration:
     tools: tuple[Tool, ...] = ()
     results: tuple[tuple[str, ...], ...] = ()
     """Of the tool calls of each turn, see `Reply.results`; () where no turn has any."""
+    messages: tuple[Mapping[str, str], ...] = ()
+    """The turns of a prompt that is a conversation, see `Problem.messages`."""
+    reward: Reward = field(default_factory=Reward)
+    """What the answers earn together; an empty one where they are not graded."""
 
 
 def demonstration(env: TextEnv, number: int, direct_share: float) -> Demonstration:
-    """Return the demonstration of problem `number`.
+    """Return the demonstration of problem `number`, not graded.
 
     A share of them is direct: it answers without thinking and without calling a tool.
     """
     problem = env.problem(number, "train")
     direct = rng_for("pretrain", number).random() < direct_share
+    change = partial(_direct, problem) if direct else str
+    return played(env, problem, graded=False, change=change)
+
+
+def played(
+    env: TextEnv, problem: Problem, *, graded: bool = True, change: Callable[[str], str] = str
+) -> Demonstration:
+    """Return an episode that the environment plays itself.
+
+    Args:
+        env: The environment.
+        problem: One of its problems.
+        graded: Whether the last answer is graded, too: the others need a reply.
+        change: Makes another answer of what the environment demonstrates.
+    """
     turns: list[Turn] = []
-    results: list[tuple[str, ...]] = []
+    replies: list[Reply] = []
     over = False
     while not over:
-        answer = env.demonstrate(problem, turns)
-        if direct:
-            answer = _direct(problem, answer)
-        over, reply = len(turns) + 1 == env.turns_of(problem), None
-        if not over:
-            reply = env.respond(problem, [*turns, Turn(action=answer)])
-            over = reply.done
-        turns.append(Turn(action=answer, observation=reply.observation if reply else ""))
-        results.append(reply.results if reply else ())
+        answer = Turn(action=change(env.demonstrate(problem, turns)))
+        over = len(turns) + 1 == env.turns_of(problem)
+        reply = Reply(reward=Reward())
+        if graded or not over:
+            reply = env.reply_batch([problem], [[*turns, answer]])[0]
+        over = over or reply.done
+        total = reply.reward.total if graded else 0.0
+        turns.append(replace(answer, observation=reply.observation, reward=total))
+        replies.append(reply)
     return Demonstration(
         system_prompt=env.system_prompt_of(problem),
         prompt=problem.prompt,
+        messages=problem.messages,
         turns=tuple(turns),
         tools=problem.tools,
-        results=tuple(results),
+        results=tuple(reply.results for reply in replies),
+        reward=summed([reply.reward for reply in replies]) if graded else Reward(),
     )
 
 
@@ -67,10 +91,11 @@ def _direct(problem: Problem, answer: str) -> str:
 def encode(chat: Chat, demo: Demonstration) -> tuple[list[int], list[int]]:
     """Return tokens and labels of a demonstration; the labels are IGNORED outside the answers."""
     tools = [tool.schema for tool in demo.tools]
-    tokens = list(chat.render(demo.prompt, demo.system_prompt, tools=tools))
+    tokens = list(chat.render(demo.prompt, demo.system_prompt, demo.messages, tools))
     labels = [IGNORED] * len(tokens)
     for number, turn in enumerate(demo.turns):
-        answer = [*chat.tokenizer(turn.action)["input_ids"], chat.eos_ids[0]]
+        begun = chat.opened(tuple(tokens))  # by a template that opens the thought itself
+        answer = [*chat.encode(turn.action.removeprefix(begun)), chat.turn_end]
         reply: tuple[int, ...] = ()
         if turn is not demo.turns[-1]:
             results = demo.results[number] if demo.results else ()

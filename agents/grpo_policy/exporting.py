@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from grpo_envs.config.model import ModelConfig
 from grpo_envs.errors import ConfigError
 from grpo_policy.kept import Source
 from grpo_policy.masters import DTYPES
+from grpo_policy.models import load_policy
 from grpo_policy.policy import Policy
 from grpo_policy.saving import base_of
 
@@ -40,6 +42,23 @@ def merge(policy: Policy, adapters: Path) -> Policy:
         before = _logits(adapted, ids)
         policy.model = adapted.merge_and_unload()
     _require_same(before, _logits(policy.model, ids), f"{adapters}: adapters on tied weights")
+    return policy
+
+
+def merged_policy(base: str, adapters: Path, cfg: ModelConfig) -> Policy:
+    """Load a model in float32 with adapters added into its weights: one to train from.
+
+    It has no name: adapters that it gets are of a model which no folder holds yet.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or would not be the trained one.
+    """
+    policy = load_policy(base, cfg)
+    trained = policy.trained_parameters()  # PEFT freezes them
+    merge(policy, adapters)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    policy.model.name_or_path = ""
     return policy
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from grpo_envs.errors import GrpoEnvsError
 from grpo_envs.runtime.memory import ran_out
 from grpo_policy.batch import Batch, micro_batches
-from grpo_policy.optimizers import adamw, parameter_groups
+from grpo_policy.optimizers import adamw, parameter_groups, share_of_peak
 from grpo_policy.parts import load_whole, part_of, whole, whole_state
 from grpo_policy.policy import Policy
 from grpo_policy.reference import average_of, follow
@@ -56,10 +56,9 @@ class Learner:
         self.steps = 0
         self.micro_batch_tokens = settings.micro_batch_tokens
         groups = parameter_groups(policy.masters, settings.lr, settings.head_lr)
-        decay = settings.weight_decay
-        self.optimizer = adamw(groups, settings.lr, decay, name=settings.optimizer)
+        self.optimizer = adamw(groups, settings)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: min(1.0, (step + 1) / (settings.warmup_steps + 1))
+            self.optimizer, lambda step: share_of_peak(step, settings)
         )
         self._replica = replica_of(policy, self.optimizer, accelerator)
         # Gradients in fp16 would be 0 where they are small: the loss is multiplied before.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import cos, pi
 from typing import Any
 
 import torch
 
 from grpo_envs.errors import require_extra
 from grpo_policy.masters import Masters
+from grpo_policy.updates import LearnerSettings
 
 
 def parameter_groups(masters: Masters, lr: float, head_lr: float) -> list[dict[str, Any]]:
@@ -26,25 +28,45 @@ def parameter_groups(masters: Masters, lr: float, head_lr: float) -> list[dict[s
     return [{"params": trained[: -len(head)]}, {"params": head, "lr": head_lr}]
 
 
-def adamw(
-    parameters: Sequence[dict[str, Any]], lr: float, weight_decay: float, *, name: str = "adamw"
-) -> torch.optim.Optimizer:
+def adamw(parameters: Sequence[dict[str, Any]], settings: LearnerSettings) -> torch.optim.Optimizer:
     """Return the optimiser.
 
     Args:
         parameters: Groups of what it changes, each with settings of its own.
-        lr: Peak learning rate.
-        weight_decay: lr times it is taken away of a weight each step.
-        name: adamw, with 8 bytes of moments a parameter, or adamw_8bit, with 2 where a parameter
-            has 4,096 numbers or more.
+        settings: Its numbers. `optimizer` is adamw, with 8 bytes of moments a parameter, or
+            adamw_8bit, with 2 where a parameter has 4,096 numbers or more.
 
     Raises:
         ConfigError: bitsandbytes is not installed.
     """
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
-    require_extra("quant", f"agent.optimizer={name}", ["bitsandbytes"])
+    numbers: dict[str, Any] = {
+        "lr": settings.lr,
+        "betas": settings.adam_betas,
+        "eps": settings.adam_eps,
+        "weight_decay": settings.weight_decay,
+    }
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **numbers, fused=True)
+    require_extra("quant", f"agent.optimizer={settings.optimizer}", ["bitsandbytes"])
     from bitsandbytes.optim import AdamW8bit
 
-    made: torch.optim.Optimizer = AdamW8bit(parameters, lr=lr, weight_decay=weight_decay)
+    made: torch.optim.Optimizer = AdamW8bit(parameters, **numbers)
     return made
+
+
+def share_of_peak(step: int, settings: LearnerSettings) -> float:
+    """Return the learning rate of a step, counted from 0, as a share of the peak.
+
+    With a warm-up of W steps it is (step + 1) / (W + 1) in them. Then it falls over the other
+    N = steps - W, the first of which has the peak: with p = (step - W) / N it is 1 - p (linear) or
+    (1 + cos(pi p)) / 2 (cosine, arXiv 1608.03983, eq. 5) of what is between peak and end.
+    """
+    share = settings.warmup_steps
+    warmup = round(share * settings.steps) if share < 1 else int(share)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if settings.lr_schedule == "constant":
+        return 1.0
+    p = min(1.0, (step - warmup) / (settings.steps - warmup))
+    left = 1 - p if settings.lr_schedule == "linear" else (1 + cos(pi * p)) / 2
+    return settings.lr_end + (1 - settings.lr_end) * left

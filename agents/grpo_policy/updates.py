@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 from torch import Tensor
 
 from grpo_policy.batch import Batch
+from grpo_policy.learning import LearningConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,9 +22,19 @@ class LearnerSettings:
     """That of the policy's value head, where it has one."""
     temperature: float = 1.0
     """Logits are divided by it; the one that the completions were sampled at."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises linearly from 0."""
+    lr_schedule: str = "constant"
+    """After the warm-up: constant, or falling until the last step: linear, cosine."""
+    lr_end: float = 0.0
+    """Share of the peak that the learning rate falls to."""
+    steps: int = 0
+    """Of the whole training; what a learning rate that falls needs."""
+    warmup_steps: float = 0
+    """Steps over which the learning rate rises linearly from 0; below 1 a share of `steps`."""
     weight_decay: float = 0.0
+    """AdamW's."""
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's."""
+    adam_eps: float = 1e-8
     """AdamW's."""
     optimizer: str = "adamw"
     """adamw or adamw_8bit."""
@@ -41,6 +53,13 @@ class LearnerSettings:
     memory_keys: tuple[str, ...] = ()
     """Settings of the agent that save memory, for the message of `OutOfMemory`."""
 
+    @classmethod
+    def of(cls, cfg: LearningConfig, **more: Any) -> Self:
+        """Return the numbers that are keys of the agent, and `more`: those that are decided."""
+        names = (field.name for field in fields(LearningConfig) if field.name in _NAMES)
+        given = {name: getattr(cfg, name) for name in names} | more
+        return cls(**given | {"adam_betas": tuple(cfg.adam_betas)})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
@@ -58,6 +77,7 @@ class Scored:
     """The value of the state before each token, 0 outside the mask; None without a value head."""
 
 
+_NAMES = {field.name for field in fields(LearnerSettings)}
 RowLoss = Callable[[Scored], tuple[Tensor, dict[str, Tensor]]]
 """Returns the loss of some rows, and detached values (B, T) by the name of their metric.
 

@@ -59,15 +59,14 @@ class PpoAgent(PolicyGradientAgent):
         cfg: PpoConfig,
         accelerator: Accelerator,
         decoding: Decoding,
-        *,
-        same_arithmetic: bool = True,
+        **known: Any,
     ) -> None:
         """Take charge of `policy`, see `PolicyGradientAgent`; make the critic of it."""
         own = cfg.critic.body == "own"
         critic = Critic.of(policy) if own else None
         if not own:
             add_value_head(policy)
-        super().__init__(policy, cfg, accelerator, decoding, same_arithmetic=same_arithmetic)
+        super().__init__(policy, cfg, accelerator, decoding, **known)
         self.critic: Learner | None = None
         """Trains a critic with a body of its own."""
         if critic is not None:

@@ -18,6 +18,11 @@ class AgentConfig:
     """The keys that `--help` lists, such as `group_size` or `loss.beta`; () lists all."""
     memory_keys: ClassVar[tuple[str, ...]] = ()
     """Settings that save memory, such as `agent.loss.beta=0`, the best first."""
+    temperature_may_change: ClassVar[bool] = False
+    """Whether the agent scores each step at its own temperature, see `Plan`; without it
+    `sampler.temperature` has to be a number."""
+    imitates: ClassVar[bool] = False
+    """Whether the agent learns from the environment's demonstrations: nothing is sampled then."""
     name: str = ""
     """Entry point of the agent."""
     group_size: int = 1
@@ -41,6 +46,11 @@ class AgentConfig:
     def critic_body(self) -> str:
         """Which body a critic has: `own`, which takes memory, or `shared`; '' without a critic."""
         return ""
+
+    @property
+    def needs_steps(self) -> bool:
+        """Whether a step depends on `trainer.steps`: a resumed run cannot have others then."""
+        return False
 
     def remarks(self) -> list[str]:
         """Return what of the configuration has no effect, for the log before the first step."""

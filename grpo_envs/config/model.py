@@ -5,6 +5,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, ClassVar
 
+from grpo_envs.config.scheduled import Scheduled, scheduled
 from grpo_envs.errors import ConfigError, require, require_one_of
 
 MODELS = ("qwen", "smollm2", "hf")
@@ -118,8 +119,8 @@ class SamplerConfig:
     """The keys that decide no result: a resumed run may have others."""
     name: str = "torch"
     """Entry point of the sampler."""
-    temperature: float = 1.0
-    """Logits are divided by it, when sampling and when scoring alike."""
+    temperature: Scheduled = 1.0
+    """Divides the logits, sampling and scoring alike. Or a schedule."""
     max_new_tokens: int | None = None
     """Tokens per completion; null takes the model's own (1024, the bundled tiny's 64)."""
     stop: list[str] = field(default_factory=list)
@@ -149,7 +150,7 @@ class SamplerConfig:
         """Check ranges."""
         require_one_of("sampler.precision", self.precision, PRECISIONS)
         require_one_of("sampler.capture", self.capture, CAPTURES)
-        require(0 < self.temperature < inf, "sampler.temperature", self.temperature, "above 0")
+        self.temperature = scheduled("sampler.temperature", self.temperature, "above 0", above=True)
         tokens, budget = self.max_new_tokens, self.thinking_budget
         require(
             tokens is None or tokens >= 1, "sampler.max_new_tokens", tokens, "1 or more, or null"

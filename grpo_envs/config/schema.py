@@ -9,20 +9,25 @@ from typing import Any
 from omegaconf import MISSING
 
 from grpo_envs.config.model import DISTORTIONS, PRECISIONS, ModelConfig, require_distortion
+from grpo_envs.config.scheduled import is_schedule, shown
 from grpo_envs.env.grading import require_place
 from grpo_envs.env.installed import LOGGERS, available
 from grpo_envs.errors import ConfigError, require, require_one_of
 
+_ENDS = ("steps", "max_samples", "target", "patience", "max_minutes", "max_tokens")
+"""Keys of the trainer that decide when a run ends: a resumed run may have others."""
 SAVED = ("fp32", "bf16", "fp16")
 TOO_LONG = ("drop", "error")
 """What `env.too_long` may be: problems whose prompt leaves no room for an answer in the model's
 context are left out and counted, or are an error."""
+_FIGURES = ("accuracy", "ci95", "reward", "length", "truncated", "too_long")
+"""Names after `eval/` that the main evaluation has."""
 _DEVICES = ("auto", "cpu", "cuda")
 SHARDS = ("auto", "optimizer", "full")
 
 _FREE = (
     *("eval_every", "save_every", "keep_checkpoints", "save_dtype", "save_optimizer"),
-    *("device", "graders", "shard", "sweep_metric"),
+    *("device", "graders", "shard", "sweep_metric", "keep_best"),
 )
 """Keys of the trainer that decide no result."""
 
@@ -34,16 +39,27 @@ class TrainerConfig:
     steps: int = 60
     """Optimiser steps (updates of the policy)."""
     prompts_per_step: int = 16
-    """Problems per step (P); P * agent.group_size completions are sampled."""
+    """Problems per step (P), with agent.group_size completions each."""
     lag: int = 0
     """k: a step is sampled with the weights of k steps before, while those are learnt; 0: with the
     present ones. `sampler=torch` then samples in a process of its own."""
     max_samples: int = 0
     """Ends the run, before `steps`, once so many completions were sampled; 0: `steps` decide."""
+    max_tokens: int = 0
+    """Ends it once so many tokens were sampled for training; 0: no limit."""
+    max_minutes: float = 0.0
+    """Ends it once steps and evaluations took so long, in all sessions together; 0: no limit."""
+    target: float | None = None
+    """Ends it once an evaluation finds sweep_metric at this value or above; null: no target."""
+    patience: int = 0
+    """Ends it once so many evaluations in a row found no higher sweep_metric; 0: never."""
     eval_every: int = 0
     """Steps between evaluations; 0 evaluates before the first step and after the last only."""
     eval_problems: int = 200
     """Held-out problems of an evaluation, answered greedily; 0 evaluates never."""
+    evaluations: dict[str, Any] = field(default_factory=dict)
+    """More evaluations, each by a name with what differs from env.*: {hard: {level: 5}} gives
+    eval/hard/accuracy; with a `name`, it is another environment's keys."""
     eval_samples: int = 0
     """Answers to each of them that are sampled, too, for pass@k; 0: the greedy one only."""
     eval_temperature: float = 1.0
@@ -57,6 +73,9 @@ class TrainerConfig:
     """Steps between checkpoints; one is always written at the end and on Ctrl-C."""
     keep_checkpoints: int = 0
     """How many of the newest checkpoints are kept; 0 keeps all."""
+    keep_best: bool = False
+    """Saves after the evaluation with the highest sweep_metric, too: checkpoints/best, which
+    keep_checkpoints spares."""
     save_dtype: str = "fp32"
     """Of the model's weights in a checkpoint: fp32, bf16, fp16. In the last two the trainer's own
     file holds the exact ones, too, and a resume ends as if nothing had been rounded."""
@@ -89,7 +108,7 @@ class TrainerConfig:
         """Check names and ranges."""
         least = {"steps": 1, "prompts_per_step": 1, "save_every": 1, "max_skipped_steps": 1}
         least |= {"max_samples": 0, "eval_every": 0, "eval_problems": 0, "eval_samples": 0}
-        least |= {"keep_checkpoints": 0, "lag": 0}
+        least |= {"keep_checkpoints": 0, "lag": 0, "max_tokens": 0, "max_minutes": 0, "patience": 0}
         for name, low in least.items():
             require(
                 getattr(self, name) >= low, f"trainer.{name}", getattr(self, name), f"{low} or more"
@@ -121,6 +140,35 @@ class TrainerConfig:
         require_place(self.graders)
         require_one_of("trainer.precision", self.precision, PRECISIONS)
         require_one_of("trainer.save_dtype", self.save_dtype, SAVED)
+        self._require_evaluations()
+
+    def _require_evaluations(self) -> None:
+        """Refuse what looks at evaluations where there are none, and their wrong names."""
+        asked = {"target": self.target is not None, "patience": self.patience > 0}
+        asked |= {"keep_best": self.keep_best}
+        for name in (name for name, is_set in asked.items() if is_set):
+            said = f"trainer.{name}={getattr(self, name)}"
+            if not self.sweep_metric.startswith("eval/"):
+                raise ConfigError(
+                    f"{said} with trainer.sweep_metric={self.sweep_metric}: it is about "
+                    "evaluations. Allowed: a metric of eval.jsonl, such as eval/accuracy."
+                )
+            if not self.eval_problems:
+                raise ConfigError(
+                    f"{said} with trainer.eval_problems=0: nothing is evaluated. Allowed: 1 or "
+                    "more."
+                )
+            if not self.eval_every and name != "keep_best":
+                raise ConfigError(
+                    f"{said} with trainer.eval_every=0: nothing is evaluated before the last "
+                    "step. Allowed: 1 or more."
+                )
+        for name, keys in self.evaluations.items():
+            key = f"trainer.evaluations.{name}"
+            plain = name.isidentifier() and name not in _FIGURES
+            allowed = f"a name of letters, digits and _ that is none of {', '.join(_FIGURES)}"
+            require(plain, "trainer.evaluations", name, allowed)
+            require(isinstance(keys, dict), key, keys, "keys of env, such as {level: 5}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -137,6 +185,22 @@ class LoggerConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class LabelConfig:
+    """What people and trackers call a run; it decides nothing."""
+
+    name: str = ""
+    """Of the run, in reports and trackers; '' takes the names of its folders."""
+    tags: list[str] = field(default_factory=list)
+    """Words to find it by."""
+    notes: str = ""
+    """What it is about."""
+
+    def __post_init__(self) -> None:
+        """Check that no tag is empty."""
+        require(all(map(str.strip, self.tags)), "run.tags", self.tags, "texts that are not empty")
+
+
+@dataclass(kw_only=True, slots=True)
 class RunConfig:
     """One run. Composed by Hydra, converted once; no DictConfig travels further."""
 
@@ -150,6 +214,7 @@ class RunConfig:
     """The `Config` of the sampler that `name` picks: a `SamplerConfig`."""
     trainer: TrainerConfig = MISSING
     logger: LoggerConfig = MISSING
+    run: LabelConfig = field(default_factory=LabelConfig)
     seed: int = 0
     """Of the problems' order and the sampling noise."""
     resume: str | None = None
@@ -169,7 +234,7 @@ class RunConfig:
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the result of a run, flat."""
         tree = asdict(self)
-        for key in ("resume", "logger"):
+        for key in ("resume", "logger", "run"):
             del tree[key]
         for key in _FREE:
             del tree["trainer"][key]
@@ -181,8 +246,9 @@ class RunConfig:
 
     def decisive(self) -> dict[str, Any]:
         """Return the keys that a resumed run must share with the run it resumes, flat."""
-        more = ("trainer.steps", "trainer.max_samples")
-        return {key: value for key, value in self.identity().items() if key not in more}
+        ends = {f"trainer.{key}" for key in _ENDS}
+        ends -= {"trainer.steps"} if self.agent.needs_steps else set()
+        return {key: value for key, value in self.identity().items() if key not in ends}
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -190,10 +256,17 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
     >>> flat({"agent": {"loss": {"beta": 0.0}}, "seed": 1})
     {'agent.loss.beta': 0.0, 'seed': 1}
+
+    A schedule is a leaf, as a command has it:
+
+    >>> flat({"sampler": {"temperature": {0: 1.0, 500: 0.8}}})
+    {'sampler.temperature': '{0: 1.0, 500: 0.8}'}
     """
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if is_schedule(value):
+            leaves[f"{prefix}{key}"] = shown(value)
+        elif isinstance(value, dict):
             leaves |= flat(value, f"{prefix}{key}.")
         else:
             leaves[f"{prefix}{key}"] = value

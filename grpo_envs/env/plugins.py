@@ -14,6 +14,7 @@ from typing import Any, cast
 import gymnasium
 
 from grpo_envs.env.installed import ENVS, available, check_keywords, check_values, claims, load
+from grpo_envs.env.shots import find_shots
 from grpo_envs.env.text import TextEnv
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.errors import PluginError
@@ -51,8 +52,13 @@ def _refuse(name: str, **_: Any) -> TextEnv:
     return cast("TextEnv", load(ENVS, name))
 
 
-def make(name: str, **kwargs: Any) -> TextEnv:
+def make(name: str, *, shots: int = 0, **kwargs: Any) -> TextEnv:
     """Make the environment registered under `name`: `make("math", split="eval", level=2)`.
+
+    Args:
+        name: Its entry point.
+        shots: Solved problems of the train split that come before each problem, see `shots.py`.
+        **kwargs: Keywords of its constructor.
 
     Raises:
         ConfigError: no such environment, it has no such keyword, or not with this value.
@@ -72,10 +78,12 @@ def make(name: str, **kwargs: Any) -> TextEnv:
         raise
     cast("TextEnv", env).require_columns()
     check_values(target, kwargs, "env.")  # after what the environment itself says: it knows more
-    return cast("TextEnv", env)
+    made = cast("TextEnv", env)
+    made.shots = find_shots(made, shots)
+    return made
 
 
 def make_groups(name: str, num_envs: int, group_size: int = 1, **kwargs: Any) -> GroupVectorEnv:
     """Make `num_envs` members of the environment `name`, `group_size` on each problem."""
-    check_keywords(load(ENVS, name), kwargs, "env.", also=("group_size",))
+    check_keywords(load(ENVS, name), kwargs, "env.", also=("group_size", "shots"))
     return GroupVectorEnv(make(name, **kwargs), num_envs, group_size)

@@ -14,6 +14,7 @@ from grpo_envs.env.episode import Episode
 from grpo_envs.env.reward_functions import compose, require_columns
 from grpo_envs.env.rewards import Part, respond_safely, score_safely, settle
 from grpo_envs.env.scored import Asking, Played
+from grpo_envs.env.shots import Shots
 from grpo_envs.env.spaces import UnicodeText
 from grpo_envs.errors import ResetNeeded, require_one_of
 from grpo_envs.seeding import rng_for
@@ -48,6 +49,8 @@ class TextEnv(gymnasium.Env[str, str]):
     """Where answers are graded: none (in turn), threads, processes, auto (see `grading.place`)."""
     workers: int | None = None
     """Threads, where `concurrency` is threads: more than the cores for grading that waits."""
+    shots: Shots = Shots()
+    """Solved problems before each prompt (`env.shots`)."""
     hidden: bool = False
     """Whether problems with one prompt may differ in their golds: a number to guess."""
     reentrant: bool | None = None
@@ -110,7 +113,7 @@ class TextEnv(gymnasium.Env[str, str]):
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
         """Return what a good player says after `turns`; the solution, unless it takes more turns.
 
-        What the bundled model is shown of a conversation, and what `check_env` plays.
+        `agent=sft` imitates it, and `check_env` plays it.
         """
         return problem.solution
 
@@ -186,8 +189,8 @@ class TextEnv(gymnasium.Env[str, str]):
         split = split or self.split
         require_one_of("split", split, SPLITS)
         if self.rows is not None:
-            return self.problem_of(self.rows.pick(seed, split))
-        return self.draw(rng_for(type(self).__name__, split, seed), split)
+            return self.shots.before(self.problem_of(self.rows.pick(seed, split)))
+        return self.shots.before(self.draw(rng_for(type(self).__name__, split, seed), split))
 
     def problem_of(self, row: Row) -> Problem:
         """Return the problem of a row, with what `from_row` need not see to."""

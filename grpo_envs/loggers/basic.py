@@ -78,8 +78,9 @@ class ConsoleLogger(Logger):
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the step."""
+        name = "imitation" if "loss/imitation" in metrics else "kl"
         text = (
-            f"reward {metrics['reward/mean']:.3f}  kl {metrics.get('loss/kl', 0.0):.4f}  "
+            f"reward {metrics['reward/mean']:.3f}  {name} {metrics.get(f'loss/{name}', 0.0):.4f}  "
             f"length {metrics['completion/length']:.1f}  "
             f"tokens/s {metrics['tokens/per_second']:.0f}"
         )

@@ -5,23 +5,23 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import re
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from grpo_envs.errors import ConfigError, install
 from grpo_envs.loggers.basic import Logger
+from grpo_envs.loggers.forms import COLUMNS, mlflow_name, sample_rows
 from grpo_envs.runs.folder import RunFolder
 from grpo_envs.runtime.files import shown, write_atomically
 from grpo_envs.types import Group
 
 PROJECT = "grpo-envs"
 MOST_COMPLETIONS = 200
-_COLUMNS = ("step", "problem", "prompt", "text", "reward", "advantage")
+LABEL = ("name", "tags", "notes")
 
 
 class Tracker(Logger, ABC):
@@ -56,7 +56,7 @@ class Tracker(Logger, ABC):
     ) -> None:
         """Keep some of them."""
         if step >= self._first and step % self._every == 0:
-            rows = list(_rows(step, groups, advantages))[: self._each]
+            rows = list(sample_rows(step, groups, advantages))[: self._each]
             self._sample += rows[: MOST_COMPLETIONS - len(self._sample)]
 
     def log_eval(
@@ -84,7 +84,9 @@ class Tracker(Logger, ABC):
         if step <= self._sent[kind]:
             return
         if not self._configured:  # the folder has no config.json yet when loggers are made
-            self._send_config(RunFolder(self._folder).config or {})
+            folder = RunFolder(self._folder)
+            self._send_config(folder.config or {})
+            self._send_label({key: x for key, x in folder.about.items() if key in LABEL and x})
             self._configured = True
         self._send_metrics(step, metrics)
         self._sent[kind] = step
@@ -102,12 +104,16 @@ class Tracker(Logger, ABC):
         """Send the configuration, before any metrics."""
 
     @abstractmethod
+    def _send_label(self, label: Mapping[str, Any]) -> None:
+        """Send what `run.name`, `run.tags` and `run.notes` say, those of them that are set."""
+
+    @abstractmethod
     def _send_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Send metrics."""
 
     @abstractmethod
     def _send_table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Send the sample; its columns are `_COLUMNS`."""
+        """Send the sample; its columns are `COLUMNS`."""
 
     @abstractmethod
     def _end(self) -> None:
@@ -143,12 +149,16 @@ class WandbLogger(Tracker):
     def _send_config(self, config: Mapping[str, Any]) -> None:
         self._run.config.update(dict(config), allow_val_change=True)
 
+    def _send_label(self, label: Mapping[str, Any]) -> None:
+        for key, value in label.items():  # attributes of wandb's run have these names
+            setattr(self._run, key, tuple(value) if key == "tags" else value)
+
     def _send_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log({"step": step, **metrics})
 
     def _send_table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         data = [list(row.values()) for row in rows]
-        table = self._wandb.Table(columns=list(_COLUMNS), data=data)
+        table = self._wandb.Table(columns=list(COLUMNS), data=data)
         self._run.log({"step": step, "completions": table})
 
     def _end(self) -> None:
@@ -202,14 +212,23 @@ class MlflowLogger(Tracker):
 
     def _send_config(self, config: Mapping[str, Any]) -> None:
         known = self._client.get_run(self._sent["id"]).data.params
-        named = ((_mlflow_name(key), str(value)) for key, value in config.items())
+        named = ((mlflow_name(key), str(value)) for key, value in config.items())
         new = [self._kinds.Param(*item) for item in named if item[0] not in known]
         for start in range(0, len(new), 100):  # the most that MLflow takes at once
             self._client.log_batch(self._sent["id"], params=new[start : start + 100])
 
+    def _send_label(self, label: Mapping[str, Any]) -> None:
+        if "name" in label:
+            self._client.update_run(self._sent["id"], name=label["name"])
+        tags = dict.fromkeys(label.get("tags", ()), "true")  # MLflow's tags have values
+        if "notes" in label:
+            tags["mlflow.note.content"] = label["notes"]  # shown as the run's description
+        for tag, value in tags.items():
+            self._client.set_tag(self._sent["id"], tag, value)
+
     def _send_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        named = ((_mlflow_name(name), value) for name, value in metrics.items())
+        named = ((mlflow_name(name), value) for name, value in metrics.items())
         made = [self._kinds.Metric(*item, now, step) for item in named]
         self._client.log_batch(self._sent["id"], metrics=made)
 
@@ -242,6 +261,9 @@ class TrackioLogger(Tracker):
     def _send_config(self, config: Mapping[str, Any]) -> None:
         self._run.config.update(config)  # it goes with the first metrics
 
+    def _send_label(self, label: Mapping[str, Any]) -> None:
+        self._run.config.update({f"run.{key}": value for key, value in label.items()})
+
     def _send_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)
 
@@ -271,29 +293,3 @@ def _imported(logger: str, package: str) -> Any:
 def _refused(what: str, error: Exception) -> ConfigError:
     """Return what a library says of its own settings, in one line."""
     return ConfigError(f"logger.names={what}: {' '.join(str(error).split())}")
-
-
-def _mlflow_name(name: str) -> str:
-    """Return a name that MLflow takes.
-
-    >>> _mlflow_name("eval/pass@4"), _mlflow_name("eval/accuracy/math")
-    ('eval/pass_at_4', 'eval/accuracy.math')
-    """
-    area, slash, rest = name.replace("@", "_at_").partition("/")
-    return re.sub(r"[^\w.\- /]", "_", area + slash + rest.replace("/", "."))
-
-
-def _rows(
-    step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
-) -> Iterator[dict[str, Any]]:
-    for group, of_group in zip(groups, advantages, strict=True):
-        members = zip(group.completions, group.rewards, of_group, strict=True)
-        for completion, reward, advantage in members:
-            texts = map(_utf8, (group.prompt, completion.text))
-            values = (step, group.key, *texts, reward.total, advantage)
-            yield dict(zip(_COLUMNS, values, strict=True))
-
-
-def _utf8(text: str) -> str:
-    """Return a text without lone surrogates, which databases and JSON parsers refuse."""
-    return text.encode(errors="backslashreplace").decode()

@@ -20,7 +20,8 @@ _MOST_WRONG = 12
 
 def held_out(run: Record) -> Iterator[str]:
     """Yield the sections on the greedy answers of the first and the last evaluation, as HTML."""
-    greedy = [row for row in run.answers if row["decoding"] == "greedy"]
+    own = [row for row in run.answers if "evaluation" not in row]  # not of trainer.evaluations
+    greedy = [row for row in own if row["decoding"] == "greedy"]
     steps = sorted({row["step"] for row in greedy})
     if len(steps) < 2:
         return

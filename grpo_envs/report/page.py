@@ -89,7 +89,8 @@ def names_of(runs: Sequence[Record]) -> list[str]:
 
 
 def _title(run: Record) -> str:
-    return f"{run.config.get('env.name', 'run')}: {run.path.resolve().name}"
+    own = str(run.about.get("name") or run.path.resolve().name)
+    return f"{run.config.get('env.name', 'run')}: {own}"
 
 
 def summary(runs: Sequence[Record], names: Sequence[str]) -> Iterator[str]:

@@ -21,7 +21,7 @@ _META = "trainer.json"
 
 
 class Checkpoints:
-    """`checkpoints/step_000100/` and the link `checkpoints/last` in a run's folder."""
+    """`checkpoints/step_000100/` and the links `last` and `best` beside it, in a run's folder."""
 
     def __init__(self, run: Path, keep: int = 0, dtype: str = "fp32") -> None:
         """Look at a run's folder.
@@ -39,6 +39,11 @@ class Checkpoints:
     def last(self) -> Path:
         """The link to the newest checkpoint."""
         return self.folder / "last"
+
+    @property
+    def best(self) -> Path:
+        """The link to the checkpoint of the best evaluation, see `trainer.keep_best`."""
+        return self.folder / "best"
 
     def after(self, step: int) -> Path:
         """Return the folder of the checkpoint after so many steps."""
@@ -108,8 +113,10 @@ class Checkpoints:
         fsync(self.folder)
         if self.keep:  # later ones are not whole, and count for nothing
             until = [path for path in sorted(self.folder.glob("step_*")) if path.name <= final.name]
+            best = self.best.resolve()
             for old in until[: -self.keep]:
-                shutil.rmtree(old)
+                if old.resolve() != best:
+                    shutil.rmtree(old)
         return final
 
     def _write(
@@ -178,10 +185,19 @@ class Checkpoints:
 
     def point_last_to(self, final: Path) -> None:
         """Let `last` be this checkpoint."""
-        link = self.folder / ".last.tmp"
-        link.unlink(missing_ok=True)
-        link.symlink_to(final.name)
-        link.replace(self.last)
+        _point(self.last, final)
+
+    def point_best_to(self, step: int) -> None:
+        """Let `best` be the checkpoint after so many steps."""
+        _point(self.best, self.after(step))
+
+
+def _point(name: Path, final: Path) -> None:
+    """Let a link be a checkpoint beside it."""
+    link = name.with_name(f".{name.name}.tmp")
+    link.unlink(missing_ok=True)
+    link.symlink_to(final.name)
+    link.replace(name)
 
 
 def _lacks(folder: Path) -> str:

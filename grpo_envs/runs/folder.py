@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from grpo_envs.errors import ConfigError
+from grpo_envs.runs.provenance import now
 from grpo_envs.runtime.files import shown, write_atomically
 
 _LONGEST = 100
@@ -94,6 +95,13 @@ class RunFolder:
         note = {"overrides": list(overrides), "config": dict(config), "about": dict(about or {})}
         write_atomically(self.path / "config.json", json.dumps(note, indent=1))
 
+    def end(self) -> None:
+        """Note when this session of the run ended, however it did."""
+        note = _read(self.path / "config.json")
+        if note and (sessions := note["about"].get("sessions")):
+            sessions[-1]["end"] = now()
+            write_atomically(self.path / "config.json", json.dumps(note, indent=1))
+
     @property
     def begun(self) -> bool:
         """Whether a run has begun in the folder: it has a configuration, or checkpoints."""
@@ -114,9 +122,9 @@ class RunFolder:
         """Return whether the run in this folder has this configuration."""
         return self.config == _as_read(config)
 
-    def finish(self, steps: int, metrics: Mapping[str, float]) -> None:
-        """Note that the run is done, with its last metrics."""
-        done = {"steps": steps, "metrics": dict(metrics)}
+    def finish(self, steps: int, metrics: Mapping[str, float], stopped: str = "") -> None:
+        """Note that the run is done, with its last metrics, and which limit ended it, if any."""
+        done = {"steps": steps, "metrics": dict(metrics), "stopped": stopped}
         write_atomically(self.path / "done.json", json.dumps(done, indent=1))
 
     def abandon(self) -> None:

@@ -30,7 +30,8 @@ class Record:
     """The configuration, flat."""
     about: dict[str, Any]
     """`weights` of the reward parts, those of them that are the environment's `own`, `versions`,
-    the `choices` of option groups, the `formulas` of the agent by key."""
+    the `choices` of option groups, the `formulas` of the agent by key, `name`, `tags` and `notes`
+    of the run, and its `sessions`: when, where and with which code."""
     state: str
     """done, failed: why, or cut off after step N."""
     overrides: dict[str, str] = field(default_factory=dict)

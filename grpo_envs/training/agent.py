@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from grpo_envs.config.agent import AgentConfig
+from grpo_envs.config.scheduled import Scheduled
 from grpo_envs.types import Group
 
 if TYPE_CHECKING:
@@ -14,6 +15,16 @@ if TYPE_CHECKING:
 
     from grpo_policy.policy import Policy
     from grpo_policy.samplers import Decoding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is known of the steps to come."""
+
+    steps: int = 0
+    """Of the whole run (`trainer.steps`)."""
+    temperature: Scheduled = 1.0
+    """Of the completions: a number, or a schedule (`AgentConfig.temperature_may_change`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +36,14 @@ class Parts:
     accelerator: Accelerator
     """Accelerate's: device and processes of the run."""
     decoding: Decoding
-    """How the completions are sampled that the agent learns from."""
+    """How the completions of the first step are sampled."""
     same_arithmetic: bool = True
     """Whether the sampler computes log-probabilities as an update does, but for rounding: in the
     same precision, with the weights before the update."""
     seed: int = 0
     """The run's seed."""
+    plan: Plan = Plan()
+    """The number of steps, and how the temperature changes over them."""
 
 
 class Update(NamedTuple):

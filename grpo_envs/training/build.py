@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from grpo_envs.errors import ConfigError
 from grpo_envs.loggers import Logger
 from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runtime import launch, threads
+from grpo_envs.runtime.files import shown
 from grpo_envs.runtime.processes import ALONE, Processes
 from grpo_envs.runtime.stopping import Stop
-from grpo_envs.training.agent import Agent, Parts
+from grpo_envs.training.agent import Agent, Parts, Plan
 from grpo_envs.training.decoding import (
     evaluation_decoding,
     require_ahead,
@@ -31,15 +33,20 @@ from grpo_envs.training.decoding import (
 )
 from grpo_envs.training.environments import Envs, place_graders
 from grpo_envs.training.evaluation import Evaluation
+from grpo_envs.training.evaluations import Evaluations
+from grpo_envs.training.limits import Limits
 from grpo_envs.training.precision import compute_dtype, compute_in
 from grpo_envs.training.sources import make_source
 from grpo_envs.training.start import log_start
 from grpo_envs.training.trainable import require_trainable
 from grpo_envs.training.trainer import RESUMED, Trainer
 from grpo_envs.training.utilisation import Utilisation
+from grpo_envs.training.watch import Watch
 from grpo_policy.adapters import add_adapters
 from grpo_policy.chat import Chat
 from grpo_policy.context import rope_line
+from grpo_policy.exporting import merged_policy
+from grpo_policy.imitation import Demonstrations
 from grpo_policy.loading import remarks
 from grpo_policy.models import load_policy, resolve, restore
 from grpo_policy.parts import held_whole
@@ -48,6 +55,7 @@ from grpo_policy.replicas import sharding_accelerator
 from grpo_policy.rollout import Rollout
 from grpo_policy.room import Room
 from grpo_policy.samplers import Decoding, Sampler, SamplerParts, SamplerPlugin, require_sampler
+from grpo_policy.saving import base_of
 
 log = logging.getLogger(__name__)
 
@@ -74,16 +82,24 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     checkpoints = Checkpoints(out, cfg.trainer.keep_checkpoints, cfg.trainer.save_dtype)
     done, state = _resume(agent, policy, cfg, checkpoints) if cfg.resume else (0, {})
     sampler = make_sampler(cfg, policy, accelerator, ahead=cfg.trainer.lag > 0)
-    log_start(cfg, parts, agent, room := _room(cfg, envs.train.env, policy.chat))
+    finder = Demonstrations if cfg.agent.imitates else Room
+    room = _room(cfg, envs.train.env, policy.chat, finder)
+    log_start(cfg, parts, agent, room)
     place_graders(cfg, envs.train, accelerator.device.type)
     stop = Stop(patient=processes.count == 1)
     source = make_source(cfg, parts, sampler, envs.train, room=room, stop=stop, processes=processes)
     if state:
         source.load_state_dict(state["source"])
         envs.train.env.load_state_dict(state["env"])
-    evaluation = make_evaluation(
-        cfg, policy, (envs.held_out, envs.problems), sampler, tick=stop.check, processes=processes
+    evaluate = partial(
+        make_evaluation, cfg, policy, sampler=sampler, tick=stop.check, processes=processes
     )
+    evaluation = Evaluations(
+        evaluate((envs.held_out, envs.problems)),
+        {name: evaluate(other) for name, other in envs.others.items()},
+    )
+    limits = Limits(cfg.trainer)
+    limits.load_state_dict(state.get("limits", {}))
     return Trainer(
         cfg=cfg.trainer,
         agent=agent,
@@ -101,6 +117,8 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         stop=stop,
         processes=processes,
         utilisation=Utilisation.of(policy, accelerator, cfg.agent),
+        limits=limits,
+        watch=Watch(samples=not cfg.agent.imitates),
         **{key: state[key] for key in RESUMED if key in state},
     )
 
@@ -115,16 +133,17 @@ def _parts(cfg: RunConfig, policy: Policy, accelerator: Accelerator, decoding: D
         decoding=decoding,
         same_arithmetic=not low and held in ("auto", "fp32"),
         seed=cfg.seed,
+        plan=Plan(steps=cfg.trainer.steps, temperature=cfg.sampler.temperature),
     )
 
 
-def _room(cfg: RunConfig, env: TextEnv, chat: Chat) -> Room:
+def _room(cfg: RunConfig, env: TextEnv, chat: Chat, finder: type[Room] = Room) -> Room:
     """Return what finds the problems that fit into the model's context; refuse an environment.
 
     Raises:
         ConfigError: no problem fits, or one does not and `env.too_long` is `error`.
     """
-    room = Room(env, chat, drop=cfg.too_long == "drop")
+    room = finder(env, chat, drop=cfg.too_long == "drop")
     room.check()
     return room
 
@@ -174,7 +193,11 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
     # What is trained is loaded in float32: the optimiser's. Beneath adapters nothing is.
     device = accelerator.device
     dtype = compute_dtype(cfg.trainer, device) if cfg.model.lora.rank else torch.float32
-    policy = load_policy(model.path, cfg.model, adapters=adapters, dtype=dtype, device=device)
+    if not adapters and not cfg.model.quantization and (base := base_of(model.path)):
+        policy = merged_policy(base, Path(model.path), cfg.model)
+        log.info("model: its adapters (LoRA) are added into the weights of %s", shown(Path(base)))
+    else:
+        policy = load_policy(model.path, cfg.model, adapters=adapters, dtype=dtype, device=device)
     for remark in remarks(policy, cfg.model):
         log.info("model: %s", remark)
     if line := rope_line(policy.model.config):

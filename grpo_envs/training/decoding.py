@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from grpo_envs.config.model import DISTORTIONS
+from grpo_envs.config.scheduled import is_schedule, shown, value_at
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.errors import ConfigError
 from grpo_policy.models import hints
@@ -12,12 +13,12 @@ from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding, SamplerPlugin
 
 
-def training_decoding(cfg: RunConfig, policy: Policy) -> Decoding:
-    """Return how completions are sampled for training; null stands for what the model wants."""
+def training_decoding(cfg: RunConfig, policy: Policy, step: int = 1) -> Decoding:
+    """Return how completions of a step are sampled; null stands for what the model wants."""
     sampler = cfg.sampler
     return Decoding(
         max_new_tokens=sampler.max_new_tokens or hints(policy).max_new_tokens,
-        temperature=sampler.temperature,
+        temperature=value_at(sampler.temperature, step),
         stop=tuple(sampler.stop),
         thinking_budget=sampler.thinking_budget,
         **{key: getattr(sampler, key) for key in DISTORTIONS},
@@ -48,6 +49,19 @@ def require_scored_as_sampled(cfg: RunConfig) -> None:
             f"{', '.join(keys)} in training: tokens would come from another distribution than the "
             "one that an update scores them under. Allowed: the defaults, and for evaluation "
             f"'trainer.eval_sampling={{{own}}}'."
+        )
+
+
+def require_scored_when_it_changes(cfg: RunConfig) -> None:
+    """Refuse a temperature that changes with an agent that would score at the first one.
+
+    Raises:
+        ConfigError: one line that names the keys and what is allowed.
+    """
+    if is_schedule(cfg.sampler.temperature) and not cfg.agent.temperature_may_change:
+        raise ConfigError(
+            f"sampler.temperature={shown(cfg.sampler.temperature)} with agent={cfg.agent.name}, "
+            "which scores all steps at one temperature. Allowed: a number."
         )
 
 

@@ -1,8 +1,10 @@
 """The environments of a run. No torch here: a mistake in `env.*` ends the run within a second."""
 
 import logging
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from grpo_envs.config.schema import RunConfig
 from grpo_envs.env import TextEnv, plugins
@@ -22,10 +24,13 @@ class Envs:
     held_out: TextEnv
     problems: int
     """How many of them there are to evaluate on, at most as many as asked for."""
+    others: Mapping[str, tuple[TextEnv, int]] = field(default_factory=dict)
+    """The same of `trainer.evaluations`, by name."""
 
     def close(self) -> None:
-        """Close both, and what grades answers."""
-        for env in (self.train, self.held_out):
+        """Close all of them, and what grades answers."""
+        every: list[TextEnv | GroupVectorEnv] = [self.train, self.held_out]
+        for env in (*every, *(env for env, _ in self.others.values())):
             close_env(env)
 
 
@@ -60,9 +65,22 @@ def make_envs(cfg: RunConfig, processes: Processes = ALONE) -> Envs:
         made.callback(close_env, env)
         held_out, problems = make_held_out(cfg)
         made.callback(close_env, held_out)
+        others = {}
+        for name, keys in cfg.trainer.evaluations.items():
+            others[name] = _make_other(cfg, name, keys)
+            made.callback(close_env, others[name][0])
         train = GroupVectorEnv(env, members, size)
         made.pop_all()  # nothing failed: they stay open
-    return Envs(train=train, held_out=held_out, problems=problems)
+    return Envs(train=train, held_out=held_out, problems=problems, others=others)
+
+
+def _make_other(cfg: RunConfig, name: str, keys: Mapping[str, Any]) -> tuple[TextEnv, int]:
+    """Make the environment of one of `trainer.evaluations`, see `make_held_out`."""
+    same = keys.get("name", cfg.env["name"]) == cfg.env["name"]
+    try:
+        return make_held_out(replace(cfg, env={**(cfg.env if same else {}), **keys}))
+    except ConfigError as error:
+        raise ConfigError(f"trainer.evaluations.{name}: {error}") from error
 
 
 def place_graders(cfg: RunConfig, members: GroupVectorEnv, device: str) -> None:

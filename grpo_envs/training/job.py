@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import platform
 import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass, replace
-from importlib import metadata
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +19,11 @@ from grpo_envs.config.convert import convert
 from grpo_envs.config.place import AUTO
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import ConfigError, GrpoEnvsError, require_training
+from grpo_envs.runs import provenance
 from grpo_envs.runs.checkpoint import Checkpoints
 from grpo_envs.runs.folder import RunFolder, require_alike
-from grpo_envs.runtime.files import shown
+from grpo_envs.runtime import threads
+from grpo_envs.runtime.files import shown, write_atomically
 from grpo_envs.runtime.memory import in_one_line
 from grpo_envs.runtime.processes import Processes, connect
 from grpo_envs.runtime.terminal import named_lines
@@ -200,14 +200,20 @@ def _train(run: schema.RunConfig, folder: RunFolder, processes: Processes) -> fl
         trainer = processes.each(lambda: build(run, folder.path, envs, processes))
         opened.enter_context(closing(trainer.evaluation))
         processes.by_first(lambda: _claim(run, folder, envs.train.env, trainer))
-        metrics = trainer.run()
+        try:
+            metrics = trainer.run()
+        finally:
+            if processes.first:
+                folder.end()
         if not processes.first:
             return None
         if trainer.stop.asked:
             again = _again(run, folder)
             log.warning("stopped after step %d, saved. To go on:\n  %s", trainer.done, again)
             raise Terminated if trainer.stop.terminated else KeyboardInterrupt  # ends a sweep, too
-        folder.finish(trainer.done, metrics)
+        folder.finish(trainer.done, metrics, trainer.stopped)
+    if trainer.stopped:
+        log.info("ended after step %d of %d: %s.", trainer.done, run.trainer.steps, trainer.stopped)
     log.info("checkpoint: %s", shown(folder.path / "checkpoints" / "last"))
     if "report" in run.logger.names:
         log.info("report: %s", shown(folder.path / "report.html"))
@@ -218,22 +224,22 @@ def _claim(run: schema.RunConfig, folder: RunFolder, env: TextEnv, trainer: Trai
     from grpo_policy.models import resolve  # as above
 
     chosen = HydraConfig.get().runtime.choices.items()
+    before = folder.about.get("sessions", []) if run.resume else []
     about = {
         "choices": {k: v for k, v in chosen if isinstance(v, str) and not k.startswith("hydra/")},
         "model": resolve(run.model, trainer.policy.device).name,
         "weights": env.weights,
         "own": [*env.own_parts],
         "formulas": terms.formulas if (terms := term_log_of(trainer.agent)) else {},
-        "versions": versions(),
+        "versions": provenance.versions(),
+        **asdict(run.run),
+        "sessions": [
+            *before,
+            provenance.session(trainer.policy.device.type, threads.computing()),
+        ],
     }
     folder.claim(run.identity(), list(HydraConfig.get().overrides.task), about)
-
-
-def versions() -> dict[str, str]:
-    """Return what a run's result may depend on beside its configuration."""
-    names = ("grpo-envs", "torch", "transformers", "accelerate", "gymnasium", "hydra-core")
-    found = {name: metadata.version(name) for name in names}
-    return {"python": platform.python_version(), **found, "machine": platform.platform()}
+    write_atomically(folder.path / provenance.PACKAGES, provenance.packages())
 
 
 def _again(run: schema.RunConfig, folder: RunFolder) -> str:

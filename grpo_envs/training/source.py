@@ -96,6 +96,8 @@ class InStep:
     """Whether a group teaches nothing: the agent's, see `AgentConfig.flat`."""
     max_invalid: float = 1.0
     """The largest share of a round's rewards that may be invalid."""
+    begin: Callable[[int], None] = lambda step: None
+    """Lets the rollout sample as a step is to be sampled."""
     publish: Callable[[], None] = lambda: None
     """Gives the new weights to the sampler, after each update."""
     adapt: Callable[[Sequence[Group]], None] = lambda groups: None
@@ -111,6 +113,7 @@ class InStep:
     def take(self, step: int, timer: Timer) -> Taken:
         """Sample until the step is full or the rounds are used up."""
         sampled: list[Group] = []
+        self.begin(step)
         self._taken = self._left_out = 0
         for _ in range(1 + self.resamplings):
             groups = self.rollout(self._problem_seeds(), timer)

@@ -8,7 +8,9 @@ from grpo_envs.runtime.processes import Processes
 from grpo_envs.runtime.stopping import Stop
 from grpo_envs.training.agent import Parts
 from grpo_envs.training.ahead import Ahead
+from grpo_envs.training.decoding import training_decoding
 from grpo_envs.training.source import InStep, Source
+from grpo_policy.imitation import Demonstrations
 from grpo_policy.parts import held_whole
 from grpo_policy.policy import Policy
 from grpo_policy.rollout import Rollout
@@ -33,13 +35,29 @@ def make_source(
         parts: The policy, and how it is sampled.
         sampler: Holds the policy's weights.
         env: The training environment.
-        room: Finds the problems that fit into the model's context.
+        room: Finds the problems that fit into the model's context; or `Demonstrations`, which are
+            then learnt from.
         stop: Whether the run is to end.
         processes: Those that share the problems of a step.
     """
     policy, leave = parts.policy, Stop() if cfg.trainer.lag else stop
+    if isinstance(room, Demonstrations):
+        return InStep(
+            rollout=processes.shared(room),
+            room=room,
+            prompts=cfg.trainer.prompts_per_step,
+            seed=cfg.seed,
+            flat=cfg.agent.flat,
+            max_invalid=cfg.trainer.max_invalid_fraction,
+            publish=lambda: _publish(policy, sampler),
+        )
     rollout = Rollout(env, policy.chat, sampler, parts.decoding, cfg.seed, tick=leave.check)
+
+    def begin(step: int) -> None:
+        rollout.decoding = training_decoding(cfg, policy, step)
+
     source = InStep(
+        begin=begin,
         rollout=processes.shared(rollout),
         room=room,
         prompts=cfg.trainer.prompts_per_step,

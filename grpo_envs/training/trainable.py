@@ -6,7 +6,10 @@ from grpo_envs.config.schema import RunConfig
 from grpo_envs.env.installed import SAMPLERS, available, load
 from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.processes import ALONE, Processes
-from grpo_envs.training.decoding import require_scored_as_sampled
+from grpo_envs.training.decoding import (
+    require_scored_as_sampled,
+    require_scored_when_it_changes,
+)
 
 
 def require_trainable(cfg: RunConfig, processes: Processes = ALONE) -> None:
@@ -16,6 +19,7 @@ def require_trainable(cfg: RunConfig, processes: Processes = ALONE) -> None:
         ConfigError: one line that names them and what is allowed.
     """
     require_scored_as_sampled(cfg)
+    require_scored_when_it_changes(cfg)
     if cfg.trainer.lag and processes.count > 1:
         raise ConfigError(
             f"trainer.lag={cfg.trainer.lag} in a run of {processes.count} processes. Allowed: "

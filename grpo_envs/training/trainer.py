@@ -19,7 +19,8 @@ from grpo_envs.runtime.processes import ALONE, Processes
 from grpo_envs.runtime.stopping import Stop, StopNow
 from grpo_envs.runtime.timing import Timer
 from grpo_envs.training.agent import Agent, term_log_of
-from grpo_envs.training.evaluation import Evaluation
+from grpo_envs.training.evaluations import Evaluations
+from grpo_envs.training.limits import Limits
 from grpo_envs.training.source import Source
 from grpo_envs.training.utilisation import Utilisation
 from grpo_envs.training.watch import Watch
@@ -58,13 +59,15 @@ class Trainer:
     """It lets the environment adapt."""
     sampler: Sampler
     """The rollouts' and the evaluation's."""
-    evaluation: Evaluation
+    evaluation: Evaluations
     loggers: Sequence[Logger]
     checkpoints: Checkpoints
     decisive: Mapping[str, Any]
     """The configuration that a resumed run must share."""
     group_size: int
     """Completions per problem."""
+    limits: Limits
+    """The best evaluation, and what ends the run before its last step."""
     flat: Flat = lambda group: group.flat
     """Whether a group teaches nothing: the agent's, see `AgentConfig.flat`."""
     done: int = 0
@@ -82,8 +85,11 @@ class Trainer:
     """Of a GPU whose peak is known."""
     sampled_by: Mapping[str, str] = field(default_factory=dict)
     """What sampled the steps that are done, see `Sampler`."""
+    stopped: str = ""
+    """Which of the limits ended the run; '' where none did."""
     _evaluated: dict[str, float] = field(default_factory=dict)
-    _watch: Watch = field(default_factory=Watch)
+    _evaluated_at: int = -1
+    watch: Watch = field(default_factory=Watch)
     _saved: int = -1
 
     def __post_init__(self) -> None:
@@ -143,6 +149,7 @@ class Trainer:
     def _run(self) -> None:
         if self.done == 0 or self.owes_evaluation:
             self._evaluate()
+        self._look_at_limits()
         while not (stopping := self._stopping()) and not self._finished():
             self._step()
             self._require_sweep_metric()
@@ -152,7 +159,7 @@ class Trainer:
             if self.done % self.cfg.save_every == 0:
                 self._save()
         self._save()
-        if not stopping:
+        if not stopping and self._evaluated_at != self.done:
             self._evaluate()
 
     def _stopping(self) -> bool:
@@ -164,7 +171,13 @@ class Trainer:
 
     def _finished(self) -> bool:
         samples = self.source.drawn * self.group_size
-        return self.done >= self.cfg.steps or 0 < self.cfg.max_samples <= samples
+        over = self.done >= self.cfg.steps or 0 < self.cfg.max_samples <= samples
+        return over or bool(self.stopped)
+
+    def _look_at_limits(self) -> None:
+        """Decide, in all processes alike, whether one of the limits ends the run here."""
+        if self.limits.any:
+            self.stopped = self.processes.by_first(self.limits.reached)
 
     def _step(self) -> None:
         timer = Timer()
@@ -193,9 +206,12 @@ class Trainer:
         self.last = metrics
         advantages = [*advantages, *([0.0] * self.group_size for _ in dropped)]
         self.processes.by_first(lambda: self._log(metrics, groups, advantages, noted))
-        for warning in self._watch.look(metrics, self.cfg.steps - self.done):
+        for warning in self.watch.look(metrics, self.cfg.steps - self.done):
             log.warning("step %d: %s", self.done, warning)
         self._require_updates(metrics.get("optim/skipped", 0.0), metrics.get("optim/updates", 1.0))
+        self.limits.tokens += tokens
+        self.limits.seconds += timer.seconds["step"]
+        self._look_at_limits()
 
     def _log(
         self,
@@ -228,10 +244,19 @@ class Trainer:
         if not self.evaluation.problems:
             return
         self.owes_evaluation = True  # until it is logged
-        self.source.settle()
-        self._evaluated, rows = self.evaluation()
+        timer = Timer()
+        with timer("evaluation"):
+            self.source.settle()
+            self._evaluated, rows = self.evaluation()
         self.processes.by_first(lambda: self._log_eval(rows))
-        self.owes_evaluation = False
+        self.owes_evaluation, self._evaluated_at = False, self.done
+        self.limits.seconds += timer.seconds["evaluation"]
+        best = self.limits.evaluated(self.done, self._evaluated)
+        self._look_at_limits()
+        if best and self.cfg.keep_best:
+            self._save()
+            if self._saved == self.done:
+                self.processes.by_first(lambda: self.checkpoints.point_best_to(self.done))
 
     def _log_eval(self, rows: list[dict[str, Any]]) -> None:
         for logger in self.loggers:
@@ -257,6 +282,7 @@ class Trainer:
             "last": self.last,
             "skipped": self.skipped,
             "owes_evaluation": self.owes_evaluation,
+            "limits": self.limits.state_dict(),
             "sampled_by": dict(self.sampled_by),
             "threads": threads.computing(),
         }

@@ -18,7 +18,13 @@ STEPS = 10
 class Watch:
     """Remembers the last steps; `look` returns the warnings that they give rise to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, samples: bool = True) -> None:
+        """Remember nothing yet.
+
+        Args:
+            samples: Whether steps learn from samples: rules about rewards look at them then.
+        """
+        self._samples = samples
         self._steps: deque[Mapping[str, float]] = deque(maxlen=STEPS)
         self._memory: deque[float] = deque(maxlen=rules.MEMORY)
         self._best, self._since = 0.0, 0
@@ -34,7 +40,7 @@ class Watch:
         self._steps.append(metrics)
         found = [*rules.not_finite(Stretch(steps=[metrics], limits=WINDOW))]
         found += self._leak(metrics, ahead)
-        if len(self._steps) == STEPS:
+        if self._samples and len(self._steps) == STEPS:
             found += self._in_the_window()
         new = [symptom for symptom in found if (symptom.name, symptom.part) not in self._said]
         self._said |= {(symptom.name, symptom.part) for symptom in found}

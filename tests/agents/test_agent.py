@@ -21,7 +21,9 @@ from grpo_agent.loss_options import OFF_POLICY
 from grpo_agent.losses import LossInputs
 from grpo_envs.config.composition import compose_run
 from grpo_envs.config.model import LoraConfig
+from grpo_envs.config.scheduled import value_at
 from grpo_envs.env.plugins import conf_dir
+from grpo_envs.training.agent import Plan
 from grpo_envs.types import Completion, Group, Reward
 from grpo_policy.adapters import add_adapters
 from grpo_policy.batch import Batch, collate
@@ -773,6 +775,49 @@ def test_warm_up_is_linear(random_policy: Policy) -> None:
     given = groups(random_policy, [[1.0, 0.0, 0.0, 0.0]])
     rates = [agent.update(given)[0]["optim/lr"] for _ in range(5)]
     assert rates == pytest.approx([1e-4, 2e-4, 3e-4, 4e-4, 4e-4])
+
+
+SCHEDULED = {
+    "clip_low": (0.9, 0.001),
+    "clip_high": (0.9, 0.001),
+    "beta": (0.1, 0.5),
+    "entropy": (0.0, 0.3),
+    "temperature": (1.0, 0.6),
+}
+
+
+@pytest.mark.parametrize("key", SCHEDULED)
+def test_a_schedule_trains_as_its_values_do_one_after_another(
+    random_policy: Policy, key: str
+) -> None:
+    given = groups(random_policy)
+    start, (first, then) = weights(random_policy), SCHEDULED[key]
+
+    def agent(value: Any) -> GrpoAgent:
+        if key == "temperature":
+            one = agent_of(random_policy, temperature=first, epochs=2)
+            plan = Plan(temperature=value)
+            decoding = Decoding(max_new_tokens=MAX_TOKENS, temperature=value_at(value, 1))
+            return GrpoAgent(random_policy, one.cfg, Accelerator(cpu=True), decoding, plan=plan)
+        return agent_of(random_policy, epochs=2, loss=LossConfig(**{key: value}))
+
+    scheduled = agent({0: first, 2: then})
+    shown = [scheduled.update(given)[0][f"schedule/{key}"] for _ in range(3)]
+    assert shown == [first, then, then]
+    expected = weights(random_policy)
+    random_policy.model.load_state_dict(start, strict=False)
+    before, after = agent(first), agent(then)
+    metrics, _ = before.update(given)
+    assert not any(name.startswith("schedule/") for name in metrics)
+    after.load_state_dict(deepcopy(before.state_dict()))
+    after.update(given)
+    after.update(given)
+    same(expected, weights(random_policy))
+    random_policy.model.load_state_dict(start, strict=False)
+    unchanged = agent(first)
+    for _ in range(3):
+        unchanged.update(given)
+    assert apart(expected, weights(random_policy)) > 1e-7
 
 
 def test_gradients_are_clipped(random_policy: Policy) -> None:

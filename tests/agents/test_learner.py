@@ -9,9 +9,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from transformers import get_scheduler
 
 from grpo_policy.batch import Batch, collate
 from grpo_policy.learner import Learner, LearnerSettings, OutOfMemory, Scored
+from grpo_policy.optimizers import share_of_peak
 from grpo_policy.policy import Policy
 from tests.agents.test_agent import made, same, weights
 
@@ -99,6 +101,39 @@ def test_a_step_has_an_update_for_each_batch_and_moves_the_schedule_once(
     metrics = learner.learn([(batch, reinforce)] * 3)
     assert (metrics["optim/updates"], metrics["optim/lr"]) == (3, 2.5e-4)
     assert (learner.steps, learner.schedule.last_epoch, random_policy.version) == (1, 1, 3)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_a_learning_rate_falls_as_transformers_has_it(random_policy: Policy, name: str) -> None:
+    """Without a warm-up it is that of `get_scheduler` from the first step to the last."""
+    batch = batch_of(random_policy)
+    learner = learner_of(random_policy, lr_schedule=name, steps=6)
+    rates = [learner.learn([(batch, reinforce)])["optim/lr"] for _ in range(6)]
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1e-3)
+    oracle = get_scheduler(name, optimizer, num_warmup_steps=0, num_training_steps=6)
+    expected = []
+    for _ in range(6):
+        expected.append(oracle.get_last_lr()[0])
+        optimizer.step()
+        oracle.step()
+    assert rates == pytest.approx(expected)
+    assert rates[0] == 1e-3
+
+
+def test_a_warm_up_is_a_share_of_the_steps_and_the_fall_ends_where_it_should() -> None:
+    numbers = {"lr": 1.0, "lr_schedule": "linear", "steps": 10, "lr_end": 0.2, "warmup_steps": 0.2}
+    settings = LearnerSettings(**numbers)
+    shares = [share_of_peak(step, settings) for step in (0, 1, 2, 6, 9, 10, 11)]
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1.0, 0.6, 0.3, 0.2, 0.2])
+    constant = dataclasses.replace(settings, lr_schedule="constant")
+    assert [share_of_peak(step, constant) for step in (1, 2, 9)] == [2 / 3, 1.0, 1.0]
+
+
+def test_adam_is_made_with_the_betas_and_the_epsilon(random_policy: Policy) -> None:
+    learner = learner_of(random_policy, adam_betas=(0.8, 0.95), adam_eps=1e-3)
+    (group,) = learner.optimizer.param_groups
+    assert (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-3)
 
 
 def test_the_version_counts_updates_that_changed_weights(random_policy: Policy) -> None:

@@ -336,13 +336,3 @@ def test_a_bf16_model_trains_float32_adapters(tmp_path: Path) -> None:
         assert value.equal(after[name])
     for name, value in again.trained_weights().items():
         assert value.equal(now[name]), "to the last bit, not those of bf16"
-
-
-def test_adapters_alone_are_no_model_to_start_from(tmp_path: Path) -> None:
-    """A LoRA run's checkpoint as model.path, not as resume: nothing in it could be trained."""
-    made = trainer(tmp_path / "first", "trainer.steps=1")
-    made._save()
-    for rank in (0, 4):
-        where = [f'model.path="{made.checkpoints.last}"', f"model.lora.rank={rank}"]
-        with pytest.raises(ConfigError, match=r"^model\.path=.*adapter"):
-            trainer(tmp_path / "second", *where)

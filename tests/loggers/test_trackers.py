@@ -228,6 +228,34 @@ def test_a_run_and_its_resume_are_one_run_in_every_one_of_them(tmp_path: Path) -
 
 
 @EVERY_TRACKER
+def test_name_tags_and_notes_go_along(made: type[Tracker], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    about = {"name": "baseline", "tags": ["paper", "lr sweep"], "notes": "the first row of table 2"}
+    RunFolder(run).claim(CONFIG, [], about)
+    one = made(run, 1, 0)
+    one.log(1, {"reward/mean": 0.5})
+    one.close()
+    if made is WandbLogger:
+        (path,) = run.glob("wandb/offline-run-*/*.wandb")
+        sent = [record.run for record in written(path) if record.HasField("run")][-1]
+        found: Any = (sent.display_name, [*sent.tags], sent.notes)
+    elif made is MlflowLogger:
+        client = import_module("mlflow").MlflowClient()
+        experiment = client.get_experiment_by_name("grpo-envs")
+        (held,) = client.search_runs([experiment.experiment_id])
+        tags = [tag for tag in held.data.tags if not tag.startswith("mlflow.")]
+        found = (
+            held.info.run_name,
+            sorted(tags, reverse=True),
+            held.data.tags["mlflow.note.content"],
+        )
+    else:
+        config = in_trackio(run).config
+        found = tuple(config[f"run.{key}"] for key in about)
+    assert found == tuple(about.values())
+
+
+@EVERY_TRACKER
 def test_steps_that_are_made_again_are_there_once(made: type[Tracker], tmp_path: Path) -> None:
     """A run that was killed after step 3 goes on from the checkpoint of step 2."""
     RunFolder(tmp_path / "run").claim(CONFIG, [])

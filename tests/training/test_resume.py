@@ -46,7 +46,11 @@ SMALL = [
     *("agent.group_size=4", "sampler.max_new_tokens=24", "agent.lr=1e-3"),
 ]
 KINDS = {
-    "quick": ["trainer.eval_samples=2"],
+    "quick": [
+        *("trainer.eval_samples=2", "agent.lr_schedule=cosine", "agent.warmup_steps=2"),
+        *("agent.adam_betas=[0.8,0.9]", "sampler.temperature={0: 1.0, 3: 0.7, 5: 0.9}"),
+        *("agent.loss.clip_low={0: 0.2, 4: 0.01}", "agent.loss.beta={0: 0.1, 4: 0.5}"),
+    ],
     "plain": ["trainer.eval_samples=2"],
     "lora": ["model.lora.rank=2"],
     "four updates a step": ["agent.epochs=2", "agent.minibatches=2", "agent.loss.beta=0"],
@@ -56,7 +60,7 @@ KINDS = {
         *("agent.sync_reference_every=2", "agent.group_size=2", "sampler.temperature=0.3"),
     ],
     "flat groups are replaced": ["agent=dapo", "agent.minibatches=1"],
-    "a lag": ["trainer.lag=2", "agent.minibatches=2"],
+    "a lag": ["trainer.lag=2", "agent.minibatches=2", "sampler.temperature={0: 1.0, 5: 0.7}"],
 }
 PLACES: dict[str, tuple[type, str, int]] = {
     "sampling": (Stop, "check", 60),

@@ -1,0 +1,73 @@
+"""Which evaluation was the best, and why a run ends before its last step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+from grpo_envs.config.schema import TrainerConfig
+
+
+@dataclass(slots=True)
+class Limits:
+    """Counts what the keys `trainer.target`, `patience`, `max_minutes` and `max_tokens` limit."""
+
+    cfg: TrainerConfig
+    best: float = -inf
+    """The highest value of `trainer.sweep_metric` in the evaluations so far."""
+    best_step: int = 0
+    """After which it was found."""
+    since: int = 0
+    """Evaluations since then."""
+    value: float = -inf
+    """In the last evaluation."""
+    tokens: int = 0
+    """Sampled for training."""
+    seconds: float = 0.0
+    """That steps and evaluations took, in all sessions of the run."""
+    _saved: tuple[str, ...] = field(
+        default=("best", "best_step", "since", "value", "tokens", "seconds"), repr=False
+    )
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a limit at all."""
+        cfg = self.cfg
+        return cfg.target is not None or bool(cfg.patience or cfg.max_minutes or cfg.max_tokens)
+
+    def evaluated(self, step: int, metrics: dict[str, float]) -> bool:
+        """Take an evaluation; return whether it is the best so far."""
+        if self.cfg.sweep_metric not in metrics:
+            return False
+        self.value = metrics[self.cfg.sweep_metric]
+        if self.value > self.best:
+            self.best, self.best_step, self.since = self.value, step, 0
+            return True
+        self.since += 1
+        return False
+
+    def reached(self) -> str:
+        """Return which limit ends the run, in one line; '' where none does."""
+        cfg, name = self.cfg, self.cfg.sweep_metric
+        if cfg.target is not None and self.value >= cfg.target:
+            return f"trainer.target={cfg.target:g}: {name} is {self.value:.4g}"
+        if 0 < cfg.patience <= self.since:
+            return (
+                f"trainer.patience={cfg.patience}: {name} has not risen in {self.since} "
+                f"evaluations; the best was {self.best:.4g} after step {self.best_step}"
+            )
+        if 0 < cfg.max_minutes <= self.seconds / 60:
+            return f"trainer.max_minutes={cfg.max_minutes:g}: it took {self.seconds / 60:.1f}"
+        if 0 < cfg.max_tokens <= self.tokens:
+            return f"trainer.max_tokens={cfg.max_tokens}: {self.tokens} tokens were sampled"
+        return ""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs: numbers only."""
+        return {name: getattr(self, name) for name in self._saved}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting; a checkpoint of the version before has nothing."""
+        for name in self._saved:
+            setattr(self, name, state.get(name, getattr(self, name)))
