@@ -24,8 +24,8 @@ ENVIRONMENTS = ", ".join(sorted(path.stem for path in conf_dir().glob("env/*.yam
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_converts(option: str) -> None:
-    extra = ["model.path=somewhere"] if option == "model=hf" else []
-    assert isinstance(compose_run([option, *extra]), RunConfig)
+    needed = {"model=hf": ["model.path=somewhere"], "agent=distill": ["agent.teacher=somewhere"]}
+    assert isinstance(compose_run([option, *needed.get(option, [])]), RunConfig)
 
 
 @pytest.mark.parametrize("path", sorted(conf_dir().rglob("*.yaml")), ids=lambda p: p.name)
