@@ -22,6 +22,7 @@ version = release = version_of("grpo-envs")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 root_doc = "docs/README"
 include_patterns = ["*.md", "docs/*.md", "docs/*.png", "agents/README.md", "envs/README.md"]
+highlight_language = "none"  # what commands print is not Python
 html_theme = "furo"
 html_title = "grpo-envs"
 default_role = "code"  # docstrings write `names` as Markdown does

@@ -7,9 +7,7 @@ filtered; "drawn": plotly is loaded and draws the charts that are in view.
 """
 
 import json
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +15,9 @@ from statistics import median
 
 from grpo_envs.report import write_report
 from grpo_envs.runs.record import read_record
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.support.tab import opened
 
 RUN = Path(__file__).parent.parent / "data" / "runs" / "healthy"
 _TEXT = "<think>{}</think><answer>{}</answer>"
@@ -39,15 +40,11 @@ def make_page(folder: Path, completions: int) -> Path:
 def open_page(page: Path) -> dict[str, int]:
     """Return the milliseconds until it was ready and drawn."""
     profile = page.parent / "profile"
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    done = subprocess.run(
-        [*command, f"--user-data-dir={profile}", f"file://{page}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    with opened(f"file://{page}", profile) as tab:
+        tab.until("document.body.dataset.drawn")
+        found = {name: int(tab.js(f"document.body.dataset.{name}")) for name in ("ready", "drawn")}
     shutil.rmtree(profile)
-    return {name: int(ms) for name, ms in re.findall(r'data-(ready|drawn)="(\d+)"', done.stdout)}
+    return found
 
 
 def main() -> None:

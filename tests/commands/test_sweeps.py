@@ -229,6 +229,7 @@ def test_jobs_that_share_a_terminal_name_their_lines(tmp_path: Path) -> None:
         assert f"failed: env.level={level}. Allowed: 1, 2, 3, 4, 5." in line
 
 
+@pytest.mark.slow
 def test_a_sweeper_is_told_the_objective(tmp_path: Path) -> None:
     """Optuna looks for the better of two runs that are done already."""
     pytest.importorskip("optuna")
