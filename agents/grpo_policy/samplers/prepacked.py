@@ -1,8 +1,8 @@
-"""Weights in the layout of oneDNN's matrix products, while a CPU samples with them.
+"""Weights in the memory layout of oneDNN's matrix products, while a CPU samples.
 
-A sampled token multiplies every matrix with a few rows, so that reading the matrices decides how
-long it takes. oneDNN reads one fastest that has been brought into its layout before (prepacked).
-The copies take as much memory as gradients do afterwards, and are gone by then.
+A sampled token multiplies each matrix by a few rows only, so most of its time goes into reading the
+matrices. oneDNN reads a matrix fastest if it was reordered into oneDNN's own layout (prepacked). The
+copies take as much memory as the gradients of these weights, and are freed before the update.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 _DTYPES = (torch.float32, torch.bfloat16)
 LEAST = 4 << 20
-"""Numbers in a model's matrices from which on it gains: fewer stay in a CPU's caches."""
+"""Numbers that the matrices of a model have, at least: smaller ones stay in a CPU's caches, and gain
+nothing."""
 
 
 @contextmanager
 def prepacked(model: nn.Module) -> Iterator[None]:
-    """Let linear layers compute with prepacked copies of their weights for a while.
+    """Let linear layers on a CPU compute with prepacked copies of their weights for a while.
 
-    The weights must not change meanwhile. Results differ from those of the layers in their last
-    bits.
+    The weights must not change meanwhile. Results differ from those of the layers by rounding.
 
     Args:
-        model: Its `linear_layers` on a CPU get a `forward` of their own for the while.
+        model: Its `linear_layers` have a `forward` of their own until the context ends.
     """
     layers = [layer for layer in linear_layers(model) if layer.weight.is_cpu]
     if not torch.backends.mkldnn.is_available():
@@ -44,10 +44,10 @@ def prepacked(model: nn.Module) -> Iterator[None]:
 
 
 def linear_layers(model: nn.Module) -> list[nn.Linear]:
-    """Return the layers of a model that are worth a copy, whatever the device.
+    """Return the layers of a model that `prepacked` makes copies for, on any device.
 
-    They are trained, one matrix each, and nothing has been added to them: what is frozen has no
-    gradients whose memory a copy could take. All of them together are large.
+    Each is one matrix, without hooks or adapters, and is trained: the copy of a frozen matrix would
+    take memory that no gradient needs later. A small model has none.
     """
     found = [layer for layer in model.modules() if _is_plain(layer)]
     return found if sum(layer.weight.numel() for layer in found) >= LEAST else []
@@ -63,7 +63,7 @@ def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
 def _forward(
     plain: Callable[[Tensor], Tensor], packed_OI: Tensor, bias_O: Tensor | None, x: Tensor
 ) -> Any:
-    """Return what the layer makes of `x` (..., I); where gradients are asked for, by itself."""
+    """Return the layer's output for `x` (..., I); with gradients its own `forward` computes it."""
     if torch.is_grad_enabled() or x.dtype != packed_OI.dtype:
         return plain(x)
     return torch.ops.mkldnn._linear_pointwise(x, packed_OI, bias_O, "none", [], "")
