@@ -1,8 +1,9 @@
 """Weights in the memory layout of oneDNN's matrix products, while a CPU samples.
 
-A sampled token multiplies each matrix by a few rows only, so most of its time goes into reading the
-matrices. oneDNN reads a matrix fastest if it was reordered into oneDNN's own layout (prepacked). The
-copies take as much memory as the gradients of these weights, and are freed before the update.
+A sampled token multiplies each matrix by a few rows only, so most of its time goes into reading
+the matrices. oneDNN reads a matrix fastest if it was reordered into oneDNN's own layout
+(prepacked). The copies take as much memory as the gradients of these weights, and are freed before
+the update.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from torch import Tensor, nn
 
 _DTYPES = (torch.float32, torch.bfloat16)
 LEAST = 4 << 20
-"""Numbers that the matrices of a model have, at least: smaller ones stay in a CPU's caches, and gain
-nothing."""
+"""Numbers in a model's matrices, at least: smaller ones stay in a CPU's caches and gain nothing."""
 
 
 @contextmanager
