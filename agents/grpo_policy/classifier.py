@@ -80,7 +80,7 @@ class Classifier:
         label: int,
         batch: int,
     ) -> list[float | Exception]:
-        """Return the score of each episode: a logit where there is one label, else a probability.
+        """Return the score of each episode: a logit if there is one label, else a probability.
 
         Args:
             problems: Of each episode.
@@ -148,7 +148,7 @@ def classifier(path: str, revision: str | None, device: str, dtype: str) -> Clas
     Args:
         path: A folder or a hub id.
         revision: Of a hub id.
-        device: As torch calls it, or auto: the process's GPU where there is one.
+        device: As torch calls it, or auto: the process's GPU if there is one.
         dtype: fp32, bf16, fp16, or auto: bf16 on a GPU, fp32 on a CPU.
 
     Raises:

@@ -39,12 +39,12 @@ class RewardModel:
         batch: int = 16,
         revision: str | None = None,
     ) -> None:
-        """Load the model, where this process has not loaded it yet.
+        """Load the model, unless this process has it already.
 
         Args:
             model: A folder or a hub id.
             label: The name or number of a label, for a model that has several.
-            device: cpu, cuda, cuda:1, ...; auto: a GPU where there is one.
+            device: cpu, cuda, cuda:1, ...; auto: a GPU if there is one.
             dtype: Of the weights; auto: bf16 on a GPU, fp32 on a CPU.
             batch: Episodes of a forward pass.
             revision: Of a hub id.

@@ -40,7 +40,7 @@ class EndpointFailed(GrpoEnvsError, RuntimeError):
 
 
 class _Passing(EndpointFailed):
-    """Another try may succeed, after so many seconds where the server says so."""
+    """Another try may succeed, after so many seconds if the server says so."""
 
     def __init__(self, text: str, wait: float | None = None) -> None:
         super().__init__(text)
@@ -188,7 +188,7 @@ class Replies:
         return hashlib.sha256(sent.encode()).hexdigest()
 
     def get(self, key: str) -> str | None:
-        """Return the reply that is kept, None where there is none."""
+        """Return the reply that is kept, or None if there is none."""
         if not self.kept:
             return None
         try:
@@ -198,7 +198,7 @@ class Replies:
         return found if isinstance(found, str) else None
 
     def put(self, key: str, reply: str) -> None:
-        """Keep a reply; where the disk refuses it, that is a warning."""
+        """Keep a reply; if the disk refuses it, that is a warning."""
         if not self.kept:
             return
         path = _place(key)

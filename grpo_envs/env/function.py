@@ -29,7 +29,7 @@ class Function:
     asks: frozenset[str] = frozenset()
     """What it wants to know beside problem and answer: names in `MEMBERS`."""
     timeout: float = TIMEOUT
-    """Seconds that it may take: for an answer, or for all where it takes all at once."""
+    """Seconds that it may take: for an answer, or for all if it takes all at once."""
     columns: frozenset[str] = frozenset()
     """Columns of a dataset that it cannot do without."""
 
@@ -49,7 +49,7 @@ class Function:
         Args:
             problems: Of each answer.
             answers: To be graded.
-            scored: What is known of each answer, where the function asks.
+            scored: What is known of each answer, if the function asks.
         """
         pairs = [(problems, answers)] if self.whole else zip(problems, answers, strict=True)
         known = {name: [getattr(each, name) for each in scored] for name in sorted(self.asks)}

@@ -161,7 +161,7 @@ def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def signature(target: Callable[..., Any]) -> inspect.Signature:
-    """Return the signature, its annotations evaluated where their names are known."""
+    """Return the signature, its annotations evaluated if their names are known."""
     try:
         return inspect.signature(target, eval_str=True)
     except NameError:  # an annotation that only type checkers import

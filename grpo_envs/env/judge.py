@@ -2,7 +2,7 @@
 
     env.rewards={judge: {url: "http://HOST:8000/v1", model: NAME, scale: [0, 10]}}
 
-It is asked about whole episodes, when they are over. What it is sent holds the gold answer where
+It is asked about whole episodes, when they are over. What it is sent holds the gold answer if
 the prompt has {gold}. Texts that the policy wrote stand between marks which the policy cannot
 know, and the judge is told that they are data; a policy may find words that move a judge all the
 same (docs/rewards.md).
@@ -79,12 +79,12 @@ class Judge:
         Args:
             url: Of the endpoint, as OpenAI's clients take it: http://HOST:PORT/v1.
             model: Its name there.
-            prompt: What the judge is asked, with {completion} and, where wanted, {prompt}, {gold},
+            prompt: What the judge is asked, with {completion} and, if wanted, {prompt}, {gold},
                 {least} and {most}.
             scale: [least, most] of the grade, mapped to [0, 1]; a factor f stands for [0, 1/f].
             key: The environment variable that holds the API key; None for no key.
             concurrency: Requests at once.
-            retries: Further tries where the endpoint fails, with waits that double.
+            retries: Further tries if the endpoint fails, with waits that double.
             timeout: Seconds that a try may take.
             body: More fields of the request: `{max_tokens: 500}`; null leaves one out.
             cache: Whether replies are kept on disk: what was asked once is not asked again.

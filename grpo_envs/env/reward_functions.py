@@ -63,7 +63,7 @@ def grouped(function: F) -> F:
     - `rewards`, `parts`, `right`: see `Scored`.
     - `episodes`: the turns of the episode (`Turn`).
 
-    Members whose grading failed are left out. Where the function raises, or returns what is not
+    Members whose grading failed are left out. If the function raises, or returns what is not
     one finite number for each member, the rewards concerned are invalid.
     """
     function.grouped = True  # type: ignore[attr-defined]
@@ -174,7 +174,7 @@ def _function(name: str, said: Mapping[str, Any], declared: Mapping[str, float])
 
 
 def _made(kind: type[Any], said: Mapping[str, Any], key: str) -> Any:
-    """Return an instance of a class; it is told of `scale` and `timeout` where it takes them."""
+    """Return an instance of a class; it is told of `scale` and `timeout` if it takes them."""
     ours = SHAPING if getattr(kind, "keeps_time", False) else (*SHAPING, "timeout")
     own = signature(kind).parameters
     options = {name: value for name, value in said.items() if name in own or name not in ours}

@@ -305,7 +305,8 @@ def test_a_rollout_has_them_in_its_groups() -> None:
 
 
 def test_a_mixture_has_its_own_and_those_of_its_members() -> None:
-    of = {"sums": {"env": "math", "rewards": {"length_among_right": -0.5}}, "countdown": 1}
+    own = {"length_among_right": -0.5, "brief": 0}
+    of = {"sums": {"env": "math", "rewards": own}, "countdown": 1}
     env = grpo_envs.make("mixture", of=of, rewards={"ranked": 0.1})
     seeds = range(20)
     sums = next(seed for seed in seeds if env.problem(seed).meta["env"] == "sums")
@@ -324,6 +325,9 @@ def test_a_mixture_has_its_own_and_those_of_its_members() -> None:
     bare = alone.reply_batch([alone.problem(0)], [[Turn(action=alone.problem(0).solution)]])
     assert rewards[1] == pytest.approx(bare[0].reward.total + 0.1)
     assert rewards[0] == pytest.approx(bare[0].reward.total + 0.1 - 0.5)
+    total = bare[0].reward.total
+    assert calls[0][2] == [total, total, 0.0]  # by the weights of its own environment
+    assert list(calls[0][3][0]) == ["correct", "format"]
 
 
 # Batched functions that ask
