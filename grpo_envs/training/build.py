@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,23 +82,13 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     done, state = _resume(agent, policy, cfg, checkpoints) if cfg.resume else (0, {})
     sampler = make_sampler(cfg, policy, accelerator, ahead=cfg.trainer.lag > 0)
     finder = Demonstrations if cfg.agent.imitates else Room
-    room = _room(cfg, envs.train.env, policy.chat, finder)
-    log_start(cfg, parts, agent, room)
+    log_start(cfg, parts, agent, room := _room(cfg, envs.train.env, policy.chat, finder))
     place_graders(cfg, envs.train, accelerator.device.type)
     stop = Stop(patient=processes.count == 1)
     source = make_source(cfg, parts, sampler, envs.train, room=room, stop=stop, processes=processes)
     if state:
         source.load_state_dict(state["source"])
         envs.train.env.load_state_dict(state["env"])
-    evaluate = partial(
-        make_evaluation, cfg, policy, sampler=sampler, tick=stop.check, processes=processes
-    )
-    evaluation = Evaluations(
-        evaluate((envs.held_out, envs.problems)),
-        {name: evaluate(other) for name, other in envs.others.items()},
-    )
-    limits = Limits(cfg.trainer)
-    limits.load_state_dict(state.get("limits", {}))
     return Trainer(
         cfg=cfg.trainer,
         agent=agent,
@@ -107,7 +96,7 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         env=envs.train.env,
         source=source,
         sampler=sampler,
-        evaluation=evaluation,
+        evaluation=_evaluations(cfg, policy, envs, sampler, stop=stop, processes=processes),
         loggers=_loggers(cfg, out, done) if processes.first else [],
         checkpoints=checkpoints,
         decisive=cfg.decisive(),
@@ -117,10 +106,27 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
         stop=stop,
         processes=processes,
         utilisation=Utilisation.of(policy, accelerator, cfg.agent),
-        limits=limits,
+        limits=Limits.of(cfg.trainer, state.get("limits", {})),
         watch=Watch(samples=not cfg.agent.imitates),
         **{key: state[key] for key in RESUMED if key in state},
     )
+
+
+def _evaluations(
+    cfg: RunConfig,
+    policy: Policy,
+    envs: Envs,
+    sampler: Sampler,
+    *,
+    stop: Stop,
+    processes: Processes,
+) -> Evaluations:
+    held_out = {"": (envs.held_out, envs.problems), **envs.others}
+    made = {
+        name: make_evaluation(cfg, policy, each, sampler, tick=stop.check, processes=processes)
+        for name, each in held_out.items()
+    }
+    return Evaluations(made.pop(""), made)
 
 
 def _parts(cfg: RunConfig, policy: Policy, accelerator: Accelerator, decoding: Decoding) -> Parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
+from typing import Any, Self
 
 from grpo_envs.config.schema import TrainerConfig
 
@@ -29,6 +29,13 @@ class Limits:
     _saved: tuple[str, ...] = field(
         default=("best", "best_step", "since", "value", "tokens", "seconds"), repr=False
     )
+
+    @classmethod
+    def of(cls, cfg: TrainerConfig, state: dict[str, Any]) -> Self:
+        """Return the limits of a run that goes on from a state; {} for one that begins."""
+        made = cls(cfg)
+        made.load_state_dict(state)
+        return made
 
     @property
     def any(self) -> bool:

@@ -41,24 +41,10 @@ def make_source(
         processes: Those that share the problems of a step.
     """
     policy, leave = parts.policy, Stop() if cfg.trainer.lag else stop
-    if isinstance(room, Demonstrations):
-        return InStep(
-            rollout=processes.shared(room),
-            room=room,
-            prompts=cfg.trainer.prompts_per_step,
-            seed=cfg.seed,
-            flat=cfg.agent.flat,
-            max_invalid=cfg.trainer.max_invalid_fraction,
-            publish=lambda: _publish(policy, sampler),
-        )
     rollout = Rollout(env, policy.chat, sampler, parts.decoding, cfg.seed, tick=leave.check)
-
-    def begin(step: int) -> None:
-        rollout.decoding = training_decoding(cfg, policy, step)
-
     source = InStep(
-        begin=begin,
-        rollout=processes.shared(rollout),
+        begin=lambda step: _begin(rollout, cfg, policy, step),
+        rollout=processes.shared(room if isinstance(room, Demonstrations) else rollout),
         room=room,
         prompts=cfg.trainer.prompts_per_step,
         seed=cfg.seed,
@@ -66,8 +52,9 @@ def make_source(
         flat=cfg.agent.flat,
         max_invalid=cfg.trainer.max_invalid_fraction,
         publish=lambda: _publish(policy, sampler),
-        adapt=env.env.adapt,
     )
+    if not cfg.agent.imitates:  # demonstrations always succeed: nothing to adapt to
+        source.adapt = env.env.adapt
     if not cfg.trainer.lag:
         return source
     return Ahead(
@@ -78,6 +65,11 @@ def make_source(
         stop=stop,
         leave=leave,
     )
+
+
+def _begin(rollout: Rollout, cfg: RunConfig, policy: Policy, step: int) -> None:
+    """Sample as a step is to be sampled: its temperature may change."""
+    rollout.decoding = training_decoding(cfg, policy, step)
 
 
 def _publish(policy: Policy, sampler: Sampler) -> None:
