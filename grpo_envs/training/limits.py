@@ -22,12 +22,14 @@ class Limits:
     """Evaluations since then."""
     value: float = -inf
     """In the last evaluation."""
+    step: int = -1
+    """After which that was: one that is made again, after a resume, counts once."""
     tokens: int = 0
     """Sampled for training."""
     seconds: float = 0.0
     """That steps and evaluations took, in all sessions of the run."""
     _saved: tuple[str, ...] = field(
-        default=("best", "best_step", "since", "value", "tokens", "seconds"), repr=False
+        default=("best", "best_step", "since", "value", "step", "tokens", "seconds"), repr=False
     )
 
     @classmethod
@@ -45,9 +47,9 @@ class Limits:
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> bool:
         """Take an evaluation; return whether it is the best so far."""
-        if self.cfg.sweep_metric not in metrics:
+        if self.cfg.sweep_metric not in metrics or step == self.step:
             return False
-        self.value = metrics[self.cfg.sweep_metric]
+        self.step, self.value = step, metrics[self.cfg.sweep_metric]
         if self.value > self.best:
             self.best, self.best_step, self.since = self.value, step, 0
             return True
