@@ -52,7 +52,7 @@ HEAVY = {
         "training",
         "runtime",
     },
-    "transformers": {"grpo_agent", "grpo_policy", "training"},
+    "transformers": {"grpo_agent", "grpo_policy", "training", "interop"},
     "accelerate": {"grpo_agent", "grpo_policy", "grpo_ppo", "training", "runtime"},
     "peft": {"grpo_policy"},
     "hydra": {"config", "training", "commands"},

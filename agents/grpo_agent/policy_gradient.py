@@ -212,10 +212,8 @@ class PolicyGradientAgent(ABC):
         weight = step.metrics.get("loss/entropy_weight", self.cfg.loss.entropy)
         cfg = replace(self.cfg.loss, entropy=weight)
         update = self.term_log.next_update()
-        chosen = {
-            "singled_BT": singled_out(step, cfg, self.learner.steps),
-            "forks_BT": forks(step, cfg),
-        }
+        singled_BT = singled_out(step, cfg, self.learner.steps)
+        chosen = {"singled_BT": singled_BT, "forks_BT": forks(step, cfg)}
 
         def loss(scored: Scored) -> tuple[Tensor, dict[str, Tensor]]:
             rows_B, batch, logps_BT = scored.rows_B, scored.batch, scored.logps_BT

@@ -5,8 +5,9 @@ A rollout needs no weights: the tokens come from a `Sampler`, the text from a `C
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.runtime.timing import Timer
@@ -108,10 +109,7 @@ class Rollout:
     def _play(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
         size = self.env.group_size
         observations, about = self.env.reset(seed=list(seeds))
-        tools = about["tools"]
-        parts = (observations, about["system_prompt"], about["messages"], tools)
-        asked = zip(*(part[::size] for part in parts), strict=True)
-        prompts = [self.chat.render(*each) for each in asked]
+        prompts, tools = self._prompts(observations, about), about["tools"]
         noise = [(key, i) for key in seeds for i in range(size)]
         with timer("sample"):
             seeds_of_noise = [seed_for(self.seed, *place) for place in noise]
@@ -147,6 +145,14 @@ class Rollout:
             for p, seed in enumerate(seeds)
             if (members := talks[p * size : (p + 1) * size])
         ]
+
+    def _prompts(
+        self, observations: Sequence[str], about: Mapping[str, Any]
+    ) -> list[tuple[int, ...]]:
+        """Return the tokens of each group's prompt."""
+        parts = (observations, about["system_prompt"], about["messages"], about["tools"])
+        asked = zip(*(part[:: self.env.group_size] for part in parts), strict=True)
+        return [self.chat.render(*each) for each in asked]
 
     def _sample(
         self,

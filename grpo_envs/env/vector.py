@@ -51,9 +51,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             raise ConfigError(
                 f"num_envs={num_envs}, group_size={group_size}. Allowed: whole groups, 1 or more."
             )
-        self.env = env
-        self.num_envs = num_envs
-        self.group_size = group_size
+        self.env, self.num_envs, self.group_size = env, num_envs, group_size
         self.single_observation_space = env.observation_space
         self.single_action_space = env.action_space
         self.observation_space = batch_space(env.observation_space, num_envs)
@@ -206,8 +204,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         replies = self._ahead.take(given)
         rest = [i for i in active if i not in replies]
         replies |= zip(rest, self._replies(rest, given), strict=True)
-        terminated = self._over & ~self._cut
-        truncated = self._cut.copy()
+        terminated, truncated = self._over & ~self._cut, self._cut.copy()
         for i, reply in replies.items():
             said, total = reply.observation, reply.reward.total
             self._turns[i].append(Turn(action=actions[i], observation=said, reward=total))

@@ -159,7 +159,7 @@ class Watched:
     def _records(self) -> list[Growing]:
         found = []
         for path, tails in zip(self._paths, self._tails, strict=True):
-            rows = {name: tail.rows for name, tail in tails.items()}
+            rows: dict[str, Any] = {name: tail.rows for name, tail in tails.items()}
             folder = RunFolder(path)
             state = state_of(folder, rows["steps"])
             config, about = folder.config or {}, folder.about

@@ -326,6 +326,7 @@ def test_each_part_is_compared_by_itself() -> None:
     # One group, two parts: A is right in 1 of 4, B in 2 of 4. With the totals 2, 1, 1, 0 members 1
     # and 2 would be alike; the rarer part counts more: (3/4) / (1/2) = 1.5 beside sqrt(3)/2.
     a, b = [1, 0, 0, 0], [1, 1, 1, 0]
+    parts: list[list[dict[str, float] | None]]
     parts = [[{"a": float(x), "b": float(y)} for x, y in zip(a, b, strict=True)]]
     close(by_parts(parts, {}, eps=0.0), oracle_gdpo(parts, AdvantageConfig(name="gdpo", eps=0.0)))
     raw = [1.5 + 0.5, -0.5 + 0.5, -0.5 + 0.5, -0.5 - 1.5]

@@ -147,7 +147,7 @@ def test_a_reference_is_the_moving_average_of_the_policy(random_policy: Policy) 
             expected = {n: 0.75 * v + 0.25 * now[n] for n, v in expected.items()}
         assert agent.learner.reference is not None
         same(weights(agent.learner.reference), expected, 1e-12)
-    assert not any(p.requires_grad for p in agent.learner.reference.parameters())
+        assert not any(p.requires_grad for p in agent.learner.reference.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bf16"])

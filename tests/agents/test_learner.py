@@ -122,7 +122,13 @@ def test_a_learning_rate_falls_as_transformers_has_it(random_policy: Policy, nam
 
 
 def test_a_warm_up_is_a_share_of_the_steps_and_the_fall_ends_where_it_should() -> None:
-    numbers = {"lr": 1.0, "lr_schedule": "linear", "steps": 10, "lr_end": 0.2, "warmup_steps": 0.2}
+    numbers: dict[str, Any] = {
+        "lr": 1.0,
+        "lr_schedule": "linear",
+        "steps": 10,
+        "lr_end": 0.2,
+        "warmup_steps": 0.2,
+    }
     settings = LearnerSettings(**numbers)
     shares = [share_of_peak(step, settings) for step in (0, 1, 2, 6, 9, 10, 11)]
     assert shares == pytest.approx([1 / 3, 2 / 3, 1.0, 0.6, 0.3, 0.2, 0.2])

@@ -11,7 +11,6 @@ from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig
 from grpo_agent.remarks import remarks
 from grpo_envs.config.composition import compose_run
-from grpo_envs.training.agent import term_log_of
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
 from tests.agents.test_agent import EVERY_PRESET, MAX_TOKENS, groups
@@ -40,7 +39,7 @@ def test_the_terms_of_a_preset_are_those_of_its_metrics(name: str, random_policy
     assert ("reference" in rows[0]["terms"]) == (cfg.loss.beta > 0)
     assert {x for row in rows if row["update"] == 1 for x in row["terms"]["ratio"]} == {1.0}
     assert any(abs(x - 1) > 1e-6 for row in rows for x in row["terms"]["ratio"])
-    formulas = term_log_of(agent).formulas  # type: ignore[union-attr]
+    formulas = agent.term_log.formulas
     assert formulas["agent.advantage.name"].startswith(f"{cfg.advantage.name}: ")
     assert all(text.count(":") and len(text) > 20 for text in formulas.values())
 

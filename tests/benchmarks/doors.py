@@ -47,7 +47,7 @@ def in_trl(name: str, episodes: Sequence[Case]) -> Rewards:
 def by_tools(name: str, episodes: Sequence[Case]) -> Rewards:
     """By TRL's environment protocol: each answer is a call."""
     task = Task(name)
-    players = [task.environment_factory() for _ in episodes]
+    players: list[Any] = [task.environment_factory() for _ in episodes]
     rows = task.dataset("train", len(episodes))
     for player, row, case in zip(players, rows, episodes, strict=True):
         player.reset(**row)

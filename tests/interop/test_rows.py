@@ -60,7 +60,7 @@ class SlowEnv(FailingEnv):
 
     def __init__(self) -> None:
         super().__init__()
-        self.go_on, self.waits = threading.Event(), threading.Event()
+        self.go_on, self.begun = threading.Event(), threading.Event()
         self.inside = self.most_inside = 0
 
     def score(self, problem: Problem, answer: str) -> Reward:
@@ -68,7 +68,7 @@ class SlowEnv(FailingEnv):
         self.most_inside = max(self.inside, self.most_inside)
         time.sleep(0.005)
         if answer == "wait":
-            self.waits.set()
+            self.begun.set()
             assert self.go_on.wait(20)
         self.inside -= 1
         return super().score(problem, answer)
@@ -179,7 +179,7 @@ def test_a_slow_environment_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPat
     slow, quick = (rows_of(name, {}, "train", 1)[0] for name in envs)
     with ThreadPoolExecutor(2) as threads:
         waiting = threads.submit(grade, [slow], ["wait"])
-        assert envs["slow"].waits.wait(20)
+        assert envs["slow"].begun.wait(20)
         try:
             (graded,) = threads.submit(grade, [quick], ["1"]).result(20)
             assert not waiting.done()

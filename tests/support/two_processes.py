@@ -65,7 +65,7 @@ def train(out: Path, name: str, processes: Processes = ALONE, *more: str) -> lis
     folder = out / name
     trainer = build(cfg, folder, make_envs(cfg, processes), processes)
     trainer.run()
-    return [answers for answers, _ in trainer.evaluation._players]
+    return [answers for answers, _ in trainer.evaluation.main._players]
 
 
 def config_of(preset: str) -> GrpoConfig:

@@ -604,7 +604,7 @@ def every_third_too_long(made: Trainer) -> None:
         return replace(drawn, prompt="7" * 2100) if seed % 3 == 0 else drawn
 
     made.source.room.env.problem = problem  # type: ignore[attr-defined]
-    made.evaluation.env.problem = problem  # type: ignore[method-assign]
+    made.evaluation.main.env.problem = problem  # type: ignore[method-assign]
 
 
 def test_problems_that_are_too_long_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import GrpoConfig, LossConfig
 from grpo_envs import GroupVectorEnv, Problem, Reward, TextEnv, batched
 from grpo_envs.config.composition import compose_run
-from grpo_envs.env.reward_functions import Function
+from grpo_envs.env.function import Function
 from grpo_envs.env.rewards import score_safely
 from grpo_envs.errors import ConfigError
 from grpo_envs.runs.checkpoint import Checkpoints

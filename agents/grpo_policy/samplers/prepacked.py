@@ -36,7 +36,7 @@ def prepacked(model: nn.Module) -> Iterator[None]:
     try:
         for layer in layers:
             packed_OI = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
-            layer.forward = partial(_forward, layer.forward, packed_OI, layer.bias)
+            vars(layer)["forward"] = partial(_forward, layer.forward, packed_OI, layer.bias)
         yield
     finally:
         for layer in layers:
