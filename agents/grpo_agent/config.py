@@ -40,11 +40,9 @@ class LossConfig:
     region), vespo (soft weight of a completion), one of an installed package, or
     package.module:function."""
     clip_low: Scheduled = 0.2
-    """clipped, clip_cov: the ratio is clipped below 1 - clip_low; gmpo: its logarithm below
-    -clip_low; dppo_*: the divergence that a token may fall by. Or a schedule."""
+    """The objective's bound below: 1 - clip_low of a ratio. Or a schedule."""
     clip_high: Scheduled = 0.2
-    """clipped, clip_cov: the ratio is clipped above 1 + clip_high; gmpo: its logarithm above
-    clip_high; dppo_*: the divergence that a token may rise by. Or a schedule."""
+    """The objective's bound above: 1 + clip_high of a ratio. Or a schedule."""
     dual_clip: float | None = None
     """clipped: where the advantage is negative, the loss is at most dual_clip * -A (3 is usual)."""
     cispo_cap: float = 5.0
@@ -73,8 +71,7 @@ class LossConfig:
     """Share of an update's tokens, those of the highest entropy before the step, at which the
     objective counts (0.2 in "Beyond the 80/20 rule"); below 1 it takes one more forward pass."""
     beta: Scheduled = 0.04
-    """Weight of the KL penalty towards the reference; 0 needs no reference model. Or a
-    schedule."""
+    """Weight of the KL to the reference; 0: none. Or a schedule."""
     kl: str = "k3"
     """Estimator of KL(policy || reference): k1 (reward only), k2, k3 (GRPO), k3_ratio."""
     kl_in: str = "loss"
