@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from grpo_envs.runs.record import Record, Row
 from grpo_envs.runs.statistics import band
 
 _SMOOTH = 5
+_PASS = re.compile(r"eval/pass@\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,15 +138,11 @@ def curves_of(runs: Sequence[Record]) -> Iterator[Curve]:
 
 def _passes(runs: Sequence[Record]) -> list[Curve]:
     """Return pass@k for the largest k that was evaluated."""
-    found = {name for run in runs for row in run.evals for name in row if _is_pass(name)}
+    found = {name for run in runs for row in run.evals for name in row if _PASS.fullmatch(name)}
     most = max(found, key=lambda name: int(name.partition("@")[2]), default=None)
     if most is None:
         return []
     return [Curve(metric=most, title=f"held-out {most.removeprefix('eval/')}", share=True)]
-
-
-def _is_pass(name: str) -> bool:
-    return name.startswith("eval/pass@") and name.partition("@")[2].isdecimal()
 
 
 def half_width_of(metric: str) -> str:
