@@ -324,10 +324,10 @@ def test_an_endpoint_that_is_down_is_not_asked_for_each_answer() -> None:
 
 def test_a_redirect_is_not_followed() -> None:
     with judging(grades) as other:
-        moved = Said(status=307, headers={"Location": f"{other.url}/chat/completions"})
+        moved = Said(status=302, headers={"Location": f"{other.url}/chat/completions"})
         with judging(lambda _: moved) as server:
             (reward,) = step(judged(server.url, key="JUDGE_KEY"), "so 1")
-        assert "HTTP 307" in reward.error
+        assert "HTTP 302" in reward.error
         assert other.requests == []
 
 

@@ -175,7 +175,8 @@ def test_step_needs_reset_before_and_after_an_episode(env: TextEnv) -> None:
         ),
         pytest.param(
             {"rewards": {"corect": 1.0}},
-            "no reward part 'corect'. Allowed: brief, correct, length, repetition. "
+            "no reward part 'corect'. Allowed: brief, correct, judge, length, "
+            "length_among_right, repetition, rm. "
             "Did you mean 'correct'?",
             id="reward part",
         ),
