@@ -336,6 +336,32 @@ def test_what_a_lost_server_owes_is_asked_of_the_others_at_once(
     alike(sampled(made, tiny, how), sample(tiny, prompts(tiny), SEEDS, how))
 
 
+def test_a_thread_that_connects_after_its_server_is_lost_is_broken_off(
+    tiny: Policy, servers: Any, sampler: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its completion has been taken, its connection is not there yet when the others break off."""
+    (one, bad), (two, _) = servers(2).items()
+    made = sampler([one, two], timeout=600.0)
+    connect, first, failed = Server._connect, iter([True]), threading.Event()
+
+    def late(self: Server, *args: Any) -> None:
+        if self.url == one and not next(first, False):
+            assert failed.wait(20)
+            time.sleep(0.3)
+        connect(self, *args)
+
+    def generate(body: dict[str, Any]) -> Any:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("EngineCore encountered an issue.")
+        bad.stopping.wait()
+
+    monkeypatch.setattr(Server, "_connect", late)
+    monkeypatch.setattr(bad, "generate", generate)
+    how = HOW["sampled"]
+    alike(sampled(made, tiny, how), sample(tiny, prompts(tiny), SEEDS, how))
+
+
 def test_threads_ask_for_nothing_after_the_end(tiny: Policy) -> None:
     """Nor does one whose answer came in that moment, so that no call of it could be broken off."""
     server = Server("http://127.0.0.1:9", 1.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 
 from grpo_policy.samplers.vllm.client import Server, ServerLost
@@ -47,15 +47,17 @@ class Round:
             lose: Called with a server that is lost: `servers` does not return it any more.
         """
         left, short = len(self.asked), True
+        lost: set[Server] = set()
         try:
             while left:
+                self._break_off(lost)
                 if short:
                     self._hire(servers())
                 short = False
                 for server, number, news in self._news():
                     if isinstance(news, ServerLost):
                         lose(server, news)
-                        server.abort()  # what else it is asked for goes to the others, too
+                        lost.add(server)
                         short = True
                     elif isinstance(news, Exception):
                         raise news
@@ -65,6 +67,15 @@ class Round:
                 yield None
         finally:
             self._end()
+
+    def _break_off(self, lost: Iterable[Server]) -> None:
+        """End the calls to lost servers: what they were asked for goes to the others.
+
+        Again and again, as long as they have threads: one may connect after its server is lost.
+        """
+        for server in lost:
+            if self._at_work[server]:
+                server.abort()
 
     def _news(self) -> Iterator[tuple[Server, int | None, Written | Exception | None]]:
         """Yield what threads have said meanwhile; wait a moment for the first of it."""
@@ -109,7 +120,6 @@ class Round:
         """End the threads: the calls that are under way are broken off."""
         self._ended.set()
         while any(self._at_work.values()):
-            for server in self._at_work:
-                server.abort()
+            self._break_off(self._at_work)
             for _ in self._news():
                 pass
