@@ -40,7 +40,7 @@ from tests.support.oracle import (
 
 SCORES = [[1.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.0, 0.0], [1.0, 1.0, 0.0, 0.5]]
 MAX_TOKENS = 12
-OTHERS = {"ppo", "distill"}
+OTHERS = {"ppo", "distill", "sft"}
 PRESETS = sorted({path.stem for path in (conf_dir() / "agent").glob("*.yaml")} - OTHERS)
 """Those of GRPO's mechanisms: PPO is another agent, and a distillation needs a teacher."""
 EVERY_PRESET = pytest.mark.parametrize("name", PRESETS)

@@ -112,7 +112,8 @@ class Broken(grpo_envs.TextEnv):
 def test_a_failed_grading_is_invalid_here_too() -> None:
     with playing(ours(Broken())) as env:
         reward = reply(env, env.problem(0), "x").reward
-        assert (reward.valid, reward.error) == (False, "ValueError: the grader broke")
+        assert not reward.valid
+        assert reward.error.endswith("failed; the server's log says why")  # it may hold the gold
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,14 @@ def test_a_browser_follows_a_run(tmp_path: Path) -> None:
 def test_the_command_says_where_and_ends_in_a_line(tmp_path: Path) -> None:
     run, _ = going_on(tmp_path)
     command = [sys.executable, "-m", "grpo_envs.report", str(run), "--watch"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background: ignored
+    try:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/ follows run until Ctrl-C\.\n", line)

@@ -89,7 +89,10 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     package = top / "grpo_envs"
     shutil.copytree(ROOT / "grpo_envs" / "sandbox", package / "sandbox")
     (package / "runtime").mkdir()
-    for name in ("errors.py", "runtime/launch.py"):
+    for name in (
+        "errors.py",
+        *(f"runtime/{name}.py" for name in ("launch", "progress", "terminal")),
+    ):
         shutil.copy(ROOT / "grpo_envs" / name, package / name)
     for folder in (package, package / "runtime"):
         (folder / "__init__.py").touch()

@@ -151,7 +151,7 @@ def test_another_evaluation_has_its_own_problems_and_metrics(tmp_path: Path) -> 
         (["trainer.evaluations={hard: 3}"], "trainer.evaluations.hard=3. Allowed: keys of env*"),
         (
             ["trainer.evaluations={hard: {levl: 3}}"],
-            "trainer.evaluations.hard: *env.levl*Did you mean 'env.level'?",
+            "trainer.evaluations.hard: *env.levl*Did you mean 'level'?",
         ),
     ],
 )

@@ -22,6 +22,7 @@ COMMANDS = [
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     for line in block.splitlines()
     if re.search(r"grpo_envs\.(check|plan|play|report|doctor|evaluate|export_data) ", line)
+    and "--watch" not in line  # which serves until Ctrl-C: tests/report/test_live.py
 ]
 QUICK = ("grpo_envs.doctor", "grpo_envs.report")
 OWN = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
