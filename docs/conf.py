@@ -38,7 +38,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(numpy|pathlib|random|torch|transformers|typing|grpo_\w+)\..*"),
     (
         "py:.*",
-        r"Accelerator|Path|PreTrained\w+|GrpoConfig|PolicyGradientConfig|RunConfig|Unreadable",
+        r"Accelerator|Path|PreTrained\w+|GrpoConfig|PolicyGradientConfig|RunConfig|Shots|Unreadable",
     ),
 ]
 suppress_warnings = ["ref.python"]  # a short name in an annotation that two modules have
