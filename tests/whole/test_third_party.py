@@ -18,7 +18,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 THEIRS = [
-    ROOT / "tests" / "third_party" / name for name in ("acme", "bare", "rival", "broken", "lab")
+    ROOT / "tests" / "third_party" / name
+    for name in ("acme", "bare", "rival", "broken", "lab", "idea")
 ]
 SMALL = [
     *("trainer=smoke", "trainer.eval_problems=4", "agent.group_size=2"),
@@ -276,6 +277,31 @@ def test_a_sweep_over_keys_of_theirs(place: Place) -> None:
     args = [word for word in LAB if word.partition("=")[0] != "sampler.rows"]
     place.grpo("grpo_envs.run", "-m", "env=shout", *args, *sweep, "hydra.sweep.dir=lab")
     assert len(list((place.cwd / "lab").glob("*/done.json"))) == 4
+
+
+def test_an_idea_takes_forty_lines() -> None:
+    package = ROOT / "tests" / "third_party" / "idea" / "short_ideas"
+    sources = [*package.rglob("*.py"), *package.rglob("*.yaml")]
+    assert sum(len(lines(path)) for path in sources) <= 40
+
+
+@pytest.mark.slow
+def test_an_idea_is_swept_by_its_keys(place: Place) -> None:
+    """An advantage, a clip schedule and a reward that sees the group: forty lines of theirs."""
+    place.grpo(
+        *("grpo_envs.run", "-m", "agent=relative", "agent.advantage.options.floor=0.1,0.5"),
+        *("env.rewards={correct: 1.0, format: 0.1, shortest: 0.2}", "agent.group_size=4"),
+        *("trainer=smoke", "trainer.eval_problems=4", "logger.names=[jsonl]"),
+        "hydra.sweep.dir=idea",
+    )
+    runs = sorted((place.cwd / "idea").glob("*/done.json"))
+    assert len(runs) == 2
+    for run in runs:
+        first, second = map(json.loads, lines(run.with_name("metrics.jsonl")))
+        assert (first["schedule/clip_high"], second["schedule/clip_high"]) == (0.2, 0.1)
+        assert 0 <= first["reward/shortest"] <= first["reward/correct"]
+        for row in map(json.loads, lines(run.with_name("completions.jsonl"))):
+            assert row["parts"]["shortest"] <= row["parts"]["correct"]
 
 
 def test_help_has_their_keys(place: Place) -> None:
