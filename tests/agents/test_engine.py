@@ -135,7 +135,7 @@ def test_a_plain_reload_is_seen_to_fail(
     """The head keeps a packed copy of the old weights."""
     made = opened(url, policy)
     made.sync(policy)
-    moved(policy)
+    moved(policy, 0.6)  # far enough to change the answers of the bundled model
     save_weights(policy, tmp_path / "weights", "fp32")
     plain = {"method": "reload_weights", "kwargs": {"weights_path": str(tmp_path / "weights")}}
     Server(url, 60).post("/collective_rpc", plain)
@@ -150,7 +150,7 @@ def test_a_kept_prefix_cache_is_seen_to_fail(
     made.sync(policy)
     version = made._weights
     assert equal(answers(made, policy), policy) == FOUND
-    moved(policy)
+    moved(policy, 0.6)  # far enough to change the answers of the bundled model
     save_weights(policy, tmp_path / "weights", "fp32")
     server.post("/start_weight_update")
     info = {"file": str(tmp_path / "weights" / "model.safetensors")}
