@@ -50,7 +50,7 @@ class Round:
         lost: set[Server] = set()
         try:
             while left:
-                self._break_off(lost)
+                self._abort(lost)
                 if short:
                     self._hire(servers())
                 short = False
@@ -68,12 +68,12 @@ class Round:
         finally:
             self._end()
 
-    def _break_off(self, lost: Iterable[Server]) -> None:
-        """End the calls to lost servers: what they were asked for goes to the others.
+    def _abort(self, servers: Iterable[Server]) -> None:
+        """Abort the calls to these servers as long as they have threads.
 
-        Again and again, as long as they have threads: one may connect after its server is lost.
+        It is called repeatedly: a thread may connect after the calls before were aborted.
         """
-        for server in lost:
+        for server in servers:
             if self._at_work[server]:
                 server.abort()
 
@@ -120,6 +120,6 @@ class Round:
         """End the threads: the calls that are under way are broken off."""
         self._ended.set()
         while any(self._at_work.values()):
-            self._break_off(self._at_work)
+            self._abort(self._at_work)
             for _ in self._news():
                 pass
