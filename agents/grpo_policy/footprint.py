@@ -19,7 +19,7 @@ from grpo_policy.policy import Policy
 from grpo_policy.samplers.budget import Budget, tokens_in
 from grpo_policy.samplers.prepacked import linear_layers
 from grpo_policy.samplers.torch import TorchSampler
-from grpo_policy.scoring import chunk_tokens
+from grpo_policy.scoring import chunk_tokens, packed_copies
 
 SAMPLING, UPDATE = "sampling", "update"
 PHASES = (SAMPLING, UPDATE)
@@ -250,10 +250,13 @@ def _update(
     policy: Policy, job: Job, rows: int, row: int, *, saved: float, extra: float
 ) -> Iterator[Part]:
     """Yield what a micro-batch takes; after the forward pass comes the head, then the backward."""
-    vocabulary = len(policy.model.get_output_embeddings().weight)
-    tokens = min(chunk_tokens(job.device, vocabulary), rows * min(job.answer, row))
+    weight_VD = policy.model.get_output_embeddings().weight
+    tokens = min(chunk_tokens(job.device, len(weight_VD)), rows * min(job.answer, row))
     head = head_work(policy, tokens)
     kept = f"{rows:,} rows x {row:,} tokens, {saved / (rows * row) / 2**20:,.2f} MiB a token"
     text = f"{tokens:,} tokens scored at once" if head > extra else "the largest layer, backward"
     for name, size, how in (("activations", saved, kept), ("scratch", max(head, extra), text)):
         yield Part(name=name, size=size, how=how, phases=(UPDATE,), by_weight=False)
+    if job.device == "cpu" and (copies := packed_copies(weight_VD)):
+        text = f"{copies} copies of the head, in another layout"
+        yield Part(name="packed head", size=copies * weight_VD.nbytes, how=text, phases=(UPDATE,))

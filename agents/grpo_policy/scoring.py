@@ -15,9 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from grpo_policy.packed_matrix import DTYPES, PackedMatrix, can_be_packed
+
 _CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Logits held at once while scoring, by device. A CPU's caches hold 16 MiB of float32 better than
 more; a GPU needs matrices of a thousand rows and more to be busy, and takes 1 GiB for them."""
+_PACKED_NUMBERS = 1 << 20, 8 << 20
+"""The size of a head that a CPU multiplies through packed copies. A smaller head stays in the
+caches; two copies of a larger head would take more memory than the chunks save."""
 
 
 def score_tokens(
@@ -54,6 +59,12 @@ def chunk_tokens(device: str, vocabulary: int) -> int:
     return max(1, _CHUNK_ELEMENTS.get(device, _CHUNK_ELEMENTS["cpu"]) // vocabulary)
 
 
+def packed_copies(weight_VD: Tensor) -> int:
+    """Return how many packed copies of a head a CPU makes while it scores tokens."""
+    least, most = _PACKED_NUMBERS
+    return 2 if weight_VD.dtype in DTYPES and least <= weight_VD.numel() <= most else 0
+
+
 class _Scores(torch.autograd.Function):
     """Scores by chunks; see the formulas at `_gradient`."""
 
@@ -64,9 +75,10 @@ class _Scores(torch.autograd.Function):
         targets_N, *weights = rest
         head, temperature, size, entropy_grad = how
         chunks = zip(hidden_ND.split(size), targets_N.split(size), strict=True)
-        scores = [_score(head(hidden), targets, temperature) for hidden, targets in chunks]
-        logps_N, entropy_N, norms_N = (torch.cat(parts) for parts in zip(*scores, strict=True))
-        ctx.save_for_backward(hidden_ND, targets_N, entropy_N, norms_N, *weights)
+        logits_of = _multiply(head.weight) if _is_plain(head) else head
+        scores = [_score(logits_of(hidden), targets, temperature) for hidden, targets in chunks]
+        logps_N, entropy_N = (torch.cat(parts) for parts in zip(*scores, strict=True))
+        ctx.save_for_backward(hidden_ND, targets_N, entropy_N, *weights)
         ctx.how = how
         if not entropy_grad:
             ctx.mark_non_differentiable(entropy_N)
@@ -75,7 +87,7 @@ class _Scores(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, from_logps_N: Tensor, from_entropy_N: Tensor) -> tuple[Any, ...]:
-        hidden_ND, targets_N, entropy_N, norms_N, *weights = ctx.saved_tensors
+        hidden_ND, targets_N, entropy_N, *weights = ctx.saved_tensors
         head, temperature, size, entropy_grad = ctx.how
         apply = (_plain_head if _is_plain(head) else _any_head)(head)
         to_hidden_ND = torch.empty_like(hidden_ND)
@@ -87,7 +99,6 @@ class _Scores(torch.autograd.Function):
             gradient = _gradient(
                 logits,
                 temperature,
-                norms_N=norms_N[part],
                 targets_N=targets_N[part],
                 from_logps_N=from_logps_N[part],
                 entropy=(entropy_N[part], from_entropy_N[part]) if entropy_grad else None,
@@ -116,6 +127,7 @@ def _is_plain(head: nn.Module) -> bool:
 def _plain_head(head: nn.Module) -> _Head:
     """Multiply by hand, and keep no second gradient of the weights."""
     weight_VD = cast("Tensor", head.weight).detach()
+    logits_of, to_hidden = _multiply(weight_VD), _multiply(weight_VD.T)
 
     def apply(hidden_ND: Tensor) -> tuple[Tensor, _Pull]:
         def pull(gradient_NV: Tensor, to_weights: list[Tensor]) -> Tensor:
@@ -125,11 +137,18 @@ def _plain_head(head: nn.Module) -> _Head:
                     total_VD.add_(low_NV.T @ hidden_ND)
                 else:  # a CPU multiplies sooner in float32 than it adds up another [V, D]
                     total_VD.addmm_(gradient_NV.to(total_VD).T, hidden_ND.to(total_VD))
-            return low_NV @ weight_VD
+            return to_hidden(low_NV)
 
-        return hidden_ND @ weight_VD.T, pull
+        return logits_of(hidden_ND), pull
 
     return apply
+
+
+def _multiply(weight_OI: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return what multiplies rows (N, I) by the matrix: (N, O)."""
+    if can_be_packed(weight_OI) and packed_copies(weight_OI):
+        return PackedMatrix(weight_OI)
+    return lambda x_NI: x_NI @ weight_OI.T
 
 
 def _any_head(head: nn.Module) -> _Head:
@@ -159,26 +178,18 @@ def _precise(logits_NV: Tensor, temperature: float) -> Tensor:
     return precise_NV if temperature == 1 else precise_NV / temperature
 
 
-def _score(
-    logits_NV: Tensor, targets_N: Tensor, temperature: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log-probability, entropy and the logarithm of the softmax's denominator (N each)."""
-    logits_NV = _precise(logits_NV, temperature)
-    top_N1 = logits_NV.amax(dim=-1, keepdim=True)
-    above_NV = logits_NV - top_N1
-    chosen_N = above_NV.gather(1, targets_N[:, None])[:, 0]
-    exp_NV = above_NV.exp()
-    sum_N = exp_NV.sum(dim=-1)
-    mean_N = exp_NV.mul_(above_NV).sum(dim=-1) / sum_N  # of the logits, under the softmax
-    log_sum_N = sum_N.log()
-    return chosen_N - log_sum_N, log_sum_N - mean_N, log_sum_N + top_N1[:, 0]
+def _score(logits_NV: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return log-probability and entropy (N each)."""
+    logps_NV = _precise(logits_NV, temperature).log_softmax(dim=-1)
+    del logits_NV
+    chosen_N = logps_NV.gather(1, targets_N[:, None])[:, 0]
+    return chosen_N, -logps_NV.exp().mul_(logps_NV).sum(dim=-1)
 
 
 def _gradient(
     logits_NV: Tensor,
     temperature: float,
     *,
-    norms_N: Tensor,
     targets_N: Tensor,
     from_logps_N: Tensor,
     entropy: tuple[Tensor, Tensor] | None,
@@ -188,11 +199,12 @@ def _gradient(
     With p = softmax(z / T) and H its entropy, d logp_y / d z = (onehot_y - p) / T and
     d H / d z = -p (log p + H) / T.
     """
-    logps_NV = _precise(logits_NV, temperature) - norms_N[:, None]
+    logits_NV = _precise(logits_NV, temperature)
     if entropy is None:
-        gradient_NV = logps_NV.exp_().mul_(-from_logps_N[:, None])
+        gradient_NV = logits_NV.softmax(dim=-1).mul_(-from_logps_N[:, None])
     else:
         entropy_N, from_entropy_N = entropy
+        logps_NV = logits_NV.log_softmax(dim=-1)
         away_NV = (logps_NV + entropy_N[:, None]) * from_entropy_N[:, None]
         gradient_NV = -logps_NV.exp_() * (from_logps_N[:, None] + away_NV)
     gradient_NV.scatter_add_(1, targets_N[:, None], from_logps_N[:, None])

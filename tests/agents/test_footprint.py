@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from grpo_envs.config.model import LoraConfig, ModelConfig
 from grpo_envs.types import Completion, Group, Reward
+from grpo_policy import scoring
 from grpo_policy.adapters import add_adapters
 from grpo_policy.batch import collate
 from grpo_policy.fake_policy import fake_policy, layers_work, state_bytes
@@ -206,6 +207,18 @@ def test_prepacked_matrices_of_a_large_model_are_counted_while_a_cpu_samples() -
     assert part.phases == (SAMPLING,)
     for other in (replace(job, device="cuda"), replace(job, engine=True)):
         assert "prepacked" not in {part.name for part in planned(other, size="0.6b").parts}
+
+
+def test_packed_copies_of_a_head_are_counted_where_a_cpu_scores(
+    monkeypatch: pytest.MonkeyPatch, found: Footprint
+) -> None:
+    monkeypatch.setattr(scoring, "_PACKED_NUMBERS", (0, 1 << 40))
+    head = load_policy(str(TINY)).model.get_output_embeddings().weight
+    (part,) = [part for part in planned().parts if part.name == "packed head"]
+    assert part.size == 2 * head.nbytes
+    assert part.phases == (UPDATE,)
+    for other in (found, planned(replace(JOB, device="cuda"))):
+        assert "packed head" not in {part.name for part in other.parts}
 
 
 def test_processes_share_masters_and_moments() -> None:

@@ -1,5 +1,6 @@
 """Scoring tokens: against the plain way in value, gradient and memory, and against sampling."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoTokenizer,
     GPT2Config,
@@ -149,6 +151,18 @@ def gradients(policy: Policy) -> dict[str, Tensor]:
     return found
 
 
+class Operations(TorchDispatchMode):
+    """Notes the names of operations."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names = names
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func._overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
 def close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
     assert one
@@ -185,6 +199,32 @@ def test_scores_equal_the_plain_way(
     torch.stack(rows).sum().backward()
     close(got, gradients(policy))
     assert ("lm_head.weight" in got) == (not tied and not lora)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+def test_packed_copies_of_a_head_score_alike(
+    monkeypatch: pytest.MonkeyPatch, tiny: Policy, bf16: bool
+) -> None:
+    """Log-probabilities, entropies and gradients, with a chunk of three tokens."""
+    monkeypatch.setitem(scoring._CHUNK_ELEMENTS, "cpu", 3 * len(tiny.tokenizer))
+    tiny.model.to(torch.bfloat16 if bf16 else torch.float32)
+    used: list[str] = []
+    found: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
+    for sizes in ((1 << 40, 1 << 40), (0, 1 << 40)):
+        monkeypatch.setattr(scoring, "_PACKED_NUMBERS", sizes)
+        with Operations(used):
+            logps_BT, entropy_BT = tiny(ragged(tiny), 0.7)
+            logps_BT.sum().backward()
+        assert ("_linear_pointwise" in used) == (len(found) == 1)
+        found.append((logps_BT, entropy_BT, gradients(tiny)))
+    tokens = int(ragged(tiny).mask_BT.sum())
+    assert used.count("_linear_pointwise") == 3 * math.ceil(tokens / 3)
+    (plain_BT, plain_entropy_BT, plain), (packed_BT, packed_entropy_BT, packed) = found
+    gap = 2e-2 if bf16 else 1e-5
+    torch.testing.assert_close(packed_BT, plain_BT, rtol=gap, atol=gap)
+    torch.testing.assert_close(packed_entropy_BT, plain_entropy_BT, rtol=gap, atol=gap)
+    for name, value in plain.items():
+        assert (packed[name] - value).norm() / value.norm() < gap, name
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])

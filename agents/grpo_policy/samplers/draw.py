@@ -182,10 +182,9 @@ def choose(logits_RV: Tensor, noise_R: Tensor, temperature: float) -> tuple[Tens
     """Return a token and its log-probability for each row."""
     greedy = temperature == _GREEDY
     logits_RV = logits_RV.float() if greedy or temperature == 1 else logits_RV.float() / temperature
-    weights_RV = (logits_RV - logits_RV.amax(dim=-1, keepdim=True)).exp_()
-    tokens_R1 = logits_RV.argmax(dim=-1, keepdim=True) if greedy else invert(weights_RV, noise_R)
-    logps_R1 = (weights_RV.gather(1, tokens_R1) / weights_RV.sum(dim=-1, keepdim=True)).log()
-    return tokens_R1[:, 0], logps_R1[:, 0]
+    probs_RV = logits_RV.softmax(dim=-1)
+    tokens_R1 = logits_RV.argmax(dim=-1, keepdim=True) if greedy else invert(probs_RV, noise_R)
+    return tokens_R1[:, 0], probs_RV.gather(1, tokens_R1)[:, 0].log()
 
 
 def invert(weights_RV: Tensor, noise_R: Tensor) -> Tensor:

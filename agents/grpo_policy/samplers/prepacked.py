@@ -1,9 +1,8 @@
 """Weights in the memory layout of oneDNN's matrix products, while a CPU samples.
 
-A sampled token multiplies each matrix by a few rows only, so most of its time goes into reading
-the matrices. oneDNN reads a matrix fastest if it was reordered into oneDNN's own layout
-(prepacked). The copies take as much memory as the gradients of these weights, and are freed before
-the update.
+A sampled token multiplies each matrix by a few rows only, so packed copies of the matrices save
+time. The copies take as much memory as the gradients of these weights, and are freed before the
+update.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-_DTYPES = (torch.float32, torch.bfloat16)
+from grpo_policy.packed_matrix import DTYPES, PackedMatrix, can_be_packed
+
 LEAST = 4 << 20
 """Numbers in a model's matrices, at least: smaller ones stay in a CPU's caches and gain nothing."""
 
@@ -30,13 +30,11 @@ def prepacked(model: nn.Module) -> Iterator[None]:
     Args:
         model: Its `linear_layers` have a `forward` of their own until the context ends.
     """
-    layers = [layer for layer in linear_layers(model) if layer.weight.is_cpu]
-    if not torch.backends.mkldnn.is_available():
-        layers = []
+    layers = [layer for layer in linear_layers(model) if can_be_packed(layer.weight)]
     try:
         for layer in layers:
-            packed_OI = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
-            vars(layer)["forward"] = partial(_forward, layer.forward, packed_OI, layer.bias)
+            packed = PackedMatrix(layer.weight)
+            vars(layer)["forward"] = partial(_forward, layer.forward, packed, layer.bias)
         yield
     finally:
         for layer in layers:
@@ -56,14 +54,14 @@ def linear_layers(model: nn.Module) -> list[nn.Linear]:
 def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
         return False
-    plain = "forward" not in vars(layer) and layer.weight.dtype in _DTYPES
+    plain = "forward" not in vars(layer) and layer.weight.dtype in DTYPES
     return plain and layer.weight.requires_grad
 
 
 def _forward(
-    plain: Callable[[Tensor], Tensor], packed_OI: Tensor, bias_O: Tensor | None, x: Tensor
+    plain: Callable[[Tensor], Tensor], packed: PackedMatrix, bias_O: Tensor | None, x: Tensor
 ) -> Any:
     """Return the layer's output for `x` (..., I); with gradients its own `forward` computes it."""
-    if torch.is_grad_enabled() or x.dtype != packed_OI.dtype:
+    if torch.is_grad_enabled() or x.dtype != packed.dtype:
         return plain(x)
-    return torch.ops.mkldnn._linear_pointwise(x, packed_OI, bias_O, "none", [], "")
+    return packed(x, bias_O)
