@@ -46,12 +46,14 @@ def _serve(options: argparse.Namespace) -> None:
         from grpo_envs.interop import openenv, served
 
         with closing(openenv.listen(options.host, options.port)) as at:
-            server = openenv.Server(served.Served(name, env, options.timeout), options.sessions)
             host, port = at.getsockname()[:2]
-            print(
-                f"env={name} at http://{host}:{port}, {options.sessions} sessions; Ctrl-C ends it."
+            at_once = f"{options.sessions} sessions; Ctrl-C ends it."
+            line = f"env={name} at http://{host}:{port}, {at_once}"
+            server = openenv.Server(
+                served.Served(name, env, options.timeout),
+                options.sessions,
+                ready=lambda: print(line, flush=True),
             )
-            sys.stdout.flush()
             server.run(sockets=[at])
 
 

@@ -2,8 +2,6 @@
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import monotonic
 from types import FrameType
 
@@ -17,35 +15,44 @@ class TooLong(BaseException):
     """A call did not end in time; no Exception, which the interrupted code would catch."""
 
 
-@contextmanager
-def time_limit(seconds: float, what: str) -> Iterator[None]:
-    """Interrupt the block after `seconds` (of wall time).
+class time_limit:
+    """Interrupts the block of a `with` after some seconds (of wall time).
 
     Python interrupts its main thread only: in another thread the block has no limit. A limit that
-    somebody else set with SIGALRM, such as a test's, is put back afterwards.
-
-    Args:
-        seconds: The limit.
-        what: The subject of the message: "draw(rng, 'train')".
-
-    Raises:
-        TooLong: the block did not end in time.
+    somebody else set with SIGALRM, such as a test's, is put back afterwards. The block raises
+    TooLong where it did not end in time; nothing is raised once the block has ended.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def ring(_signal: int, _frame: FrameType | None) -> None:
-        raise TooLong(f"{what} did not end within {seconds:g} s")
+    def __init__(self, seconds: float, what: str) -> None:
+        """Set the limit.
 
-    began = monotonic()
-    handler = signal.signal(signal.SIGALRM, ring)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_S)
-    try:
-        yield
-    finally:
+        Args:
+            seconds: The limit.
+            what: The subject of the message: "draw(rng, 'train')".
+        """
+        self._seconds, self._what = seconds, what
+
+    def __enter__(self) -> None:
+        self._limited = threading.current_thread() is threading.main_thread()
+        if self._limited:
+            self._began = monotonic()
+            self._before = signal.setitimer(signal.ITIMER_REAL, 0)
+            self._handler = signal.signal(signal.SIGALRM, self._ring)
+            signal.setitimer(signal.ITIMER_REAL, self._seconds, _AGAIN_S)
+
+    def __exit__(self, *_: object) -> None:
+        if not self._limited:
+            return
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
+        signal.signal(signal.SIGALRM, self._handler)
+        left, interval = self._before
         if left:
-            rest = max(left - (monotonic() - began), _SOON_S)
+            rest = max(left - (monotonic() - self._began), _SOON_S)
             signal.setitimer(signal.ITIMER_REAL, rest, interval)
+
+    def _ring(self, _signal: int, frame: FrameType | None) -> None:
+        # Before and after the block an exception would leave the timer on, to interrupt whatever
+        # comes then. The timer rings again soon if the block is still to come.
+        around = (time_limit.__enter__.__code__, time_limit.__exit__.__code__)
+        if frame is None or frame.f_code not in around:
+            raise TooLong(f"{self._what} did not end within {self._seconds:g} s")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -178,10 +179,23 @@ def listen(host: str, port: int) -> socket.socket:
 class Server(uvicorn.Server):
     """`run(sockets=[...])` serves until Ctrl-C or SIGTERM, then calls the handlers from before."""
 
-    def __init__(self, served: Served, sessions: int) -> None:
+    def __init__(self, served: Served, sessions: int, ready: Callable[[], object]) -> None:
+        """Take what is served.
+
+        Args:
+            served: The environment.
+            sessions: At once.
+            ready: Called once connections are answered. Before that the socket takes them, and a
+                client waits in the handshake, for which it has a time limit (OpenEnv's 10 s).
+        """
         made = app(served, sessions)
         super().__init__(uvicorn.Config(made, log_level="warning", access_log=False))
-        self._served = served
+        self._served, self._ready = served, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer connections, then say so."""
+        await super().startup(sockets)
+        self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell the sessions whose answers are being graded, then end all of them."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import cache
+from numbers import Real
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,7 @@ from grpo_envs.types import Problem, Reward, Turn
 
 Message = dict[str, Any]
 _DIGITS = 16
+_OBJECT = "a JSON object, the environment's keywords"
 _locks: WeakKeyDictionary[TextEnv, threading.Lock] = WeakKeyDictionary()
 _locking = threading.Lock()
 
@@ -46,13 +48,19 @@ class Row:
         """Return the row that another trainer's columns hold, among others.
 
         Raises:
-            ConfigError: a column is missing.
+            ConfigError: a column is missing, or has a value that no row has.
         """
         missing = [field.name for field in fields(cls) if field.name not in columns]
         if missing:
             raise ConfigError(f"no row of grpo-envs: it has no {', '.join(missing)}.")
         named = {field.name: columns[field.name] for field in fields(cls)}
-        return cls(**{**named, "seed": int(columns["seed"])})
+        for name in ("env", "keywords", "split", "digest"):
+            require(isinstance(named[name], str), *_column(name, named[name]), "a text")
+        require(_is_object(named["keywords"]), *_column("keywords", named["keywords"]), _OBJECT)
+        require_one_of("the row's split", named["split"], SPLITS)
+        seed = named["seed"]
+        require(_is_seed(seed), *_column("seed", seed), "a whole number from 0 on")
+        return cls(**{**named, "seed": int(seed)})
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -246,6 +254,25 @@ def _held(env: TextEnv) -> AbstractContextManager[Any]:
 @cache
 def _environment(name: str, keywords: str) -> TextEnv:
     return make(name, **json.loads(keywords))
+
+
+def _column(name: str, value: object) -> tuple[str, str]:
+    """Return how a message names a column and shows its value."""
+    return f"the row's {name}", repr(value)[:80]
+
+
+def _is_object(text: str) -> bool:
+    """Whether a text is a JSON object."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_seed(value: object) -> bool:
+    """Whether a value is a whole number from 0 on, of whatever type a table gives it."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and value >= 0 and value % 1 == 0
 
 
 def _digest(problem: Problem) -> str:

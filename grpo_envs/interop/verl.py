@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from grpo_envs.errors import ConfigError, GrpoEnvsError
+from grpo_envs.errors import ConfigError, GrpoEnvsError, require
 from grpo_envs.interop.rows import (
     Row,
     environment_of,
@@ -59,9 +59,10 @@ def compute_score(
         ConfigError: the row is none of ours.
         GraderFailed: the grader failed and `invalid` is None.
     """
-    if not data_source.startswith(SOURCE):
+    if not str(data_source).startswith(SOURCE):
         raise ConfigError(f"data_source={data_source}. Allowed: {SOURCE}NAME, of `export_data`.")
     row = Row.of({**(extra_info or {}), "digest": ground_truth})
+    require(data_source == SOURCE + row.env, "data_source", data_source, f"{SOURCE}{row.env}")
     (graded,) = grade([row], [solution_str])
     parts = {name: graded.parts.get(name, math.nan) for name in row.environment.weights}
     if graded.total is not None:

@@ -1,5 +1,6 @@
 """check_env: every installed environment keeps every promise; every planted fault is caught."""
 
+import ctypes
 import dataclasses
 import itertools
 import math
@@ -9,6 +10,7 @@ import signal
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import gymnasium
@@ -22,6 +24,7 @@ from grpo_envs.env.conformance import check_promises
 from grpo_envs.env.dataset import Row
 from grpo_envs.env.installed import ENVS, available
 from grpo_envs.env.time_limit import TooLong, time_limit
+from grpo_envs.env.trial import SECONDS
 from grpo_envs.errors import ContractBroken
 from grpo_envs.seeding import split_of
 from tests.conftest import Write
@@ -536,6 +539,7 @@ FAULTS: list[tuple[type[TextEnv], str]] = [
     (NothingSaidIsRight, RIGHT),
 ]
 # Reward hacks: each looks into the shape of the solution and is content with too little.
+ENDLESS = (DrawNeverEnds, GraderNeverEnds, RegexNeverEnds)
 GREEDY = [SolutionAnywhere, NanIsNear, PrefixIsEnough, SuffixIsEnough, NearIsEnough]
 
 
@@ -562,8 +566,9 @@ def test_what_the_prompt_asks_is_tried_as_an_answer() -> None:
     ],
 )
 def test_a_planted_fault_is_caught(fault: type[TextEnv], promise: str) -> None:
+    seconds = 1.0 if fault in ENDLESS else SECONDS  # a busy machine halts what does end, too
     with pytest.raises(ContractBroken) as caught:
-        check_env(fault(), problems=10, seconds=0.3)
+        check_env(fault(), problems=10, seconds=seconds)
     title, *lines = str(caught.value).split("\n")
     assert title == f"{fault.__name__} breaks its contract."
     assert all(line.startswith("broken promise: ") for line in lines)
@@ -646,6 +651,24 @@ def test_a_limit_that_a_caller_set_is_put_back() -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_a_limit_that_passes_around_the_block_leaves_no_timer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A timer that stays on would interrupt whatever comes next, a second later."""
+    handler = signal.getsignal(signal.SIGALRM)
+    for _ in range(50):
+        with time_limit(1e-6, "it"):  # passes before the block begins
+            pass
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    passes = partial(ctypes.CDLL(None)["raise"], signal.SIGALRM)  # no Python, as setitimer
+    try:
+        with monkeypatch.context() as late, time_limit(60, "it"):
+            late.setattr(signal, "setitimer", passes)  # while the timer is turned off
+        assert signal.getsignal(signal.SIGALRM) is handler
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def test_parts_that_sum_to_one_but_for_the_last_bit_break_nothing() -> None:

@@ -73,11 +73,13 @@ class UndrawnEnv(EchoEnv):
 @contextmanager
 def serving(env: TextEnv, *, sessions: int = 8, seconds: float = 20.0) -> Iterator[str]:
     """Serve in a thread; yield host:port."""
-    server = openenv.Server(Served("echo", env, seconds), sessions)
+    ready = threading.Event()
+    server = openenv.Server(Served("echo", env, seconds), sessions, ready.set)
     with closing(openenv.listen("127.0.0.1", 0)) as at:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [at]})
         thread.start()
         try:
+            assert ready.wait(20)
             yield "{}:{}".format(*at.getsockname())
         finally:
             server.should_exit = True
@@ -140,6 +142,20 @@ def test_an_episode_is_as_in_process(at: str) -> None:
     assert state == {
         **{"episode_id": "mine", "step_count": 3, "env": "echo", "split": "eval", "seed": 3}
     }
+
+
+def test_it_is_ready_once_connections_are_answered() -> None:
+    """Before, a client waits in the handshake: on a busy machine longer than it may."""
+    answered: list[bool] = []
+
+    def ready() -> None:
+        answered.append(server.started)
+        server.should_exit = True
+
+    server = openenv.Server(Served("echo", EchoEnv(), 20.0), 8, ready)
+    with closing(openenv.listen("127.0.0.1", 0)) as at:
+        server.run(sockets=[at])
+    assert answered == [True]
 
 
 def test_a_failed_grading_has_no_reward(at: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -229,6 +229,38 @@ def test_a_mixture_of_fixed_levels_is_taken() -> None:
     assert {row.problem.meta["env"] for row in found} == {"math", "countdown"}
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("env", 7, "the row's env=7. Allowed: a text."),
+        ("env", "maths", "no env 'maths'. Allowed: "),
+        ("keywords", "{", "the row's keywords='{'. Allowed: a JSON object"),
+        ("keywords", "[1]", "the row's keywords='[1]'. Allowed: a JSON object"),
+        ("keywords", {"level": 1}, "the row's keywords={'level': 1}. Allowed: a text."),
+        ("keywords", '{"levle": 1}', "no env.levle."),
+        ("split", "test", "the row's split=test. Allowed: train, eval."),
+        ("seed", "0", "the row's seed='0'. Allowed: a whole number from 0 on."),
+        ("seed", 0.5, "the row's seed=0.5. Allowed"),
+        ("seed", True, "the row's seed=True. Allowed"),
+        ("seed", float("inf"), "the row's seed=inf. Allowed"),
+        ("seed", -1, "the row's seed=-1. Allowed"),
+        ("seed", None, "the row's seed=None. Allowed"),
+        ("digest", 7, "the row's digest=7. Allowed: a text."),
+    ],
+)
+def test_a_tampered_row_is_refused_in_one_line(column: str, value: Any, message: str) -> None:
+    (row,) = rows_of("math", {}, "train", 1)
+    with pytest.raises(ConfigError) as caught:
+        grade([Row.of({**row.columns, column: value})], ["1"])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_may_give_a_seed_as_a_float() -> None:
+    (row,) = rows_of("math", {}, "train", 1, first=3)
+    assert Row.of({**row.columns, "seed": 3.0}) == row
+
+
 def test_half_a_row_and_half_a_conversation_are_refused() -> None:
     with pytest.raises(ConfigError, match="it has no seed, digest"):
         Row.of({"env": "math", "keywords": "{}", "split": "train"})

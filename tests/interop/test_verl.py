@@ -143,6 +143,9 @@ def test_a_function_of_all_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_rows_of_others_are_refused() -> None:
     with pytest.raises(ConfigError, match="data_source=openai/gsm8k"):
         compute_score("openai/gsm8k", "7", "7", {})
+    (row,) = rows_of("math", {}, "train", 1)
+    with pytest.raises(ConfigError, match=r"countdown\. Allowed: grpo_envs/math"):
+        score({**row, "data_source": "grpo_envs/countdown"}, "7")
     with pytest.raises(ConfigError, match="it has no env, keywords, split, seed"):
         compute_score("grpo_envs/math", "7", "7")
 

@@ -331,7 +331,7 @@ def test_a_stopped_worker_is_killed(puppet: Pool) -> None:
         stopped = threads.submit(signal_running(puppet, signal.SIGSTOP))
         start = time.monotonic()
         assert puppet.decide([sleep(0.5)]) == [None]
-        assert time.monotonic() - start < 1.8  # with the start of the zygote
+        assert time.monotonic() - start < 10  # a worker that is not killed stays for ever
         (pid,) = stopped.result()
     wait_for(lambda: state(pid) == "gone")
 
@@ -376,7 +376,8 @@ def test_the_limits_of_a_worker(puppet: Pool) -> None:
 
 
 def test_memory_beyond_the_limit_costs_its_pair_alone(judge: Path, puppet: Pool) -> None:
-    small = Pool(size=1, memory=200 << 20)
+    puppet.deadline = 20.0  # a busy machine gives so much memory slowly
+    small = Pool(size=1, memory=200 << 20, deadline=20.0)
     try:
         assert small.decide([("fill", 300 << 20), SAME]) == [None, True]  # type: ignore[list-item]
         assert puppet.decide([("fill", 300 << 20)]) == [False]  # type: ignore[list-item]
