@@ -6,11 +6,14 @@ import copy
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 from transformers import GenerationConfig
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from grpo_envs.errors import CheckpointError, ConfigError, require_extra
 from grpo_envs.runtime.files import shown
@@ -70,6 +73,28 @@ def save_weights(policy: Policy, folder: Path, dtype: str = "fp32") -> None:
     config = folder / (ADAPTERS if policy.has_adapters else "config.json")
     for weights in folder.glob("*.safetensors"):
         weights.chmod(config.stat().st_mode)  # as the umask has it; safetensors' is 0600
+
+
+def checkpoint_weights(policy: Policy, dtype: str = "fp32") -> dict[str, Tensor]:
+    """Return the weights as `save_weights` writes them: the same names, shapes, dtypes and values.
+
+    Args:
+        policy: Without adapters. Weights that compute in `dtype` already are not copied: what is
+            returned changes with them.
+        dtype: Of the weights.
+
+    Raises:
+        ConfigError: a weight is too large for `dtype`.
+    """
+    model, wanted = policy.model, DTYPES[dtype]
+    masters = nullcontext() if policy.dtype == wanted else policy.masters.in_place()
+    with masters, policy.weights_in(wanted):
+        _require_finite(dict(model.named_parameters()), dtype)
+        state = dict(model.state_dict())
+    for name in model._keys_to_ignore_on_save or ():
+        state.pop(name, None)
+    state = remove_tied_weights_from_state_dict(state, model)
+    return dict(revert_weight_conversion(model, state))
 
 
 def _with_ends(config: GenerationConfig, policy: Policy) -> GenerationConfig:

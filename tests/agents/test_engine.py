@@ -6,11 +6,13 @@ Two servers are started, which takes minutes. `.ci/engine` installs vLLM.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from grpo_envs.config.model import LoraConfig
+from grpo_envs.errors import RunStopped
 from grpo_envs.runs.rows import read_jsonl
 from grpo_envs.types import Completion
 from grpo_policy.adapters import add_adapters
@@ -28,12 +31,14 @@ from grpo_policy.models import TINY, load_policy
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding, SamplerParts
 from grpo_policy.samplers.torch import sample
-from grpo_policy.samplers.vllm.client import Refused, Server
+from grpo_policy.samplers.vllm import broadcast
+from grpo_policy.samplers.vllm.client import Refused, Server, ServerLost
 from grpo_policy.samplers.vllm.opening import open_sampler
 from grpo_policy.samplers.vllm.own import free_port
 from grpo_policy.samplers.vllm.plugin import VllmConfig
 from grpo_policy.samplers.vllm.requests import ROUTE, Asked, Dialect
 from grpo_policy.samplers.vllm.sampler import VllmSampler
+from grpo_policy.samplers.vllm.worker.grpo_envs_group import Group
 from grpo_policy.saving import save_weights
 from tests.agents.test_vllm import moved
 from tests.conftest import vllm_python
@@ -116,10 +121,11 @@ def answers(made: VllmSampler, policy: Policy, how: Decoding = GREEDY) -> dict[i
     return dict(made.sample(prompts(policy), list(range(FOUND)), how))
 
 
-@pytest.mark.parametrize("push", ["shm", "http"])
+@pytest.mark.parametrize("push", ["shm", "http", "broadcast"])
 def test_greedy_answers_are_the_trainers_after_each_update(
-    push: str, url: str, policy: Policy, opened: Any
+    push: str, url: str, policy: Policy, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(broadcast, "BUCKET", 2**18)  # several, and layers in two of them
     made = opened(url, policy, push=push)
     for _ in range(3):
         moved(policy)
@@ -265,9 +271,10 @@ def test_the_stand_in_answers_as_the_real_server_does(url: str, base: Policy) ->
     with serving(stand_in) as other:
         for route in ("/weight_info", "/v1/models"):
             assert _within(Server(other, 60).get(route), Server(url, 60).get(route)), route
-        asked = {"method": "about_for_runs"}
-        answers = [Server(each, 60).post("/collective_rpc", asked) for each in (other, url)]
-        assert _within(*answers)
+        for method in ("about_for_runs", "about_group"):
+            asked = {"method": method}
+            answers = [Server(each, 60).post("/collective_rpc", asked) for each in (other, url)]
+            assert _within(*answers), method
         dialect = Dialect(base.chat, Decoding(max_new_tokens=4), "salt", None)
         body = dialect.body(Asked(prompt=base.render("What is 1+1?"), seed=1, most=4))
         assert _within(Server(other, 60).post(ROUTE, body), Server(url, 60).post(ROUTE, body))
@@ -312,6 +319,55 @@ def test_adapters_are_pushed_as_files_to_a_server_that_the_run_starts(
     assert len(pids) > 2
     made.close()
     assert all(gone(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=["hangs", "dies"])
+def test_a_server_that_fails_in_mid_broadcast_is_one_line(
+    number: int, policy: Policy, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that only hung is back with the next push, in a new group."""
+    monkeypatch.setattr(broadcast, "BUCKET", 2**18)
+    others = {*below(os.getpid())}
+    with engine("--model", str(TINY), "--dtype", "fp32") as found:
+        made = opened(found, policy, push="broadcast", timeout=10.0)
+        made.sync(policy)
+        assert equal(answers(made, policy), policy) == FOUND
+        pids = [pid for pid in below(os.getpid()) if pid not in others]
+        send, sent = Group.broadcast, 0
+
+        def fail(group: Group, *what: Any) -> None:
+            nonlocal sent
+            sent += 1
+            if sent == 3:
+                for pid in pids[1:]:  # all of vLLM
+                    os.kill(pid, number)
+            send(group, *what)
+
+        monkeypatch.setattr(Group, "broadcast", fail)
+        moved(policy)
+        begun = time.monotonic()
+        made.sync(policy)
+        assert time.monotonic() - begun < 30
+        assert sent >= 3
+        with pytest.raises(RunStopped, match=rf"^no server is left that samples: {found}[^\n]*$"):
+            answers(made, policy)
+        if number == signal.SIGSTOP:
+            for pid in pids[1:]:
+                os.kill(pid, signal.SIGCONT)
+            _wait_for(Server(found, 10.0))
+            moved(policy)
+            made.sync(policy)
+            assert equal(answers(made, policy), policy) == FOUND
+
+
+def _wait_for(server: Server) -> None:
+    """Return once a server that was stopped has noticed that its broadcast has failed."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < 60:
+        with suppress(ServerLost):
+            server.post("/collective_rpc", {"method": "about_group"}, 2.0)
+            return
+    raise AssertionError("it does not answer")
 
 
 def below(pid: int) -> list[int]:

@@ -190,7 +190,7 @@ def test_what_tick_raises_ends_the_sampling(tiny: Policy, servers: Any, sampler:
 # what is pushed
 
 
-@pytest.mark.parametrize("push", ["shm", "folder", "http"])
+@pytest.mark.parametrize("push", ["shm", "folder", "http", "broadcast"])
 def test_the_server_has_the_weights_after_each_update(
     push: str, tiny: Policy, servers: Any, sampler: Open, tmp_path: Path
 ) -> None:
@@ -436,8 +436,8 @@ def test_weights_that_cannot_be_written_are_one_line(
 ) -> None:
     """At the next completion, when the step before is whole and saved."""
     made = sampler(servers(1))
-    before = made.store
-    assert before is not None
+    before = made.transport
+    assert isinstance(before, push.Store)
     shutil.rmtree(before.folder)
     before.folder.write_text("no folder")
     moved(tiny)
@@ -455,7 +455,7 @@ def test_weights_that_cannot_be_written_are_one_line(
     [
         (
             ["sampler.push=shn"],
-            "sampler.push=shn. Allowed: shm, folder, http. Did you mean 'shm'?",
+            "sampler.push=shn. Allowed: shm, folder, http, broadcast. Did you mean 'shm'?",
         ),
         (
             ["sampler.push=folder"],

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/engines.py                          # an hour on two cores
     python tests/benchmarks/engines.py --push qwen smollm2      # seconds of a push by model size
+    python tests/benchmarks/engines.py sampler.push=broadcast --push qwen smollm2
 
 Rows: our own sampler, with a lag of 0, 1 and 2; vLLM in float32; vLLM in bf16 under a float32
 trainer, whose difference `agent.loss.correction` corrects, and the same without it. Needs vLLM: see
@@ -117,9 +118,9 @@ def _server(url: str) -> tuple[str, str]:
     return "sampler=vllm", f"sampler.urls=[{url}]"
 
 
-def push(size: str, python: str | None) -> str:
+def push(size: str, python: str | None, more: Sequence[str]) -> str:
     """Return a row: the seconds of a push of a model, whose server is started for it."""
-    named = [f"model={size}", "sampler=vllm", "trainer.device=cpu"]
+    named = [f"model={size}", "sampler=vllm", "trainer.device=cpu", *more]
     cfg = compose_run([*named, *([f"sampler.python={python}"] if python else [])])
     accelerator = Accelerator(cpu=True)
     policy = load_policy(resolve(cfg.model, accelerator.device).path, cfg.model)
@@ -134,7 +135,8 @@ def push(size: str, python: str | None) -> str:
         seconds.append(metrics["time/push"])
     sampler.close()
     del seconds[0]  # which loads libraries
-    return f"| {size} | {policy.size / 1e6:.1f} M | {median(seconds):.2f} | {max(seconds):.2f} |"
+    took = f"{median(seconds):.2f} | {max(seconds):.2f}"
+    return f"| {size} | {policy.size / 1e6:.1f} M | {cfg.sampler.push} | {took} |"
 
 
 def main() -> None:
@@ -147,9 +149,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="more keys of all runs")
     options = parser.parse_args()
     if options.push:
-        print("| model | parameters | push, median [s] | slowest [s] |\n|---|---:|---:|---:|")
+        print("| model | parameters | `sampler.push` | median [s] | slowest [s] |")
+        print("|---|---:|---|---:|---:|")
         for size in options.push:
-            print(push(size, options.python), flush=True)
+            print(push(size, options.python, options.overrides), flush=True)
         return
     print("| sampler | held-out accuracy (seeds) | gap | push [s] | run [s] |")
     print("|---|---:|---:|---:|---:|", flush=True)

@@ -55,15 +55,20 @@ def test_a_user_chooses_numbers_and_not_what_is_needed() -> None:
 
 def test_what_runs_in_vllm_needs_nothing_of_ours() -> None:
     """Its interpreter has no grpo-envs: this folder alone is in its path."""
-    (module,) = WORKER.glob("*.py")
-    tree = ast.parse(module.read_text(encoding="utf-8"))
-    names = {
-        (node.module or "") if isinstance(node, ast.ImportFrom) else node.names[0].name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
+    found = {}
+    for module in WORKER.glob("*.py"):
+        tree = ast.parse(module.read_text(encoding="utf-8"))
+        names = {
+            (node.module or "") if isinstance(node, ast.ImportFrom) else node.names[0].name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        }
+        packages = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+        found[module.stem] = packages
+    assert found == {
+        "grpo_envs_weights": {"grpo_envs_group", "torch", "safetensors", "vllm"},
+        "grpo_envs_group": {"torch"},  # runs use it, too, and have no vLLM
     }
-    packages = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
-    assert packages == {"torch", "safetensors", "vllm"}
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
 from grpo_policy.samplers.torch import TorchSampler
 from grpo_policy.samplers.vllm.about import adapter_rank
+from grpo_policy.samplers.vllm.worker.grpo_envs_group import Group, Meeting
 
 VERSION = "0.0.0"
 
@@ -45,8 +46,14 @@ class StandIn:
         """The name of its weights."""
         self.adapters: dict[str, Path] = {}
         self.paused = self.updating = False
+        self.group: Group | None = None
+        """That weights are broadcast in."""
+        self.broadcasts = True
+        self.workers = 1
+        """That it says it has: more than there are make a run wait for them."""
         self.fault = ""
-        """What it does at the next completion: die, hang, break; at the next push: forget."""
+        """What it does at the next completion: die, hang, break; at the next push: forget; in the
+        midst of the next broadcast: stall, fall."""
         self.after = 0
         """Completions before it does that."""
         self.seconds = 0.0
@@ -74,7 +81,13 @@ class StandIn:
             "logprobs": "processed_logprobs",
             "pushes": "file",
             "lora_rank": adapter_rank(self.policy),
+            "broadcasts": self.broadcasts,
         }
+
+    def about_group(self) -> dict[str, Any]:
+        """The same of the group that weights are broadcast in."""
+        name = self.group.meeting.name if self.group else ""
+        return {"group": name, "workers": self.workers, "gpu": ""}
 
     def post(self, route: str, body: Mapping[str, Any]) -> Any:
         """Answer a POST."""
@@ -82,23 +95,21 @@ class StandIn:
             self.paused = True
         elif route == "/resume":
             self.paused = False
+        elif route == "/init_weight_transfer_engine":
+            self.group = Group(Meeting(**body["init_info"]), 1, torch.device("cpu"))
         elif route == "/start_weight_update":
             assert self.paused
             assert not self.updating, "while a weight update is already active"
             self.updating = True
         elif route == "/update_weights":
             assert self.updating
-            self._load(body["update_info"]["file"])
+            self._update(body["update_info"])
         elif route == "/finish_weight_update":
             self.updating = False
             if self.fault != "forget":
                 self.weights = body["weight_version"]
-        elif route == "/v1/load_lora_adapter":
-            self._load_adapters(body["lora_name"], Path(body["lora_path"]))
-            return f"Success: LoRA adapter '{body['lora_name']}' added successfully."
-        elif route == "/v1/unload_lora_adapter":
-            del self.adapters[body["lora_name"]]
-            return f"Success: LoRA adapter '{body['lora_name']}' removed successfully."
+        elif route in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+            return self._adapters(route, body)
         elif route == "/collective_rpc":
             return {"results": [self._by_name(body["method"])]}
         else:
@@ -109,8 +120,7 @@ class StandIn:
         if method == "end_broken_update":
             self.updating = False
             return None
-        assert method == "about_for_runs"
-        return self.about()
+        return {"about_for_runs": self.about, "about_group": self.about_group}[method]()
 
     def generate(self, body: Mapping[str, Any]) -> Any:
         """Write a completion."""
@@ -158,6 +168,23 @@ class StandIn:
         if self.fault == "break":
             raise RuntimeError("EngineCore encountered an issue.")
 
+    def _update(self, told: Mapping[str, Any]) -> None:
+        if "file" in told:
+            self._load(told["file"])
+            return
+        if self.group is None:
+            raise RuntimeError("this worker is in no group that weights are broadcast in")
+        state = {}
+        for weights in self.group.received(told):
+            if self.fault == "stall":
+                self.stopping.wait()
+            if self.fault == "fall":
+                self.group.close()
+                self.stopping.set()
+                raise ConnectionAbortedError
+            state |= dict(weights)
+        self.policy.model.load_state_dict(state, strict=False)
+
     def _load(self, place: str) -> None:
         with TemporaryDirectory() as folder:
             file = Path(place)
@@ -167,6 +194,13 @@ class StandIn:
                     file.write_bytes(answer.read())
             found = load_file(file)
         self.policy.model.load_state_dict(found, strict=False)
+
+    def _adapters(self, route: str, body: Mapping[str, Any]) -> str:
+        if route == "/v1/load_lora_adapter":
+            self._load_adapters(body["lora_name"], Path(body["lora_path"]))
+            return f"Success: LoRA adapter '{body['lora_name']}' added successfully."
+        del self.adapters[body["lora_name"]]
+        return f"Success: LoRA adapter '{body['lora_name']}' removed successfully."
 
     def _load_adapters(self, name: str, folder: Path) -> None:
         import peft

@@ -30,6 +30,8 @@ class About:
     """Its backend for weights."""
     lora_rank: int
     """The largest rank of adapters that it takes; 0: it takes none."""
+    broadcasts: bool = False
+    """Whether it takes weights by broadcast; servers of earlier versions do not say so."""
 
 
 def about(server: Server, timeout: float = _TIMEOUT) -> About:
@@ -89,3 +91,21 @@ def require_alike(seen: Mapping[Server, About], dtype: str, policy: Policy) -> N
             )
         if found != first:
             raise ConfigError(f"sampler.urls: servers that differ: {first} and {found}.")
+
+
+def require_broadcasts(seen: Mapping[Server, About]) -> None:
+    """Refuse servers that do not take weights by broadcast.
+
+    Args:
+        seen: What each says of itself.
+
+    Raises:
+        ConfigError: one line that says how to start them.
+    """
+    for server, found in seen.items():
+        if not found.broadcasts:
+            raise ConfigError(
+                f"sampler.push=broadcast with {server.url}, which does not take weights by "
+                "broadcast. Start it with python -m grpo_envs.engine of this version. "
+                "Allowed else: shm, folder, http."
+            )

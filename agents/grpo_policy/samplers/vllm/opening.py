@@ -17,11 +17,18 @@ from grpo_policy.chat import NO_LIMIT
 from grpo_policy.masters import dtype_name
 from grpo_policy.policy import Policy
 from grpo_policy.samplers.protocol import SamplerParts
-from grpo_policy.samplers.vllm.about import About, about, adapter_rank, require_alike
+from grpo_policy.samplers.vllm.about import (
+    About,
+    about,
+    adapter_rank,
+    require_alike,
+    require_broadcasts,
+)
+from grpo_policy.samplers.vllm.broadcast import Broadcast
 from grpo_policy.samplers.vllm.client import Refused, Server, ServerLost
 from grpo_policy.samplers.vllm.own import Engine, Started, find_python, free_port
 from grpo_policy.samplers.vllm.plugin import VllmConfig
-from grpo_policy.samplers.vllm.push import Store, is_here
+from grpo_policy.samplers.vllm.push import Store, Transport, is_here
 from grpo_policy.samplers.vllm.sampler import Fleet, VllmSampler
 
 log = logging.getLogger(__name__)
@@ -47,6 +54,8 @@ def open_sampler(cfg: VllmConfig, parts: SamplerParts) -> VllmSampler:
         require_alike(seen, dtype, policy)
         for server in servers:
             _require_reachable(cfg, server)
+        if cfg.push == "broadcast":
+            require_broadcasts(seen)
         fleet = Fleet(
             servers=servers,
             about=next(iter(seen.values())),
@@ -59,7 +68,7 @@ def open_sampler(cfg: VllmConfig, parts: SamplerParts) -> VllmSampler:
             policy=policy,
             cfg=cfg,
             fleet=fleet,
-            store=_store(cfg, fleet, opened) if accelerator.is_main_process else None,
+            transport=_transport(cfg, fleet, accelerator, opened),
             held=opened.pop_all(),
             dtype=dtype,
             why=started.ended if started else lambda: "",
@@ -80,10 +89,10 @@ def _require_pushable(cfg: VllmConfig, policy: Policy, processes: int) -> None:
             f"sampler.urls=[] in {processes} processes: which of them would start the server? "
             "Allowed: addresses of servers that `python -m grpo_envs.engine` started."
         )
-    if policy.has_adapters and cfg.push == "http":
+    if policy.has_adapters and cfg.push in ("http", "broadcast"):
         raise ConfigError(
-            "sampler.push=http with model.lora.rank above 0: vLLM reads adapters from files. "
-            "Allowed: shm, folder."
+            f"sampler.push={cfg.push} with model.lora.rank above 0: vLLM reads adapters from "
+            "files. Allowed: shm, folder."
         )
 
 
@@ -151,14 +160,26 @@ def _require_reachable(cfg: VllmConfig, server: Server) -> None:
     )
 
 
-def _store(cfg: VllmConfig, fleet: Fleet, opened: ExitStack) -> Store:
+def _transport(
+    cfg: VllmConfig, fleet: Fleet, accelerator: Accelerator, opened: ExitStack
+) -> Transport | None:
+    """Return how weights get to servers, in the first process; it is closed with `opened`."""
+    if not accelerator.is_main_process:
+        return None
+    if cfg.push == "broadcast":
+        transport: Transport = Broadcast(fleet.name, accelerator.device)
+    else:
+        transport = _store(cfg, fleet)
+    opened.callback(transport.close)
+    return transport
+
+
+def _store(cfg: VllmConfig, fleet: Fleet) -> Store:
     try:
-        store = Store(cfg.push, cfg.folder, fleet.name)
+        return Store(cfg.push, cfg.folder, fleet.name)
     except OSError as error:
         where = f"sampler.folder={cfg.folder}" if cfg.push == "folder" else "sampler.push=shm"
         raise ConfigError(f"{where}: {error.strerror}.") from error
-    opened.callback(store.close)
-    return store
 
 
 def _common_name(accelerator: Accelerator) -> str:

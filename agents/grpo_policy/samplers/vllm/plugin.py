@@ -9,7 +9,7 @@ from grpo_envs.config.model import SamplerConfig
 from grpo_envs.errors import ConfigError, require, require_one_of
 from grpo_policy.samplers.protocol import Sampler, SamplerParts
 
-PUSHES = ("shm", "folder", "http")
+PUSHES = ("shm", "folder", "http", "broadcast")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -36,7 +36,8 @@ class VllmConfig(SamplerConfig):
     [--gpu-memory-utilization=0.4]."""
     push: str = "shm"
     """How weights get to the servers: shm (a file in the memory of this machine), folder (in
-    `sampler.folder`, which all machines see), http (servers fetch them from the run)."""
+    `sampler.folder`, which all machines see), http (servers fetch them from the run), broadcast
+    (a process group of the run and each server: NCCL between GPUs, else gloo)."""
     folder: str | None = None
     """Of push=folder: a folder that has the same name on all machines."""
     in_flight: int = 128

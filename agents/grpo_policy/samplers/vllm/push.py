@@ -1,7 +1,8 @@
-"""How the policy's weights get to servers: in files that these read, under a name for each version.
+"""How the policy's weights get to servers, under a name for each version: in files that these read.
 
 All weights go through vLLM's own protocol of weight updates, with a backend of ours that runs in
-its workers (`worker/grpo_envs_weights.py`); adapters (LoRA) as those of a new name.
+its workers (`worker/grpo_envs_weights.py`); adapters (LoRA) as those of a new name. `broadcast.py`
+sends them without files.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -33,18 +34,63 @@ _DISCARD = 9
 """A port of the address that is asked for the way to it: nothing is sent there."""
 
 
+class Snapshot(Protocol):
+    """The weights of a version."""
+
+    @property
+    def version(self) -> str:
+        """Return its name."""
+
+    def send(self, server: Server) -> None:
+        """Let a server have the weights, between the start and the end of an update.
+
+        Raises:
+            ServerLost: it does not take them.
+            Refused: it refuses them.
+        """
+
+
+class Transport(Protocol):
+    """How weights get to servers."""
+
+    @property
+    def name(self) -> str:
+        """Return what a message says where weights cannot be written."""
+
+    def write(self, policy: Policy, version: str, dtype: str) -> Snapshot:
+        """Take the weights as they are; those of the version before go.
+
+        Args:
+            policy: Does not change until `clear`.
+            version: The name of what is written.
+            dtype: Of the weights.
+        """
+
+    def clear(self, *, adapters: bool) -> None:
+        """Take away weights that all servers have; adapters stay, as vLLM may read them anew.
+
+        Args:
+            adapters: Whether they are adapters.
+        """
+
+    def close(self) -> None:
+        """Let go of all that it holds."""
+
+
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class Files:
     """The weights of a version, in files."""
 
     version: str
     folder: Path
     adapters: bool
+    address: Callable[[Path, Server], str]
+    """Where a server finds a file."""
 
-    @property
-    def files(self) -> list[Path]:
-        """Those that hold weights."""
-        return sorted(self.folder.glob("*.safetensors"))
+    def send(self, server: Server) -> None:
+        """Let a server load the files, see `Snapshot`."""
+        for file in sorted(self.folder.glob("*.safetensors")):
+            server.post("/update_weights", {"update_info": {"file": self.address(file, server)}})
 
 
 class Store:
@@ -72,32 +118,27 @@ class Store:
         self._lock.acquire()
         self._http = _serve(self.folder) if kind == "http" else None
 
-    def write(self, policy: Policy, version: str, dtype: str) -> Snapshot:
-        """Write the weights as they are; the files of the version before go.
+    @property
+    def name(self) -> str:
+        """Return the folder."""
+        return str(self.folder)
 
-        Args:
-            policy: With adapters, these alone are written.
-            version: The name of what is written.
-            dtype: Of the weights.
-        """
+    def write(self, policy: Policy, version: str, dtype: str) -> Files:
+        """Write the weights, or the adapters alone where there are any; see `Transport`."""
         self._remove()
         folder = self.folder / version
         save_weights(policy, folder, dtype)
-        return Snapshot(version, folder, policy.has_adapters)
+        return Files(version, folder, policy.has_adapters, self.address)
 
     def address(self, file: Path, server: Server) -> str:
         """Return where a server finds a file."""
         if self._http is None:
             return str(file)
         path = file.relative_to(self.folder).as_posix()
-        return f"http://{_own_address(server)}:{self._http.server_address[1]}/{path}"
+        return f"http://{own_address(server)}:{self._http.server_address[1]}/{path}"
 
     def clear(self, *, adapters: bool) -> None:
-        """Take away weights that all servers have read; adapters stay, as vLLM may read them anew.
-
-        Args:
-            adapters: Whether they are adapters.
-        """
+        """Remove the files, see `Transport`."""
         if not adapters:
             self._remove()
 
@@ -115,12 +156,11 @@ class Store:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def give(server: Server, store: Store, snapshot: Snapshot, before: str | None) -> None:
+def give(server: Server, snapshot: Snapshot, before: str | None) -> None:
     """Let a server sample with the weights of a snapshot from now on.
 
     Args:
         server: Waits meanwhile, in the midst of what it writes.
-        store: Has the files.
         snapshot: The weights.
         before: The version that the server has had of this run; None where it had none.
 
@@ -128,14 +168,13 @@ def give(server: Server, store: Store, snapshot: Snapshot, before: str | None) -
         ServerLost: it does not take them, or says that it has others.
         Refused: it refuses them.
     """
-    if snapshot.adapters:
+    if isinstance(snapshot, Files) and snapshot.adapters:
         _give_adapters(server, snapshot, before)
         return
     # What fails between leaves it paused: nothing is sampled with a mixture of weights.
     server.post("/pause?mode=keep")
     server.post("/start_weight_update")
-    for file in snapshot.files:
-        server.post("/update_weights", {"update_info": {"file": store.address(file, server)}})
+    snapshot.send(server)
     server.post("/finish_weight_update", {"weight_version": snapshot.version})
     server.post("/resume")
     require_version(server, snapshot.version)
@@ -170,7 +209,7 @@ def require_version(server: Server, version: str, *, adapters: bool = False) -> 
         raise ServerLost(f"{server.url}: it has the weights {found!r}, not {version!r}")
 
 
-def _give_adapters(server: Server, snapshot: Snapshot, before: str | None) -> None:
+def _give_adapters(server: Server, snapshot: Files, before: str | None) -> None:
     files = {"lora_name": snapshot.version, "lora_path": str(snapshot.folder)}
     server.post("/v1/load_lora_adapter", files)
     if before is not None:
@@ -196,7 +235,7 @@ def _clear_left(place: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _own_address(server: Server) -> str:
+def own_address(server: Server) -> str:
     """Return the address of this machine on the way to a server."""
     with socket.socket(_family(server.host), socket.SOCK_DGRAM) as way:
         way.connect((server.host, _DISCARD))

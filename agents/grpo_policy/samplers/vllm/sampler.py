@@ -21,7 +21,7 @@ from grpo_policy.samplers.room import room_behind
 from grpo_policy.samplers.vllm.about import About, about
 from grpo_policy.samplers.vllm.client import Refused, Server, ServerLost
 from grpo_policy.samplers.vllm.plugin import VllmConfig
-from grpo_policy.samplers.vllm.push import Store, end_broken_update, give
+from grpo_policy.samplers.vllm.push import Transport, end_broken_update, give
 from grpo_policy.samplers.vllm.requests import Asked, Dialect
 from grpo_policy.samplers.vllm.round import Round
 
@@ -76,10 +76,10 @@ class VllmSampler:
     policy: Policy
     cfg: VllmConfig
     fleet: Fleet
-    store: Store | None
-    """Where the weights are left for servers; of the first process only."""
+    transport: Transport | None
+    """How the weights get to servers; of the first process only."""
     held: ExitStack = field(repr=False)
-    """What `close` lets go of: the store, and a server that the run started."""
+    """What `close` lets go of: the transport, and a server that the run started."""
     dtype: str
     """What the servers compute in: fp32, bf16 or fp16."""
     why: Callable[[], str] = field(default=lambda: "", repr=False)
@@ -114,7 +114,7 @@ class VllmSampler:
             return
         begun = time.perf_counter()
         self.version, self._weights = policy.version, f"{self.fleet.name}-{policy.version}"
-        outcome = self.fleet.told(self._push(self.store) if self.store else ())
+        outcome = self.fleet.told(self._push(self.transport) if self.transport else ())
         for server, why in zip(self.fleet.servers, outcome, strict=True):
             if why:
                 self._lose(server, why)
@@ -124,15 +124,15 @@ class VllmSampler:
                 log.info("sampler: %s is back", server.url)
         self._seconds = time.perf_counter() - begun
 
-    def _push(self, store: Store) -> list[str]:
+    def _push(self, transport: Transport) -> list[str]:
         """Give all servers at once the weights; return why each is lost, '' where it is not."""
         servers = self.fleet.servers
         try:
-            snapshot = store.write(self.policy, self._weights, self.dtype)
+            snapshot = transport.write(self.policy, self._weights, self.dtype)
         except Exception as error:  # noqa: BLE001 - of the system, safetensors or torch
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             # Not raised here: a step is half done.
-            return [f"{store.folder} cannot be written: {cause}"] * len(servers)
+            return [f"{transport.name} cannot be written: {cause}"] * len(servers)
 
         def push(server: Server) -> str:
             if server in self.lost and not server.ready():
@@ -140,14 +140,14 @@ class VllmSampler:
             try:
                 if server in self.lost or server not in self._has:
                     self.fleet.admit(server)
-                give(server, store, snapshot, self._has.get(server))
+                give(server, snapshot, self._has.get(server))
             except (ServerLost, Refused) as error:
                 return str(error)
             return ""
 
         with ThreadPoolExecutor(len(servers)) as pool:
             outcome = list(pool.map(push, servers))
-        store.clear(adapters=snapshot.adapters)
+        transport.clear(adapters=self.policy.has_adapters)
         return outcome
 
     def sample(

@@ -1,8 +1,8 @@
-"""What runs in vLLM's own processes: takes weights from a file.
+"""What runs in vLLM's own processes: takes weights from a file, or from a broadcast of the run.
 
-vLLM's interpreter does not have this project, so this module imports vLLM, torch and safetensors
-alone. It is found by PYTHONPATH and imported by `--worker-extension-cls`; importing it registers
-the backend `file` of vLLM's weight updates.
+vLLM's interpreter does not have this project, so this module imports vLLM, torch, safetensors and
+its neighbour alone. It is found by PYTHONPATH and imported by `--worker-extension-cls`; importing
+it registers the backend `file` of vLLM's weight updates, which takes broadcasts, too.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from grpo_envs_group import Group, Meeting
 from safetensors.torch import load_file
 from vllm import __version__
 from vllm.config import VllmConfig
@@ -39,6 +40,8 @@ class WorkerExtension:
 
     vllm_config: VllmConfig
     _weight_update_active: bool
+    weight_transfer_engine: FileEngine
+    device: torch.device
 
     def about_for_runs(self) -> dict[str, Any]:
         """Return what decides what is sampled, beside the weights."""
@@ -51,6 +54,16 @@ class WorkerExtension:
             "logprobs": model.logprobs_mode,
             "pushes": pushes.backend if pushes else "",
             "lora_rank": lora.max_lora_rank if lora else 0,
+            "broadcasts": True,
+        }
+
+    def about_group(self) -> dict[str, Any]:
+        """Return what decides how weights can be broadcast to this worker."""
+        group, cuda = self.weight_transfer_engine.group, self.device.type == "cuda"
+        return {
+            "group": group.meeting.name if group else "",
+            "workers": self.vllm_config.parallel_config.world_size_across_dp,
+            "gpu": str(torch.cuda.get_device_properties(self.device).uuid) if cuda else "",
         }
 
     def end_broken_update(self) -> None:
@@ -58,29 +71,50 @@ class WorkerExtension:
         self._weight_update_active = False
 
 
-@dataclass
-class FileInit(WeightTransferInitInfo):  # type: ignore[misc]
-    """Nothing has to be prepared."""
+@dataclass(kw_only=True)
+class JoinInit(WeightTransferInitInfo):  # type: ignore[misc]
+    """The group that broadcasts come from, see `Meeting`; files need none."""
+
+    name: str
+    address: str
+    port: int
+    size: int
+    backend: str
+    timeout: float
+    bucket: int
 
 
 @dataclass
-class FileUpdate(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """Weights by the names of a checkpoint."""
+class Update(WeightTransferUpdateInfo):  # type: ignore[misc]
+    """Weights by the names of a checkpoint: in a file, or to be broadcast in this order."""
 
-    file: str
-    """A file in safetensors format: its path, or an address that begins with http."""
+    file: str = ""
+    """In safetensors format: its path, or an address that begins with http."""
+    names: list[str] = field(default_factory=list)
+    dtypes: list[str] = field(default_factory=list)
+    """Such as bfloat16."""
+    shapes: list[list[int]] = field(default_factory=list)
 
 
-class FileEngine(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[misc]
+class FileEngine(WeightTransferEngine[JoinInit, Update]):  # type: ignore[misc]
     """Loads weights as vLLM loads those of a checkpoint."""
 
-    init_info_cls, update_info_cls = FileInit, FileUpdate
+    init_info_cls, update_info_cls = JoinInit, Update
+    group: Group | None = None
+    """That the run broadcasts in."""
 
-    def init_transfer_engine(self, init_info: FileInit) -> None:
-        """Do nothing."""
+    def init_transfer_engine(self, init_info: JoinInit) -> None:
+        """Join a group, and leave the one before: it may be of a run that is gone."""
+        self.shutdown()
+        here = self.parallel_config
+        rank = 1 + here.data_parallel_index * here.world_size + here.rank
+        self.group = Group(Meeting(**asdict(init_info)), rank, self.device)
 
     def shutdown(self) -> None:
-        """Do nothing."""
+        """Leave the group."""
+        if self.group is not None:
+            self.group.close()
+        self.group = None
 
     def start_weight_update(self) -> None:
         """Let layers take weights in the form of a checkpoint."""
@@ -92,10 +126,21 @@ class FileEngine(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[mi
         """Load a file. The base class waits for an accelerator, which may not be there."""
         self.receive_weights(self.parse_update_info(update_info))
 
-    def receive_weights(self, update_info: FileUpdate) -> None:
-        """Load one of the files."""
-        with _local(update_info.file) as path, torch.device(self.device):
-            self.model.load_weights(load_file(path).items())
+    def receive_weights(self, update_info: Update) -> None:
+        """Load one of the files, or what is broadcast."""
+        if update_info.file:
+            with _local(update_info.file) as path, torch.device(self.device):
+                self.model.load_weights(load_file(path).items())
+            return
+        if self.group is None:
+            raise RuntimeError("this worker is in no group that weights are broadcast in")
+        try:
+            with torch.device(self.device):
+                for weights in self.group.received(asdict(update_info)):
+                    self.model.load_weights(weights)
+        except Exception:  # some of a broadcast may be left: the group cannot be used any more
+            self.shutdown()
+            raise
 
     def finish_weight_update(self) -> None:
         """Bring layers into the form that computes."""
