@@ -128,7 +128,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Start an episode for each group, on one problem a group.
+        """Start an episode for each member, on one problem for each group.
 
         Args:
             seed: One problem seed for each group; or one for each member, equal within a group; or

@@ -90,7 +90,7 @@ class Processes:
         return found
 
     def share(self, what: Sequence[T]) -> Sequence[T]:
-        """Return this process's part; the parts differ by one at most, and are in order."""
+        """Return this process's share; shares are in order, and their sizes differ by at most 1."""
         size, more = divmod(len(what), self.count)
         start = self.index * size + min(self.index, more)
         return what[start : start + size + (self.index < more)]

@@ -131,7 +131,7 @@ def _speaks() -> bool:
 
 
 def _console() -> Console:
-    """Return the console that log lines go to, so that they stay above a display; else stderr's."""
+    """Return the console of log lines if it is a terminal (lines stay above it); else stderr's."""
     import rich  # here: modules of the sandbox import this module
     from rich.console import Console
 

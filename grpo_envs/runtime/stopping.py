@@ -83,7 +83,7 @@ class Stop:
 
 
 def end_on_sigterm() -> None:
-    """Let SIGTERM end the process with 0 if there is nothing to save: before training, after."""
+    """Let SIGTERM end the process with exit code 0 while there is nothing to save."""
 
     def end(number: int, frame: FrameType | None) -> None:
         if launch.speaks():
