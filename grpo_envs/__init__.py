@@ -48,7 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs more packages when it is first asked for."""
+    """Import the names that need further packages on their first use."""
     if name == "ToolEnv":
         from grpo_envs.env.tool_env import ToolEnv
 

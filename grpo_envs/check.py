@@ -26,7 +26,7 @@ from grpo_envs.errors import ConfigError, require
 from grpo_envs.runtime.terminal import exit_on_error, number, one_line, printable
 
 _CONSTRUCTOR = 10
-"""Calls that the making of an environment may last as long as."""
+"""The constructor may take as long as so many calls."""
 _LEAST_ROOM = 16
 _LINE = 300
 
@@ -37,7 +37,9 @@ def main() -> None:
     about = (__doc__ or "").replace("\n\n", " ")
     parser = argparse.ArgumentParser(prog="python -m grpo_envs.check", description=about)
     parser.add_argument("overrides", nargs="*", help="as for a run, e.g. env=math env.level=2")
-    parser.add_argument("--problems", type=int, default=50, help="of each split (%(default)s)")
+    parser.add_argument(
+        "--problems", type=int, default=50, help="problems of each split (%(default)s)"
+    )
     parser.add_argument(
         "--seed", type=int, default=0, help="training problem of the score sheet (%(default)s)"
     )
@@ -59,7 +61,8 @@ def _make(name: str, keywords: Mapping[str, Any], seconds: float) -> TextEnv:
     """Make the environment.
 
     Raises:
-        ConfigError: that did not end; it may take longer than a call, as it may read a dataset.
+        ConfigError: the constructor did not end in time. Its limit is longer than a call's, because
+            it may read a dataset.
     """
     try:
         with time_limit(seconds * _CONSTRUCTOR, "the constructor"):
@@ -83,13 +86,13 @@ def _check(env: TextEnv, name: str, options: argparse.Namespace) -> bool:
     rest = f" {untried} could not be tried." if untried else ""
     console.print(f"{held} of {len(checks)} promises held on {problems} problems a split.{rest}")
     if checks[-1].late:
-        print("The other promises are not tried: what did not end once would not end again.")
+        print("The other promises are not tried: a call that did not end would hold them up, too.")
         _leave()
     return _show_sheet(env, options.seed, console) and not broken
 
 
 def _leave() -> NoReturn:
-    """End the process at once: what did not end may run on in threads, which an exit waits for."""
+    """End the process at once: a normal exit would wait for threads in which a call still runs."""
     sys.stdout.flush()
     os._exit(1)
 
@@ -107,7 +110,7 @@ def _show_sheet(env: TextEnv, seed: int, console: Console) -> bool:
     """Print the score sheet; return whether there is one."""
     try:
         prompt, rows = env.problem(seed, "train").prompt, score_sheet(env, seed)
-    except Exception as error:  # noqa: BLE001  somebody else's environment, perhaps a broken one
+    except Exception as error:  # noqa: BLE001  a package's environment may raise anything
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"no score sheet of training problem {seed}: {printable(cause)}")
         return False
@@ -128,7 +131,7 @@ def _print_rows(rows: list[Row], console: Console) -> None:
         numbers = [number(value) for value in (*row.parts.values(), row.total)]
         valid = "-" if not row.answers else "yes" if row.valid else "no"
         table.add_row(row.kind, Text(_one_line(row.answers, room)), *numbers, valid)
-    # Many parts are wider than some terminals, where a long line is better than one that is cut.
+    # Many parts can be wider than the terminal: long lines are better than cut columns.
     Console(width=others + room).print(table)
     for row in rows:
         if row.note:
@@ -143,7 +146,7 @@ def _header(part: str) -> list[str]:
 
 
 def _one_line(answers: tuple[str, ...], room: int) -> str:
-    """Return the answers of all turns in one line; one that is repeated to the end once."""
+    """Return the answers of all turns in one line; equal answers once, with their number."""
     if len(answers) > 1 and len(set(answers)) == 1:
         times = f" (x{len(answers)})"
         return one_line(answers[0], room - len(times)) + times

@@ -23,18 +23,18 @@ from grpo_envs.runtime.terminal import exit_on_error
 
 _TEXT = "text"
 TEST = (
-    "differences are of pairs; p is two-sided, of the sign-flip test (Fisher 1935), not corrected "
+    "differences are paired; p is two-sided, from the sign-flip test (Fisher 1935), not corrected "
     "for several comparisons: with n pairs it cannot be below 2 / 2^n"
 )
 
 
 def lines_of(comparison: Comparison) -> list[Line]:
-    """Return what a picture shows of each variant: the mean over its runs, with a band."""
+    """Return a line for each variant: the mean over its runs, with a band."""
     return [Line(label=v.name, runs=[*v.runs.values()]) for v in comparison.variants]
 
 
 def remarks_of(comparison: Comparison) -> list[str]:
-    """Return what has to be known beside the table."""
+    """Return the remarks that belong to the table."""
     remarks = [*comparison.remarks]
     first = comparison.variants[0].name
     poor = {r.variant: r.pairs for r in comparison.results if r.difference is None}
@@ -56,13 +56,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m grpo_envs.compare", description=f"{first} {more}"
     )
     parser.add_argument("runs", nargs="+", type=Path, help="runs, or folders of runs (all of them)")
-    by = "keys or groups that tell variants apart, with commas (the overrides that vary)"
+    by = "keys or groups whose values define a variant, with commas (the overrides that vary)"
     parser.add_argument("--by", type=_keys, default=[], metavar="KEYS", help=by)
     over = "keys in which the runs of a variant differ (seed)"
     parser.add_argument("--over", type=_keys, default=["seed"], metavar="KEYS", help=over)
     metric = "metrics of metrics.jsonl or eval.jsonl, with commas (eval/accuracy)"
     parser.add_argument("--metric", type=_keys, default=["eval/accuracy"], help=metric)
-    tasks = "a key whose values are tasks: they are resampled apart (none)"
+    tasks = "a key whose values are tasks, which are resampled separately (none)"
     parser.add_argument("--tasks", default="", metavar="KEY", help=tasks)
     base = "the variant that others are compared with (the first)"
     parser.add_argument("--baseline", default="", metavar="VALUE", help=base)

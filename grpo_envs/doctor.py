@@ -1,7 +1,7 @@
 """Why is it not learning? `python -m grpo_envs.doctor RUN` reads a run and says what it sees.
 
-Each symptom has its evidence and the key to turn. While a run goes on, `grpo_envs.training.watch`
-judges its last ten steps by the same rules. Those that need a whole run are here.
+Each symptom comes with its evidence and the key to change. During a run, `grpo_envs.training.watch`
+applies the same rules to the last ten steps. The rules that need a whole run are here.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from grpo_envs.training.stretch import WHOLE, Symptom, whole
 from grpo_envs.training.tool_rules import tools
 
 _RISE = 0.1
-"""Of a reward part: more than the noise of a quarter of a short run."""
+"""Rise of a reward part that is more than the noise of a quarter of a short run."""
 _LEARNT = 0.5
-"""Of the main reward part: from here on the task is being learnt."""
+"""Value of the main reward part from which on the task counts as being learnt."""
 _TIMES, _TOKENS, _BETTER = 1.4, 4.0, 0.05
-"""Answers grow by such a factor and so many tokens at least; what the main part must gain then."""
+"""Answers that grow by this factor and by so many tokens; the gain of the main part that justifies
+it."""
 _EARNED = 0.05
-"""Of the mean reward: more than its noise."""
+"""Rise of the mean reward that is more than its noise."""
 _STEPS, _EVEN, _MOVED = 20, 0.02, 1e-4
-"""A policy stands still whose reward changed by so little, and KL, in so many steps at least."""
+"""A policy stands still if after so many steps its reward and its KL moved by no more than this."""
 
 
 def diagnose(run: Record) -> list[Symptom]:
-    """Return what is wrong with a run, the gravest first; [] where nothing is seen."""
+    """Return the symptoms of a run, the gravest first; [] if there are none."""
     if not run.steps:
         return [
             Symptom(
@@ -46,7 +47,7 @@ def diagnose(run: Record) -> list[Symptom]:
             )
         ]
     seen = whole(run)
-    if run.column("loss/imitation"):  # nothing was sampled: rewards are those of demonstrations
+    if run.column("loss/imitation"):  # nothing was sampled: rewards are of demonstrations
         return [*rules.invalid(seen), *rules.not_finite(seen), *_leak(run)]
     return [
         *(*rules.invalid(seen), *rules.not_finite(seen), *_leak(run)),
@@ -92,10 +93,10 @@ def _shape_only(run: Record) -> Iterator[Symptom]:
         if part != main and weight > 0 and late - early > _RISE and right < _LEARNT:
             yield Symptom(
                 name="shape only",
-                says=f"It learns {part}, and not {main}: the easier part is enough for a reward.",
+                says=f"It learns {part}, but not {main}: the easier part alone earns a reward.",
                 evidence=f"{part} {early:.2f} to {late:.2f}, {main} "
                 f"{run.early(f'reward/{main}'):.2f} to {right:.2f}",
-                turn=f"env.rewards={{{part}: less}}, or env.* to something that it can get right",
+                turn=f"env.rewards={{{part}: less}}, or env.* to easier problems",
             )
 
 
@@ -109,7 +110,8 @@ def _held_out(run: Record) -> Iterator[Symptom]:
     if gain < -noise and earned > _EARNED:
         yield Symptom(
             name="reward without accuracy",
-            says="The reward rises and held-out accuracy falls: something else than the task pays.",
+            says="The reward rises and held-out accuracy falls: the reward pays for something "
+            "else than the task.",
             evidence=f"reward {earned:+.2f}, held-out accuracy {first['eval/accuracy']:.2f} to "
             f"{last['eval/accuracy']:.2f} (+- {last['eval/ci95']:.2f})",
             turn="env.rewards; read answers of high reward in report.html",
@@ -126,7 +128,7 @@ def _still(run: Record) -> Iterator[Symptom]:
         return
     yield Symptom(
         name="standing still",
-        says="The policy hardly moves, though there is something to learn.",
+        says="The policy hardly changes, although groups have rewards to compare.",
         evidence=f"KL {moved:.1e} nats per token after {len(run.steps)} steps, learning rate "
         f"{run.late('optim/lr'):.1e}, reward {earned:+.3f}",
         turn="agent.lr up, agent.loss.beta down, or more trainer.steps",
@@ -134,7 +136,7 @@ def _still(run: Record) -> Iterator[Symptom]:
 
 
 def _print(run: Record) -> bool:
-    """Say what was found; return whether there was anything."""
+    """Print the symptoms; return whether there are any."""
     console = rich.get_console()
     first, last = run.early("reward/mean"), run.late("reward/mean")
     rewards = f"reward {first:.3f} at first, {last:.3f} at last" if run.steps else "nothing logged"
@@ -146,7 +148,7 @@ def _print(run: Record) -> bool:
         console.print(f"   seen: {escape(symptom.evidence)}", highlight=False)
         console.print(f"   turn: {escape(symptom.turn)}", highlight=False)
     if not found:
-        console.print("\nNothing is wrong with it that can be seen from here.")
+        console.print("\nNothing is wrong that these rules can see.")
     return bool(found)
 
 

@@ -1,8 +1,9 @@
 """Start a server of vLLM for runs: `python -m grpo_envs.engine --model MODEL --port 8000`.
 
-It chooses vLLM's options and variables so that runs can push their weights into it and get tokens
-and log-probabilities as they train on them, says when it is ready, and ends with what it started.
-A run names it by `sampler=vllm 'sampler.urls=[http://127.0.0.1:8000]'`.
+It sets vLLM's options and environment variables: runs can push their weights into the server and
+get the tokens and log-probabilities that training needs. It says when the server is ready, and ends
+all processes that it started. A run uses it with `sampler=vllm
+'sampler.urls=[http://127.0.0.1:8000]'`.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from grpo_policy.samplers.vllm.own import (
 )
 
 _SAY_EVERY = 10.0
-"""Seconds between two lines that say that it is still waited for."""
+"""Seconds between two lines that say that the server is not ready yet."""
 
 
 @exit_on_error("ended.")
 def main() -> None:
-    """Serve until a signal; exit 2 on a mistake, 1 where vLLM ends by itself."""
+    """Serve until a signal; exit 2 on a mistake, 1 if vLLM ends by itself."""
     engine, parent = _read()
     if parent:
         die_with(parent)
@@ -49,12 +50,12 @@ def serve(engine: Engine) -> int:
     """Start a server and wait for its end.
 
     Returns:
-        The exit code: 1 where it ended by itself.
+        The exit code: 1 if the server ended by itself.
     """
     process = subprocess.Popen(
         engine.command(),
         env=environment(os.environ),
-        start_new_session=True,  # a group of its own, which ends as a whole
+        start_new_session=True,  # a process group of its own, to end all of it
         preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509 - there are no threads here
     )
     try:
@@ -122,7 +123,7 @@ def _read() -> tuple[Engine, int]:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    # A run that is killed may send several, one for each of its threads; clearing up goes on.
+    # A killed run may send several signals, one for each of its threads; the clean-up continues.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(0)
 

@@ -1,6 +1,7 @@
-"""Every exception this package raises on purpose. One base class, so callers can catch one name.
+"""Every exception that this package raises on purpose, below one base class.
 
-Every message is one line that says what was given, what is allowed and what comes nearest.
+Every message is one line that says what was given, what is allowed and which allowed name is
+nearest.
 """
 
 from collections.abc import Iterable
@@ -20,11 +21,11 @@ class ConfigError(GrpoEnvsError, ValueError):
 
 
 class UnknownName(ConfigError, LookupError):
-    """A name (environment, agent, reward part, option, ...) is not in its table."""
+    """A name (environment, agent, reward part, option, ...) is not known."""
 
 
 class DatasetError(ConfigError):
-    """A dataset is missing, empty, or lacks what the environment needs of it."""
+    """A dataset is missing, is empty, or lacks columns or rows that the environment needs."""
 
 
 class PluginError(GrpoEnvsError):
@@ -32,11 +33,11 @@ class PluginError(GrpoEnvsError):
 
 
 class CheckpointError(GrpoEnvsError):
-    """A checkpoint cannot be written; those before it are whole."""
+    """A checkpoint cannot be written; the earlier checkpoints are complete."""
 
 
 class RunStopped(GrpoEnvsError):
-    """A run cannot go on; a checkpoint of the steps before is kept."""
+    """A run cannot continue; a checkpoint of the completed steps is kept."""
 
 
 class ResetNeeded(GrpoEnvsError, RuntimeError):
@@ -44,15 +45,15 @@ class ResetNeeded(GrpoEnvsError, RuntimeError):
 
 
 class SandboxError(GrpoEnvsError, RuntimeError):
-    """The sandbox itself failed: the answer is not wrong, its reward is invalid."""
+    """The sandbox itself failed: the reward is invalid, and the answer does not count as wrong."""
 
 
 class SandboxUnavailable(SandboxError):
-    """This machine gives no isolation that a program may run in; every probe is listed."""
+    """This machine offers no isolation for running programs; the message lists every probe."""
 
 
 class ToolFailed(GrpoEnvsError, RuntimeError):
-    """A tool, its session or its server failed: the call is not wrong, its reward is invalid."""
+    """A tool, its session or its server failed: the reward is invalid, the call is not wrong."""
 
 
 class ContractBroken(GrpoEnvsError, AssertionError):
@@ -62,7 +63,7 @@ class ContractBroken(GrpoEnvsError, AssertionError):
 def install(extra: str) -> str:
     """Return the command that installs an extra, for a shell in the folder of the repository.
 
-    The project is not on PyPI, so that its name alone installs nothing.
+    The project is not on PyPI, so its name alone installs nothing.
 
     >>> install("peft")
     'pip install -e ".[peft]"'
@@ -75,7 +76,7 @@ def require_training(what: str, modules: Iterable[str] = _TRAINING) -> None:
 
     Args:
         what: What needs them, for the message.
-        modules: Their names, as they are imported.
+        modules: The import names of the packages.
     """
     require_extra("train", what, modules)
 
@@ -84,9 +85,9 @@ def require_extra(extra: str, what: str, modules: Iterable[str]) -> None:
     """Raise a ConfigError unless these packages of an extra are installed; none is imported.
 
     Args:
-        extra: Its name, for the command that installs it.
+        extra: Name of the extra, for the command that installs it.
         what: What needs them, for the message.
-        modules: Their names, as they are imported.
+        modules: The import names of the packages.
     """
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
@@ -106,7 +107,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
-    """Build an UnknownName that lists what is known and names the closest spelling.
+    """Build an UnknownName that lists the known names and the closest spelling.
 
     >>> print(unknown("environment", "maths", ["math"]))
     no environment 'maths'. Allowed: math. Did you mean 'math'?
@@ -118,7 +119,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
 
 
 def require(holds: bool, key: str, value: object, allowed: str) -> None:
-    """Raise a ConfigError that says what `key` was given and what is allowed, unless it holds."""
+    """Raise a ConfigError with the given value and the allowed values, unless `holds`."""
     if not holds:
         raise ConfigError(f"{key}={value}. Allowed: {allowed}.")
 

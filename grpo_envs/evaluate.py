@@ -2,7 +2,8 @@
 
 It answers held-out problems greedily and at random and prints accuracy, pass@k, rewards and their
 95 % intervals, clustered by problem. `a=` and `b=` (a run, a folder, a hub id, or tiny, 0.6b, ...)
-compare two models on the same problems. Cut off, the same command goes on where it was.
+compare two models on the same problems. After an interruption, the same command continues where it
+stopped.
 """
 
 from __future__ import annotations
@@ -38,33 +39,33 @@ from grpo_envs.training.evaluation import STRATA, Evaluation, by_problem, differ
 from grpo_envs.training.tables import difference_table, tables
 
 _FREE = ("eval_every", "eval_problems")
-"""Keys `trainer.eval_*` that decide no answer."""
+"""Keys `trainer.eval_*` that do not change any answer."""
 _OF_LOADING = ("revision", "trust_remote_code", "attention", "chat_template_kwargs")
 _AT_ONCE = 256
-"""Answers between two times that the file is written."""
+"""Answers between two writes to the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """A model's answers, and where they are."""
+    """A model's answers, and the folder that holds them."""
 
     name: str
     folder: Path
     rows: list[dict[str, Any]]
     weights: dict[str, float]
-    """Of all reward parts."""
+    """Weights of all reward parts."""
     own: dict[str, Part]
     """The environment's own reward parts."""
     too_long: int
-    """Problems that were left out, as they are too long for the model's context."""
+    """Problems that were left out because they are too long for the model's context."""
 
 
 def evaluate(cfg: RunConfig, out: Path) -> Evaluated:
-    """Answer the problems that have no answer yet; return the answers to all of them.
+    """Answer the problems that have no answer yet; return the answers to all problems.
 
     Args:
-        cfg: `trainer.eval_problems` and the other keys of evaluation say how.
-        out: Where the folder of this model and environment is, or will be.
+        cfg: The run's keys; `trainer.eval_*` control the evaluation.
+        out: The folder that holds, or will hold, the folder of this model and environment.
 
     Raises:
         GrpoEnvsError: one line that says what to change.
@@ -91,7 +92,7 @@ def _evaluated(cfg: RunConfig, out: Path, held_out: tuple[TextEnv, int]) -> Eval
     there = by_problem(read_jsonl(file) if file.is_file() else [])
     whole = [row for rows in there.values() if len(rows) == each for row in rows]
     missing = [n for n in range(problems) if len(there.get(n, ())) != each]
-    # Opened first: a model that is not there leaves no folder.
+    # Opened first: a missing model leaves no folder.
     with _opened(cfg, held_out) if missing else nullcontext() as evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "config.json", json.dumps(identity, indent=1))
@@ -102,7 +103,7 @@ def _evaluated(cfg: RunConfig, out: Path, held_out: tuple[TextEnv, int]) -> Eval
                 raise evaluation.room.no_problem()
             _answer(evaluation, fitting, file)
     rows = [row for row in read_jsonl(file) if row["problem"] < problems]
-    rows.sort(key=lambda row: int(row["problem"]))  # the order of a first time and of a later one
+    rows.sort(key=lambda row: int(row["problem"]))  # the same order after an interruption
     return Evaluated(
         name=model.name,
         folder=folder,
@@ -131,7 +132,7 @@ def _opened(cfg: RunConfig, held_out: tuple[TextEnv, int]) -> Iterator[Evaluatio
 
 
 def _answer(evaluation: Evaluation, problems: Sequence[int], file: Path) -> None:
-    """Append the answers to some problems to a file, a part at a time."""
+    """Append the answers to these problems to a file, in parts."""
     size = max(1, _AT_ONCE // (1 + evaluation.samples))
     parts = [problems[i : i + size] for i in range(0, len(problems), size)]
     with evaluation.shown(len(problems)):
@@ -142,12 +143,12 @@ def _answer(evaluation: Evaluation, problems: Sequence[int], file: Path) -> None
 
 
 def _identity(cfg: RunConfig, path: str) -> dict[str, Any]:
-    """Return what decides the answers; not how many problems: more may be added."""
+    """Return what decides the answers: all but the number of problems, which may grow."""
     tree = asdict(cfg)
     keys = [key for key in tree["trainer"] if key.startswith("eval_") and key not in _FREE]
     keys += ["device", "precision"]
     template = cfg.model.chat_template
-    # A file that is not there is said when the model is loaded.
+    # Loading the model reports a missing file.
     file = Path(template or "").expanduser()
     text = file.read_bytes() if file.is_file() else b""
     files = sorted(Path(path).iterdir()) if Path(path).is_dir() else []
@@ -176,7 +177,7 @@ def _label(path: str) -> str:
 
 
 def model_overrides(model: str) -> list[str]:
-    """Return the overrides that mean a model as `a=` and `b=` name it."""
+    """Return the overrides for a model that `a=` or `b=` names."""
     if model in ("qwen", "smollm2"):
         return [f"model={model}"]
     if model in SIZES and not Path(model).exists():
@@ -185,7 +186,7 @@ def model_overrides(model: str) -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    """Evaluate one model or two; print the tables, and where the numbers are."""
+    """Evaluate one model or two; print the tables and the path of the numbers."""
     if launch.count() > 1:
         raise ConfigError(f"{launch.count()} processes would all answer everything. Allowed: one.")
     sides = {word[0]: word[2:] for word in options.overrides if word[:2] in ("a=", "b=")}
@@ -244,9 +245,11 @@ def main() -> None:
     words = "as for a run, e.g. env=math model.path=outputs/math/... ; a=MODEL b=MODEL compare two"
     parser.add_argument("overrides", nargs="*", help=words)
     parser.add_argument("--problems", type=int, help="held-out problems (trainer.eval_problems)")
-    parser.add_argument("--samples", type=int, default=4, help="to each of them (%(default)s)")
     parser.add_argument(
-        "--by", nargs="+", default=STRATA, help="keys of the problems' meta to tell apart"
+        "--samples", type=int, default=4, help="sampled answers to each problem (%(default)s)"
+    )
+    parser.add_argument(
+        "--by", nargs="+", default=STRATA, help="keys of the problems' meta to group the figures by"
     )
     out = Path("outputs", "evaluate")
     parser.add_argument("--out", type=Path, default=out, help="where answers go (%(default)s)")

@@ -1,8 +1,8 @@
 """One group of a run: `python -m grpo_envs.explain outputs/math --step 3 --group 0`.
 
 Prints how the rewards of a group became advantages, and a completion token by token: its
-log-probabilities, the ratio, whether it was clipped, and the KL. Tokens are there of a run with
-`agent.log_tokens`.
+log-probabilities, the ratio, whether it was clipped, and the KL. Only runs with `agent.log_tokens`
+record tokens.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, help="folder of a run, or of runs (the newest)")
     parser.add_argument("--step", type=int, default=1, help="step of the training (%(default)s)")
-    parser.add_argument("--group", type=int, default=0, help="its number in the step (%(default)s)")
-    member = "the completion that is shown token by token (that of the largest advantage)"
+    parser.add_argument(
+        "--group", type=int, default=0, help="number of the group in the step (%(default)s)"
+    )
+    member = "the completion to show token by token (the one with the largest advantage)"
     parser.add_argument("--member", type=int, help=member)
     parser.add_argument("--update", type=int, help="update of the step, from 1 (the last)")
     options = parser.parse_args()

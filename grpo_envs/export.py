@@ -1,8 +1,8 @@
 """A run's model for other programs: `python -m grpo_envs.export RUN --out FOLDER`.
 
 Writes a folder that Transformers and vLLM load: weights, configs, tokenizer, chat template and a
-model card. `--merge` adds the adapters of a LoRA run into its weights. What was written is read
-back and compared. `--push NAME` uploads it to the Hugging Face hub.
+model card. `--merge` adds the adapters of a LoRA run into its weights. The written files are read
+back and compared with the model. `--push NAME` uploads it to the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def export(
     """Write the model of a run into a folder.
 
     Args:
-        run: Its folder, or one of its checkpoints.
-        out: Must not be there, or be empty.
-        dtype: fp32, bf16 or fp16, of the weights.
-        merge: Add adapters into the weights; without it they are written alone.
-        own_code: Whether Python code that the model brings along may run.
+        run: The run's folder, or one of its checkpoints.
+        out: A folder that does not exist, or is empty.
+        dtype: Of the weights: fp32, bf16 or fp16.
+        merge: Add adapters into the weights; otherwise the adapters are written alone.
+        own_code: Whether Python code from the model's folder may run.
 
     Raises:
-        ConfigError: no run or no checkpoint, a folder that holds something, or a model that would
-            not be the trained one.
+        ConfigError: there is no run or no checkpoint, `out` is not empty, or the written model
+            would differ from the trained one.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {shown(out)}: not empty. Allowed: a new or an empty folder.")
@@ -51,7 +51,7 @@ def export(
             f"Allowed: {saved}."
         )
     temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a kill in the midst of this
+    shutil.rmtree(temporary, ignore_errors=True)  # left by an export that was killed
     temporary.mkdir(parents=True)
     try:
         _write(checkpoint, temporary, dtype, merge=merge, own_code=own_code)
@@ -63,7 +63,7 @@ def export(
 
 
 def _checkpoint_of(run: Path) -> Path:
-    """Return the checkpoint that is meant: itself, or a run's last."""
+    """Return the checkpoint itself, or the last one of a run."""
     checkpoint = model_in(run).resolve()
     if not (checkpoint / "trainer.json").is_file():
         raise ConfigError(f"{shown(run)}: no run, and no checkpoint of one.")
@@ -102,7 +102,9 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, help="a run, a checkpoint, or runs (the newest)")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
-    parser.add_argument("--dtype", choices=SAVED, default="fp32", help="of weights (%(default)s)")
+    parser.add_argument(
+        "--dtype", choices=SAVED, default="fp32", help="of the weights (%(default)s)"
+    )
     parser.add_argument("--merge", action="store_true", help="add adapters (LoRA) into the weights")
     own_code = "run the Python code that the model brings along"
     parser.add_argument("--trust-remote-code", action="store_true", help=own_code)

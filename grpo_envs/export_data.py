@@ -1,4 +1,4 @@
-"""Our problems for another trainer: `python -m grpo_envs.export_data verl env=countdown --out DIR`.
+"""Problems for another trainer: `python -m grpo_envs.export_data verl env=countdown --out DIR`.
 
 Writes train.parquet and test.parquet (held-out problems), and prints the command that trains on
 them. The rows name the problems and hold no gold answers: the trainer needs grpo-envs, too.
@@ -28,10 +28,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m grpo_envs.export_data", description=f"{first} {more}"
     )
-    parser.add_argument("trainer", choices=["verl"], help="whose form the files have")
+    parser.add_argument("trainer", choices=["verl"], help="the trainer whose format the files have")
     parser.add_argument("overrides", nargs="*", help="as for a run, e.g. env=math env.level=2")
-    parser.add_argument("--rows", type=int, default=1024, help="to train on (%(default)s)")
-    parser.add_argument("--held-out", type=int, default=128, help="to evaluate on (%(default)s)")
+    parser.add_argument("--rows", type=int, default=1024, help="rows to train on (%(default)s)")
+    parser.add_argument(
+        "--held-out", type=int, default=128, help="rows to evaluate on (%(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="a folder")
     options = parser.parse_intermixed_args()
     require(options.rows > 0, "--rows", options.rows, "1 or more")

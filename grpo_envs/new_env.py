@@ -1,8 +1,8 @@
 """A package for an environment of your own: `python -m grpo_envs.new_env sort_letters`.
 
 Writes a folder that can be installed, with an environment to change, its configuration, a reward
-function, and tests that pass as they are. With `--dataset` its problems are the rows of a CSV, with
-`--tools` the model calls a function before it answers.
+function, and tests that pass as they are. With `--dataset`, its problems are the rows of a CSV.
+With `--tools`, the model calls a function before it answers.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ python -m grpo_envs.run env=NAME env.length=6        # train
 
 _ENV = '''"""Sort the letters of a word.
 
-Task: a made-up word, whose letters shall be written in alphabetical order.
+Task: write the letters of a made-up word in alphabetical order.
 Answer: `<answer>...</answer>`, after at most one `<think>` block.
 Reward: `correct` for the sorted letters, `format` for exactly one answer and nothing beside it.
 """
@@ -127,7 +127,7 @@ class CLASSEnv(TextEnv):
                 )
 
     def score(self, problem: Problem, answer: str) -> Reward:
-        """Compare all of the answer: a list of guesses earns nothing."""
+        """Compare the whole answer, so that a list of guesses earns nothing."""
         found = re.fullmatch(r"\\s*<answer>([^<]*)</answer>\\s*", after_think(answer) or "")
         right = found is not None and found[1].strip() == problem.gold
         return Reward(parts={"correct": float(right), "format": float(found is not None)})
@@ -204,7 +204,8 @@ FILES = {
     "grpo_env_NAME/conf/env/NAME.yaml": _YAML,
     "tests/test_NAME.py": _TESTS,
 }
-"""What is written; NAME, DASHED and CLASS stand for the environment's name in three spellings."""
+"""The files of a package; NAME, DASHED and CLASS stand for the environment's name in three
+spellings."""
 
 DATASET_FILES = FILES | {
     "README.md": templates.README,
@@ -228,12 +229,12 @@ def write(name: str, parent: Path, files: Mapping[str, str] = FILES) -> Path:
     """Write the package `grpo-env-<name>` into `parent`; return its folder.
 
     Args:
-        name: Of the environment.
+        name: Name of the environment.
         parent: The folder to write into.
-        files: What is written: `FILES`, `DATASET_FILES` or `TOOLS_FILES`.
+        files: The files to write: `FILES`, `DATASET_FILES` or `TOOLS_FILES`.
 
     Raises:
-        ConfigError: `name` is no name for an environment or is taken, or the folder exists.
+        ConfigError: `name` is not allowed or is taken, or the folder exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         close = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_").lstrip("0123456789_")

@@ -1,8 +1,8 @@
 """What memory will a run need? `python -m grpo_envs.plan model.size=4b`: no GPU, no weights.
 
-It takes the keys of a run and prints the parts of its memory, while sampling and in the update.
-Where they do not fit, the keys to turn follow. Where an engine samples (sampler=vllm), it prints
-how many GPUs that sample go with those that train, too.
+It takes the keys of a run and prints the parts of its memory, while sampling and in the update. If
+they do not fit, it prints the keys to change. With sampler=vllm it also prints how many GPUs should
+sample for each GPU that trains.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 _UNITS = {"MiB": 2**20, "MB": 10**6, "GiB": 2**30, "GB": 10**9}
 _FREE = 0.1
-"""Of the memory, which stays free: CUDA itself takes some, and what is freed is left in pieces."""
+"""Share of the memory that stays free: for CUDA itself, and for fragmentation."""
 _TERA = 1e12
 _KEY_OF_ROWS = "agent.micro_batch_tokens"
 _WORTH = 0.99
-"""Of the peak: a key that leaves more than this is not worth turning."""
+"""A key that leaves more than this share of the peak is not worth changing."""
 
 
 @exit_on_error()
 def main() -> None:
-    """Print what a run needs; exit 1 where it does not fit, 2 on a mistake."""
+    """Print what a run needs; exit 1 if it does not fit, 2 on a mistake."""
     first, _, more = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         prog="python -m grpo_envs.plan", description=f"{first} {more}".replace("\n", " ")
     )
     words = "as for a run, e.g. model.size=4b model.lora.rank=32"
     parser.add_argument("overrides", nargs="*", help=words)
-    parser.add_argument("--memory", help="of the device, e.g. 24GiB (that of the GPU that is here)")
+    parser.add_argument("--memory", help="of the device, e.g. 24GiB (that of this machine's GPU)")
     parser.add_argument(
         "--prompt-tokens", type=int, default=256, help="tokens of a prompt (%(default)s)"
     )
@@ -67,9 +67,9 @@ def main() -> None:
 
 
 def _add_pace(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the arithmetic of samplers per trainer."""
+    """Add the options for computing how many GPUs sample for each one that trains."""
     parser.add_argument(
-        "--answer-tokens", type=int, help="tokens of an answer in the mean (sampler.max_new_tokens)"
+        "--answer-tokens", type=int, help="mean tokens of an answer (sampler.max_new_tokens)"
     )
     parser.add_argument(
         "--decode-rate", type=float, help="tokens/s that a GPU samples (what 2 TB/s allow)"
@@ -77,7 +77,9 @@ def _add_pace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--update-tflops", type=float, help="TFLOP/s that a GPU reaches in an update (300)"
     )
-    parser.add_argument("--gpus", type=int, default=8, help="that sample or train (%(default)s)")
+    parser.add_argument(
+        "--gpus", type=int, default=8, help="GPUs that sample or train (%(default)s)"
+    )
 
 
 def _flag(name: str) -> str:
@@ -106,7 +108,7 @@ def read_memory(text: str) -> float:
     (24.0, 80.0)
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the text is not a size.
     """
     found = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(_UNITS)})", text.strip())
     if found is None:
@@ -115,7 +117,7 @@ def read_memory(text: str) -> float:
 
 
 def shown_size(size: float) -> str:
-    """Return a number of bytes as people read it.
+    """Return a number of bytes as text, in GiB or MiB.
 
     >>> shown_size(7.5 * 2**30), shown_size(3 * 2**20)
     ('7.5 GiB', '3.0 MiB')
@@ -173,12 +175,12 @@ def _fits(plan: Needs, memory: float) -> bool:
 
 
 def _advise(plan: Needs, memory: float, options: argparse.Namespace) -> None:
-    """Print the keys with which it would fit, if there are any."""
+    """Print the keys with which the run would fit, if there are any."""
     given, keys = list(options.overrides), list[str]()
     cfg, limit = compose_run(given), (1 - _FREE) * memory
     by_weight = list(_keys_of_weights(plan, cfg))
     by_rows = [_KEY_OF_ROWS, "model.gradient_checkpointing=true"]
-    large = plan.found.by_weight > limit  # whatever the rows are
+    large = plan.found.by_weight > limit  # even with the fewest rows
     for key in [*by_weight, *by_rows] if large else [*by_rows, *by_weight]:
         if _fits(plan, memory):
             break
@@ -199,7 +201,7 @@ def _advise(plan: Needs, memory: float, options: argparse.Namespace) -> None:
 
 
 def _rows_that_fit(plan: Needs, cfg: RunConfig, limit: float) -> str | None:
-    """Return a setting for micro-batches of as many rows as fit, or of one; None for no such."""
+    """Return the setting for the largest micro-batches that fit; None if there is no such key."""
     if not hasattr(cfg.agent, "micro_batch_tokens"):
         return None
     row, rest = plan.found.row, limit - plan.found.needed("update")
@@ -208,7 +210,7 @@ def _rows_that_fit(plan: Needs, cfg: RunConfig, limit: float) -> str | None:
 
 
 def _keys_of_weights(plan: Needs, cfg: RunConfig) -> Iterator[str]:
-    """Yield the settings that save memory of weights, the least change first."""
+    """Yield the settings that save memory of weights, the smallest change first."""
     if plan.precision == "fp32" and plan.device == "cuda":
         yield "trainer.precision=bf16"
     if cfg.sampler.batch_tokens is not None:

@@ -31,12 +31,12 @@ _SEEDS = 2**31
 
 @exit_on_error()
 def main() -> None:
-    """Play until there is enough, or no more input; exit 2 on a mistake, 130 on Ctrl-C."""
+    """Play until the user quits or the input ends; exit 2 on a mistake, 130 on Ctrl-C."""
     options = _parser().parse_intermixed_args()
     _prepare_terminal()
     try:
         _run(options)
-    except EOFError:  # the input is over, at whichever question
+    except EOFError:  # the input ended, at any question
         print()
 
 
@@ -44,7 +44,7 @@ def read_answer() -> str:
     """Read lines until one holds a single dot, or the input ends.
 
     Raises:
-        EOFError: the input is over, and nothing was said before.
+        EOFError: the input ended before any line.
     """
     lines: list[str] = []
     while True:
@@ -74,15 +74,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prepare_terminal() -> None:
     for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):  # no byte or letter that is strange ends the game
+        if isinstance(stream, io.TextIOWrapper):  # no invalid byte or character ends the game
             stream.reconfigure(errors="backslashreplace")
     if not sys.stdin.isatty():
         return
     try:
-        import readline  # of Unix: `input` has the arrow keys with it
+        import readline  # Unix only: gives `input` the arrow keys
     except ImportError:
         return
-    # Of a pasted program every line is one, as in a pipe: also the dot at its end.
+    # Each line of a pasted text is read as one line, as in a pipe: the dot at the end, too.
     readline.parse_and_bind("set enable-bracketed-paste off")
 
 
@@ -106,7 +106,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _chat(cfg: RunConfig) -> "Chat":
     require_training("the chat template of a model (not --raw)")
-    # Here and not above: they import torch, which takes seconds, and a mistake is found before.
+    # Imported here: they import torch, which takes seconds, and a mistake is reported before.
     from grpo_envs.training.build import make_accelerator
     from grpo_policy.models import load_chat, resolve
 
@@ -126,7 +126,7 @@ def _seeds(first: int | None) -> Iterator[int]:
 
 
 def _episode(env: TextEnv, seed: int, chat: "Chat | None") -> None:
-    """Ask for answers until the environment has enough."""
+    """Ask for answers until the episode ends."""
     prompt, about = env.reset(seed=seed)
     how = "" if chat is None else ", as the model sees it"
     print(f"\nproblem {seed} of {env.split}{how}:")

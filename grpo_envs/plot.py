@@ -16,7 +16,7 @@ def plot(runs: list[Path], out: Path) -> None:
     A curve that no run has, or that is 0 everywhere, has no panel.
 
     Raises:
-        ConfigError: a folder is none of a run, or matplotlib is not installed.
+        ConfigError: a folder is not that of a run, or matplotlib is not installed.
     """
     records = [read_record(run) for run in runs]
     curves = [ACCURACY, REWARD, LENGTH, *seen(records, [KL, *OPTIMISER])]

@@ -33,9 +33,9 @@ from grpo_envs.training import job
 log = logging.getLogger(__name__)
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 _OF_SWEEPS = ("hydra.launcher", "hydra.sweeper", "hydra.sweep.")
-"""How the keys begin that decide how a sweep is made."""
+"""Prefixes of the keys that only a sweep uses."""
 _FIRST_SAYS = 15.0
-"""Seconds that the first process has to say what is wrong."""
+"""Seconds that other processes wait, so that the first process reports an error first."""
 
 
 @hydra.main(config_path=str(plugins.conf_dir()), config_name="config", **composition.RUNNING)
@@ -52,7 +52,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """Compose, train, and turn whatever goes wrong into one line."""
+    """Compose the configuration and train; turn every error into one line."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     started = time.time()
     if {"-h", "--help"} & {*sys.argv}:
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def _begin(words: list[str]) -> None:
-    """Be the one process of a run, or of several the first, or another."""
+    """Run as the only process, the first of several processes, or one of the others."""
     if launch.count() > 1:
         flags = [word for word in words if word.startswith("-")]
         if flags:
@@ -92,14 +92,14 @@ def _begin(words: list[str]) -> None:
         _require_options(words)
         _hydra_main()
         return
-    logging.getLogger().addHandler(logging.NullHandler())  # the first one says it
+    logging.getLogger().addHandler(logging.NullHandler())  # the first process logs
     job.follow(words)
 
 
 def _require_options(words: list[str]) -> None:
     """Refuse options that Hydra does not know, and keys of sweeps that a single run would ignore.
 
-    Hydra would print all options that it knows, and say nothing of such a key.
+    Hydra would answer an unknown option with the list of all options, and would ignore such a key.
     """
     parser = get_args_parser()
     known = [flag for action in parser._actions for flag in action.option_strings]
@@ -124,8 +124,8 @@ def _require_options(words: list[str]) -> None:
 def _fail(line: str) -> NoReturn:
     """End with one line.
 
-    Of several processes on a machine the first says it, and then their launcher ends the others;
-    where it does not, the mistake was another's alone, which says it after a while.
+    Of several processes on a machine, the first prints its line at once, and the launcher then ends
+    the others. A process that still runs after a while has an error of its own, and prints it.
     """
     if not launch.speaks():
         time.sleep(_FIRST_SAYS)
@@ -152,7 +152,7 @@ def _is_bug(error: Exception) -> bool:
 
 
 def _print_help(overrides: list[str]) -> None:
-    """Print the help: not through Hydra, which takes two seconds to list what ours does not use."""
+    """Print our help. Hydra's own takes two seconds, to list options that ours leaves out."""
     try:
         print(help_text(composition.composed(overrides)))
     except GrpoEnvsError as error:
@@ -160,7 +160,7 @@ def _print_help(overrides: list[str]) -> None:
 
 
 def _failures_in_words(failed: list[RunFolder]) -> str:
-    """Return which jobs of a sweep failed, a line each: Hydra tells of the first one only."""
+    """Return which jobs of a sweep failed, a line each: Hydra reports only the first one."""
     lines = [f"  {shown(folder.path)}: {folder.error}" for folder in failed]
     head = f"grpo_envs: {len(failed)} of the sweep's jobs failed; the same command tries them again"
     return "\n".join([f"{head}:", *lines])

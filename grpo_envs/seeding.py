@@ -1,4 +1,4 @@
-"""Random generators that are keyed by what they are for, not by seed arithmetic.
+"""Random generators whose seed is a hash of what they are for, in place of seed arithmetic.
 
 `seed + index` makes neighbouring seeds shifted copies of one stream, so a validation set drawn
 with seed 2 repeats a training set drawn with seed 1. Hashing the whole key removes that.

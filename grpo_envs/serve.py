@@ -1,4 +1,4 @@
-"""Serve an environment to other trainers, as OpenEnv asks: `python -m grpo_envs.serve env=math`."""
+"""Serve an environment by the OpenEnv protocol: `python -m grpo_envs.serve env=math`."""
 
 import argparse
 import signal
@@ -22,10 +22,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m grpo_envs.serve", description=__doc__)
     parser.add_argument("overrides", nargs="*", help="as for a run, e.g. env=math env.level=2")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="0.0.0.0: every machine that reaches it (%(default)s)"
+        "--host", default="127.0.0.1", help="0.0.0.0: open to other machines (%(default)s)"
     )
     parser.add_argument("--port", type=int, default=8000, help="0: a free one (%(default)s)")
-    parser.add_argument("--sessions", type=int, default=256, help="at once (%(default)s)")
+    parser.add_argument("--sessions", type=int, default=256, help="at the same time (%(default)s)")
     parser.add_argument(
         "--timeout", type=float, default=300.0, help="seconds a grading may take (%(default)g)"
     )
@@ -42,7 +42,7 @@ def _serve(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _end)
     with closing(plugins.make(name, **cfg.env_keywords)) as env:
         require_extra("openenv", "serving", ["openenv"])
-        # Here and not above: they take seconds, and a mistake is found before.
+        # Imported here: they take seconds, and a mistake is reported before.
         from grpo_envs.interop import openenv, served
 
         with closing(openenv.listen(options.host, options.port)) as at:

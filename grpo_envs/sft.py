@@ -1,8 +1,8 @@
 """Warm start: `python -m grpo_envs.sft env=math model=smollm2`, a run with `agent=sft`.
 
-It learns from the environment's demonstrations, or the solutions of its dataset, in the place of
-sampled completions; all else is as in `grpo_envs.run`: keys, folder, evaluation, resume, sweeps.
-GRPO goes on from it with `model.path=` its folder.
+The policy learns from the environment's demonstrations, or from the solutions of its dataset, in
+place of sampled completions. Keys, folder, evaluation, resume and sweeps are those of
+`grpo_envs.run`. GRPO continues from the result with `model.path=` the run's folder.
 """
 
 from __future__ import annotations

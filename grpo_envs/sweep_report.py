@@ -1,10 +1,10 @@
 """A sweep at a glance: `python -m grpo_envs.sweep_report multirun/env_seed`.
 
-Prints a table of its jobs, best first: the overrides in which they differ, the held-out reward and
-accuracy at the end (with 95 % intervals) and the time that the steps took; where seeds were varied,
-the variants compared over them, as `grpo_envs.compare` does. Writes the curves, of a variant the
-mean over its seeds, to report.png and report.html in the sweep's folder; beside the page is
-plotly.min.js, which the pages of the jobs use, too. Neither needs a network.
+Prints a table of the jobs, best first: the overrides in which they differ, the held-out reward and
+accuracy at the end (with 95 % intervals) and the time of the steps. If seeds vary, a second table
+compares the variants over them, as `grpo_envs.compare` does. Writes the curves to report.png and
+report.html in the sweep's folder; a variant's curve is the mean over its seeds. The page loads
+plotly.min.js from the same folder, as the pages of the jobs do; nothing needs a network.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _clock(seconds: float) -> str:
 
 
 def _lines(jobs: Sequence[Record]) -> list[Line]:
-    """Return a line for each variant: jobs that differ in the seed alone are one."""
+    """Return a line for each variant; jobs that differ only in the seed are one variant."""
     keys = varying(jobs, ["seed"])
     variants: dict[str, list[Record]] = {}
     for job in jobs:
@@ -116,7 +116,7 @@ def _lines(jobs: Sequence[Record]) -> list[Line]:
 
 
 def write_page(title: str, jobs: Sequence[Record], by: str, out: Path) -> None:
-    """Write the tables and curves that say their run when pointed at, as one file."""
+    """Write one page with the tables and curves; a curve shows its run under the pointer."""
     require_training("the page of a sweep", ["plotly"])
     from grpo_envs.runs.bundle import NAME, write_bundle
 
@@ -127,7 +127,7 @@ def write_page(title: str, jobs: Sequence[Record], by: str, out: Path) -> None:
         figure.update_layout(title=curve.title, margin={"t": 40}, height=320)
         if len(lines) > 1:
             figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.3})
-        code = False if number else NAME  # plotly's code once, for all figures
+        code = False if number else NAME  # load plotly's code once, for all figures
         figures.append(figure.to_html(full_html=False, include_plotlyjs=code))
     write_bundle(out.parent)
     tables = [table_of(jobs, by)]
@@ -153,11 +153,10 @@ def _html_row(tag: str, cells: Sequence[str]) -> str:
 def report(sweep: Path, by: str, *, ascending: bool = False) -> list[Table]:
     """Write report.png and report.html into a sweep's folder; return the tables.
 
-    The second one compares the variants over seeds, where seeds were varied.
+    If seeds vary, a second table compares the variants over them.
 
     Raises:
-        ConfigError: the folder holds no jobs, they have no such metric, or matplotlib is not
-            installed.
+        ConfigError: the folder holds no jobs, no job has such a metric, or matplotlib is missing.
     """
     jobs = ranked(read_jobs(sweep), by, ascending=ascending)
     tables = [table_of(jobs, by)]
@@ -170,7 +169,7 @@ def report(sweep: Path, by: str, *, ascending: bool = False) -> list[Table]:
 
 @exit_on_error()
 def main() -> None:
-    """Read the options; print the table, then where picture and page are."""
+    """Read the options; print the tables, then the paths of picture and page."""
     first, _, more = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         prog="python -m grpo_envs.sweep_report", description=f"{first} {more}"

@@ -12,16 +12,16 @@ from itertools import groupby
 from typing import Any
 
 REWARD_TOLERANCE = 1e-9
-"""Two rewards that differ by no more are equal: absolute, and relative to the larger of the two."""
+"""Two rewards that differ by at most this are equal; absolute, and relative to the larger one."""
 LONGEST_GOLD = 2000
-"""Characters of a gold that are shown; tests of a program can be far longer."""
+"""Characters of a gold that `gold_text` shows; the tests of a program can be far longer."""
 
 
 def compare_rewards(one: float, other: float) -> int:
     """Return -1, 0 or 1: `one` is less than, equal to or more than `other`.
 
-    A reward is a weighted sum of floats, so equal ones may differ in the last bits. Every
-    comparison of two rewards is made here.
+    A reward is a weighted sum of floats, so equal rewards may differ in the last bits. All code
+    compares rewards with this function.
 
     >>> compare_rewards(0.3 + 0.3 + 0.3 + 0.1, 1.0)
     0
@@ -33,7 +33,7 @@ def compare_rewards(one: float, other: float) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """A function that the policy may call, as a chat template is given it."""
+    """A function that the policy may call, as chat templates receive it."""
 
     name: str
     description: str
@@ -53,39 +53,40 @@ class Call:
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values by the names of parameters; empty where the call could not be read."""
+    """JSON values by parameter name; empty if the call could not be read."""
     error: str = ""
-    """Why the call could not be read; '' of one that could."""
+    """Why the call could not be read; '' if it could."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One question with what is needed to grade an answer to it."""
+    """One question, and the data needed to grade an answer."""
 
     prompt: str
     """Text shown to the policy."""
     gold: Any
     """Whatever the environment's `score` compares against. Never shown to the policy."""
     solution: str
-    """A completion that must earn the maximum, which `check_env` plays back; '' where a dataset
-    has none."""
+    """A completion that must earn the maximum; `check_env` plays it. '' if a dataset has none."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Anything else worth logging: level, source row, topic. JSON values only."""
     system_prompt: str | None = None
-    """The system message before this prompt; None for the environment's."""
+    """The system message before this prompt; None: the environment's."""
     messages: tuple[Mapping[str, str], ...] = ()
-    """The turns of a prompt that is a conversation, each with `role` (user or assistant) and
-    `content`, the user's last; `prompt` is then their transcript. () where the prompt is a text."""
+    """The messages of a prompt that is a conversation, each with `role` (user or assistant) and
+    `content`; the last is the user's, and `prompt` is their transcript. () if the prompt is a
+    text."""
     columns: Mapping[str, Any] = field(default_factory=dict)
-    """The row of a dataset by its own names, the gold among them: for reward functions only."""
+    """The dataset's row by its own column names, the gold included: for reward functions only."""
     max_turns: int | None = None
-    """Answers per episode of this problem; None for the environment's number."""
+    """Answers per episode of this problem; None: the environment's number."""
     tools: tuple[Tool, ...] = ()
-    """What the policy may call in an episode of this problem, see `grpo_envs/env/calls.py`."""
+    """The tools that the policy may call in an episode of this problem, see
+    `grpo_envs/env/calls.py`."""
 
 
 def gold_text(gold: Any) -> str:
-    """Return a problem's gold for people: a text as it is, else as Python writes it, cut off.
+    """Return a problem's gold as text for people: a string unchanged, else its `repr`; cut off.
 
     >>> gold_text("104"), gold_text((1, "a"))
     ('104', "(1, 'a')")
@@ -96,38 +97,38 @@ def gold_text(gold: Any) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One answer of the policy in an episode, and what the environment said to it."""
+    """One answer of the policy in an episode, and the environment's observation."""
 
     action: str
     observation: str = ""
     reward: float = 0.0
-    """The weighted reward of this answer alone. 0 while the environment grades it: `respond` sees
-    the rewards of the earlier turns, and 0 in the last."""
+    """The weighted reward of this answer alone. While the environment grades the answer it is 0:
+    `respond` sees the rewards of earlier turns, and 0 for the last."""
     note: str = ""
-    """The remark on the grading of this answer, or why its grading failed: for people, in what was
-    sampled. '' in the turns that `respond` sees."""
+    """The grader's remark on this answer, or why its grading failed: for people, in logged
+    completions. '' in the turns that `respond` sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One sampled answer, or all of a conversation after its prompt."""
+    """One sampled answer, or a whole conversation after its prompt."""
 
     text: str
     token_ids: tuple[int, ...] = ()
-    """What was sampled, the end-of-turn token included. Never re-tokenised from `text`."""
+    """The sampled tokens, the end-of-turn token included. Never re-tokenised from `text`."""
     logprobs: tuple[float, ...] = ()
     """Natural-log probability of each token at sampling time, at the sampling temperature."""
     finish_reason: str = "stop"
     """`stop`: the policy ended its (last) turn; `length`: it ran out of tokens."""
     mask: tuple[bool, ...] = ()
-    """False on tokens that the policy did not choose: those between turns, and those that a
-    sampler put in; () where all are its."""
+    """False for tokens that the policy did not choose: those between turns, and those that a
+    sampler inserted; () if it chose all."""
     turns: tuple[Turn, ...] = ()
     """The turns of a conversation; () for a single answer."""
     turn_lengths: tuple[int, ...] = ()
-    """Tokens of each answer, those put in included; () where the mask says it."""
+    """Tokens of each answer, inserted ones included; () if `mask` alone gives the lengths."""
     turn_starts: tuple[int, ...] = ()
-    """The place of each answer's first token; () for a single answer."""
+    """The index of each answer's first token; () for a single answer."""
 
     @property
     def length(self) -> int:
@@ -136,7 +137,7 @@ class Completion:
 
     @property
     def longest_turn(self) -> int:
-        """Tokens of its longest answer: what a limit on one answer's length is about.
+        """Tokens of its longest answer; limits on the length of one answer apply to this number.
 
         >>> Completion(text="", token_ids=(1,) * 6, mask=(True, True, False, True) * 2).longest_turn
         3
@@ -154,14 +155,14 @@ class Reward:
     weights: Mapping[str, float] = field(default_factory=dict)
     """Weight of each part in `total`; a part that is not named weighs 1."""
     valid: bool = True
-    """False when the grader failed (sandbox down, plugin raised), which is not a wrong answer."""
+    """False if the grader failed (sandbox down, plugin raised); a wrong answer is valid."""
     error: str = ""
-    """Why it is not valid; always '' of a valid one."""
+    """Why the reward is not valid; always '' for a valid one."""
     note: str = ""
     """A remark on the grading for people; nothing is computed from it."""
 
     def __post_init__(self) -> None:
-        """Keep the `error` that a valid reward is given as its note."""
+        """Move the `error` of a valid reward to its note."""
         if self.valid and self.error:
             notes = [text for text in (self.note, self.error) if text]
             object.__setattr__(self, "note", "; ".join(notes))
@@ -169,12 +170,12 @@ class Reward:
 
     @property
     def detail(self) -> str:
-        """The text for people: why it is not valid, else the note."""
+        """The text for people: `error` if the reward is not valid, else `note`."""
         return self.error or self.note
 
     @property
     def total(self) -> float:
-        """The weighted sum of the parts: the number the learner sees. 0 when not valid."""
+        """The weighted sum of the parts, which is what the agent learns from. 0 if not valid."""
         if not self.valid:
             return 0.0
         return math.fsum(self.weights.get(name, 1.0) * x for name, x in self.parts.items())
@@ -182,42 +183,42 @@ class Reward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What an environment answers to a turn."""
+    """The environment's answer to a turn."""
 
     reward: Reward
     observation: str = ""
     """Shown to the policy before its next turn."""
     done: bool = True
     results: tuple[str, ...] = ()
-    """The results of the turn's tool calls, in their order. Where there are any, a model reads them
-    in its template's `tool` role, and `observation` is all of them as one text, for people and for
-    models without that role. () where the observation is a user's."""
+    """The results of the turn's tool calls, in the order of the calls. A model reads them in the
+    `tool` role of its template; `observation` is all of them as one text, for people and for models
+    without that role. () if the observation is a user's message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """All completions of one problem, with their rewards: what GRPO compares."""
+    """All completions of one problem with their rewards; GRPO compares them with each other."""
 
     key: int
-    """The problem's seed. Two groups with equal prompts and different keys are two groups."""
+    """The problem's seed. Groups with equal prompts and different keys stay separate."""
     prompt: str
     prompt_ids: tuple[int, ...]
     """The prompt rendered with the model's chat template, as tokens."""
     completions: tuple[Completion, ...]
     rewards: tuple[Reward, ...]
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """The problem's."""
+    """The problem's `meta`."""
     gold: str = ""
-    """The problem's gold as text, see `gold_text`: for people, nothing is computed from it."""
+    """The problem's gold as text, see `gold_text`; for people only."""
     system_prompt: str = ""
     """The system message before the prompt."""
     tools: tuple[Mapping[str, Any], ...] = ()
-    """The schemas of what the policy may call, see `Tool.schema`."""
+    """The schemas of the tools that the policy may call, see `Tool.schema`."""
     version: int = 0
-    """Of the policy's weights that sampled the completions, see `Policy.version`."""
+    """Version of the weights that sampled the completions, see `Policy.version`."""
 
     @property
     def flat(self) -> bool:
-        """Whether all valid rewards are equal, or fewer than two: there is nothing to compare."""
+        """Whether all valid rewards are equal, or there are fewer than two: nothing to compare."""
         totals = [reward.total for reward in self.rewards if reward.valid]
         return not totals or compare_rewards(max(totals), min(totals)) == 0

@@ -1,4 +1,4 @@
-"""What the framework knows of an agent's configuration: its own class adds the agent's keys."""
+"""The keys of an agent that the framework knows; the agent's own class adds its keys."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ class AgentConfig:
     main_keys: ClassVar[tuple[str, ...]] = ()
     """The keys that `--help` lists, such as `group_size` or `loss.beta`; () lists all."""
     memory_keys: ClassVar[tuple[str, ...]] = ()
-    """Settings that save memory, such as `agent.loss.beta=0`, the best first."""
+    """Settings that save memory, such as `agent.loss.beta=0`; the most effective first."""
     temperature_may_change: ClassVar[bool] = False
-    """Whether the agent scores each step at its own temperature, see `Plan`; without it
+    """Whether the agent scores each step at the temperature of that step, see `Plan`. If False,
     `sampler.temperature` has to be a number."""
     imitates: ClassVar[bool] = False
-    """Whether the agent learns from the environment's demonstrations: nothing is sampled then."""
+    """Whether the agent learns from the environment's demonstrations, so that nothing is
+    sampled."""
     name: str = ""
     """Entry point of the agent."""
     group_size: int = 1
@@ -30,34 +31,34 @@ class AgentConfig:
 
     @property
     def resamplings(self) -> int:
-        """Rounds of sampling, at most, that replace groups that teach nothing, see `flat`."""
+        """Most rounds of sampling that replace groups without a learning signal, see `flat`."""
         return 0
 
     def flat(self, group: Group) -> bool:
-        """Return whether the agent finds nothing to compare in a group: it would teach nothing."""
+        """Return whether a group gives the agent nothing to compare, and so no learning signal."""
         return group.flat
 
     @property
     def reference(self) -> bool:
-        """Whether the update compares the policy with a reference, which takes memory."""
+        """Whether the update compares the policy with a reference model, which takes memory."""
         return False
 
     @property
     def critic_body(self) -> str:
-        """Which body a critic has: `own`, which takes memory, or `shared`; '' without a critic."""
+        """The body of the critic: `own`, which takes memory, or `shared`; '' without a critic."""
         return ""
 
     @property
     def needs_steps(self) -> bool:
-        """Whether a step depends on `trainer.steps`: a resumed run cannot have others then."""
+        """Whether a step depends on `trainer.steps`; a resumed run must then keep their number."""
         return False
 
     def remarks(self) -> list[str]:
-        """Return what of the configuration has no effect, for the log before the first step."""
+        """Return remarks on keys without effect, for the log before the first step."""
         return []
 
     def check(self, run: RunConfig) -> None:
-        """Refuse values that are allowed alone and contradict other keys of the run.
+        """Refuse values that contradict other keys of the run.
 
         Raises:
             ConfigError: one line that names the keys, the values and what is allowed.

@@ -35,11 +35,11 @@ COMPOSING = {"version_base": "1.3"} if _OLD_HYDRA else {}
 _SCHEMAS = {"model": ModelConfig, "trainer": TrainerConfig, "logger": LoggerConfig}
 _CALLED = ("grpo_envs.*", "hydra.*", "hydra_plugins.*", "logging.*", "sys.*")
 RUNNING: dict[str, Any] = COMPOSING if _OLD_HYDRA else {"execution_whitelist": _CALLED}
-"""The same of `@hydra.main`; from Hydra 1.4 on a configuration can call nothing else."""
+"""Arguments of `@hydra.main`; from Hydra 1.4 on, a configuration can call nothing else."""
 
 
 def register() -> None:
-    """Tell Hydra our schemas, resolvers and what plugins bring. Call before `@hydra.main` runs."""
+    """Register our schemas, resolvers and plugins with Hydra. Call before `@hydra.main` runs."""
     run = OmegaConf.structured(RunConfig)
     run.env = {}
     OmegaConf.set_struct(run.env, False)  # an environment's keys are checked by its constructor
@@ -49,7 +49,7 @@ def register() -> None:
         open_mappings(node)
         _store("schema", group, node)
     _register_resolver("grpo_key", lambda given, but: job_name(list(given), list(but)))
-    # Cached, as `now` is: what the sweep resolves holds for its jobs, too.
+    # Cached, as `now` is: the jobs of a sweep get the value that the sweep resolved.
     _register_resolver("grpo_sweep", lambda given: sweep_dir_name(list(given)), use_cache=True)
     _register_resolver("grpo_run_dir", run_dir)
     Plugins.instance().register(EntryPointSource)
@@ -57,7 +57,7 @@ def register() -> None:
 
 
 def _store(group: str, name: str, node: Any, package: str | None = None) -> None:
-    """Store once: Hydra 1.4 warns of a second time."""
+    """Store once: Hydra 1.4 warns if a name is stored twice."""
     store = ConfigStore.instance()
     try:
         known = store.list(group)
@@ -68,7 +68,7 @@ def _store(group: str, name: str, node: Any, package: str | None = None) -> None
 
 
 def _register_resolver(name: str, resolver: Callable[..., str], *, use_cache: bool = False) -> None:
-    old = OmegaConf.register_new_resolver  # from 2.4 on it warns, and its old name is the new one
+    old = OmegaConf.register_new_resolver  # deprecated from OmegaConf 2.4 on, in favour of the next
     new: Callable[..., None] = OmegaConf.register_resolver
     register = new if "use_cache" in signature(new).parameters else old
     register(name, resolver, replace=True, use_cache=use_cache)
@@ -88,10 +88,10 @@ def sweep_keys(overrides: list[str]) -> dict[str, str | None]:
 
 
 def run_dir(resume: str | None, new: str, overrides: list[str]) -> str:
-    """Return where a run goes: a new folder, or the one that `resume` names.
+    """Return the folder of a run: a new one, or the one that `resume` names.
 
-    Of a folder of runs that is the newest one, and of `auto` the newest of the same command that
-    was cut off.
+    If `resume` is a folder of runs, the newest of them; if it is `auto`, the newest interrupted run
+    of the same command.
     """
     if resume == "auto":
         return str(newest_cut_off(Path(new).parent, list(overrides)) or new)
@@ -99,7 +99,7 @@ def run_dir(resume: str | None, new: str, overrides: list[str]) -> str:
 
 
 def composed(overrides: list[str]) -> DictConfig:
-    """Compose a configuration outside of `@hydra.main`: for commands that only look.
+    """Compose a configuration outside of `@hydra.main`, for commands that do not train.
 
     Raises:
         ConfigError: one line that names the key, the value and what is allowed.
@@ -108,7 +108,7 @@ def composed(overrides: list[str]) -> DictConfig:
 
 
 def _composed(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
-    """Return a composed configuration and the option that was chosen of each group."""
+    """Return a composed configuration and the chosen option of each group."""
     register()
     try:
         with initialize_config_dir(str(conf_dir()), **COMPOSING):
@@ -133,11 +133,11 @@ def compose_run(overrides: list[str]) -> RunConfig:
 class PluginConf(SearchPathPlugin):
     """Adds the YAML of plugins: `pkg://<package>` for each entry point of `grpo_envs.conf`.
 
-    After it come the options and schemas that need no YAML, see `EntryPointSource`.
+    The options and schemas without YAML come last, see `EntryPointSource`.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append what can be found; warn of what cannot."""
+        """Append the folders that are found; warn about the others."""
         for name, ep in available(CONF).items():
             folder = _folder_of(ep.value)
             if isinstance(folder, Path):

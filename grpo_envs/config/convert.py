@@ -24,7 +24,7 @@ from grpo_envs.env.ray_client import SCHEME
 from grpo_envs.errors import ConfigError, install, nearest, require_one_of
 
 RENAMED = {"trainer.objective": "trainer.sweep_metric"}
-"""Keys of the version before, and their names now."""
+"""Keys of the previous version, and their present names."""
 
 _BROUGHT_BY = {
     "hydra/launcher=joblib": "sweep",
@@ -32,7 +32,7 @@ _BROUGHT_BY = {
     "hydra/launcher=submitit_slurm": "sweep",
     "hydra/sweeper=optuna": "optuna",
 }
-"""Options of Hydra that packages bring, and the extra with each."""
+"""Options of Hydra that need a package, and the extra that installs it."""
 
 
 def convert(
@@ -42,8 +42,8 @@ def convert(
 
     Args:
         cfg: Without the node `hydra`.
-        choices: The option that was chosen of each group (`hydra.runtime.choices`).
-        overrides: Of the command: `agent.name=...` among them is a choice of the agent itself.
+        choices: The chosen option of each group (`hydra.runtime.choices`).
+        overrides: Overrides of the command; `agent.name=...` among them chooses the agent.
 
     Raises:
         ConfigError: one line that names the key, the value and what is allowed.
@@ -69,7 +69,7 @@ def convert(
 
 
 def _take_cluster(run: RunConfig) -> None:
-    """Read `env.workers=ray://HOST:PORT` as `trainer.graders`: its CPUs are the workers."""
+    """Treat `env.workers=ray://HOST:PORT` as `trainer.graders`: the cluster's CPUs are workers."""
     workers = run.env.get("workers")
     if not str(workers).startswith(SCHEME):
         return
@@ -84,10 +84,10 @@ def _take_cluster(run: RunConfig) -> None:
 
 
 def _require_owner(group: str, keys: Any, option: str) -> None:
-    """Refuse keys that are not those of the agent or sampler that they name.
+    """Refuse keys that do not belong to the agent or sampler that they name.
 
-    An option file that extends another one inherits its `name`: without a name of its own it would
-    silently train the other agent.
+    An option file that extends another one inherits the other's `name`. Without a `name` of its own
+    it would silently train the other agent.
     """
     own = config_of(group, keys.name)
     if option != keys.name and option in available(ENTRY_POINTS[group]):
@@ -104,7 +104,7 @@ def _require_owner(group: str, keys: Any, option: str) -> None:
 
 
 def explain(error: Exception) -> ConfigError:
-    """Turn what Hydra and OmegaConf raise about a configuration into one line."""
+    """Turn an error of Hydra or OmegaConf about a configuration into one line."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, ConfigError):
         return cause

@@ -1,6 +1,6 @@
-"""What `--help` says: the options of each group, the keys that matter, and those of `env`.
+"""The text of `--help`: the options of each group, the main keys, and the keys of `env`.
 
-An option is explained by the first line of its YAML, a key by the text below its field.
+The text for an option is the first line of its YAML; for a key, the docstring below its field.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAIN = (
     *("trainer.save_every", "trainer.device", "trainer.precision", "trainer.sweep_metric"),
     *("logger.names", "seed", "resume"),
 )
-"""The framework's keys that matter; `--cfg job` shows all. Agents and samplers name their own."""
+"""The framework's main keys; `--cfg job` shows all. Agents and samplers name their own."""
 _HEAD = """\
 Train a language model with GRPO on a Gymnasium text environment.
 
@@ -69,10 +69,10 @@ def help_text(cfg: DictConfig) -> str:
 
 
 def options_of(group: str) -> dict[str, str]:
-    """Return the options of a group with a line on each, those of installed packages among them."""
+    """Return the options of a group with a line on each, including those of installed packages."""
     found = {
         path.stem: path.read_text(encoding="utf-8")
-        for folder in reversed(yaml_folders())  # ours come first, as Hydra has it
+        for folder in reversed(yaml_folders())  # ours take precedence, as in Hydra
         for path in folder.glob(f"{group}/*.yaml")
     }
     lines = {name: _first_comment(text) for name, text in found.items()}
@@ -89,7 +89,7 @@ def _first_comment(text: str) -> str:
 
 
 def keys(tree: Mapping[str, Any]) -> dict[str, str]:
-    """Return the keys that matter and what each is, those of the chosen agent and sampler too.
+    """Return the main keys with their text, including those of the chosen agent and sampler.
 
     Args:
         tree: A composed configuration.
@@ -110,9 +110,9 @@ def keys(tree: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _main_keys(owner: type[Any]) -> list[str]:
-    """Return the keys that matter: those that an owner names, and the keys it adds to its base.
+    """Return the main keys of a class: its `main_keys`, and the keys that it adds to its base.
 
-    All, where neither it nor its base names any.
+    All keys, if neither the class nor its base has `main_keys`.
     """
     docs, base = _docs(owner), owner.__mro__[1]
     added: list[str] = []
@@ -166,9 +166,9 @@ def _environment(name: str, given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def keyword_docs(target: Any) -> dict[str, str]:
-    """Return what the docstrings of `__init__` say of keywords, those of the base classes, too.
+    """Return the docstring text of each keyword of `__init__`, base classes included.
 
-    Nothing for what is no class: an entry point may be anything.
+    {} if the entry point is not a class.
     """
     docs: dict[str, str] = {}
     for base in reversed(getattr(target, "__mro__", ())):
@@ -193,7 +193,7 @@ def _value(tree: Mapping[str, Any], key: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as it is written in an override."""
+    """Return a value in the form that an override has."""
     if isinstance(value, list):
         return f"[{','.join(map(shown, value))}]"
     if isinstance(value, bool) or value is None:
@@ -202,7 +202,7 @@ def shown(value: Any) -> str:
 
 
 def _row(left: str, text: str, at: int = 34) -> str:
-    """Return two columns: a name and what it is, wrapped; the second begins at `at`."""
+    """Return two columns, a name and its wrapped text; the second column begins at `at`."""
     indent = " " * at
     start = f"  {left}".ljust(at) if len(left) < at - 3 else f"  {left}\n{indent}"
     filled = textwrap.wrap(text, WIDTH - at, break_on_hyphens=False) or [""]

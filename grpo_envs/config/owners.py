@@ -1,8 +1,8 @@
-"""Options and schemas of installed packages that need no YAML: found by entry point, loaded on use.
+"""Options and schemas of installed packages without YAML: found by entry point, loaded on use.
 
-An agent or a sampler owns its keys: the entry point carries a dataclass `Config`. Hydra asks this
-source for `agent/<entry point>` and `schema/agent/<entry point>` (`sampler` alike), so only the
-package that a command names is imported.
+The keys of an agent or a sampler are the dataclass `Config` of its entry point. Hydra asks this
+source for `agent/<entry point>` and `schema/agent/<entry point>` (the same for `sampler`), so only
+the package that a command names is imported.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def config_of(group: str, name: str) -> type[Any]:
 
     Args:
         group: `agent` or `sampler`.
-        name: Of the entry point.
+        name: Name of the entry point.
 
     Raises:
-        UnknownName: nothing is installed under that name.
+        UnknownName: no installed package has that name.
         PluginError: the package cannot be loaded, or its entry point has no fitting `Config`.
     """
     entry_points, base = ENTRY_POINTS[group], OWNERS[group]
@@ -50,7 +50,7 @@ def config_of(group: str, name: str) -> type[Any]:
 
 
 class EntryPointSource(ConfigSource):
-    """What entry points offer to Hydra's composition."""
+    """The options and schemas of entry points, as a config source of Hydra."""
 
     @staticmethod
     def scheme() -> str:
@@ -77,7 +77,7 @@ class EntryPointSource(ConfigSource):
         return parts == [_SCHEMA] or self._known(parts) is not None
 
     def is_config(self, config_path: str) -> bool:
-        """Return whether an entry point stands for this path."""
+        """Return whether an entry point has this path."""
         *folder, name = _split(config_path)
         return name in (self._known(folder) or ())
 
@@ -98,7 +98,7 @@ class EntryPointSource(ConfigSource):
 
 
 def open_mappings(node: DictConfig) -> None:
-    """Let free mappings (`dict[str, Any]`) take any key, without a `+` on the command line."""
+    """Let mappings of type `dict[str, Any]` take any key, without a `+` on the command line."""
     for key in map(str, node):
         kind = OmegaConf.get_type(node, key)
         if kind is dict:

@@ -1,4 +1,4 @@
-"""The folder of a run or a sweep, taken before Hydra writes into it."""
+"""The folder of a run or a sweep, reserved before Hydra writes into it."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from grpo_envs.runs.folder import RunFolder
 from grpo_envs.runtime.files import shown
 
 AUTO = "auto"
-"""`resume=auto`: go on with what was cut off, else start."""
+"""`resume=auto`: continue an interrupted run of the same command, or start a new one."""
 _taken: list[RunFolder] = []
 """The folder of this process's run or sweep."""
 _held = ExitStack()
-"""The lock on a sweep's folder. Not in a `Place`, which launchers send to other processes."""
+"""The lock on a sweep's folder. Kept outside `Place`, which launchers pickle for other
+processes."""
 
 
 class Place(Callback):
-    """Gives a command a folder that no other command has; Hydra calls it."""
+    """A Hydra callback that gives each command a folder of its own."""
 
     def __init__(self, new: str) -> None:
-        """Be made by Hydra.
+        """Take Hydra's arguments.
 
         Args:
-            new: Where a run goes for which the command names no folder.
+            new: Folder of a new run if the command names none.
         """
         self.new = new
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Make the folder of a new run, or of another name if there is one already."""
+        """Make the folder of a new run, under another name if the name is taken."""
         with _in_one_line():
             _require_sweep(config.hydra.overrides.hydra)
             folder = Path(config.hydra.run.dir)
@@ -53,14 +54,14 @@ class Place(Callback):
             _taken[:] = [RunFolder(folder)]
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Keep other sweeps out of a sweep's folder while this one lasts."""
+        """Lock a sweep's folder against other sweeps while this sweep runs."""
         with _in_one_line():
             _require_slurm(str(config.hydra.launcher._target_))
             _name_jobs_by_what_varies(config)
             folder = Path(config.hydra.sweep.dir)
             free = _locked(folder)
             _taken[:] = [RunFolder(free)]
-            # Hydra's own sweeper alone writes it; to reports it says that this is a sweep.
+            # Only Hydra's own sweeper writes this file. Reports recognise a sweep by it.
             OmegaConf.save(config, free / "multirun.yaml")
             if free != folder:
                 here = "another sweep is at work in it; this one goes to"
@@ -72,10 +73,10 @@ class Place(Callback):
 
 
 def _name_jobs_by_what_varies(config: DictConfig) -> None:
-    """Leave the keys that have one value in the whole sweep out of the names of its jobs."""
+    """Leave keys with a single value out of the names of the sweep's jobs."""
     keys = sweep_keys(list(config.hydra.overrides.task))
     fixed = [key for key, value in keys.items() if value is not None]
-    if len(fixed) == len(keys):  # one job, named by all of them
+    if len(fixed) == len(keys):  # a single job, named by all keys
         return
     but = [*config.hydra.job.config.override_dirname.exclude_keys, *fixed]
     quoted = ",".join(f"'{key}'" for key in but)
@@ -98,7 +99,7 @@ def _names(folder: Path) -> Iterator[Path]:
 
 
 def _made(folder: Path) -> Path:
-    """Make a folder that was not there; return it. Of several processes each makes its own."""
+    """Make a folder that did not exist; return it. Concurrent processes get different folders."""
     for name in _names(folder):
         while True:
             name.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def _made(folder: Path) -> Path:
             except FileNotFoundError:  # another command has removed the empty parent meanwhile
                 continue
             return name
-    raise AssertionError  # names do not end
+    raise AssertionError  # `_names` is endless
 
 
 def _locked(folder: Path) -> Path:
@@ -120,11 +121,11 @@ def _locked(folder: Path) -> Path:
         except ConfigError:
             continue
         return name
-    raise AssertionError  # names do not end
+    raise AssertionError  # `_names` is endless
 
 
 def _require_run(resume: str, folder: Path) -> None:
-    """Refuse to resume what is no run, or in the folder of another one."""
+    """Refuse to resume a folder without a run, or a run in the folder of another run."""
     named = RunFolder(Path(resume)).begun
     if named and Path(resume).resolve() != folder.resolve():
         raise ConfigError(f"resume={resume} with hydra.run.dir={folder}. Allowed: one of them.")
@@ -133,7 +134,7 @@ def _require_run(resume: str, folder: Path) -> None:
 
 
 def _require_sweep(overrides: Iterable[str]) -> None:
-    """Refuse what only a sweep heeds: Hydra would train here, not on the cluster that was named."""
+    """Refuse options that only a sweep uses: Hydra would train here, not on the named cluster."""
     for override in overrides:
         key, _, value = override.partition("=")
         if key in ("hydra/launcher", "hydra/sweeper") and value != "basic":
@@ -151,7 +152,7 @@ def _require_slurm(launcher: str) -> None:
 
 @contextmanager
 def _in_one_line() -> Iterator[None]:
-    """Let a mistake end the process: Hydra turns what its callbacks raise into a warning."""
+    """Turn an error into one line that ends the process: Hydra makes it a warning otherwise."""
     try:
         yield
     except (GrpoEnvsError, OSError) as error:

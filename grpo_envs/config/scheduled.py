@@ -1,7 +1,7 @@
-"""Numbers that change while a run trains: `{0: 0.2, 1000: 0.1}` in the place of a number.
+"""Numbers that change while a run trains: `{0: 0.2, 1000: 0.1}` in place of a number.
 
-The value is piecewise constant: each holds from its step on, as metrics.jsonl numbers the steps,
-until the next one; that of 0 holds from the beginning.
+The value is piecewise constant: each number holds from its step (as in metrics.jsonl) up to the
+next one. The number of step 0 holds from the beginning.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def scheduled(
     """Return a number or a schedule as floats; refuse any other value.
 
     Args:
-        key: Of the configuration.
-        value: What it was given.
-        allowed: What one value may be, in words.
+        key: Name of the configuration key.
+        value: The given value.
+        allowed: The allowed values in words, for the message.
         low: The least value.
         high: The largest value.
         above: Whether a value has to be above `low`.
@@ -99,7 +99,7 @@ def is_schedule(value: object) -> bool:
 
 
 def shown(value: object) -> str:
-    """Return a value as a command has it; of a schedule with all digits.
+    """Return a value as a command has it; the numbers of a schedule keep all digits.
 
     >>> shown({0: 0.2, 1000: 0.1}), shown(0.04), shown(1.0)
     ('{0: 0.2, 1000: 0.1}', '0.04', '1')

@@ -18,10 +18,10 @@ _ENDS = ("steps", "max_samples", "target", "patience", "max_minutes", "max_token
 """Keys of the trainer that decide when a run ends: a resumed run may have others."""
 SAVED = ("fp32", "bf16", "fp16")
 TOO_LONG = ("drop", "error")
-"""What `env.too_long` may be: problems whose prompt leaves no room for an answer in the model's
-context are left out and counted, or are an error."""
+"""Values of `env.too_long`. A problem is too long if its prompt leaves no room for an answer in the
+model's context: such problems are left out and counted, or are an error."""
 _FIGURES = ("accuracy", "ci95", "reward", "length", "truncated", "too_long")
-"""Names after `eval/` that the main evaluation has."""
+"""Names after `eval/` that the main evaluation uses."""
 _DEVICES = ("auto", "cpu", "cuda")
 SHARDS = ("auto", "optimizer", "full")
 
@@ -29,7 +29,7 @@ _FREE = (
     *("eval_every", "save_every", "keep_checkpoints", "save_dtype", "save_optimizer"),
     *("device", "graders", "shard", "sweep_metric", "keep_best"),
 )
-"""Keys of the trainer that decide no result."""
+"""Keys of the trainer that do not change the result."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,68 +41,70 @@ class TrainerConfig:
     prompts_per_step: int = 16
     """Problems per step (P), with agent.group_size completions each."""
     lag: int = 0
-    """k: a step is sampled with the weights of k steps before, while those are learnt; 0: with the
-    present ones. `sampler=torch` then samples in a process of its own."""
+    """k: a step is sampled with the weights of k steps earlier, while the agent learns from the
+    steps between; 0: with the current weights. Above 0, `sampler=torch` samples in a process of its
+    own."""
     max_samples: int = 0
-    """Ends the run, before `steps`, once so many completions were sampled; 0: `steps` decide."""
+    """Ends the run, before `steps`, once this many completions were sampled; 0: no limit."""
     max_tokens: int = 0
-    """Ends it once so many tokens were sampled for training; 0: no limit."""
+    """Ends the run once this many tokens were sampled for training; 0: no limit."""
     max_minutes: float = 0.0
-    """Ends it once steps and evaluations took so long, in all sessions together; 0: no limit."""
+    """Ends the run once steps and evaluations took this long, in all sessions together; 0: no
+    limit."""
     target: float | None = None
-    """Ends it once an evaluation finds sweep_metric at this value or above; null: no target."""
+    """Ends the run once an evaluation finds sweep_metric at this value or above; null: no
+    target."""
     patience: int = 0
-    """Ends it once so many evaluations in a row found no higher sweep_metric; 0: never."""
+    """Ends the run once this many evaluations in a row found no higher sweep_metric; 0: never."""
     eval_every: int = 0
-    """Steps between evaluations; 0 evaluates before the first step and after the last only."""
+    """Steps between evaluations; 0: only before the first step and after the last."""
     eval_problems: int = 200
-    """Held-out problems of an evaluation, answered greedily; 0 evaluates never."""
+    """Held-out problems of an evaluation, answered greedily; 0: no evaluation."""
     evaluations: dict[str, Any] = field(default_factory=dict)
-    """More evaluations, each by a name with what differs from env.*: {hard: {level: 5}} gives
-    eval/hard/accuracy; with a `name`, it is another environment's keys."""
+    """Further evaluations by name, each with the keys that differ from env.*: {hard: {level: 5}}
+    gives eval/hard/accuracy. Keys with a `name` are those of another environment."""
     eval_samples: int = 0
-    """Answers to each of them that are sampled, too, for pass@k; 0: the greedy one only."""
+    """Sampled answers to each held-out problem, for pass@k; 0: only the greedy answer."""
     eval_temperature: float = 1.0
-    """Of those samples."""
+    """Temperature of the sampled answers of an evaluation."""
     eval_sampling: dict[str, Any] = field(default_factory=dict)
-    """Of an evaluation, in place of the sampler's: {top_p: 0.95, top_k: 20}; also min_p and
-    repetition_penalty."""
+    """Sampling keys of an evaluation, in place of the sampler's: {top_p: 0.95, top_k: 20}; also
+    min_p and repetition_penalty."""
     eval_max_new_tokens: int | None = None
-    """Tokens per answer of an evaluation; null takes sampler.max_new_tokens."""
+    """Tokens per answer of an evaluation at most; null: sampler.max_new_tokens."""
     save_every: int = 50
     """Steps between checkpoints; one is always written at the end and on Ctrl-C."""
     keep_checkpoints: int = 0
-    """How many of the newest checkpoints are kept; 0 keeps all."""
+    """Number of newest checkpoints that are kept; 0: all."""
     keep_best: bool = False
-    """Saves after the evaluation with the highest sweep_metric, too: checkpoints/best, which
-    keep_checkpoints spares."""
+    """Also saves a checkpoint after the evaluation with the highest sweep_metric: checkpoints/best,
+    which keep_checkpoints does not remove."""
     save_dtype: str = "fp32"
-    """Of the model's weights in a checkpoint: fp32, bf16, fp16. In the last two the trainer's own
-    file holds the exact ones, too, and a resume ends as if nothing had been rounded."""
+    """Type of the model's weights in a checkpoint: fp32, bf16, fp16. With bf16 and fp16 the
+    trainer's file keeps the exact weights, so that a resumed run loses no precision."""
     save_optimizer: bool = True
-    """false leaves the trainer's file out of checkpoints: no run can go on from them."""
+    """false leaves the trainer's file out of checkpoints: no run can resume from them."""
     sweep_metric: str = "eval/accuracy"
-    """The metric that a run returns to a sweeper: its last value, any of eval.jsonl or
-    metrics.jsonl."""
+    """Metric, of eval.jsonl or metrics.jsonl, whose last value a run returns to a sweeper."""
     graders: str = "auto"
-    """Where answers are graded while others are sampled: none (in turn, by a thread of the run),
-    threads, processes, or ray://HOST:PORT for the CPUs of a Ray cluster; auto as the environment's
-    `concurrency` says, and where that is auto, too, in processes beside a GPU."""
+    """Where answers are graded while others are sampled: none (one after the other, by a thread of
+    the run), threads, processes, or ray://HOST:PORT for the CPUs of a Ray cluster. auto: the
+    environment's `concurrency`; if that is also auto, processes when a GPU samples, else none."""
     max_invalid_fraction: float = 0.5
-    """Stops the run when a larger share of a step's rewards is invalid (the grader failed)."""
+    """Stops the run if a larger share of a step's rewards is invalid (the grader failed)."""
     max_skipped_steps: int = 5
-    """Stops the run when so many steps in a row had gradients that are not finite."""
+    """Stops the run after this many steps in a row with gradients that are not finite."""
     device: str = "auto"
     """auto takes a CUDA GPU if there is one; or cpu, or cuda."""
     shard: str = "auto"
-    """What several processes share (FSDP 2): optimizer (masters and moments), full (weights and
-    gradients, too, for which the sampler has to be an engine); auto: optimizer where
-    `accelerate launch --use_fsdp` asks for it, else nothing."""
+    """What several processes shard (FSDP 2): optimizer (master weights and moments), or full (also
+    weights and gradients; the sampler has to be an engine). auto: optimizer with `accelerate launch
+    --use_fsdp`, else nothing."""
     threads: Any = "auto"
-    """Threads of a CPU that compute: a number, or auto: 1 for a small model, else the cores."""
+    """Computing threads on a CPU: a number, or auto (1 for a small model, else all cores)."""
     precision: str = "auto"
-    """auto computes in bf16 on a GPU that has it, else in fp32; fp16 is for GPUs that lack bf16.
-    What the optimiser changes is in float32 in all of them."""
+    """auto computes in bf16 on a GPU that has it, else in fp32; fp16 is for GPUs without bf16. The
+    optimiser's weights are float32 in all of them."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -143,7 +145,7 @@ class TrainerConfig:
         self._require_evaluations()
 
     def _require_evaluations(self) -> None:
-        """Refuse what looks at evaluations where there are none, and their wrong names."""
+        """Refuse keys that need evaluations if there are none, and wrong names of evaluations."""
         asked = {"target": self.target is not None, "patience": self.patience > 0}
         asked |= {"keep_best": self.keep_best}
         for name in (name for name, is_set in asked.items() if is_set):
@@ -176,7 +178,7 @@ class LoggerConfig:
     """Where metrics go."""
 
     names: list[str] = field(default_factory=lambda: ["console", "jsonl", "tensorboard", "report"])
-    """These, or what installed packages bring."""
+    """These loggers, or those of installed packages."""
 
     def __post_init__(self) -> None:
         """Check names."""
@@ -186,14 +188,14 @@ class LoggerConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LabelConfig:
-    """What people and trackers call a run; it decides nothing."""
+    """What people and trackers call a run; it does not change the result."""
 
     name: str = ""
-    """Of the run, in reports and trackers; '' takes the names of its folders."""
+    """Name of the run, in reports and trackers; '': the names of its folders."""
     tags: list[str] = field(default_factory=list)
     """Words to find it by."""
     notes: str = ""
-    """What it is about."""
+    """Free text about the run."""
 
     def __post_init__(self) -> None:
         """Check that no tag is empty."""
@@ -202,11 +204,11 @@ class LabelConfig:
 
 @dataclass(kw_only=True, slots=True)
 class RunConfig:
-    """One run. Composed by Hydra, converted once; no DictConfig travels further."""
+    """One run: composed by Hydra and converted once; no other module sees a DictConfig."""
 
     env: Any = MISSING
-    """`name` picks the environment, `too_long` says what problems are that are too long for the
-    model's context; the other keys are the keywords of the environment's constructor."""
+    """`name` picks the environment; `too_long` (drop or error) decides about problems that are too
+    long for the model's context; all other keys are keywords of the environment's constructor."""
     model: ModelConfig = MISSING
     agent: Any = MISSING
     """The `Config` of the agent that `name` picks: an `AgentConfig`."""
@@ -216,23 +218,23 @@ class RunConfig:
     logger: LoggerConfig = MISSING
     run: LabelConfig = field(default_factory=LabelConfig)
     seed: int = 0
-    """Of the problems' order and the sampling noise."""
+    """Seed of the problems' order and of the sampling noise."""
     resume: str | None = None
-    """A run's folder, to continue it; auto: the newest that was cut off of the same command."""
+    """A run's folder, to continue it; auto: the newest interrupted run of the same command."""
 
     @property
     def env_keywords(self) -> dict[str, Any]:
-        """What the environment's constructor gets."""
+        """The keywords for the environment's constructor."""
         own = ("name", "too_long")
         return {key: value for key, value in self.env.items() if key not in own}
 
     @property
     def too_long(self) -> Any:
-        """What becomes of problems that are too long for the model's context: see `TOO_LONG`."""
+        """What happens to problems that are too long for the model's context, see `TOO_LONG`."""
         return self.env.get("too_long", TOO_LONG[0])
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that decides the result of a run, flat."""
+        """Return all keys that decide the result of a run, by dotted name."""
         tree = asdict(self)
         for key in ("resume", "logger", "run"):
             del tree[key]
@@ -245,7 +247,7 @@ class RunConfig:
         return flat(tree)
 
     def decisive(self) -> dict[str, Any]:
-        """Return the keys that a resumed run must share with the run it resumes, flat."""
+        """Return the keys that a resumed run must share with the run it resumes, by dotted name."""
         ends = {f"trainer.{key}" for key in _ENDS}
         ends -= {"trainer.steps"} if self.agent.needs_steps else set()
         return {key: value for key, value in self.identity().items() if key not in ends}
@@ -257,7 +259,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     >>> flat({"agent": {"loss": {"beta": 0.0}}, "seed": 1})
     {'agent.loss.beta': 0.0, 'seed': 1}
 
-    A schedule is a leaf, as a command has it:
+    A schedule is a leaf, written as in a command:
 
     >>> flat({"sampler": {"temperature": {0: 1.0, 500: 0.8}}})
     {'sampler.temperature': '{0: 1.0, 500: 0.8}'}

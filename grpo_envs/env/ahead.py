@@ -1,4 +1,4 @@
-"""Grading in the background: answers that are finished, while others are still being sampled."""
+"""Grading in the background: finished answers are graded while others are still sampled."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from dataclasses import dataclass, field
 from grpo_envs.types import Reply, Turn
 
 Grade = Callable[[Sequence[int], Mapping[int, Turn]], list[Reply]]
-"""From members and their answers to replies, in the order of the members."""
+"""Returns the replies to the answers of these members, in the order of the members."""
 Span = tuple[float, float]
-"""When a batch was begun and when it was done [s]."""
+"""When the grading of a batch began and ended [s]."""
 
 
 @dataclass(slots=True)
 class Ahead:
-    """Answers that are graded batch by batch, and what came of them."""
+    """Grades answers batch by batch in threads, and keeps the replies until they are taken."""
 
     grade: Grade
     at_once: int = 1
     """Batches that are graded at the same time, each in a thread."""
     hidden: float = 0.0
-    """Seconds of the last `take`'s grading that nobody had to wait for."""
+    """Seconds of grading before the last `take` that overlapped with other work."""
     _begun: list[tuple[Mapping[int, Turn], Future[tuple[list[Reply], Span]]]] = field(
         default_factory=list
     )
     _threads: ThreadPoolExecutor | None = None
 
     def begin(self, actions: Mapping[int, Turn]) -> None:
-        """Grade the answers of these members soon."""
+        """Start to grade the answers of these members."""
         self._threads = self._threads or ThreadPoolExecutor(self.at_once)
         self._begun.append((actions, self._threads.submit(self._timed, actions)))
 
     def take(self, actions: Mapping[int, Turn]) -> dict[int, Reply]:
-        """Wait for all that was begun; return the replies to those that are among `actions`."""
+        """Wait for all batches; return the replies to the answers that are among `actions`."""
         all_begun, self._begun = self._begun, []
         start = time.perf_counter()
         done = [(begun, *future.result()) for begun, future in all_begun]
@@ -50,7 +50,7 @@ class Ahead:
         }
 
     def close(self) -> None:
-        """Wait for what is being graded, and end the thread."""
+        """Wait for the batches that are being graded, and end the threads."""
         self._begun.clear()
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
@@ -63,7 +63,7 @@ class Ahead:
 
 
 def _covered(spans: Sequence[Span]) -> float:
-    """Return the seconds that are in one of the spans or in several.
+    """Return the seconds that at least one span covers.
 
     >>> _covered([(0, 2), (1, 4), (6, 7)])
     5.0

@@ -1,7 +1,7 @@
-"""Tool calls as text: the one writing that environments, bridges and logs know.
+"""Tool calls as text, in the one format that environments, bridges and logs use.
 
 A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (the form of Hermes and
-Qwen2.5), whatever the model's own form is: the agent's `Chat` translates a model's form into this
+Qwen2.5), whatever format the model has: the agent's `Chat` translates the model's format into this
 one before an environment sees the answer. A turn may hold text and several calls.
 """
 
@@ -31,7 +31,7 @@ def write_call(name: str, arguments: Mapping[str, Any]) -> str:
 
 
 def write_unreadable(text: str) -> str:
-    """Return a call that could not be read as text which `read_calls` reads as such a call.
+    """Return the text of an unreadable call, which `read_calls` reads as a call with an error.
 
     >>> read_calls(write_unreadable("price(tea"))[1][0].error
     'a call is {"name": ..., "arguments": {...}}'
@@ -42,8 +42,8 @@ def write_unreadable(text: str) -> str:
 def read_calls(action: str) -> tuple[str, list[Call]]:
     """Return the text beside the calls of an answer, and the calls in their order.
 
-    A call that is no JSON object with a name, or whose arguments are no object, has `error`. What
-    stands in a `<think>` block is no call.
+    A call has `error` if it is not a JSON object with a name, or if its arguments are not an
+    object. Calls in a `<think>` block do not count.
 
     >>> read_calls('Let me ask. <tool_call>{"name": "price", "arguments": {"item": "tea"}}')
     ('Let me ask.', [Call(name='price', arguments={'item': 'tea'}, error='')])

@@ -20,37 +20,36 @@ _ROLES = {
     "tool": "tool",
     "function": "tool",
 }
-"""What is called how in conversations."""
+"""Names of roles in conversations, and the role that each means."""
 _STARTS = ("[{", "{", "[ {", "[\n")
 
 
 class Unreadable(Exception):
-    """A cell is not of a form that is read; the message says why."""
+    """A cell has none of the supported forms; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a prompt cell asks."""
+    """The content of a prompt cell."""
 
     prompt: str
-    """The text; of several turns the transcript."""
+    """The text; for several turns their transcript."""
     system: str | None = None
-    """The system messages of a conversation; None where it has none."""
+    """The system messages of a conversation; None if there are none."""
     messages: tuple[Mapping[str, str], ...] = ()
     """The turns of a conversation, up to its last user message; () for a text."""
 
 
 def asked(cell: Any) -> Asked | None:
-    """Return the prompt that a cell holds, None where it is blank.
+    """Return the prompt that a cell holds; None if the cell is blank.
 
-    A conversation ends with its last user message: what follows there is the answer, and is left
-    out.
+    A conversation ends with its last user message: later messages are the answer, and are left out.
 
     >>> asked([{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]).prompt
     '1+1?'
 
     Raises:
-        Unreadable: the cell is no text and no conversation.
+        Unreadable: the cell is neither text nor a conversation.
     """
     if cell is None:
         return None
@@ -69,7 +68,7 @@ def asked(cell: Any) -> Asked | None:
 
 
 def plain_text(cell: Any) -> str:
-    """Return a cell as stripped text; a list of numbers as Python writes it.
+    """Return a cell as stripped text; for a list of numbers its `str`.
 
     Raises:
         Unreadable: the cell is an object, bytes, or a list of anything else.
@@ -87,7 +86,7 @@ def plain_text(cell: Any) -> str:
 
 
 def _messages_of(cell: Any) -> list[Any] | None:
-    """Return the messages of a conversation, None where `cell` is none."""
+    """Return the messages of a conversation; None if `cell` is not one."""
     if isinstance(cell, Mapping):
         if "messages" in cell:
             return _messages_of(cell["messages"])
@@ -109,7 +108,7 @@ def _is_message(item: Any) -> bool:
 
 
 def _messages_in(text: str) -> list[Any] | None:
-    """Return the messages of a conversation that a text holds, as JSON or as Python writes it."""
+    """Return the messages of a conversation in a text, written as JSON or as a Python literal."""
     if not ("role" in text and "content" in text) and not ("from" in text and "value" in text):
         return None
     for read in (json.loads, ast.literal_eval):
@@ -141,7 +140,7 @@ def _of_messages(messages: Sequence[Mapping[str, Any]]) -> Asked:
 
 
 def transcript(turns: Sequence[Mapping[str, str]]) -> str:
-    """Return a conversation as text: a single message as it is, several with their roles.
+    """Return a conversation as text: one message unchanged, several with their roles.
 
     >>> transcript([{"role": "user", "content": "1+1?"}])
     '1+1?'
@@ -163,10 +162,10 @@ def _text(message: Mapping[str, Any]) -> str:
 
 
 def _earlier(role: str, message: Mapping[str, Any]) -> str:
-    """Return what an assistant said before the last user message.
+    """Return an assistant's message before the last user message.
 
     Raises:
-        Unreadable: it is a call of a tool, or the message is a tool's.
+        Unreadable: the message is a tool call, or has another role.
     """
     text = "" if role != _ASSISTANT else _text(message)
     if not text or message.get("tool_calls") or message.get("function_call"):
@@ -194,10 +193,10 @@ def _content(content: Any) -> str:
 
 
 def joined(cells: Sequence[Any]) -> Any:
-    """Return the cells of several columns as one prompt, None where all are blank.
+    """Return the cells of several columns as one prompt; None if all are blank.
 
     Raises:
-        Unreadable: a cell is no text and no conversation.
+        Unreadable: a cell is neither text nor a conversation.
     """
     if len(cells) == 1:
         return cells[0]
@@ -213,9 +212,9 @@ def joined(cells: Sequence[Any]) -> Any:
 
 
 def nested(cell: Any, keys: Sequence[str]) -> Any:
-    """Return what stands under `keys` in a cell, or None if there is nothing.
+    """Return the value under `keys` in a cell; None if there is none.
 
-    A key is a name of an object or a position in a list; an object may be JSON text.
+    A key is a name in an object or a position in a list; an object may be given as JSON text.
     """
     for number, key in enumerate(keys):
         if isinstance(cell, str) and cell.lstrip().startswith(("{", "[")):

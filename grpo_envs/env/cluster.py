@@ -1,8 +1,8 @@
 """Grading on a Ray cluster: one copy of the environment for each CPU that the cluster has.
 
-The run is a Ray Client (`ray://HOST:PORT`, the client server of the head node), so that no failure
-of the cluster ends it. A thread for each copy hands it answers. Where a copy dies, others grade
-the answers that it held; where no copy is left, processes of this machine grade.
+The run is a Ray Client (`ray://HOST:PORT`, the client server of the head node), so a failure of the
+cluster does not end the run. One thread for each copy sends it answers. If a copy dies, other
+copies grade its answers; if no copy is left, processes of this machine grade.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from grpo_envs.types import Problem, Reply, Reward, Turn
 
 log = logging.getLogger(__name__)
 _TRIES = 3
-"""An answer has no valid reward if so many copies died while they held it."""
+"""An answer gets an invalid reward after this many copies died while grading it."""
 _FIRST_S = 120.0
-"""The first copy must be there within so many seconds: a cluster may have to start a node."""
+"""Seconds until the first copy must have started; a cluster may have to start a node."""
 _REST_S = 20.0
-"""Training waits so many seconds for the other copies. Those that come later help, too."""
+"""Seconds that training waits for the other copies; later ones grade, too."""
 _AGAIN_S = 5.0
-"""Seconds until a copy that could not be started is asked for again."""
+"""Seconds before another try to start a copy."""
 _LOOK_S = 0.5
-"""Seconds between two checks whether a copy is left."""
+"""Seconds between two checks whether any copy is left."""
 
 Episode = Sequence[Turn]
 Grade = Callable[[Sequence[Problem], Sequence[Episode]], list[Reply]]
@@ -51,10 +51,10 @@ class _Job:
     """Copies that died while they held these answers."""
     replies: Future[list[Reply]] = field(default_factory=Future)
     parts: list[_Job] = field(default_factory=list)
-    """The answers one by one, after a death: `replies` is empty then."""
+    """The answers one by one, after a copy died; `replies` is empty then."""
 
     def settle(self, grade: Callable[[], list[Reply]]) -> None:
-        """Take the replies that `grade` returns, or the exception that it raises."""
+        """Store the replies that `grade` returns, or the exception that it raises."""
         try:
             self.replies.set_result(grade())
         except Exception as error:  # noqa: BLE001  raised again where the replies are read
@@ -62,27 +62,28 @@ class _Job:
 
 
 class ClusterGraders:
-    """Copies of an environment on a Ray cluster. Any thread may have answers graded."""
+    """Copies of an environment on a Ray cluster. `replies` may be called from any thread."""
 
     def __init__(self, env: TextEnv, address: str, here: Grade) -> None:
         """Connect, and start a copy on each CPU of this process's share of the cluster.
 
         Args:
-            env: Can be pickled; its package is installed on every node.
+            env: The environment. It can be pickled, and its package is installed on every node.
             address: `ray://HOST:PORT`.
-            here: Grades on this machine while no copy is left.
+            here: Grades on this machine while the cluster has no copy.
 
         Raises:
-            ConfigError: the cluster cannot be reached, or does not grade as this machine does.
+            ConfigError: the cluster cannot be reached, or has other versions of the environment's
+                packages.
         """
         self.count = 0
-        """Copies that were asked for."""
+        """Copies that were requested."""
         self._key = f"trainer.graders={address}"
         self._ray = connect(address)
         self._here, self._sources = here, sources(env)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._began: queue.SimpleQueue[str] = queue.SimpleQueue()
-        """For each first start of a copy: '', or why there is none."""
+        """Result of the first start of each copy: '', or the error."""
         self._lock, self._one_here = threading.Lock(), threading.Lock()
         self._threads: list[threading.Thread] = []
         self._live = 0
@@ -110,7 +111,7 @@ class ClusterGraders:
             for _ in self._threads:
                 self._jobs.put(None)
             self._ray.shutdown()
-            for thread in self._threads:  # what they hold is of this connection, not of the next
+            for thread in self._threads:  # their references belong to this connection
                 thread.join(_AGAIN_S)
 
     def _start(self, env: TextEnv) -> None:
@@ -136,7 +137,7 @@ class ClusterGraders:
         log.info("answers are graded on %d of %d CPUs of the cluster", self._live, cpus)
 
     def _end(self, job: _Job) -> list[Reply]:
-        """Wait for a job; while no copy is left, grade here what waits."""
+        """Wait for a job; while no copy is left, grade waiting jobs on this machine."""
         while not wait([job.replies], _LOOK_S).done:
             self._grade_here()
         return job.replies.result() + [reply for part in job.parts for reply in self._end(part)]
@@ -153,7 +154,7 @@ class ClusterGraders:
                     job.settle(partial(self._here, job.problems, job.episodes))
 
     def _warn(self, text: str) -> None:
-        """Log a warning once until a copy has started again."""
+        """Log a warning once; again only after a copy has started."""
         with self._lock:
             known = text in self._said
             self._said.add(text)
@@ -173,7 +174,7 @@ class ClusterGraders:
             else:
                 self._hand_out(copy)
                 self._count(-1)
-            copy = None  # Ray ends it where nothing refers to it
+            copy = None  # Ray ends a copy without references
             if not self._ended.is_set():
                 copy, error = self._started()
 
@@ -184,7 +185,7 @@ class ClusterGraders:
                 self._said.clear()
 
     def _started(self) -> tuple[Any, str]:
-        """Return a new copy once it has a CPU, or None and why there is none."""
+        """Return a new copy once it has a CPU, or None and the error."""
         try:
             copy = self._make.remote(self._env)
             node, theirs = copy.about.remote().future().result()
@@ -200,7 +201,7 @@ class ClusterGraders:
     def _hand_out(self, copy: Any) -> None:
         while (job := self._jobs.get()) is not None:
             if job.deaths and not _lives(copy):
-                self._jobs.put(job)  # it was dead before it got these answers
+                self._jobs.put(job)  # the copy was dead before it got these answers
                 return
             try:
                 given = pickle.dumps((job.problems, job.episodes))

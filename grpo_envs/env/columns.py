@@ -13,22 +13,22 @@ from grpo_envs.env.tables import Table
 from grpo_envs.errors import ConfigError, DatasetError, nearest, unknown
 
 Names = Mapping[str, tuple[str, ...]]
-"""The dataset's columns for each column of the environment's."""
+"""The dataset's columns for each column of the environment."""
 PART = 1000
-"""Rows that are read at a time."""
+"""Rows in one read."""
 _LOOKED_AT = 50
-"""Cells that are opened for the names in them."""
+"""Cells that are searched for nested names."""
 
 
 def names_of(
     columns: Mapping[str, Any] | None, needs: Sequence[str], optional: Sequence[str]
 ) -> Names:
-    """Return the dataset's columns for each column of the environment's.
+    """Return the dataset's columns for each column of the environment.
 
     Raises:
         UnknownName: `columns` renames something that the environment does not need.
-        ConfigError: `columns` is no mapping, or a column is not named by text; only a prompt may
-            have several.
+        ConfigError: `columns` is not a mapping, a column's name is not text, or a column other than
+            the prompt is made of several.
     """
     roles = (*needs, *optional)
     names: dict[str, tuple[str, ...]] = {name: (name,) for name in roles}
@@ -47,17 +47,17 @@ def names_of(
 
 
 def name_of(names: Sequence[str]) -> str:
-    """Return how a message calls the columns."""
+    """Return the name of the columns in messages."""
     return " + ".join(names)
 
 
 def require_columns(
     dataset: str, names: Names, required: Collection[str], *, table: Table, have: Sequence[str]
 ) -> None:
-    """Require that the table has the columns that are needed, or named.
+    """Require that the table has the columns that are needed or renamed.
 
     Raises:
-        DatasetError: it lacks one; the message lists what it has.
+        DatasetError: a column is missing; the message lists the columns that exist.
     """
     for role, columns in names.items():
         for name in columns if role in required else ():
@@ -75,10 +75,10 @@ def require_columns(
 
 
 def cells_of(record: Mapping[str, Any], names: Sequence[str], have: Collection[str]) -> list[Any]:
-    """Return the cells of a record that a column of the environment's is made of.
+    """Return the cells of a record that make up one column of the environment.
 
-    A name with dots that is no column is something inside of a cell. NaN, as pandas writes a cell
-    that is missing, is None.
+    A name with dots that is not a column is a path inside a cell. NaN, which pandas writes for a
+    missing cell, becomes None.
     """
     cells: list[Any] = []
     for name in names:
@@ -104,7 +104,7 @@ def _cells(table: Table, name: str) -> Iterator[Any]:
 
 
 def _inside(name: str, cells: Sequence[Any]) -> list[str]:
-    """Return the names that the cells of a column have inside, two levels deep."""
+    """Return the nested names in the cells of a column, two levels deep."""
     return list(dict.fromkeys(path for cell in cells for path in _paths(name, cell, 2)))
 
 

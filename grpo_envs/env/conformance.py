@@ -31,7 +31,7 @@ from grpo_envs.errors import ContractBroken
 from grpo_envs.types import Problem, compare_rewards
 
 _CALLS = 10
-"""Calls whose time a check of many calls may take."""
+"""A check of many calls may take the time limit of so many calls."""
 _NO_SOLUTION = "not tried: no problem has a solution"
 
 
@@ -41,16 +41,16 @@ class PromiseCheck:
 
     promise: str
     evidence: str = ""
-    """What broke it; '' where it held."""
-    note: str = ""  # what was left out of the trial
-    tried: bool = True  # False: it could not be, and the note says why
-    late: bool = False  # whether a call did not end: the promises behind are not tried
+    """The input that broke the promise; '' if it held."""
+    note: str = ""  # what the trial left out
+    tried: bool = True  # False: it could not be tried; the note says why
+    late: bool = False  # a call did not end: later promises are not tried
 
 
 def check_env(env: TextEnv, problems: int = 50, *, seconds: float = SECONDS) -> None:
     """Check every promise of the contract on `problems` problems of each split.
 
-    The solutions of a dataset are tried in every row.
+    In a dataset, the solutions of all rows are tried.
 
     Args:
         env: The environment.
@@ -58,7 +58,7 @@ def check_env(env: TextEnv, problems: int = 50, *, seconds: float = SECONDS) -> 
         seconds: Time limit of a call of the environment, in the main thread.
 
     Raises:
-        ContractBroken: one line for each promise that `env` breaks, with the input that breaks it.
+        ContractBroken: one line for each broken promise, with the input that breaks it.
     """
     broken = [f for f in check_promises(env, problems, seconds=seconds) if f.evidence]
     if broken:
@@ -75,7 +75,7 @@ def check_promises(
 ) -> list[PromiseCheck]:
     """Try every promise; return them in order, up to a call that did not end.
 
-    Added reward functions that wait for the end (judges, say) are no part of them.
+    Added reward functions that see whole episodes (judges, for example) are left out.
 
     Args:
         env: The environment.
@@ -114,10 +114,10 @@ def _left_out(trial: Trial) -> str:
 
 
 def _require_a_solution(problems: Sequence[Problem]) -> None:
-    """Refuse a trial that takes solutions.
+    """Stop a trial that needs solutions if there are none.
 
     Raises:
-        NotTried: no problem has one.
+        NotTried: no problem has a solution.
     """
     if not any(problem.solution for problem in problems):
         raise NotTried(_NO_SOLUTION)
@@ -163,7 +163,7 @@ def _counts_as_right(trial: Trial) -> Iterator[str]:
         played |= player is not None
         reward = summed(trial.play(problem, player)[1]) if player else None
         if reward and is_right(reward, own):
-            return  # it can be reached: nobody need win every game
+            return  # the maximum can be reached: one won game is enough
         if reward and reward.valid:
             broken = f"solutions earn {dict(reward.parts)} of the own parts {[*own]}"
     if not played:
@@ -212,7 +212,7 @@ def _in_range(trial: Trial) -> Iterator[str]:
 
 
 def _outside(trial: Trial, problem: Problem, total: float) -> str:
-    """Say what is wrong with a reward outside its problem's range; '' where nothing is."""
+    """Return a description of a reward outside its problem's range; '' if it is inside."""
     low, high = trial.env.range_of(problem)
     inside = compare_rewards(total, low) >= 0 >= compare_rewards(total, high)
     return "" if inside else f"{total:g}, outside {low:g} to {high:g}"

@@ -1,4 +1,4 @@
-"""Problems out of files: rows of a dataset, their columns renamed, split in two without overlap."""
+"""Problems from files: the rows of a dataset, with renamed columns and two disjoint splits."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["UNREADABLE", "Records", "Row", "Rows", "Table", "load_tables", "requ
 log = logging.getLogger(__name__)
 
 UNREADABLE = ("error", "drop")
-"""What `env.unreadable` may be: rows that cannot be read are an error, or are left out."""
+"""Values of `env.unreadable`: rows that cannot be read are an error, or are left out."""
 
 
 def require_dataset(dataset: str | None, **keys: object) -> None:
-    """Refuse keys that are about a dataset if there is none.
+    """Refuse keys for a dataset if there is no dataset.
 
     Args:
         dataset: The value of `env.dataset`.
@@ -40,10 +40,10 @@ def require_dataset(dataset: str | None, **keys: object) -> None:
 
 
 class Rows:
-    """The rows of a dataset, split in two without overlap, in a keyed order.
+    """The rows of a dataset, in two disjoint splits, in a keyed order.
 
-    A dataset with a split of its own for evaluation (eval, test or validation) keeps it. Else a
-    hashed share of the distinct prompts is held out, so that a repeated question never straddles.
+    A dataset's own split for evaluation (eval, test or validation) is kept. Otherwise a hashed
+    share of the distinct prompts is held out, so that a repeated question is in one split only.
     """
 
     def __init__(
@@ -63,26 +63,26 @@ class Rows:
 
         Args:
             dataset: A local `.jsonl`, `.json`, `.csv` or `.parquet` file, a folder, or a hub id,
-                with `:subset` after it where it has subsets (`openai/gsm8k:main`).
-            needs: What the environment calls its columns; the first is what rows are split by.
-            optional: Columns that are None in every row where the dataset has none of the name.
-            columns: From the environment's names to the dataset's, e.g. {"gold": "answer"}, with
-                dots for what is inside of a cell (`reward_model.ground_truth`). A prompt may be a
-                list of columns, whose texts are put together line by line.
-            records: The rows themselves, read elsewhere; `dataset` then only names them.
-            read: Called with every row; raises DatasetError for one that cannot be read. The texts
-                that it returns are in `kinds`.
-            unreadable: `error` or `drop`: the value of `env.unreadable`. None is `error` in an
-                environment that has no such key.
-            held_out: Share of the distinct prompts that is kept for evaluation; None for a tenth.
-            settings: What `read` depends on besides the row, as JSON values: with them a large
-                dataset is read once, and the next run has it at once, see `dataset_cache`.
+                followed by `:subset` if it has subsets (`openai/gsm8k:main`).
+            needs: The environment's names of its columns; rows are split by the first.
+            optional: Further columns; None in every row if the dataset has no such column.
+            columns: From the environment's names to the dataset's, e.g. {"gold": "answer"}; dots
+                name values inside a cell (`reward_model.ground_truth`). A prompt may be a list of
+                columns, whose texts are joined by newlines.
+            records: Rows that were read elsewhere; `dataset` is then only their name in messages.
+            read: Called with every row; raises DatasetError if the row cannot be read. `kinds`
+                collects the texts that it returns.
+            unreadable: `error` or `drop`: the value of `env.unreadable`. None: as `error`, in an
+                environment without that key.
+            held_out: Share of the distinct prompts that is held out for evaluation; None: 0.1.
+            settings: JSON values that `read` depends on, besides the row. With them the result of
+                reading a large dataset is cached for the next run, see `dataset_cache`.
 
         Raises:
             DatasetError: no such dataset, no rows, a missing column, too few rows to split, rows
                 that cannot be read.
-            ConfigError: `columns` renames something that the environment does not need, or
-                `held_out` is no share, or the dataset has a split of its own.
+            ConfigError: `columns` renames a column that the environment does not have, `held_out`
+                is not a share, or it is given for a dataset with a split of its own.
         """
         if unreadable is not None:
             require_one_of("env.unreadable", unreadable, UNREADABLE)
@@ -126,7 +126,7 @@ class Rows:
         return [self._row(position) for position in (*self._train, *self._eval)]
 
     def pick(self, seed: int, split: str) -> Row:
-        """Return row number `seed` of a keyed shuffle, which starts anew after the last row."""
+        """Return row number `seed` of a keyed shuffle; after the last row a new shuffle follows."""
         positions = self._train if split == "train" else self._eval
         epoch, number = divmod(seed, len(positions))
         return self._row(positions[_shuffle(split, epoch, len(positions))[number]])
@@ -135,7 +135,7 @@ class Rows:
         """Leave `rows` out.
 
         Raises:
-            DatasetError: no row is left of a split.
+            DatasetError: a split has no row left.
         """
         out = {self._reading.position(row) for row in rows}
         self._train, self._eval = (
@@ -148,7 +148,7 @@ class Rows:
         return self._reading.row(position, self._have)
 
     def _verdict(self, settings: Mapping[str, Any] | None) -> Verdict:
-        """Read all rows, or take what was found out when they were read before."""
+        """Read all rows, or load the cached verdict of an earlier run."""
         reading, key = self._reading, None
         if settings is not None:
             about = (reading.names, sorted(reading.required), reading.by)
@@ -168,7 +168,7 @@ class Rows:
 
 @lru_cache(maxsize=64)
 def _warn(text: str) -> None:
-    """Log a line once, however many environments read the dataset."""
+    """Log a line once, even if several environments read the dataset."""
     log.warning("%s", text)
 
 

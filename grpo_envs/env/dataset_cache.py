@@ -1,8 +1,8 @@
-"""What reading a large dataset found out, kept on disk: the next run has its rows at once.
+"""A cache on disk of the verdicts on large datasets, so that the next run reads no rows first.
 
-A file of JSON for each dataset in `$XDG_CACHE_HOME/grpo-envs/datasets` (`~/.cache` where it is not
-set), named by a hash of the dataset's content, the settings, and the code that reads it. It holds
-the numbers of rows, never a row. The folder may be deleted at any time.
+One JSON file for each dataset in `$XDG_CACHE_HOME/grpo-envs/datasets` (`~/.cache` if it is not
+set), named by a hash of the dataset's content, the settings, and the code that reads it. A file
+holds row numbers, never the content of a row. The folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from grpo_envs.env.reading import Verdict
 log = logging.getLogger(__name__)
 
 LEAST_ROWS = 10_000
-"""Smaller datasets are read each time."""
+"""Datasets with fewer rows are read each time."""
 _MOST_FILES = 50
 _FORMAT = 1
 _NOT_READERS = frozenset({"builtins", "typing", "abc", "gymnasium"})
-"""Packages of base classes that have no part in reading rows."""
+"""Packages of base classes that do not read rows."""
 
 
 def key_of(
     dataset: str, total: int, read: Callable[..., object] | None, settings: Mapping[str, Any]
 ) -> str | None:
-    """Return the name that a dataset's verdict is kept under, None where it is not kept.
+    """Return the name that a dataset's verdict is cached under; None if it is not cached.
 
     Args:
-        dataset: The file or folder; a dataset of the hub has no content here to name it by.
-        total: Its rows.
-        read: What tries the rows; the name depends on its code.
-        settings: What the verdict depends on besides. Only JSON values can be told apart.
+        dataset: A file or folder; for a dataset of the hub the result is None.
+        total: The number of rows.
+        read: The function that reads a row; the name depends on its code.
+        settings: Further JSON values that the verdict depends on; None is returned for other types.
     """
     path = Path(dataset).expanduser()
     if total < LEAST_ROWS or not path.exists():
@@ -63,19 +63,19 @@ def key_of(
 
 
 def load(key: str, total: int) -> Verdict | None:
-    """Return the verdict on a dataset of so many rows that was kept; None if there is none."""
+    """Return the cached verdict on a dataset of `total` rows; None if there is none."""
     file = _folder() / f"{key}.json"
     try:
         found = Verdict(**json.loads(file.read_text(encoding="utf-8")))
         numbers = [*found.train, *found.held_out]
         whole = bool(found.train and found.held_out) and 0 <= min(numbers) <= max(numbers) < total
-    except (OSError, ValueError, TypeError):  # none, or cut off: the dataset is read again
+    except (OSError, ValueError, TypeError):  # missing or incomplete: the dataset is read again
         return None
     return found if whole else None
 
 
 def save(key: str, verdict: Verdict) -> None:
-    """Keep a verdict; where that fails, a warning says so."""
+    """Cache a verdict; log a warning if that fails."""
     folder = _folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,10 +100,10 @@ def _folder() -> Path:
 
 
 def _code_of(read: Callable[..., object] | None) -> Iterator[Path]:
-    """Yield the files of the packages whose code reads rows: ours, and that of `read`.
+    """Yield the source files of the packages whose code reads rows: ours, and that of `read`.
 
     Raises:
-        ValueError: some of it stands in no file.
+        ValueError: a module has no file.
     """
     owner = getattr(read, "__self__", read)
     classes = type(owner).__mro__ if inspect.ismethod(read) else (owner,)

@@ -1,4 +1,4 @@
-"""DatasetEnv: an environment of one's own whose problems are the rows of a dataset."""
+"""DatasetEnv: the base class of environments whose problems are the rows of a dataset."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from grpo_envs.types import Problem
 
 
 class DatasetEnv(TextEnv):
-    """Problems out of a file or a dataset of the hub: write `score`, and `from_row` if need be.
+    """Problems from a file or a dataset of the hub: write `score`, and `from_row` if necessary.
 
-    It brings the keys `env.dataset`, `env.columns`, `env.unreadable` and `env.held_out`. Every row
-    is read before training starts. A subclass with keywords of its own sets their attributes first
-    and calls `super().__init__` last, which reads the rows. Attributes that are JSON values let a
-    dataset of 10,000 rows or more be read once: the next run has it at once.
+    The class adds the keys `env.dataset`, `env.columns`, `env.unreadable` and `env.held_out`. Every
+    row is read before training starts. A subclass with keywords of its own sets their attributes
+    first and calls `super().__init__` last, because that call reads the rows. If these attributes
+    are JSON values, the verdict on a dataset of 10,000 rows or more is cached, and later runs start
+    without reading it.
     """
 
     default_dataset: ClassVar[str | Path | None] = None
-    """What is read where `env.dataset` is not set; None for nothing: then it must be."""
+    """The dataset if `env.dataset` is not set; None: `env.dataset` is required."""
     needs: ClassVar[Sequence[str]] = ("prompt", "gold")
-    """Columns that every row has, as `from_row` calls them; rows are split by the first."""
+    """Columns that every row has, by the names that `from_row` uses; rows are split by the
+    first."""
     optional: ClassVar[Sequence[str]] = ()
-    """Columns that are None where the dataset has none of the name."""
+    """Columns that are None if the dataset does not have them."""
 
     def __init__(
         self,
@@ -46,16 +48,16 @@ class DatasetEnv(TextEnv):
             split: `train` or `eval`.
             dataset: A local file or hub id.
             columns: Names of the dataset's columns: {"prompt": ..., "gold": ...}.
-            unreadable: What rows that cannot be read are: an `error`, or `drop`.
-            held_out: Share of the distinct prompts that is kept for evaluation, a tenth when null.
-                A dataset with an eval, test or validation split of its own keeps that.
+            unreadable: `error` or `drop`: what happens if rows cannot be read.
+            held_out: Share of the distinct prompts that is held out for evaluation, 0.1 when null.
+                Not allowed for a dataset with an eval, test or validation split of its own.
             rewards: Weights of the reward parts, and reward functions to add.
             render_mode: None or `ansi`.
             further: Keywords of the next class: `class MyEnv(ToolEnv, DatasetEnv)` has both.
 
         Raises:
             ConfigError: no dataset is given, or a value is not allowed.
-            DatasetError: the dataset is missing, lacks a column, or a row cannot be read.
+            DatasetError: the dataset is missing, lacks a column, or has a row that cannot be read.
         """
         settings = dict(vars(self))
         super().__init__(split, rewards=rewards, render_mode=render_mode, **further)
@@ -73,7 +75,7 @@ class DatasetEnv(TextEnv):
         )
 
     def from_row(self, row: Row) -> Problem:
-        """Return the problem of a row: its gold is the solution.
+        """Return the problem of a row, with the gold as the solution.
 
         Raises:
             DatasetError: the row cannot be read.

@@ -1,4 +1,4 @@
-"""Calls that get so many seconds each: plain ones in a thread, async ones in one event loop.
+"""Calls with a time limit each: plain functions in a thread, async ones in one event loop.
 
 A thread cannot be killed. A call that does not end is left behind in a daemon thread, which does
 not keep the process alive.
@@ -18,16 +18,16 @@ from typing import Any, TypeVarTuple
 _Ts = TypeVarTuple("_Ts")
 _MOST_LATE = 3
 _GRACE_S = 1.0
-"""Cancelled coroutines may clean up for so long before the caller goes on."""
+"""Seconds that cancelled coroutines may clean up before the caller continues."""
 _PRECISION_S = 0.01
-"""Least time between two looks at the clock."""
+"""Least time between two checks of the clock."""
 
 
 def in_time(calls: Sequence[Callable[[], Any]], seconds: float) -> list[Any]:
-    """Make the calls one after the other; return each result, or the exception that it raises.
+    """Make the calls one after the other; return each result, or the exception that was raised.
 
-    A call that takes longer than `seconds` gives a TimeoutError; after a few of them the rest are
-    not made at all. An awaitable that a call returns is awaited.
+    A call that takes longer than `seconds` gives a TimeoutError; after a few of these, the
+    remaining calls are not made. An awaitable that a call returns is awaited.
     """
     results: list[Any] = []
     late = 0
@@ -55,7 +55,7 @@ def _call(
         try:
             value = call()
             answered.put(asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value)
-        except BaseException as error:  # noqa: BLE001  handed over; SystemExit would end the thread
+        except BaseException as error:  # noqa: BLE001  returned; SystemExit would end the thread
             answered.put(error)
 
 
@@ -64,13 +64,13 @@ async def _awaited(value: Awaitable[Any]) -> Any:
 
 
 def in_time_together(calls: Sequence[Callable[[], Awaitable[Any]]], seconds: float) -> list[Any]:
-    """Await all calls at once; return each result, or the exception that it raises.
+    """Await all calls concurrently; return each result, or the exception that was raised.
 
-    A call's time is the time in which the event loop is free and the time in which the call itself
-    computes; what other calls compute does not count. A call that takes longer than `seconds`
-    gives a TimeoutError and is cancelled. A call that blocks the loop for so long cannot be
-    cancelled: the loop is left behind, and the calls without a result are made again in a new
-    one. After a few blocked loops the rest are not made at all.
+    The time of a call is the time in which the event loop is idle plus the time in which the call
+    itself computes; computation of other calls does not count. A call that takes longer than
+    `seconds` gives a TimeoutError and is cancelled. A call that blocks the loop for that long
+    cannot be cancelled: the loop is abandoned, and the calls without a result are made again in a
+    new loop. After a few blocked loops, the remaining calls are not made.
     """
     results: dict[int, Any] = {}
     for _ in range(_MOST_LATE):
@@ -95,12 +95,12 @@ class _Clock:
         self._lock = threading.Lock()
         self._start = monotonic()
         self._held: dict[int, float] = {}
-        """Seconds that each call has held the loop, without the step that runs now."""
+        """Seconds that each call has held the loop, without the running step."""
         self._step: tuple[int, float] | None = None
-        """The call whose step runs now, and the time when it began."""
+        """The call of the running step, and the time when the step began."""
 
     def begin(self, call: int) -> bool:
-        """Begin a step; return False within another one (where a package nests event loops)."""
+        """Begin a step; return False inside another step (if a package nests event loops)."""
         with self._lock:
             if self._step is not None:
                 return False
@@ -116,9 +116,9 @@ class _Clock:
             self._step = None
 
     def read(self) -> tuple[float, dict[int, float], tuple[int, float] | None]:
-        """Return how long the loop was free, how long each call held it, and the running step.
+        """Return how long the loop was idle, how long each call held it, and the running step.
 
-        The step is that of a call, with the seconds that it has run.
+        The step is a pair: the call, and the seconds that the step has run.
         """
         with self._lock:
             now, held, step = monotonic(), dict(self._held), self._step
@@ -142,7 +142,7 @@ class _Loop(asyncio.SelectorEventLoop):
     def call_soon(
         self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        """Schedule a callback; each step of a task is one, in the task's context."""
+        """Schedule a callback; every step of a task is a callback in the task's context."""
         call = _CALL.get() if context is None else context.get(_CALL)
         if call is None:
             return super().call_soon(callback, *args, context=context)
@@ -158,7 +158,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 class _Together:
-    """Calls as tasks of an event loop in a thread of its own; the caller's thread keeps time."""
+    """Calls as tasks of an event loop in a separate thread; the caller's thread measures time."""
 
     def __init__(self, calls: Mapping[int, Callable[[], Awaitable[Any]]], seconds: float) -> None:
         self._calls, self._seconds = calls, seconds
@@ -170,7 +170,7 @@ class _Together:
         self._ended: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
 
     def results(self) -> dict[int, Any]:
-        """Return what each call gives; calls are missing where the loop had to be left behind."""
+        """Return the result of each call; calls are missing if the loop had to be abandoned."""
         thread = threading.Thread(target=self._run, daemon=True)
         thread.start()
         found: dict[int, Any] = {}
@@ -191,7 +191,7 @@ class _Together:
         return found
 
     def _look(self, found: dict[int, Any]) -> float | None:
-        """Mark the calls that are late; return when to look again, or None for a blocked loop."""
+        """Mark late calls; return the seconds until the next check, or None for a blocked loop."""
         free, held, step = self._clock.read()
         wait = self._seconds
         for call in self._calls.keys() - found:
@@ -208,7 +208,7 @@ class _Together:
         return max(wait, _PRECISION_S)
 
     def _soon(self, callback: Callable[..., Any], *values: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing runs any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(callback, *values)
 
     # In the thread of the loop.
@@ -217,7 +217,7 @@ class _Together:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             try:
                 runner.run(self._all())
-            except BaseException as error:  # noqa: BLE001  handed over: what ended the loop
+            except BaseException as error:  # noqa: BLE001  returned: what ended the loop
                 for call in self._calls:
                     self._ended.put((call, error))
 
@@ -233,7 +233,7 @@ class _Together:
             return
         try:
             value = await self._calls[call]()
-        except BaseException as error:  # noqa: BLE001  handed over; SystemExit would end the loop
+        except BaseException as error:  # noqa: BLE001  returned; SystemExit would end the loop
             value = error
         self._ended.put((call, value))
 

@@ -1,4 +1,4 @@
-"""The promises about which problems are drawn: by which key, and in which split."""
+"""The promises about drawing problems: by key, and by split."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def disjoint(trial: Trial) -> Iterator[str]:
 
 
 def _ignores_split(trial: Trial) -> Iterator[str]:
-    """Draw with the same random numbers for both splits: problems that are equal are shared."""
+    """Draw with the same random numbers for both splits: equal problems are shared."""
     env = trial.env
     if env.rows is not None or type(env).draw is TextEnv.draw:
         return
@@ -59,7 +59,7 @@ def _ignores_split(trial: Trial) -> Iterator[str]:
 
 
 def _identity(env: TextEnv, problem: Problem) -> tuple[str, str]:
-    """Return what makes a problem the same as another: its prompt, and its gold where hidden."""
+    """Return the identity of a problem: its prompt, and for hidden problems its gold."""
     return problem.prompt, repr(problem.gold) if env.hidden else ""
 
 
@@ -68,10 +68,10 @@ def _shown(env: TextEnv, problem: Problem) -> str:
 
 
 def _require_known(env: TextEnv, problems: list[Problem]) -> None:
-    """Refuse to judge problems that look alike where neither prompt nor gold can tell them apart.
+    """Stop a check of problems that neither their prompts nor their golds can distinguish.
 
     Raises:
-        NotTried: they are of that kind.
+        NotTried: the problems cannot be distinguished.
     """
     if env.hidden and all(problem.gold is None for problem in problems):
         raise NotTried(_UNKNOWN)

@@ -28,19 +28,19 @@ _FORMAT = 1
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
 _PASSING = frozenset({408, 409, 425, 429, *range(500, 600)})
-"""HTTP statuses after which another try may succeed."""
+"""HTTP statuses after which a retry may succeed."""
 _MOST_BYTES = 2**22
 _PIECE = 2**16
 _SHOWN = 200
-"""Characters of a server's message that are shown."""
+"""Characters of a server's message that an error quotes."""
 
 
 class EndpointFailed(GrpoEnvsError, RuntimeError):
-    """The endpoint gave no answer; another time it may."""
+    """The endpoint gave no answer."""
 
 
 class _Passing(EndpointFailed):
-    """Another try may succeed, after so many seconds if the server says so."""
+    """A retry may succeed; `wait` is the number of seconds that the server asks for, if any."""
 
     def __init__(self, text: str, wait: float | None = None) -> None:
         super().__init__(text)
@@ -49,7 +49,7 @@ class _Passing(EndpointFailed):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where chat completions come from."""
+    """An endpoint for chat completions."""
 
     url: str
     """Ends in /chat/completions."""
@@ -60,13 +60,13 @@ class Endpoint:
     retries: int
     """Tries after the first one."""
     concurrency: int
-    """Requests at once, of this process."""
+    """Concurrent requests of this process."""
 
     def ask(self, body: Mapping[str, Any]) -> str:
-        """Return the text of the reply; the wait before another try doubles each time.
+        """Return the text of the reply; the wait doubles with each retry.
 
         Raises:
-            EndpointFailed: there is none. The message never has the key in it.
+            EndpointFailed: there is no reply. The message never contains the key.
         """
         for number in range(self.retries + 1):
             try:
@@ -109,7 +109,7 @@ class Endpoint:
 
 
 def _wait(number: int, asked: float | None) -> float:
-    """Return the seconds before another try: twice as many as before the last, or as asked for."""
+    """Return the seconds before a retry: twice the last wait, or more if the server asks."""
     own: float = _FIRST_WAIT_S * 2**number * random.uniform(0.5, 1.5)
     return min(_LONGEST_WAIT_S, max(own, asked or 0.0))
 
@@ -128,12 +128,12 @@ def _opener() -> urllib.request.OpenerDirector:
 
 @lru_cache(maxsize=64)
 def _slots(url: str, count: int) -> threading.BoundedSemaphore:
-    """Return what limits the requests at once; training and evaluation share it."""
+    """Return the semaphore that limits concurrent requests; training and evaluation share it."""
     return threading.BoundedSemaphore(count)
 
 
 def _read(response: Any, until: float) -> bytes:
-    """Read a response piece by piece: each piece has a time limit, and so has the whole."""
+    """Read a response in pieces, each with a time limit, up to the time limit of the whole."""
     found = b""
     while piece := response.read1(_PIECE):
         found += piece
@@ -160,7 +160,7 @@ def _text_of(response: bytes) -> str:
     """Return the reply in a response of the endpoint.
 
     Raises:
-        EndpointFailed: it is no chat completion, or the reply was cut off.
+        EndpointFailed: the response is not a chat completion, or the reply was cut off.
     """
     try:
         choice = json.loads(response)["choices"][0]
@@ -177,28 +177,28 @@ def _text_of(response: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """Replies kept in `$XDG_CACHE_HOME/grpo-envs/judge`, a file each, by all that was sent."""
+    """Replies cached in `$XDG_CACHE_HOME/grpo-envs/judge`, one file for each request."""
 
     kept: bool = True
-    """Whether they are kept."""
+    """Whether replies are cached."""
 
     def key_of(self, url: str, body: Mapping[str, Any]) -> str:
-        """Return the name of what is sent; the API key is no part of it."""
+        """Return the name of a request; it does not depend on the API key."""
         sent = json.dumps([_FORMAT, url, body], sort_keys=True)
         return hashlib.sha256(sent.encode()).hexdigest()
 
     def get(self, key: str) -> str | None:
-        """Return the reply that is kept, or None if there is none."""
+        """Return the cached reply, or None."""
         if not self.kept:
             return None
         try:
             found = json.loads(_place(key).read_text(encoding="utf-8"))["reply"]
-        except (OSError, ValueError, LookupError, TypeError):  # not there, or cut off
+        except (OSError, ValueError, LookupError, TypeError):  # missing or incomplete
             return None
         return found if isinstance(found, str) else None
 
     def put(self, key: str, reply: str) -> None:
-        """Keep a reply; if the disk refuses it, that is a warning."""
+        """Cache a reply; a failure to write is a warning."""
         if not self.kept:
             return
         path = _place(key)

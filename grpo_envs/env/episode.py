@@ -1,4 +1,4 @@
-"""An episode by itself: a group of one."""
+"""A single episode: a group of one."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ if TYPE_CHECKING:
 
 
 class Episode:
-    """A problem that is played answer by answer."""
+    """One problem, played answer by answer."""
 
     def __init__(self, env: TextEnv, problem: Problem) -> None:
         self.env, self.problem = env, problem
         self.turns: list[Turn] = []
         self.rewards: list[Reward] = []
-        """Of each answer; the last one has the parts of functions that see the group."""
+        """The reward of each answer; the last includes the parts of functions that see the
+        group."""
         self.terminated = self.truncated = False
 
     @property
     def over(self) -> bool:
-        """Whether the environment ended it, or its answers are used up."""
+        """Whether the environment ended the episode, or no answer is left."""
         return self.terminated or self.truncated
 
     @property
     def reward(self) -> Reward:
-        """The sum over its answers."""
+        """The sum of the rewards of all answers."""
         return summed(self.rewards)
 
     def answer(self, action: str) -> Reply:
@@ -48,7 +49,7 @@ class Episode:
         return dataclasses.replace(reply, reward=self.rewards[-1])
 
     def transcript(self) -> str:
-        """Return the prompt, the answers and what the environment said, a line each."""
+        """Return the prompt, the answers and the observations, a line each."""
         lines = [f"prompt: {self.problem.prompt}"]
         for turn in self.turns:
             lines.append(f"policy: {turn.action}")
@@ -72,7 +73,7 @@ def _at_the_end(
     episodes: Sequence[Sequence[Turn]],
     rewards: Sequence[Reward],
 ) -> list[Reward]:
-    """Return what functions give that wait for the end, each episode a group of one."""
+    """Return the rewards of functions that see whole episodes, each episode a group of one."""
     if not env.waits:
         return [Reward(weights=reward.weights) for reward in rewards]
     triples = zip(problems, episodes, rewards, strict=True)

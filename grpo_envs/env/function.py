@@ -1,4 +1,4 @@
-"""A reward function as an environment asks it: with a time limit, its failures made rewards."""
+"""A reward function as an environment calls it: with a time limit, and failures as rewards."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Function:
     name: str
     function: Callable[..., Any]
     whole: bool = False
-    """Whether it takes all answers of a step at once."""
+    """Whether the function takes all answers of a step at once."""
     grouped: bool = False
-    """Whether it takes a group, when the episodes of all members are over."""
+    """Whether the function takes a group, when the episodes of all members are over."""
     asks: frozenset[str] = frozenset()
-    """What it wants to know beside problem and answer: names in `MEMBERS`."""
+    """Further parameters beside problem and answer: names in `MEMBERS`."""
     timeout: float = TIMEOUT
-    """Seconds that it may take: for an answer, or for all if it takes all at once."""
+    """Seconds that a call may take: for one answer, or for all answers if `whole`."""
     columns: frozenset[str] = frozenset()
-    """Columns of a dataset that it cannot do without."""
+    """Columns of a dataset that the function requires."""
 
     @property
     def late(self) -> bool:
-        """Whether it is asked about whole episodes, when those of a group are over."""
+        """Whether the function sees whole episodes, when those of a group are over."""
         return self.grouped or "episodes" in self.asks
 
     def __call__(
@@ -44,12 +44,12 @@ class Function:
         answers: Sequence[str],
         scored: Sequence[Scored] = (),
     ) -> list[Reward]:
-        """Return what each answer earns of this part.
+        """Return the reward of each answer for this part.
 
         Args:
-            problems: Of each answer.
-            answers: To be graded.
-            scored: What is known of each answer, if the function asks.
+            problems: The problem of each answer.
+            answers: The answers to grade.
+            scored: What is known about each answer, if the function has such parameters.
         """
         pairs = [(problems, answers)] if self.whole else zip(problems, answers, strict=True)
         known = {name: [getattr(each, name) for each in scored] for name in sorted(self.asks)}
@@ -65,7 +65,7 @@ class Function:
     def of_groups(
         self, problems: Sequence[Problem], groups: Sequence[Sequence[Scored]]
     ) -> list[list[Reward]]:
-        """Return what each member of each group earns of this part; it is called once a group."""
+        """Return the reward of each member for this part; the function is called once a group."""
         names = sorted(self.asks - {"problem"})
         calls = []
         for problem, members in zip(problems, groups, strict=True):
@@ -81,7 +81,7 @@ class Function:
 
 
 def _of_group(name: str, values: Any, count: int) -> list[Reward]:
-    """Read what a function returned for a group of so many members."""
+    """Return the rewards from what a function returned for a group of `count` members."""
     if isinstance(values, BaseException):
         return [_reward(name, values)] * count
     try:
@@ -104,5 +104,5 @@ def _number(name: str, value: Any) -> Reward:
 def _reward(name: str, value: Any) -> Reward:
     if isinstance(value, BaseException):
         error = f"{name}: {type(value).__name__}: {value}"
-        return Reward(valid=False, error=error.removesuffix(": "))  # a MemoryError says no more
+        return Reward(valid=False, error=error.removesuffix(": "))  # a MemoryError has no message
     return Reward(parts={} if value is None else {name: float(value)})

@@ -1,4 +1,4 @@
-"""Grading a batch of episodes: in turn, or in parts by threads, processes or a cluster."""
+"""Grading a batch of episodes: sequentially, or in parts by threads, processes or a cluster."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from grpo_envs.runtime.launch import cores
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
 CONCURRENCY = ("auto", "none", "threads", "processes")
-"""auto: in processes beside a GPU, where the environment can be sent there; else in turn."""
+"""auto: processes if a GPU samples and the environment can be pickled; otherwise none."""
 
 
 def require_place(asked: str) -> None:
     """Refuse a value of `trainer.graders`.
 
     Raises:
-        ConfigError: it is no place, or no address of a cluster.
+        ConfigError: the value is neither a known place nor the address of a cluster.
     """
     if asked.startswith(SCHEME):
         require_address("trainer.graders", asked)
@@ -45,27 +45,27 @@ def require_place(asked: str) -> None:
 def place(env: TextEnv, asked: str, device: str) -> tuple[str, str]:
     """Return where a run grades answers: none, threads, processes or the address of a cluster.
 
-    A grader in pure Python holds the interpreter that a GPU's sampler launches its kernels from:
-    beside one it is in processes. Each has a copy of the environment as it was at first, so that
-    an environment which learns (`adapt`) stays where it is, as does one that cannot be copied or
-    has a reward function that takes all answers at once.
+    A grader in pure Python holds the interpreter lock that a GPU's sampler needs to launch kernels.
+    Beside a GPU, answers are therefore graded in processes. Each process has a copy of the
+    environment from the start of the run. An environment is not moved if it learns (`adapt`),
+    cannot be pickled, or has a reward function that takes all answers at once.
 
     Args:
-        env: Its `concurrency` says it, where `asked` is auto.
+        env: The environment; its `concurrency` decides if `asked` is auto.
         asked: `trainer.graders`.
         device: The type of the device that samples: cpu, cuda.
 
     Returns:
-        The place, and why it is not processes where it would have been; '' where it is as asked.
+        The place, and why it is not `processes` as auto would have it; '' otherwise.
 
     Raises:
-        ConfigError: processes or a cluster are asked for, and the environment cannot be there.
+        ConfigError: processes or a cluster are asked for, and the environment cannot be moved.
     """
     wanted = env.concurrency if asked == "auto" else asked
     if wanted == "auto":
         wanted = "none" if device == "cpu" else "processes"
     elif asked == "auto" or wanted in ("none", "threads"):
-        return wanted, ""  # what an author says of an environment is known to work
+        return wanted, ""  # the author's choice is known to work
     if wanted == "none" or not (cause := _cannot_move(env)):
         return wanted, ""
     if asked != "auto":
@@ -74,12 +74,12 @@ def place(env: TextEnv, asked: str, device: str) -> tuple[str, str]:
 
 
 def reentrant(env: TextEnv) -> bool:
-    """Return whether several threads may call an environment at once, as a server does."""
+    """Return whether several threads, as in a server, may call an environment at once."""
     return env.concurrency != "none" if env.reentrant is None else env.reentrant
 
 
 def _cannot_move(env: TextEnv) -> str:
-    """Return why an environment cannot be graded in processes; '' where it can."""
+    """Return why an environment cannot grade in other processes; '' if it can."""
     name = type(env).__name__
     if not env.grades_each_alone:
         return f"{name} has a reward function that takes all answers of a step at once"
@@ -87,7 +87,7 @@ def _cannot_move(env: TextEnv) -> str:
         return f"{name} learns from the groups of a step (adapt)"
     try:
         pickle.loads(pickle.dumps((env, env.problem(0))))
-    except Exception as error:  # noqa: BLE001  of somebody's class, each in its own words
+    except Exception as error:  # noqa: BLE001  a package's class may raise anything
         cause = (str(error).splitlines() or [""])[0]
         return f"{name} cannot be sent to a process ({type(error).__name__}: {cause})"
     return ""
@@ -99,17 +99,17 @@ class Graders:
 
     env: TextEnv
     where: str = ""
-    """none, threads, processes or the address of a cluster; '' as `env.concurrency` says."""
+    """none, threads, processes or the address of a cluster; '': `env.concurrency`."""
     _executor: Executor | None = None
     _cluster: ClusterGraders | None = None
     _here: Graders | None = None
-    """Beside a cluster: processes that grade while it has no grader left."""
+    """With a cluster: processes of this machine, for the time without a grader on the cluster."""
 
     def __post_init__(self) -> None:
         """Check the environment's `concurrency`; connect to a cluster.
 
         Raises:
-            ConfigError: there is no such concurrency; the cluster cannot grade.
+            ConfigError: the concurrency is unknown, or the cluster cannot grade.
         """
         if self.env.concurrency not in CONCURRENCY:
             name = type(self.env).__name__
@@ -118,14 +118,14 @@ class Graders:
             )
         self.where = self.where or self.env.concurrency
         if self.where == "threads":
-            self._executor = self._threads()  # here: batches may be begun from several threads
+            self._executor = self._threads()  # made here: several threads may submit batches
         if self.where.startswith(SCHEME):
             self._here = Graders(self.env, "processes")
             self._cluster = ClusterGraders(self.env, self.where, self._here.replies)
 
     @property
     def at_once(self) -> int:
-        """How many batches can be graded at the same time."""
+        """Number of batches that can be graded at the same time."""
         if self._cluster is not None:
             return self._cluster.count
         return (self.env.workers or 1) if self.where == "threads" else 1
@@ -149,7 +149,7 @@ class Graders:
         for part, future in zip(parts, futures, strict=True):
             try:
                 replies += future.result()
-            except BrokenExecutor:  # a process of the pool was killed, perhaps by one answer
+            except BrokenExecutor:  # a process was killed, perhaps by one answer
                 self._executor = None
                 replies += [self._alone(*pair) for pair in zip(*part, strict=True)]
         return replies
@@ -165,16 +165,16 @@ class Graders:
             self._executor = None
 
     def _size(self, count: int) -> int:
-        """Return how many of so many answers a worker takes at once.
+        """Return how many of `count` answers a worker takes at once.
 
-        One where answers wait for something else (`workers`): some wait longer than others.
+        One, if answers wait for something else (`workers`), because some wait longer than others.
         """
         if self.where == "threads" and self.env.workers:
             return 1
         return -(-count // min(cores(), count))
 
     def _alone(self, problem: Problem, episode: Sequence[Turn]) -> Reply:
-        """Grade one answer in the pool; its reward is invalid where that kills a process."""
+        """Grade one answer in the pool; its reward is invalid if that kills the process."""
         executor = self._workers()
         try:
             return executor.submit(self._grade, [problem], [episode]).result()[0]
@@ -196,7 +196,7 @@ class Graders:
 
 
 def _submit(executor: Executor, call: Callable[..., Any], *args: Any) -> Future[Any]:
-    """Let a pool that broke before, while idle or just now, fail where its results are read."""
+    """Submit a call; if the pool is broken, the error is raised when the result is read."""
     try:
         return executor.submit(call, *args)
     except BrokenExecutor as error:
@@ -206,21 +206,21 @@ def _submit(executor: Executor, call: Callable[..., Any], *args: Any) -> Future[
 
 
 def _processes(env: TextEnv) -> Executor:
-    """Return processes that have a copy of `env` each: it is sent once, not with every batch."""
+    """Return a pool whose processes have a copy of `env` each, sent once when they start."""
     given = (pickle.dumps(env),)
     spawn = get_context("spawn")
     return ProcessPoolExecutor(cores(), mp_context=spawn, initializer=_begin, initargs=given)
 
 
 _copy: list[TextEnv] = []
-"""In a process that grades: the environment."""
+"""The environment, in a process that grades."""
 
 
 def _begin(env: bytes) -> None:
-    """Begin as a process that grades: Ctrl-C is the run's to see, and it ends with the run."""
+    """Set up a process that grades: it ignores Ctrl-C, and ends when the run ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    launch.own(1)  # there is one for each core; before the environment sizes its pools
+    launch.own(1)  # one process for each core; set before the environment sizes its pools
     _copy.append(pickle.loads(env))
 
 

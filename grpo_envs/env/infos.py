@@ -12,7 +12,7 @@ from grpo_envs.types import Problem, Reward
 
 
 def reset_infos(env: TextEnv, problems: Sequence[Problem | None]) -> dict[str, Any]:
-    """Return what a reset tells of the members' problems: arrays (B,) of objects."""
+    """Return the `info` of a reset about the members' problems: arrays (B,) of objects."""
     distinct = {id(problem): problem for problem in problems if problem}
     about = {key: env.info_of(problem) for key, problem in distinct.items()}
     rows = [about.get(id(problem), {}) for problem in problems]
@@ -25,7 +25,7 @@ def reset_infos(env: TextEnv, problems: Sequence[Problem | None]) -> dict[str, A
 
 
 def step_infos(env: TextEnv, rewards: Sequence[Reward], members: Sequence[int]) -> dict[str, Any]:
-    """Return what a step tells of the rewards of these members: arrays (B,), `detail` of texts."""
+    """Return the `info` of a step about the members' rewards: arrays (B,); `detail` has texts."""
     rows = [env.info_for(reward) for reward in rewards]
     acted = np.zeros(len(rows), dtype=np.bool_)
     acted[list(members)] = True

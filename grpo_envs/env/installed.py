@@ -29,7 +29,7 @@ CONF = "grpo_envs.conf"
 SAMPLERS = "grpo_envs.samplers"
 
 FURTHER = "further"
-"""The name of `**keywords` that an `__init__` passes on to that of the next class."""
+"""The name of the `**keywords` that an `__init__` passes on to the next class."""
 _PLAIN = {
     int: "a whole number",
     float: "a number",
@@ -45,7 +45,7 @@ def available(group: str) -> dict[str, EntryPoint]:
 
 
 def claims(group: str) -> dict[str, list[str]]:
-    """Return what is registered under each name: one object, unless packages are at odds."""
+    """Return the objects that are registered under each name; several if packages conflict."""
     values: dict[str, set[str]] = {}
     for ep in _of_group(group):
         values.setdefault(ep.name, set()).add(ep.value)
@@ -53,10 +53,10 @@ def claims(group: str) -> dict[str, list[str]]:
 
 
 def load(group: str, name: str) -> Any:
-    """Import what is registered under `name`.
+    """Import the object that is registered under `name`.
 
     Raises:
-        UnknownName: nothing is; the message lists what there is.
+        UnknownName: there is none; the message lists the known names.
         PluginError: two packages claim the name, or the import fails.
     """
     known = available(group)
@@ -67,13 +67,13 @@ def load(group: str, name: str) -> Any:
         raise PluginError(f"{group}: several packages claim {name!r}: {', '.join(values)}.")
     try:
         return known[name].load()
-    except Exception as error:  # anything can go wrong in somebody else's import
+    except Exception as error:  # a package's import may raise anything
         cause = f"{type(error).__name__}: {error}"
         raise PluginError(f"{group}: {name!r} ({values[0]}) cannot be loaded: {cause}") from error
 
 
 def _of_group(group: str) -> EntryPoints:
-    """Return a group's entry points, read again only where a folder of packages has changed."""
+    """Return a group's entry points; read again only after a folder of packages has changed."""
     folders = (Path(folder or ".") for folder in sys.path)
     state = [(str(path), path.stat().st_mtime_ns if path.exists() else 0) for path in folders]
     return _read(group, tuple(state))
@@ -93,12 +93,12 @@ def check_keywords(
         target: The callable that the keywords are for. Its attribute `renamed`, if it has one,
             maps keywords of earlier versions to their present names (see `TextEnv.renamed`).
         given: The keywords.
-        prefix: Stands before each keyword in messages, such as "env.".
+        prefix: Text before each keyword in messages, such as "env.".
         also: Further keywords that are allowed.
 
     Raises:
-        UnknownName: naming the keyword with `prefix`, what is allowed and the nearest; for a
-            renamed keyword, its present name.
+        UnknownName: the message has the keyword with `prefix`, the allowed keywords and the nearest
+            one; for a renamed keyword, its present name.
     """
     parameters = parameters_of(target).values()
     named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -116,11 +116,13 @@ def check_keywords(
 
 
 def check_values(target: Callable[..., Any], given: Mapping[str, Any], prefix: str) -> None:
-    """Refuse what the signature of `target` rules out. Annotations of other types are not read.
+    """Refuse values that the signature of `target` rules out.
+
+    Only annotations with plain types are checked.
 
     Raises:
-        ConfigError: a keyword without a default is missing, or the value of one that is annotated
-            with plain types (int, float, bool, str, None, Literal) is of another type.
+        ConfigError: a keyword without a default is missing, or a value does not have the plain type
+            (int, float, bool, str, None, Literal) of its annotation.
     """
     parameters = parameters_of(target)
     missing = [
@@ -145,8 +147,8 @@ def check_values(target: Callable[..., Any], given: Mapping[str, Any], prefix: s
 def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Return the parameters of a callable by name.
 
-    A class whose `__init__` has `**further` passes these on: in their place stand the parameters
-    of the classes after it that pass keywords on, too.
+    If the `__init__` of a class has `**further`, the parameters of the next classes that pass on
+    keywords replace it.
     """
     found = dict(signature(target).parameters)
     if isinstance(target, type) and FURTHER in found:
@@ -161,10 +163,10 @@ def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def signature(target: Callable[..., Any]) -> inspect.Signature:
-    """Return the signature, its annotations evaluated if their names are known."""
+    """Return the signature, with evaluated annotations if their names are known."""
     try:
         return inspect.signature(target, eval_str=True)
-    except NameError:  # an annotation that only type checkers import
+    except NameError:  # the name is imported for type checkers only
         return inspect.signature(target)
 
 

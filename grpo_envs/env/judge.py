@@ -2,10 +2,9 @@
 
     env.rewards={judge: {url: "http://HOST:8000/v1", model: NAME, scale: [0, 10]}}
 
-It is asked about whole episodes, when they are over. What it is sent holds the gold answer if
-the prompt has {gold}. Texts that the policy wrote stand between marks which the policy cannot
-know, and the judge is told that they are data; a policy may find words that move a judge all the
-same (docs/rewards.md).
+The judge sees whole episodes, when they are over, and the gold answer if the prompt has {gold}.
+Texts of the policy are enclosed in marks that the policy cannot know, and the judge is told that
+they are data. A policy may still find words that persuade a judge (docs/rewards.md).
 """
 
 from __future__ import annotations
@@ -47,15 +46,15 @@ _PATH = "/chat/completions"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DAY_S = 86_400
 _MOST_FAILED = 3
-"""So many answers of a step without a reply end the asking."""
+"""After so many answers without a reply, the judge is not asked about the rest of a step."""
 
 
 class NoGrade(GrpoEnvsError, ValueError):
-    """A judge's reply has no grade in it."""
+    """A judge's reply contains no grade."""
 
 
 class Judge:
-    """Asks about each answer, `concurrency` of them at once."""
+    """Asks a judge about each answer, with up to `concurrency` requests at once."""
 
     batched = True
     keeps_time = True
@@ -77,20 +76,20 @@ class Judge:
         """Read the options.
 
         Args:
-            url: Of the endpoint, as OpenAI's clients take it: http://HOST:PORT/v1.
-            model: Its name there.
-            prompt: What the judge is asked, with {completion} and, if wanted, {prompt}, {gold},
+            url: Address of the endpoint, in the form of OpenAI's clients: http://HOST:PORT/v1.
+            model: Name of the model at the endpoint.
+            prompt: The question to the judge, with {completion} and optionally {prompt}, {gold},
                 {least} and {most}.
             scale: [least, most] of the grade, mapped to [0, 1]; a factor f stands for [0, 1/f].
             key: The environment variable that holds the API key; None for no key.
-            concurrency: Requests at once.
-            retries: Further tries if the endpoint fails, with waits that double.
+            concurrency: Concurrent requests.
+            retries: Retries if the endpoint fails; the wait doubles each time.
             timeout: Seconds that a try may take.
-            body: More fields of the request: `{max_tokens: 500}`; null leaves one out.
-            cache: Whether replies are kept on disk: what was asked once is not asked again.
+            body: More fields of the request: `{max_tokens: 500}`; a field that is null is left out.
+            cache: Whether replies are cached on disk, so that no request is sent twice.
 
         Raises:
-            ConfigError: a value is not allowed, or the environment has no such variable.
+            ConfigError: a value is not allowed, or the environment variable is not set.
         """
         at = "env.rewards.judge"
         self.least, self.most = _range_of(scale_from(f"{at}.scale", scale), f"{at}.scale")
@@ -112,7 +111,7 @@ class Judge:
         self._replies = Replies(cache)
 
     def __str__(self) -> str:
-        """Say who is asked."""
+        """Return the model and the endpoint."""
         return f"asks {self.model} at {self.endpoint.url.removesuffix(_PATH)}"
 
     def __call__(
@@ -121,7 +120,7 @@ class Judge:
         answers: Sequence[str],
         episodes: Sequence[Sequence[Turn]],
     ) -> list[float | Exception]:
-        """Return each grade, or why there is none."""
+        """Return each grade, or the exception that prevented it."""
         bodies = [self.request(*each) for each in zip(problems, episodes, strict=True)]
         keys = [self._replies.key_of(self.endpoint.url, body) for body in bodies]
         distinct = dict(zip(keys, bodies, strict=True))
@@ -130,7 +129,7 @@ class Judge:
         return [found[key] for key in keys]
 
     def request(self, problem: Problem, turns: Sequence[Turn]) -> dict[str, Any]:
-        """Return what is sent about an episode."""
+        """Return the body of the request about an episode."""
         gold = problem.gold if isinstance(problem.gold, str) else _plain(problem.gold)
         said = [text for turn in turns for text in (turn.action, turn.observation)]
         texts = [_sendable(text) for text in (problem.prompt, gold, *said[:-1])]
@@ -150,10 +149,10 @@ class Judge:
         return {name: value for name, value in body.items() if value is not None}
 
     def grade_in(self, reply: str) -> float:
-        """Return the grade that is the last line of a reply.
+        """Return the grade in the last line of a reply.
 
         Raises:
-            NoGrade: that is no number, or one outside the range.
+            NoGrade: the line is not a number, or the number is outside the range.
         """
         *_, last = reply.rpartition("</think>")[2].strip().splitlines() or [""]
         found = _GRADE.fullmatch(last.strip().strip("*_`").strip())
@@ -178,9 +177,9 @@ class Judge:
 def _each(
     grade: Callable[[Any], float], asked: Sequence[Any], at_once: int
 ) -> list[float | Exception]:
-    """Grade each in one of several threads; return the grades, or why there is none.
+    """Grade in several threads; return each grade, or the exception that prevented it.
 
-    The threads are daemons, so that a run which is stopped does not wait for an endpoint.
+    The threads are daemons, so that a stopped run does not wait for an endpoint.
     """
     unasked = EndpointFailed(f"not asked: {_MOST_FAILED} others had no reply")
     found: list[float | Exception] = [unasked] * len(asked)
@@ -195,7 +194,7 @@ def _each(
                 return
             try:
                 found[i] = grade(asked[i])
-            except Exception as error:  # noqa: BLE001  handed over: it is one answer's
+            except Exception as error:  # noqa: BLE001  returned: it concerns one answer
                 found[i] = error
                 if isinstance(error, EndpointFailed):
                     failed.append(error)
@@ -226,7 +225,7 @@ def _require_prompt(prompt: str, key: str) -> None:
 
 
 def _require_variable(name: str | None, key: str) -> None:
-    """Refuse what names no variable; the message has no value, which may be a key by mistake."""
+    """Refuse a name of no set variable. The message omits the name: it may be a key by mistake."""
     if name is None:
         return
     if not _VARIABLE.fullmatch(name) or not os.environ.get(name, "").strip():
@@ -238,10 +237,10 @@ def _require_variable(name: str | None, key: str) -> None:
 
 
 def _address(url: str, key: str) -> str:
-    """Return where requests go.
+    """Return the address of requests.
 
     Raises:
-        ConfigError: it is no address, or holds a password, which would be logged.
+        ConfigError: `url` is not an address, or contains a password, which would be logged.
     """
     try:
         parts = urlsplit(url)
@@ -264,5 +263,5 @@ def _plain(gold: Any) -> str:
 
 
 def _sendable(text: str) -> str:
-    """Return a text that UTF-8 has: lone surrogates become question marks."""
+    """Return a text that UTF-8 can encode: lone surrogates become question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,7 +1,7 @@
 """Sessions with MCP servers (Model Context Protocol), through the official SDK (extra `mcp`).
 
 The SDK is asynchronous: all sessions of a process run in one event loop, in a thread. A server over
-stdio is a process of its own, which ends with its session, or at the latest with this process.
+stdio is a separate process, which ends with its session, or at the latest with this process.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def mcp(
     """Return the tools of an MCP server, for `ToolEnv.tools`.
 
     Args:
-        command: A program and its arguments, which speaks MCP over stdio (`"python", "server.py"`;
-            `python` is the interpreter that runs this), or the URL of a server that is running.
-        env: Environment variables of the program, beside PATH, HOME and the like.
-        shared: One session for all episodes, for a server without state. By default every episode
-            that calls a tool has a session of its own: over stdio, a process.
-        start_s: Seconds that a session may take to begin.
+        command: A program that speaks MCP over stdio, with its arguments (`"python", "server.py"`;
+            `python` stands for this interpreter), or the URL of a running server.
+        env: Environment variables of the program, in addition to PATH, HOME and the like.
+        shared: Whether all episodes share one session, for a server without state. By default every
+            episode that calls a tool has its own session; over stdio that is a process.
+        start_s: Seconds that a session may take to start.
 
     Raises:
-        ConfigError: the SDK is not installed, or nothing is given.
+        ConfigError: the SDK is not installed, or no command is given.
     """
     require(bool(command) and all(command), "mcp", command, "a program and its arguments, or a URL")
     require_extra("mcp", "grpo_envs.mcp", ("mcp",))
@@ -57,7 +57,7 @@ class Server:
     def __init__(
         self, command: tuple[str, ...], env: dict[str, str], *, shared: bool, start_s: float
     ) -> None:
-        """Take what `mcp` was given."""
+        """Take the arguments of `mcp`."""
         self.command, self.env, self.shared, self.start_s = command, env, shared, start_s
         self._lock, self._sharing = threading.Lock(), threading.Lock()
         self._shared: Connection | None = None
@@ -65,7 +65,7 @@ class Server:
         self._tools: list[Tool] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Send no session to another process."""
+        """Pickle the server without its sessions."""
         return _server, (self.command, self.env, self.shared, self.start_s)
 
     def __repr__(self) -> str:
@@ -73,10 +73,10 @@ class Server:
         return f"MCP server {' '.join(self.command)}"
 
     def tools(self) -> list[Tool]:
-        """Return its tools, which it is asked for once.
+        """Return the server's tools; the server is asked once.
 
         Raises:
-            ConfigError: it cannot be started or reached, or it does not answer.
+            ConfigError: the server cannot be started or reached, or does not answer.
         """
         if not self._tools:
             try:
@@ -88,7 +88,7 @@ class Server:
         return self._tools
 
     def copy(self) -> Server:
-        """Return the same server for another environment, which has sessions of its own."""
+        """Return the same server for another environment, with separate sessions."""
         copy = Server(self.command, self.env, shared=self.shared, start_s=self.start_s)
         copy._tools = self.tools()
         return copy
@@ -97,7 +97,7 @@ class Server:
         """Begin a session.
 
         Raises:
-            ToolFailed: it cannot be started or reached.
+            ToolFailed: the server cannot be started or reached.
         """
         connection = Connection(self)
         with self._lock:
@@ -105,7 +105,7 @@ class Server:
         return connection
 
     def connection(self) -> Connection:
-        """Return the session that episodes share; a new one where it has ended.
+        """Return the session that episodes share; a new one if it has ended.
 
         Raises:
             ToolFailed: the server cannot be started or reached.
@@ -116,7 +116,7 @@ class Server:
             return self._shared
 
     def close(self) -> None:
-        """End all sessions, and wait for it."""
+        """End all sessions, and wait for their end."""
         with self._lock:
             old, self._begun = self._begun, []
         for connection in old:
@@ -133,13 +133,13 @@ class Connection:
     """One session with a server."""
 
     def __init__(self, server: Server) -> None:
-        """Begin it.
+        """Begin the session.
 
         Raises:
             ToolFailed: the server cannot be started or reached in time.
         """
         self.ended = False
-        """Whether it was closed, or its server is gone."""
+        """Whether the session was closed, or its server is gone."""
         self._server = server
         self._client: Any = None
         self._task: asyncio.Task[None] | None = None
@@ -159,7 +159,7 @@ class Connection:
         """Return the server's tools.
 
         Raises:
-            ToolFailed: it does not say them in time.
+            ToolFailed: the server does not list them in time.
         """
         return [
             Tool(name=t.name, description=t.description or "", parameters=t.input_schema)
@@ -181,7 +181,7 @@ class Connection:
         return text
 
     def close(self) -> None:
-        """Begin to end the session, and the server's process with it."""
+        """Start to end the session, and the server's process with it."""
         self.ended = True
         _loop().call_soon_threadsafe(self._end)
 
@@ -191,7 +191,7 @@ class Connection:
         return self._left.is_set()
 
     def wait(self) -> None:
-        """Wait until it has ended."""
+        """Wait until the session has ended."""
         self._left.wait(_CLOSE_S)
 
     def _end(self) -> None:
@@ -217,7 +217,7 @@ class Connection:
             raise ToolFailed(f"{self._server} failed in {what}: {self._cause(error)}") from error
 
     def _cause(self, error: BaseException) -> str:
-        """Return what an exception says, and the last line that the server wrote to stderr."""
+        """Return the message of an exception, and the server's last line on stderr."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         own = str(error) or type(error).__name__
@@ -234,7 +234,7 @@ class Connection:
                 return found
 
     async def _hold(self) -> None:
-        """Enter and leave the session in one task, as the SDK's cancel scopes need it."""
+        """Enter and leave the session in one task, as the SDK's cancel scopes require."""
         from mcp import Client
 
         self._task = asyncio.current_task()
@@ -268,7 +268,7 @@ class Connection:
 
 
 def _text(part: Any) -> str:
-    """Return a part of a result as text; what is no text is named."""
+    """Return a part of a result as text; for other types, the name of the type."""
     return str(part.text) if part.type == "text" else f"[{part.type}]"
 
 
@@ -280,5 +280,5 @@ def _loop_of(process: int) -> asyncio.AbstractEventLoop:
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of this process; a fork has none of its parent's threads."""
+    """Return the event loop of this process; a forked process needs a new one."""
     return _loop_of(os.getpid())

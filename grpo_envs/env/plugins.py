@@ -1,4 +1,4 @@
-"""What installed packages bring, made for use: `make` an environment by its name.
+"""Environments of installed packages: `make` creates one by its name.
 
 The built-in environments and agents register exactly as a third-party package does.
 """
@@ -32,7 +32,7 @@ def conf_dir() -> Path:
 
 def register_envs() -> None:
     """Register `grpo_envs/<name>-v0` with Gymnasium for every installed environment."""
-    claimed = claims(ENVS)  # all at once: each look reads the metadata of every package
+    claimed = claims(ENVS)  # all at once: each call reads the metadata of every package
     for name, ep in available(ENVS).items():
         alone = len(claimed[name]) == 1
         try:
@@ -40,7 +40,7 @@ def register_envs() -> None:
                 id=f"grpo_envs/{name}-v0",
                 entry_point=f"{ep.module}:{ep.attr}" if alone else partial(_refuse, name),
                 vector_entry_point=f"grpo_envs.env.vector_entry:{name}",
-                disable_env_checker=True,  # `grpo_envs.check_env` checks more, when asked
+                disable_env_checker=True,  # `grpo_envs.check_env` checks more, on request
             )
         except gymnasium.error.Error as error:  # a name that is no Gymnasium id
             text = f"{ENVS}: {name!r} ({ep.value}) cannot be registered: {error}"
@@ -48,7 +48,7 @@ def register_envs() -> None:
 
 
 def _refuse(name: str, **_: Any) -> TextEnv:
-    """Say which packages claim this name, on use: others are not to be disturbed."""
+    """Report on use that several packages claim this name; other environments stay usable."""
     return cast("TextEnv", load(ENVS, name))
 
 
@@ -56,12 +56,12 @@ def make(name: str, *, shots: int = 0, **kwargs: Any) -> TextEnv:
     """Make the environment registered under `name`: `make("math", split="eval", level=2)`.
 
     Args:
-        name: Its entry point.
-        shots: Solved problems of the train split that come before each problem, see `shots.py`.
-        **kwargs: Keywords of its constructor.
+        name: Entry point of the environment.
+        shots: Number of solved training problems before each problem, see `shots.py`.
+        **kwargs: Keywords of the environment's constructor.
 
     Raises:
-        ConfigError: no such environment, it has no such keyword, or not with this value.
+        ConfigError: the environment or a keyword is unknown, or a value is not allowed.
         PluginError: its package cannot be loaded.
     """
     target = load(ENVS, name)
@@ -69,7 +69,7 @@ def make(name: str, *, shots: int = 0, **kwargs: Any) -> TextEnv:
         raise PluginError(f"{ENVS}: {name!r} is {target!r}, which is no TextEnv.")
     check_keywords(target, kwargs, "env.")
     spec = gymnasium.spec(f"grpo_envs/{name}-v0")
-    # Within the spec, because `id` and other parameters of gymnasium.make are keywords of some.
+    # In the spec: some environments have keywords like `id`, which gymnasium.make takes itself.
     spec = dataclasses.replace(spec, kwargs={**spec.kwargs, **kwargs})
     try:
         env = gymnasium.make(spec).unwrapped
@@ -77,7 +77,7 @@ def make(name: str, *, shots: int = 0, **kwargs: Any) -> TextEnv:
         check_values(target, kwargs, "env.")
         raise
     cast("TextEnv", env).require_columns()
-    check_values(target, kwargs, "env.")  # after what the environment itself says: it knows more
+    check_values(target, kwargs, "env.")  # last: the environment's own messages are better
     made = cast("TextEnv", env)
     made.shots = find_shots(made, shots)
     return made

@@ -17,17 +17,17 @@ _NO_SERVER = (
     "Starting Ray client server failed",
     "Start the head node with GRPC_ENABLE_FORK_SUPPORT=0 in its environment.",
 )
-"""What the head node says where gRPC's handlers end the process that was to serve a client, and
-what helps."""
+"""Error of the head node if gRPC's fork handlers ended the process for the client, and its
+remedy."""
 _REACH_S = 10.0
-"""The head node must take a connection within so many seconds."""
+"""Seconds within which the head node must accept a connection."""
 
 
 def require_address(key: str, address: str) -> tuple[str, int]:
     """Return the host and the port of an address `ray://HOST:PORT`.
 
     Raises:
-        ConfigError: it is not of this form.
+        ConfigError: the address does not have this form.
     """
     found = _ADDRESS.fullmatch(address)
     if found is None or not 0 < int(found[2]) < _PORTS:
@@ -37,7 +37,7 @@ def require_address(key: str, address: str) -> tuple[str, int]:
 
 
 def connect(address: str) -> Any:
-    """Return the module `ray` of a process that is connected.
+    """Connect this process to the cluster; return the module `ray`.
 
     Raises:
         ConfigError: Ray is not installed, or the cluster cannot be reached.
@@ -46,14 +46,14 @@ def connect(address: str) -> Any:
     host, port = require_address("trainer.graders", address)
     try:
         import ray
-        import ray.util.client  # needs gRPC, which Ray alone does not bring
+        import ray.util.client  # needs gRPC, which Ray alone does not install
     except ImportError as error:
         raise ConfigError(f"{key} needs Ray: {install('ray')}") from error
     try:
         socket.create_connection((host, port), timeout=_REACH_S).close()
     except OSError as error:
         raise ConfigError(f"{key}: no connection: {error.strerror or error}.") from error
-    # Many small tasks are what grading is.
+    # Grading consists of many small tasks, about which Ray warns.
     warnings.filterwarnings("ignore", "More than .*(remote tasks|of messages)", UserWarning)
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
@@ -64,7 +64,7 @@ def connect(address: str) -> Any:
 
 
 def last_line(error: Exception) -> str:
-    """Return what went wrong: the last line, where the text of an error is a traceback."""
+    """Return the last line of an error's text, which may be a traceback."""
     details = getattr(error, "details", None)  # of gRPC's errors
     text = str(details() if callable(details) else error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -23,18 +23,18 @@ _CONVERSATION = ("[", "{")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What reading a dataset found out. Rows are numbered through all of its tables."""
+    """The result of reading a dataset. Rows are numbered across all tables."""
 
     train: Sequence[int]
     held_out: Sequence[int]
     have: Mapping[str, Sequence[str]]
     """The columns of each table."""
     kinds: Sequence[str] = ()
-    """What `read` returned, each text once."""
+    """The distinct texts that `read` returned."""
     refused: int = 0
     """Rows that cannot be read."""
     examples: Sequence[str] = ()
-    """Why the first of them cannot."""
+    """The reasons for the first of them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class Reading:
         return sum(map(len, self.tables.values()))
 
     def row(self, position: int, have: Mapping[str, Sequence[str]]) -> Row:
-        """Return a row by its number through all tables, which have these columns."""
+        """Return a row by its number across all tables; `have` are the columns of each table."""
         for split, table in self.tables.items():
             if position < len(table):
                 return next(self._rows(split, have[split], range(position, position + 1)))[0]
@@ -65,7 +65,7 @@ class Reading:
         raise IndexError(position)
 
     def position(self, row: Row) -> int:
-        """Return a row's number through all tables."""
+        """Return a row's number across all tables."""
         before = 0
         for table in self.tables.values():
             if row.table is table:
@@ -77,8 +77,8 @@ class Reading:
         """Read every row.
 
         Raises:
-            DatasetError: a table has no rows or lacks a column, rows cannot be read, or there are
-                too few to split.
+            DatasetError: a table is empty or lacks a column, rows cannot be read, or there are too
+                few rows to split.
             ConfigError: `held_out` is given for a dataset with a split of its own.
         """
         kept: dict[str, list[tuple[int, str]]] = {}
@@ -117,12 +117,12 @@ class Reading:
         if not len(table):
             raise DatasetError(f"{self._source(split)}: empty, it has no rows.")
         have = table.column_names
-        if have:  # else no row is an object, which is said of each
+        if have:  # else no row is an object, which each row reports
             require_columns(self.dataset, self.names, self.required, table=table, have=have)
         return have
 
     def _rows(self, split: str, have: Sequence[str], numbers: range) -> Iterator[tuple[Row, str]]:
-        """Yield rows, each with why it cannot be read, '' where it can."""
+        """Yield rows, each with the reason why it cannot be read ('' if it can)."""
         table, used, known = self.tables[split], heads(self.names, have), frozenset(have)
         make = partial(Row, source=self._source(split), used=used, table=table)
         for start in range(numbers.start, numbers.stop, PART):
@@ -144,7 +144,7 @@ class Reading:
     def _values(
         self, record: Mapping[str, Any], have: Collection[str]
     ) -> tuple[dict[str, Any], Asked | None]:
-        """Return a row's values, and what its prompt asks where that is more than a text.
+        """Return a row's values, and its parsed prompt if that is a conversation.
 
         Raises:
             Unreadable: the prompt is neither text nor a conversation.
@@ -166,7 +166,7 @@ class Reading:
         return values, found
 
     def _refused(self, row: Row, kinds: set[str]) -> str:
-        """Return why a row cannot be read, '' where it can."""
+        """Return why a row cannot be read; '' if it can."""
         try:
             row.text(self.by)
             kind = self.read(row) if self.read else None
@@ -189,7 +189,7 @@ class Reading:
         )
 
     def _split(self, kept: Mapping[str, list[tuple[int, str]]]) -> tuple[list[int], list[int]]:
-        """Return the positions of the rows to train on and of those that are held out."""
+        """Return the positions of the training rows and of the held-out rows."""
         own = next((name for name in _EVAL_NAMES if name in kept), None)
         if own and "train" in kept:
             if self.held_out is not None:

@@ -1,4 +1,4 @@
-"""What is on a node of a cluster: a copy of the environment that grades, with one core."""
+"""The code on a node of a cluster: a copy of the environment that grades, with one core."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from grpo_envs.runtime import launch
 
 
 class Copy:
-    """A copy of an environment in a process of its own. Bytes in, bytes out: Ray reads none."""
+    """A copy of an environment in a process of its own. Arguments and results are pickled bytes."""
 
     def __init__(self, env: bytes) -> None:
-        """Unpickle the environment: its package must be installed here.
+        """Unpickle the environment, whose package must be installed on the node.
 
         Args:
-            env: Pickled.
+            env: The pickled environment.
         """
         launch.own(1)  # before the environment sizes its pools
         self._env: TextEnv = pickle.loads(env)
 
     def about(self) -> tuple[str, dict[str, str]]:
-        """Return the name of this machine and the `sources` that it grades by."""
+        """Return the name of this machine, and the `sources` of its copy."""
         return platform.node(), sources(self._env)
 
     def grade(self, given: bytes) -> bytes:
-        """Grade episodes; return the replies, pickled, or the exception that grading raises.
+        """Grade episodes; return the pickled replies, or the pickled exception that was raised.
 
         Args:
             given: Problems and episodes, pickled.
@@ -41,12 +41,12 @@ class Copy:
             return pickle.dumps(self._env.reply_batch(problems, episodes))
         except GrpoEnvsError as error:
             return pickle.dumps(error)
-        except Exception as error:  # noqa: BLE001  its class may be known here only
+        except Exception as error:  # noqa: BLE001  its class may be unknown to the run
             return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
 def sources(env: TextEnv) -> dict[str, str]:
-    """Return a hash of the Python files of each package that an environment's class is from.
+    """Return a hash of the Python files of each package that an environment's class comes from.
 
     Two machines with the same hashes grade alike.
     """
@@ -56,7 +56,7 @@ def sources(env: TextEnv) -> dict[str, str]:
 
 
 def _package(module: str) -> str:
-    """Return the package that a module is part of; the module where that is a mere folder."""
+    """Return the package of a module; the module itself if that package is a namespace package."""
     top = module.partition(".")[0]
     spec = find_spec(top)
     return top if spec and spec.origin else module

@@ -1,4 +1,4 @@
-"""The return of an episode in somebody else's environment, as a reward part from 0 to 1."""
+"""The return of an episode in another library's environment, as a reward part in [0, 1]."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from grpo_envs.types import Reward
 
 @dataclass(frozen=True, slots=True)
 class ReturnRange:
-    """The least and the most that an episode returns: the value of `env.return_range`."""
+    """The least and the largest return of an episode: the value of `env.return_range`."""
 
     low: float
     high: float
@@ -22,7 +22,7 @@ class ReturnRange:
         """Read [least, most]; [0, 1] when None.
 
         Raises:
-            ConfigError: it is no pair of finite numbers in order.
+            ConfigError: the value is not a pair of finite numbers in ascending order.
         """
         low, high = (0.0, 1.0) if given is None else (given if _pair(given) else (0.0, 0.0))
         require(
@@ -34,7 +34,7 @@ class ReturnRange:
         return cls(float(low), float(high))
 
     def paid(self, total: float) -> Reward:
-        """Return the part `score` for a return; one outside the range is clipped, with a note."""
+        """Return the part `score` for a return, which is clipped to the range, with a note."""
         share = (total - self.low) / (self.high - self.low)
         outside = not 0 <= share <= 1
         note = f"the return {total:g} is outside env.return_range" if outside else ""

@@ -1,10 +1,11 @@
 """Reward functions, added to any environment by their names in `env.rewards`.
 
 A reward function takes a problem and an answer and returns a number, by convention in [0, 1], or
-None where it does not apply. It may be `async`; `batched` ones take all problems and answers of a
-step at once, `grouped` ones all answers to one problem; those written for TRL work as they are (see
-`trl_functions`). A package brings its own through the entry-point group `grpo_envs.rewards`, as
-this one does; options beside `weight`, `scale`, `clip` and `timeout` are its keyword arguments.
+None if it does not apply. It may be `async`. A `batched` function takes all problems and answers of
+a step at once, a `grouped` function all answers to one problem. Functions written for TRL work
+unchanged (see `trl_functions`). A package registers its functions in the entry-point group
+`grpo_envs.rewards`, as this package does. Options other than `weight`, `scale`, `clip` and
+`timeout` are keyword arguments of the function.
 """
 
 from __future__ import annotations
@@ -39,39 +40,39 @@ F = TypeVar("F", bound=Callable[..., Any])
 def batched(function: F) -> F:
     """Mark a reward function that takes problems and answers and returns a list.
 
-    One with a parameter named `rewards`, `parts` or `right` gets a list of what is known of each
-    answer by then, see `Scored`; answers whose grading failed are left out. One with a parameter
-    `episodes` is asked about whole episodes, when those of a group are over, and not about each
-    turn: it gets the turns of each, and as answers what `grouped` calls completions.
+    A function with a parameter named `rewards`, `parts` or `right` gets, in a list, what each
+    answer has earned so far, see `Scored`; answers whose grading failed are left out. A function
+    with a parameter `episodes` is called about whole episodes, when those of a group are over, and
+    not about each turn. It gets the turns of each episode, and as answers the `completions` of
+    `grouped`.
     """
     function.batched = True  # type: ignore[attr-defined]
     return function
 
 
 def grouped(function: F) -> F:
-    """Mark a reward function that sees a group and returns a list of numbers, one a member.
+    """Mark a reward function that sees a group and returns a list of numbers, one for each member.
 
         @grpo_envs.grouped
         def f(problem, completions, rewards, parts) -> list[float]: ...
 
     It is called once for each group, when the episodes of all members are over and their other
-    parts are scored. Of `problem`, `completions`, `rewards`, `parts`, `right` and `episodes` it
-    gets those that it has parameters for, by name; the last five are lists of one element a
-    member:
+    parts are scored. It may have parameters named `problem`, `completions`, `rewards`, `parts`,
+    `right` and `episodes`. All but `problem` are lists with one element for each member:
 
-    - `completions`: the answer as text; in a conversation all answers, an empty line between them.
+    - `completions`: the answer as text; in a conversation all answers, with empty lines between.
     - `rewards`, `parts`, `right`: see `Scored`.
     - `episodes`: the turns of the episode (`Turn`).
 
-    Members whose grading failed are left out. If the function raises, or returns what is not
-    one finite number for each member, the rewards concerned are invalid.
+    Members whose grading failed are left out. If the function raises, or does not return one finite
+    number for each member, the rewards concerned are invalid.
     """
     function.grouped = True  # type: ignore[attr-defined]
     return function
 
 
 def length(problem: Problem, answer: str, *, most: int = 400, slope: int = 200) -> float:
-    """Return 0 up to `most` characters, then rising to 1 over the next `slope`: weigh it below 0.
+    """Return 0 up to `most` characters, rising to 1 over the next `slope`. Its weight is negative.
 
     (The shape of DAPO's soft punishment, arXiv 2503.14476, eq. 13, in characters.)
 
@@ -84,7 +85,7 @@ def length(problem: Problem, answer: str, *, most: int = 400, slope: int = 200) 
 
 
 def repetition(problem: Problem, answer: str, *, size: int = 4) -> float:
-    """Return the share of runs of `size` words that stood there before: weigh it below 0.
+    """Return the share of `size`-word n-grams that occurred before. Its weight is negative.
 
     (The n-gram penalty of Yeo et al. 2025, arXiv 2502.03373.)
 
@@ -99,11 +100,12 @@ def repetition(problem: Problem, answer: str, *, size: int = 4) -> float:
 
 @grouped
 def length_among_right(*, completions: Sequence[str], right: Sequence[bool]) -> list[float]:
-    """Return 0 to the shortest right answer of a group and 1 to the longest: weigh it below 0.
+    """Return 0 for the shortest right answer of a group, 1 for the longest. Its weight is negative.
 
-    Wrong answers get 0, and so do right ones of one length. (The length reward of Kimi k1.5, arXiv
-    2501.12599, section 2.3.3, with these differences: it compares right answers alone, counts
-    characters, gives nothing to wrong answers, and is 0.5 less that reward, so that it is a cost.)
+    Wrong answers get 0, and so do right answers if all have the same length. (The length reward of
+    Kimi k1.5, arXiv 2501.12599, section 2.3.3, with these differences: only right answers are
+    compared, lengths are in characters, wrong answers get 0, and the value is 0.5 minus that
+    reward, so that it is a cost.)
 
     >>> length_among_right(completions=["1234", "12", "123", "1"], right=[True, True, True, False])
     [1.0, 0.0, 0.5, 0.0]
@@ -119,7 +121,7 @@ def length_among_right(*, completions: Sequence[str], right: Sequence[bool]) -> 
 def compose(
     declared: Mapping[str, float], given: Mapping[str, Any] | None
 ) -> tuple[dict[str, Part], dict[str, Function]]:
-    """Return how each part counts, and the functions that are to be asked for added parts.
+    """Return how each part counts, and the reward functions of the added parts.
 
     Args:
         declared: The environment's own parts and their weights.
@@ -174,7 +176,7 @@ def _function(name: str, said: Mapping[str, Any], declared: Mapping[str, float])
 
 
 def _made(kind: type[Any], said: Mapping[str, Any], key: str) -> Any:
-    """Return an instance of a class; it is told of `scale` and `timeout` if it takes them."""
+    """Return an instance of a class; it gets `scale` and `timeout` if it has such parameters."""
     ours = SHAPING if getattr(kind, "keeps_time", False) else (*SHAPING, "timeout")
     own = signature(kind).parameters
     options = {name: value for name, value in said.items() if name in own or name not in ours}
@@ -186,13 +188,13 @@ def _made(kind: type[Any], said: Mapping[str, Any], key: str) -> Any:
     return made
 
 
-@lru_cache(maxsize=64)  # once, though training and evaluation have an environment each
+@lru_cache(maxsize=64)  # once, although training and evaluation both make an environment
 def _tell(text: str) -> None:
     log.info("%s", text)
 
 
 def _without(function: Callable[..., Any], names: Collection[str], first: int) -> Any:
-    """Return a stand-in for a function whose signature lacks its first parameters and these."""
+    """Return a stand-in for a function, without its first parameters and without `names`."""
     found = signature(function)
     rest = [p for p in [*found.parameters.values()][first:] if p.name not in names]
 
@@ -205,14 +207,14 @@ def _without(function: Callable[..., Any], names: Collection[str], first: int) -
 def require_columns(
     functions: Mapping[str, Function], columns: Callable[[], Collection[str]]
 ) -> None:
-    """Require the columns that functions cannot do without.
+    """Require the columns that reward functions need.
 
     Args:
-        functions: By name.
+        functions: Reward functions by name.
         columns: Returns the columns that problems have.
 
     Raises:
-        ConfigError: there is none of the name.
+        ConfigError: a column is missing.
     """
     for name, function in functions.items():
         have = columns() if function.columns else ()

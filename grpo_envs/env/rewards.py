@@ -1,7 +1,7 @@
-"""From an environment's `score` to rewards that a run can trust.
+"""From an environment's `score` to checked, weighted rewards.
 
-Composition is declared: an environment names its parts with a default weight each, and
-`env.rewards` in the configuration changes them or adds reward functions of installed packages:
+An environment declares its parts with default weights. `env.rewards` in the configuration changes
+the weights, or adds reward functions of installed packages:
 
     env.rewards={correct: 1.0, format: 0.1, repetition: -0.5, length: {weight: -0.2, most: 300}}
 """
@@ -17,9 +17,9 @@ from grpo_envs.types import Problem, Reply, Reward, Turn, compare_rewards
 
 _P = TypeVar("_P")
 SHAPING = ("weight", "scale", "clip")
-"""What can be said of every part."""
+"""Keys that every part may have."""
 ACCURACY = "accuracy"
-"""The part that says whether an answer is right, 1 or 0, where an environment has it."""
+"""The part with 1 for a right answer and 0 for a wrong one, if an environment has it."""
 _BOUNDS = 2
 
 
@@ -33,7 +33,7 @@ class Part:
     clip: tuple[float, float] = (-math.inf, math.inf)
 
     def shaped(self, raw: float) -> float:
-        """Return the raw value scaled and clipped: what is logged under the part's name.
+        """Return the raw value scaled and clipped, as logged under the part's name.
 
         >>> Part(scale=0.01, clip=(0, 1)).shaped(250), Part(scale=(1, 5)).shaped(4)
         (1, 0.75)
@@ -54,13 +54,13 @@ class Part:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The least and the most that it adds to a reward."""
+        """The least and the most that the part adds to a reward."""
         low, high = sorted(self.weight * value for value in self.values)
         return low, high
 
 
 def part_from(name: str, given: object, usual: float = 1.0) -> Part:
-    """Read what `env.rewards` says of a part: a weight, or a mapping of weight, scale and clip.
+    """Read a part's value in `env.rewards`: a weight, or a mapping of weight, scale and clip.
 
     Raises:
         ConfigError: a value is not allowed; the message names the key.
@@ -86,7 +86,7 @@ def scale_from(key: str, given: Any) -> float | tuple[float, float]:
     """Read a scale: a factor, or the raw values that count as 0 and 1.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the value is neither.
     """
     if _pair(given) and given[0] < given[1]:
         return float(given[0]), float(given[1])
@@ -108,7 +108,7 @@ def _finite(value: Any) -> bool:
 
 
 def settle(reward: Reward, parts: Mapping[str, Part], weights: Mapping[str, float]) -> Reward:
-    """Shape the parts and attach the weights; one that is not finite makes the reward invalid.
+    """Shape the parts and attach the weights; a part that is not finite makes the reward invalid.
 
     Raises:
         ContractBroken: `score` returned a part that the environment does not declare.
@@ -128,7 +128,7 @@ def settle(reward: Reward, parts: Mapping[str, Part], weights: Mapping[str, floa
 
 
 def merged(rewards: Sequence[Reward]) -> Reward:
-    """Return one reward with the parts and notes of all; not valid where one of them is not."""
+    """Return one reward with the parts and notes of all; invalid if one of them is invalid."""
     failed = next((reward for reward in rewards if not reward.valid), None)
     parts = {name: value for reward in rewards for name, value in reward.parts.items()}
     note = "; ".join(reward.note for reward in rewards if reward.note)
@@ -138,8 +138,8 @@ def merged(rewards: Sequence[Reward]) -> Reward:
 def summed(rewards: Sequence[Reward]) -> Reward:
     """Return the sum of the rewards of an episode's turns, part by part.
 
-    The notes of several turns are joined, each with the number of its turn. The sum is not valid
-    where one of the rewards is not. An episode without a turn earns nothing.
+    The notes of several turns are joined, each with the number of its turn. The sum is invalid if
+    one of the rewards is invalid. An episode without a turn earns nothing.
     """
     if not rewards:
         return Reward()
@@ -155,13 +155,14 @@ def summed(rewards: Sequence[Reward]) -> Reward:
 
 
 def is_right(reward: Reward, own: Mapping[str, Part]) -> bool:
-    """Return whether an answer is right: what accuracy and pass@k are the shares of.
+    """Return whether an answer is right, as accuracy and pass@k count it.
 
-    An environment with a part `accuracy` says so itself. Else an answer is right that earned the
-    most that the parts in `own` can give for its problem; what costs reward has no say in it.
+    A part `accuracy` decides, if the environment has one. Otherwise an answer is right if it earned
+    the most that the parts in `own` can give for its problem; parts that only cost reward do not
+    matter.
 
     Args:
-        reward: Of the answer. Parts that it does not have do not apply to the problem.
+        reward: The answer's reward; parts that it lacks do not apply to the problem.
         own: The environment's own parts, see `TextEnv.own_parts`.
     """
     if not reward.valid:
@@ -182,14 +183,14 @@ def score_safely(
     answers: Sequence[str],
     name: str = "score_batch",
 ) -> list[Reward]:
-    """Score a batch so that an answer whose grading raises costs that answer only.
+    """Score a batch so that an exception affects only the answer that caused it.
 
-    `score` promises not to raise; when it does all the same, the reward is invalid with the
-    exception as its cause, and the batch is halved until the culprit stands alone.
+    `score` must not raise. If it does, the batch is halved until the answer is found; its reward is
+    invalid, with the exception as the cause.
     """
     try:
         rewards = score_batch(problems, answers)
-    except Exception as error:  # noqa: BLE001  the one place where a grader's failure becomes data
+    except Exception as error:  # noqa: BLE001  here a grader's failure becomes a reward
         if len(answers) == 1:
             return [Reward(valid=False, error=f"{type(error).__name__}: {error}")]
     else:
@@ -207,7 +208,7 @@ def score_safely(
 def respond_safely(
     respond: Callable[[Problem, Sequence[Turn]], Reply], problem: Problem, turns: Sequence[Turn]
 ) -> Reply:
-    """The same for one turn of a conversation: a `respond` that raises ends it, invalid."""
+    """Call `respond` for one turn; if it raises, the episode ends with an invalid reward."""
     try:
         return respond(problem, turns)
     except Exception as error:  # noqa: BLE001  see score_safely

@@ -1,4 +1,4 @@
-"""One row of a dataset: what the environment calls its columns, and all that stands beside them."""
+"""One row of a dataset: the columns under the environment's names, and all other columns."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from grpo_envs.errors import DatasetError
 from grpo_envs.types import Problem
 
 _RESERVED = frozenset({"env"})
-"""Keys of `Problem.meta` that no column may have: a mixture writes them."""
+"""Keys of `Problem.meta` that are not taken from columns, because a mixture writes them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One record, its columns already renamed to what the environment calls them."""
+    """One record, with its columns under the environment's names."""
 
     number: int
     """0-based position in its file or split."""
@@ -30,9 +30,9 @@ class Row:
     messages: tuple[Mapping[str, str], ...] = ()
     """The turns of a prompt that is a conversation; `values["prompt"]` is their transcript."""
     used: frozenset[str] = frozenset()
-    """The dataset's columns that `values` are made of."""
+    """The dataset's columns that `values` come from."""
     table: Table | None = field(default=None, repr=False, compare=False)
-    """Where the row stands."""
+    """The table of the row."""
 
     def text(self, column: str) -> str:
         """Return a column as stripped text.
@@ -59,9 +59,9 @@ class Row:
         return f"{self.source}: row {self.number + 1}"
 
     def complete(self, made: Problem) -> Problem:
-        """Return the problem of this row with what its environment need not see to.
+        """Return the problem of this row, completed with the data that `from_row` does not set.
 
-        That is the conversation that its prompt is, a system message, and the other columns.
+        These are the messages of a conversation, a system message, and the other columns.
         """
         return replace(
             made,
@@ -72,9 +72,9 @@ class Row:
         )
 
     def messages_for(self, prompt: str) -> tuple[Mapping[str, str], ...]:
-        """Return the conversation that asks `prompt`: the row's, with what was put behind it.
+        """Return the row's conversation, with the text that `prompt` adds at the end.
 
-        () where the row has none, or `prompt` does not begin with it: then it is a text.
+        () if the row has no conversation, or `prompt` does not begin with its transcript.
         """
         asked = self.values.get("prompt")
         if not self.messages or not prompt.startswith(str(asked)):
@@ -90,7 +90,7 @@ class Row:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """The cells of the columns that the environment does not read, those that JSON can hold."""
+        """The cells of columns that the environment does not read, if they are JSON values."""
         out = self.used | self.values.keys() | _RESERVED
         rest = {name: _json(cell) for name, cell in self.columns.items() if name not in out}
         return {name: cell for name, cell in rest.items() if cell is not _NOT_JSON}
@@ -100,7 +100,7 @@ _NOT_JSON = object()
 
 
 def _json(cell: Any) -> Any:
-    """Return a cell as a JSON value, `_NOT_JSON` where it is none (a picture, bytes)."""
+    """Return a cell as a JSON value; `_NOT_JSON` if there is none (a picture, bytes)."""
     if isinstance(cell, float):
         return cell if math.isfinite(cell) else None
     if cell is None or isinstance(cell, str | int):

@@ -1,4 +1,4 @@
-"""What answers of each kind earn on one problem: a hole in a reward shows as a number."""
+"""The rewards of several kinds of answers to one problem, which make loopholes visible."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from grpo_envs.env.trial import (
 )
 from grpo_envs.types import Problem
 
-_LOOK = 100  # problems that another gold is looked for in
+_LOOK = 100  # problems that are searched for another gold
 _NO_SOLUTION = "the problem has no solution"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What one kind of answer earns."""
+    """The reward of one kind of answer."""
 
     kind: str
     answers: tuple[str, ...] = ()
-    """What was said, a turn each; () if there is nothing of the kind to say."""
+    """The answers of all turns; () if there is no answer of this kind."""
     parts: Mapping[str, float | None]
-    """Each part before its weight, summed over the turns; None where it does not apply."""
+    """Each part before weighting, summed over the turns; None if it does not apply."""
     total: float | None = None
-    """The weighted sum; None where nothing was said, or the grader failed."""
+    """The weighted sum; None without an answer, or if the grader failed."""
     valid: bool = True
     note: str = ""
     """Why there is no answer, or why it is not valid."""
 
 
 def score_sheet(env: TextEnv, seed: int, split: str = "train") -> list[Row]:
-    """Answer problem number `seed` of `split` in every way; no policy is asked.
+    """Grade every kind of answer to problem number `seed` of `split`, without a policy.
 
-    In a conversation `gold` is what the environment demonstrates; the others say the same in each
-    turn, to the end of the episode.
+    In a conversation, `gold` plays the environment's demonstration. The other kinds repeat one
+    answer in each turn, to the end of the episode.
 
     Returns:
         gold: the solution. empty: ''. truncated: the first half of the solution. wrong: the
-        solution of the next problem with another gold. hacked: whichever earns most of the answers
-        that no grader may pay for (every answer at once, text that breaks parsers). echo: the
-        prompt.
+        solution of the next problem with another gold. hacked: of the answers that must not be
+        rewarded (every answer at once, text that breaks parsers), the one that earns most. echo:
+        the prompt.
     """
     problem = env.problem(seed, split)
     half = problem.solution[: len(problem.solution) // 2]
@@ -66,7 +66,7 @@ def score_sheet(env: TextEnv, seed: int, split: str = "train") -> list[Row]:
 
 
 def demonstration(env: TextEnv, problem: Problem) -> list[str]:
-    """Return what a good player says, a turn each; [] where the environment does not know."""
+    """Return the answers of a good player; [] if the environment has no demonstration."""
     player = good_player(env, problem)
     return [turn.action for turn in Trial(env=env).play(problem, player)[0]] if player else []
 

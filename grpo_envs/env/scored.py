@@ -1,8 +1,8 @@
-"""What added reward functions are told of an answer, and how they are asked.
+"""The arguments of added reward functions, and the order of their calls.
 
-First come functions that know a problem and an answer, then those that ask what the answer has
-earned so far, and, when all episodes of a group are over, those that see the group. Functions of
-one stage do not see each other's parts, so that their order does not matter.
+First come functions of a problem and an answer, then functions that also take what the answer has
+earned so far. When all episodes of a group are over, functions that see the group follow.
+Functions of one stage do not see each other's parts, so their order does not matter.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from grpo_envs.env.function import Function
 
 SCORED = ("rewards", "parts", "right")
-"""What a batched reward function may ask for by the names of its parameters."""
+"""Names of further parameters that a batched reward function may have."""
 MEMBERS = ("completions", *SCORED, "episodes")
-"""The same of a grouped one, beside `problem`."""
+"""Names of parameters that a grouped reward function may have, beside `problem`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """An answer, or a whole episode, and what it has earned so far; its grading did not fail.
+    """An answer or a whole episode that was graded, and what it has earned so far.
 
-    The names are those of parameters, which take a list with one of each a member.
+    The fields are named like the parameters of reward functions, which take lists of their values.
     """
 
     rewards: float
@@ -35,23 +35,24 @@ class Scored:
     parts: Mapping[str, float]
     """The value of each part that applies, scaled and clipped as in `metrics.jsonl`."""
     right: bool
-    """Whether it is right, see `rewards.is_right`."""
+    """Whether the answer is right, see `rewards.is_right`."""
     episodes: Sequence[Turn] = ()
 
     @property
     def completions(self) -> str:
-        """The policy's answers, an empty line between them."""
+        """The policy's answers, with empty lines between them."""
         return "\n\n".join(turn.action for turn in self.episodes)
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """The members of a group, whose episodes are over."""
+    """A group whose episodes are all over."""
 
     problem: Problem
     episodes: Sequence[Sequence[Turn]]
     rewards: Sequence[Reward]
-    """Of each episode: weighted, and without the parts of functions that see the group."""
+    """The reward of each episode: weighted, and without the parts of functions that see the
+    group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,14 @@ class Asking:
     functions: Mapping[str, Function]
     parts: Mapping[str, Part]
     own_parts: Mapping[str, Part]
-    """Those that say whether an answer is right."""
+    """The parts that decide whether an answer is right."""
     parts_of: Callable[[Reward], Mapping[str, float]]
     """Returns the value of every part that applies, see `TextEnv.parts_of`."""
 
     def of_answers(
         self, problems: Sequence[Problem], answers: Sequence[str], rewards: Sequence[Reward]
     ) -> list[Reward]:
-        """Return settled rewards with the parts of functions that see one answer, or a batch."""
+        """Return settled rewards with the parts of functions that see one answer or a batch."""
         alone = [f for f in self.functions.values() if not f.late]
         for asking in (False, True):
             found = [
@@ -80,9 +81,9 @@ class Asking:
         return list(rewards)
 
     def of_groups(self, groups: Sequence[Played]) -> list[list[Reward]]:
-        """Return what each member of each group earns of the functions that see whole episodes.
+        """Return each member's reward from the functions that see whole episodes.
 
-        A member whose reward is not valid earns nothing of them, and they do not see it.
+        Members with an invalid reward earn nothing from these functions, which do not see them.
         """
         valid = [[i for i, reward in enumerate(g.rewards) if reward.valid] for g in groups]
         members = [
@@ -141,7 +142,7 @@ class Asking:
 def _of_batch(
     function: Function, known: Sequence[tuple[Problem, Scored]], answers: Sequence[str]
 ) -> list[Reward]:
-    """Ask a function that takes all answers at once and what is known of them."""
+    """Call a function that takes all answers at once, with what is known about them."""
 
     def ask(known: Sequence[tuple[Problem, Scored]], answers: Sequence[str]) -> list[Reward]:
         return function([problem for problem, _ in known], answers, [each for _, each in known])

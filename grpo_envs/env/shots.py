@@ -1,7 +1,7 @@
 """Few-shot prompts (`env.shots`): solved problems of the train split before each problem.
 
-They are turns of a conversation, which a chat template shows as its own; a model without one reads
-the transcript, as of any prompt that is a conversation.
+The solved problems are earlier turns of a conversation, which the chat template renders. A model
+without a chat template reads the transcript, as for every prompt that is a conversation.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from grpo_envs.env.text import TextEnv
 
 _LOOK = 1000
-"""Training problems that are looked at for ones that can be shown."""
+"""Training problems that are searched for solved ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shots:
-    """What is shown before each problem; nothing by default."""
+    """The solved problems before each problem; none by default."""
 
     count: int = 0
-    """Solved problems before each one."""
+    """Number of solved problems before each problem."""
     solved: tuple[Problem, ...] = ()
-    """One more of them: a problem is never shown before itself."""
+    """One more than `count`, so that a problem is never shown before itself."""
 
     def before(self, problem: Problem) -> Problem:
-        """Return a problem whose prompt begins with others and their solutions."""
+        """Return the problem with other problems and their solutions before it."""
         if not self.count:
             return problem
         others = [each for each in self.solved if each.prompt != problem.prompt][: self.count]
@@ -48,10 +48,10 @@ def _said(role: str, content: str) -> list[Mapping[str, str]]:
 
 
 def find_shots(env: TextEnv, count: object) -> Shots:
-    """Return the first solved problems of the train split, whatever split `env` is on.
+    """Return the first solved problems of the train split, for either split of `env`.
 
-    Those with one prompt are one, and all have the system message of the first. They are chosen
-    once, before an environment adapts: each problem of a run has the same ones before it.
+    Problems with the same prompt count once, and all have the system message of the first. They are
+    chosen once, before an environment adapts, so that all problems of a run have the same ones.
 
     Raises:
         ConfigError: the environment is a conversation or has tools, or too few problems have a
@@ -77,7 +77,7 @@ def find_shots(env: TextEnv, count: object) -> Shots:
     if count:
         raise ConfigError(
             f"env.shots={count}: {type(env).__name__} has {len(found)} training problems with a "
-            "solution, and one more than are shown is needed. Allowed: 0 to "
+            "solution, and one more than env.shots is needed. Allowed: 0 to "
             f"{max(0, len(found) - 1)}."
         )
     return Shots()

@@ -12,8 +12,9 @@ _SAMPLE_ALPHABET = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 012345
 class UnicodeText(spaces.Space[str]):
     """Every UTF-8-encodable string of at most `max_length` characters, the empty one included.
 
-    Gymnasium's own `spaces.Text` fixes a character set: its default has no punctuation, one with
-    all of Unicode takes 231 MB, and its shared-memory vector environment corrupts such text.
+    Gymnasium's own `spaces.Text` has a fixed character set. The default set has no punctuation, a
+    set of all Unicode characters takes 231 MB, and the shared-memory vector environment corrupts
+    such text.
     """
 
     def __init__(self, max_length: int = 1 << 20, seed: int | None = None) -> None:

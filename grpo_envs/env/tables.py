@@ -29,32 +29,32 @@ _LAYOUTS = "a list of rows, or pandas' columns, index, split or table"
 
 
 class Table(Protocol):
-    """Rows with named columns, each of which is read when it is asked for."""
+    """Rows with named columns, read on request."""
 
     @property
     def column_names(self) -> Sequence[str]:
-        """The names that any row has, in order of appearance."""
+        """The names of all columns, in order of appearance."""
 
     def __len__(self) -> int:
         """Return how many rows there are."""
 
     def record(self, number: int) -> Mapping[str, Any]:
-        """Return a row, all of its columns.
+        """Return a row with all of its columns.
 
         Raises:
-            Unreadable: it is no object with columns.
+            Unreadable: the row is not an object with columns.
         """
 
     def part(self, start: int, stop: int, names: Collection[str]) -> Records:
-        """Return some rows with at least these columns, faster than one by one."""
+        """Return rows `start` to `stop` with at least these columns; faster than single rows."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """A table of plain records, whose columns may hold values of any type beside each other."""
+    """A table of plain records; a column may hold values of several types."""
 
     records: Sequence[Any]
-    """Mappings; any other member is a row that cannot be read, an Unreadable says why."""
+    """Mappings; any other member is a row that cannot be read, and an Unreadable has the reason."""
 
     @cached_property
     def column_names(self) -> Sequence[str]:
@@ -81,7 +81,7 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class _Lines(Sequence[Any]):
-    """Lines of JSON, each read when it is asked for: a mapping, or why there is none."""
+    """Lines of JSON, each parsed on request: a mapping, or an Unreadable."""
 
     lines: Sequence[str]
 
@@ -132,11 +132,11 @@ def load_tables(dataset: str, names: Collection[str] = ()) -> Mapping[str, Table
     """Return the tables of `dataset` by split.
 
     Args:
-        dataset: A local file, a folder, or a hub id with `:subset` after it where it has subsets.
-        names: Columns that are looked for; they tell the layouts of a JSON object apart.
+        dataset: A local file, a folder, or a hub id, followed by `:subset` if it has subsets.
+        names: Expected columns, which help to recognise the layout of a JSON object.
 
     Raises:
-        ConfigError: the file is of a kind that is not read.
+        ConfigError: files of this type are not supported.
         DatasetError: there is no such dataset, or it cannot be read.
     """
     path = Path(dataset).expanduser()
@@ -175,7 +175,7 @@ def _json_table(path: Path, dataset: str, names: Collection[str]) -> Records:
 
 
 def _first_line_is_no_object(text: str) -> bool:
-    """Return whether a text is no JSON Lines, where each line holds a whole row."""
+    """Return whether a text is not JSON Lines, which have a whole row in each line."""
     try:
         return not isinstance(json.loads(text.lstrip().partition("\n")[0]), dict)
     except (ValueError, RecursionError):
@@ -185,7 +185,7 @@ def _first_line_is_no_object(text: str) -> bool:
 def _of_lines(text: str, dataset: str, names: Collection[str]) -> Records:
     rows = _Lines([line for line in text.split("\n") if line and not line.isspace()])
     if len(rows) == 1 and isinstance(rows[0], dict):
-        return _records(rows[0], dataset, names)  # the whole table: pandas' to_json() by default
+        return _records(rows[0], dataset, names)  # a whole table, as pandas' to_json() writes it
     return Records(rows)
 
 
@@ -201,7 +201,7 @@ def _records(whole: Any, dataset: str, names: Collection[str]) -> Records:
 
 
 def _rows_of_object(whole: Any, names: Collection[str]) -> list[Any] | None:
-    """Return the rows that an object holds in one of the layouts, None where it is in none."""
+    """Return the rows of an object in one of the layouts; None if it has none of them."""
     if not isinstance(whole, dict):
         return None
     cells = list(whole.values())
@@ -231,7 +231,7 @@ def _of_objects(whole: Mapping[str, Any], names: Collection[str]) -> list[Any]:
 
 
 def _is_one_row(whole: Mapping[str, Any], names: Collection[str]) -> bool:
-    """Return whether an object of lists is a row: one of its lists is a conversation."""
+    """Return whether an object of lists is a single row, because one list is a conversation."""
     firsts = [cell[0] for name, cell in whole.items() if name in names and cell]
     return bool(firsts) and all(isinstance(one, dict) and "role" in one for one in firsts)
 
@@ -253,11 +253,11 @@ def _arrow_tables(dataset: str, path: Path, reader: str | None) -> Mapping[str, 
             frame = pandas.read_csv(path, dtype=str, keep_default_na=False)
             return {"train": _Arrow(datasets.Dataset.from_pandas(frame))}
         if reader:
-            exact = glob.escape(str(path))  # else a name with [ or * is a pattern
+            exact = glob.escape(str(path))  # escaped: [ and * would be patterns
             table = datasets.load_dataset(reader, data_files=exact, split="train")
             return {"train": _Arrow(_undecoded(table))}
         loaded = datasets.load_dataset(source, subset or None)
-    except Exception as error:  # of many libraries below; promised: one line with the remedy
+    except Exception as error:  # of any library: reported as one line with the remedy
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise DatasetError(
             f"env.dataset={dataset}: cannot be read ({first[0]}). {_REMEDY}"
@@ -269,7 +269,7 @@ def _arrow_tables(dataset: str, path: Path, reader: str | None) -> Mapping[str, 
 
 
 def _undecoded(table: datasets.Dataset) -> datasets.Dataset:
-    """Return the table with its pictures and sounds as bytes: to decode them takes packages."""
+    """Return the table with pictures and sounds as bytes, because decoding needs packages."""
     for name, feature in table.features.items():
         if getattr(feature, "decode", False):
             table = table.cast_column(name, type(feature)(decode=False))

@@ -1,4 +1,4 @@
-"""What `python -m grpo_envs.new_env NAME --dataset` writes: problems are the rows of a CSV."""
+"""The files of `python -m grpo_envs.new_env NAME --dataset`: problems are the rows of a CSV."""
 
 README = """# env=NAME
 
@@ -10,16 +10,16 @@ python -m grpo_envs.run env=NAME                     # train
 python -m grpo_envs.run env=NAME env.dataset=mine.csv 'env.columns={prompt: question, gold: answer}'
 ```
 
-`grpo_env_NAME/__init__.py` is the environment: `from_row` makes a problem of a row, `score` rewards
-an answer. `grpo_env_NAME/questions.csv` is the dataset where `env.dataset` names none.
+`grpo_env_NAME/__init__.py` is the environment: `from_row` makes a problem from a row, `score`
+rewards an answer. `grpo_env_NAME/questions.csv` is the dataset if `env.dataset` is not set.
 """
 
 ENV = '''"""Questions with a short answer, the rows of a dataset.
 
 Task: the column `prompt`.
 Answer: `<answer>...</answer>`, after at most one `<think>` block.
-Reward: `correct` for the column `gold`, whatever its case, `format` for exactly one answer and
-nothing beside it.
+Reward: `correct` for the column `gold` in any case, `format` for exactly one answer and nothing
+beside it.
 """
 
 import re
@@ -34,19 +34,19 @@ __all__ = ["CLASSEnv"]
 
 
 class CLASSEnv(DatasetEnv):
-    """Questions out of a file."""
+    """Questions from a file."""
 
     parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.1}
     system_prompt = "You may think in <think></think>. Answer in <answer></answer>."
     default_dataset = Path(__file__).with_name("questions.csv")
 
     def from_row(self, row: Row) -> Problem:
-        """Make the problem of a row; raise DatasetError for one that cannot be read."""
+        """Make the problem of a row; raise DatasetError if the row cannot be read."""
         gold = row.text("gold")
         return Problem(prompt=row.text("prompt"), gold=gold, solution=f"<answer>{gold}</answer>")
 
     def score(self, problem: Problem, answer: str) -> Reward:
-        """Compare all of the answer: a list of guesses earns nothing."""
+        """Compare the whole answer, so that a list of guesses earns nothing."""
         found = re.fullmatch(r"\\s*<answer>([^<]*)</answer>\\s*", after_think(answer) or "")
         right = found is not None and found[1].strip().casefold() == problem.gold.casefold()
         return Reward(parts={"correct": float(right), "format": float(found is not None)})

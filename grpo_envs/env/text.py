@@ -29,7 +29,7 @@ SPLITS = ("train", "eval")
 class TextEnv(gymnasium.Env[str, str]):
     """A question, an answer in free text, a reward.
 
-    An environment is two pure functions; this class adds the Gymnasium protocol around them:
+    An environment consists of two pure functions; this class adds the Gymnasium protocol:
 
     - `draw(rng, split)` -> Problem: the same key always gives the same problem.
     - `score(problem, answer)` -> Reward: no state, no randomness, no exception for any string.
@@ -46,19 +46,22 @@ class TextEnv(gymnasium.Env[str, str]):
     max_turns: int = 1
     """Answers per episode. Above 1, `respond` is called in place of `score_batch`."""
     concurrency: str = "auto"
-    """Where answers are graded: none (in turn), threads, processes, auto (see `grading.place`)."""
+    """Where answers are graded: none (sequentially), threads, processes, auto (see
+    `grading.place`)."""
     workers: int | None = None
-    """Threads, where `concurrency` is threads: more than the cores for grading that waits."""
+    """Number of threads if `concurrency` is threads: more than the cores if grading waits for
+    I/O."""
     shots: Shots = Shots()
     """Solved problems before each prompt (`env.shots`)."""
     hidden: bool = False
-    """Whether problems with one prompt may differ in their golds: a number to guess."""
+    """Whether problems with the same prompt may have different golds, such as a number to guess."""
     reentrant: bool | None = None
-    """Whether several threads may call it at once; None: unless `concurrency` is none."""
+    """Whether several threads may call the environment at once; None: yes, unless `concurrency` is
+    none."""
     rows: Rows | None = None
     """Set by an environment whose problems come from a dataset; see `from_row`."""
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Keywords of earlier versions and their present names: an old one is refused with the new."""
+    """Keywords of earlier versions, and their present names, which the error message gives."""
 
     def __init__(
         self,
@@ -71,8 +74,8 @@ class TextEnv(gymnasium.Env[str, str]):
         """Make an environment on `split` (train or eval).
 
         Args:
-            split: Where problems come from; the two splits share none.
-            parts: The reward parts of this instance, where they differ from the class's.
+            split: The split that problems come from; the two splits share no problem.
+            parts: The reward parts of this instance; None: those of the class.
             rewards: Weights of reward parts, in place of the defaults in `parts`, or mappings of
                 `weight`, `scale` and `clip`; also reward functions to add, by name.
             render_mode: None, or `ansi` for a transcript as text.
@@ -87,7 +90,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self._parts, self._functions = compose(self._declared, rewards)
         self.weights = {name: part.weight for name, part in self._parts.items()}
         self._optional = set(self._functions)
-        """Parts that need not apply to every problem."""
+        """Parts that may not apply to every problem."""
         self.render_mode = render_mode
         self.observation_space, self.action_space = UnicodeText(), UnicodeText()
         self._episode: Episode | None = None
@@ -95,7 +98,7 @@ class TextEnv(gymnasium.Env[str, str]):
     # What the author writes.
 
     def draw(self, rng: random.Random, split: str) -> Problem:
-        """Return the problem that `rng` (keyed by split and seed) decides."""
+        """Return the problem that `rng` determines; `rng` is keyed by split and seed."""
         raise NotImplementedError(f"{type(self).__name__} has no draw(rng, split).")
 
     def score(self, problem: Problem, answer: str) -> Reward:
@@ -103,15 +106,15 @@ class TextEnv(gymnasium.Env[str, str]):
         raise NotImplementedError(f"{type(self).__name__} has no score(problem, answer).")
 
     def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
-        """Grade many answers; override it where a batch is faster than a loop."""
+        """Grade many answers; override it if a batch is faster than a loop."""
         return [self.score(*pair) for pair in zip(problems, answers, strict=True)]
 
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
-        """Answer the last of `turns`; multi-turn environments override it and set `max_turns`."""
+        """Reply to the last of `turns`; multi-turn environments override it and set `max_turns`."""
         return Reply(reward=self.score(problem, turns[-1].action))
 
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
-        """Return what a good player says after `turns`; the solution, unless it takes more turns.
+        """Return a good player's answer after `turns`: by default the solution.
 
         `agent=sft` imitates it, and `check_env` plays it.
         """
@@ -122,25 +125,25 @@ class TextEnv(gymnasium.Env[str, str]):
         raise NotImplementedError(f"{type(self).__name__} has rows and no from_row(row).")
 
     def adapt(self, groups: Sequence[Group]) -> None:
-        """Learn from the groups of a step: a curriculum chooses its next problems by them."""
+        """Learn from the groups of a step; a curriculum chooses its next problems by them."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `adapt` has changed: it is saved in checkpoints. Numbers and text only."""
+        """Return the state that `adapt` changes, for checkpoints: numbers and text only."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned."""
 
     # What the framework calls.
 
     @property
     def reward_range(self) -> tuple[float, float]:
-        """The least and the most that an answer can earn, where each raw part is in [0, 1]."""
+        """The least and the most that an answer can earn, if each raw part is in [0, 1]."""
         ranges = [part.range for part in self._parts.values()]
         return math.fsum(low for low, _ in ranges), math.fsum(high for _, high in ranges)
 
     def range_of(self, problem: Problem) -> tuple[float, float]:
-        """Return the same for one problem, where not every part applies to every problem."""
+        """Return the reward range of one problem, if some parts apply only to some problems."""
         return self.reward_range
 
     def system_prompt_of(self, problem: Problem) -> str:
@@ -148,19 +151,19 @@ class TextEnv(gymnasium.Env[str, str]):
         return self.system_prompt if problem.system_prompt is None else problem.system_prompt
 
     def turns_of(self, problem: Problem) -> int:
-        """Return how many answers an episode of the problem has at most."""
+        """Return the largest number of answers in an episode of the problem."""
         return problem.max_turns or self.max_turns
 
     @property
     def uses_tools(self) -> bool:
-        """Whether any problem has `tools`: whether the first has, unless a subclass knows more."""
+        """Whether any problem has `tools`. By default the first problem decides."""
         return bool(self.problem(0).tools)
 
     @property
     def own_parts(self) -> dict[str, Part]:
-        """The environment's own parts, without those of added functions: `is_right` asks them.
+        """The environment's own parts, without those of added functions; `is_right` uses them.
 
-        Where `env.rewards` leaves none of them that pays, they count as the environment declares.
+        If `env.rewards` gives no positive weight to any of them, their declared weights count.
         """
         own = {name: self._parts[name] for name in self._declared}
         if any(part.range[1] > 0 for part in own.values()):
@@ -173,14 +176,14 @@ class TextEnv(gymnasium.Env[str, str]):
 
     @property
     def columns(self) -> frozenset[str]:
-        """The names that `Problem.columns` has."""
+        """The names of the columns in `Problem.columns`."""
         return self.rows.columns if self.rows else frozenset(self.problem(0).columns)
 
     def require_columns(self) -> None:
-        """Require the columns that added reward functions cannot do without.
+        """Require the columns that added reward functions need.
 
         Raises:
-            ConfigError: there is none of the name.
+            ConfigError: a column is missing.
         """
         require_columns(self._functions, lambda: self.columns)
 
@@ -193,12 +196,12 @@ class TextEnv(gymnasium.Env[str, str]):
         return self.shots.before(self.draw(rng_for(type(self).__name__, split, seed), split))
 
     def problem_of(self, row: Row) -> Problem:
-        """Return the problem of a row, with what `from_row` need not see to."""
+        """Return the problem of a row, completed with the data that `from_row` does not set."""
         return row.complete(self.from_row(row))
 
     @property
     def grades_each_alone(self) -> bool:
-        """Whether the reply to an answer does not depend on which others are graded with it."""
+        """Whether the reply to an answer is independent of the other answers in a batch."""
         return not any(f.whole and not f.late for f in self._functions.values())
 
     @property
@@ -208,13 +211,13 @@ class TextEnv(gymnasium.Env[str, str]):
 
     @property
     def waits(self) -> bool:
-        """Whether a reward function is asked when episodes are over, by `group_rewards`."""
+        """Whether a reward function sees whole episodes, see `group_rewards`."""
         return any(function.late for function in self._functions.values())
 
     def reply_batch(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
     ) -> list[Reply]:
-        """Answer the last turn of each episode, rewards weighted, grader failures made invalid."""
+        """Reply to the last turn of each episode, with weighted rewards; failures are invalid."""
         replies = self.own_replies(problems, episodes)
         own = [settle(reply.reward, self._parts, self.weights) for reply in replies]
         answers = [turns[-1].action for turns in episodes]
@@ -222,13 +225,13 @@ class TextEnv(gymnasium.Env[str, str]):
         return [dataclasses.replace(reply, reward=reward) for reply, reward in pairs]
 
     def group_rewards(self, groups: Sequence[Played]) -> list[list[Reward]]:
-        """Return what the functions that wait for the end give each member of groups."""
+        """Return each member's reward from the functions that see whole episodes."""
         return self._asking.of_groups(groups)
 
     def own_replies(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
     ) -> list[Reply]:
-        """Answer the last turn of each episode with raw rewards, without added functions."""
+        """Return the reply to the last turn of each episode, with raw rewards of the own parts."""
         if self.max_turns > 1:
             pairs = zip(problems, episodes, strict=True)
             return [respond_safely(self.respond, *pair) for pair in pairs]
@@ -238,7 +241,7 @@ class TextEnv(gymnasium.Env[str, str]):
     def parts_of(self, reward: Reward) -> dict[str, float]:
         """Return the value of every reward part that applies to the problem, in declared order.
 
-        A part of the environment's own that the grader left out is 0.
+        If the grader left out a part of the environment, its value is 0.
         """
         return {
             name: float(reward.parts.get(name, 0.0))
@@ -256,7 +259,7 @@ class TextEnv(gymnasium.Env[str, str]):
         return info
 
     def info_of(self, problem: Problem) -> dict[str, Any]:
-        """Return the `info` of a reset: what else a player may know of the problem."""
+        """Return the `info` of a reset: what a player may know about the problem."""
         return {
             "system_prompt": self.system_prompt_of(problem),
             "messages": [dict(message) for message in problem.messages],

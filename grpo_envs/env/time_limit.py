@@ -1,4 +1,4 @@
-"""A time limit on somebody else's code, which need not end."""
+"""A time limit for code that may not end, such as a package's environment."""
 
 import signal
 import threading
@@ -6,21 +6,27 @@ from time import monotonic
 from types import FrameType
 
 _AGAIN_S = 1.0
-"""The code is interrupted again after so long, where it caught the exception and went on."""
+"""Seconds until code that caught the exception is interrupted again."""
 _SOON_S = 0.001
-"""For a limit of somebody else's that passed meanwhile."""
+"""Seconds before an outer limit rings, if its time has passed in the meantime."""
 
 
 class TooLong(BaseException):
-    """A call did not end in time; no Exception, which the interrupted code would catch."""
+    """A call did not end in time. Not an Exception, which the interrupted code might catch."""
 
 
 class time_limit:
     """Interrupts the block of a `with` after some seconds (of wall time).
 
-    Python interrupts its main thread only: in another thread the block has no limit. A limit that
-    somebody else set with SIGALRM, such as a test's, is put back afterwards. The block raises
-    TooLong where it did not end in time; nothing is raised once the block has ended.
+    Python interrupts only the main thread: in another thread the block has no limit. An outer limit
+    with SIGALRM, such as that of a test, is restored afterwards.
+
+    Args:
+        seconds: The limit.
+        what: The subject of the message: "draw(rng, 'train')".
+
+    Raises:
+        TooLong: the block did not end in time; nothing is raised once it has ended.
     """
 
     def __init__(self, seconds: float, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Making the calls of a turn: checks, limits, time, and results as text."""
+"""Making the tool calls of a turn: checks, limits, time limits, and results as text."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class ToolLimits:
     """Limits of an episode with tools: `env.tool_limits={calls: 8, call_s: 2}`."""
 
     calls: int | None = None
-    """Calls of an episode; None for no limit but that of turns."""
+    """Calls of an episode; None: limited only by the number of turns."""
     calls_per_turn: int = 4
     result_chars: int = 2000
-    """Characters of a result; the rest is cut off, and the result says so."""
+    """Characters of a result; a longer result is cut off, with a remark."""
     call_s: float = 10.0
     """Seconds that a call may take."""
     sessions: int = 128
-    """Episodes whose sessions are kept open between two turns; others are played again."""
+    """Episodes whose sessions stay open between two turns; the calls of others are made again."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any] | None) -> ToolLimits:
         """Read `env.tool_limits`.
 
         Raises:
-            ConfigError: there is no limit of a name, or its value is not allowed.
+            ConfigError: a limit is unknown, or its value is not allowed.
         """
         require(given is None or isinstance(given, Mapping), _KEY, given, "limits by name")
         usual = {field.name: field.default for field in fields(cls)}
@@ -67,22 +67,22 @@ class OwnTool(Protocol):
 
     @property
     def tool(self) -> Tool:
-        """What the policy is told of it."""
+        """The description that the policy gets."""
 
     @property
     def in_order(self) -> bool:
-        """Whether the calls of a turn must be made one after the other: it has a session."""
+        """Whether the calls of a turn must be sequential, because they share a session."""
 
     def bind(self, arguments: Mapping[str, Any], episode: Episode) -> Callable[[], Any]:
-        """Open the session that it needs, and return the call, whose time is limited.
+        """Open the session that the tool needs; return the call, which has a time limit.
 
-        The call returns the result, or raises ValueError to tell the policy of a mistake.
+        The call returns the result, or raises ValueError to report a mistake to the policy.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionTool:
-    """A function as a tool."""
+    """A tool that is a Python function."""
 
     tool: Tool
     function: Callable[..., Any]
@@ -119,12 +119,12 @@ def own_tools(given: Sequence[Any], limits: ToolLimits, owner: str) -> dict[str,
 
     Args:
         given: Functions, pairs of schema and function, and MCP servers.
-        limits: Of the calls.
+        limits: Limits of the calls.
         owner: The environment's name, for messages.
 
     Raises:
-        ConfigError: something is no tool, two have one name, there is none, or a server cannot be
-            asked for its tools.
+        ConfigError: an element is not a tool, two tools have the same name, there is no tool, or a
+            server cannot list its tools.
     """
     tools: dict[str, OwnTool] = {}
     for each in (tool for item in given for tool in _own(item, limits)):
@@ -158,12 +158,12 @@ def answer_calls(
 ) -> list[Answered]:
     """Make the calls of a turn; return their results in order.
 
-    Calls beyond the limit of a turn have one result together, an error. The others are made side by
-    side, unless one of them uses a session: then one after the other.
+    All calls beyond the limit of a turn get one result together, an error. The other calls are made
+    concurrently or, if one of them uses a session, one after the other.
 
     Raises:
         ToolFailed: a tool raised anything but ValueError, or took too long within a session.
-        GrpoEnvsError: what a tool raised of these, such as SandboxError.
+        GrpoEnvsError: a tool raised it (SandboxError, for example).
     """
     calls, beyond = calls[: limits.calls_per_turn], calls[limits.calls_per_turn :]
     made = len(episode.calls)
@@ -196,7 +196,7 @@ def _refused(call: Call, why: str) -> Answered:
 
 
 def _mistake(call: Call, tools: Mapping[str, OwnTool], limits: ToolLimits, before: int) -> str:
-    """Return why a call cannot be made after so many others of its episode; '' where it can."""
+    """Return why a call cannot be made after `before` other calls of its episode; '' if it can."""
     if limits.calls is not None and before >= limits.calls:
         return f"no call is left of {limits.calls}. Answer without one."
     if call.error:
@@ -252,7 +252,7 @@ def _raise_failure(name: str, value: Any) -> None:
 def _as_json(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):  # an object of the author's: its own words
+    except (TypeError, ValueError):  # an object of the author's class
         return str(value)
 
 
@@ -262,5 +262,5 @@ def _cut(text: str, most: int) -> str:
 
 
 def _clean(text: str) -> str:
-    """Return a text without halves of characters, which no tokenizer takes."""
+    """Return a text without lone surrogates, which tokenizers do not accept."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -27,24 +27,24 @@ _MOST_TURNS = 100
 
 
 class ToolEnv(TextEnv):
-    """Questions that tools help with: write `tools`, `draw` and `score`.
+    """Questions that are answered with the help of tools: write `tools`, `draw` and `score`.
 
-    A turn with calls is answered with their results, and the episode goes on; a turn without a
-    call is the answer, which `score` grades. What the policy may do wrong is answered with
-    "error: ...": a call that cannot be read, an unknown tool, arguments of another type.
+    The reply to a turn with calls is their results, and the episode continues. A turn without a
+    call is the answer, which `score` grades. The result of a wrong call is "error: ...": a call
+    that cannot be read, an unknown tool, or arguments of the wrong type.
 
-    Four parts of weight 0 are added to each reward, and logged: `tool_calls`, `tool_errors` and
-    `tool_repeats` count the calls, those that failed, and those that the episode had made before;
+    Four parts with weight 0 are added to each reward, for the log: `tool_calls`, `tool_errors` and
+    `tool_repeats` count all calls, failed calls, and calls that the episode had made before;
     `answered` is 1 for the turn without a call.
 
-    Optional: `session` (what an episode holds), `step_reward` (pays for calls), `score_episode`
-    (pays for the answer by the whole episode).
+    Optional: `session` (the state of an episode), `step_reward` (rewards calls), `score_episode`
+    (grades the answer by the whole episode).
     """
 
     tools: Sequence[Any] | None = ()
     """Functions with type hints and a docstring, pairs of (schema, function), and
-    `grpo_envs.mcp(...)`. A subclass that chooses them by a keyword sets `self.tools` before it
-    calls `super().__init__`; None for an instance without tools, which is a plain TextEnv."""
+    `grpo_envs.mcp(...)`. A subclass that chooses tools by a keyword sets `self.tools` before it
+    calls `super().__init__`. None: an instance without tools, which is a plain TextEnv."""
     max_turns: int = 4
     concurrency = "threads"
 
@@ -58,11 +58,11 @@ class ToolEnv(TextEnv):
         render_mode: str | None = None,
         **further: Any,
     ) -> None:
-        """Make the environment; MCP servers are asked for their tools.
+        """Make the environment, and ask MCP servers for their tools.
 
         Args:
             split: `train` or `eval`.
-            turns: Turns of an episode, the answer among them; the class's `max_turns` when null.
+            turns: Turns of an episode, including the answer; the class's `max_turns` when null.
             tool_limits: {calls: of an episode, calls_per_turn: 4, result_chars: 2000, call_s: 10,
                 sessions: 128}, see docs/tools.md.
             rewards: Weights of the reward parts, and reward functions to add.
@@ -75,7 +75,7 @@ class ToolEnv(TextEnv):
         added = {} if self.tools is None else TOOL_PARTS
         parts = {**self.parts, **added}
         super().__init__(split, parts=parts, rewards=rewards, render_mode=render_mode, **further)
-        self._declared = dict(self.parts)  # how an answer was found does not make it right
+        self._declared = dict(self.parts)  # calls do not make an answer right
         whole = turns is None or (type(turns) is int and 1 <= turns <= _MOST_TURNS)
         require(whole, "env.turns", turns, f"1 to {_MOST_TURNS}")
         self.max_turns = type(self).max_turns if turns is None else turns
@@ -89,20 +89,20 @@ class ToolEnv(TextEnv):
     # What the author may write.
 
     def session(self, problem: Problem) -> Iterator[Any]:
-        """Open what an episode holds, `yield` it, and close it.
+        """Open the state of an episode, `yield` it, and close it.
 
-        Tools whose first parameter is `state` are given what is yielded. It is opened at the first
-        call that needs it. The same calls in the same order must give the same results: a session
-        may be opened and played again.
+        Tools whose first parameter is `state` get the yielded value. The session is opened at the
+        first call that needs it. The same calls in the same order must give the same results,
+        because a session may be opened again and its calls repeated.
         """
         yield None
 
     def step_reward(self, problem: Problem, call: Call, result: str) -> Mapping[str, float]:
-        """Return the reward parts that a call earns; those of an episode are added up."""
+        """Return the reward parts that a call earns; they are summed over the episode."""
         return {}
 
     def score_episode(self, problem: Problem, answer: str, episode: Episode) -> Reward:
-        """Grade the turn without a call by the whole episode: its turns, calls and state."""
+        """Grade the turn without a call; `episode` has the turns, calls and state."""
         return self.score(problem, answer)
 
     # What the framework calls.
@@ -114,7 +114,7 @@ class ToolEnv(TextEnv):
 
     @property
     def reward_range(self) -> tuple[float, float]:
-        """The least and the most that an answer can earn; calls are counted, up to their limit."""
+        """The least and the most that an answer can earn, including calls up to their limit."""
         low, high = super().reward_range
         if not self._own_tools:
             return low, high
@@ -134,14 +134,14 @@ class ToolEnv(TextEnv):
     def own_replies(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
     ) -> list[Reply]:
-        """Answer the last turn of each episode."""
+        """Return the reply to the last turn of each episode."""
         if not self._own_tools:
             return super().own_replies(problems, episodes)
         pairs = zip(problems, episodes, strict=True)
         return [respond_safely(self.respond, problem, turns) for problem, turns in pairs]
 
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
-        """Make the calls of the last turn, or grade it where it has none.
+        """Make the calls of the last turn, or grade it if it has none.
 
         Raises:
             ToolFailed: a tool, its session or its server failed.
@@ -160,7 +160,7 @@ class ToolEnv(TextEnv):
         return reply
 
     def close(self) -> None:
-        """Close all sessions, and the servers that episodes share."""
+        """Close all sessions and the shared servers."""
         self._sessions.close()
         for own in self._own_tools.values():
             if isinstance(own, ServerTool):
@@ -195,7 +195,7 @@ class ToolEnv(TextEnv):
         return answered
 
     def _play(self, problem: Problem, turns: Sequence[Turn]) -> Episode:
-        """Return an episode that has made the calls of these turns.
+        """Return a new episode, in which the calls of these turns were made again.
 
         Raises:
             ToolFailed: a call has another result than before.

@@ -15,7 +15,7 @@ from grpo_envs.errors import ConfigError
 from grpo_envs.types import Tool
 
 STATE = "state"
-"""A first parameter of this name is given what the environment's `session` yields. The policy
+"""A first parameter of this name gets the value that the environment's `session` yields. The policy
 neither sees nor sets it."""
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _TYPES = "str, int, float, bool, None, list, dict, Literal, Any, and unions of them"
@@ -23,17 +23,17 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
 def tool_from(function: Callable[..., Any]) -> Tool:
-    """Return the tool that a function is.
+    """Return the tool that a function describes.
 
-    The docstring's text before its sections is the description of the tool. Its `Args:` (Google
-    style) or `:param x:` lines (reST) describe the parameters.
+    The text before the sections of the docstring is the description of the tool. Its `Args:`
+    (Google style) or `:param x:` lines (reST) describe the parameters.
 
     Args:
-        function: Every parameter needs a type hint and a description; one with a default value is
-            optional. A first parameter `state` is left out.
+        function: Every parameter needs a type hint and a description; a parameter with a default
+            value is optional. A first parameter `state` is left out.
 
     Raises:
-        ConfigError: a type hint or a description is missing, or is not one of those that are read.
+        ConfigError: a type hint or a description is missing, or a type hint is not supported.
     """
     name = getattr(function, "__name__", type(function).__name__)
     about, described = _docstring(function)
@@ -69,7 +69,7 @@ def tool_of_schema(given: Mapping[str, Any] | Tool) -> Tool:
     """Return the tool of a schema in OpenAI's form, with or without its outer `function`.
 
     Raises:
-        ConfigError: it has no name, or its parameters are no JSON Schema of an object.
+        ConfigError: the name is missing, or the parameters are not a JSON Schema of an object.
     """
     if isinstance(given, Tool):
         return checked(given)
@@ -84,10 +84,10 @@ def tool_of_schema(given: Mapping[str, Any] | Tool) -> Tool:
 
 
 def checked(tool: Tool) -> Tool:
-    """Return a tool whose name and schema can be used.
+    """Return the tool, after a check of its name and schema.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: the name or the schema is not allowed.
     """
     if not _NAME.fullmatch(tool.name):
         allowed = "letters, digits, _ and -, at most 64, a letter first"

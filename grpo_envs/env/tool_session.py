@@ -1,7 +1,8 @@
-"""What is open while episodes with tools go on: sessions of environments and of MCP servers.
+"""Open sessions of running episodes with tools: sessions of environments and of MCP servers.
 
-`respond` is a function of a problem and its turns. A session is therefore found by these, and is
-opened anew and played to where it stood when it is not open any more: in another process, say.
+`respond` is a function of a problem and its turns, so these are the key of a session. If the
+session is not open, for example in another process, a new one is opened and the calls are made
+again.
 """
 
 from __future__ import annotations
@@ -23,19 +24,20 @@ class Answered:
 
     call: Call
     result: str
-    """As the policy reads it."""
+    """The text that the policy reads."""
     failed: bool
-    """Whether the result is an error: of the call, or one that the tool told of (ValueError)."""
+    """Whether the result is an error of the call, or an error that the tool reports
+    (ValueError)."""
 
 
 class Episode:
-    """One episode: its calls so far, and what it holds, which is opened when it is first used."""
+    """One episode: its calls so far, and its session, which is opened on first use."""
 
     def __init__(self, problem: Problem, open_session: Callable[[Problem], Any]) -> None:
-        """Begin an episode of a problem, which opens its session with `open_session`."""
+        """Begin an episode of a problem; `open_session` opens its session."""
         self.problem = problem
         self.turns: tuple[Turn, ...] = ()
-        """The turns that it has played, with their observations."""
+        """The turns so far, with their observations."""
         self.calls: list[Answered] = []
         """All calls so far, in order."""
         self._open_session = open_session
@@ -45,7 +47,7 @@ class Episode:
 
     @property
     def state(self) -> Any:
-        """What the environment's `session` yields for this episode."""
+        """The value that the environment's `session` yields for this episode."""
         if not self._state:
             opened = self._open_session(self.problem)
             if not isinstance(opened, AbstractContextManager):
@@ -66,25 +68,25 @@ class Episode:
         return self._connections[id(server)]
 
     def close(self) -> None:
-        """Close all that it holds."""
+        """Close all sessions of the episode."""
         self._held.close()
 
 
 class Sessions:
-    """The episodes that go on, until their next turn comes. Several threads may use it."""
+    """Episodes that wait for their next turn. Several threads may use it."""
 
     def __init__(self, most: int) -> None:
-        """Keep at most `most` of them: beyond that the one that has waited longest is closed."""
+        """Keep at most `most` episodes: beyond that, the oldest one is closed."""
         self._most = most
         self._kept: list[Episode] = []
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Sessions], tuple[int]]:
-        """Send no open session to another process: it is played again there."""
+        """Pickle without open sessions; another process makes their calls again."""
         return Sessions, (self._most,)
 
     def take(self, problem: Problem, turns: Sequence[Turn]) -> Episode | None:
-        """Return an episode of the problem that has played just these turns, and forget it."""
+        """Remove and return the episode of the problem with exactly these turns."""
         said = [(turn.action, turn.observation) for turn in turns]
         with self._lock:
             for i, episode in enumerate(self._kept):
@@ -102,17 +104,17 @@ class Sessions:
         _close(old)
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all episodes."""
         with self._lock:
             old, self._kept = self._kept, []
         _close(old)
 
 
 def _close(episodes: Sequence[Episode]) -> None:
-    """Close episodes that no reward depends on any more: what goes wrong is a warning."""
+    """Close episodes that no reward depends on any more; an exception becomes a warning."""
     for episode in episodes:
         try:
             episode.close()
-        except Exception as error:  # noqa: BLE001  the author's session, in its own words
+        except Exception as error:  # noqa: BLE001  the author's session may raise anything
             text = f"closing a session failed: {type(error).__name__}: {error}"
             warnings.warn(text, stacklevel=2)

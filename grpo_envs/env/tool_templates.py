@@ -1,4 +1,4 @@
-"""What `python -m grpo_envs.new_env NAME --tools` writes: the model calls a function of yours."""
+"""The files of `python -m grpo_envs.new_env NAME --tools`: the model calls a function."""
 
 README = """# env=NAME
 
@@ -10,10 +10,10 @@ python -m grpo_envs.run env=NAME env.turns=3         # train
 ```
 
 `grpo_env_NAME/__init__.py` is the environment: `price` is a tool, `draw` makes a problem, `score`
-rewards the turn without a call, `session` holds what an episode needs.
+rewards the turn without a call, `session` holds the state of an episode.
 """
 
-ENV = '''"""What do some things cost? Every shop has prices of its own, which a tool tells.
+ENV = '''"""What do some things cost? Every shop has its own prices, which a tool returns.
 
 Task: a number of things to buy; their prices are not shown.
 Tool: `price(item)`.
@@ -43,7 +43,7 @@ def prices(shop: int) -> Prices:
 
 
 def price(state: Prices, item: str) -> int:
-    """Tell the price of an item.
+    """Return the price of an item.
 
     Args:
         state: The prices of the episode's shop; the model does not see this parameter.
@@ -63,7 +63,7 @@ class CLASSEnv(ToolEnv):
     max_turns = 4
 
     def session(self, problem: Problem) -> Iterator[Prices]:
-        """Hold what an episode needs: what is yielded is the tools' `state`."""
+        """Yield the prices, which tools get as `state`."""
         yield prices(problem.meta["shop"])
 
     def draw(self, rng: random.Random, split: str) -> Problem:
@@ -87,7 +87,7 @@ class CLASSEnv(ToolEnv):
         return Reward(parts={"correct": float(right)})
 
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
-        """Ask for the price, then answer: `check` and `play` show it."""
+        """Ask for the price, then answer; `check` and `play` use this."""
         if not turns:
             return write_call("price", {"item": problem.meta["item"]})
         return f"<answer>{problem.meta['number'] * int(turns[-1].observation) + 1}</answer>"

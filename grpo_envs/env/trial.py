@@ -1,4 +1,4 @@
-"""Calls of an environment on trial, each with a time limit, and the answers that try a grader."""
+"""Calls of an environment under test, each with a time limit, and answers that test a grader."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from grpo_envs.env.time_limit import time_limit
 from grpo_envs.types import Problem, Reward, Turn
 
 Player = Callable[[Problem, Sequence[Turn]], str]
-"""Says the next answer of an episode."""
+"""Returns the next answer of an episode."""
 SECONDS = 30.0
 """The usual time limit of a call."""
 _BATCH = 16
-"""Answers that are graded at once if there are many: a grader may use several processes."""
+"""Answers in a batch: a grader may use several processes."""
 _EVERY_NUMBER = " ".join(str(n) for n in range(300))
 _COMPUTATION = re.compile(r"\S*\d ?[-+*/^] ?\S*\d\S*")
 HOSTILE = (
@@ -51,7 +51,7 @@ HOSTILE = (
     "<tool_call>",
     '<tool_call>{"name": "no such tool", "arguments": {}}</tool_call>',
 )
-"""What no grader may trip over, whatever the problem."""
+"""Answers that every grader must survive, for every problem."""
 
 _ODD: tuple[Mapping[str, Any], ...] = (
     {"string": "", "integer": -1, "number": -0.5, "boolean": False, "array": [], "object": {}},
@@ -67,14 +67,14 @@ class NotTried(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """An environment, and how long each call of it may take.
+    """An environment, and the time limit of each call.
 
-    Every method raises TooLong where a call does not end in time.
+    Every method raises TooLong if a call does not end in time.
     """
 
     env: TextEnv
     problems: int = 50
-    """Problems of each split that a promise is tried on."""
+    """Number of problems of each split that a promise is tried on."""
     seconds: float = SECONDS
 
     def problem(self, seed: int, split: str) -> Problem:
@@ -83,7 +83,7 @@ class Trial:
             return self.env.problem(seed, split)
 
     def has_several(self, split: str) -> bool:
-        """Return whether `split` has two problems: of a small dataset it may hold one row."""
+        """Return whether `split` has more than one problem; a split of a small dataset may not."""
         return self.env.rows is None or self.env.rows.count(split) > 1
 
     def drawn(self, split: str, count: int | None = None) -> list[Problem]:
@@ -95,17 +95,17 @@ class Trial:
         return [*self.drawn("train"), *self.drawn("eval")]
 
     def reward(self, problem: Problem, answer: str) -> Reward:
-        """Return what `answer` earns as the first of an episode."""
+        """Return the reward of `answer` as the first answer of an episode."""
         return self.rewards([problem], [answer])[0]
 
     def rewards(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
-        """Return what each answer earns; they are graded together."""
+        """Return the reward of each answer; the answers are graded together."""
         episodes = [[Turn(action=answer)] for answer in answers]
         with time_limit(self.seconds * len(answers), f"grading {answers[0][:40]!r}"):
             return [reply.reward for reply in self.env.reply_batch(problems, episodes)]
 
     def tools_that_fail(self) -> Iterator[str]:
-        """Yield each odd call that makes the reward invalid, and why; two problems are tried."""
+        """Yield odd calls that make the reward invalid, with the reason; two problems are tried."""
         for problem in self.drawn("train", min(self.problems, 2)):
             for call in odd_calls(problem):
                 reward = self.reward(problem, call)
@@ -113,9 +113,9 @@ class Trial:
                     yield f"{call[:120]!r}: {reward.error}"
 
     def solved(self) -> Iterator[tuple[str, Problem, Reward]]:
-        """Yield each problem that has a solution, and what the solution earns.
+        """Yield each problem that has a solution, with the reward of the solution.
 
-        Where the problems are rows of a dataset, all of them, with file and row.
+        If the problems are rows of a dataset, all rows, with file and row.
         """
         known = [(where, problem) for where, problem in self.every_problem() if problem.solution]
         for start in range(0, len(known), _BATCH):
@@ -124,9 +124,9 @@ class Trial:
             yield from zip(places, problems, rewards, strict=True)
 
     def every_problem(self) -> list[tuple[str, Problem]]:
-        """Return every row with its problem, or the first problems if there is no dataset.
+        """Return the problems of all rows, or the first problems if there is no dataset.
 
-        Each has a prefix for messages, the file and row.
+        Each problem comes after a prefix for messages: the file and row.
         """
         rows = self.env.rows
         if rows is None:
@@ -135,7 +135,7 @@ class Trial:
             return [(f"{row.where}: ", self.env.problem_of(row)) for row in rows.all()]
 
     def play(self, problem: Problem, player: Player) -> tuple[list[Turn], list[Reward]]:
-        """Play an episode to its end; return its turns, and what each of them earned."""
+        """Play an episode to its end; return its turns and their rewards."""
         episode = Episode(self.env, problem)
         while not episode.over:
             with time_limit(self.seconds, f"turn {len(episode.turns) + 1} of an episode"):
@@ -148,9 +148,9 @@ class Trial:
 
 
 def without_waiting(env: TextEnv) -> TextEnv:
-    """Return the environment without its functions that wait for the end: judges, for example.
+    """Return the environment without reward functions that see whole episodes, such as judges.
 
-    They are no part of what an environment promises, and a trial has thousands of answers.
+    The promises do not cover these functions, and a trial grades thousands of answers.
     """
     if not env.waits:
         return env
@@ -164,34 +164,34 @@ def without_waiting(env: TextEnv) -> TextEnv:
 
 
 def good_player(env: TextEnv, problem: Problem) -> Player | None:
-    """Return who plays an episode well, None where the environment does not know how."""
+    """Return a player that solves the problem; None if no solution is known."""
     if env.turns_of(problem) > 1:
         return env.demonstrate if env.demonstrate(problem, []) else None
     return always(problem.solution) if problem.solution else None
 
 
 def mumble(problem: Problem, turns: Sequence[Turn]) -> str:
-    """Say in every turn what no environment may pay for."""
+    """Return a useless answer in every turn, which no environment may reward."""
     return "I do not know."
 
 
 def say_a_word(problem: Problem, turns: Sequence[Turn]) -> str:
-    """Say what many games take for a move, where they take no sentence."""
+    """Return a single word, which many games accept as a move."""
     return _WORDS[(len(problem.prompt) + len(turns)) % len(_WORDS)]
 
 
 def say_a_word_in_a_tag(problem: Problem, turns: Sequence[Turn]) -> str:
-    """Say the same where an environment reads a tag."""
+    """Return the same word in an answer tag."""
     return f"<answer>{say_a_word(problem, turns)}</answer>"
 
 
 def always(answer: str) -> Player:
-    """Return who says `answer` in every turn."""
+    """Return a player that gives `answer` in every turn."""
     return lambda _problem, _turns: answer
 
 
 def odd_calls(problem: Problem) -> Iterator[str]:
-    """Yield calls that no tool may trip over: without arguments, and with odd ones of each type."""
+    """Yield calls that every tool must survive: without arguments, or with odd values."""
     for tool in problem.tools:
         properties: Mapping[str, Any] = tool.parameters.get("properties", {})
         yield write_call(tool.name, {})
@@ -202,7 +202,7 @@ def odd_calls(problem: Problem) -> Iterator[str]:
 
 
 def _odd(schema: Any, odd: Mapping[str, Any]) -> Any:
-    """Return an odd value that a schema allows, where its type and its `enum` alone say so."""
+    """Return an odd value for a schema; only its type and its `enum` are considered."""
     if not isinstance(schema, Mapping):
         return None
     kind = schema.get("type", "string")
@@ -210,9 +210,9 @@ def _odd(schema: Any, odd: Mapping[str, Any]) -> Any:
 
 
 def made_of(problem: Problem) -> Iterator[str]:
-    """Yield every answer at once, and wrong ones in the solution's shape.
+    """Yield every answer at once, and wrong answers in the form of the solution.
 
-    Those are near misses, and what the prompt asks (3+4 in the place of 7).
+    The wrong answers are near misses, and terms of the prompt (3+4 in place of 7).
     """
     gold = str(problem.gold)
     shotgun = f"{_EVERY_NUMBER} {gold} -1"

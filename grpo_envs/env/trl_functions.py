@@ -1,11 +1,12 @@
-"""Reward functions written for TRL's GRPOTrainer, called as it calls them.
+"""Reward functions written for TRL's GRPOTrainer, called with the same arguments.
 
     def exact(completions, ground_truth, **kwargs):
         return [float(text == gold) for text, gold in zip(completions, ground_truth)]
 
-A function with a parameter `completions` or `prompts` is one. It gets a list of each column of the
-dataset by its name, `prompts` and `completions`: texts, or messages where the prompts are
-conversations, where the annotation of `completions` says so, or the option `messages` does.
+Every function with a parameter `completions` or `prompts` counts as such a function. It gets each
+column of the dataset as a list, and `prompts` and `completions`. These are messages if the option
+`messages` or the annotation of `completions` says so, or if the prompts are conversations;
+otherwise they are texts.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ log = logging.getLogger(__name__)
 
 _MARKS = frozenset({"completions", "prompts", "completion_ids"})
 _TRAINERS = frozenset({"completion_ids", "trainer_state", "environments"})
-"""What only TRL's trainer can give."""
+"""Parameters that only TRL's trainer can fill."""
 _LOGS = frozenset({"log_extra", "log_metric"})
 _NO_COLUMNS = _MARKS | _TRAINERS | _LOGS | {"prompt", "completion"}
-"""Names that TRL passes no column under."""
+"""Names that TRL does not use for columns."""
 
 
 def is_trl(function: Callable[..., Any]) -> bool:
@@ -38,25 +39,26 @@ def is_trl(function: Callable[..., Any]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TrlFunction:
-    """A reward function of TRL's form, which takes the problems and answers of a step at once."""
+    """A reward function in TRL's form, which takes the problems and answers of a step at once."""
 
     name: str
     function: Callable[..., Any]
     options: Mapping[str, Any]
     messages: bool | None
-    """Whether it takes messages; None for what each prompt is."""
+    """Whether the function takes messages; None: each prompt decides."""
 
     @classmethod
     def make(cls, name: str, function: Callable[..., Any], given: Mapping[str, Any]) -> TrlFunction:
         """Return the function with its options.
 
         Args:
-            name: What it is called in `env.rewards`.
+            name: Name of the function in `env.rewards`.
             function: The function.
-            given: Values of its own parameters, and perhaps `messages`: true or false.
+            given: Values of the function's own parameters, and optionally `messages`: true or
+                false.
 
         Raises:
-            ConfigError: it has no such parameter, or asks for what only TRL's trainer has.
+            ConfigError: a parameter is unknown, or only TRL's trainer can fill one of them.
         """
         key = f"env.rewards.{name}"
         options = dict(given)
@@ -74,7 +76,7 @@ class TrlFunction:
 
     @property
     def columns(self) -> frozenset[str]:
-        """The columns that it cannot do without."""
+        """The columns that the function requires."""
         return self._required - _NO_COLUMNS
 
     @property
@@ -83,9 +85,9 @@ class TrlFunction:
         return frozenset(needed - self.options.keys())
 
     def __call__(self, problems: Sequence[Problem], answers: Sequence[str]) -> Any:
-        """Return a number for each answer, None where the function does not apply.
+        """Return a number for each answer, or None if the function does not apply.
 
-        An async function returns an awaitable of them.
+        An async function returns an awaitable of these numbers.
         """
         names = {name: None for problem in problems for name in problem.columns}
         columns = {name: [p.columns.get(name) for p in problems] for name in names}
@@ -114,7 +116,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _annotated(function: Callable[..., Any]) -> bool | None:
-    """Return whether `completions` is annotated as messages; None where it does not say."""
+    """Return whether `completions` is annotated as messages; None if that is unknown."""
     found = inspect.signature(function).parameters.get("completions")
     text = "" if found is None or found.annotation is found.empty else str(found.annotation)
     return True if "dict" in text.lower() else False if "str" in text else None
@@ -129,7 +131,7 @@ def _prompt(problem: Problem, chat: bool) -> Any:
 
 
 def _numbers(name: str, values: Iterable[Any]) -> list[Any]:
-    """Return the values as a list; NaN is TRL's other word for None, and may be a mistake."""
+    """Return the values as a list; NaN means None, as in TRL, but may be a mistake."""
     given = [value if value is None else float(value) for value in values]
     numbers = [None if value is None or math.isnan(value) else value for value in given]
     if numbers != given:
@@ -147,5 +149,5 @@ def _warn(text: str) -> None:
 
 
 def _not_written(key: str, what: str, *_: Any, **__: Any) -> None:
-    """Stand for a callback of TRL's trainer that writes into its tables."""
+    """Replace a callback of TRL's trainer that writes into TRL's tables."""
     _warn(f"{key} calls {what}: this is not written here; metrics.jsonl has the reward parts.")

@@ -23,13 +23,13 @@ from grpo_envs.types import Problem, Reply, Reward, Turn, gold_text
 
 Array = NDArray[Any]
 _IDLE = Reply(reward=Reward())
-"""To a member whose episode is over."""
+"""The reply to a member whose episode is over."""
 
 
 class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
     """Members of a group share their problem; rewards come back in the order of the actions.
 
-    Autoreset is disabled: Gymnasium's default would throw every second generation away. A member
+    Autoreset is disabled: Gymnasium's default would discard every second generation. A member
     whose episode is over is masked: its action is ignored, its reward is 0.
     """
 
@@ -40,8 +40,8 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
 
         Args:
             env: Draws the problems and grades the answers.
-            num_envs: P * G.
-            group_size: G.
+            num_envs: Number of members, P * G.
+            group_size: Members of a group, G.
 
         Raises:
             ConfigError: `num_envs` is not a multiple of `group_size`, or the environment's
@@ -60,18 +60,19 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         self._problems: list[Problem | None] = [None] * num_envs
         self._turns: list[list[Turn]] = [[] for _ in range(num_envs)]
         self._rewards: list[list[Reward]] = [[] for _ in range(num_envs)]
-        """Of each turn; the last has the parts of functions that wait for the end."""
+        """Rewards of each turn; the last includes the parts of functions that see whole
+        episodes."""
         self._ended = set(range(num_envs // group_size))
         """Groups whose last episode has ended."""
         self._over: NDArray[np.bool_] = np.ones(num_envs, dtype=np.bool_)
         self._cut: NDArray[np.bool_] = np.zeros(num_envs, dtype=np.bool_)
-        """Those of the members whose episode is over that were truncated."""
+        """Members whose episode was truncated."""
         self._last: dict[int, Reply] = {}
         self._graders = Graders(env)
         self._ahead = Ahead(self._replies, self._graders.at_once)
 
     def grade_in(self, where: str) -> None:
-        """Grade in this place from now on, one of those that `grading.place` returns.
+        """Grade from now on in `where`, a place that `grading.place` returns.
 
         Raises:
             ConfigError: a cluster cannot grade.
@@ -97,7 +98,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         return self.env.max_turns
 
     def gold(self, member: int) -> str:
-        """Return the gold of a member's problem as text: for people, and never for a policy."""
+        """Return the gold of a member's problem as text for people, never for the policy."""
         problem = self._problems[member]
         return gold_text(problem.gold) if problem else ""
 
@@ -105,18 +106,18 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
     def replies(self) -> Mapping[int, Reply]:
         """The replies of the last step by member; empty after a reset.
 
-        Their rewards are shaped and weighted, and hold every part that applies to the problem; one
-        that is not valid holds none. Members whose episode was over before that step have no reply,
-        unless the step ended their group, for which functions that wait for it gave them something.
+        Rewards are shaped and weighted, with every part that applies; an invalid one has no parts.
+        Members whose episode was over before have a reply only if the step ended their group: with
+        the parts of functions that see whole episodes.
         """
         return {i: self._complete(reply) for i, reply in self._last.items()}
 
     @property
     def episode_rewards(self) -> list[Reward]:
-        """What each member has earned since the reset: its turns added up, see `summed`.
+        """The reward of each member since the reset: the sum over its turns, see `summed`.
 
-        Functions that wait for the end have their parts in it once all episodes of the group are
-        over, those that `truncate` ended, too.
+        It includes the parts of functions that see whole episodes once all episodes of the group
+        are over, also those that `truncate` ended.
         """
         self._end_groups()
         return [summed(rewards) for rewards in self._rewards]
@@ -127,12 +128,12 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Put each group on a problem.
+        """Start an episode for each member, on one problem for each group.
 
         Args:
-            seed: One problem seed a group; or one a member, the same within each group; or one
-                number, from which the groups' seeds are hashed; or None for random problems.
-            options: {"reset_mask": bools (num_envs,)} resets the whole groups it marks.
+            seed: One problem seed for each group; or one for each member, equal within a group; or
+                one number, from which the groups' seeds are hashed; or None for random problems.
+            options: {"reset_mask": bools (num_envs,)} resets only the groups that it marks.
 
         Returns:
             Observations, and `info`: `system_prompt`, `messages`, `tools` and `meta` of each
@@ -142,7 +143,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             ConfigError: the seeds or the mask do not fit the groups.
         """
         seeds = self._group_seeds(seed)
-        self._ahead.take({})  # of no use any more
+        self._ahead.take({})  # replies that are not needed any more
         self._last = {}
         for group in self._marked(options):
             problem = self.env.problem(seeds[group])
@@ -156,30 +157,29 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         return tuple(map(self._observation, range(self.num_envs))), infos
 
     def score_ahead(self, actions: Mapping[int, str]) -> None:
-        """Begin to grade answers, by member, in the background: others are not there yet.
+        """Start to grade answers, by member, in the background, before the others are finished.
 
-        The next `step` with the same answers takes what comes of it, and returns what it would
-        have returned. Where a reward function looks at all answers at once nothing is begun.
+        The next `step` with the same answers uses the replies; its result does not change. Nothing
+        is started if a reward function takes all answers at once.
         """
         if self.env.grades_each_alone and not self._over[list(actions)].any():
             self._ahead.begin({i: Turn(action=action) for i, action in actions.items()})
 
     def may_go_on(self, members: Sequence[int]) -> bool:
-        """Return whether an episode of these members may go on after its next answer."""
+        """Return whether an episode of these members may continue after its next answer."""
         return any(len(self._turns[i]) + 1 < self._most_turns(i) for i in members)
 
     def truncate(self, members: Sequence[int]) -> None:
         """End the episodes of these members, for instance because a policy's context is full.
 
-        They are truncated. Later steps ignore their actions: nothing is graded, no turn is added,
-        and their reward is 0.
+        They count as truncated. Later steps ignore their actions, and their reward is 0.
         """
         running = [i for i in members if not self._over[i]]
         self._over[running] = self._cut[running] = True
 
     @property
     def hidden_seconds(self) -> float:
-        """Seconds of the last step's grading that were over before it was called."""
+        """Seconds of the last step's grading that were done before `step` was called."""
         return self._ahead.hidden
 
     def step(
@@ -224,7 +224,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         return tuple([row.observation for row in rows]), rewards, terminated, truncated, infos
 
     def close_extras(self, *, shared: bool = False, **kwargs: Any) -> None:
-        """Stop the scoring workers and close the environment, unless it is shared with others."""
+        """Stop the grading workers; close the environment unless it is shared."""
         self._ahead.close()
         self._graders.close()
         if not shared:
@@ -258,7 +258,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         return [int(self.np_random.integers(2**31)) if s is None else int(s) for s in given]
 
     def _marked(self, options: dict[str, Any] | None) -> list[int]:
-        """Return the groups that `reset` is to reset."""
+        """Return the groups that `reset` resets."""
         everyone = np.ones(self.num_envs, dtype=np.bool_)
         mask = np.asarray((options or {}).get("reset_mask", everyone), dtype=np.bool_)
         if mask.shape != (self.num_envs,):

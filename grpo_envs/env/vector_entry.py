@@ -1,6 +1,6 @@
 """Gymnasium's `vector_entry_point` of each environment: `grpo_envs.env.vector_entry:<name>`.
 
-A string, so that environment specs stay JSON; the name decides which environment is made.
+The entry point is a string, so that specs stay JSON; the name selects the environment.
 """
 
 from collections.abc import Callable

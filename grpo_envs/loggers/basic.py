@@ -23,11 +23,11 @@ _PLAIN_LINES = 20
 
 
 class Logger:
-    """What a logger does with a run.
+    """The base class of loggers.
 
-    A package brings one through an entry point of the group `grpo_envs.loggers`: a class that is
-    made with the run's folder, its number of steps, and how many of them are done already. One that
-    inherits from this one does nothing where it says nothing.
+    A package registers a logger in the entry-point group `grpo_envs.loggers`: a class whose
+    constructor takes the run's folder, its number of steps, and the number of steps already done.
+    Methods that a subclass does not override do nothing.
     """
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -36,10 +36,10 @@ class Logger:
     def log_completions(
         self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
     ) -> None:
-        """Take what was sampled in a step, with the advantage of each member."""
+        """Take the groups of a step, with the advantage of each member."""
 
     def log_tokens(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take what the agent noted of single tokens, see `grpo_envs.training.agent.TermLog`."""
+        """Take the agent's records about single tokens, see `grpo_envs.training.agent.TermLog`."""
 
     def log_eval(
         self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
@@ -47,7 +47,7 @@ class Logger:
         """Take an evaluation after `step` updates (0 is before the first) and its answers."""
 
     def close(self) -> None:
-        """Write what is still held."""
+        """Write buffered data."""
 
 
 class ConsoleHandler(logging.Handler):
@@ -100,7 +100,7 @@ class ConsoleLogger(Logger):
     def log_eval(
         self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Say the accuracy now; `close` shows first and last side by side."""
+        """Log the accuracy; `close` shows the first and the last evaluation side by side."""
         self._evals.append(metrics)
         log.info(
             "held-out accuracy after %d steps: %.3f +- %.3f",
@@ -140,7 +140,8 @@ class JsonlLogger(Logger):
             _keep_until(run / f"{name}.jsonl", done)
         if (tokens := run / "tokens.jsonl").is_file():
             _keep_until(tokens, done)
-        # Cut off after the last checkpoint, a run evaluates there again: the row is there.
+        # A run that was interrupted after its last checkpoint repeats an evaluation that has its
+        # row.
         self._evaluated = {row["step"] for row in read_jsonl(run / "eval.jsonl")}
         answers = read_jsonl(run / "eval_completions.jsonl")
         whole = [row for row in answers if row["step"] in self._evaluated]
@@ -160,7 +161,7 @@ class JsonlLogger(Logger):
         self._write("completions", [{"step": step, **row, "advantage": a} for row, a in rows])
 
     def log_tokens(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append to tokens.jsonl, which only a run that notes tokens has."""
+        """Append to tokens.jsonl, which exists only in runs that record tokens."""
         self._write("tokens", [{"step": step, **row} for row in rows])
 
     def log_eval(
@@ -186,9 +187,9 @@ class TensorBoardLogger(Logger):
     """TensorBoard event files."""
 
     def __init__(self, run: Path, steps: int, done: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, only where it is used
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        # What an earlier attempt wrote of later steps is not shown any more.
+        # Later steps of an interrupted session are hidden.
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1 if done else 0)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -211,7 +212,7 @@ _JSONL = ("metrics", "completions", "problems", "eval", "eval_completions")
 
 
 def _keep_until(path: Path, step: int) -> None:
-    """Make the file, or take out its rows after `step`, where an interrupted run resumes."""
+    """Make the file, or remove its rows after `step`, from which an interrupted run resumes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     whole = [line for line in lines if line.endswith("\n")]

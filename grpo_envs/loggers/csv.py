@@ -16,8 +16,8 @@ from grpo_envs.runtime.files import fsync, write_atomically
 class CsvLogger(Logger):
     """metrics.csv and eval.csv: a row a step, a column a metric.
 
-    A metric that comes later is a column more, empty in the rows before. Completions are in none
-    of them.
+    A metric that appears later adds a column, which is empty in earlier rows. Completions are not
+    written.
     """
 
     def __init__(self, run: Path, steps: int, done: int) -> None:
@@ -47,7 +47,7 @@ class _CsvFile:
         self._columns = ["step"]
         self._last = -1
         if not done:
-            path.unlink(missing_ok=True)  # of a run that was cut off before its first checkpoint
+            path.unlink(missing_ok=True)  # left by a run without a checkpoint
         elif path.is_file():
             kept = [row for row in self._read() if int(row["step"]) <= done]
             self._columns = list(kept[0]) if kept else self._columns
@@ -55,7 +55,7 @@ class _CsvFile:
             self._rewrite(kept)
 
     def append(self, step: int, metrics: Mapping[str, float]) -> None:
-        if step <= self._last:  # a run that was cut off before its end evaluates there again
+        if step <= self._last:  # a resumed run may repeat an evaluation
             return
         row = {"step": step, **rounded(metrics)}
         new = [name for name in row if name not in self._columns]
@@ -72,7 +72,7 @@ class _CsvFile:
             fsync(self._path)
 
     def _read(self) -> list[dict[str, str]]:
-        """Return the rows, but for one that was cut off in the middle."""
+        """Return the rows without an incomplete last one."""
         text = self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
         lines = text.splitlines(keepends=True)
         return list(csv.DictReader(line for line in lines if line.endswith("\n")))

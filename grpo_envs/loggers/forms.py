@@ -1,4 +1,4 @@
-"""The forms in which trackers take what they are sent."""
+"""The formats of names and tables that trackers accept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _utf8(text: str) -> str:
 
 
 def mlflow_name(name: str) -> str:
-    """Return a name that MLflow takes.
+    """Return a name that MLflow accepts.
 
     >>> mlflow_name("eval/pass@4"), mlflow_name("eval/accuracy/math")
     ('eval/pass_at_4', 'eval/accuracy.math')

@@ -25,11 +25,11 @@ LABEL = ("name", "tags", "notes")
 
 
 class Tracker(Logger, ABC):
-    """One run of a tracker for one run of ours, however often that is resumed.
+    """One run of a tracker for one run of ours, even if that is resumed several times.
 
-    `<name>.json` in the run's folder names it and the last step that was sent. Trackers cannot
-    take values back: where a resumed run repeats steps, the first values stay. At the end
-    a sample of the completions goes along, spread over the steps.
+    `<name>.json` in the run's folder has the id of the tracker's run and the last step that was
+    sent. Trackers cannot remove values: if a resumed run repeats steps, the first values stay. At
+    the end a sample of the completions is sent, spread over the steps.
     """
 
     name: ClassVar[str]
@@ -48,13 +48,13 @@ class Tracker(Logger, ABC):
         self._write_note()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Send the metrics of a step, the configuration before the first of them."""
+        """Send the metrics of a step; before the first step also the configuration."""
         self._send("step", step, metrics)
 
     def log_completions(
         self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
     ) -> None:
-        """Keep some of them."""
+        """Keep a sample of the completions."""
         if step >= self._first and step % self._every == 0:
             rows = list(sample_rows(step, groups, advantages))[: self._each]
             self._sample += rows[: MOST_COMPLETIONS - len(self._sample)]
@@ -62,7 +62,7 @@ class Tracker(Logger, ABC):
     def log_eval(
         self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Send the metrics of an evaluation. Its answers stay here."""
+        """Send the metrics of an evaluation, without its answers."""
         self._send("eval", step, metrics)
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class Tracker(Logger, ABC):
 
     @property
     def _label(self) -> str:
-        """What people know the run by: `math-2026-01-31_12-00-00`."""
+        """Name of the run for people: `math-2026-01-31_12-00-00`."""
         path = self._folder.absolute()
         return f"{path.parent.name}-{path.name}"
 
@@ -97,7 +97,7 @@ class Tracker(Logger, ABC):
 
     @abstractmethod
     def _open(self, known: str | None) -> str:
-        """Begin a run, or go on with the one that is known; return what it is known by."""
+        """Begin a run of the tracker, or continue the run `known`; return its id."""
 
     @abstractmethod
     def _send_config(self, config: Mapping[str, Any]) -> None:
@@ -105,7 +105,7 @@ class Tracker(Logger, ABC):
 
     @abstractmethod
     def _send_label(self, label: Mapping[str, Any]) -> None:
-        """Send what `run.name`, `run.tags` and `run.notes` say, those of them that are set."""
+        """Send those of `run.name`, `run.tags` and `run.notes` that are set."""
 
     @abstractmethod
     def _send_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -121,11 +121,11 @@ class Tracker(Logger, ABC):
 
 
 class WandbLogger(Tracker):
-    """Weights & Biases, as its own environment variables say (`WANDB_MODE=offline`).
+    """Weights & Biases, configured by its own environment variables (`WANDB_MODE=offline`).
 
-    The project is `grpo-envs` unless `WANDB_PROJECT` names another, and its files are in the run's
-    folder unless `WANDB_DIR` does. Charts are drawn over the metric `step`: wandb's own count of
-    steps only rises, and would refuse an evaluation that a resumed run makes up for.
+    The project is `grpo-envs` unless `WANDB_PROJECT` is set, and the files are in the run's folder
+    unless `WANDB_DIR` is set. The x-axis of charts is the metric `step`: wandb's own step counter
+    must not decrease, and would refuse a late evaluation of a resumed run.
     """
 
     name = "wandb"
@@ -139,7 +139,7 @@ class WandbLogger(Tracker):
                 dir=os.environ.get("WANDB_DIR", str(self._folder)),
                 id=known,
                 resume=None if known is None else "allow",
-                reinit="create_new",  # beside a run that the calling program may have
+                reinit="create_new",  # the calling program may have a run of its own
             )
         except self._wandb.errors.Error as error:
             raise _refused(self.name, error) from error
@@ -166,13 +166,13 @@ class WandbLogger(Tracker):
 
 
 class MlflowLogger(Tracker):
-    """MLflow: where `MLFLOW_TRACKING_URI` says, else in its own default, a local mlflow.db.
+    """MLflow, at `MLFLOW_TRACKING_URI` or in its default, a local mlflow.db.
 
     The experiment is `grpo-envs` unless `MLFLOW_EXPERIMENT_NAME` (or `_ID`) names another. MLflow
-    refuses some names, so `@` is `_at_` (`eval/pass_at_4`) and other characters are `_`; its file
-    store cannot have `eval/accuracy/math` beside `eval/accuracy`, so a second slash is a dot.
-    A parameter cannot change: `trainer.steps` is what the run began with. MLflow's telemetry is
-    off unless `MLFLOW_DISABLE_TELEMETRY` says otherwise.
+    refuses some names: `@` becomes `_at_` (`eval/pass_at_4`), other characters become `_`. Its file
+    store cannot have both `eval/accuracy/math` and `eval/accuracy`, so a second slash becomes a
+    dot. A parameter cannot change: `trainer.steps` keeps its first value. MLflow's telemetry is off
+    unless `MLFLOW_DISABLE_TELEMETRY` is set.
     """
 
     name = "mlflow"
@@ -181,7 +181,7 @@ class MlflowLogger(Tracker):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         mlflow = _imported(self.name, "mlflow")
         if not mlflow.is_tracking_uri_set():
-            for package in ("sqlalchemy", "alembic"):  # for the default
+            for package in ("sqlalchemy", "alembic"):  # the default store needs them
                 _imported(self.name, package)
         self._kinds = _imported(self.name, "mlflow.entities")
         self._failure = mlflow.exceptions.MlflowException
@@ -206,7 +206,7 @@ class MlflowLogger(Tracker):
                 return str(self._client.create_experiment(name))
             except self._failure:
                 found = self._client.get_experiment_by_name(name)
-                if found is None:  # else another job of the sweep has just made it
+                if found is None:  # otherwise another job has just created it
                     raise
         return str(found.experiment_id)
 
@@ -233,7 +233,7 @@ class MlflowLogger(Tracker):
         self._client.log_batch(self._sent["id"], metrics=made)
 
     def _send_table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        # As objects: of columns of strings MLflow asks pandas 3 what it warns of.
+        # dtype=object avoids a warning of pandas 3 about string columns in MLflow.
         table = _imported(self.name, "pandas").DataFrame(rows, dtype=object)
         self._client.log_table(self._sent["id"], table, "completions.json")  # after what is there
 
@@ -252,14 +252,14 @@ class TrackioLogger(Tracker):
 
     def _open(self, known: str | None) -> str:
         self._trackio = _imported(self.name, "trackio")
-        # Trackio resumes by name: one that no run in another folder has.
+        # Trackio resumes by name, so the name must be unique.
         name = known or f"{self._label}-{secrets.token_hex(4)}"
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
         self._run = self._trackio.init(project, name=name, resume="allow", embed=False)
         return name
 
     def _send_config(self, config: Mapping[str, Any]) -> None:
-        self._run.config.update(config)  # it goes with the first metrics
+        self._run.config.update(config)  # sent with the first metrics
 
     def _send_label(self, label: Mapping[str, Any]) -> None:
         self._run.config.update({f"run.{key}": value for key, value in label.items()})
@@ -276,20 +276,20 @@ class TrackioLogger(Tracker):
 
 
 def _imported(logger: str, package: str) -> Any:
-    """Import what only this logger needs.
+    """Import a package that only this logger needs.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: the package is not installed.
     """
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name != package:  # it is there, and broken
+        if error.name != package:  # installed, but broken
             raise
         text = f"logger.names={logger} needs {package}: {install(logger)}"
         raise ConfigError(text) from error
 
 
 def _refused(what: str, error: Exception) -> ConfigError:
-    """Return what a library says of its own settings, in one line."""
+    """Return a library's error about its own settings, in one line."""
     return ConfigError(f"logger.names={what}: {' '.join(str(error).split())}")

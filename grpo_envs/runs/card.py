@@ -1,4 +1,4 @@
-"""The model card of a run: what was trained, on what, how well, and by which command."""
+"""The model card of a run: the model, the environment, the evaluation and the command."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def model_card(run: Path, step: int, *, base: str, adapters: bool) -> str:
 
     Args:
         run: The run's folder.
-        step: Of the checkpoint.
+        step: Step of the checkpoint.
         base: The model that was trained.
-        adapters: Whether the card is of adapters, without their model.
+        adapters: Whether the card is for adapters without their base model.
     """
     folder = RunFolder(run)
     config, about = folder.config or {}, folder.about
@@ -90,7 +90,7 @@ def model_card(run: Path, step: int, *, base: str, adapters: bool) -> str:
 
 
 def _table(run: Path, step: int) -> str:
-    """Return what the run's evaluations say before training and at the checkpoint."""
+    """Return a table of the run's evaluations before training and at the checkpoint."""
     file = run / "eval.jsonl"
     rows = read_jsonl(file) if file.is_file() else []
     first = next((row for row in rows if row["step"] == 0), None)

@@ -1,4 +1,4 @@
-"""Checkpoints: a Transformers folder plus what the trainer needs to go on, written atomically."""
+"""Checkpoints: a Transformers folder and the trainer's state, written atomically."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Checkpoints:
     """`checkpoints/step_000100/` and the links `last` and `best` beside it, in a run's folder."""
 
     def __init__(self, run: Path, keep: int = 0, dtype: str = "fp32") -> None:
-        """Look at a run's folder.
+        """Find the checkpoints of a run's folder.
 
         Args:
             run: The folder.
-            keep: How many of the newest checkpoints stay when another is saved; 0: all.
-            dtype: Of the weights that are saved for others; `trainer.save_dtype`.
+            keep: Number of newest checkpoints that are kept; 0: all.
+            dtype: Type of the saved model's weights; `trainer.save_dtype`.
         """
         self.folder = run / "checkpoints"
         self.keep = keep
@@ -46,19 +46,19 @@ class Checkpoints:
         return self.folder / "best"
 
     def after(self, step: int) -> Path:
-        """Return the folder of the checkpoint after so many steps."""
+        """Return the folder of the checkpoint after `step` steps."""
         return self.folder / f"step_{step:06d}"
 
     def newest_whole(self) -> Path | None:
-        """Return the newest checkpoint that has all of its bytes: the one to go on from.
+        """Return the newest complete checkpoint, from which a run resumes.
 
-        None if there is none: a run starts anew.
+        None if there is none: the run starts from the beginning.
         """
         newest_first = sorted(self.folder.glob("step_*"), reverse=True)
         return next((folder for folder in newest_first if not _lacks(folder)), None)
 
     def set_aside(self) -> list[str]:
-        """Rename the checkpoints that are not whole: a run that starts anew overwrites none.
+        """Rename incomplete checkpoints, so that a run from the beginning does not overwrite them.
 
         Returns:
             Their new names, with what they lack.
@@ -83,35 +83,35 @@ class Checkpoints:
 
         Args:
             step: Optimiser steps done.
-            policy: Its `save` writes model and tokenizer into a folder.
-            state: Tensors, numbers and containers of them; None for a checkpoint that no run goes
-                on from.
+            policy: The policy; `policy.save` writes model and tokenizer into a folder.
+            state: Tensors, numbers and containers of them; None for a checkpoint that no run can
+                resume from.
             config: The decisive keys, compared on resume; must be JSON.
 
         Raises:
-            CheckpointError: it cannot be written.
+            CheckpointError: the checkpoint cannot be written.
         """
         final = self.after(step)
         temporary = self.folder / f".{final.name}.tmp"
-        for left in self.folder.glob(".step_*.tmp"):  # of a kill in the midst of this
+        for left in self.folder.glob(".step_*.tmp"):  # left by a killed process
             shutil.rmtree(left)
         try:
             self._write(
                 temporary, policy, state, {"step": step, "config": config, "dtype": self.dtype}
             )
-        except Exception as error:  # of the system, safetensors or torch, each in its own words
+        except Exception as error:  # of the system, safetensors or torch
             shutil.rmtree(temporary, ignore_errors=True)
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             older = self.newest_whole()
             again = "" if state is None else ", resume=auto goes on from it"
             good = f"{older.name} is whole{again}" if older else "none before"
             raise CheckpointError(f"{shown(final)} cannot be written: {cause}; {good}.") from error
-        if final.exists():  # the same step again, after a resume
+        if final.exists():  # a resumed run repeats the step
             shutil.rmtree(final)
         temporary.rename(final)
         self.point_last_to(final)
         fsync(self.folder)
-        if self.keep:  # later ones are not whole, and count for nothing
+        if self.keep:  # later ones are incomplete: they do not count
             until = [path for path in sorted(self.folder.glob("step_*")) if path.name <= final.name]
             best = self.best.resolve()
             for old in until[: -self.keep]:
@@ -130,18 +130,18 @@ class Checkpoints:
             torch.save(dict(state), temporary / _STATE)
         sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
         write_atomically(temporary / _META, json.dumps({**meta, "bytes": sizes}, indent=1))
-        mode = (temporary / _META).stat().st_mode  # as the umask has it; safetensors' is 0600
+        mode = (temporary / _META).stat().st_mode  # by the umask; safetensors writes 0600
         for file in temporary.iterdir():
             file.chmod(mode)
             fsync(file)
 
     def require(self, config: Mapping[str, Any]) -> int:
-        """Return the step of the checkpoint to go on from. Loads nothing, so it takes no time.
+        """Return the step of the checkpoint to resume from, without loading it.
 
-        A log line names each newer one that is not whole, as where the disk was full.
+        A log line names each newer checkpoint that is incomplete, for example after a full disk.
 
         Raises:
-            ConfigError: there is none, it has no optimizer, or it comes from another configuration;
+            ConfigError: there is no checkpoint, it has no optimizer, or its configuration differs;
                 the message names the keys that differ.
         """
         folder = self.newest_whole()
@@ -171,7 +171,7 @@ class Checkpoints:
         Raises:
             ConfigError: as in `require`.
         """
-        import torch  # not at the top: who only asks need not wait for it
+        import torch  # here: `require` does not need torch
 
         newest = self.newest_whole()
         step = self._step(newest, config)
@@ -184,16 +184,16 @@ class Checkpoints:
         return step, folder.resolve(), state
 
     def point_last_to(self, final: Path) -> None:
-        """Let `last` be this checkpoint."""
+        """Point the link `last` to this checkpoint."""
         _point(self.last, final)
 
     def point_best_to(self, step: int) -> None:
-        """Let `best` be the checkpoint after so many steps."""
+        """Point the link `best` to the checkpoint after `step` steps."""
         _point(self.best, self.after(step))
 
 
 def _point(name: Path, final: Path) -> None:
-    """Let a link be a checkpoint beside it."""
+    """Point a link to a checkpoint in the same folder."""
     link = name.with_name(f".{name.name}.tmp")
     link.unlink(missing_ok=True)
     link.symlink_to(final.name)
@@ -201,7 +201,7 @@ def _point(name: Path, final: Path) -> None:
 
 
 def _lacks(folder: Path) -> str:
-    """Return what a checkpoint lacks, in words; '' where it is whole."""
+    """Return what a checkpoint lacks, in words; '' if it is complete."""
     try:
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""Variants of a run compared over seeds: what they reach, by how much they differ, and how sure.
+"""Variants of a run compared over seeds: their results, differences and intervals.
 
-A variant is all runs that agree in some keys (`by`); its runs differ in others (`over`: the seed).
-Two variants are compared in pairs of runs that agree in what is varied: the same seed has the same
-problems in the same order.
+A variant consists of all runs that agree in the keys `by`; its runs differ in the keys `over` (the
+seed). Two variants are compared in pairs of runs with equal values of `over`: with the same seed,
+runs have the same problems in the same order.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from grpo_envs.runtime.files import shown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is compared."""
+    """The keys and metrics of a comparison."""
 
     metrics: Sequence[str]
     by: Sequence[str] = ()
-    """Keys that tell variants apart; () for the overrides in which the runs differ."""
+    """Keys that define a variant; () for the overrides in which the runs differ."""
     over: Sequence[str] = ("seed",)
     """Keys in which the runs of a variant differ."""
     tasks: str = ""
-    """A key whose values are tasks: each is a stratum of the bootstrap; '' for one task."""
+    """A key whose values are tasks, which are strata of the bootstrap; '' for one task."""
     baseline: str = ""
     """The variant that the others are compared with; '' for the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """Runs that agree in the keys that are compared."""
+    """Runs that agree in the keys of `Question.by`."""
 
     name: str
     runs: Mapping[tuple[str, str], Record]
-    """By task and unit: the values of `Question.tasks` and of `Question.over`."""
+    """Runs by task and unit: the values of `Question.tasks` and of `Question.over`."""
 
     def strata(self, metric: str) -> list[list[float]]:
         """Return the values of the runs of each task."""
@@ -58,7 +58,7 @@ class Variant:
         return list(found.values())
 
     def by_unit(self, metric: str) -> dict[str, float]:
-        """Return the mean over tasks of each unit that has run all of them."""
+        """Return the mean over tasks for each unit that has runs of all tasks."""
         tasks = {task for task, _ in self.runs}
         units = {unit for _, unit in self.runs}
         whole = [u for u in units if all((task, u) in self.runs for task in tasks)]
@@ -76,22 +76,22 @@ class Result:
     iqm: Estimate
     """The interquartile mean."""
     pairs: int
-    """Units that both this variant and the baseline have; 0 of the baseline itself."""
+    """Units that both this variant and the baseline have; 0 for the baseline itself."""
     difference: PairedDifference | None
-    """None with fewer than two pairs: nothing can be said."""
+    """None with fewer than two pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Runs sorted into variants, with remarks on what does not fit."""
+    """Runs sorted into variants, with remarks."""
 
     question: Question
     by: Sequence[str]
-    """Keys that tell the variants apart."""
+    """Keys that define a variant."""
     variants: Sequence[Variant]
-    """The baseline first."""
+    """The variants, the baseline first."""
     remarks: Sequence[str] = field(default_factory=list)
-    """Lines on runs that are left out and keys that differ."""
+    """Lines about runs that are left out and keys that differ."""
 
     @cached_property
     def results(self) -> list[Result]:
@@ -104,9 +104,9 @@ class Comparison:
 
 
 def reached(run: Record, metric: str) -> float:
-    """Return what a run reached: the last evaluation, or a mean over the last steps.
+    """Return a run's final value of a metric: of the last evaluation, or a mean of the last steps.
 
-    A metric of the training steps is noisy: its value is the mean over the last quarter of them, at
+    Metrics of training steps are noisy, so the value is the mean over the last quarter of steps, at
     most 20.
     """
     evaluated = [row[metric] for row in run.evals if metric in row]
@@ -144,7 +144,7 @@ def compare(runs: Sequence[Record], question: Question) -> Comparison:
 
 
 def over_seeds(runs: Sequence[Record], metric: str) -> Comparison | None:
-    """Return the variants compared over seeds; None if no two runs that are done differ in it."""
+    """Return the variants compared over seeds; None if finished runs have only one seed."""
     done = [
         run
         for run in runs
@@ -156,12 +156,12 @@ def over_seeds(runs: Sequence[Record], metric: str) -> Comparison | None:
 
 
 def read(paths: Sequence[Path]) -> list[Record]:
-    """Return the records of runs, each folder once."""
+    """Return the records of runs; repeated folders count once."""
     return [record_of(path) for path in dict.fromkeys(paths)]
 
 
 def setting(run: Record, key: str) -> str:
-    """Return the value of a key in a run as text: an option of a group, too; '' without one.
+    """Return the value of a key or the option of a group in a run, as text; '' if there is none.
 
     >>> setting(Record(Path("run"), [], [], {"agent.name": "grpo", "seed": 3}, {}, "done"), "seed")
     '3'
@@ -189,10 +189,10 @@ def _named(run: Record, keys: Sequence[str]) -> str:
 
 
 def _comparable(runs: Sequence[Record], metrics: Sequence[str]) -> tuple[list[Record], list[str]]:
-    """Return the runs that are done, of one length and have the metrics; and why others have not.
+    """Return finished runs of one length that have the metrics, and remarks on the other runs.
 
     Raises:
-        ConfigError: no run is left, or none has a metric.
+        ConfigError: no run is left, or no run has a metric.
     """
     done = [run for run in runs if run.state == "done" and run.steps]
     left = {shown(run.path): run.state for run in runs if run not in done}
@@ -236,7 +236,7 @@ def _require_key(option: str, key: str, runs: Sequence[Record]) -> None:
 def _differing(
     variants: Sequence[Variant], by: Sequence[str], over: Sequence[str]
 ) -> Iterator[str]:
-    """Yield lines on the keys that differ between variants, and within them."""
+    """Yield lines about the keys that differ between variants, or within a variant."""
     keys = dict.fromkeys(k for v in variants for run in v.runs.values() for k in run.settings)
     expected: list[str] = []
     beside: list[str] = []
@@ -259,7 +259,7 @@ def _differing(
 
 
 def _belongs(key: str, groups: Sequence[str]) -> bool:
-    """Return whether a key is one of these, or of one of these groups."""
+    """Return whether a key is one of `groups`, or below one of them."""
     return any(key == name or key.startswith(f"{name}.") for name in groups if name)
 
 

@@ -1,4 +1,4 @@
-"""Which curves runs have: the metric, the title and the axis of each, and its points."""
+"""The curves of runs: metric, title, axis and points."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Points:
 
     steps: Sequence[int]
     values: Sequence[float]
-    """Of a metric of each step its running mean."""
+    """The metric; for a metric of every step its running mean."""
     raw: Sequence[float] = ()
     """The values of each step of a single run; () if `values` are not smoothed."""
     low: Sequence[float] = ()
     high: Sequence[float] = ()
-    """95 % intervals: of an evaluation those over its problems, of several runs those over the
-    runs; () if there are none."""
+    """95 % intervals: over the problems of an evaluation, or over several runs; () if there are
+    none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +35,13 @@ class Curve:
     metric: str
     title: str
     share: bool = False
-    """Whether its axis goes from 0 to 1."""
+    """Whether the axis goes from 0 to 1."""
     noisy: bool = True
-    """Whether a running mean is shown of it."""
+    """Whether the curve shows a running mean."""
 
     @property
     def evaluated(self) -> bool:
-        """Whether it has points where the run was evaluated, else at every step."""
+        """Whether the metric has points at evaluations only, not at every step."""
         return self.metric.startswith("eval/")
 
     def rows(self, run: Record) -> list[Row]:
@@ -51,7 +51,7 @@ class Curve:
     def points(self, runs: Sequence[Record]) -> Points:
         """Return the points of a run, or the mean of several runs with a bootstrap interval.
 
-        The mean is over the steps that all of the runs have.
+        The mean covers the steps that all runs have.
         """
         if len(runs) == 1:
             return self._of_one(self.rows(runs[0]))
@@ -99,24 +99,24 @@ MORE = (
     Curve(metric="policy/entropy", title="entropy [nats/token]"),
     LENGTH,
     Curve(metric="completion/truncated", title="share of truncated answers", share=True),
-    Curve(metric="group/zero_std", title="share of flat groups (they teach nothing)", share=True),
+    Curve(metric="group/zero_std", title="share of flat groups (no signal)", share=True),
     Curve(metric="reward/invalid", title="share of invalid rewards", share=True),
     *OPTIMISER,
     Curve(metric="optim/grad_norm", title="norm of the gradient"),
     Curve(metric="policy/sample_gap", title="gap between sampling and training [nats/token]"),
     Curve(metric="tokens/per_second", title="tokens per second"),
 )
-"""What a report shows beside accuracy, reward and its parts, in this order."""
+"""The curves of a report after accuracy, reward and its parts, in this order."""
 
 
 def curve_of(metric: str) -> Curve:
-    """Return the curve of any metric; one that is not known is titled by its name."""
+    """Return the curve of a metric; the title of an unknown metric is its name."""
     known = {curve.metric: curve for curve in (ACCURACY, REWARD, *MORE)}
     return known.get(metric, Curve(metric=metric, title=metric))
 
 
 def seen(runs: Sequence[Record], curves: Sequence[Curve]) -> list[Curve]:
-    """Return the curves of which some run has more than zeros."""
+    """Return the curves that are not 0 everywhere in all runs."""
     return [c for c in curves if any(row[c.metric] for run in runs for row in c.rows(run))]
 
 
@@ -146,7 +146,7 @@ def _passes(runs: Sequence[Record]) -> list[Curve]:
 
 
 def half_width_of(metric: str) -> str:
-    """Return what half the width of an evaluation's metric is called, see `eval_metrics`."""
+    """Return the name of the interval's half width of a metric, see `eval_metrics`."""
     return "eval/ci95" if metric == "eval/accuracy" else f"{metric}_ci95"
 
 

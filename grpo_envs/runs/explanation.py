@@ -1,7 +1,7 @@
-"""One group of a run, in the terms of its loss: how rewards became advantages, token by token.
+"""One group of a run, in the terms of its loss: from rewards to advantages, token by token.
 
-Numbers are printed with nine significant digits, which float32 needs to be read back: what is
-calculated by hand from them is what the run calculated.
+Numbers have nine significant digits, as float32 needs: a calculation by hand from these numbers
+gives what the run calculated.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """What is explained."""
+    """The group, completion and update to explain."""
 
     step: int
     group: int = 0
-    """Its number in the step, from 0."""
+    """Number of the group in the step, from 0."""
     member: int | None = None
-    """The completion that is shown token by token; None for that of the largest advantage."""
+    """The completion to show token by token; None: the one with the largest advantage."""
     update: int | None = None
-    """The update of the step, from 1; None for the last one that it took part in."""
+    """The update of the step, from 1; None: the last one that the completion took part in."""
 
 
 def explain(run: Record, place: Place) -> Iterator[str | Table]:
@@ -96,7 +96,7 @@ def _shown(steps: Sequence[int]) -> str:
 
 
 def last_noted(run: Record) -> Place | None:
-    """Return the last group of a run whose tokens were noted: what a report explains."""
+    """Return the last group with recorded tokens, which a report explains."""
     noted = _noted(run)
     return Place(step=noted[-1]["step"], group=noted[-1]["group"]) if noted else None
 
@@ -218,7 +218,7 @@ def _number(value: float | None) -> str:
 
 
 def as_text(parts: Sequence[str | Table]) -> str:
-    """Return an explanation as lines; columns are two spaces apart and never wrapped."""
+    """Return an explanation as lines; columns are two spaces apart and are not wrapped."""
     return "\n".join(part if isinstance(part, str) else _aligned(part) for part in parts)
 
 

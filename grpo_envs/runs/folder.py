@@ -1,4 +1,4 @@
-"""A run's folder: its name in a sweep, the configuration of its run, and how the run ended."""
+"""A run's folder: its name in a sweep, its configuration, and how the run ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from grpo_envs.runtime.files import shown, write_atomically
 
 _LONGEST = 100
 _TRACES = {".hydra", ".lock", "run.log", "multirun.yaml", "base"}
-"""What a command leaves in a folder before its run begins."""
+"""Files that a command writes before its run begins."""
 
 
 def job_name(overrides: Sequence[str], but: Sequence[str] = ()) -> str:
@@ -30,8 +30,8 @@ def job_name(overrides: Sequence[str], but: Sequence[str] = ()) -> str:
     'env-math_seed-1'
 
     Args:
-        overrides: What the job was told.
-        but: Keys that are left out: all jobs of the sweep have one value of them.
+        overrides: Overrides of the job.
+        but: Keys to leave out, because all jobs of the sweep have the same value.
     """
     kept = [text for text in overrides if _key(text) not in but]
     return _readable(sorted(kept, key=lambda text: ("." in _key(text), text)))
@@ -40,13 +40,13 @@ def job_name(overrides: Sequence[str], but: Sequence[str] = ()) -> str:
 def sweep_name(overrides: Mapping[str, str | None]) -> str:
     """Return a stable name for a sweep: the keys that vary, then the others with their value.
 
-    A sweep that gets more values goes on in the same folder.
+    A sweep that is extended by more values keeps its folder.
 
     >>> sweep_name({"env": None, "seed": None, "trainer.steps": "5"})
     'env_seed_trainer.steps-5'
 
     Args:
-        overrides: Each key with its value, or None where it takes several.
+        overrides: Each key with its value, or None if it has several values.
     """
     varied = sorted(key for key, value in overrides.items() if value is None)
     fixed = sorted(f"{key}={value}" for key, value in overrides.items() if value is not None)
@@ -55,19 +55,19 @@ def sweep_name(overrides: Mapping[str, str | None]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """`config.json` says whose the folder is; `done.json` or `failed.json` how the run ended.
+    """`config.json` holds the run's configuration; `done.json` or `failed.json` how the run ended.
 
-    A folder that has neither holds a run that goes on, or was cut off.
+    Without the latter two, the run is still running or was interrupted.
     """
 
     path: Path
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runs out of the folder. The system lets go of it where a run is killed.
+        """Lock the folder against other runs. The system releases the lock of a killed run.
 
         Raises:
-            ConfigError: another run is at work in it.
+            ConfigError: another run is at work in the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
@@ -86,9 +86,9 @@ class RunFolder:
         overrides: Sequence[str],
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Note the configuration (flat) of the run that starts here, and more about it. JSON.
+        """Write config.json for the run that starts here: its flat configuration, and more.
 
-        A run that was done here is no longer: it goes on, or starts anew.
+        A finished run in this folder counts as unfinished from now on.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "done.json").unlink(missing_ok=True)
@@ -96,7 +96,7 @@ class RunFolder:
         write_atomically(self.path / "config.json", json.dumps(note, indent=1))
 
     def end(self) -> None:
-        """Note when this session of the run ended, however it did."""
+        """Record when this session of the run ended."""
         note = _read(self.path / "config.json")
         if note and (sessions := note["about"].get("sessions")):
             sessions[-1]["end"] = now()
@@ -104,14 +104,14 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether a run has begun in the folder: it has a configuration, or checkpoints."""
+        """Whether a run has begun in the folder, which then has a configuration or checkpoints."""
         return self.config is not None or (self.path / "checkpoints").is_dir()
 
     def require_same(self, config: Mapping[str, Any]) -> None:
         """Refuse a folder that holds a run of another configuration.
 
         Raises:
-            ConfigError: naming the keys that differ.
+            ConfigError: the configurations differ; the message names the keys.
         """
         before = self.config
         if before is not None and not self.is_of(config):
@@ -123,15 +123,15 @@ class RunFolder:
         return self.config == _as_read(config)
 
     def finish(self, steps: int, metrics: Mapping[str, float], stopped: str = "") -> None:
-        """Note that the run is done, with its last metrics, and which limit ended it, if any."""
+        """Record that the run is done, its last metrics, and the limit that ended it, if any."""
         done = {"steps": steps, "metrics": dict(metrics), "stopped": stopped}
         write_atomically(self.path / "done.json", json.dumps(done, indent=1))
 
     def abandon(self) -> None:
-        """Remove a folder that holds nothing but the traces of a command that did not begin.
+        """Remove the folder if it holds only files from before the run began.
 
-        So do the folders around it that are empty then, up to the working folder. What another
-        run is at work in stays.
+        Empty parent folders are removed, too, up to the working folder. A folder that another run
+        has locked is kept.
         """
         here = Path.cwd()
         if not self.path.is_dir() or here.is_relative_to(self.path.resolve()):
@@ -152,28 +152,28 @@ class RunFolder:
                 return
 
     def fail(self, why: str, overrides: Sequence[str]) -> None:
-        """Note that the run ended early, and why."""
+        """Record that the run ended early, and why."""
         note = {"overrides": list(overrides), "error": why}
         write_atomically(self.path / "failed.json", json.dumps(note, indent=1))
 
     def try_again(self) -> None:
-        """Forget that the run ended early."""
+        """Remove the record that the run ended early."""
         (self.path / "failed.json").unlink(missing_ok=True)
 
     @property
     def config(self) -> dict[str, Any] | None:
-        """The configuration of the run in this folder, flat; None where none started."""
+        """The flat configuration of the run in this folder; None if no run has started."""
         note = _read(self.path / "config.json") or {}
         return dict(note["config"]) if "config" in note else None
 
     @property
     def about(self) -> dict[str, Any]:
-        """What else was noted of the run."""
+        """Further information about the run."""
         return dict((_read(self.path / "config.json") or {}).get("about", {}))
 
     @property
     def overrides(self) -> list[str]:
-        """What the command line said."""
+        """The overrides of the command line."""
         note = _read(self.path / "config.json") or _read(self.path / "failed.json")
         return [] if note is None else list(note["overrides"])
 
@@ -185,17 +185,17 @@ class RunFolder:
 
     @property
     def error(self) -> str | None:
-        """Why the run ended early, None where it did not."""
+        """Why the run ended early; None if it did not."""
         failed = _read(self.path / "failed.json")
         return None if failed is None else str(failed["error"])
 
 
 def newest_cut_off(runs: Path, overrides: Sequence[str]) -> Path | None:
-    """Return the newest run of a command that was cut off; None if there is none.
+    """Return the newest interrupted run of a command; None if there is none.
 
     Args:
         runs: The folder that holds the runs' folders.
-        overrides: What the command said; `resume=` does not count.
+        overrides: Overrides of the command; `resume=` is ignored.
     """
     said = [override for override in overrides if not override.startswith("resume=")]
     for path in sorted(runs.glob("*/config.json"), reverse=True):
@@ -207,13 +207,13 @@ def newest_cut_off(runs: Path, overrides: Sequence[str]) -> Path | None:
 
 
 def failures(sweep: Path, since: float) -> list[RunFolder]:
-    """Return the jobs of a sweep that failed after a moment [seconds since the epoch]."""
+    """Return the jobs of a sweep that failed after `since` [seconds since the epoch]."""
     found = sorted(sweep.glob("*/failed.json"))
     return [RunFolder(path.parent) for path in found if path.stat().st_mtime >= since]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return where two flat configurations differ, in words.
+    """Return the differences of two flat configurations, in words.
 
     >>> differences({"seed": 0, "env.level": 1}, {"seed": 1, "env.level": None})
     'env.level=1 then, null now; seed=0 then, 1 now'
@@ -224,7 +224,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _back(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return the overrides that make `now` what it was before, for a shell.
+    """Return the overrides, for a shell, that turn `now` into `before`.
 
     >>> _back({"seed": 0, "model.text of chat_template": "ab"}, {"seed": 1, "env.level": 1})
     'seed=0 without env.level'
@@ -236,7 +236,7 @@ def _back(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _as_typed(value: Any) -> str:
-    """Return a value as an override of Hydra has it.
+    """Return a value in the form of a Hydra override.
 
     >>> _as_typed(None), _as_typed(True), _as_typed("math"), _as_typed(["a"])
     ('null', 'true', 'math', '["a"]')
@@ -245,10 +245,10 @@ def _as_typed(value: Any) -> str:
 
 
 def require_alike(run: Path, before: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuse to go on in a run's folder with another configuration than it had before.
+    """Refuse to continue in a run's folder with another configuration.
 
     Raises:
-        ConfigError: naming the keys that differ.
+        ConfigError: the configurations differ; the message names the keys.
     """
     now = _as_read(config)
     different = differences(before, now)
@@ -258,7 +258,7 @@ def require_alike(run: Path, before: Mapping[str, Any], config: Mapping[str, Any
 
 
 def _as_read(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration as it reads once it was written."""
+    """Return a configuration as it is after writing and reading."""
     return dict(json.loads(json.dumps(dict(config))))
 
 
@@ -271,9 +271,9 @@ def _key(override: str) -> str:
 
 
 def _readable(words: Sequence[str]) -> str:
-    """Join words to a folder's name that can stand in an override: `model.path=multirun/...`.
+    """Join words to a folder's name that can be used in an override: `model.path=multirun/...`.
 
-    A hash is at its end where the name does not say it all.
+    A hash is appended if the name was shortened or changed.
     """
     text = "_".join(words).replace("=", "-") or "default"
     name = "".join(c if c.isalnum() or c in ".-" else "_" for c in text)[:_LONGEST]

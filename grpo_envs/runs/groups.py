@@ -1,4 +1,4 @@
-"""Groups as text, for a checkpoint: what is sampled and not learnt yet."""
+"""Groups as text, for checkpoints: groups that are sampled and not learnt from yet."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ def to_text(groups: Sequence[Group]) -> str:
 
 
 def from_text(text: str) -> list[Group]:
-    """Return the groups that `to_text` was given."""
+    """Return the groups in a text of `to_text`."""
     return [_group(each) for each in json.loads(text)]
 
 

@@ -1,4 +1,4 @@
-"""What a step's groups say about themselves, as numbers by `area/name`."""
+"""Metrics of a step's groups, by `area/name`."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from statistics import fmean, pstdev
 from grpo_envs.types import Group, Reward
 
 Flat = Callable[[Group], bool]
-"""Whether a group teaches nothing, as its agent says."""
+"""Whether a group gives the agent no learning signal, see `AgentConfig.flat`."""
 
 
 def group_metrics(
@@ -15,8 +15,8 @@ def group_metrics(
 ) -> dict[str, float]:
     """Return reward, group and completion metrics of one step.
 
-    `reward/mean`, `reward/std` and the parts are over valid members; `group/zero_std` is the share
-    of groups that teach nothing: by default, those whose valid rewards are all equal.
+    `reward/mean`, `reward/std` and the parts are over valid members. `group/zero_std` is the share
+    of groups without a learning signal: by default, groups whose valid rewards are all equal.
     """
     rewards = [reward for group in groups for reward in group.rewards]
     valid = [reward for reward in rewards if reward.valid]
@@ -37,17 +37,17 @@ def group_metrics(
 
 
 def _part_mean(rewards: Sequence[Reward], name: str) -> float:
-    """Return the mean of a part over the rewards that have it: it may not apply to all problems."""
+    """Return the mean of a part over the rewards that have it; it may not apply to all problems."""
     return fmean(reward.parts[name] for reward in rewards if name in reward.parts)
 
 
 def _weighted_mean(rewards: Sequence[Reward], name: str) -> float:
-    """Return what a part adds to the mean reward."""
+    """Return the contribution of a part to the mean reward."""
     return fmean(r.weights.get(name, 1.0) * r.parts.get(name, 0.0) for r in rewards)
 
 
 def _sources(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """Return the groups by the environment of a mixture that they come from; {} for no mixture."""
+    """Return the groups by their environment in a mixture; {} without a mixture."""
     found: dict[str, list[Group]] = {}
     for group in groups:
         if "env" in group.meta:
@@ -56,9 +56,9 @@ def _sources(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 
 def _by_source(groups: Sequence[Group], flat: Flat) -> dict[str, float]:
-    """Return what each environment of a mixture did: its share, reward and flat groups.
+    """Return metrics of each environment of a mixture: share, reward and share of flat groups.
 
-    Where its difficulty follows success, the level, too.
+    Also the level, if the difficulty follows the success.
     """
     metrics: dict[str, float] = {}
     for name, some in _sources(groups).items():
@@ -76,7 +76,7 @@ def _by_source(groups: Sequence[Group], flat: Flat) -> dict[str, float]:
 def rounded(metrics: Mapping[str, float], digits: int = 6) -> dict[str, float]:
     """Return the metrics with `digits` significant digits, for files that people read.
 
-    What is not finite is left out: JSON has no such number.
+    Values that are not finite are left out, because JSON has no such numbers.
 
     >>> rounded({"loss/kl": 0.12345678, "optim/grad_norm": float("nan")})
     {'loss/kl': 0.123457}

@@ -1,4 +1,4 @@
-"""Which run a path means: the run in it, or of a folder of runs the newest one."""
+"""The run that a path means: the run itself, or the newest run in a folder of runs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.files import shown
 
 _DEEPEST = 3
-"""Folders between a given one and a run: outputs/math/TIME lies three below the one around it."""
+"""Levels below a given folder that are searched: outputs/math/TIME is three levels down."""
 
 
 def run_at(path: Path) -> Path:
-    """Return the run that a path means, and the path itself where it means none.
+    """Return the run that a path means; the path itself if it means none.
 
-    Where that is the newest run of a folder, a line on stderr says which.
+    If the run is the newest one of a folder, a line on stderr names it.
     """
     found = newest_run(path)
     if found is None:
@@ -27,22 +27,22 @@ def run_at(path: Path) -> Path:
 
 
 def model_path(given: str | None) -> str | None:
-    """Return `model.path` with the newest run in the place of a folder of runs, see `run_at`."""
+    """Return `model.path`; for a folder of runs its newest run, see `run_at`."""
     return given and str(run_at(Path(given).expanduser()))
 
 
 def newest_run(path: Path) -> Path | None:
-    """Return the run below a folder that began last; None for a run, a model or any other path."""
+    """Return the latest run below a folder; None for a run, a model or any other path."""
     if _is_run(path) or _is_model(path) or not path.is_dir():
         return None
     return max(_runs_below(path, _DEEPEST), key=_began, default=None)
 
 
 def runs_in(path: Path) -> list[Path]:
-    """Return the run in a folder, or all those below it, by name; of jobs that failed, too.
+    """Return the run in a folder, or all runs below it, by name; including failed jobs.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no runs.
     """
     if _is_run(path):
         return [path]
@@ -54,17 +54,17 @@ def runs_in(path: Path) -> list[Path]:
 
 
 def model_in(path: Path) -> Path:
-    """Return the model that a path means: of a run its last checkpoint, else the path itself.
+    """Return the model that a path means: for a run its last checkpoint, else the path itself.
 
     Raises:
-        ConfigError: a run without a checkpoint, or a folder of several runs.
+        ConfigError: the path is a run without a checkpoint, or a folder of several runs.
     """
     last = path / "checkpoints" / "last"
     if last.exists():
         return last
     if _is_run(path) and not _is_model(path):
         raise ConfigError(f"model.path={shown(path)}: a run without a checkpoint yet.")
-    if newest := newest_run(path):  # another one as soon as the next run begins
+    if newest := newest_run(path):  # ambiguous: the next run would be newer
         raise ConfigError(f"model.path={shown(path)}: a folder of runs. Give model.path={newest}.")
     return path
 
@@ -79,7 +79,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _keys(path: Path) -> set[str]:
-    """Return the keys in a folder's config.json, which may be a run's, a model's or anything."""
+    """Return the keys in a folder's config.json, which may be that of a run, a model or neither."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -88,10 +88,10 @@ def _keys(path: Path) -> set[str]:
 
 
 def _runs_below(path: Path, depth: int) -> Iterator[Path]:
-    """Yield the runs in a folder, those in its folders and so on."""
+    """Yield the runs below a folder, down to `depth` levels."""
     try:
         folders = sorted(each for each in path.iterdir() if each.is_dir())
-    except OSError:  # of somebody else: nothing of ours is in it
+    except OSError:  # not readable: no run of ours
         return
     for folder in folders:
         if folder.name.startswith(".") or folder.is_symlink():
@@ -103,7 +103,7 @@ def _runs_below(path: Path, depth: int) -> Iterator[Path]:
 
 
 def _began(run: Path) -> tuple[int, str]:
-    """Return when a run began, or went on last, in nanoseconds; runs of one moment by name."""
+    """Return when a run began or was last resumed [ns], then its name."""
     marks = (run / "config.json", run / "metrics.jsonl")
     mark = next(file for file in marks if file.is_file())
     return mark.stat().st_mtime_ns, run.name

@@ -20,13 +20,13 @@ _ESCAPED = {
 
 
 def rows_of(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of a table, as texts; each metric has a row a variant.
+    """Return the header and the rows of a table as texts, with a row for each metric and variant.
 
-    An interval stands behind its number: 0.981 [0.972, 0.990].
+    An interval follows its number: 0.981 [0.972, 0.990].
     """
     by = comparison.by
     names = {v.name: v.name for v in comparison.variants}
-    if len(by) == 1:  # its name is in the header
+    if len(by) == 1:  # the key is in the header
         names = {name: name.removeprefix(f"{by[0]}=") for name in names}
     baseline = names[comparison.variants[0].name]
     several = len(comparison.question.metrics) > 1

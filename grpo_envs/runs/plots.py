@@ -1,6 +1,6 @@
-"""Curves of runs, drawn: as a picture by matplotlib, or as a part of a page by plotly.
+"""Plots of curves: a picture by matplotlib, or a part of a page by plotly.
 
-A line is one run, or the mean of several runs with a band. Both ways draw the same points.
+A line is one run, or the mean of several runs with a band. Both libraries draw the same points.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ COLOURS = (
     *("#1F77B4", "#FF7F0E", "#2CA02C", "#D62728", "#9467BD"),
     *("#8C564B", "#E377C2", "#7F7F7F", "#BCBD22", "#17BECF"),
 )
-"""Ten colours that can be told apart on white and on black (Tableau 10)."""
+"""Ten colours that are distinct on white and on black (Tableau 10)."""
 _FEW = 4
-"""Lines up to which there is room for the values of single steps and for error bars."""
+"""Up to this number of lines, values of single steps and error bars are shown."""
 _COLUMNS = 4
 _TIMES = {"time/sample": "sample", "time/score": "score", "time/update": "update"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """What a chart shows in one colour."""
+    """A line of a chart."""
 
     label: str
     runs: Sequence[Record]
@@ -90,7 +90,7 @@ def _pyplot() -> Any:
     """Import matplotlib, which only pictures need.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: matplotlib is not installed.
     """
     try:
         import matplotlib as mpl  # the extra `plot`
@@ -104,7 +104,7 @@ def _pyplot() -> Any:
 
 
 def chart(lines: Sequence[Line], curve: Curve) -> Figure:
-    """Return a curve of all lines as a figure of plotly, small: a phone shows it whole."""
+    """Return a curve of all lines as a plotly figure, small enough for a phone."""
     figure = _figure()
     for number, line in enumerate(lines):
         points = curve.points(line.runs)
@@ -147,7 +147,7 @@ def _add_band(
 
 
 def time_chart(lines: Sequence[Line]) -> Figure:
-    """Return the seconds of a step; of a single run what they are made of."""
+    """Return a chart of the seconds of a step; for a single run, of its parts."""
     if len(lines) > 1 or len(lines[0].runs) > 1:
         return chart(lines, Curve(metric="time/step", title=""))
     figure = _figure()
@@ -161,13 +161,13 @@ def time_chart(lines: Sequence[Line]) -> Figure:
             **_label(name),
         )
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.15})
-    figure.update_xaxes(title=None)  # its place is the legend's
+    figure.update_xaxes(title=None)  # the legend is there
     return figure
 
 
 def _figure() -> Figure:
-    """Return an empty figure whose colours can be read on white and on black."""
-    from plotly.graph_objects import Figure  # slow to import, only where it is used
+    """Return an empty figure with colours that are readable on white and on black."""
+    from plotly.graph_objects import Figure  # slow to import
 
     figure = Figure()
     grid = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.4)"}
@@ -185,6 +185,6 @@ def _figure() -> Figure:
 
 
 def _label(name: str) -> Mapping[str, Any]:
-    """Return the name of a line and the text that shows where the pointer is on it."""
+    """Return the name of a line, and its text under the pointer."""
     text = f"{escape(name)}<br>step %{{x}}: %{{y:.4g}}<extra></extra>"
     return {"name": escape(name), "hovertemplate": text}

@@ -1,4 +1,4 @@
-"""Where a run comes from: its code, packages and machine. Nothing is sent anywhere."""
+"""The provenance of a run: code, packages and machine. Nothing is sent anywhere."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Any
 import grpo_envs
 
 PACKAGES = "packages.txt"
-"""What was installed in the last session of a run, a line each, as `pip freeze` has it."""
+"""The packages in the last session of a run, a line each, in the format of `pip freeze`."""
 _MAIN = ("grpo-envs", "torch", "transformers", "accelerate", "gymnasium", "hydra-core")
 _PATIENCE = 10.0
-"""Seconds that git may take: of a very large repository nothing is noted."""
+"""Seconds that git may take; a repository that takes longer is left out."""
 
 
 def session(device: str, threads: int) -> dict[str, Any]:
-    """Return what is noted when a run starts or goes on.
+    """Return the record of a session, made when a run starts or resumes.
 
     Args:
-        device: Where the model is: cpu, cuda.
-        threads: Of the CPU that compute.
+        device: The type of the model's device: cpu, cuda.
+        threads: Number of computing threads of the CPU.
     """
     return {
         "start": now(),
@@ -39,12 +39,12 @@ def session(device: str, threads: int) -> dict[str, Any]:
 
 
 def now() -> str:
-    """Return this moment in UTC, to the second, as ISO 8601 has it."""
+    """Return the present time in UTC, to the second, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:
-    """Return what a run's result may depend on beside its configuration."""
+    """Return the versions that a run's result may depend on, beside its configuration."""
     found = {name: metadata.version(name) for name in _MAIN}
     return {"python": platform.python_version(), **found, "machine": platform.platform()}
 
@@ -58,8 +58,8 @@ def packages() -> str:
 def repositories(folders: list[Path]) -> list[dict[str, Any]]:
     """Return the commit of each git repository that holds one of the folders, and its state.
 
-    `dirty` says whether files that git tracks differ from the commit. Folders outside of a
-    repository, and all of them where git is missing, are left out.
+    `dirty` is True if tracked files differ from the commit. Folders outside of a repository are
+    left out; all folders, if git is missing.
     """
     found: dict[str, dict[str, Any]] = {}
     for folder in folders:
@@ -74,7 +74,7 @@ def repositories(folders: list[Path]) -> list[dict[str, Any]]:
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    """Return what git says; None where it is missing, fails or takes too long."""
+    """Return git's output; None if git is missing, fails or takes too long."""
     program = shutil.which("git")
     if program is None:
         return None
@@ -93,6 +93,6 @@ def _git(folder: Path, *words: str) -> str | None:
 
 
 def _gpus() -> list[str]:
-    import torch  # not at the top: who only reads a run need not wait for it
+    import torch  # here: reading a run does not need torch
 
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -1,4 +1,4 @@
-"""What a run has left in its folder, read back."""
+"""The files of a run's folder, read back."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from grpo_envs.runs.folder import RunFolder
 from grpo_envs.runs.rows import read_jsonl
 
 Row = Mapping[str, Any]
-"""Of metrics.jsonl or eval.jsonl."""
+"""A row of metrics.jsonl or eval.jsonl."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run's files. Completions are read when they are asked for: they may be large."""
+    """One run's files. Completions may be large, so they are read on first use."""
 
     path: Path
     steps: list[dict[str, Any]]
@@ -27,32 +27,32 @@ class Record:
     evals: list[dict[str, Any]]
     """Rows of eval.jsonl."""
     config: dict[str, Any]
-    """The configuration, flat."""
+    """The configuration by dotted name."""
     about: dict[str, Any]
-    """`weights` of the reward parts, those of them that are the environment's `own`, `versions`,
-    the `choices` of option groups, the `formulas` of the agent by key, `name`, `tags` and `notes`
-    of the run, and its `sessions`: when, where and with which code."""
+    """`weights` of the reward parts, `own` (the environment's parts among them), `versions`, the
+    `choices` of option groups, the `formulas` of the agent by key, `name`, `tags` and `notes` of
+    the run, and its `sessions`: when, where and with which code."""
     state: str
-    """done, failed: why, or cut off after step N."""
+    """`done`, `failed: <why>`, or `cut off after step <N>`."""
     overrides: dict[str, str] = field(default_factory=dict)
-    """What the command line said."""
+    """Overrides of the command line."""
     result: dict[str, float] = field(default_factory=dict)
-    """The last metrics of a run that is done; else empty."""
+    """The last metrics of a finished run; else empty."""
 
     @property
     def seconds(self) -> float:
-        """How long its training steps took together."""
+        """Total seconds of the training steps."""
         return sum(self.column("time/step"))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration and the versions of packages, flat."""
+        """The configuration and the versions of packages, by dotted name."""
         versions = self.about.get("versions", {})
         return {**self.config, **{f"version of {name}": v for name, v in versions.items()}}
 
     @cached_property
     def completions(self) -> list[dict[str, Any]]:
-        """Rows of completions.jsonl; [] where the run wrote none."""
+        """Rows of completions.jsonl; [] if the run wrote none."""
         file = self.path / "completions.jsonl"
         return read_jsonl(file) if file.is_file() else []
 
@@ -64,12 +64,12 @@ class Record:
 
     @cached_property
     def problems(self) -> list[dict[str, Any]]:
-        """Rows of problems.jsonl; [] where no problem has a system message or tools."""
+        """Rows of problems.jsonl; [] if no problem has a system message or tools."""
         file = self.path / "problems.jsonl"
         return read_jsonl(file) if file.is_file() else []
 
     def column(self, name: str) -> list[float]:
-        """Return a metric of the steps that have it."""
+        """Return the values of a metric, for the steps that have it."""
         return [float(row[name]) for row in self.steps if name in row]
 
     def early(self, name: str) -> float:
@@ -78,7 +78,7 @@ class Record:
         return fmean(column[: quarter(column)]) if column else 0.0
 
     def late(self, name: str) -> float:
-        """Return the same of the last quarter."""
+        """Return a metric's mean over the last quarter of the steps, at most 20; 0 without any."""
         column = self.column(name)
         return fmean(column[-quarter(column) :]) if column else 0.0
 
@@ -90,14 +90,14 @@ class Record:
 
     @property
     def main_part(self) -> str | None:
-        """The environment's own part that weighs most: what the task is about."""
+        """The environment's own part with the largest weight, which measures the task itself."""
         weights = self.about.get("weights", {})
         own = [part for part in self.parts if part in self.about.get("own", self.parts)]
         return max(own, key=lambda part: float(weights.get(part, 1.0)), default=None)
 
 
 NOT_PARTS = {"reward/mean", "reward/std", "reward/invalid"}
-"""Metrics of rewards that are no reward part."""
+"""Metrics below `reward/` that are not reward parts."""
 
 
 def read_record(path: Path) -> Record:
@@ -112,7 +112,7 @@ def read_record(path: Path) -> Record:
 
 
 def record_of(path: Path) -> Record:
-    """Read what there is in a folder, which may be that of a run that never began."""
+    """Read the files of a folder, even if its run never began."""
     folder = RunFolder(path)
     files = [path / f"{name}.jsonl" for name in ("metrics", "eval")]
     steps, evals = (read_jsonl(file) if file.is_file() else [] for file in files)
@@ -130,7 +130,7 @@ def record_of(path: Path) -> Record:
 
 
 def state_of(folder: RunFolder, steps: Sequence[Mapping[str, Any]]) -> str:
-    """Return how a run ended: done, failed: why, or cut off after step N."""
+    """Return how a run ended: `done`, `failed: <why>`, or `cut off after step <N>`."""
     if folder.error is not None:
         return f"failed: {folder.error}"
     if folder.result is None:
@@ -139,5 +139,5 @@ def state_of(folder: RunFolder, steps: Sequence[Mapping[str, Any]]) -> str:
 
 
 def quarter(column: Sequence[float]) -> int:
-    """Return how many values the first and the last quarter have: 1 to 20."""
+    """Return the number of values in the first and in the last quarter: 1 to 20."""
     return min(20, max(1, len(column) // 4))

@@ -1,4 +1,4 @@
-"""Completions and their problems as rows of JSON, as a run's files hold them."""
+"""Completions and their problems as JSON rows of a run's files."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ def completion_rows(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
 
 
 def problem_rows(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each group that a system message or tools stand before: problems.jsonl."""
+    """Yield a row of problems.jsonl for each group with a system message or tools."""
     for group in groups:
         if group.system_prompt or group.tools:
             tools = [dict(tool) for tool in group.tools]
@@ -44,15 +44,15 @@ def problem_rows(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
 
 
 def json_lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as JSON lines; a lone surrogate of a wild completion is escaped."""
+    """Return rows as JSON lines; lone surrogates are escaped."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's file; a last line that was cut off is left out.
+    """Return the rows of a run's file; an incomplete last line is left out.
 
     Raises:
-        ConfigError: there is no such file; it says which folder was looked in.
+        ConfigError: there is no such file; the message names the folder.
     """
     if not path.is_file():
         raise ConfigError(f"{path.parent}: no {path.name}. Give the folder of a run.")

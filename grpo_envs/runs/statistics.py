@@ -1,6 +1,6 @@
-"""How sure is a number? Estimates over problems, and over runs that differ in their seed.
+"""Estimates with intervals: over problems, and over runs that differ in their seed.
 
-Axis letters of the second kind: B bootstrap samples, N runs, S steps.
+Axis letters for runs: B bootstrap samples, N runs, S steps.
 """
 
 import math
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 _Z = 1.96
-"""Standard errors on either side that hold 95 % of a normal distribution."""
+"""Standard errors on either side of the mean that hold 95 % of a normal distribution."""
 _SAMPLES, _BAND_SAMPLES = 10_000, 1_000
 """Bootstrap samples of an estimate, and of each step of a curve."""
 _EXACT = 14
-"""Pairs up to which all 2^n signs of their differences are tried; above, some at random."""
+"""Up to this number of pairs, all 2^n sign combinations are tried; above, a random sample."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +30,12 @@ class Estimate:
 
     @property
     def half_width(self) -> float:
-        """Half the interval's width."""
+        """Half the width of the interval."""
         return (self.high - self.low) / 2
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """Return the chance that at least one of `k` of a problem's `n` answers is right.
+    """Return the probability that at least one of `k` among a problem's `n` answers is right.
 
     The unbiased estimator 1 - C(n - right, k) / C(n, k) of arXiv 2107.03374, equation 1.
 
@@ -51,23 +51,23 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 
 def mean_of(values: Mapping[str, Sequence[float]]) -> Estimate:
-    """Return the mean of values that come in clusters: the answers to one problem.
+    """Return the mean of clustered values; a cluster is the answers to one problem.
 
-    Answers to the same problem are alike, so they count for less than as many to different ones.
-    The standard error is the clustered one of arXiv 2411.00640, equation 4.
+    Answers to the same problem are correlated, so they carry less information than answers to
+    different problems. The standard error is the clustered one of arXiv 2411.00640, equation 4.
 
     Args:
-        values: Those of each cluster, by its name.
+        values: The values of each cluster, by its name.
     """
     mean, error = _mean_and_error(values)
     return Estimate(mean=mean, low=mean - _Z * error, high=mean + _Z * error)
 
 
 def share_of(values: Mapping[str, Sequence[float]]) -> Estimate:
-    """Return the same of values in [0, 1], with an interval that stays in there.
+    """Return the mean of clustered values in [0, 1], with an interval within [0, 1].
 
-    It is Wilson's (1927) for the number of independent trials that would have the clustered
-    standard error; where all values are equal, for one trial a cluster.
+    The interval is Wilson's (1927), for the number of independent trials that would have the
+    clustered standard error; if all values are equal, for one trial per cluster.
     """
     mean, error = _mean_and_error(values)
     inside = mean * (1 - mean)
@@ -97,7 +97,7 @@ def _mean_and_error(values: Mapping[str, Sequence[float]]) -> tuple[float, float
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedDifference(Estimate):
-    """The mean difference of pairs, with its 95 % interval and a test of it."""
+    """The mean difference of pairs, with its 95 % interval and a significance test."""
 
     pairs: int
     p: float
@@ -110,22 +110,22 @@ def mean_over(strata: Sequence[Sequence[float]]) -> Estimate:
 
 
 def interquartile_mean_over(strata: Sequence[Sequence[float]]) -> Estimate:
-    """Return the interquartile mean over runs with its interval, as rliable has both.
+    """Return the interquartile mean over runs with its interval, as rliable computes them.
 
-    The interval is the percentile one of a stratified bootstrap: the runs of each task are
-    resampled among themselves (Agarwal et al. 2021, arXiv 2108.13264, section 4). Over a handful of
-    runs such an interval is too narrow.
+    The interval is the percentile interval of a stratified bootstrap, which resamples the runs of
+    each task separately (Agarwal et al. 2021, arXiv 2108.13264, section 4). With only a few runs
+    such an interval is too narrow.
 
     Args:
-        strata: The values of the runs of each task; of one task a single sequence.
+        strata: The values of the runs, one sequence for each task.
     """
     return _bootstrapped(strata, interquartile_mean)
 
 
 def interquartile_mean(values: Any) -> Any:
-    """Return the mean over the last axis without the lowest and the highest quarter of it.
+    """Return the mean over the last axis, without its lowest and its highest quarter.
 
-    A quarter is rounded down, as in rliable (`scipy.stats.trim_mean` of 0.25).
+    The size of a quarter is rounded down, as in rliable (`scipy.stats.trim_mean` with 0.25).
 
     >>> float(interquartile_mean([9.0, 1.0, 2.0, 3.0, -9.0]))
     2.0
@@ -150,8 +150,8 @@ def paired_difference(differences: Sequence[float]) -> PairedDifference:
     """Return the mean of paired differences, its bootstrap interval and a p-value.
 
     The p-value is that of Fisher's randomisation test for pairs (The Design of Experiments, 1935,
-    section 21): the share of all ways to choose the differences' signs whose mean is at least as
-    far from 0. It assumes no distribution. With n pairs it cannot be below 2 / 2^n.
+    section 21): the share of all sign combinations of the differences whose mean is at least as far
+    from 0. It assumes no distribution. With n pairs it cannot be below 2 / 2^n.
 
     >>> paired_difference([1.0, 2.0, 3.0]).p
     0.25

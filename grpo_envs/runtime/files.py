@@ -1,18 +1,18 @@
-"""Writing files so that a kill at any moment loses nothing that was there."""
+"""Writing files so that a kill at any moment leaves a complete file."""
 
 import os
 from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a kill at any moment leaves the old one or the new one."""
+    """Write a text file so that a kill at any moment leaves the old or the new content."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:  # a full disk: nothing is left of it
+    except BaseException:  # such as a full disk: remove the partial file
         temporary.unlink(missing_ok=True)
         raise
     temporary.replace(path)
@@ -28,5 +28,5 @@ def fsync(path: Path) -> None:
 
 
 def shown(path: Path) -> str:
-    """Return a path as people want to read it: relative where it lies below the working folder."""
+    """Return a path for messages: relative if it is below the working folder."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,4 +1,4 @@
-"""Asking the Hugging Face hub once and quickly, before a library asks it slowly and often."""
+"""One quick request to the Hugging Face hub, before a library retries slowly."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,9 @@ from grpo_envs.errors import ConfigError
 def missing_on_hub(
     repo_id: str, kind: Literal["model", "dataset"], revision: str | None = None
 ) -> str:
-    """Return why `repo_id` cannot be had from the hub now, or '' when it can.
+    """Return why the hub cannot provide `repo_id` now, or '' if it can.
 
-    Without this, loading an uncached model with no network retries for a minute and a half.
+    Without this check, loading an uncached model without a network retries for 90 seconds.
     """
     from huggingface_hub import HfApi  # kept off the import path of grpo_envs
     from huggingface_hub.errors import (
@@ -36,7 +36,7 @@ def missing_on_hub(
 
 
 def require_pushable(repo_id: str) -> None:
-    """Refuse a repository that nobody could push to from here, before there is work to lose.
+    """Refuse a repository that cannot be pushed to, before any work is done.
 
     Raises:
         ConfigError: not the form of a hub id, no token, or no network.
@@ -45,17 +45,17 @@ def require_pushable(repo_id: str) -> None:
 
     with _in_one_line(repo_id, "Allowed: NAME or OWNER/NAME, after `hf auth login`."):
         HfApi().whoami()
-        HfApi().repo_exists(repo_id)  # which refuses what is not the form of an id
+        HfApi().repo_exists(repo_id)  # raises if this is not the form of an id
 
 
 def push(folder: Path, repo_id: str) -> str:
-    """Upload a folder to a model's repository, which is made where it is not there.
+    """Upload a folder to a model's repository, which is made if it does not exist.
 
     Returns:
-        Its address.
+        The address of the repository.
 
     Raises:
-        ConfigError: the hub refuses it, or cannot be reached.
+        ConfigError: the hub refuses the upload, or cannot be reached.
     """
     from huggingface_hub import HfApi
 

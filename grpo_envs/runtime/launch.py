@@ -1,7 +1,7 @@
-"""What the launcher (`accelerate launch`, `torchrun`) says of the processes that it started.
+"""What the launcher (`accelerate launch`, `torchrun`) tells the processes that it started.
 
-By the variables of torchrun: https://pytorch.org/docs/stable/elastic/run.html. A run that nobody
-launched so is one process.
+The launcher sets torchrun's variables: https://pytorch.org/docs/stable/elastic/run.html. Without a
+launcher, a run is one process.
 """
 
 import os
@@ -9,13 +9,14 @@ import os
 from grpo_envs.errors import ConfigError
 
 _UNKNOWN = ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
-"""What `accelerate launch` passes on as ACCELERATE_USE_..., and no run is made for."""
+"""Features that `accelerate launch` passes on as ACCELERATE_USE_..., and that runs do not
+support."""
 _ALLOWED_FSDP = {
     "VERSION": ("2",),
     "OFFLOAD_PARAMS": ("false",),
     "ACTIVATION_CHECKPOINTING": ("false", "model.gradient_checkpointing=true in its place"),
 }
-"""Values of FSDP_... that a run is made for. What else of it is set has no meaning here."""
+"""Supported values of FSDP_... variables. Other FSDP_... variables have no effect."""
 
 
 def index() -> int:
@@ -29,12 +30,12 @@ def count() -> int:
 
 
 def speaks() -> bool:
-    """Return whether this process is the one of its machine that prints."""
+    """Return whether this process is the one on its machine that prints."""
     return _number("LOCAL_RANK", 0) == 0
 
 
 def shards() -> bool:
-    """Return whether `accelerate launch` has FSDP switched on."""
+    """Return whether `accelerate launch` enables FSDP."""
     return _variable("ACCELERATE_USE_FSDP") == "true"
 
 
@@ -57,16 +58,16 @@ def require_known() -> None:
 
 
 _owned: list[int] = []
-"""What `own` was given."""
+"""The argument of `own`, if it was called."""
 
 
 def own(count: int) -> None:
-    """Let `cores()` be `count` in this process: it is one of several on its machine."""
+    """Set `cores()` to `count` in this process, which is one of several on its machine."""
     _owned[:] = [count]
 
 
 def cores() -> int:
-    """Return the processor cores that are this process's share: 1 or more."""
+    """Return this process's share of the processor cores: 1 or more."""
     if _owned:
         return _owned[0]
     usable = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0))
@@ -74,10 +75,10 @@ def cores() -> int:
 
 
 def _number(name: str, alone: int) -> int:
-    """Return a variable; LOCAL_RANK says that it is torchrun's, others set RANK, too."""
+    """Return a variable of torchrun; without LOCAL_RANK, another program has set it."""
     return int(os.environ.get(name, alone)) if "LOCAL_RANK" in os.environ else alone
 
 
 def _variable(name: str, else_: str = "false") -> str:
-    """Return one of Accelerate's variables, or `else_` where it is not set."""
+    """Return one of Accelerate's variables in lower case, or `else_` if it is not set."""
     return os.environ.get(name, else_).lower()

@@ -1,4 +1,4 @@
-"""Memory: what this process has of it, what is left, and whether an error says that none is."""
+"""Memory: how much this process uses, how much is left, and which errors mean that none is."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _GROUPS = (
 
 
 class MemoryExhausted(GrpoEnvsError):
-    """There was no memory left; what was saved is whole."""
+    """No memory was left; saved checkpoints are complete."""
 
 
 def ran_out(error: BaseException) -> bool:
-    """Return whether an error says that a device or the machine had no memory left."""
+    """Return whether an error means that a device or the machine had no memory left."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     words = isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
@@ -35,10 +35,10 @@ def ran_out(error: BaseException) -> bool:
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Let what runs out of memory end with a line that says what to do.
+    """Turn an out-of-memory error in the block into a line that says what to do.
 
     Raises:
-        MemoryExhausted: it did.
+        MemoryExhausted: the block ran out of memory.
     """
     try:
         yield
@@ -53,13 +53,14 @@ def in_one_line() -> Iterator[None]:
 
 
 def memory_metrics(root: Path = Path("/")) -> dict[str, float]:
-    """Return `memory/process` and `memory/left` [MiB]; nothing if there is no /proc.
+    """Return `memory/process` and `memory/left` [MiB]; {} if there is no /proc.
 
-    The process has what is resident, without mapped files: the system may drop those. Left is the
-    least that the machine, a control group (a container, a job of Slurm) and `ulimit -v` allow.
+    `memory/process` is the resident memory without mapped files, which the system may drop.
+    `memory/left` is the minimum of what the machine, a control group (a container, a job of Slurm)
+    and `ulimit -v` allow.
 
     Args:
-        root: Where /proc and /sys are.
+        root: The folder of /proc and /sys.
     """
     proc = root / "proc"
     try:
@@ -77,10 +78,10 @@ def memory_metrics(root: Path = Path("/")) -> dict[str, float]:
 def gpu_metrics() -> dict[str, float]:
     """Return `memory/allocated`, `memory/reserved` and `memory/peak` [MiB] of a CUDA GPU in use.
 
-    Allocated are tensors now, peak the most of them since the call before, reserved is what PyTorch
-    has taken from the device; nothing where no GPU is used.
+    `allocated` is the present size of tensors, `peak` their largest size since the previous call,
+    and `reserved` what PyTorch has taken from the device. {} if no GPU is used.
     """
-    torch = sys.modules.get("torch")  # without it no GPU is
+    torch = sys.modules.get("torch")  # without torch no GPU is used
     if torch is None or not torch.cuda.is_initialized():
         return {}
     cuda = torch.cuda
@@ -94,7 +95,7 @@ def gpu_metrics() -> dict[str, float]:
 
 
 def _left_in_groups(root: Path) -> Iterator[float]:
-    """Yield the bytes that each control group around this process has left; inf without a limit."""
+    """Yield the bytes that each control group of this process has left; inf without a limit."""
     yield math.inf
     try:
         groups = (root / "proc/self/cgroup").read_text()
@@ -103,7 +104,7 @@ def _left_in_groups(root: Path) -> Iterator[float]:
     paths = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in groups.splitlines()}
     for controller, mount, limit, usage in _GROUPS:
         place = Path(paths.get(controller, "/"))
-        for folder in (place, *place.parents):  # in a container some are not to be seen
+        for folder in (place, *place.parents):  # some are not visible in a container
             here = root / mount / str(folder).lstrip("/")
             try:
                 most = _number((here / limit).read_text())
@@ -115,5 +116,5 @@ def _left_in_groups(root: Path) -> Iterator[float]:
 
 
 def _number(text: str) -> float:
-    """Read a number of bytes; other words mean that there is no limit."""
+    """Return a number of bytes; inf for words such as `max`."""
     return int(text) if text.strip().isdigit() else math.inf

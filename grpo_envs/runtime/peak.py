@@ -1,4 +1,4 @@
-"""How fast a GPU multiplies matrices at most, by its name."""
+"""The peak rate of matrix multiplication of GPUs, by their names."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ _PEAKS: tuple[tuple[tuple[str, ...], float], ...] = (
     (("RTX", "4090"), 165.0),
     (("T4",), 65.0),
 )
-"""Words of a name, and TFLOP/s of dense bf16 or fp16 with sums in float32, by NVIDIA's data sheets:
-those with `sparsity` are twice as many. The first row whose words are all there holds."""
+"""Words of a name, and TFLOP/s of dense bf16 or fp16 with float32 accumulation, from NVIDIA's data
+sheets (whose numbers with `sparsity` are twice as large). The first row whose words are all in the
+name applies."""
 _FP16_ALONE = ("T4",)
-"""Cards that multiply no bf16."""
+"""Cards without bf16 multiplication."""
 _OTHERS = ("MIG", "D", "Laptop", "Max-Q")
-"""Words of names of other chips, or of parts of one."""
+"""Words in the names of other chips, or of partitions of a chip."""
 
 
 def peak_flops(name: str, precision: str) -> float | None:
-    """Return the floating-point operations a second of a GPU; None where they are not known.
+    """Return a GPU's floating-point operations per second; None if they are not known.
 
     Args:
-        name: PyTorch's, such as `NVIDIA H100 80GB HBM3`.
-        precision: bf16, fp16 or fp32, which TF32 makes faster on some cards: not known.
+        name: PyTorch's name of the GPU, such as `NVIDIA H100 80GB HBM3`.
+        precision: bf16, fp16 or fp32; the result for fp32 is None, because TF32 is faster on some
+            cards.
 
     >>> peak_flops("NVIDIA A100-SXM4-80GB", "bf16"), peak_flops("NVIDIA A100X", "bf16")
     (312000000000000.0, None)

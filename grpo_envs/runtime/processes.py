@@ -1,8 +1,8 @@
 """The processes of a run: one, or several that `accelerate launch` or `torchrun` started.
 
-All of them compose the same configuration, see all groups of a step and so decide alike. Each
-samples and grades its share of the problems and takes its share of every update; the first alone
-writes.
+All processes compose the same configuration and see all groups of a step, so they make the same
+decisions. Each samples and grades its share of the problems and computes its share of every update.
+Only the first one writes.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from grpo_envs.types import Group
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)
-"""How long a process waits for the others, as when one has all the slow problems."""
+"""How long a process waits for the others, for example if one of them has the slow problems."""
 _BACKENDS = ("gloo", "nccl")
-"""What PyTorch names in what it raises where a connection is lost."""
+"""Backends that PyTorch's errors name after a connection is lost."""
 
 
 class ProcessLost(GrpoEnvsError):
-    """Another process of the run failed, or is gone."""
+    """Another process of the run failed, or no longer exists."""
 
 
 class RolloutFn(Protocol):
@@ -41,26 +41,26 @@ class RolloutFn(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Processes:
-    """This process among those of the run. All of them must make the calls that exchange."""
+    """This process among those of the run. Calls that exchange data must be made in all of them."""
 
     index: int = 0
     count: int = 1
     waited: float = 0.0
-    """Seconds that this one waited for the others in the last exchange."""
+    """Seconds that this process waited for the others in the last exchange."""
     _channel: Any = field(default=None, repr=False)
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is the first process, which writes."""
         return self.index == 0
 
     def gather(self, do: Callable[[], T]) -> list[T]:
         """Call `do` in every process; return the results of all, in order of the processes.
 
-        An exception in one of them is raised in all, so that none waits for ever.
+        An exception in one process is raised in all, so that none waits for ever.
 
         Raises:
-            ProcessLost: `do` failed in another process through no mistake of the user's, or that
+            ProcessLost: `do` failed in another process with an unexpected exception, or that
                 process was killed.
         """
         if self.count == 1:
@@ -79,24 +79,24 @@ class Processes:
         return [value for value, _ in outcomes]
 
     def each(self, do: Callable[[], T]) -> T:
-        """Call `do` in every process; return the result of this one."""
+        """Call `do` in every process; return this process's result."""
         own: list[T] = []
         self.gather(lambda: own.append(do()))
         return own[0]
 
     def by_first(self, do: Callable[[], T]) -> T:
-        """Call `do` in the first process only; return its result in all of them."""
+        """Call `do` in the first process only; return its result in all processes."""
         found: T = self.gather(lambda: do() if self.first else None)[0]  # type: ignore[assignment]
         return found
 
     def share(self, what: Sequence[T]) -> Sequence[T]:
-        """Return this process's part; the parts differ by one at most, and are in order."""
+        """Return this process's share; shares are in order, and their sizes differ by at most 1."""
         size, more = divmod(len(what), self.count)
         start = self.index * size + min(self.index, more)
         return what[start : start + size + (self.index < more)]
 
     def shared(self, rollout: RolloutFn) -> RolloutFn:
-        """Return a rollout whose problems are shared out, and whose groups all of them get."""
+        """Return a rollout that shares the problems among the processes; all get all groups."""
         if self.count == 1:
             return rollout
 
@@ -115,7 +115,7 @@ class Processes:
         return ProcessLost(f"process {self.index} failed: {type(error).__name__}: {error}")
 
     def _exchange(self, mine: Any) -> list[Any]:
-        from torch import distributed  # heavy, and of no use to one process
+        from torch import distributed  # heavy, and not needed by one process
 
         found: list[Any] = [None] * self.count
         start = time.perf_counter()
@@ -129,7 +129,7 @@ class Processes:
         """Turn the error of a lost connection, during an exchange, into one line.
 
         Raises:
-            ProcessLost: it failed, or was killed.
+            ProcessLost: another process failed or was killed.
         """
         try:
             yield
@@ -145,11 +145,11 @@ def _is_of_a_backend(error: RuntimeError) -> bool:
 
 
 ALONE = Processes()
-"""The one process of a run that was not launched as several."""
+"""The only process of a run without a launcher."""
 
 
 def connect(device: str) -> Processes:
-    """Find the other processes of the run; one that was not launched so is alone.
+    """Connect to the other processes of the run; without a launcher there are none.
 
     Args:
         device: `trainer.device`.
@@ -166,10 +166,10 @@ def connect(device: str) -> Processes:
     from torch import distributed
 
     try:
-        # It chooses the backend of the tensors: NCCL on GPUs, gloo on CPUs.
+        # PartialState chooses the backend for tensors: NCCL on GPUs, gloo on CPUs.
         PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
         atexit.register(distributed.destroy_process_group)
-        channel = distributed.new_group(backend="gloo", timeout=_PATIENCE)  # for what is no tensor
+        channel = distributed.new_group(backend="gloo", timeout=_PATIENCE)  # for Python objects
     except RuntimeError as error:
         if not _is_of_a_backend(error):
             raise

@@ -1,4 +1,4 @@
-"""What a command is doing while it keeps its user waiting: `with phase("loading the model"): ...`.
+"""What a command is doing while its user waits: `with phase("loading the model"): ...`.
 
 A phase shows nothing for its first two seconds. Then a terminal shows its name, its progress and
 its duration; without a terminal, stderr gets one line for each phase. The environment variable
@@ -27,17 +27,17 @@ PATIENCE = 2.0
 """Seconds before a phase shows itself."""
 SWITCH = "GRPO_ENVS_PROGRESS"
 _under_way: dict[str, Phase] = {}
-"""The phases that have not ended, by what they do."""
+"""The phases that have not ended, by name."""
 _lock = Lock()
 
 
 @dataclass(slots=True)
 class Phase:
-    """Something that may take long."""
+    """One phase of a command, with an optional count."""
 
     what: str
     total: int = 0
-    """Of what it counts; 0 if it counts nothing."""
+    """The number to count up to; 0 if nothing is counted."""
     done: int = 0
     _shown: Progress | None = None
     _timer: Timer | None = None
@@ -45,14 +45,14 @@ class Phase:
     _lock: Lock = field(default_factory=Lock)
 
     def advance(self, count: int = 1) -> None:
-        """Count what is done."""
+        """Add to the count."""
         with self._lock:
             self.done += count
-            self.total = max(self.total, self.done)  # conversations have more than one answer
+            self.total = max(self.total, self.done)  # a conversation has more than one answer
             self._refresh()
 
     def expect(self, count: int) -> None:
-        """Count up to so much more."""
+        """Raise the total by `count`."""
         with self._lock:
             self.total += count
             self._refresh()
@@ -64,7 +64,7 @@ class Phase:
         self._timer.start()
 
     def end(self) -> None:
-        """Show it no longer."""
+        """End the phase, and remove it from the display."""
         with self._lock:
             self._ended = True
             if self._timer is not None:
@@ -98,13 +98,13 @@ class Phase:
 
 @contextmanager
 def phase(what: str, total: int = 0) -> Iterator[Phase]:
-    """Say what is done until the block ends.
+    """Show a phase until the block ends.
 
-    What is under way already, in another thread, is not said a second time.
+    A phase with the same name in another thread is not shown a second time.
 
     Args:
-        what: What is done, as `loading the model`.
-        total: How much of it there is to count with `Phase.advance`; 0 for nothing.
+        what: Name of the phase, such as `loading the model`.
+        total: Number to count up to with `Phase.advance`; 0: nothing is counted.
     """
     made = Phase(what, total)
     with _lock:
@@ -121,9 +121,9 @@ def phase(what: str, total: int = 0) -> Iterator[Phase]:
 
 
 def _speaks() -> bool:
-    """Return whether this process shows its phases: not one that another has started to help.
+    """Return whether this process shows its phases; helper processes do not.
 
-    A job of a sweep that runs beside others is one, and its lines have a name.
+    Concurrent jobs of a sweep are the exception: their lines have a name.
     """
     if os.environ.get(SWITCH) == "0" or not launch.speaks():
         return False
@@ -131,8 +131,8 @@ def _speaks() -> bool:
 
 
 def _console() -> Console:
-    """Return the console that log lines go to, so that they stay above a display; else stderr's."""
-    import rich  # here: the modules of the sandbox import this one
+    """Return the console of log lines if it is a terminal (lines stay above it); else stderr's."""
+    import rich  # here: modules of the sandbox import this module
     from rich.console import Console
 
     own = rich.get_console()
@@ -140,7 +140,7 @@ def _console() -> Console:
 
 
 def _display(console: Console) -> Progress:
-    """Return a line that says what is done, how far it is and for how long."""
+    """Return a display with the name, the progress and the duration of a phase."""
     from rich import progress
 
     return progress.Progress(

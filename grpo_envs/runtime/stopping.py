@@ -18,31 +18,32 @@ _PATIENCE = 25.0
 
 
 class StopNow(Exception):
-    """Leaves a step in the midst of sampling: what was sampled is sampled again after a resume."""
+    """Ends a step during sampling; a resumed run samples the step again."""
 
 
 class Stop:
     """Whether the run is to end.
 
-    The first Ctrl-C lets the step finish, the second kills. SIGTERM leaves sampling at once, lets
-    an update finish, and ends the process after 25 seconds, whatever it is at: then the steps since
-    the last checkpoint are made again.
+    The first Ctrl-C lets the step finish, the second one kills. SIGTERM ends sampling at once and
+    lets an update finish. After 25 seconds it ends the process in any case; a resumed run then
+    repeats the steps since the last checkpoint.
     """
 
     def __init__(self, *, patient: bool = True) -> None:
-        """Be ready.
+        """Start without a request.
 
         Args:
-            patient: Whether the first Ctrl-C lets the step finish. Not so in a run of several
-                processes, whose launcher kills them after 30 seconds: there it is as SIGTERM.
+            patient: Whether the first Ctrl-C lets the step finish. False in a run of several
+                processes, because their launcher kills them after 30 seconds: Ctrl-C then acts like
+                SIGTERM.
         """
         self.patient = patient
         self.asked = False
         self.terminated = False
-        """Whether it was SIGTERM."""
+        """Whether SIGTERM has come."""
 
     def check(self) -> None:
-        """Call it where nothing is lost by leaving.
+        """Raise if SIGTERM has come; called at points where no work is lost.
 
         Raises:
             StopNow: SIGTERM has come.
@@ -52,7 +53,7 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take both signals for a while. Only in the main thread: no other may handle signals."""
+        """Handle both signals in the block. Only the main thread may handle signals."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -82,7 +83,7 @@ class Stop:
 
 
 def end_on_sigterm() -> None:
-    """Let SIGTERM end the process with 0 if there is nothing to save: before training, after."""
+    """Let SIGTERM end the process with exit code 0 while there is nothing to save."""
 
     def end(number: int, frame: FrameType | None) -> None:
         if launch.speaks():

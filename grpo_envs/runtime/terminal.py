@@ -1,6 +1,6 @@
-"""What commands print: text of models and environments, and the line that they end with.
+"""The output of commands: text of models and environments, and the line at the end.
 
-Nothing in a text of others moves the cursor or hides.
+Control characters in such text are escaped, so that nothing moves the cursor or is hidden.
 """
 
 import io
@@ -12,9 +12,9 @@ from typing import TextIO
 from grpo_envs.errors import GrpoEnvsError
 
 MISTAKE = 2
-"""Exit code after a mistake of the user, as argparse has it."""
+"""Exit code after a mistake of the user, as in argparse."""
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 _KEPT = "\n\t"
 _GAP = "..."
 
@@ -23,10 +23,10 @@ _GAP = "..."
 def exit_on_error(interrupted: str = "") -> Iterator[None]:
     """End the process with one line on stderr after an error of ours, or after Ctrl-C.
 
-    Also a decorator: of each command's `main`.
+    Also a decorator, for the `main` of each command.
 
     Args:
-        interrupted: What to say after Ctrl-C; '' for nothing but the end of the line.
+        interrupted: Message after Ctrl-C; '' for a bare line end.
 
     Raises:
         SystemExit: with the exit code 2, or 130 after Ctrl-C.
@@ -43,9 +43,9 @@ def exit_on_error(interrupted: str = "") -> Iterator[None]:
 
 @contextmanager
 def named_lines(name: str) -> Iterator[None]:
-    """Begin each line that this process prints with `[name]`: one of several on a terminal.
+    """Begin each line that this process prints with `[name]`, for several processes on a terminal.
 
-    It is no terminal to what prints: nothing is drawn that others would write over.
+    The streams are not terminals then, so that no progress display is drawn.
     """
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_Named(stream, name) for stream in streams)
@@ -64,7 +64,7 @@ def lines_are_named() -> bool:
 
 
 class _Named(io.TextIOBase):
-    """Writes whole lines, each with the name before it and at once: no other comes in between."""
+    """Writes whole lines with the name before them, each in one write, so that lines do not mix."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream, self._name, self._begun = stream, name, ""
@@ -77,13 +77,13 @@ class _Named(io.TextIOBase):
         return len(text)
 
     def finish(self) -> None:
-        """Write what has no end of a line yet."""
+        """Write an incomplete last line."""
         if self._begun:
             self.write("\n")
 
 
 def printable(text: str) -> str:
-    r"""Return `text` with its control characters escaped, line ends and tabs excepted.
+    r"""Return `text` with escaped control characters, except line ends and tabs.
 
     >>> print(printable("a\x1b[2Jb\u202e"))
     a\x1b[2Jb\u202e
@@ -98,23 +98,23 @@ def one_line(text: str, most: int) -> str:
     a\nb
     <think>...swer>7</answer>
     """
-    # Of a long text only the ends: escaping makes nothing shorter.
+    # Only the ends of a long text are needed: escaping makes nothing shorter.
     ends = text if len(text) <= 2 * most else text[:most] + text[-most:]
     line = "".join(c if c.isprintable() else _escaped(c) for c in ends)
     if len(line) <= most and ends is text:
         return line
     room = max(0, most - len(_GAP))
-    head = room // 3  # an answer comes after its thoughts
+    head = room // 3  # the answer is at the end, after the thoughts
     return f"{line[:head]}{_GAP}{line[len(line) - (room - head) :]}"
 
 
 def number(value: float | None) -> str:
-    """Return a number in four digits, or `-` if there is none.
+    """Return a number with four digits, or `-` for None.
 
     >>> number(1.1000000001), number(-0.0), number(None)
     ('1.1', '0', '-')
     """
-    return "-" if value is None else f"{value + 0.0:.4g}"  # no minus before a zero
+    return "-" if value is None else f"{value + 0.0:.4g}"  # + 0.0 removes the sign of -0.0
 
 
 def _escaped(character: str) -> str:

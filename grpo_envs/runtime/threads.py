@@ -1,4 +1,4 @@
-"""How many threads of a CPU compute, and how they wait for each other. torch is imported late."""
+"""The number of computing threads on a CPU, and how they wait. torch is imported late."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from grpo_envs.runtime.launch import cores
 log = logging.getLogger(__name__)
 AUTO = "auto"
 _SMALL = 5_000_000
-"""Parameters below which one thread computes: a second one made the steps of the bundled model
-(0.9 M) 1.4 times as fast on a quiet machine, and slower than one on a busy machine."""
+"""Below this number of parameters one thread computes. For the bundled model (0.9 M), a second
+thread made steps 1.4 times as fast on a quiet machine, and slower on a busy machine."""
 
 
 def wait_passively() -> None:
-    """Let threads that wait for others sleep and not spin; call it before torch is imported.
+    """Let waiting threads sleep, not spin. Call this before torch is imported.
 
-    On a machine with other work a thread that spins takes the core that the other one needs: two
-    threads beside a busy process take twice the time of one (`OMP_WAIT_POLICY`, OpenMP 5.2, 21.3).
-    A machine with nothing else to do keeps the default, which is faster there.
+    On a busy machine a spinning thread occupies the core that another thread needs: two threads
+    beside a busy process take twice the time of one (`OMP_WAIT_POLICY`, OpenMP 5.2, 21.3). An idle
+    machine keeps the default, which is faster there.
     """
     shared = hasattr(os, "getloadavg") and os.getloadavg()[0] >= 1
     if shared and "torch" not in sys.modules:
@@ -28,13 +28,13 @@ def wait_passively() -> None:
 
 
 def threads_for(asked: int | str, parameters: int, processes: int = 1) -> int:
-    """Return how many threads are to compute.
+    """Return the number of computing threads.
 
     Args:
-        asked: A number, or auto: OMP_NUM_THREADS where it is set, else 1 for a small model and
-            this process's share of the cores for a larger one.
-        parameters: Of the model.
-        processes: Those that compute at once for this one, itself included.
+        asked: A number, or auto: OMP_NUM_THREADS if it is set, else 1 for a small model and this
+            process's share of the cores for a larger one.
+        parameters: Parameters of the model.
+        processes: Processes that compute at the same time on this share, including this one.
     """
     if asked != AUTO:
         return int(asked)
@@ -47,15 +47,15 @@ def threads_for(asked: int | str, parameters: int, processes: int = 1) -> int:
 def settle(
     asked: int | str, parameters: int, recorded: int | None = None, *, processes: int = 1
 ) -> None:
-    """Choose the threads that compute, and say so in a line.
+    """Set the number of computing threads, and log it.
 
     Args:
         asked: `trainer.threads`.
-        parameters: Of the model.
-        recorded: How many computed in the run that goes on, whose bits `auto` keeps.
-        processes: As of `threads_for`.
+        parameters: Parameters of the model.
+        recorded: Number of threads in the resumed run; `auto` keeps it, for identical results.
+        processes: As in `threads_for`.
     """
-    import torch  # not above: `wait_passively` comes before it
+    import torch  # here: `wait_passively` must run before the import
 
     if recorded is None:
         threads = threads_for(asked, parameters, processes)
@@ -74,14 +74,14 @@ def settle(
 
 
 def computing() -> int:
-    """Return how many threads compute."""
+    """Return the present number of computing threads."""
     import torch
 
     return torch.get_num_threads()
 
 
 def line(threads: int) -> str:
-    """Return what a run says of its threads."""
+    """Return the log line about the computing threads."""
     if threads == 1:
         return "1 thread computes: the same seed gives the same numbers under any load."
     return (

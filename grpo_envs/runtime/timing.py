@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""The time of the parts of a step."""
 
 import time
 from collections.abc import Iterator

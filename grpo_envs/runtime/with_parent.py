@@ -1,7 +1,8 @@
-"""Programs that end with the process that starts them, even where that is killed.
+"""Programs that end with the process that starts them, even if that process is killed.
 
-`command("server", "--port", "0")` is a command line that becomes the program itself. On Linux the
-kernel kills it when the thread that started it is gone. Elsewhere it is the program and no more.
+`command("server", "--port", "0")` is a command line that runs the program. On Linux the kernel
+kills the program when the thread that started it has ended. On other systems the program runs
+unchanged.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Running programs that nobody has read: `LocalPool().run(program, stdin=...)`."""
+"""Running untrusted programs: `LocalPool().run(program, stdin=...)`."""
 
 from grpo_envs.errors import SandboxError, SandboxUnavailable
 from grpo_envs.sandbox.pool import LocalPool

@@ -1,4 +1,4 @@
-"""What can this machine confine programs with? `python -m grpo_envs.sandbox`."""
+"""Which isolation can this machine give to programs? `python -m grpo_envs.sandbox`."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ from grpo_envs.sandbox.probes import probe_all
 
 @exit_on_error()
 def main() -> None:
-    """Print the probes, the level and its self-test; exit 1 where no safe level works."""
+    """Print the probes, the level and its self-test; exit 1 if no safe level works."""
     parser = argparse.ArgumentParser(prog="python -m grpo_envs.sandbox", description=__doc__)
     parser.add_argument("--level", default="auto", help=f"{', '.join(levels.LEVELS)} (%(default)s)")
     options = parser.parse_args()

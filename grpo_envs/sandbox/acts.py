@@ -1,4 +1,4 @@
-"""Ten programs that show whether a level holds: eight forbidden acts and two honest programs."""
+"""Ten programs that test an isolation level: eight forbidden acts and two honest programs."""
 
 import os
 import tempfile
@@ -26,16 +26,16 @@ _ACTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActResult:
-    """What one program of the self-test showed."""
+    """The result of one program of the self-test."""
 
     act: str
     expected: str
     problem: str
-    """Empty where it went as expected."""
+    """Empty if the program did what was expected."""
 
 
 def trial(setting: Setting) -> list[ActResult]:
-    """Run the self-test on a worker of its own, which is ended again.
+    """Run the self-test on a separate worker, which is stopped afterwards.
 
     Raises:
         SandboxError: the worker does not start.
@@ -60,7 +60,7 @@ def trial(setting: Setting) -> list[ActResult]:
 def _forbidden(worker: Worker, folder: Path, full: bool) -> list[ActResult]:
     secret, new = folder / "secret", folder / "new"
     secret.write_text("secret", encoding="ascii")
-    folder.chmod(0o777)  # so that only the sandbox stands between a program and the file
+    folder.chmod(0o777)  # so that only the sandbox protects the file
     secret.chmod(0o666)
     results = []
     for act, program in _ACTS.items():

@@ -1,7 +1,7 @@
 """Run one of our programs in a process of its own: `python boot.py <program> <arguments>...`.
 
 Such a program must not import grpo_envs itself (half a second, gymnasium and numpy), only modules
-beside it: the packages around it are stood in for, so that no `__init__` runs.
+in the same folder. Empty modules replace the packages around it, so that no `__init__` runs.
 """
 
 import os.path
@@ -13,7 +13,7 @@ _TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 def stand_ins(folder: str) -> None:
-    """Make what is in `folder` importable by its full name without running any `__init__`."""
+    """Make the modules in `folder` importable by full name without running any `__init__`."""
     while folder.startswith(_TOP + os.sep):
         name = folder[len(_TOP) + 1 :].replace(os.sep, ".")
         sys.modules[name] = ModuleType(name)

@@ -1,7 +1,7 @@
-"""What a process can give up for good, by system calls that Python does not offer.
+"""Rights that a process gives up for good, by system calls that Python does not offer.
 
-Landlock says which files may be opened, seccomp which system calls may be made; both are inherited
-and neither can be undone. See the kernel's `userspace-api/landlock` and `seccomp_filter`.
+Landlock restricts the files that may be opened, seccomp the system calls. Both are inherited and
+cannot be undone. See the kernel's `userspace-api/landlock` and `seccomp_filter`.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ _CREATE_VERSION, _RULE_PATH_BENEATH, _SECCOMP_FILTER_MODE = 1, 1, 1
 _CAPABILITIES_V3 = 0x20080522
 _SIGKILL = 9
 
-# Landlock's rights on files; what an ABI does not know must not be asked of it.
+# Landlock's rights on files; a kernel refuses rights that its ABI does not know.
 _EXECUTE, _WRITE, _READ, _LIST = 1, 2, 4, 8
 _TRUNCATE, _IOCTL = 1 << 14, 1 << 15
 _RIGHTS_BY_ABI = {1: 1 << 13, 2: 1 << 14, 3: 1 << 15, 5: 1 << 16}  # one above the highest right
@@ -34,7 +34,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def _call(name: str, *arguments: int | ctypes.Array[ctypes.c_char]) -> int:
-    """Make one of our own system calls; OSError if it fails."""
+    """Make a system call of `MACHINE.own`; OSError if it fails."""
     if MACHINE is None:
         raise OSError(38, f"no table of system calls for {platform.machine()}")
     return _checked(_LIBC.syscall(*_longs(MACHINE.own[name], *arguments)), name)
@@ -48,7 +48,8 @@ def _prctl(*arguments: int) -> None:
     _checked(_LIBC.prctl(*_longs(*(*arguments, 0, 0, 0, 0)[:5])), "prctl")
 
 
-# For calls of each child: without errno, whose copy of ctypes is memory that each child copies.
+# For the calls of each child. Without use_errno: its ctypes data is memory that children would
+# copy.
 _BARE = ctypes.CDLL(None)
 _BARE_PRCTL = getattr(_BARE, "prctl", None)
 _DIE_WITH_PARENT = _longs(_PR_SET_PDEATHSIG, _SIGKILL)
@@ -62,13 +63,13 @@ def _checked(result: int, what: str) -> int:
 
 
 def die_with_parent() -> None:
-    """Be killed when the thread that forked this process ends."""
+    """Have this process killed when the thread that forked it ends."""
     if _BARE_PRCTL is not None and _BARE_PRCTL(*_DIE_WITH_PARENT) < 0:
         _prctl(_PR_SET_PDEATHSIG, _SIGKILL)  # with its error
 
 
 def adopt_orphans() -> None:
-    """Become the parent of what descendants leave behind."""
+    """Become the parent of orphaned descendants."""
     if hasattr(_LIBC, "prctl"):
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
@@ -79,18 +80,18 @@ def hide_memory() -> None:
 
 
 def no_new_privileges() -> None:
-    """Make set-user-id programs ordinary ones, from here on."""
+    """Remove the effect of set-user-id programs, from here on."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_capabilities() -> None:
-    """Give up what sets root apart, but for owning root's files."""
+    """Give up the capabilities of root; root's files can still be opened as their owner."""
     header = struct.pack("<Ii", _CAPABILITIES_V3, 0)
     _call("capset", _buffer(header), _buffer(bytes(24)))
 
 
 def become(uid: int) -> bool:
-    """Become a user that owns nothing; False where this process may not."""
+    """Become a user that owns nothing; False if this process may not."""
     try:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
@@ -109,7 +110,7 @@ def landlock_abi() -> int:
 
 
 def landlock(readable: Iterable[str], listable: Iterable[str], writable: Iterable[str]) -> None:
-    """Let this process open no other files, nor connect anywhere.
+    """Restrict this process to these files, and forbid connections.
 
     Args:
         readable: Files, and folders with all that is in them.
@@ -137,7 +138,7 @@ def landlock(readable: Iterable[str], listable: Iterable[str], writable: Iterabl
 def _grant(ruleset: int, path: str, access: int) -> None:
     try:
         beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:  # not there, then nothing to read
+    except OSError:  # it does not exist
         return
     if not stat.S_ISDIR(os.fstat(beneath).st_mode):
         access &= ~_LIST
@@ -147,21 +148,21 @@ def _grant(ruleset: int, path: str, access: int) -> None:
 
 
 def seccomp(program: bytes) -> None:
-    """Filter every system call of this process, and of all it may start, by `program`."""
+    """Filter every system call of this process and its descendants by `program`."""
     code = _buffer(program)
     header = struct.pack("<HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
     _call("seccomp", _SECCOMP_FILTER_MODE, 0, _buffer(header))
 
 
 class Filter:
-    """A filter for one process, made ready before there is that process: forks are copies."""
+    """A filter for one process, prepared before the fork that creates the process."""
 
     def __init__(self, program: bytes, mark: bytes) -> None:
-        """Prepare.
+        """Prepare the filter.
 
         Args:
             program: See `seccomp`.
-            mark: Where the number of the process will be in it.
+            mark: Bytes in the program that stand for the process id.
         """
         self.code = _buffer(program)
         self.places = [at for at in range(4, len(program), 8) if program[at : at + 4] == mark]
@@ -180,7 +181,7 @@ class Filter:
 
 
 def seccomp_known() -> bool:
-    """Return whether the kernel filters system calls: it then faults on a filter at address 0."""
+    """Return whether the kernel has seccomp: only then a filter at address 0 gives EFAULT."""
     try:
         _call("seccomp", _SECCOMP_FILTER_MODE, 0, 0)
     except OSError as error:
@@ -189,7 +190,7 @@ def seccomp_known() -> bool:
 
 
 def bound(which: int, most: int, grace: int = 0) -> Bound:
-    """Return a resource limit for good, the hard one above it by `grace`; less stays less."""
+    """Return a resource limit whose hard limit is higher by `grace`; lower limits are kept."""
     _, hard = resource.getrlimit(which)
     hard = most + grace if hard == resource.RLIM_INFINITY else min(most + grace, hard)
     return which, (min(most, hard), hard)

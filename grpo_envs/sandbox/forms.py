@@ -1,4 +1,4 @@
-"""The kinds of values that pass as nodes, see `passing`: how each is written, made and filled."""
+"""The kinds of values that pass as nodes, see `passing`: writing, making and filling each."""
 
 import importlib
 import sys
@@ -15,7 +15,7 @@ Inline = Callable[[Any], Any]
 
 
 def node_of(value: Any, every: Inline) -> Node | None:
-    """Return the node of a value, None where it has none of these kinds; `every` writes items."""
+    """Return the node of a value, None if it has none of these kinds; `every` writes items."""
     for kind, written in _WRITERS.items():
         if isinstance(value, kind):
             return written(value, every)
@@ -33,7 +33,7 @@ def node_of(value: Any, every: Inline) -> Node | None:
 
 
 def shell(node: Node, read: Inline, *, arrays: bool) -> Any:
-    """Return the value of a node, still empty where `FILL` fills it; None for other kinds."""
+    """Return the value of a node, empty if `FILL` fills it later; None for other kinds."""
     kind = node[0]
     if kind in _EMPTY:
         return _EMPTY[kind]()
@@ -47,12 +47,12 @@ def shell(node: Node, read: Inline, *, arrays: bool) -> Any:
 
 
 def written_all(items: Collection[Any], every: Inline) -> list[Any]:
-    """Return items as they stand within a node."""
+    """Return items in the form that they have within a node."""
     return [*items] if are_plain(items) else [every(item) for item in items]
 
 
 def read_all(items: list[Any], read: Inline) -> list[Any]:
-    """Return the values of items that stand within a node."""
+    """Return the values of items within a node."""
     return [read(item) for item in items] if dict in set(map(type, items)) else items
 
 
@@ -110,11 +110,11 @@ FILL: dict[str, Callable[[Any, Node, Inline], None]] = {
     "n": _fill_array,
     "o": _fill_object,
 }
-"""Puts the items of a node into its value, which may be there already."""
+"""Functions that put the items of a node into its value, which may exist already."""
 
 
 def attributes(value: Any) -> dict[str, Any]:
-    """Return the attributes of an object, those of its slots too."""
+    """Return the attributes of an object, including slots."""
     found = dict(getattr(value, "__dict__", {}))
     for kind in type(value).__mro__:
         slots = kind.__dict__.get("__slots__", ())
@@ -125,7 +125,7 @@ def attributes(value: Any) -> dict[str, Any]:
 
 
 def is_iterator(value: Any) -> bool:
-    """Return whether `value` gives its items one by one."""
+    """Return whether `value` is an iterator."""
     return isinstance(value, Iterator) and not isinstance(value, type)
 
 
@@ -136,7 +136,7 @@ def is_array(value: Any) -> bool:
 
 
 def array(flat: list[Any], node: Node, *, arrays: bool) -> Any:
-    """Return the array of a node, or lists; ValueError where it is none."""
+    """Return the array of a node, or lists; ValueError if it is not an array."""
     _, dtype, shape, _ = node
     count = 1
     for size in shape:

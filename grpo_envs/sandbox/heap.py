@@ -1,8 +1,8 @@
-"""The memory that a fork starts with.
+"""Preparation of the heap before forks.
 
-A fork maps each page that this process has, and copies each page that it writes to. Python writes
-wherever it makes an object. What the imports have freed lies in holes all over the heap: a new
-object in each hole costs a page each.
+A fork maps all pages of this process, and copies each page that it writes to. Python writes
+wherever it makes an object. Memory that imports have freed leaves holes all over the heap: a new
+object in each hole costs the copy of a page.
 """
 
 import ctypes
@@ -12,18 +12,18 @@ from itertools import repeat
 from typing import Any
 
 _LIBC = ctypes.CDLL(None)
-_LARGEST = 512  # bytes: Python gives larger objects to the C library
+_LARGEST = 512  # bytes: the C library allocates larger objects
 _STEP = 16
-_POOL = 1 << 14  # bytes in a row for objects of one size: `Include/internal/pycore_obmalloc.h`
+_POOL = 1 << 14  # bytes of a pool for objects of one size: `Include/internal/pycore_obmalloc.h`
 _HEADS = 48  # bytes of the head of such a pool
-_BYTES = 33  # an empty one
+_BYTES = 33  # size of an empty bytes object
 
 
 def settle() -> list[Any]:
-    """Give free memory back to the system, and fill the holes that stay.
+    """Return free memory to the system, and fill the remaining holes.
 
     Returns:
-        What fills them: as long as it lives, new objects lie side by side.
+        The objects in the holes: as long as they live, new objects are adjacent.
     """
     filling: list[Any] = []
     for size in range(_STEP, _LARGEST + 1, _STEP):
@@ -37,7 +37,7 @@ def settle() -> list[Any]:
 
 
 def _objects(size: int, count: int) -> list[Any]:
-    """Return objects of `size` bytes, without making any others on the way."""
+    """Return objects of `size` bytes, without making other objects."""
     if size == _STEP:
         return [object() for _ in repeat(None, count)]
     if size == 2 * _STEP:

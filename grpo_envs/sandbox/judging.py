@@ -1,8 +1,8 @@
-"""What the judge's child does: dataset test code against a program in another process.
+"""The judge's child: it runs a dataset's test code against a program in another process.
 
-The program is behind CHANNEL and answers calls by value; whatever it answers is a value to the
-test code. The verdict goes out on VERDICT, which the program's process never had. What a pass
-needs is counted here: calls of the program, and assertions that held.
+The program is behind CHANNEL and answers calls by value, so its answers are only values to the test
+code. The verdict is written to VERDICT, a descriptor that the program's process never had. A pass
+requires calls of the program and assertions that held; both are counted here.
 """
 
 import linecache
@@ -25,7 +25,7 @@ _REHEARSALS = 20
 
 
 def judge(_: int) -> None:
-    """Run the tests and tell the verdict; does not return."""
+    """Run the tests and write the verdict; does not return."""
     task = payload()
     program = Tested(task)
     try:
@@ -33,7 +33,7 @@ def judge(_: int) -> None:
     except Opaque as error:
         _tell(BROKEN, str(error))
     except BaseException as error:  # noqa: BLE001  whatever the tests raise
-        if program.gone:  # also where the tests caught that and went on
+        if program.gone:  # even if the tests caught the exception
             _tell(GONE, "the program ended, or did not answer by the rules")
         _tell(MISSED, _described(error, task["tests"]))
     if program.gone:
@@ -48,7 +48,7 @@ def judge(_: int) -> None:
 
 
 def rehearse() -> None:
-    """Do in the zygote what every judge and its program do first, over real pipes; see `runner`."""
+    """Run a judge's and its program's first steps in the zygote, over real pipes; see `runner`."""
     hooks = threading.excepthook, sys.unraisablehook
     task = _rehearsal()
     for _ in range(_REHEARSALS):

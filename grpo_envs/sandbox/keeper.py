@@ -1,8 +1,8 @@
 """The program that keeps one worker: `keeper.py <socket> <zygote commands as JSON>`.
 
-It stands between the trainer and the children: it hands out descriptors, reads outputs up to their
-caps, looks at the clock and reports. A stalled trainer thus changes no result. The children are
-the zygote's, a process that never sees what passes here.
+The keeper is between the trainer and the children: it passes descriptors, reads outputs up to their
+limits, watches the time and reports. A stalled trainer therefore changes no result. The children
+belong to the zygote, a process that never sees the data that passes here.
 """
 
 import json
@@ -25,7 +25,7 @@ def main() -> None:
     try:
         zygotes += [ProgramZygoteHandle(command) for command in json.loads(commands)]
         places = [zygote.place(trainer, light=zygote is not zygotes[-1]) for zygote in zygotes]
-    except Exception as error:  # noqa: BLE001  whatever it is, the trainer must know
+    except Exception as error:  # noqa: BLE001  reported to the trainer
         wire.send_message(trainer, {"failed": f"{error}"[:300]})
         end(zygotes)
     wire.send_message(trainer, {"failed": ""})
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def end(zygotes: "list[ProgramZygoteHandle]") -> NoReturn:
-    """End everything, and this process."""
+    """End all zygotes and this process."""
     for zygote in zygotes:
         zygote.process.kill()
         zygote.process.wait()
@@ -50,7 +50,7 @@ class ProgramZygoteHandle:
     """A zygote's process and the keeper's end of its socket."""
 
     def __init__(self, command: list[str]) -> None:
-        """Start it, without waiting."""
+        """Start the zygote, without waiting."""
         self.control, theirs = socket.socketpair()
         self.process = subprocess.Popen(
             [str(theirs.fileno()) if word == "{socket}" else word for word in command],
@@ -62,10 +62,10 @@ class ProgramZygoteHandle:
         theirs.close()
 
     def place(self, trainer: socket.socket, *, light: bool) -> Any:
-        """Wait until it is ready; return where to run programs, as a `session.Place`.
+        """Wait until the zygote is ready; return a `session.Place` to run programs in.
 
         Raises:
-            ChildProcessError: it does not start; the message says why.
+            ChildProcessError: the zygote does not start; the message says why.
         """
         from grpo_envs.sandbox import session, wire
 

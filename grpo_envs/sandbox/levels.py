@@ -1,4 +1,4 @@
-"""What confines programs, by name; and which of it works here."""
+"""Isolation levels by name, and the choice of one that works on this machine."""
 
 import platform
 import sys
@@ -12,10 +12,10 @@ from grpo_envs.sandbox.probes import bwrap_path, probe_all
 from grpo_envs.sandbox.worker import Setting, folders
 
 LEVELS = ("auto", "bubblewrap", "confined", "unsafe", "degraded")
-"""`bubblewrap`: namespaces, and all that `confined` has: Landlock, a filter of system calls, no
-capabilities, limits. `confined` cannot hide that a file exists, nor its size, owner and dates: a
-program can call `stat`. `auto` is the first of the two that works. `unsafe` and `degraded` (for
-macOS) have limits only, and must be asked for by name."""
+"""`confined`: Landlock, a filter of system calls, no capabilities, limits. It cannot hide that a
+file exists, nor its size, owner and dates: a program can call `stat`. `bubblewrap`: namespaces in
+addition. `auto` is bubblewrap if it works, else confined. `unsafe` and `degraded` (for macOS) have
+limits only, and are never chosen by `auto`."""
 SAFE = ("bubblewrap", "confined")
 
 _PROVEN: dict[tuple[str, tuple[str, ...]], Setting] = {}
@@ -31,7 +31,7 @@ def choose(level: str, preload: tuple[str, ...]) -> Setting:
     """Return how the workers of a level start; a safe level has passed its self-test.
 
     Raises:
-        SandboxUnavailable: none works; the message lists why, every probe and its remedy.
+        SandboxUnavailable: no level works; the message lists the reasons and remedies.
         ConfigError: a package to preload is not installed.
     """
     folders(preload)
@@ -57,7 +57,7 @@ def _proven(level: str, preload: tuple[str, ...]) -> Setting:
             raise SandboxError(f"no table of system calls for {platform.machine()}.")
         wrapper = _bwrap(preload) if level == "bubblewrap" else ()
         setting = Setting(level=level, wrapper=wrapper, preload=preload)
-        with phase(f"testing what confines programs ({level})"):
+        with phase(f"testing the isolation of programs ({level})"):
             broken = [result for result in trial(setting) if result.problem]
         if broken:
             problems = "; ".join(f"{result.act}: {result.problem}" for result in broken)
@@ -67,7 +67,7 @@ def _proven(level: str, preload: tuple[str, ...]) -> Setting:
 
 
 def _bwrap(preload: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the command that gives a zygote namespaces of its own."""
+    """Return the command that runs a zygote in its own namespaces."""
     path = bwrap_path()
     if path is None:
         raise SandboxError("there is no bwrap.")

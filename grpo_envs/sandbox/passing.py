@@ -1,9 +1,9 @@
 """Values that keep their identity while they pass between a judge and a program.
 
-A message is a root and a table of nodes: what can change (lists, dictionaries, sets, arrays,
-objects) is a node, all else stands inline as `values` tags it. A reply tells what has become of
-the nodes of its request, so that a change in place, however deep, happens on both sides. What has
-no value, a function or an iterator, is a node that names an entry of its owner's table.
+A message is a root and a table of nodes. Mutable values (lists, dictionaries, sets, arrays,
+objects) are nodes; all others are inline, tagged as in `values`. A reply contains the new state of
+the nodes of its request, so that changes in place, at any depth, happen on both sides. A function
+or an iterator does not pass by value: its node is the number of an entry in its owner's table.
 """
 
 import builtins
@@ -17,25 +17,25 @@ from grpo_envs.sandbox.values import MAX_DEPTH, Opaque, Unreadable, load_tagged,
 _WRITE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _READ = json.JSONDecoder().decode
 Export = Callable[[Any], Node | None]
-"""Returns the node of a thing that has no value, None where it does not pass."""
+"""Returns the node of something that does not pass by value; None if it cannot pass at all."""
 Import = Callable[[Node], Any]
-"""Returns what stands here for such a node of the other side."""
+"""Returns the stand-in for such a node of the other side."""
 
 
 class Unreturnable(Exception):
-    """The other side answered with what does not pass by value."""
+    """The other side answered with something that does not pass by value."""
 
 
 class Packer:
     """Writes one message."""
 
     def __init__(self, export: Export, known: list[Any], *, strict: bool) -> None:
-        """Begin.
+        """Start an empty message.
 
         Args:
             export: Makes nodes of functions, iterators and objects.
-            known: What the other side has already, by its number in the table.
-            strict: Whether what does not pass raises here, not where it is read.
+            known: Values that the other side has already, by number in the table.
+            strict: Whether something that does not pass raises here, not when it is read.
         """
         self.export = export
         self.strict = strict
@@ -44,10 +44,10 @@ class Packer:
         self.nodes: list[Node | None] = []
 
     def pack(self, root: Any, before: list[Node] | None = None) -> str:
-        """Return the message for `root`; known nodes that are as they were `before` are null.
+        """Return the message for `root`; known nodes that did not change since `before` are null.
 
         Raises:
-            Opaque: `strict`, and something does not pass.
+            Opaque: `strict` is set, and something does not pass.
             ValueError: tuples are nested deeper than MAX_DEPTH, or an integer is too long.
         """
         written = self.inline(root, MAX_DEPTH)
@@ -60,7 +60,7 @@ class Packer:
         return _WRITE([written, self.nodes])
 
     def inline(self, value: Any, depth: int) -> Any:
-        """Return `value` as it stands within a node."""
+        """Return `value` in the form that it has within a node."""
         kind = type(value)
         if kind is list or kind is dict:
             return {"r": self._number(value)}
@@ -87,7 +87,7 @@ class Packer:
         number = self.numbers.get(id(value))
         if number is None:
             number = self.numbers[id(value)] = len(self.objects)
-            self.objects.append(value)  # kept, so that no other object gets its id
+            self.objects.append(value)  # kept alive, so that its id stays unique
         return number
 
     def _node(self, value: Any) -> Node:
@@ -103,7 +103,7 @@ class Packer:
 
 
 class Unpacker:
-    """Reads one message. What it says may be anything; what is returned was made here."""
+    """Reads one message. The text is untrusted; all returned values are made here."""
 
     def __init__(
         self,
@@ -113,12 +113,12 @@ class Unpacker:
         *,
         arrays: bool,
     ) -> None:
-        """Begin.
+        """Start without a message.
 
         Args:
-            stand_in: Makes what stands for functions, iterators and objects of the other side.
-            known: The values that a reply is about, by number; they are changed in place.
-            sent: Their nodes in the request: a value stays of its kind.
+            stand_in: Makes stand-ins for functions, iterators and objects of the other side.
+            known: The values that a reply changes in place, by number.
+            sent: Their nodes in the request: a value keeps its kind.
             arrays: Whether arrays of numpy become arrays, not lists.
         """
         self.stand_in = stand_in
@@ -133,8 +133,8 @@ class Unpacker:
         """Return the root.
 
         Raises:
-            Unreadable: it is no message.
-            Unreturnable: it holds what does not pass by value.
+            Unreadable: the text is not a message.
+            Unreturnable: the message has something that does not pass by value.
         """
         try:
             root, self.nodes = _READ(text)
@@ -146,7 +146,7 @@ class Unpacker:
                 self._fill(self.todo.pop())
         except Unreturnable:
             raise
-        except Exception as error:  # noqa: BLE001  whatever an untrusted text leads to
+        except Exception as error:  # noqa: BLE001  an untrusted text may cause any error
             raise Unreadable(f"no message: {error!r}"[:200]) from None
         return value
 
@@ -178,7 +178,7 @@ class Unpacker:
         return load_tagged(mark, inner)
 
     def _reach(self, number: int) -> Any:
-        """Return the value of a node; what is in it follows."""
+        """Return the value of a node; its items are filled in later."""
         if number in self.made:
             return self.made[number]
         node = self.nodes[number]
@@ -198,6 +198,6 @@ class Unpacker:
         node, value = self.nodes[number], self.made[number]
         own = self.sent[number] if number < len(self.known) else node
         if own is None or own[0] != node[0]:
-            return  # a function of ours, say, is no object that the other side could change
+            return  # the other side cannot change it (a function of ours, for example)
         if node[0] != "n" or number < len(self.known):
             FILL[node[0]](value, node, self._inline)

@@ -1,8 +1,8 @@
 """One end of the channel between test code and a program: requests, replies, and calls back.
 
-A line is `>` and a request, `=` and a reply, or `!` and an error. Whoever waits for a reply serves
-the requests that come meanwhile: a function that the tests pass is called back in their process,
-by value like everything else. What an end has not put into its table cannot be asked for.
+A line is `>` and a request, `=` and a reply, or `!` and an error. An end that waits for a reply
+serves incoming requests: a function that the tests pass is called back in their process, with
+arguments by value. An end can only ask for entries of the other's table.
 """
 
 import builtins
@@ -19,14 +19,14 @@ _LONGEST_ERROR = 300
 
 
 class Gone(BaseException):
-    """The other end answers no more, or not by the rules."""
+    """The other end does not answer, or breaks the protocol."""
 
 
 class Peer:
     """An end of the channel."""
 
     strict = False
-    """Whether what does not pass raises where it is written, not where it is read."""
+    """Whether something that does not pass raises when it is written, not when it is read."""
 
     def __init__(self, fd: int, longest: int) -> None:
         """Talk over `fd`, in lines of at most `longest` characters."""
@@ -39,12 +39,12 @@ class Peer:
         self.gone = False
 
     def ask(self, *request: Any) -> Any:
-        """Send a request, what is asked first; return the root of the reply.
+        """Send a request, which begins with its kind; return the root of the reply.
 
         Raises:
-            Gone: there is none.
+            Gone: there is no reply.
             Opaque: something does not pass by value.
-            Exception: whatever the other end says was raised there.
+            Exception: the exception that the other end reports.
         """
         packer = Packer(self.export, [], strict=self.strict)
         self._send(f">{packer.pack(request)}")
@@ -67,12 +67,12 @@ class Peer:
             root = self.handle(*request)
             packer = Packer(self.export, values, strict=False)
             answer = f"={packer.pack(root, nodes)}"
-        except Exception as error:  # noqa: BLE001  the other end's to handle
+        except Exception as error:  # noqa: BLE001  reported to the other end
             answer = f"!{self.described(error)}"
         self._send(answer)
 
     def handle(self, what: str, place: Any, *more: Any) -> Any:
-        """Do what a request asks for: here only what was passed to the other end."""
+        """Carry out a request about a function or an iterator that was passed to the other end."""
         kind, value = self.exports[place]
         if (what, kind) == ("call", "f"):
             arguments, keywords = more
@@ -113,7 +113,7 @@ class Peer:
         return number
 
     def stand_in(self, node: Node) -> Any:
-        """Return what stands here for something of the other end."""
+        """Return the stand-in for something of the other end."""
         kind = node[0]
         if kind == "m":
             return self.exports[node[1]][1]
@@ -127,7 +127,7 @@ class Peer:
         return proxy
 
     def error(self, line: str) -> BaseException:
-        """Return what a line that is no reply raises here."""
+        """Return the exception for a line that is not a successful reply."""
         if line[:1] != "!":
             self.gone = True
             return Gone()
@@ -139,11 +139,11 @@ class Peer:
             return Gone()
 
     def raised(self, name: str, message: str, bases: list[str]) -> BaseException:
-        """Return the exception `name` of the other end; `bases` are builtins that it is one of."""
+        """Return the exception `name` of the other end; `bases` are its builtin base classes."""
         return constructed(bases, message)
 
     def described(self, error: BaseException) -> str:
-        """Return an exception as text: its name, its message, the builtins that it is one of."""
+        """Return an exception as text: its name, its message and its builtin base classes."""
         try:
             message = (
                 str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -182,7 +182,7 @@ class Peer:
 
 
 def contents(names: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
-    """Return the names of a program, what kind of thing each is, and the bases of exceptions."""
+    """Return the names of a program with their kinds, and the base classes of exceptions."""
     return tuple(
         (name, *_kind(value))
         for name, value in names.items()
@@ -199,18 +199,18 @@ def _kind(value: Any) -> tuple[str, ...]:
 
 
 def bases_of(kind: type) -> list[str]:
-    """Return the builtin exceptions that `kind` is one of, the nearest first."""
+    """Return the builtin base classes of an exception class, the nearest first."""
     builtin = [base.__name__ for base in kind.__mro__ if base.__module__ == "builtins"]
     return [name for name in builtin if name != "object"]
 
 
 def constructed(bases: list[str], message: str) -> Exception:
-    """Return the nearest of the builtin exceptions `bases` that takes a message."""
+    """Return an instance of the nearest builtin exception in `bases` that takes a message."""
     for name in bases:
         kind = getattr(builtins, name, None)
         if isinstance(kind, type) and issubclass(kind, Exception):
             try:
                 return kind(message)
-            except TypeError:  # UnicodeDecodeError wants five arguments
+            except TypeError:  # UnicodeDecodeError needs five arguments
                 continue
     return Exception(message)

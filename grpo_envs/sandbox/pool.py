@@ -1,7 +1,7 @@
 """The built-in backend: workers on this machine.
 
 Each worker is a keeper and a zygote, started by exec with a clean environment on first use; the
-zygote forks a confined child for every run. Nothing is ever forked here, where there may be
+zygote forks a confined child for every run. This process itself never forks, because it may have
 threads, CUDA and secrets.
 """
 
@@ -42,13 +42,13 @@ class LocalPool:
         """Prepare a pool; no process is started yet.
 
         Args:
-            workers: Most programs that run at once; None for one a core.
-            level: What confines them, one of `levels.LEVELS`.
-            preload: Packages that programs may import besides the standard library; they cost no
-                time when a program runs. None for numpy where it is installed.
+            workers: Largest number of concurrent programs; None: one per core.
+            level: The isolation level, one of `levels.LEVELS`.
+            preload: Packages that programs may import besides the standard library. They are
+                imported in advance, so they cost no time in a run. None: numpy if it is installed.
 
         Raises:
-            ConfigError: no such level, or no workers.
+            ConfigError: the level is unknown, or `workers` is not positive.
         """
         check(level)
         require(workers is None or workers > 0, "workers", workers, "a positive number")
@@ -63,23 +63,23 @@ class LocalPool:
         _POOLS.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be a pool of its own in a process that a pickled environment is sent to."""
+        """Unpickle as the shared pool of the process that receives an environment."""
         from grpo_envs.sandbox.shared import shared_pool  # it imports this module
 
         return shared_pool, (self._asked, self._workers_asked, self._preload)
 
     @property
     def level(self) -> str:
-        """What confines the programs: `bubblewrap`, `confined`, `degraded` or `unsafe`.
+        """The isolation level: `bubblewrap`, `confined`, `degraded` or `unsafe`.
 
         Raises:
-            SandboxUnavailable: nothing that is allowed works on this machine.
+            SandboxUnavailable: no allowed level works on this machine.
         """
         return self.setting.level
 
     @property
     def setting(self) -> Setting:
-        """How its workers start."""
+        """How the workers start."""
         if self._setting is None:
             self._setting = choose(self._asked, self._preload)
         return self._setting
@@ -94,11 +94,12 @@ class LocalPool:
     ) -> RunResult:
         """Run `program` as a script, then make `calls` of one of its functions.
 
-        Blocks until a worker is free and the program has ended; only the latter counts. What a
-        program draws from `random` is the same in every run.
+        Blocks until a worker is free and the program has ended; the wait for a worker does not
+        count against the limits. `random` is seeded, so that a program draws the same numbers in
+        every run.
 
         Raises:
-            SandboxError: the sandbox failed twice, which is no fault of the program.
+            SandboxError: the sandbox failed twice; the program is not the cause.
             ConfigError: an argument of a call does not pass by value.
         """
         limits = limits or Limits()
@@ -121,16 +122,16 @@ class LocalPool:
     def judge(
         self, program: str, *, tests: str, entry_point: str, limits: Limits | None = None
     ) -> Verdict:
-        """Run `tests` in a process that `program` is not in.
+        """Run `tests` in another process than `program`.
 
-        They assert as a module, in `check(candidate)`, in functions `test...`, or in classes of
-        unittest or pytest. The name `entry_point` is the program's function in the tests too, and
-        so is any other name of the program that they use and do not define. Arguments and values
-        pass by value; what the function does to what it is given, happens to it.
+        The tests assert in the module, in `check(candidate)`, in functions `test...`, or in classes
+        of unittest or pytest. In the tests, `entry_point` names the program's function; other names
+        of the program can be used, too, unless the tests define them. Arguments and results pass by
+        value; changes of an argument in place happen to the tests' object.
 
         Raises:
-            SandboxError: the sandbox failed twice, which is no fault of the program.
-            DatasetError: the tests do not compile, have nothing to run, or pass what cannot pass.
+            SandboxError: the sandbox failed twice; the program is not the cause.
+            DatasetError: the tests do not compile, have nothing to run, or pass unsupported values.
         """
         limits = limits or Limits()
         longest = limits.result_kib << 10
@@ -172,7 +173,7 @@ class LocalPool:
     def _ask(
         self, limits: Limits, blobs: list[bytes], code: str, *, judge: bool
     ) -> tuple[dict[str, Any], Sequence[bytes]]:
-        """Have a free worker do it; once more with a new one if it fails: all may be dead."""
+        """Let a free worker do it; if it fails, a new one, as all idle workers may be dead."""
         setting, why = self.setting, ""
         full = names_any(code, (*RARE, *self._preload))
         with self._free:
@@ -188,7 +189,7 @@ class LocalPool:
                     why = str(error)
                     if attempt == 0:
                         log.warning("sandbox: %s; a new worker runs the program again", why)
-                except BaseException:  # Ctrl-C in the middle: its reply would be the next one's
+                except BaseException:  # Ctrl-C: the next request would get its reply
                     self._discard(worker)
                     raise
                 else:
@@ -214,7 +215,7 @@ class LocalPool:
                 worker.stop()
 
     def _forget(self) -> None:
-        """Leave the parent's workers alone: called in a forked child, which starts its own."""
+        """Forget the parent's workers; called in a forked child, which starts its own."""
         for worker in self._workers:
             worker.forget()
         for end in self._opening:
@@ -230,7 +231,7 @@ def _argument(arguments: list[Any]) -> str:
 
 
 def _values(lines: bytes, count: int) -> list[Returned | Raised]:
-    """Read what a program wrote as its results; it may have written anything."""
+    """Read the results that a program wrote; the text is untrusted."""
     read: list[Returned | Raised] = []
     for line in lines.split(b"\n")[:-1][:count]:
         try:

@@ -1,10 +1,9 @@
-"""What programs find imported: a fork that has it in memory imports it in no time.
+"""Modules that are imported before the fork, so that programs import them in no time.
 
-But each module makes the fork itself dearer, numpy by a third of a short run. So there are two
-zygotes: a light one for most programs, and one with everything for programs that name what only
-that has. A wrong guess costs time and changes nothing: what the light one lacks of the standard
-library is imported when asked for, and a program that asks it for a package runs again in the
-other.
+Each module makes the fork itself slower, numpy by a third of a short run. So there are two zygotes:
+a light one for most programs, and a full one for programs that name modules of the full one only. A
+wrong guess costs time but changes no result: the light one imports missing modules of the standard
+library on demand, and a program that needs a package there runs again in the full one.
 """
 
 import importlib
@@ -43,7 +42,7 @@ def load(names: Sequence[str], folders: list[str]) -> list[str]:
     sys.path += folders
     for name in names:
         importlib.import_module(name)
-    sys.path[:] = usual  # modules that load late are found by their package's own path
+    sys.path[:] = usual  # later submodules are found by their package's path
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)
     new = {name.partition(".")[0] for name in set(sys.modules) - before}
@@ -51,19 +50,19 @@ def load(names: Sequence[str], folders: list[str]) -> list[str]:
 
 
 class Elsewhere:
-    """Is asked for modules that nobody else finds.
+    """A finder for modules that no other finder finds.
 
-    For a package that may be in the other zygote it ends the child: the program runs again there.
+    For a package that the other zygote may have, it ends the child; the program runs again there.
     """
 
     def __init__(self, folders: list[str]) -> None:
-        """Learn what is installed in `folders`, which children cannot list."""
+        """List the packages in `folders`, which children cannot list."""
         self.names = {
             entry.name.partition(".")[0] for folder in folders for entry in os.scandir(folder)
         }
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        """Find nothing, see above."""
+        """Find nothing, or end the child."""
         if path is None and name in self.names:
             os._exit(ABSENT)
 

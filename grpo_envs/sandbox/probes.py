@@ -1,4 +1,4 @@
-"""What this machine offers to confine programs with, and what to do where it is missing."""
+"""Probes of what this machine offers for isolation, with remedies."""
 
 import os
 import platform
@@ -26,7 +26,7 @@ _PLENTY = 1 << 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """One thing that was looked for."""
+    """The result of one probe."""
 
     name: str
     found: str
@@ -34,11 +34,11 @@ class Probe:
     needed: str
     """The levels that need it."""
     remedy: str = ""
-    """What to do where it is missing."""
+    """What to do if it is missing."""
 
 
 def probe_all() -> list[Probe]:
-    """Look at this machine; takes a few hundredths of a second."""
+    """Probe this machine; this takes a few hundredths of a second."""
     return list(_probes())
 
 

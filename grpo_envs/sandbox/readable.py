@@ -1,6 +1,6 @@
-"""Which files a program may read: the standard library, what was preloaded, shared libraries.
+"""The files that a program may read: the standard library, preloaded packages, shared libraries.
 
-Not the folder where packages are installed as a whole: data sets with their answers lie there.
+The folder of installed packages as a whole is not readable: it contains datasets with answers.
 """
 
 import os
@@ -27,10 +27,10 @@ def library() -> str:
 
 
 def readable(preloaded: list[str]) -> list[str]:
-    """Return files and folders; what is not there does no harm.
+    """Return files and folders; some of them may not exist.
 
     Args:
-        preloaded: Modules that are loaded already and are no part of the standard library.
+        preloaded: Modules outside the standard library that are loaded already.
     """
     home = library()
     parts = [entry.path for entry in os.scandir(home) if entry.name not in _NOT_LIBRARY]
@@ -38,7 +38,7 @@ def readable(preloaded: list[str]) -> list[str]:
 
 
 def packages(names: list[str]) -> list[str]:
-    """Return where loaded packages are, with the libraries that their wheels brought."""
+    """Return the paths of loaded packages, with the libraries of their wheels."""
     found = []
     for name in names:
         module = sys.modules[name]
@@ -50,7 +50,7 @@ def packages(names: list[str]) -> list[str]:
 
 
 def _libraries() -> Iterator[str]:
-    """Yield the shared libraries where the loader looks for them, no folder as a whole."""
+    """Yield the shared libraries in the loader's folders, file by file."""
     multiarch = getattr(sys.implementation, "_multiarch", "")
     known = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/usr/local/lib", f"{sys.base_prefix}/lib")
     several = f"/lib/{multiarch}", f"/usr/lib/{multiarch}"

@@ -1,4 +1,4 @@
-"""What the keeper does for a request: run a program, or judge one by tests."""
+"""The keeper's work for a request: run a program, or judge a program by tests."""
 
 import fcntl
 import os
@@ -22,7 +22,7 @@ Reply = tuple[dict[str, Any], list[bytes]]
 
 
 def serve(header: dict[str, Any], blobs: Sequence[bytes], places: list[Place]) -> Reply:
-    """Do what a request asks; return the reply.
+    """Carry out a request; return the reply.
 
     Raises:
         EOFError, OSError: the trainer or the zygote is gone.
@@ -85,28 +85,28 @@ def _judge(session: Session, blobs: Sequence[bytes], opened: list[int]) -> Reply
         os.close(verdict)
     session.wait(judge)
     if session.read()[0].startswith(_GONE):
-        session.linger(candidate)  # its descriptors are closed before its end is known
+        session.linger(candidate)  # its descriptors close before its end is reported
     streams = session.finish()
     assert judge.end is not None
     assert candidate.end is not None
     status = _status(session, judge.end)
-    session.light &= streams[0].startswith(_GONE)  # a program that was judged gets no second try
-    _status(session, candidate.end)  # killed from outside it must not look like a wrong answer
+    session.light &= streams[0].startswith(_GONE)  # a judged program gets no second try
+    _status(session, candidate.end)  # raises if it was killed from outside
     return {"failed": "", "status": status}, streams
 
 
 def _status(session: Session, end: Notice) -> str:
-    """Return how a run ended, by what the kernel says of it.
+    """Return how a run ended, from the status that the kernel reports.
 
     Raises:
-        Absent: it asked for a package of the other zygote.
+        Absent: the program needs a package of the other zygote.
         Broken: it was killed from outside; a confined program cannot send itself SIGKILL.
     """
     if session.why:
         return session.why
     code = os.waitstatus_to_exitcode(end.status)
     if code == -signal.SIGKILL and not end.killed:
-        # The limit counts ticks of the clock, which differ from the time that is reported.
+        # The limit counts clock ticks, which differ from the reported time.
         if end.cpu_s > _MOST_OF_IT * session.limits["cpu_s"]:
             return "cpu"
         raise Broken("its process was killed from outside (out of memory?)")
@@ -118,7 +118,7 @@ def _status(session: Session, end: Notice) -> str:
 
 
 def _file(data: bytes) -> int:
-    """Return a descriptor from which `data` can be read, and nothing else be done."""
+    """Return a descriptor of a file with `data` that can only be read."""
     if not hasattr(os, "memfd_create"):
         with tempfile.TemporaryFile() as file:
             file.write(data)

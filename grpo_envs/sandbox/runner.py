@@ -1,7 +1,7 @@
-"""What a child does with a program. Nothing here is trusted: the program shares this process.
+"""Running a program in a child. Nothing here is trusted: the program shares this process.
 
 Descriptors: 0 to 2 as usual, PAYLOAD (the program and its calls), CHANNEL (values out, or calls in
-and values out). What goes out is one line a call: `=` and a value, or `!` and an error.
+and values out). The output is one line a call: `=` and a value, or `!` and an error.
 """
 
 import _thread
@@ -26,9 +26,9 @@ from grpo_envs.sandbox.wire import OUT_OF_MEMORY
 PAYLOAD, CHANNEL = 3, 4
 FILE = "solution.py"
 MODULE = "solution"
-"""What a program is called whose functions are called: it is imported, not run."""
+"""The module name of a program that is imported, because only its functions are called."""
 _LONGEST_ERROR = 300
-_REHEARSALS = 20  # Python 3.11 takes 8 calls to begin, 3.13 takes 17
+_REHEARSALS = 20  # Python 3.11 specialises after 8 calls, 3.13 after 17
 
 
 def script(_: int) -> None:
@@ -48,7 +48,7 @@ def script(_: int) -> None:
 
 
 def payload() -> dict[str, Any]:
-    """Return what the keeper wrote for this child alone."""
+    """Return the data that the keeper wrote for this child."""
     size = os.lseek(PAYLOAD, 0, os.SEEK_END)
     data = b""
     while len(data) < size:
@@ -59,7 +59,7 @@ def payload() -> dict[str, Any]:
 
 
 class Lines:
-    """Lines that come from another process; too long a line ends them."""
+    """Lines from another process; a line that is too long ends the iteration."""
 
     def __init__(self, fd: int, longest: int) -> None:
         """Read from `fd`."""
@@ -73,7 +73,7 @@ class Lines:
             while end < 0:
                 try:
                     data = os.read(self.fd, 1 << 16)
-                except ConnectionError:  # it was killed with a question unread
+                except ConnectionError:  # killed with an unread request
                     return
                 if not data or len(self.rest) > self.longest:
                     return
@@ -94,7 +94,7 @@ def send(fd: int, line: str) -> None:
 
 
 def open_streams() -> None:
-    """Make the streams of a fresh Python; in the zygote, for what its children have at 0, 1, 2."""
+    """Make the streams of a fresh Python, in the zygote, for its children's descriptors 0, 1, 2."""
     reader = io.BufferedReader(io.FileIO(0, "r"))
     writers = io.BufferedWriter(io.FileIO(1, "w")), io.BufferedWriter(io.FileIO(2, "w"))
     sys.stdin = io.TextIOWrapper(reader, "utf-8", "surrogateescape")
@@ -102,7 +102,7 @@ def open_streams() -> None:
     sys.stderr = io.TextIOWrapper(writers[1], "utf-8", "backslashreplace", line_buffering=True)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
-        stream.mode = mode  # as `open` does, which Python's own streams come from
+        stream.mode = mode  # as in Python's own streams
         stream.buffer.raw.name = f"<{name}>"
         setattr(sys, f"__{name}__", stream)
     sys.argv = [FILE]
@@ -111,10 +111,10 @@ def open_streams() -> None:
 
 
 def rehearse() -> None:
-    """Do in the zygote what every child does first, and leave no trace of it.
+    """Run the first steps of a child in the zygote, without leaving a trace.
 
-    What Python sets up or specializes at the first calls is then no work of the children, and the
-    memory that it writes to is not copied for each of them.
+    Python's setup and specialisation at first calls is then done once, not in every child, and the
+    memory that it writes to is not copied for each child.
     """
     for _ in range(_REHEARSALS):
         names = main_module()
@@ -126,7 +126,7 @@ def rehearse() -> None:
 
 
 def main_module(name: str = "__main__") -> dict[str, Any]:
-    """Return the names of a fresh main module, or of one that is imported by another name."""
+    """Return the names of a fresh main module, also importable as `name`."""
     module = ModuleType(name)
     sys.modules["__main__"] = sys.modules[name] = module
     names = vars(module)
@@ -143,10 +143,10 @@ def execute(program: str, names: dict[str, Any]) -> None:
 
 
 def resolved(names: dict[str, Any], path: str) -> Any:
-    """Return what the program calls `path`: a name, or `Solution().name` for a method.
+    """Return the program's object for `path`: a name, or `Solution().name` for a method.
 
     Raises:
-        NameError: the program defines no such thing.
+        NameError: the program does not define it.
     """
     owner, _, method = path.partition("().")
     if owner not in names:
@@ -163,7 +163,7 @@ def _make_calls(names: dict[str, Any], entry_point: str, calls: list[str]) -> No
     for number, arguments in enumerate(calls):
         passed = load(arguments)
         try:
-            if number and "()." in entry_point:  # each call finds a new object
+            if number and "()." in entry_point:  # each call gets a new object
                 function = resolved(names, entry_point)
             line = f"={dump_result(function(*passed))}"
         except Exception as error:  # noqa: BLE001  the program's, whatever it is
@@ -194,13 +194,13 @@ def _report(error: BaseException) -> int:
     with suppress(BaseException):
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename != FILE:
-            trace = trace.tb_next  # our own frames say nothing about the program
+            trace = trace.tb_next  # skip our own frames
         traceback.print_exception(type(error), error, trace, limit=-20)
     return 1
 
 
 def _leave(code: int) -> None:
-    """End as Python does: threads, exit handlers, streams, what still stands in variables."""
+    """End as Python does: threads, exit handlers, streams, then variables."""
     first = sys.__stdout__, sys.__stderr__
     try:
         if _thread._count() or threading._threading_atexits:  # type: ignore[attr-defined]
@@ -209,12 +209,12 @@ def _leave(code: int) -> None:
         for stream in (getattr(sys, "stdout", None), getattr(sys, "stderr", None)):
             if stream is not None and not _is_closed(stream):
                 stream.flush()
-    except BaseException:  # noqa: BLE001  a thread's, a handler's, or a stream's that broke
+    except BaseException:  # noqa: BLE001  of a thread, a handler or a broken stream
         code = code or 1
     with suppress(BaseException):
-        sys.modules["__main__"].__dict__.clear()  # a file that is dropped writes what it holds
+        sys.modules["__main__"].__dict__.clear()  # dropped files flush their buffers
     for stream in first:
-        with suppress(BaseException):  # Python does not tell of what it drops either
+        with suppress(BaseException):  # Python ignores such errors, too
             stream.flush()  # type: ignore[union-attr]
     os._exit(code)
 

@@ -1,12 +1,15 @@
-"""The system call filter: what is allowed is listed, all else fails with EPERM.
+"""The system call filter: listed calls are allowed, all others fail with EPERM.
 
-Landlock decides which files may be opened. It knows nothing of chmod, chown, utime, xattr, unix
-sockets, UDP, memfd, io_uring, signals (before ABI 6) and truncation (before ABI 3): all that is
-refused here. A classic BPF program reads `struct seccomp_data`: number, architecture, arguments.
+Landlock decides which files may be opened. It does not cover chmod, chown, utime, xattr, unix
+sockets, UDP, memfd, io_uring, signals (before ABI 6) and truncation (before ABI 3): the filter
+refuses all of these.
 
-There are two filters, because the kernel compiles one each time that it is installed, which takes
-a tenth of a short run. The large one is installed once, in the zygote, and inherited. The small one
-goes into each child and takes away what only the zygote needs. The stricter verdict counts.
+A classic BPF program reads `struct seccomp_data`: number, architecture, arguments.
+
+There are two filters, because the kernel compiles a filter on each installation, which takes a
+tenth of a short run. The large filter is installed once, in the zygote, and inherited. The small
+one is installed in each child and refuses calls that only the zygote needs. The stricter verdict
+counts.
 """
 
 import errno
@@ -29,18 +32,18 @@ _CLONE_THREAD, _CLONE_NEW = 0x00010000, 0x7E020000
 _PR_NAME = (15, 16, 0x53564D41)  # set and get a thread's name, name a mapping (glibc)
 _PR_SET_PDEATHSIG = 1
 _FD_IOCTLS = (0x5451, 0x5450, 0x5421, 0x541B)  # FIOCLEX FIONCLEX FIONBIO FIONREAD
-# Duplicates, flags, locks and the size of a pipe; never an owner that gets signals.
+# Duplicates, flags, locks and the size of a pipe; not F_SETOWN, whose owner gets signals.
 _FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
 _SIGKILL = 9
 
 
 def refuse(error: int) -> int:
-    """Return the verdict by which a call fails with `error`."""
+    """Return the verdict that makes a call fail with `error`."""
     return REFUSE | error
 
 
 def inherited(machine: Machine) -> list[Instruction]:
-    """Return the filter of the zygote and of all that it forks."""
+    """Return the filter of the zygote and its children."""
     refused = [(RETURN, 0, 0, refuse(errno.EPERM))]
     bodies = {number: _verdict() for number in (machine.plain | machine.forking).values()}
     checks = _checks()
@@ -58,7 +61,7 @@ def inherited(machine: Machine) -> list[Instruction]:
 
 
 def own(machine: Machine, pid: int) -> list[Instruction]:
-    """Return the filter of the child `pid`, which forks nothing and signals nobody but itself."""
+    """Return the filter of the child `pid`, which may not fork, and may signal only itself."""
     bodies = {number: [(RETURN, 0, 0, refuse(errno.EPERM))] for number in machine.forking.values()}
     bodies |= {machine.checked[name]: body for name, body in _own_checks(pid).items()}
     return [(LOAD, 0, 0, _NUMBER), *_search(_merged(_starts(bodies, _verdict())))]
@@ -67,7 +70,7 @@ def own(machine: Machine, pid: int) -> list[Instruction]:
 def _starts(
     bodies: dict[int, list[Instruction]], between: list[Instruction]
 ) -> dict[int, list[Instruction]]:
-    """Return what is done from each number on, `between` for those without a body."""
+    """Return the code from each number on; `between` is for numbers without a body."""
     starts = {0: between}
     for number in sorted(bodies):
         starts |= {number: bodies[number], number + 1: between}
@@ -75,7 +78,7 @@ def _starts(
 
 
 def _merged(starts: dict[int, list[Instruction]]) -> list[tuple[int, list[Instruction]]]:
-    """Return ranges of numbers, each with what is done from its start on."""
+    """Return ranges of numbers, each with its start and its code."""
     ranges: list[tuple[int, list[Instruction]]] = []
     for start, body in sorted(starts.items()):
         if not ranges or ranges[-1][1] != body:
@@ -84,7 +87,7 @@ def _merged(starts: dict[int, list[Instruction]]) -> list[tuple[int, list[Instru
 
 
 def _search(ranges: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
-    """Find the number's range by bisection: the kernel tries every number when it installs this."""
+    """Find the number's range by bisection, as the kernel tries every number at installation."""
     if len(ranges) == 1:
         return ranges[0][1]
     middle = len(ranges) // 2
@@ -98,11 +101,11 @@ def assemble(instructions: Iterable[Instruction]) -> bytes:
 
 
 def _checks() -> dict[str, list[Instruction]]:
-    """Return what is asked of a call's arguments. Each body ends in a verdict on every path."""
-    missing = [(RETURN, 0, 0, refuse(errno.ENOSYS))]  # the C library then does it the old way
+    """Return the checks of calls' arguments. Each body ends in a verdict on every path."""
+    missing = [(RETURN, 0, 0, refuse(errno.ENOSYS))]  # the C library then uses the older call
     later = "clone", "kill", "tgkill", "setrlimit", "prlimit64"  # `_own_checks`
     return dict.fromkeys(later, _verdict()) | {
-        "clone3": missing,  # its flags are behind a pointer
+        "clone3": missing,  # a filter cannot read flags behind a pointer
         "openat2": missing,
         "mbind": missing,
         "open": _opens(1),
@@ -116,10 +119,10 @@ def _checks() -> dict[str, list[Instruction]]:
 
 
 def _own_checks(pid: int) -> dict[str, list[Instruction]]:
-    """Return what else is asked of the calls of a child."""
+    """Return the further checks in a child."""
     return {
         "clone": _clones(),
-        # SIGKILL never: a process that dies of it was killed from outside, and runs again.
+        # Never SIGKILL: a process that dies of it counts as killed from outside, and runs again.
         "kill": [*_unless(_one_of(0, [pid])), *_unless(_none_of(1, [_SIGKILL])), *_verdict()],
         "tgkill": [*_unless(_one_of(0, [pid])), *_unless(_none_of(2, [_SIGKILL])), *_verdict()],
         # Hard limits hold by themselves; see `_no_cpu_limit`.
@@ -156,11 +159,11 @@ def _verdict() -> list[Instruction]:
 
 
 def _no_cpu_limit(which: int, new: int | None = None) -> list[Instruction]:
-    """Seem to set a limit of processor time, and set any other one.
+    """Pretend to set a limit of processor time; allow all other limits.
 
-    Beyond a hard limit of its own choice the kernel would kill the program by SIGKILL, as whoever
-    kills it from outside does. `which` and `new` are the arguments that name the limit and point
-    to its new value.
+    At a hard limit of its own choice the kernel would kill the program with SIGKILL, which looks
+    like a kill from outside. `which` and `new` are the indices of the arguments with the limit's
+    name and with the pointer to its new value.
     """
     written = [] if new is None else [_argument(new), (EQUAL, 0, 2, 0)]
     written += [] if new is None else [_argument(new, high=True), (EQUAL, 1, 0, 0)]
@@ -174,7 +177,7 @@ def _no_cpu_limit(which: int, new: int | None = None) -> list[Instruction]:
 
 
 def _clones() -> list[Instruction]:
-    """Threads of this process, in no new namespace."""
+    """Allow threads of this process without new namespaces."""
     return [
         _argument(0),
         (ANY_BIT, 1, 0, _CLONE_THREAD),
@@ -186,9 +189,9 @@ def _clones() -> list[Instruction]:
 
 
 def _opens(flags: int) -> list[Instruction]:
-    """Any file that Landlock gives, but truncation only of what is opened for writing.
+    """Allow any file that Landlock allows; allow truncation only with opening for writing.
 
-    Before ABI 3 Landlock lets a readable file be truncated by O_RDONLY | O_TRUNC.
+    Before ABI 3, Landlock allows O_RDONLY | O_TRUNC to truncate a readable file.
     """
     return [
         _argument(flags),

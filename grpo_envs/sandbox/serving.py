@@ -1,4 +1,4 @@
-"""What a program's child does when test code calls it: calls come in, values go out.
+"""The program's child while test code calls it: calls come in, values go out.
 
 Nothing here is trusted: the program shares this process.
 """
@@ -29,7 +29,7 @@ _LONGEST = 1 << 16
 
 
 def serve(_: int) -> None:
-    """Run a program, then make the calls that come in, until none comes; does not return."""
+    """Run a program, then answer calls until the channel closes; does not return."""
     task = payload()
     _PRINTED.most = task["printed"]
     for name in ("stdout", "__stdout__"):
@@ -47,7 +47,7 @@ def serve(_: int) -> None:
 
 
 class Rehearsed:
-    """A program's end of a channel of pipes: for rehearsals in the zygote, see `runner`."""
+    """The program's end of a channel of pipes, for rehearsals in the zygote, see `runner`."""
 
     def __init__(self) -> None:
         """Open the pipes and load a program that defines `f`."""
@@ -56,7 +56,7 @@ class Rehearsed:
         self.program.lines = iter(Lines(self.pipes[0][0], _LONGEST))
         self.program.fd = self.pipes[1][1]
         self.lines = iter(Lines(self.pipes[1][0], _LONGEST))
-        """What the program answers, for the judge's end."""
+        """The program's answers, for the judge's end."""
         send(self.program.fd, self.program.load("def f(x): return [*x]", "f"))
 
     def send(self, line: str) -> None:
@@ -73,7 +73,7 @@ class Rehearsed:
 
 
 class _Printed(io.RawIOBase):
-    """Keeps what is printed, up to a limit."""
+    """Keeps printed text, up to a limit."""
 
     most = 0
 
@@ -90,7 +90,7 @@ class _Printed(io.RawIOBase):
         return size
 
     def take(self) -> str:
-        """Return what is kept, and forget it."""
+        """Return the kept text, and clear it."""
         with suppress(ValueError):  # the program closed or detached it
             self.stream.flush()
         text = self.data.decode(errors="replace")
@@ -99,7 +99,7 @@ class _Printed(io.RawIOBase):
 
 
 _PRINTED = _Printed()
-"""Made in the zygote: each child has its own copy, at no time."""
+"""Made in the zygote, so that each child has a copy without any work."""
 
 
 class _Program(Peer):
@@ -111,13 +111,13 @@ class _Program(Peer):
         self.kinds: dict[str, type] = {}
 
     def load(self, text: str, entry_point: str) -> str:
-        """Run a program; return the line that says what it defines."""
+        """Run a program; return the line with the names that it defines."""
         execute(text, self.names)
         resolved(self.names, entry_point)
         return f"={Packer(self.export, [], strict=False).pack(contents(self.names))}"
 
     def handle(self, what: str, place: Any, *more: Any) -> Any:
-        """Do what the tests ask for; return its kind, its value, and what was printed."""
+        """Carry out a request of the tests; return the kind, the value and the printed text."""
         if what == "next":
             return super().handle(what, place)
         name, arguments, keywords, listening, stdin, asked = more
@@ -150,20 +150,20 @@ class _Program(Peer):
         return ("m", None) if callable(value) else ("v", value)
 
     def serve(self, text: str) -> None:
-        """Answer a request; what the program raises, `sys.exit` too, is an answer."""
+        """Answer a request; an exception of the program is an answer, including `sys.exit`."""
         try:
             super().serve(text)
         except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
             self._send(f"!{self.described(error)}")
 
     def export_more(self, value: Any) -> Node | None:
-        """Objects pass as their attributes and a number to call them by; functions do not."""
+        """Return the node of an object: its number and its attributes. Functions do not pass."""
         if isinstance(value, type) or type(value).__module__ != MODULE:
             return None
         return ["o", self.place(value, "o"), type(value).__name__, attributes(value)]
 
     def stand_in(self, node: Node) -> Any:
-        """Return what stands for a function or an object of the tests."""
+        """Return the stand-in for a function or an object of the tests."""
         if node[0] == "P":
             return resolved(self.names, node[1])
         if node[0] == "b":

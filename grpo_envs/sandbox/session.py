@@ -1,4 +1,4 @@
-"""The children of one request at the keeper: they are started, read, and ended in time."""
+"""The keeper's children of one request: starting, reading and ending them in time."""
 
 import os
 import resource
@@ -15,30 +15,30 @@ from grpo_envs.sandbox.wire import FAILED, FORK, KILL, SHOW, SHOWN, Command, Not
 _SHORT = 0.005  # seconds until a program's output is read while it runs
 _FIRST_LOOK, _NEXT_LOOK = 0.02, 0.03  # seconds until the threads are counted
 _CHUNK = 1 << 16
-_FULL = 16  # chunks that a pipe holds at most
-_LINGER = 0.3  # seconds until a program that answers no more is killed
-_DYING = 5.0  # seconds that a killed child may take
+_FULL = 16  # most chunks in a pipe
+_LINGER = 0.3  # seconds until a program without an answer is killed
+_DYING = 5.0  # seconds until a killed child must have ended
 
 
 class Broken(Exception):
-    """The worker failed, not the program: the request runs again."""
+    """The worker failed, not the program; the request runs again."""
 
 
 class Absent(Exception):
-    """A program asked for a package that this zygote has not: it runs again in the other."""
+    """A program needs a package that this zygote does not have; it runs again in the other."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Sink:
-    """What comes out of a pipe."""
+    """The data from a pipe, up to a limit."""
 
     cap: int
     fatal: bool
-    """Whether more than the cap ends the run; else the rest is dropped."""
+    """Whether data beyond the cap ends the run; else it is dropped."""
     data: bytearray = field(default_factory=bytearray)
 
     def take(self, chunk: bytes) -> bool:
-        """Keep what fits; return whether the run must end."""
+        """Keep the data that fits; return whether the run must end."""
         room = self.cap - len(self.data)
         self.data += chunk[:room]
         return self.fatal and len(chunk) > room
@@ -46,14 +46,14 @@ class Sink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a request is done."""
+    """The zygote and trainer of a request."""
 
     trainer: socket.socket
     zygote: socket.socket
     base: int
-    """Bytes of the zygote's address space, which no program is charged for."""
+    """Bytes of the zygote's address space, which do not count against a program's limit."""
     light: bool
-    """Whether there is another place with more packages."""
+    """Whether another zygote has more packages."""
 
 
 @dataclass(slots=True)
@@ -62,15 +62,15 @@ class Child:
 
     number: int
     seen: str = ""
-    """Its folder in our /proc, '' while that is not known."""
+    """The child's folder in our /proc; '' while unknown."""
     end: Notice | None = None
 
 
 class Session:
-    """The children of one request, the clock, and what they write."""
+    """The children of one request, their time, and their output."""
 
     def __init__(self, limits: dict[str, Any], place: Place) -> None:
-        """Begin; nothing is started yet."""
+        """Begin without children."""
         self.limits = limits
         self.trainer = place.trainer
         self.zygote = place.zygote
@@ -102,15 +102,15 @@ class Session:
         return self.children[-1]
 
     def pipe(self, cap: int, *, fatal: bool) -> int:
-        """Open a pipe that is read here; return its other end, for a child."""
+        """Open a pipe that is read here; return the other end, for a child."""
         ours, theirs = os.pipe()
         os.set_blocking(ours, False)
         self.sinks[ours] = Sink(cap=cap, fatal=fatal)
         return theirs
 
     def wait(self, awaited: Child) -> None:
-        """Read and look at the clock until `awaited` has ended."""
-        self._step(_SHORT)  # most have ended by then: all that they wrote is read at once
+        """Read, and watch the time, until `awaited` has ended."""
+        self._step(_SHORT)  # most have ended by then, and their output is read at once
         if awaited.end is not None:
             return
         for fd in self.sinks:
@@ -126,13 +126,13 @@ class Session:
             self._step(min(self.deadline, look) - now)
 
     def linger(self, child: Child) -> None:
-        """Give a process that seems to end the time to do so by itself."""
+        """Give a process that seems to be ending the time to end by itself."""
         until = time.monotonic() + _LINGER
         while child.end is None and time.monotonic() < until:
             self._step(until - time.monotonic())
 
     def finish(self) -> list[bytes]:
-        """End what has not ended; return what came out of the pipes."""
+        """End all children; return the data from the pipes."""
         for child in self.children:
             self._kill(child)
         self.deadline = max(self.deadline, time.monotonic() + _DYING)
@@ -143,7 +143,7 @@ class Session:
         return self.read()
 
     def read(self) -> list[bytes]:
-        """Return what has come out of the pipes so far."""
+        """Return the data from the pipes so far."""
         for fd in self.sinks:
             self._read(fd, last=True)
         return [bytes(sink.data) for sink in self.sinks.values()]
@@ -157,7 +157,7 @@ class Session:
         events = self.poller.poll(max(0.0, patience) * 1000)
         for fd, _ in events:
             if fd == self.trainer.fileno():
-                raise EOFError  # it says nothing while it waits, unless it is gone
+                raise EOFError  # the trainer sends nothing now: it is gone
             if fd == self.zygote.fileno():
                 self._note(*Notice.receive(self.zygote))
             else:
@@ -186,7 +186,7 @@ class Session:
                     return
 
     def _end(self, why: str) -> None:
-        """End the run; a process that then does not end is the worker's failure."""
+        """End the run; if a process then does not end, the worker has failed."""
         if self.why:
             raise Broken("a killed process does not end")
         self.why = why
@@ -199,7 +199,7 @@ class Session:
             Command(what=KILL, child=child.number).send(self.zygote)
 
     def _look(self) -> None:
-        """Count the threads, once it is known where to look for them."""
+        """Count the threads of children whose folders in /proc are known; ask for the others."""
         for child in self.children:
             if child.seen:
                 self._count_threads(child)
@@ -212,7 +212,7 @@ class Session:
 
 
 def address_space(handles: list[int]) -> int:
-    """Return what a process has mapped, a usual amount where that cannot be known."""
+    """Return the bytes that a process has mapped; a default if that is unknown."""
     try:
         with open(f"{_seen(handles)}/statm", "rb") as file:  # noqa: PTH123
             return int(file.read().split()[0]) * resource.getpagesize()
@@ -221,7 +221,7 @@ def address_space(handles: list[int]) -> int:
 
 
 def _seen(handles: list[int]) -> str:
-    """Return a process's folder in our /proc, whatever its number is in its own namespace."""
+    """Return a process's folder in our /proc, independent of its number in its own namespace."""
     number = 0
     for handle in handles:
         with suppress(OSError), open(f"/proc/self/fdinfo/{handle}", "rb") as info:  # noqa: PTH123

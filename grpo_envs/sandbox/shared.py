@@ -1,4 +1,4 @@
-"""The sandboxes that all environments of a process share."""
+"""The sandbox pools that all environments of a process share."""
 
 from functools import cache
 
@@ -13,17 +13,17 @@ def shared_pool(level: str, workers: int | None, preload: tuple[str, ...] | None
     """Return the pool of this process for a level, made at the first call.
 
     Args:
-        level: What confines the programs: the value of `env.sandbox`.
-        workers: Most programs at once: the value of `env.workers`.
-        preload: Packages that programs may import, as `LocalPool` takes them.
+        level: The isolation level: the value of `env.sandbox`.
+        workers: Largest number of concurrent programs: the value of `env.workers`.
+        preload: Packages that programs may import, as in `LocalPool`.
 
     Raises:
-        ConfigError: no such level, or no workers.
-        SandboxUnavailable: this machine has nothing of that level.
+        ConfigError: the level is unknown, or `workers` is not positive.
+        SandboxUnavailable: the level does not work on this machine.
     """
     require_one_of("env.sandbox", level, LEVELS)
     whole = workers is None or (type(workers) is int and workers > 0)
     require(whole, "env.workers", workers, "a whole number above 0, or null")
     pool: Backend = LocalPool(workers=workers, level=level, preload=preload)
-    assert pool.level  # what is missing on this machine is said now, not when programs come
+    assert pool.level  # raises now if the level does not work
     return pool

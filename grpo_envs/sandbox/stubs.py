@@ -1,4 +1,4 @@
-"""What stands in the tests for functions, classes and objects of the program."""
+"""Stand-ins in the tests for functions, classes and objects of the program."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ class Stub:
     stands_for_other = True
 
     def __init__(self, peer: Any, base: Any, member: str | None = None) -> None:
-        """Stand for what `peer` finds as `base`, or as a member of that."""
+        """Stand for the program's object `base`, or for a member of it."""
         own = {"__peer__": peer, "__base__": base, "__member__": member}
         self.__dict__.update(own, __name__=member or str(base).rpartition(".")[2])
 
     def __call__(self, /, *arguments: Any, **keywords: Any) -> Any:
-        """Call it over there; what it does to its arguments happens to ours."""
+        """Call the program's function; its changes of arguments are applied to ours."""
         peer = self.__dict__["__peer__"]
         return peer.call(
             self.__dict__["__base__"], self.__dict__["__member__"], arguments, keywords
@@ -26,7 +26,7 @@ class Stub:
         return self.__dict__["__peer__"].member(self.__dict__["__base__"], name)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        """Be a function: as an attribute of a class of the tests it is given the object first."""
+        """Bind like a function: as an attribute of a class of the tests, get the object first."""
         if instance is None or self.__dict__["__member__"] is not None:
             return self
         return lambda *arguments, **keywords: self(instance, *arguments, **keywords)
@@ -36,16 +36,16 @@ class Stub:
 
 
 class Remote:
-    """An object of a class of the program that the tests have made.
+    """An object that the tests made from a class of the program.
 
-    It has no equality but identity: an object that equals everything would pass every test.
+    It is equal only to itself: an object that equals everything would pass every test.
     """
 
     stands_for_other = True
     __hash__ = object.__hash__
 
     def __init__(self, peer: Any, place: int, kind: str) -> None:
-        """Stand for the object that `peer` calls by `place`."""
+        """Stand for the object number `place` of the program."""
         self.__dict__.update({"__peer__": peer, "__place__": place, "__kind__": kind})
 
     def __getattr__(self, name: str) -> Any:

@@ -1,6 +1,8 @@
-"""Numbers of the system calls that the filter knows, for the architectures it knows.
+"""Numbers of the system calls in the filter, by architecture.
 
-The first column is x86_64, the second aarch64, `-` where it has none. Source: the kernel's
+The first column is x86_64, the second aarch64; `-` if the call does not exist there.
+
+Source: the kernel's
 `arch/x86/entry/syscalls/syscall_64.tbl` and `include/uapi/asm-generic/unistd.h`.
 """
 
@@ -46,21 +48,21 @@ landlock_restrict_self 446 446; capset 126 91; capget 125 90
 
 
 class Machine(NamedTuple):
-    """An architecture: how the kernel names it and numbers its calls."""
+    """An architecture, with the kernel's numbers of its system calls."""
 
     name: str
-    """As `platform.machine()` says it."""
+    """The name in `platform.machine()`."""
     audit: int
-    """AUDIT_ARCH_...: what the filter sees."""
+    """AUDIT_ARCH_..., the architecture's constant in the filter."""
     plain: dict[str, int]
-    """Allowed with any argument: nothing outside the process changes by them. Files that are opened
-    are Landlock's affair."""
+    """Allowed with any arguments: they change nothing outside the process. Landlock restricts the
+    files that are opened."""
     checked: dict[str, int]
-    """Allowed or not by their arguments, see `seccomp`. All other calls fail with EPERM."""
+    """Allowed depending on their arguments, see `seccomp`. All other calls fail with EPERM."""
     forking: dict[str, int]
-    """What the zygote needs to fork children and to tell of them; no child may call it."""
+    """Calls that the zygote needs to fork children and report about them; refused in children."""
     own: dict[str, int]
-    """What this package calls itself."""
+    """Calls that this package makes itself."""
     x32: bool = False
     """Whether a second table starts at bit 30."""
 

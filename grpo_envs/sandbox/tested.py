@@ -1,4 +1,4 @@
-"""The judge's end of the channel: the program that is tested, as the tests see it."""
+"""The judge's end of the channel: the tested program, as the tests see it."""
 
 import builtins
 import sys
@@ -13,7 +13,7 @@ from grpo_envs.sandbox.runner import CHANNEL
 from grpo_envs.sandbox.stubs import Remote, Stub
 
 _HIDDEN = ("StopIteration", "StopAsyncIteration", "GeneratorExit", "KeyboardInterrupt")
-"""What `map`, `for` and their like swallow: of the program these become RuntimeError."""
+"""Exceptions that `map`, `for` and others swallow; from the program they become RuntimeError."""
 
 
 class ProgramExit(SystemExit):
@@ -21,12 +21,12 @@ class ProgramExit(SystemExit):
 
 
 class Tested(Peer):
-    """The judge's end of the channel: the program that is tested."""
+    """The judge's end of the channel to the tested program."""
 
     strict = True
 
     def __init__(self, task: dict[str, Any]) -> None:
-        """Begin; nothing has been read."""
+        """Begin before anything has been read."""
         super().__init__(CHANNEL, task["longest"])
         self.arrays = task["arrays"]
         self.calls = self.checks = 0
@@ -36,14 +36,14 @@ class Tested(Peer):
         self.classes: dict[str, Any] = {}
         self.errors: dict[str, type[Exception]] = {}
         self.shared: set[str] = set()
-        """Classes of the program whose objects the tests may hold."""
+        """Classes of the program whose objects the tests may have."""
         self.making = ""
         self.stdout, self.stdin, self.input = sys.stdout, sys.stdin, builtins.input
         threading.excepthook = lambda lost: self.lose(lost.exc_value)
         sys.unraisablehook = lambda lost: self.lose(lost.exc_value)
 
     def load(self) -> None:
-        """Wait until the program is loaded, and learn what it defines."""
+        """Wait until the program is loaded; read the names that it defines."""
         line = next(self.lines, "")
         if line[:1] != "=":
             raise self.error(line)
@@ -55,22 +55,22 @@ class Tested(Peer):
             raise Gone from None
 
     def checked(self, value: Any = None) -> Any:
-        """Count an assertion that is being made."""
+        """Count an assertion."""
         self.checks += 1
         return value
 
     def lose(self, error: BaseException | None) -> None:
-        """Note an exception that Python itself would swallow."""
+        """Record an exception that Python itself would swallow."""
         self.lost = self.lost or error
 
     def stub(self, path: str) -> Any:
-        """Return what stands for something that the program defines."""
+        """Return the stand-in for something that the program defines."""
         if path not in self.stubs:
             self.stubs[path] = self._stub(path)
         return self.stubs[path]
 
     def stand_ins(self, names: dict[str, Any]) -> dict[str, Any]:
-        """Return the stubs among `names`: what a test may be given by its name."""
+        """Return the stubs among `names`, which tests may have as parameters."""
         return {name: value for name, value in names.items() if isinstance(value, Stub)}
 
     def _stub(self, path: str) -> Any:
@@ -84,7 +84,7 @@ class Tested(Peer):
     def do(
         self, what: str, base: Any, name: str | None, /, *given: Any, **keywords: Any
     ) -> tuple[str, Any]:
-        """Have the program do something; return the kind of the answer and its value."""
+        """Send a request to the program; return the kind and the value of the answer."""
         printing = sys.stdout is not self.stdout
         entered = None
         if sys.stdin is not self.stdin and hasattr(sys.stdin, "read"):
@@ -101,7 +101,7 @@ class Tested(Peer):
         return kind, value
 
     def call(self, base: Any, name: str | None, arguments: Any, keywords: Any) -> Any:
-        """Call something of the program."""
+        """Call a function or a class of the program."""
         is_class = name is None and self.contents.get(base, [""])[0] == "class"
         before, self.making = self.making, base if is_class else ""
         if is_class and base != "Solution":
@@ -113,7 +113,7 @@ class Tested(Peer):
             self.making = before
 
     def member(self, base: Any, name: str | None) -> Any:
-        """Return an attribute of something of the program."""
+        """Return an attribute of an object of the program."""
         kind, value = self.do("get", base, name)
         return Stub(self, base, name) if kind == "m" else value
 
@@ -124,13 +124,13 @@ class Tested(Peer):
         self.making = making
 
     def described(self, error: BaseException) -> str:
-        """Return an exception of a function of the tests; a failed assertion stays one."""
+        """Return an exception of a function of the tests as text; record failed assertions."""
         if isinstance(error, AssertionError):
             self.lose(error)
         return super().described(error)
 
     def export(self, value: Any) -> Node | None:
-        """Return the node of what has no value."""
+        """Return the node of something that does not pass by value."""
         if isinstance(value, Remote):
             return ["m", value.__place__]
         if isinstance(value, Stub):
@@ -138,7 +138,7 @@ class Tested(Peer):
         return super().export(value)
 
     def stand_in(self, node: Node) -> Any:
-        """Return what stands for an object or an iterator of the program."""
+        """Return the stand-in for an object or an iterator of the program."""
         if node[0] != "o":
             if node[0] == "f":
                 raise Unreturnable("a function does not pass by value")
@@ -172,7 +172,7 @@ class Tested(Peer):
 
 
 class Imported(ModuleType):
-    """The program, under the name by which the tests import it."""
+    """The program as a module, under the name by which the tests import it."""
 
     def __init__(self, name: str, program: Tested) -> None:
         super().__init__(name)

@@ -1,7 +1,7 @@
-"""Test code as the judge runs it: compiled here, with a count of the assertions that are made.
+"""Preparation of test code for the judge: compilation, with counting of assertions.
 
-The judge's process imports nothing for it: what test functions need (a stand-in for pytest, a
-runner) goes to it as compiled code, and only with tests that have such functions.
+The judge's process imports nothing for the tests: a stand-in for pytest and a runner of test
+functions are sent as compiled code, only with tests that need them.
 """
 
 import ast
@@ -17,15 +17,15 @@ from typing import Any
 FILE = "<tests>"
 _SUPPORT = Path(__file__).parent / "support"
 CHECKING = ("fail", "raises", "warns", "exit", "_exit", "quit", "deprecated_call")
-"""Functions besides `assert...` by which test code says that something is wrong."""
+"""Functions besides `assert...` by which test code reports a failure."""
 
 
 @lru_cache(maxsize=4096)
 def prepared(tests: str, entry_point: str) -> dict[str, Any]:
-    """Return what the judge needs to know of test code.
+    """Return the data that the judge needs about test code.
 
     Raises:
-        SyntaxError, ValueError, RecursionError, MemoryError: it is no Python.
+        SyntaxError, ValueError, RecursionError, MemoryError: the tests are not Python.
     """
     tree = ast.parse(tests, FILE)
     root = entry_point.partition("().")[0]
@@ -58,9 +58,9 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 def program_modules(tree: ast.AST, root: str) -> list[str]:
-    """Return the modules by which `tree` imports the program: those that nobody else has.
+    """Return the modules by which `tree` imports the program: modules that do not exist.
 
-    What is imported from the package around the tests (`from . import f`) becomes `solution`.
+    Relative imports (`from . import f`) become imports from `solution`.
     """
     found = []
     for node in ast.walk(tree):
@@ -81,7 +81,7 @@ def _named(node: ast.ImportFrom) -> list[str]:
 
 @cache
 def exists(module: str) -> bool:
-    """Return whether a module is of the standard library, installed, or stood in for."""
+    """Return whether a module is in the standard library, installed, or has a stand-in."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names or top == "pytest":
         return True
@@ -92,7 +92,7 @@ def exists(module: str) -> bool:
 
 
 def calls_check(tree: ast.Module) -> bool:
-    """Return whether the tests define a `check` for the judge to call: they do not themselves."""
+    """Return whether the judge must call a `check` that the tests define but do not call."""
     check = next(
         (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None
     )
@@ -120,14 +120,14 @@ def is_test(name: str) -> bool:
 
 
 def _wanted(tree: ast.Module) -> set[str]:
-    """Return the names that the tests use and nobody else has: of the program, if it has them."""
+    """Return the names that the tests use but do not define: the program's, if it has them."""
     used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     own = set(_defined(tree))
     return {name for name in used - own if not hasattr(builtins, name) and name[:2] != "__"}
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:
-    """Yield the names that the module of the tests defines at its top."""
+    """Yield the names that the module of the tests defines at top level."""
     for statement in tree.body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield statement.name
@@ -140,7 +140,7 @@ def _defined(tree: ast.Module) -> Iterator[str]:
 
 
 def _parts(module: str) -> Iterator[str]:
-    """Yield `a`, `a.b`, `a.b.c` of the last."""
+    """Yield `a`, `a.b` and `a.b.c` for `a.b.c`."""
     parts = module.split(".")
     yield from (".".join(parts[: count + 1]) for count in range(len(parts)))
 
@@ -152,7 +152,7 @@ def _support(name: str) -> bytes:
 
 
 class _Counting(ast.NodeTransformer):
-    """Has every assertion counted when it is made."""
+    """Adds counting to every assertion."""
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         self.generic_visit(node)
@@ -181,7 +181,7 @@ class _Counting(ast.NodeTransformer):
 
 
 def is_check(node: ast.AST) -> bool:
-    """Return whether `node` calls what fails a test."""
+    """Return whether `node` is a call that can fail a test."""
     name = _last(node.func) if isinstance(node, ast.Call) else ""
     return name.lower().startswith("assert") or name in CHECKING
 

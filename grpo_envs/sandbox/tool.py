@@ -5,8 +5,8 @@ from collections.abc import Callable
 from grpo_envs.sandbox.types import Backend, Limits
 
 LONGEST_ERROR = 200
-"""Characters of an error: it goes into the policy's context."""
-_LIMITS = Limits(cpu_s=2)  # the clock leaves room for a machine that is busy
+"""Characters of an error, which goes into the policy's context."""
+_LIMITS = Limits(cpu_s=2)  # wall time is longer, for busy machines
 _ENDINGS = {
     "wall": "it took too long",
     "cpu": "it took too long",
@@ -20,12 +20,12 @@ _ENDINGS = {
 def python_tool(backend: Backend, limits: Limits = _LIMITS) -> Callable[[str], str]:
     """Return a function `python(code)` that runs a program in the sandbox.
 
-    It returns what the program prints, and raises ValueError where that is nothing, or where the
-    program fails. Where the sandbox fails it raises SandboxError.
+    It returns what the program prints. It raises ValueError if nothing is printed or the program
+    fails, and SandboxError if the sandbox fails.
 
     Args:
-        backend: Where programs run.
-        limits: Of each program.
+        backend: The sandbox.
+        limits: Limits of each program.
     """
 
     def python(code: str) -> str:

@@ -1,27 +1,28 @@
-"""What goes into a sandbox and what comes out of it."""
+"""Inputs and results of a sandbox."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 STATUSES = ("ok", "error", "wall", "cpu", "memory", "output", "killed", "refused")
-"""How a run ended: by itself well, by itself badly (an exception, an exit code), at a limit (wall
-clock, processor time, memory, output), by a signal, or not begun (program or input too large)."""
+"""How a run ended: `ok`; `error` (an exception or an exit code); at a limit (`wall` clock, `cpu`
+time, `memory`, `output`); `killed` by a signal; `refused` (program or input too large, not
+started)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a program may use."""
+    """The resources that a program may use."""
 
     wall_s: float = 6.0
-    """Seconds from its start, whatever it does."""
+    """Seconds of wall time from the start."""
     cpu_s: int = 5
     """Seconds of processor time."""
     memory_mib: int = 1024
     stdout_kib: int = 8192
     stderr_kib: int = 64
     result_kib: int = 8192
-    """All returned values together, as JSON."""
+    """Size of all returned values together, as JSON."""
     open_files: int = 32
     threads: int = 64
     program_kib: int = 256
@@ -41,53 +42,53 @@ class Calls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Returned:
-    """A call returned: what the program claims, as plain builtins."""
+    """A call returned: the claimed value, as plain builtins."""
 
     value: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Raised:
-    """A call raised, or returned what does not pass by value."""
+    """A call raised, or returned something that does not pass by value."""
 
     error: str
-    """`TypeError: ...`, at most a line."""
+    """The error in at most one line: `TypeError: ...`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """What a program did. Everything in it is the program's claim; none of it is a verdict."""
+    """The result of a run. All of it is the program's claim, none of it a verdict."""
 
     status: str
     """One of STATUSES."""
     stdout: str = ""
     stderr: str = ""
     values: tuple[Returned | Raised, ...] = ()
-    """One for each call that came to an end; fewer than calls where the run was cut short."""
+    """One for each finished call; fewer than calls if the run ended early."""
     cpu_s: float = 0.0
     wall_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the judge process found when it ran test code against the program's process."""
+    """The judge's result of running test code against the program's process."""
 
     passed: bool
     error: str = ""
-    """The failing assertion or the exception, for people: never shown to the policy as is."""
+    """The failing assertion or the exception, for people; never shown to the policy unchanged."""
     wall_s: float = 0.0
 
 
 class Backend(Protocol):
-    """Where untrusted programs run. Calls may come from several threads at once.
+    """A place where untrusted programs run. Several threads may call it at once.
 
-    A backend that fails raises SandboxError, which makes a reward invalid; it never returns a
-    result that could be taken for a wrong answer.
+    A backend that fails raises SandboxError, which makes a reward invalid. It never returns a
+    result that could be mistaken for a wrong answer.
     """
 
     @property
     def level(self) -> str:
-        """What confines the programs, for the log and for `info`."""
+        """The isolation level, for the log and for `info`."""
         ...
 
     def run(
@@ -104,7 +105,7 @@ class Backend(Protocol):
     def judge(
         self, program: str, *, tests: str, entry_point: str, limits: Limits | None = None
     ) -> Verdict:
-        """Run `tests`, which define `check(candidate)`, in a process that `program` is not in."""
+        """Run `tests`, which define `check(candidate)`, in another process than `program`."""
         ...
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Plain values as text: how arguments and results cross between processes, never by pickle.
+"""Plain values as text: arguments and results pass between processes as JSON, never as pickle.
 
-JSON, with a tag for what JSON has not: `{"t": [1, 2]}` is a tuple. `load` reads what an untrusted
-program wrote; whatever the bytes, it returns plain builtins or raises Unreadable, soon.
+Types that JSON lacks have a tag: `{"t": [1, 2]}` is a tuple. `load` reads the output of untrusted
+programs: for any bytes it returns plain builtins or raises Unreadable, in short time.
 """
 
 import json
@@ -15,16 +15,16 @@ MAX_DEPTH = 64
 MAX_DIGITS = 1 << 16
 """Hexadecimal digits of an integer."""
 _EXACT = 1 << 53  # integers below it are JSON numbers
-_MAX_COLLISIONS = 64  # keys with one hash: more would take quadratic time, and are no accident
+_MAX_COLLISIONS = 64  # keys with the same hash: more take quadratic time, and are an attack
 _MOST_ITEMS = 1 << 20
 VIEWS: Any = (type({}.keys()), type({}.values()), type({}.items()))
-"""What a dictionary gives to iterate over."""
+"""The types of dictionary views."""
 _AS_THEY_ARE = {str, bool, type(None)}
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class Opaque(TypeError):
-    """A value is of a kind that does not pass by value."""
+    """A value has a type that does not pass by value."""
 
 
 class Unreadable(ValueError):
@@ -32,7 +32,7 @@ class Unreadable(ValueError):
 
 
 class Iterated:
-    """The items of an iterator: good for `list` and its like, equal to nothing, true or false."""
+    """The items of an iterator: usable in `list` and the like; no equality, no truth value."""
 
     __slots__ = ("items",)
 
@@ -53,11 +53,12 @@ class Iterated:
 def dump(value: Any) -> str:
     """Return a plain value as one line of text.
 
-    Subclasses of builtins become the builtin, numpy's scalars and arrays become numbers and lists.
+    Subclasses of builtins become the builtin; scalars and arrays of numpy become numbers and lists.
 
     Raises:
-        Opaque: it holds anything else.
-        ValueError: it is nested deeper than MAX_DEPTH, or holds an integer of too many digits.
+        Opaque: the value holds anything else.
+        ValueError: the value is nested deeper than MAX_DEPTH, or holds an integer with too many
+            digits.
 
     >>> dump([1, (2.5, None), {3: "x"}])
     '[1,{"t":[2.5,null]},{"d":[[3,"x"]]}]'
@@ -66,13 +67,13 @@ def dump(value: Any) -> str:
 
 
 def dump_result(value: Any) -> str:
-    """Return what a call returned as one line: an iterator as its items, which `Iterated` holds.
+    """Return the result of a call as one line; an iterator as its items, for `Iterated`.
 
-    So is a deque, which is no list but good for `list` and its like, too.
+    A deque is written like an iterator: it is not a list, but usable in `list` and the like.
 
     Raises:
-        Opaque: it holds what does not pass.
-        ValueError: as `dump`, or the iterator has more than a million items.
+        Opaque: the value holds something that does not pass.
+        ValueError: as in `dump`, or the iterator has more than a million items.
     """
     if not isinstance(value, (Iterator, range, deque, *VIEWS)) or callable(value):
         return dump(value)
@@ -84,10 +85,10 @@ def dump_result(value: Any) -> str:
 
 
 def load(text: str | bytes) -> Any:
-    """Return the value of a text that anybody may have written.
+    """Return the value of an untrusted text.
 
     Raises:
-        Unreadable: it is not what `dump` writes.
+        Unreadable: the text is not one that `dump` writes.
 
     >>> load('[1,{"t":[2.5,null]},{"d":[[3,"x"]]}]')
     [1, (2.5, None), {3: 'x'}]
@@ -110,9 +111,9 @@ def load(text: str | bytes) -> Any:
 
 
 def are_plain(values: Collection[Any]) -> bool:
-    """Return whether JSON writes each of these as it is; may be False where it does.
+    """Return whether JSON writes all values untagged; False may be a false negative.
 
-    Most lists hold texts or numbers of one type, which are looked at without a step of Python each.
+    Most lists hold texts or numbers of one type, which are checked without a Python loop.
     """
     kinds = set(map(type, values))
     if kinds == {int}:
@@ -123,17 +124,17 @@ def are_plain(values: Collection[Any]) -> bool:
 
 
 def tag_scalar(value: Any) -> Any:
-    """Return a number, a text or bytes as JSON knows it, subclasses as their builtin."""
+    """Return a number, a text or bytes in tagged JSON; subclasses as their builtin."""
     if type(value) is int and -_EXACT < value < _EXACT:
         return value
     return _tag(value, 1)
 
 
 def load_tagged(tag: str, inner: Any) -> Any:
-    """Return the number, text or bytes that an object of JSON stands for.
+    """Return the number, text or bytes that a tagged JSON object stands for.
 
     Raises:
-        ValueError: it stands for nothing.
+        ValueError: the object is not a tagged value.
     """
     if tag not in ("i", "f", "b", "c"):
         raise ValueError(f"not a tagged value: {tag}")
@@ -141,7 +142,7 @@ def load_tagged(tag: str, inner: Any) -> Any:
 
 
 def _tag(value: Any, depth: int) -> Any:
-    """Return `value` as JSON knows it."""
+    """Return `value` in tagged JSON."""
     if depth == 0:
         raise ValueError(f"nested deeper than {MAX_DEPTH}: it does not pass by value")
     kind = type(value)
@@ -200,7 +201,7 @@ _BASES = tuple(_WRITERS)
 
 
 def _untag(pairs: list[tuple[str, Any]]) -> Any:
-    """Return what a JSON object stands for; what is in it was read before."""
+    """Return the value of a tagged JSON object, whose items were read before."""
     if len(pairs) != 1 or pairs[0][0] not in _READERS:
         raise ValueError("not a tagged value")
     (tag, inner), *_ = pairs
@@ -254,7 +255,7 @@ def _set(items: list[Any]) -> set[Any]:
 
 
 def _check_keys(keys: Iterable[Any]) -> None:
-    """Refuse keys that were chosen to collide: a megabyte of them would take minutes to insert."""
+    """Refuse keys that were chosen to collide: inserting a megabyte of them would take minutes."""
     hashes = Counter(map(hash, keys))
     if hashes and max(hashes.values()) > _MAX_COLLISIONS:
         raise ValueError("too many keys with one hash")

@@ -1,4 +1,4 @@
-"""What the three processes of a worker say to each other: the trainer, its keeper, its zygote.
+"""The messages between the processes of a worker: trainer, keeper and zygote.
 
 The trainer sends the keeper a request and gets a reply: a header and blobs of bytes, marshalled.
 The keeper sends the zygote commands of fixed size, with file descriptors, and gets notices.
@@ -22,24 +22,24 @@ _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 FORK, KILL, SHOW = b"F", b"K", b"P"
 SCRIPT, SERVE, JUDGE = b"S", b"C", b"J"
-"""What a child is: a program that runs, a program that serves calls, test code."""
+"""The roles of a child: a program that runs, a program that serves calls, test code."""
 READY, SHOWN, ENDED, FAILED = b"R", b"P", b"X", b"E"
 OUT_OF_MEMORY = 86
-"""Exit code of a program that ended by MemoryError."""
+"""Exit code of a program that ended with MemoryError."""
 ABSENT = 87
-"""Exit code of a program that asked the light zygote for a package, see `preload`."""
+"""Exit code of a program that needs a package which the light zygote lacks, see `preload`."""
 PASSED, MISSED, BROKEN, GONE = "passed", "missed", "broken", "gone"
-"""What a judge finds: right, wrong, tests that cannot be run, a program that answers no more."""
+"""The verdicts of a judge: right, wrong, tests that cannot run, a program that does not answer."""
 FIRST_FREE = 10
-"""The zygote's descriptors begin here: below is where a child gets its own."""
+"""The zygote's first descriptor; the numbers below are for a child's descriptors."""
 
 
 class Command(NamedTuple):
-    """What the keeper asks of the zygote."""
+    """A command of the keeper to the zygote."""
 
     what: bytes
     child: int
-    """The keeper's number for it."""
+    """The keeper's number of the child."""
     role: bytes = SCRIPT
     cpu_s: int = 0
     memory: int = 0
@@ -47,7 +47,7 @@ class Command(NamedTuple):
     threads: int = 0
 
     def send(self, to: socket.socket, fds: Sequence[int] = ()) -> None:
-        """Send it, with the descriptors that become a child's 0, 1, 2, ..."""
+        """Send the command, with the descriptors that become a child's 0, 1, 2, ..."""
         _send_fixed(to, _COMMAND.pack(*self), fds)
 
     @classmethod
@@ -58,15 +58,15 @@ class Command(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """What the zygote tells the keeper."""
+    """A report of the zygote to the keeper."""
 
     what: bytes
     child: int = 0
     status: int = 0
-    """As wait4 gives it, or an error number."""
+    """The status of wait4, or an error number."""
     cpu_s: float = 0.0
     killed: bool = False
-    """Whether the keeper asked for its end."""
+    """Whether the keeper requested the kill."""
 
     def send(self, to: socket.socket, fds: Sequence[int] = ()) -> None:
         """Send the notice, with a pidfd if it has one."""
@@ -88,7 +88,7 @@ def send_message(to: socket.socket, header: dict[str, Any], *blobs: bytes) -> No
 def receive_message(at: socket.socket) -> tuple[dict[str, Any], Sequence[bytes]]:
     """Return a header and its blobs; EOFError once the other side is gone.
 
-    Neither side sends before the other has answered: what comes is one message.
+    Neither side sends before the other has answered, so the data is one message.
     """
     data = at.recv(_CHUNK)
     while len(data) < _LENGTH.size:

@@ -1,4 +1,4 @@
-"""This side of a worker: its keeper, started by exec, and one request at a time."""
+"""The trainer's side of a worker: it starts the keeper by exec, and sends requests."""
 
 import json
 import marshal
@@ -19,35 +19,35 @@ from grpo_envs.sandbox.types import Limits
 from grpo_envs.sandbox.wire import receive_message, send_message
 
 _HERE = Path(__file__).parent
-_HUNG = 60.0  # seconds without a sign of life, beyond what the limits allow
-# As isolated as -I, but with a fixed hash seed: a program's result may follow the order of a set.
+_HUNG = 60.0  # seconds without an answer, beyond the limits
+# As isolated as -I, but with a fixed hash seed: results may depend on the order of a set.
 _BOOT = (sys.executable, "-S", "-s", "-P", "-B", str(_HERE / "boot.py"))
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "LANG": "C.UTF-8",
     "PYTHONHASHSEED": "0",
     "PYTHONUTF8": "1",
-    "MALLOC_ARENA_MAX": "1",  # else each thread reserves 64 MiB of what a program may have
+    "MALLOC_ARENA_MAX": "1",  # else each thread reserves 64 MiB of a program's limit
     "LD_BIND_NOW": "1",  # else each child looks up the C functions that only children call
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-_KEPT = ("LD_LIBRARY_PATH", "PYTHONHOME")  # where the interpreter itself would not start without
-_UIDS = 0x77000000  # users that nobody is: one a worker, so that threads are counted for it alone
+_KEPT = ("LD_LIBRARY_PATH", "PYTHONHOME")  # the interpreter may not start without them
+_UIDS = 0x77000000  # unused user ids, one per worker, so that its threads are counted separately
 
 
 class WorkerDied(Exception):
-    """The worker is gone or of no use; the request may run again on another."""
+    """The worker is gone or unusable; the request may run again on another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How the workers of a pool are started."""
+    """How the workers of a pool start."""
 
     level: str
     wrapper: tuple[str, ...] = ()
-    """A command that runs the zygote in namespaces of its own."""
+    """A command that runs the zygote in its own namespaces."""
     preload: tuple[str, ...] = ()
 
     @property
@@ -65,20 +65,20 @@ class Worker:
     """A keeper, its zygote, and the socket to them."""
 
     def __init__(self, setting: Setting, opening: set[socket.socket]) -> None:
-        """Start it, without waiting.
+        """Start the worker, without waiting.
 
         Args:
-            setting: How.
-            opening: Holds our end from the first moment, for a child that another thread forks.
+            setting: How it starts.
+            opening: Gets our end of the socket at once, for a child that another thread forks.
 
         Raises:
-            SandboxError: the system starts no process.
+            SandboxError: the system cannot start a process.
         """
         self.socket, theirs = socket.socketpair()
         opening.add(self.socket)
         commands = [_zygote_command(setting, light=light) for light in (True, False)]
         self.kinds = (False, True) if setting.light else (True,)
-        """Whether `full`, for the zygotes there are."""
+        """The values of `full` for the worker's zygotes."""
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         try:
             self.process = subprocess.Popen(
@@ -94,7 +94,7 @@ class Worker:
                 stderr=subprocess.DEVNULL,
                 cwd="/",
                 env=_ENVIRONMENT | kept,
-                start_new_session=True,  # Ctrl-C in a terminal is for us alone
+                start_new_session=True,  # Ctrl-C in a terminal reaches only us
             )
         except OSError as error:
             opening.discard(self.socket)
@@ -105,10 +105,10 @@ class Worker:
         self.answered = False
 
     def wait(self) -> None:
-        """Wait until it is ready.
+        """Wait until the worker is ready.
 
         Raises:
-            WorkerDied: it cannot be; the message says why.
+            WorkerDied: it does not start; the message says why.
         """
         if self.answered:
             return
@@ -124,10 +124,10 @@ class Worker:
     def ask(
         self, limits: Limits, blobs: Sequence[bytes], *, judge: bool, full: bool
     ) -> tuple[dict[str, Any], Sequence[bytes]]:
-        """Have a request done, by the zygote with all packages or by any.
+        """Send a request and wait for its reply; `full` asks for the zygote with all packages.
 
         Raises:
-            WorkerDied: it is gone, it hangs, or a child was killed from outside.
+            WorkerDied: the worker is gone or hangs, or a child was killed from outside.
         """
         patience = 2 * limits.wall_s + _HUNG  # it may run in both zygotes
         if self.socket.gettimeout() != patience:
@@ -143,8 +143,8 @@ class Worker:
         return header, out
 
     def stop(self) -> None:
-        """End it and everything in it."""
-        self.socket.close()  # which it notices, at work or not
+        """End the worker and all of its processes."""
+        self.socket.close()  # the keeper notices this at any time
         try:
             self.process.wait(1.0)
         except subprocess.TimeoutExpired:
@@ -152,14 +152,14 @@ class Worker:
             self.process.wait()
 
     def forget(self) -> None:
-        """Drop what belongs to the parent: called in a forked child."""
-        # Closed here it stays open in the parent; kept open here, nobody would notice its end.
+        """Drop the parent's worker; called in a forked child."""
+        # The parent keeps its copy. An open copy here would hide the parent's end from the keeper.
         self.socket.close()
-        self.process.returncode = 0  # not our child: no warning that it still runs
+        self.process.returncode = 0  # not our child: no warning about a running process
 
 
 def payload(**task: Any) -> bytes:
-    """Return what a child reads: see `runner` and `judging`."""
+    """Return the data that a child reads, see `runner` and `judging`."""
     return marshal.dumps(task)
 
 
@@ -182,10 +182,10 @@ def _zygote_command(setting: Setting, *, light: bool) -> list[str]:
 
 
 def folders(names: Sequence[str]) -> list[str]:
-    """Return where packages are installed, without importing them.
+    """Return the folders of packages, without importing them.
 
     Raises:
-        ConfigError: one is not installed.
+        ConfigError: a package is not installed.
     """
     found = []
     for name in names:

@@ -1,8 +1,8 @@
-"""The program that forks what runs: `zygote.py <socket> <settings as JSON>`.
+"""The program that forks a child for each run: `zygote.py <socket> <settings as JSON>`.
 
-It imports what programs import, confines itself, then forks a child for every command of its
-keeper. It never reads a program, an input or a result: those pass by descriptors between the
-keeper and the child, so nothing of one run is in the memory that the next run starts from.
+The zygote imports the modules that programs need, confines itself, then forks a child for every
+command of its keeper. It never reads a program, an input or a result: these pass by descriptors
+between the keeper and the child. So the memory that a run starts from has no data of other runs.
 """
 
 import gc
@@ -19,7 +19,7 @@ from typing import Any
 
 _STDERR = 2
 _GLANCE = 5  # milliseconds
-_PID_MARK = 0x0BADF00D  # stands for the pid in the filter that is assembled once
+_PID_MARK = 0x0BADF00D  # placeholder of the pid in the filter
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     settings = json.loads(text)
     real = os.register_at_fork
-    if settings["confined"]:  # a program does not fork, and the hooks take a third of a run
+    if settings["confined"]:  # programs do not fork, and the hooks take a third of a run
         os.register_at_fork = lambda **_: None
     zygote = ProgramZygote(_moved(control), settings)
     os.register_at_fork = real
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _moved(control: socket.socket) -> socket.socket:
-    """Occupy the numbers that a child's own descriptors will have."""
+    """Move the socket, and occupy the numbers of a child's descriptors."""
     from grpo_envs.sandbox.wire import FIRST_FREE
 
     number = os.dup(control.fileno())
@@ -58,7 +58,7 @@ class ProgramZygote:
     """Forks children, kills them on demand and reaps them."""
 
     def __init__(self, control: socket.socket, settings: dict[str, Any]) -> None:
-        """Take all steps that need files, rights or time; an exception goes to the keeper."""
+        """Do all that needs files, rights or time; an exception is reported to the keeper."""
         import random  # hooks into forks
 
         from grpo_envs.sandbox import confine, heap, judging, preload, runner, serving, wire
@@ -89,7 +89,7 @@ class ProgramZygote:
         self.counted |= settings["counted"]
         none = resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK
         confine.limit([confine.bound(which, 0) for which in none])
-        confine.die_with_parent()  # a change of user would undo it
+        confine.die_with_parent()  # after the change of user, which resets it
 
     def _confine(self, loaded: list[str], uid: int) -> None:
         from grpo_envs.sandbox import readable, seccomp
@@ -110,14 +110,14 @@ class ProgramZygote:
         self.confine.seccomp(seccomp.assemble(seccomp.inherited(machine)))
 
     def serve(self) -> None:
-        """Obey commands until the keeper is gone."""
+        """Serve commands until the keeper is gone."""
         self._open_streams()
         for rehearse in self.rehearsals:
             rehearse()
-        self.seed(0)  # a program that draws numbers draws the same ones in every run
+        self.seed(0)  # random numbers are the same in every run
         gc.collect()
         self.filling = self.settle()
-        gc.freeze()  # a collection in a child would copy the pages that it looks through
+        gc.freeze()  # a collection in a child would copy many pages
         gc.disable()
         handle = _handle(self.pid)
         self.wire.Notice(what=self.wire.READY).send(self.control, [] if handle < 0 else [handle])
@@ -135,14 +135,14 @@ class ProgramZygote:
                 self._obey(command, fds)
 
     def _patience(self) -> int | None:
-        """Return milliseconds until children are looked at, where their end wakes nobody."""
+        """Return the milliseconds until the next check of children without a pidfd; else None."""
         return _GLANCE if any(child.handle < 0 for child in self.children) else None
 
     def _open_streams(self) -> None:
-        """Make what is at 0, 1 and 2 what it will be in a child, and the streams on it."""
+        """Set descriptors 0, 1 and 2 as in a child, and make the streams on them."""
         reader, writer = os.pipe()
         os.dup2(writer, 1)
-        os.dup2(writer, _STDERR)  # nobody listens to this process any more
+        os.dup2(writer, _STDERR)  # this process's own output is not read any more
         os.close(reader)
         os.close(writer)
         self.open_streams()
@@ -160,7 +160,7 @@ class ProgramZygote:
                 notice.send(self.control, [child.handle])
 
     def _fork(self, command: Any, fds: list[int]) -> None:
-        bounds = self._bounds(command)  # for all that needs no child memory is copied
+        bounds = self._bounds(command)  # before the fork, so that children copy less memory
         try:
             pid = os.fork()
         except OSError as error:
@@ -180,7 +180,7 @@ class ProgramZygote:
             self.poller.register(child.handle, select.POLLIN)
 
     def _become(self, command: Any, bounds: list[Any], fds: list[int]) -> None:
-        """Be the child: own descriptors, limits, the filter, then the role."""
+        """Set up the child: descriptors, limits, the filter; then run its role."""
         for place, fd in enumerate(fds):
             os.dup2(fd, place)
         os.closerange(len(fds), 1 << 16)
@@ -193,7 +193,7 @@ class ProgramZygote:
         if self.filter:
             self.filter.install(os.getpid())
         else:
-            self.seed(0)  # it was, but for a hook of `random`
+            self.seed(0)  # again: a fork hook of `random` reseeds
         gc.enable()
         self.roles[command.role](len(fds))
 
@@ -205,7 +205,7 @@ class ProgramZygote:
             bound(resource.RLIMIT_AS, command.memory),
             bound(resource.RLIMIT_NOFILE, command.open_files),
         ]
-        if self.counted:  # else it would count every thread of the user on this machine
+        if self.counted:  # only if the user id is the worker's own
             threads = command.threads + len(self.children) + 1
             bounds.append(bound(resource.RLIMIT_NPROC, threads))
         return bounds
@@ -227,7 +227,7 @@ class ProgramZygote:
         notice.send(self.control)
 
     def _sweep(self) -> None:
-        """End orphans, which became ours: only where programs may fork at all."""
+        """End orphans that became our children; only needed if programs may fork."""
         mine = {child.pid for child in self.children}
         own = f"/proc/self/task/{self.pid}/children"
         with suppress(OSError):
@@ -238,12 +238,12 @@ class ProgramZygote:
 
 
 class _Child:
-    """A process; no dataclass, whose module would be in every fork."""
+    """A process. Not a dataclass, whose module would be in every fork."""
 
     __slots__ = ("handle", "killed", "number", "pid")
 
     def __init__(self, number: int, pid: int, handle: int) -> None:
-        """Note the keeper's number for it, and its pidfd, or -1 if there is no such thing."""
+        """Take the keeper's number of the child, its pid, and its pidfd (-1 if there is none)."""
         self.number, self.pid, self.handle = number, pid, handle
         self.killed = False
 

@@ -1,4 +1,4 @@
-"""What the framework asks of an agent; packages bring agents as entry points."""
+"""The interface between framework and agents; packages register agents as entry points."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is known of the steps to come."""
+    """The number of steps and the temperature of a run."""
 
     steps: int = 0
-    """Of the whole run (`trainer.steps`)."""
+    """Steps of the whole run (`trainer.steps`)."""
     temperature: Scheduled = 1.0
-    """Of the completions: a number, or a schedule (`AgentConfig.temperature_may_change`)."""
+    """Temperature of the completions: a number, or a schedule
+    (`AgentConfig.temperature_may_change`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What an agent is made of: the framework opens the model and chooses the device."""
+    """The parts that the framework gives to an agent; it opens the model and chooses the device."""
 
     policy: Policy
     """The model that is trained; it is still on the CPU."""
     accelerator: Accelerator
-    """Accelerate's: device and processes of the run."""
+    """Accelerate's object for device and processes of the run."""
     decoding: Decoding
     """How the completions of the first step are sampled."""
     same_arithmetic: bool = True
-    """Whether the sampler computes log-probabilities as an update does, but for rounding: in the
-    same precision, with the weights before the update."""
+    """Whether the sampler's log-probabilities equal those of an update except for rounding: same
+    precision, and the weights before the update."""
     seed: int = 0
     """The run's seed."""
     plan: Plan = Plan()
@@ -50,9 +51,9 @@ class Update(NamedTuple):
     """The result of one update."""
 
     metrics: dict[str, float]
-    """By `area/name`."""
+    """Metrics by `area/name`."""
     advantages: list[list[float]]
-    """Of each member of each group, in the order of the groups: what is logged."""
+    """The advantage of each member of each group, in the order of the groups, for the log."""
 
 
 class Agent(Protocol):
@@ -61,29 +62,29 @@ class Agent(Protocol):
     def update(self, groups: Sequence[Group]) -> Update:
         """Improve the policy on the groups of a step.
 
-        Adds 1 to `policy.version` where weights have changed, as `grpo_policy.learner` does: a
-        sampler that keeps a copy of the weights is given the new ones then.
+        If weights changed, it adds 1 to `policy.version`, as `grpo_policy.learner` does. Samplers
+        that keep a copy of the weights then get the new ones.
         """
 
     def describe(self) -> str:
         """Return the agent's most important numbers for the first line of the log."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs beside the model: tensors, numbers and text."""
+        """Return the agent's state for a checkpoint (not the model): tensors, numbers and text."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned."""
 
 
 class TermLog(Protocol):
-    """What an agent notes of single tokens: its attribute `term_log`, which it need not have."""
+    """Records about single tokens: the optional attribute `term_log` of an agent."""
 
     @property
     def formulas(self) -> dict[str, str]:
-        """What each choice of the agent computes, by its key: noted once for the run."""
+        """The formula of each choice of the agent, by its key; recorded once for the run."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return what was noted in the last update, a row of tokens.jsonl each; [] for nothing.
+        """Return the records of the last update, as rows of tokens.jsonl; [] if there are none.
 
         Called in every process of a run. A row has `group`, `member`, `update` (from 1), `tokens`
         (their texts) and `terms`: a number for each token, by name.
@@ -91,7 +92,7 @@ class TermLog(Protocol):
 
 
 def term_log_of(agent: Agent) -> TermLog | None:
-    """Return what an agent notes of single tokens, None of one that notes nothing."""
+    """Return an agent's records about single tokens; None if it has none."""
     found: TermLog | None = getattr(agent, "term_log", None)
     return found
 
@@ -108,5 +109,5 @@ class AgentPlugin(Protocol):
 
         Args:
             cfg: An instance of `Config`.
-            parts: What the agent is made of.
+            parts: The model and the other parts of the agent.
         """

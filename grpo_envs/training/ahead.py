@@ -1,9 +1,9 @@
-"""Sampling ahead: the groups of a step are sampled while the steps before it are learnt.
+"""Sampling ahead: the groups of a step are sampled while the agent learns from earlier steps.
 
-With a lag of k, step t is sampled with the weights after step t-1-k, or the first ones, and from
-the environment as it had adapted by then. Steps consume their groups in the order in which they
-were begun, and nothing is dropped. A checkpoint after step t holds the groups of the steps t+1 to
-t+k: the weights that sampled them are gone.
+With a lag of k, step t is sampled with the weights after step t-1-k (or the initial weights), and
+from the environment as it had adapted by then. Steps use their groups in the order in which
+sampling began, and no group is dropped. A checkpoint after step t holds the groups of the steps
+t+1 to t+k, because the weights that sampled them no longer exist.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from grpo_policy.samplers import Sampler
 
 log = logging.getLogger(__name__)
 _LOOK = 0.1
-"""Seconds between two looks at whether the run is to end, while it waits for groups."""
+"""Seconds between two checks for a stop request while the run waits for groups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """The groups of a step that is not learnt yet."""
+    """The groups of a step that the agent has not learnt from yet."""
 
     taken: Taken
     seconds: dict[str, float]
-    """Of sampling and grading, by name."""
+    """Seconds of sampling and grading, by name."""
     whole: float
     """Seconds of both together."""
     after: dict[str, Any]
-    """The state of the source behind their problems."""
+    """The state of the source after the problems of these groups."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return it as numbers, texts and containers of them."""
+        """Return the groups as numbers, texts and containers of them."""
         return {
             "chosen": to_text(self.taken.chosen),
             "dropped": to_text(self.taken.dropped),
@@ -53,7 +53,7 @@ class Sampled:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Sampled:
-        """Return what `state_dict` was called of."""
+        """Return the object from its `state_dict`."""
         chosen, dropped = (from_text(state[key]) for key in ("chosen", "dropped"))
         taken = Taken(chosen, dropped, state["too_long"])
         rest = {key: state[key] for key in ("seconds", "whole", "after")}
@@ -62,14 +62,14 @@ class Sampled:
 
 @dataclass(slots=True, kw_only=True)
 class Begun:
-    """A step that is being sampled, or is sampled and not learnt yet."""
+    """A step that is being sampled, or that is sampled and not learnt from yet."""
 
     step: int
     weights: int
-    """The step after which the weights were those that it is sampled with; 0: the first ones."""
+    """The step whose update produced the sampling weights; 0: the initial weights."""
     future: Future[Sampled]
     waited: float = 0.0
-    """Seconds that the run has waited for it."""
+    """Seconds that the run has waited for this step."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,44 +77,44 @@ class Ahead:
     """Samples each step with weights that lag by `lag` steps.
 
     A thread samples one step after the other; nothing else uses the training environment. The
-    sampler holds weights of its own, and gets others between two steps: the policy's where nothing
-    is being sampled, else a copy of them, as the next update changes the policy meanwhile.
+    sampler has its own weights, which are replaced between two steps: by the policy's if nothing is
+    being sampled, else by a copy, because the next update changes the policy in the meantime.
     """
 
     source: InStep
-    """Samples the groups of a step, and counts the problems of the steps that are sampled."""
+    """Samples the groups of a step, and counts the problems of sampled steps."""
     lag: int
-    """k: steps that are sampled and not learnt, at most."""
+    """k: the largest number of steps that are sampled and not learnt from."""
     policy: Policy
     sampler: Sampler
     stop: Stop
-    """The run's."""
+    """The stop request of the run."""
     leave: Stop
-    """The rollout's, which it obeys in the midst of a step."""
+    """The stop request of the rollout, which ends it during a step."""
     drawn: int = 0
     _now: dict[str, Any] = field(init=False)
-    """The state of the source behind the problems of the steps that are learnt."""
+    """The state of the source after the problems of the steps that were learnt from."""
     _begun: deque[Begun] = field(default_factory=deque)
-    """In order."""
+    """The steps in order."""
     _taken: Sampled | None = None
-    """What is being learnt."""
+    """The step that the agent learns from now."""
     _unheard: list[Sequence[Group]] = field(default_factory=list)
-    """Groups that are learnt and that the environment has not adapted to yet."""
+    """Groups that were learnt from and that the environment has not adapted to yet."""
     _given: int = field(init=False)
-    """Version of the weights that the sampler has, or will have before the next step to begin."""
+    """Version of the weights that the sampler has, or will have for the next step that begins."""
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     def __post_init__(self) -> None:
-        """Begin where the source does, with the weights that the sampler has."""
+        """Start with the state of the source and the weights of the sampler."""
         self._now, self._given = self.source.state_dict(), self.sampler.version
 
     def take(self, step: int, timer: Timer) -> Taken:
-        """Wait for the groups of a step; begin the one that is sampled with the same weights.
+        """Wait for the groups of a step; then begin a later step with the present weights.
 
-        `time/wait` are the seconds that the step has waited, `time/hidden` those of sampling and
-        grading that nobody waited for.
+        `time/wait` are the seconds that the step waited; `time/hidden` the seconds of sampling and
+        grading that overlapped with other work.
         """
-        while len(self._begun) < self.lag:  # the first steps, or what a checkpoint lacks
+        while len(self._begun) < self.lag:  # the first steps, or missing in a checkpoint
             self._begin(step + len(self._begun), step - 1)
         first = self._begun[0]
         with timer("wait"):
@@ -129,26 +129,26 @@ class Ahead:
         return found.taken._replace(metrics={"policy/lag": float(step - 1 - first.weights)})
 
     def updated(self, groups: Sequence[Group]) -> None:
-        """Count the problems of the step; the environment hears of it before the next begins."""
-        assert self._taken is not None  # what is learnt was taken
+        """Count the problems of the step; the environment adapts before the next step begins."""
+        assert self._taken is not None  # `take` came before
         self._now, self._taken = self._taken.after, None
         self.drawn = self._now["drawn"]
         self._unheard.append(groups)
 
     def settle(self) -> None:
-        """Wait for what is being sampled; then sampler and environment catch up.
+        """Wait for the steps that are being sampled; then update sampler and environment.
 
-        They would before the next step begins: it is sampled with these weights.
+        The result does not change: the next step to begin would be sampled with the same weights.
         """
         for begun in self._begun:
             self._wait(begun)
         self._catch_up(self.policy, self._heard())
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Settle; return the groups that are sampled and not learnt, and the place behind both.
+        """Settle; return the groups that were not learnt from yet, and the source's state.
 
-        Without a step that failed and those behind it: a resume samples them again, with newer
-        weights. None where sampling was cut off.
+        A failed step and the later ones are left out: a resumed run samples them again, with newer
+        weights. None if sampling was interrupted.
         """
         self.settle()
         whole = []
@@ -168,7 +168,7 @@ class Ahead:
         return {"now": self._now, "begun": whole}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the groups that are there, and with the problems behind them."""
+        """Continue with the saved groups, and with the problems after them."""
         self._now = after = state["now"]
         self.drawn = self._now["drawn"]
         for each in state["begun"]:
@@ -176,17 +176,17 @@ class Ahead:
             future.set_result(sampled := Sampled.of(each["sampled"]))
             after = sampled.after
             begun = Begun(step=each["step"], weights=each["weights"], future=future)
-            begun.waited = sampled.whole  # none of it is hidden from now on
+            begun.waited = sampled.whole  # its time counts as waited for
             self._begun.append(begun)
         self.source.load_state_dict(after)
 
     def close(self) -> None:
-        """Give up what is being sampled, and end the thread."""
+        """Stop sampling, and end the thread."""
         self.leave.terminated = True
         self._thread.shutdown(cancel_futures=True)
 
     def _begin(self, step: int, weights: int) -> None:
-        """Begin a step behind the others, with the present weights: those after step `weights`."""
+        """Begin a step after the others, with the present weights: those after step `weights`."""
         groups, copied = self._heard(), None
         if all(begun.future.done() for begun in self._begun):
             self._catch_up(self.policy, groups)
@@ -200,7 +200,7 @@ class Ahead:
     def _sample(
         self, step: int, policy: Policy | None, groups: Sequence[Sequence[Group]]
     ) -> Sampled:
-        """Sample a step, in the thread; first take over weights and the groups of steps before."""
+        """Sample a step in the thread; first update the weights, and adapt to earlier groups."""
         timer = Timer()
         self.leave.check()
         try:
@@ -209,7 +209,7 @@ class Ahead:
                 taken = self.source.take(step, timer)
             self._require_graded(taken)
         except BaseException as error:
-            self.leave.terminated = True  # the steps behind it are of no use
+            self.leave.terminated = True  # later steps are not needed
             if self.stop.terminated:
                 raise StopNow from error
             raise
@@ -225,7 +225,7 @@ class Ahead:
             self.source.adapt(each)
 
     def _require_graded(self, taken: Taken) -> None:
-        """Give up a step with invalid rewards after SIGTERM, which may have ended graders, too."""
+        """Discard a step with invalid rewards after SIGTERM, which may also have ended graders."""
         rewards = (r for group in (*taken.chosen, *taken.dropped) for r in group.rewards)
         if self.stop.terminated and not all(reward.valid for reward in rewards):
             raise StopNow

@@ -1,4 +1,4 @@
-"""From a RunConfig to a Trainer: the only place that knows every part."""
+"""From a RunConfig to a Trainer: the only module that knows all parts."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ log = logging.getLogger(__name__)
 
 
 def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -> Trainer:
-    """Make everything that a run needs.
+    """Make the trainer of a run, with all parts.
 
     Args:
         cfg: A validated configuration.
         out: The run's folder.
-        envs: What `make_envs` makes of the configuration.
-        processes: Those that share the run. The first alone logs.
+        envs: The environments that `make_envs` made.
+        processes: The processes of the run. Only the first one logs.
 
     Raises:
         GrpoEnvsError: one line that says what to change.
@@ -75,8 +75,8 @@ def build(cfg: RunConfig, out: Path, envs: Envs, processes: Processes = ALONE) -
     policy, accelerator = open_policy(cfg)
     _make_trainable(policy, cfg, accelerator.device, out if processes.first else None)
     parts = _parts(cfg, policy, accelerator, training_decoding(cfg, policy))
-    # The agent first: it moves the policy to the device and copies the reference before a resume
-    # puts trained weights into the policy. The sampler last: it may copy those weights.
+    # The agent first: it moves the policy to the device, and copies the reference before a resumed
+    # run loads trained weights. The sampler last: it may copy these weights.
     agent: Agent = load(AGENTS, cfg.agent.name).make(cfg.agent, parts)
     checkpoints = Checkpoints(out, cfg.trainer.keep_checkpoints, cfg.trainer.save_dtype)
     done, state = _resume(agent, policy, cfg, checkpoints) if cfg.resume else (0, {})
@@ -130,7 +130,7 @@ def _evaluations(
 
 
 def _parts(cfg: RunConfig, policy: Policy, accelerator: Accelerator, decoding: Decoding) -> Parts:
-    # In less than float32 the shape of a batch decides many last bits.
+    # Below float32, results depend on the shape of a batch in many last bits.
     low = policy.model.dtype != torch.float32 or cfg.sampler.name != "torch" or cfg.trainer.lag
     held = getattr(cfg.sampler, "precision", "auto")
     return Parts(
@@ -144,10 +144,10 @@ def _parts(cfg: RunConfig, policy: Policy, accelerator: Accelerator, decoding: D
 
 
 def _room(cfg: RunConfig, env: TextEnv, chat: Chat, finder: type[Room] = Room) -> Room:
-    """Return what finds the problems that fit into the model's context; refuse an environment.
+    """Return the object that finds problems that fit into the model's context.
 
     Raises:
-        ConfigError: no problem fits, or one does not and `env.too_long` is `error`.
+        ConfigError: no problem fits, or one does not fit and `env.too_long` is `error`.
     """
     room = finder(env, chat, drop=cfg.too_long == "drop")
     room.check()
@@ -157,13 +157,13 @@ def _room(cfg: RunConfig, env: TextEnv, chat: Chat, finder: type[Room] = Room) -
 def make_sampler(
     cfg: RunConfig, policy: Policy, accelerator: Accelerator, *, ahead: bool = False
 ) -> Sampler:
-    """Return the sampler that the configuration names, with the policy's weights as they are.
+    """Return the sampler that the configuration names, with the policy's present weights.
 
     Args:
         cfg: The configuration.
         policy: The model.
-        accelerator: Its device.
-        ahead: Whether it samples while the policy is updated.
+        accelerator: For the device.
+        ahead: Whether the sampler samples while the policy is updated.
 
     Raises:
         GrpoEnvsError: one line that says what to change.
@@ -185,18 +185,18 @@ def _loggers(cfg: RunConfig, out: Path, done: int) -> list[Logger]:
 
 
 def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Accelerator]:
-    """Load the model that the configuration means here, and say which; it is still on the CPU.
+    """Load the model of the configuration, and log which it is; it stays on the CPU.
 
     Args:
-        cfg: Names it.
-        adapters: Whether it may be a checkpoint of adapters.
+        cfg: The configuration.
+        adapters: Whether the model may be a checkpoint of adapters.
 
     Raises:
         ConfigError: one line that says what to change.
     """
     accelerator = make_accelerator(cfg.trainer)
     log.info((model := resolve(cfg.model, accelerator.device)).line)
-    # What is trained is loaded in float32: the optimiser's. Beneath adapters nothing is.
+    # Trained weights are loaded in float32, for the optimiser. The base of adapters is not trained.
     device = accelerator.device
     dtype = compute_dtype(cfg.trainer, device) if cfg.model.lora.rank else torch.float32
     if not adapters and not cfg.model.quantization and (base := base_of(model.path)):
@@ -223,15 +223,15 @@ def make_evaluation(
     tick: Callable[[], None] = lambda: None,
     processes: Processes = ALONE,
 ) -> Evaluation:
-    """Make what evaluates a policy.
+    """Make the evaluation of a policy.
 
     Args:
-        cfg: How it is evaluated.
-        policy: The model; its sampler holds the weights.
-        held_out: The environment, and how many of its problems.
+        cfg: The configuration; `trainer.eval_*` apply.
+        policy: The model; the sampler has its weights.
+        held_out: The environment, and the number of problems.
         sampler: Samples the answers.
         tick: Called often while sampling.
-        processes: Those that share the problems.
+        processes: The processes that share the problems.
 
     Raises:
         ConfigError: the problems are too long for the model's context.
@@ -256,7 +256,7 @@ def make_evaluation(
 
 
 def make_accelerator(cfg: TrainerConfig) -> Accelerator:
-    """Return an Accelerator for the device that the configuration means here."""
+    """Return an Accelerator for the device of the configuration on this machine."""
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("trainer.device=cuda: no CUDA GPU here. Allowed: cpu, auto.")
     # One process may make several runs (a sweep); Accelerate keeps the first one's settings.
@@ -264,7 +264,7 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
     cpu = cfg.device == "cpu" or not torch.cuda.is_available()
     if cpu and torch.backends.mps.is_available():
         log.info("on the CPU: Apple's GPU (MPS) is not used, as nothing was tried on one.")
-    # Precision is not Accelerate's: a policy's weights are in what it computes in.
+    # Accelerate does not cast: a policy's weights have the type that it computes in.
     accelerator = sharding_accelerator(cfg.shard, cpu=cpu, mixed_precision="no")
     if accelerator.num_processes != launch.count():
         raise ConfigError(
@@ -275,7 +275,7 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
 
 
 def _make_trainable(policy: Policy, cfg: RunConfig, device: torch.device, out: Path | None) -> None:
-    """Do what the configuration says of training; of several processes the first has a folder."""
+    """Prepare the policy for training; only the first of several processes has a folder."""
     dtype = compute_dtype(cfg.trainer, device)
     if cfg.model.gradient_checkpointing:
         policy.checkpoint_layers()
@@ -287,7 +287,7 @@ def _make_trainable(policy: Policy, cfg: RunConfig, device: torch.device, out: P
 def _resume(
     agent: Agent, policy: Policy, cfg: RunConfig, checkpoints: Checkpoints
 ) -> tuple[int, dict[str, Any]]:
-    """Put weights and agent back to where they were; return the steps done and the state."""
+    """Restore weights and agent from the checkpoint; return the steps done and the state."""
     step, folder, state = checkpoints.load(cfg.decisive())
     own_code = cfg.model.trust_remote_code
     restore(policy, folder, state.get("weights"), own_code=own_code)

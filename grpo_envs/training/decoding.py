@@ -14,7 +14,7 @@ from grpo_policy.samplers import Decoding, SamplerPlugin
 
 
 def training_decoding(cfg: RunConfig, policy: Policy, step: int = 1) -> Decoding:
-    """Return how completions of a step are sampled; null stands for what the model wants."""
+    """Return how the completions of a step are sampled; null stands for the model's default."""
     sampler = cfg.sampler
     return Decoding(
         max_new_tokens=sampler.max_new_tokens or hints(policy).max_new_tokens,
@@ -26,7 +26,7 @@ def training_decoding(cfg: RunConfig, policy: Policy, step: int = 1) -> Decoding
 
 
 def evaluation_decoding(cfg: RunConfig, policy: Policy, temperature: float) -> Decoding:
-    """Return how an evaluation samples: as training does where `trainer.eval_*` says nothing."""
+    """Return how an evaluation samples: as training, except for the keys `trainer.eval_*`."""
     how = training_decoding(cfg, policy)
     tokens = cfg.trainer.eval_max_new_tokens or how.max_new_tokens
     own = cfg.trainer.eval_sampling
@@ -36,8 +36,8 @@ def evaluation_decoding(cfg: RunConfig, policy: Policy, temperature: float) -> D
 def require_scored_as_sampled(cfg: RunConfig) -> None:
     """Refuse to train on tokens from another distribution than the one that scores them.
 
-    After an update the likeliest tokens are others: a cut that is made again for the score is not
-    the cut of the sampler, and a token outside of it has no ratio.
+    After an update the likeliest tokens differ. A truncation that scoring repeats is then not the
+    sampler's truncation, and a token outside of it has no ratio.
 
     Raises:
         ConfigError: one line that names the keys and what is allowed.
@@ -53,7 +53,7 @@ def require_scored_as_sampled(cfg: RunConfig) -> None:
 
 
 def require_scored_when_it_changes(cfg: RunConfig) -> None:
-    """Refuse a temperature that changes with an agent that would score at the first one.
+    """Refuse a changing temperature with an agent that scores all steps at the first one.
 
     Raises:
         ConfigError: one line that names the keys and what is allowed.
@@ -79,7 +79,7 @@ def require_ahead(cfg: RunConfig, plugin: type[SamplerPlugin]) -> None:
 
 
 def require_decoded(cfg: RunConfig, policy: Policy, plugin: type[SamplerPlugin]) -> None:
-    """Refuse a decoding that the sampler would not obey, or that the model has no tokens for.
+    """Refuse decoding keys that the sampler or the model does not support.
 
     Raises:
         ConfigError: one line that names the keys and what is allowed.

@@ -18,27 +18,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envs:
-    """Where a run trains and where it is evaluated."""
+    """The environments of a run, for training and for evaluation."""
 
     train: GroupVectorEnv
     held_out: TextEnv
     problems: int
-    """How many of them there are to evaluate on, at most as many as asked for."""
+    """Number of held-out problems, at most `trainer.eval_problems`."""
     others: Mapping[str, tuple[TextEnv, int]] = field(default_factory=dict)
-    """The same of `trainer.evaluations`, by name."""
+    """Environment and number of problems of each of `trainer.evaluations`, by name."""
 
     def close(self) -> None:
-        """Close all of them, and what grades answers."""
+        """Close all environments and graders."""
         every: list[TextEnv | GroupVectorEnv] = [self.train, self.held_out]
         for env in (*every, *(env for env, _ in self.others.values())):
             close_env(env)
 
 
 def close_env(env: TextEnv | GroupVectorEnv) -> None:
-    """Close an environment; an error of its `close` is a warning: what was done with it counts."""
+    """Close an environment; an error of its `close` is only a warning."""
     try:
         env.close()
-    except Exception as error:  # noqa: BLE001 - anything can go wrong in somebody else's code
+    except Exception as error:  # noqa: BLE001 - a package's code may raise anything
         name = type(env.env if isinstance(env, GroupVectorEnv) else env).__name__
         log.warning("%s.close() failed: %s: %s", name, type(error).__name__, error)
 
@@ -47,8 +47,8 @@ def make_envs(cfg: RunConfig, processes: Processes = ALONE) -> Envs:
     """Make the environments that `cfg.env` names.
 
     Args:
-        cfg: Names them.
-        processes: Those that share the problems of a step.
+        cfg: The configuration.
+        processes: The processes that share the problems of a step.
 
     Raises:
         GrpoEnvsError: one line that says what to change.
@@ -70,7 +70,7 @@ def make_envs(cfg: RunConfig, processes: Processes = ALONE) -> Envs:
             others[name] = _make_other(cfg, name, keys)
             made.callback(close_env, others[name][0])
         train = GroupVectorEnv(env, members, size)
-        made.pop_all()  # nothing failed: they stay open
+        made.pop_all()  # no error: they stay open
     return Envs(train=train, held_out=held_out, problems=problems, others=others)
 
 
@@ -84,11 +84,11 @@ def _make_other(cfg: RunConfig, name: str, keys: Mapping[str, Any]) -> tuple[Tex
 
 
 def place_graders(cfg: RunConfig, members: GroupVectorEnv, device: str) -> None:
-    """Let the answers of training be graded where `trainer.graders` says; tell why if not there.
+    """Set where training answers are graded, by `trainer.graders`; log why if it is elsewhere.
 
     Args:
-        cfg: The run.
-        members: Where it trains.
+        cfg: The configuration.
+        members: The training environment.
         device: The type of the device that samples: cpu, cuda.
 
     Raises:
@@ -101,7 +101,7 @@ def place_graders(cfg: RunConfig, members: GroupVectorEnv, device: str) -> None:
 
 
 def make_held_out(cfg: RunConfig) -> tuple[TextEnv, int]:
-    """Make the environment to evaluate on; return it and how many problems it is to give.
+    """Make the held-out environment; return it and the number of problems to evaluate.
 
     Raises:
         GrpoEnvsError: one line that says what to change.
@@ -113,6 +113,6 @@ def make_held_out(cfg: RunConfig) -> tuple[TextEnv, int]:
 
 
 def _require_of_the_environment(cfg: RunConfig) -> None:
-    """Refuse keys in `env` that are the run's own."""
+    """Refuse keys in `env` that the run itself sets."""
     if "split" in cfg.env_keywords:
         raise ConfigError("env.split is set by the run: train to train on, eval to evaluate on.")

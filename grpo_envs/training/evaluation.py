@@ -1,4 +1,4 @@
-"""How good is the policy? Held-out problems, answered greedily and at random, and the figures."""
+"""Evaluation of a policy: held-out problems, answered greedily and sampled, and the metrics."""
 
 from __future__ import annotations
 
@@ -20,39 +20,40 @@ from grpo_envs.types import Group, Reward
 from grpo_policy.room import Room
 
 Row = Mapping[str, Any]
-"""What became of one answer; see `completion_rows`. `decoding` is greedy or sampled."""
+"""One graded answer, see `completion_rows`; `decoding` is greedy or sampled."""
 STRATA = ("env", "level")
 """Keys of the problems' `meta` that make strata."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Evaluation:
-    """Answers the problems 0, 1, ... of the held-out split, the same ones each time."""
+    """Answers the problems 0, 1, ... of the held-out split, the same problems each time."""
 
     env: TextEnv
     room: Room
     """Leaves out the problems that are too long for the model's context."""
     problems: int
-    """How many; 0 for no evaluation."""
+    """Number of problems; 0 for no evaluation."""
     samples: int
-    """Answers to each at `temperature`, beside the greedy one."""
+    """Sampled answers to each problem at `temperature`, beside the greedy one."""
     temperature: float
     play: Callable[[GroupVectorEnv, float], RolloutFn]
-    """Makes the policy a player of an environment, at a temperature (0: greedy)."""
+    """Returns a function that plays the environment with the policy at a temperature (0:
+    greedy)."""
     processes: Processes = ALONE
-    """Those that share the problems; each returns the answers to all."""
+    """Processes that share the problems; each of them returns all answers."""
     _answering: Phase = field(default_factory=lambda: Phase(""))
     _players: dict[tuple[int, int], RolloutFn] = field(default_factory=dict)
     _members: list[GroupVectorEnv] = field(default_factory=list)
 
     def __call__(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Return `eval/...` metrics, and the answers that they are of.
+        """Return the `eval/...` metrics and the answers.
 
-        `eval/too_long` is the number of problems that are too long for the model's context and
-        were left out.
+        `eval/too_long` is the number of problems that were left out because they are too long for
+        the model's context.
 
         Raises:
-            ConfigError: all of them are too long.
+            ConfigError: all problems are too long.
         """
         problems = self.room.among(range(self.problems))
         if not problems:
@@ -64,20 +65,20 @@ class Evaluation:
 
     @contextmanager
     def shown(self, problems: int) -> Iterator[None]:
-        """Show how many of the answers to so many problems are there."""
+        """Show the progress of answering this number of problems."""
         share = problems * (1 + self.samples) // self.processes.count
         with phase("answering held-out problems", share) as self._answering:
             yield
 
     def answered(self, count: int) -> None:
-        """Take note of answers: for `shown`."""
+        """Count answers, for `shown`."""
         self._answering.advance(count)
 
     def answers(self, problems: Sequence[int]) -> list[dict[str, Any]]:
-        """Return what became of the answers to some problems: the greedy ones, then the others.
+        """Return the graded answers to these problems: greedy answers, then sampled ones.
 
-        `right` of a row says whether the answer is right, see `rewards.is_right`. The problems are
-        those of `room`: each leaves room for an answer.
+        `right` tells whether an answer is right, see `rewards.is_right`. `room` has found the
+        problems, so each leaves room for an answer.
         """
         rows = [{"decoding": "greedy"} | row for row in self._rows(problems, 1, 0.0)]
         if self.samples:
@@ -86,7 +87,7 @@ class Evaluation:
         return [row | {"right": is_right(row, self.env.own_parts)} for row in rows]
 
     def close(self) -> None:
-        """Stop what grades the answers. Who made the environment closes it."""
+        """Stop the graders. The environment is not closed: its owner does that."""
         for members in self._members:
             members.close(shared=True)
         self._members.clear()
@@ -107,7 +108,7 @@ class Evaluation:
 
 
 def eval_metrics(rows: Sequence[Row], own: Mapping[str, Part]) -> dict[str, float]:
-    """Return metrics of an evaluation: `eval/<name>` for each of `estimates`.
+    """Return the metrics of an evaluation: `eval/<name>` for each of `estimates`.
 
     `eval/ci95` is half the width of the 95 % interval of `eval/accuracy`, `eval/reward_ci95` of
     `eval/reward`, `eval/pass@k_ci95` of `eval/pass@k`.
@@ -125,13 +126,13 @@ def eval_metrics(rows: Sequence[Row], own: Mapping[str, Part]) -> dict[str, floa
 def estimates(
     rows: Sequence[Row], own: Mapping[str, Part], by: Sequence[str] = STRATA
 ) -> dict[str, Estimate]:
-    """Return what the answers show, with 95 % intervals clustered by problem.
+    """Return the metrics of the answers, with 95 % intervals clustered by problem.
 
-    Of the greedy answers `accuracy`, the share that is right (see `rewards.is_right`); `reward` and
-    `reward/<part>`; `length` in tokens; `truncated`. Of sampled ones `pass@k`, `sampled_reward` and
-    `sampled_reward/<part>`, `sampled_length`, `sampled_truncated`. `accuracy/<stratum>` and
-    `pass@1/<stratum>`, if there is something to tell apart. Problems with the same prompt are
-    one. An invalid reward counts as not earned.
+    For greedy answers: `accuracy`, the share that is right (see `rewards.is_right`); `reward` and
+    `reward/<part>`; `length` in tokens; `truncated`. For sampled answers: `pass@k`,
+    `sampled_reward` and `sampled_reward/<part>`, `sampled_length`, `sampled_truncated`. If there
+    are strata: `accuracy/<stratum>` and `pass@1/<stratum>`. Problems with the same prompt form one
+    cluster. An invalid reward counts as 0.
 
     Args:
         rows: The answers.
@@ -148,9 +149,9 @@ def differences(
     own: Mapping[str, Part],
     by: Sequence[str] = STRATA,
 ) -> dict[str, Estimate]:
-    """Return how much more `b` has of each figure, paired: over the problems that both answered.
+    """Return the paired difference `b - a` of each metric, over the problems that both answered.
 
-    What makes a problem hard for both cancels (arXiv 2411.00640, section 4.2).
+    The difficulty that a problem has for both cancels (arXiv 2411.00640, section 4.2).
     """
     of_a, of_b = (_figures(rows, own, by) for rows in (a, b))
     found = {}
@@ -164,14 +165,14 @@ def differences(
 
 
 def strata(rows: Sequence[Row], by: Sequence[str]) -> dict[str, list[Row]]:
-    """Return rows by what the `meta` of their problems says: `math`, `math/level_2`, `topic_x`."""
+    """Return rows by strata of their problems' `meta`: `math`, `math/level_2`, `topic_x`."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         meta, source = row["meta"], str(row["meta"].get("env", ""))
         for key in by:
             if key == "env" and source:
                 found.setdefault(source, []).append(row)
-            elif isinstance(meta.get(key), str | int | float):  # no list or object of a dataset's
+            elif isinstance(meta.get(key), str | int | float):  # no lists or objects
                 name = f"{key}_{meta[key]}"
                 found.setdefault(f"{source}/{name}" if source else name, []).append(row)
     return dict(sorted(found.items()))
@@ -192,7 +193,7 @@ def by_problem(rows: Sequence[Row]) -> dict[int, list[Row]]:
 
 _Values = list[tuple[Row, float]]
 _Figure = tuple[Callable[[Mapping[str, Sequence[float]]], Estimate], _Values]
-"""How to estimate a mean, and the values that it is the mean of."""
+"""The estimator of a mean, and the values."""
 
 
 def _figures(rows: Sequence[Row], own: Mapping[str, Part], by: Sequence[str]) -> dict[str, _Figure]:
@@ -240,14 +241,14 @@ def _means(rows: Sequence[Row], prefix: str) -> dict[str, _Figure]:
 
 
 def _part(rows: Sequence[Row], name: str) -> _Figure:
-    """Return a part's values: of the problems that it applies to; 0 where a reward is invalid."""
+    """Return a part's values for the problems that it applies to; 0 if a reward is invalid."""
     there = [row for row in rows if name in row["parts"] or not row["valid"]]
     values = [(row, float(row["parts"][name]) if row["valid"] else 0.0) for row in there]
     return share_of if all(0 <= value <= 1 for _, value in values) else mean_of, values
 
 
 def _by_prompt(values: _Values) -> dict[str, list[float]]:
-    """Return values by prompt: the clusters of an interval."""
+    """Return values by prompt, the clusters of an interval."""
     found: dict[str, list[float]] = {}
     for row, value in values:
         found.setdefault(row["prompt"], []).append(value)

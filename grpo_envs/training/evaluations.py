@@ -1,4 +1,4 @@
-"""Several evaluations as one: that of the environment, and others by name."""
+"""Several evaluations as one: that of the run's environment, and others by name."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Evaluations:
         return self.main.problems
 
     def __call__(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Return `eval/...` metrics, those of others as `eval/<name>/...`, and all answers.
+        """Return `eval/...` metrics, `eval/<name>/...` metrics of the others, and all answers.
 
-        The answers of the others have their name as `evaluation`.
+        The answers of another evaluation have its name as `evaluation`.
 
         Raises:
-            ConfigError: all problems of one are too long for the model's context.
+            ConfigError: all problems of an evaluation are too long for the model's context.
         """
         metrics, rows = self.main()
         for name, evaluation in self.others.items():
@@ -37,6 +37,6 @@ class Evaluations:
         return metrics, rows
 
     def close(self) -> None:
-        """Stop what grades the answers."""
+        """Stop the graders."""
         for evaluation in (self.main, *self.others.values()):
             evaluation.close()

@@ -1,4 +1,4 @@
-"""One run, from its composed configuration to its result: what a launcher calls for each job."""
+"""One run, from its composed configuration to its result; a launcher calls it for each job."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
-composition.register()  # here: a launcher's worker process imports this module and no other of ours
+composition.register()  # here: worker processes of a launcher import only this module of ours
 
 
 class Terminated(KeyboardInterrupt):
@@ -44,7 +44,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class JobFailed(GrpoEnvsError):
-    """A job of a sweep ended early. Made of plain values: launchers pickle it."""
+    """A job of a sweep ended early. It has plain values, because launchers pickle it."""
 
     def __init__(self, folder: Path, why: str) -> None:
         super().__init__(folder, why)
@@ -53,21 +53,21 @@ class JobFailed(GrpoEnvsError):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done in a folder."""
+    """The work to do in a run's folder."""
 
     run: schema.RunConfig
-    """`resume` is None, or the folder."""
+    """The configuration; `resume` is None or the folder."""
     folder: RunFolder
     result: Mapping[str, float] | None
-    """Of a run that is already done."""
+    """The result of a run that is already done; else None."""
 
 
 def run(cfg: DictConfig) -> float | None:
-    """Train; return `trainer.sweep_metric`, None where nothing was evaluated.
+    """Train; return `trainer.sweep_metric`, or None if nothing was evaluated.
 
     Raises:
         GrpoEnvsError: one line that says what to change.
-        KeyboardInterrupt: stopped by Ctrl-C, and saved; `Terminated` by SIGTERM.
+        KeyboardInterrupt: the run was stopped by Ctrl-C and saved; `Terminated`: by SIGTERM.
     """
     require_training("a run")
     hydra = HydraConfig.get()
@@ -77,7 +77,7 @@ def run(cfg: DictConfig) -> float | None:
 
 
 def follow(overrides: list[str]) -> None:
-    """Be one of the processes that share a run and are not its first: it says what to do.
+    """Run as a process other than the first, which decides what to do.
 
     Raises:
         GrpoEnvsError: as in `run`.
@@ -90,7 +90,7 @@ def _run(run: schema.RunConfig, folder: RunFolder | None, processes: Processes) 
     with ExitStack() as lock, in_one_line():
 
         def plan() -> Plan:
-            assert folder is not None  # the first has one
+            assert folder is not None  # the first process has a folder
             lock.enter_context(folder.locked())
             return _plan(run, folder)
 
@@ -125,18 +125,18 @@ def _plan(run: schema.RunConfig, folder: RunFolder) -> Plan:
 
 
 def _require_restartable(run: schema.RunConfig, folder: RunFolder, asked: str) -> None:
-    """Refuse to resume what is no run, or a run of another configuration."""
+    """Refuse to resume a folder without a run, or a run with another configuration."""
     before, checkpoints = folder.config, Checkpoints(folder.path)
     if before is not None:
         free = run.identity().keys() - run.decisive().keys()
         decisive = {key: value for key, value in before.items() if key not in free}
         require_alike(folder.path, decisive, run.decisive())
     elif asked != AUTO and not folder.begun:
-        checkpoints.require(run.decisive())  # says that there is none
+        checkpoints.require(run.decisive())  # raises: there is none
 
 
 def _begin_anew(folder: RunFolder, asked: str | None) -> None:
-    """Keep what is left of broken checkpoints under other names; say so in one line."""
+    """Keep broken checkpoints under other names; log one line about them."""
     kept = Checkpoints(folder.path).set_aside()
     if kept:
         where = shown(folder.path / "checkpoints")
@@ -147,10 +147,10 @@ def _begin_anew(folder: RunFolder, asked: str | None) -> None:
 
 
 def run_in_sweep(cfg: DictConfig) -> float | None:
-    """Do as `run`, and leave the reason in the folder where the job fails.
+    """Do as `run`; if the job fails, write the reason into its folder.
 
     Raises:
-        JobFailed: whatever it was that went wrong; the log has the traceback.
+        JobFailed: on any error; the log has the traceback.
     """
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     folder.try_again()
@@ -165,7 +165,7 @@ def _run_or_fail(cfg: DictConfig, folder: RunFolder) -> float | None:
     except GrpoEnvsError as error:
         why = str(error)
         log.error("failed: %s", why)  # noqa: TRY400 - a mistake, in one line
-    except Exception as error:  # logged at the end of the sweep; the other jobs go on
+    except Exception as error:  # logged at the end of the sweep; other jobs continue
         why = f"{type(error).__name__}: {error}"
         log.exception("failed")
     folder.fail(why, list(HydraConfig.get().overrides.task))
@@ -173,12 +173,12 @@ def _run_or_fail(cfg: DictConfig, folder: RunFolder) -> float | None:
 
 
 def _beside_others() -> bool:
-    """Whether jobs of the sweep share the terminal."""
+    """Return whether concurrent jobs of the sweep share the terminal."""
     return str(HydraConfig.get().launcher._target_).endswith(".JoblibLauncher")
 
 
 def _name(folder: RunFolder) -> str:
-    """Return what tells this job from the others: its overrides that are not all jobs'."""
+    """Return a name of this job: its overrides that not all jobs have."""
     sweep = folder.path.parent / "multirun.yaml"
     same = set(OmegaConf.load(sweep).hydra.overrides.task) if sweep.is_file() else set()
     own = [each for each in HydraConfig.get().overrides.task if each not in same]
@@ -186,7 +186,7 @@ def _name(folder: RunFolder) -> str:
 
 
 def in_sweep() -> bool:
-    """Whether this is a job of a sweep."""
+    """Return whether this is a job of a sweep."""
     return HydraConfig.get().mode is RunMode.MULTIRUN
 
 
@@ -243,7 +243,7 @@ def _claim(run: schema.RunConfig, folder: RunFolder, env: TextEnv, trainer: Trai
 
 
 def _again(run: schema.RunConfig, folder: RunFolder) -> str:
-    """Return what continues this run."""
+    """Return the command that continues this run."""
     if not run.trainer.save_optimizer:
         return "(nothing does: trainer.save_optimizer=false)"
     if in_sweep():
@@ -254,7 +254,7 @@ def _again(run: schema.RunConfig, folder: RunFolder) -> str:
 
 
 def _require_sweep_metric(cfg: DictConfig) -> None:
-    """Refuse a sweeper that learns from results where there will be none."""
+    """Refuse a sweeper that needs results of evaluations if there are none."""
     sweeper = HydraConfig.get().sweeper._target_
     evaluates = cfg.trainer.eval_problems or not cfg.trainer.sweep_metric.startswith("eval/")
     if sweeper != _BASIC_SWEEPER and not evaluates:

@@ -1,4 +1,4 @@
-"""Which evaluation was the best, and why a run ends before its last step."""
+"""The best evaluation of a run, and the limits that end a run before its last step."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ class Limits:
     best: float = -inf
     """The highest value of `trainer.sweep_metric` in the evaluations so far."""
     best_step: int = 0
-    """After which it was found."""
+    """The step after which the best value was found."""
     since: int = 0
-    """Evaluations since then."""
+    """Evaluations since the best one."""
     value: float = -inf
-    """In the last evaluation."""
+    """The value of the last evaluation."""
     step: int = -1
-    """After which that was: one that is made again, after a resume, counts once."""
+    """The step of the last evaluation; an evaluation that a resumed run repeats counts once."""
     tokens: int = 0
-    """Sampled for training."""
+    """Tokens that were sampled for training."""
     seconds: float = 0.0
-    """That steps and evaluations took, in all sessions of the run."""
+    """Seconds of steps and evaluations, in all sessions of the run."""
     _saved: tuple[str, ...] = field(
         default=("best", "best_step", "since", "value", "step", "tokens", "seconds"), repr=False
     )
 
     @classmethod
     def of(cls, cfg: TrainerConfig, state: dict[str, Any]) -> Self:
-        """Return the limits of a run that goes on from a state; {} for one that begins."""
+        """Return the limits of a run with a restored state; {} for a new run."""
         made = cls(cfg)
         made.load_state_dict(state)
         return made
@@ -46,7 +46,7 @@ class Limits:
         return cfg.target is not None or bool(cfg.patience or cfg.max_minutes or cfg.max_tokens)
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> bool:
-        """Take an evaluation; return whether it is the best so far."""
+        """Record an evaluation; return whether it is the best so far."""
         if self.cfg.sweep_metric not in metrics or step == self.step:
             return False
         self.step, self.value = step, metrics[self.cfg.sweep_metric]
@@ -57,7 +57,7 @@ class Limits:
         return False
 
     def reached(self) -> str:
-        """Return which limit ends the run, in one line; '' where none does."""
+        """Return the limit that ends the run, in one line; '' if there is none."""
         cfg, name = self.cfg, self.cfg.sweep_metric
         if cfg.target is not None and self.value >= cfg.target:
             return f"trainer.target={cfg.target:g}: {name} is {self.value:.4g}"
@@ -73,10 +73,10 @@ class Limits:
         return ""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs: numbers only."""
+        """Return the state for `load_state_dict`: numbers only."""
         return {name: getattr(self, name) for name in self._saved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on counting; a checkpoint of the version before has nothing."""
+        """Restore the counts; checkpoints of the previous version have none."""
         for name in self._saved:
             setattr(self, name, state.get(name, getattr(self, name)))

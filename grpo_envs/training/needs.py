@@ -1,4 +1,4 @@
-"""What a run will need of a device's memory: from its keys, without weights or a device."""
+"""The device memory that a run will need, from its keys alone: without weights or a device."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from grpo_policy.policy import Policy
 from grpo_policy.shapes import config_of
 
 SPEED = Speed(flops=300e12, bandwidth=2e12)
-"""Assumed of a GPU: a third of the operations and 60 % of the bandwidth of an H100's data sheet."""
+"""Assumed rates of a GPU: a third of the operations and 60 % of the bandwidth in an H100's data
+sheet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """A run's memory, and what it was found for."""
+    """The memory of a run, and the model and device that it applies to."""
 
     model: str
     precision: str
     device: str
     memory: float | None
-    """Bytes [B] that the device has; None where that is not known."""
+    """Bytes [B] of the device; None if unknown."""
     found: Footprint
     pace: Pace | None
-    """Of GPUs that sample beside ones that train; None where the same ones do both."""
+    """The pace of GPUs that sample for others that train; None if the same GPUs do both."""
 
 
 def needs(
@@ -47,24 +48,24 @@ def needs(
     answer: int | None = None,
     speed: Speed = SPEED,
 ) -> Needs:
-    """Return what a run needs of a GPU, or of the CPU where `trainer.device=cpu`.
+    """Return what a run needs of a GPU, or of the CPU with `trainer.device=cpu`.
 
     Args:
-        cfg: The run's.
-        prompt: Tokens of a prompt; which they are only the run itself knows.
+        cfg: The configuration.
+        prompt: Tokens of a prompt, which are not known before the run.
         shards: Processes that share masters and moments (FSDP), or all of it (`trainer.shard`).
-        memory: Bytes [B] of the device; None: those of the one that is here.
-        answer: Tokens of an answer in the mean; None: the most that there may be.
-        speed: Of a GPU, for the arithmetic of those that sample.
+        memory: Bytes [B] of the device; None: those of this machine's device.
+        answer: Mean tokens of an answer; None: the largest number.
+        speed: Rates of a GPU, for the number of GPUs that sample.
 
     Raises:
-        ConfigError: there is no such model; one line that says what is allowed.
+        ConfigError: the model is unknown; one line that says what is allowed.
     """
     device = "cpu" if cfg.trainer.device == "cpu" else "cuda"
     model = resolve(cfg.model, torch.device(device))
     memory = _memory_here(device) if memory is None else memory
     precision = precision_name(cfg.trainer, device)
-    # Of the sizes of Qwen from a table of ours: without the hub.
+    # The sizes of Qwen are in a table of ours, so the hub is not needed.
     config = config_of(model.size) if model.size else load_config(model.path, cfg.model)
     with fake_policy(config, cfg.model, DTYPES[precision]) as policy:
         job = replace(_job(cfg, policy, device, prompt), shards=shards, memory=memory)
@@ -86,7 +87,7 @@ def needs(
 
 
 def _job(cfg: RunConfig, policy: Policy, device: str, prompt: int) -> Job:
-    """Return what the keys of a run decide."""
+    """Return the job that the keys of a run describe."""
     return Job(
         device=device,
         prompt=prompt,

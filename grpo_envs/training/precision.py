@@ -1,4 +1,4 @@
-"""What a run computes in: float32, or half of its bytes where the device has it."""
+"""The type that a run computes in: float32, or a 16-bit type if the device supports it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from grpo_policy.masters import DTYPES, dtype_name
 from grpo_policy.policy import Policy
 
 _TRIAL = 4
-"""Tokens that a model is tried with."""
+"""Tokens of the trial run of a model."""
 
 
 def compute_dtype(cfg: TrainerConfig, device: torch.device) -> torch.dtype:
-    """Return what `trainer.precision` means on a device.
+    """Return the type of `trainer.precision` on a device.
 
-    On a GPU float32 is multiplied as TF32.
+    On a GPU, float32 matrices are multiplied as TF32.
     """
     name = precision_name(cfg, device.type)
     if device.type == "cuda" and name == "fp32":
@@ -25,10 +25,10 @@ def compute_dtype(cfg: TrainerConfig, device: torch.device) -> torch.dtype:
 
 
 def precision_name(cfg: TrainerConfig, device: str) -> str:
-    """Return what `trainer.precision` means on a kind of device, which need not be here.
+    """Return the name of the type of `trainer.precision` on a type of device.
 
-    auto is bf16 where a GPU has it itself: one that only emulates it computes in float32. A GPU
-    that is not here is taken to have it.
+    auto is bf16 if the GPU supports it natively; a GPU that only emulates bf16 computes in float32.
+    If this machine has no GPU, bf16 is assumed to be supported.
     """
     if cfg.precision != "auto":
         return str(cfg.precision)
@@ -39,10 +39,10 @@ def precision_name(cfg: TrainerConfig, device: str) -> str:
 
 @torch.no_grad()
 def compute_in(policy: Policy, dtype: torch.dtype) -> None:
-    """Let a policy compute in `dtype`.
+    """Set the type that a policy computes in.
 
     Raises:
-        ConfigError: the model cannot; one line that names its class.
+        ConfigError: the model cannot compute in it; one line that names its class.
     """
     policy.compute_in(dtype)
     if policy.model.dtype == torch.float32:
@@ -50,7 +50,7 @@ def compute_in(policy: Policy, dtype: torch.dtype) -> None:
     ids = torch.tensor([[policy.pad_id] * _TRIAL], device=policy.device)
     try:
         logits = policy.model(input_ids=ids, use_cache=False).logits
-    except Exception as error:  # of somebody's model
+    except Exception as error:  # a package's model may raise anything
         cause = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise _refused(policy, cause) from error
     if not bool(logits.isfinite().all()):

@@ -1,7 +1,7 @@
-"""What keeps a run from learning: rules over its metrics, with their limits and their words.
+"""Rules that find what keeps a run from learning, with their limits and messages.
 
-`grpo_envs.training.watch` applies them to the last steps of a run that goes on, `grpo_envs.doctor`
-to the whole of a run.
+`grpo_envs.training.watch` applies them to the last steps of a running run, `grpo_envs.doctor` to a
+whole run.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ KL_LIMIT = 1.0
 GAP_LIMIT = 0.1
 """Nats per token; about 1e-6 in float32 and 0.02 in bf16."""
 COLLAPSED = 0.6
-"""Of the best mean reward: below it the reward has collapsed."""
+"""Share of the best mean reward below which the reward has collapsed."""
 INVALID = 0.01
-"""Share of invalid rewards in a step above which the grader of a whole run fails."""
+"""In a whole run, the grader fails if a step has a larger share of invalid rewards."""
 KNOWN, NEVER = 0.9, 0.1
-"""A task is known above the one value of its main reward part, and never done below the other."""
+"""A task counts as known above the first value of its main reward part, as never solved below the
+second."""
 _VALUES, _EXPLAINED = "critic/value", "critic/explained_variance"
 _WARM_UP, _PARTS, _PART = 10, 5, 6
-"""Memory may do as it likes for so many steps; then the least of so many parts is compared."""
+"""Steps that are ignored at first; then the number of parts whose minima are compared, and steps of
+a part."""
 MEMORY = _WARM_UP + _PARTS * _PART
-"""Steps that `leak` looks at."""
+"""Number of steps that `leak` uses."""
 _NOTICEABLE = 0.01
-"""Of the memory that there is; about 10 MiB a step on a machine of 24 GiB."""
+"""Share of the memory above which growth is noticeable; about 10 MiB a step on a machine with 24
+GiB."""
 
 
 def invalid(seen: Stretch) -> Iterator[Symptom]:
-    """The grader fails: at all in a whole run, always in one that goes on."""
+    """The grader fails: in any step of a whole run, or in all last steps of a running one."""
     shares = seen.column("reward/invalid")
     if seen.run is None:
         fails = min(shares, default=0.0) >= 1
@@ -50,7 +53,7 @@ def invalid(seen: Stretch) -> Iterator[Symptom]:
     if fails:
         yield Symptom(
             name="invalid rewards",
-            says="The grader fails: such answers teach nothing, and are no wrong answers.",
+            says="The grader fails: such answers do not count as wrong, and nothing is learnt.",
             evidence=evidence,
             turn="mend the reward function or the sandbox (python -m grpo_envs.check env=..., "
             "python -m grpo_envs.sandbox)",
@@ -125,9 +128,9 @@ def collapsed(seen: Stretch) -> Iterator[Symptom]:
 
 
 def flat(seen: Stretch) -> Iterator[Symptom]:
-    """The groups have no contrast. Why not, only a whole run shows.
+    """The rewards of groups are all equal; only a whole run shows why.
 
-    A critic compares answers with values, not with a group: then it is about all of a step.
+    A critic compares answers with values, not within a group: then the whole step is judged.
     """
     critic = bool(seen.late(_VALUES))
     equal = [float(spread == 0) for spread in seen.late("reward/std")]
@@ -183,7 +186,7 @@ def _flat_because(run: Record, evidence: str) -> Iterator[Symptom]:
 
 
 def constant(seen: Stretch) -> Iterator[Symptom]:
-    """A reward part is the same in all steps, and no weight says that this is fine."""
+    """A reward part has the same value in all steps, and that is not its best value."""
     weights = {} if seen.run is None else seen.run.about.get("weights", {})
     names = {name for row in seen.steps for name in row if name.startswith("reward/")}
     for name in sorted(names - NOT_PARTS):
@@ -194,7 +197,7 @@ def constant(seen: Stretch) -> Iterator[Symptom]:
             continue
         weight = float(weights.get(part, 1.0))
         if seen.run is not None and weight * column[0] == max(weight, 0.0):
-            continue  # always earned, or never punished
+            continue  # always earned, or never a cost
         why, turn = _CONSTANT.get(column[0] if weight > 0 else None, _CONSTANT[None])
         yield Symptom(
             name="constant part",
@@ -222,7 +225,7 @@ _CONSTANT: Mapping[float | None, tuple[str, str]] = {
 
 
 def gap(seen: Stretch) -> Iterator[Symptom]:
-    """Sampling and training compute different log-probabilities, of the same weights."""
+    """Sampling and training compute different log-probabilities with the same weights."""
     late = seen.late("policy/sample_gap")
     if _mean(late) < GAP_LIMIT or any(seen.late("policy/lag")):
         return
@@ -237,7 +240,7 @@ def gap(seen: Stretch) -> Iterator[Symptom]:
 
 
 def blind(seen: Stretch) -> Iterator[Symptom]:
-    """A critic's values say no more about returns than a constant would, in any of the steps."""
+    """A critic's values explain returns no better than a constant, in all steps."""
     shares = seen.late(_EXPLAINED)
     if len(shares) < seen.limits.constant or max(shares) > 0:
         return
@@ -251,12 +254,12 @@ def blind(seen: Stretch) -> Iterator[Symptom]:
 
 
 def leak(own: Sequence[float], left: float, ahead: float = math.inf) -> Iterator[Symptom]:
-    """Memory grows evenly, and will not last.
+    """Memory grows steadily, and will be used up before the run ends.
 
     Args:
-        own: What the process took after each of the last steps [MiB].
-        left: What is left [MiB].
-        ahead: Steps that are still to come.
+        own: Memory of the process after each of the last steps [MiB].
+        left: Memory that is left [MiB].
+        ahead: Number of steps to come.
     """
     judged = own[-MEMORY:][_WARM_UP:]
     if len(judged) < _PARTS * _PART:

@@ -1,4 +1,4 @@
-"""Where the groups of a step come from."""
+"""Sources of groups: where the groups of a step come from."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Taken(NamedTuple):
     dropped: list[Group]
     """The groups that were sampled and replaced by others: they are logged only."""
     too_long: int = 0
-    """Problems that were left out, as their prompts leave no room for an answer."""
+    """Problems that were left out because their prompts leave no room for an answer."""
     metrics: Mapping[str, float] = MappingProxyType({})
-    """Of where they come from, by `area/name`."""
+    """Metrics of the source, by `area/name`."""
 
 
 class Source(Protocol):
@@ -41,46 +41,46 @@ class Source(Protocol):
         """Return the groups of a step.
 
         Args:
-            step: Its number, counted from 1.
+            step: The number of the step, from 1.
             timer: Gets the seconds of `sample` and `score`.
 
         Raises:
             RunStopped: too many of the rewards are invalid.
-            ConfigError: no problem leaves room for an answer in the model's context, or one does
-                not and `env.too_long` is `error`.
+            ConfigError: no problem leaves room for an answer in the model's context, or one problem
+                does not and `env.too_long` is `error`.
         """
 
     def updated(self, groups: Sequence[Group]) -> None:
-        """Go on to the next problems: the groups taken last are learnt, the weights have moved.
+        """Continue with the next problems, after the update with the groups taken last.
 
         Args:
-            groups: All that were taken, those that were dropped, too: the environment adapts to
+            groups: All groups that were taken, including dropped ones; the environment adapts to
                 them.
         """
 
     def settle(self) -> None:
-        """Let the sampler hold the present weights and be free, as for an evaluation."""
+        """Give the sampler the present weights and wait until it is free, as for an evaluation."""
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return what a checkpoint needs of the source; it is settled before.
+        """Settle; return the state of the source for a checkpoint.
 
-        None where nothing could go on exactly from here, as sampling was cut off.
+        None if an exact resume is impossible, because sampling was interrupted.
         """
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned."""
 
     def close(self) -> None:
-        """Give up what is being sampled."""
+        """Stop sampling."""
 
 
 @dataclass(slots=True, kw_only=True)
 class InStep:
-    """Samples the groups of a step in the step itself, with the weights as they are.
+    """Samples the groups of a step in the step itself, with the present weights.
 
-    With `resamplings` groups that teach nothing are replaced by new ones (DAPO's dynamic sampling,
-    arXiv 2503.14476), until the step is full or the rounds are used up: then the step is
-    smaller. It consists of such groups only if there was no other.
+    With `resamplings`, groups without a learning signal are replaced by new ones (DAPO's dynamic
+    sampling, arXiv 2503.14476), until the step is full. If the rounds are used up before, the step
+    is smaller. It contains groups without a signal only if there are no others.
     """
 
     rollout: RolloutFn
@@ -89,26 +89,26 @@ class InStep:
     prompts: int
     """Problems per step (P)."""
     seed: int
-    """The run's: it decides the order of the problems."""
+    """The run's seed, which decides the order of the problems."""
     resamplings: int = 0
-    """Rounds of sampling, at most, that replace groups that teach nothing."""
+    """Most rounds of sampling that replace groups without a learning signal."""
     flat: Callable[[Group], bool] = lambda group: group.flat
-    """Whether a group teaches nothing: the agent's, see `AgentConfig.flat`."""
+    """Whether a group gives no learning signal, see `AgentConfig.flat`."""
     max_invalid: float = 1.0
     """The largest share of a round's rewards that may be invalid."""
     begin: Callable[[int], None] = lambda step: None
-    """Lets the rollout sample as a step is to be sampled."""
+    """Prepares the rollout for a step."""
     publish: Callable[[], None] = lambda: None
-    """Gives the new weights to the sampler, after each update."""
+    """Gives the new weights to the sampler after each update."""
     adapt: Callable[[Sequence[Group]], None] = lambda groups: None
-    """The environment's."""
+    """Lets the environment adapt to groups."""
     drawn: int = 0
     too_long: int = 0
     """Problems that were left out in the steps so far."""
     _taken: int = 0
-    """Problems of the step that is under way."""
+    """Problems of the current step."""
     _left_out: int = 0
-    """Problems that the step under way left out."""
+    """Problems that the current step left out."""
 
     def take(self, step: int, timer: Timer) -> Taken:
         """Sample until the step is full or the rounds are used up."""
@@ -130,34 +130,34 @@ class InStep:
         return Taken(chosen, dropped, self._left_out)
 
     def updated(self, groups: Sequence[Group]) -> None:
-        """Count the problems now: a step that fails is made again from the same problems."""
+        """Count the problems only now, so that a failed step is repeated with the same problems."""
         self.count()
         self.publish()
         self.adapt(groups)
 
     def count(self) -> None:
-        """Draw the problems of the next step behind those taken last."""
+        """Let the next step continue after the problems taken last."""
         self.drawn += self._taken
         self.too_long += self._left_out
         self._taken = self._left_out = 0
 
     def settle(self) -> None:
-        """Do nothing: the sampler has the weights since the update."""
+        """Do nothing: the sampler got the weights after the update."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the numbers of problems drawn and left out."""
         return {"drawn": self.drawn, "too_long": self.too_long}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the problem after the last one drawn."""
+        """Continue after the last problem that was drawn."""
         self.drawn = state["drawn"]
-        self.too_long = state.get("too_long", 0)  # no key in checkpoints of the version before
+        self.too_long = state.get("too_long", 0)  # missing in checkpoints of the previous version
 
     def close(self) -> None:
         """Do nothing: nothing is sampled between the steps."""
 
     def _problem_seeds(self) -> list[int]:
-        """Count on from a place that the run's seed decides: a dataset's rows come in epochs."""
+        """Number problems upwards from a start that the seed decides: rows come in epochs."""
         passed = self.drawn + self.too_long + self._taken + self._left_out
         first = seed_for("problems", self.seed) % 2**40 + passed
         found, left_out = self.room.take(first, self.prompts)

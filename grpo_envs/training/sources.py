@@ -1,4 +1,4 @@
-"""Which source of groups a configuration means."""
+"""The source of groups that a configuration selects."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def make_source(
     stop: Stop,
     processes: Processes,
 ) -> Source:
-    """Return where the groups of each step come from.
+    """Return the source of the groups of each step.
 
     Args:
         cfg: The configuration; `trainer.lag` decides.
-        parts: The policy, and how it is sampled.
-        sampler: Holds the policy's weights.
+        parts: The policy, and its decoding.
+        sampler: The sampler, with the policy's weights.
         env: The training environment.
-        room: Finds the problems that fit into the model's context; or `Demonstrations`, which are
-            then learnt from.
-        stop: Whether the run is to end.
-        processes: Those that share the problems of a step.
+        room: Finds the problems that fit into the model's context; or `Demonstrations`, from which
+            the agent then learns.
+        stop: The stop request of the run.
+        processes: The processes that share the problems of a step.
     """
     policy, leave = parts.policy, Stop() if cfg.trainer.lag else stop
     rollout = Rollout(env, policy.chat, sampler, parts.decoding, cfg.seed, tick=leave.check)
@@ -68,12 +68,12 @@ def make_source(
 
 
 def _begin(rollout: Rollout, cfg: RunConfig, policy: Policy, step: int) -> None:
-    """Sample as a step is to be sampled: its temperature may change."""
+    """Set the decoding of a step, whose temperature may change."""
     rollout.decoding = training_decoding(cfg, policy, step)
 
 
 def _publish(policy: Policy, sampler: Sampler) -> None:
-    """Give the weights to the sampler if they have changed since it got them."""
+    """Give the weights to the sampler if they have changed."""
     if sampler.version != policy.version:
         with held_whole(policy.model):
             sampler.sync(policy)

@@ -1,4 +1,4 @@
-"""What a run logs before its first step."""
+"""The log lines before the first step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def log_start(cfg: RunConfig, parts: Parts, agent: Agent, room: Room) -> None:
-    """Log what is trained with which numbers, and the first prompt."""
+    """Log the model, the main numbers and the first prompt."""
     log.info("%s; %s", _summary(cfg, parts), agent.describe())
     if remarks := cfg.agent.remarks():
         log.info(" ".join(remarks))

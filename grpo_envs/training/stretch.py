@@ -1,4 +1,4 @@
-"""The steps of a run that rules judge, the limits they are judged by, and what a rule says."""
+"""The steps of a run that rules judge, the limits of the rules, and their results."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from grpo_envs.runs.record import Record, quarter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Symptom:
-    """Something that keeps a run from learning what it should."""
+    """A reason why a run does not learn what it should."""
 
     name: str
     """One word or two, for tests and tables."""
     part: str = ""
-    """The reward part, where it is about one."""
+    """The reward part, if the symptom is about one."""
     says: str
     """What is wrong, in plain words."""
     evidence: str
     """The numbers that show it."""
     turn: str
-    """The keys to turn."""
+    """The keys to change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits of the rules. Those of a run that goes on are wider: a few steps may be noise."""
+    """Limits of the rules. They are wider for a running run, because a few steps may be noise."""
 
     flat: float
-    """Mean share of flat groups from which on hardly anything is learnt."""
+    """Mean share of flat groups at or above which hardly anything is learnt."""
     truncated: float
-    """Mean share of truncated answers from which on they are too many."""
+    """Mean share of truncated answers at or above which there are too many."""
     ungraded: float
-    """Mean share of invalid rewards from which on flat groups are the grader's fault."""
+    """Mean share of invalid rewards at or above which flat groups are the grader's fault."""
     drop: float
-    """What a collapse must cost at least, in reward."""
+    """Least loss of reward that counts as a collapse."""
     constant: int
-    """Steps that a reward part must have had the same value."""
+    """Least number of steps with the same value of a reward part."""
 
 
 WINDOW = Limits(flat=1.0, truncated=1.0, ungraded=1.0, drop=0.0, constant=10)
-"""Of the last ten steps of a run that goes on: each of them must show it."""
+"""Limits for the last ten steps of a running run: every step must show the symptom."""
 WHOLE = Limits(flat=0.9, truncated=0.5, ungraded=0.5, drop=0.1, constant=5)
-"""Of a whole run: of its last quarter."""
+"""Limits for the last quarter of a whole run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,38 +54,38 @@ class Level:
     best: float = 0.0
     now: float = 0.0
     when: str = ""
-    """When the best one was."""
+    """When the best mean was reached."""
     width: int = 1
-    """Steps that a mean is over."""
+    """Steps in a mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """The steps that the rules judge: the last ones, or all of a run."""
+    """The steps that rules judge: the last ones, or all steps of a run."""
 
     steps: Sequence[Mapping[str, Any]]
     limits: Limits
     level: Level = Level()
     run: Record | None = None
-    """The whole run; None while it goes on."""
+    """The whole run; None during a run."""
 
     def column(self, name: str) -> list[float]:
         """Return a metric of the steps that have it."""
         return [float(row[name]) for row in self.steps if name in row]
 
     def late(self, name: str) -> list[float]:
-        """Return the values that are judged: the last quarter of a run, all while it goes on."""
+        """Return the values to judge: the last quarter of a whole run; all values during a run."""
         column = self.column(name)
         return column if self.run is None else column[-quarter(column) :]
 
     def early(self, name: str) -> list[float]:
-        """Return the values to compare them with: the first quarter; none while a run goes on."""
+        """Return the values to compare with: the first quarter of a whole run; [] during a run."""
         column = self.column(name)
         return [] if self.run is None else column[: quarter(column)]
 
 
 def whole(run: Record) -> Stretch:
-    """Return all steps of a run, of which there is one at least."""
+    """Return all steps of a run, which has at least one."""
     rewards = run.column("reward/mean") or [0.0]
     width = max(1, len(rewards) // 8)
     means = [sum(rewards[i : i + width]) / width for i in range(len(rewards) - width + 1)]

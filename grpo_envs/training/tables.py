@@ -20,10 +20,10 @@ def tables(
     """Yield the table of the main figures, of reward parts, and of strata if there are any.
 
     Args:
-        title: Which model it is.
+        title: Name of the model.
         rows: The answers.
         weights: The weight of each reward part.
-        figures: What the answers show, see `grpo_envs.training.evaluation.estimates`.
+        figures: Metrics of the answers, see `grpo_envs.training.evaluation.estimates`.
     """
     problems, prompts = len(by_problem(rows)), len({row["prompt"] for row in rows})
     of = f"{problems} problems" + (f" ({prompts} different)" if prompts < problems else "")
@@ -58,13 +58,13 @@ def difference_table(
     b: Mapping[str, Estimate],
     gains: Mapping[str, Estimate],
 ) -> Table:
-    """Return what two models have of each figure, and how much more `b` has.
+    """Return a table of the metrics of two models, and of their differences.
 
     Args:
-        names: What `a` and `b` are.
-        a: Figures of the one.
-        b: Figures of the other.
-        gains: b - a, paired.
+        names: Names of the models `a` and `b`.
+        a: Metrics of the first model.
+        b: Metrics of the second model.
+        gains: Paired differences b - a.
     """
     title = "a: {}\nb: {}".format(*names)
     table = _table("", "a", "b", "b - a", "95 % interval", "", title=title)

@@ -1,4 +1,4 @@
-"""How tools are used: rules over the reward parts that `ToolEnv` adds to each reward."""
+"""Rules about the use of tools, over the reward parts that `ToolEnv` adds to each reward."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from grpo_envs.training.rules import KNOWN
 from grpo_envs.training.stretch import Stretch, Symptom
 
 SELDOM = 0.02
-"""Calls of an episode below which tools are never called."""
+"""Mean calls per episode below which tools count as never called."""
 UNANSWERED = 0.1
-"""Share of the episodes with an answer below which there are only calls."""
+"""Share of episodes with an answer below which there are only calls."""
 MOST = 0.5
-"""Share of the calls from which on most of them fail, or repeat earlier ones."""
+"""Share of failed (or repeated) calls at or above which a symptom is reported."""
 
 
 def tools(seen: Stretch) -> Iterator[Symptom]:
     """Tools are never called, only called, called wrongly or called again with the same arguments.
 
-    An environment of a mixture is judged for itself.
+    Each environment of a mixture is judged separately.
     """
     names = {name for row in seen.steps for name in row if name.startswith("reward/")}
     for name in sorted(name for name in names if name.endswith("/tool_calls")):
         where = name.removesuffix("tool_calls")
         if seen.run is None and len(seen.column(name)) < len(seen.steps):
-            continue  # of a mixture, which has just begun to draw from it
+            continue  # a mixture has just begun to draw from it
         yield from _use(seen, where)
         yield from _mistakes(seen, where)
 
@@ -58,7 +58,7 @@ def _use(seen: Stretch, where: str) -> Iterator[Symptom]:
 
 
 def _mistakes(seen: Stretch, where: str) -> Iterator[Symptom]:
-    """Judge the calls themselves."""
+    """Judge failed and repeated calls."""
     calls, failed = _mean(seen, f"{where}tool_calls"), _mean(seen, f"{where}tool_errors")
     again = _mean(seen, f"{where}tool_repeats")
     if calls < SELDOM:

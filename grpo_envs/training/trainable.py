@@ -1,4 +1,4 @@
-"""What a run cannot train, refused in a line before it loads anything."""
+"""Combinations of keys that cannot be trained are refused before anything is loaded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from grpo_envs.training.decoding import (
 
 
 def require_trainable(cfg: RunConfig, processes: Processes = ALONE) -> None:
-    """Refuse keys that do not go together.
+    """Refuse keys that contradict each other.
 
     Raises:
-        ConfigError: one line that names them and what is allowed.
+        ConfigError: one line that names the keys and what is allowed.
     """
     require_scored_as_sampled(cfg)
     require_scored_when_it_changes(cfg)
@@ -35,7 +35,7 @@ def require_trainable(cfg: RunConfig, processes: Processes = ALONE) -> None:
 
 
 def _require_shared_out(cfg: RunConfig) -> None:
-    """Refuse what needs whole weights in each process."""
+    """Refuse keys that need whole weights in each process."""
     if samples_itself(cfg.sampler.name):
         others = [name for name in available(SAMPLERS) if not samples_itself(name)]
         engines = ", ".join(f"sampler={name}" for name in others)
@@ -58,5 +58,5 @@ def _require_shared_out(cfg: RunConfig) -> None:
 
 
 def samples_itself(name: str) -> bool:
-    """Return whether a sampler samples in the run's own processes, by its entry point."""
+    """Return whether the sampler with this entry point samples in the run's own processes."""
     return bool(getattr(load(SAMPLERS, name), "samples_with_policy", True))

@@ -1,4 +1,4 @@
-"""The loop: evaluate, then sample, score, update and record, step by step, then evaluate."""
+"""The training loop: evaluate; then sample, score, update and log in each step; then evaluate."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _CUT_OFF = (
 
 
 class Adaptive(Protocol):
-    """What the loop asks of the environment that it trains on."""
+    """The part of the environment that the loop uses."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs of it."""
+        """Return the environment's state for a checkpoint."""
 
 
 RESUMED = ("last", "skipped", "owes_evaluation", "sampled_by")
@@ -53,50 +53,50 @@ class Trainer:
     cfg: TrainerConfig
     agent: Agent
     policy: Any
-    """The model that the agent trains: what a checkpoint saves."""
+    """The model that the agent trains and checkpoints save."""
     env: Adaptive
     source: Source
-    """It lets the environment adapt."""
+    """Gives the groups of each step, and lets the environment adapt."""
     sampler: Sampler
-    """The rollouts' and the evaluation's."""
+    """The sampler of rollouts and evaluations."""
     evaluation: Evaluations
     loggers: Sequence[Logger]
     checkpoints: Checkpoints
     decisive: Mapping[str, Any]
-    """The configuration that a resumed run must share."""
+    """The keys that a resumed run must share."""
     group_size: int
     """Completions per problem."""
     limits: Limits
-    """The best evaluation, and what ends the run before its last step."""
+    """The best evaluation, and the limits that end the run before its last step."""
     flat: Flat = lambda group: group.flat
-    """Whether a group teaches nothing: the agent's, see `AgentConfig.flat`."""
+    """Whether a group gives no learning signal, see `AgentConfig.flat`."""
     done: int = 0
     """Steps already done."""
     last: dict[str, float] = field(default_factory=dict)
     """Metrics of the last step."""
     skipped: int = 0
-    """Steps in a row, at the end, that made no update."""
+    """Number of last steps in a row without an update."""
     owes_evaluation: bool = False
-    """Whether an evaluation after the steps done was cut off."""
+    """Whether the evaluation after the last step was interrupted."""
     stop: Stop = field(default_factory=Stop)
     processes: Processes = ALONE
-    """Those that share the run: all see the same groups and decide alike, the first writes."""
+    """The processes of the run: all see the same groups and decide alike; the first one writes."""
     utilisation: Utilisation | None = None
-    """Of a GPU whose peak is known."""
+    """MFU of a GPU whose peak is known; else None."""
     sampled_by: Mapping[str, str] = field(default_factory=dict)
-    """What sampled the steps that are done, see `Sampler`."""
+    """Identity of the sampler of the finished steps, see `Sampler`."""
     stopped: str = ""
-    """Which of the limits ended the run; '' where none did."""
+    """The limit that ended the run; '' if none did."""
     _evaluated: dict[str, float] = field(default_factory=dict)
     _evaluated_at: int = -1
     watch: Watch = field(default_factory=Watch)
     _saved: int = -1
 
     def __post_init__(self) -> None:
-        """A resumed run starts from a step that is already saved, and samples as before.
+        """Start a resumed run from a saved step, with the same sampler as before.
 
         Raises:
-            ConfigError: what samples is another version of it.
+            ConfigError: the sampler is another one, or another version.
         """
         own = identity_of(self.sampler)
         if self.done:
@@ -114,7 +114,7 @@ class Trainer:
 
         Raises:
             RunStopped: too many rewards are invalid, or gradients stay not finite.
-            ConfigError: `trainer.sweep_metric` is no metric of this run.
+            ConfigError: this run has no metric `trainer.sweep_metric`.
         """
         try:
             with closing(self.sampler), closing(self.source), self.stop.listening():
@@ -126,7 +126,7 @@ class Trainer:
         return {**self.last, **self._evaluated}
 
     def _close(self, *, failed: bool = False) -> None:
-        """Close the loggers; what they say of it is no news where the run has failed already."""
+        """Close the loggers; if the run has failed already, their errors are only logged."""
         for logger in self.loggers:
             try:
                 logger.close()
@@ -141,9 +141,9 @@ class Trainer:
         except StopNow:
             self.stop.asked = self.stop.terminated = True  # perhaps in another process
             self._save()
-        except (RunStopped, ConfigError):  # the latter of a problem that came up in the run
+        except (RunStopped, ConfigError):  # ConfigError: a problem was too long
             if self.done:
-                self._save()  # the steps before are good: nothing of them is lost
+                self._save()  # the earlier steps are good
             raise
 
     def _run(self) -> None:
@@ -163,7 +163,7 @@ class Trainer:
             self._evaluate()
 
     def _stopping(self) -> bool:
-        """Return whether any process was asked to end: in all alike."""
+        """Return whether any process was asked to end; the result is the same in all."""
         asked = any(self.processes.gather(lambda: self.stop.asked))
         if asked:
             self.stop.asked = True
@@ -175,7 +175,7 @@ class Trainer:
         return over or bool(self.stopped)
 
     def _look_at_limits(self) -> None:
-        """Decide, in all processes alike, whether one of the limits ends the run here."""
+        """Decide in all processes alike whether a limit ends the run here."""
         if self.limits.any:
             self.stopped = self.processes.by_first(self.limits.reached)
 
@@ -223,7 +223,7 @@ class Trainer:
         for logger in self.loggers:
             logger.log(self.done, metrics)
             logger.log_completions(self.done, groups, advantages)
-            if noted and hasattr(logger, "log_tokens"):  # a package's need not have it
+            if noted and hasattr(logger, "log_tokens"):  # optional for a package's logger
                 logger.log_tokens(self.done, noted)
 
     def _require_updates(self, skipped: float, updates: float) -> None:
@@ -263,9 +263,9 @@ class Trainer:
             logger.log_eval(self.done, self._evaluated, rows)
 
     def _save(self) -> None:
-        if self._saved == self.done or not self.policy.finite():  # never over good weights
+        if self._saved == self.done or not self.policy.finite():  # never overwrite good weights
             return
-        source = self.source.state_dict()  # first: it settles what the environment adapts to
+        source = self.source.state_dict()  # first: it lets the environment adapt
         if source is None and self.cfg.save_optimizer:
             log.warning(_CUT_OFF, self.done)
             return
@@ -274,7 +274,7 @@ class Trainer:
         self._saved = self.done
 
     def _save_with(self, source: Any) -> None:
-        """Write a checkpoint; in the first process the policy has whole weights."""
+        """Write a checkpoint; the policy has whole weights in the first process."""
         state: dict[str, Any] = {
             "agent": self.agent.state_dict(),
             "env": self.env.state_dict(),
@@ -286,7 +286,7 @@ class Trainer:
             "sampled_by": dict(self.sampled_by),
             "threads": threads.computing(),
         }
-        if self.cfg.save_dtype != "fp32":  # a resume is exact all the same
+        if self.cfg.save_dtype != "fp32":  # for an exact resume
             state["weights"] = self.policy.trained_weights()
         kept = state if self.cfg.save_optimizer else None
         config = dict(self.decisive)

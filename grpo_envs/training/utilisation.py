@@ -1,6 +1,6 @@
 """Model FLOPs utilisation (MFU): the share of a GPU's peak that the model's own operations take.
 
-PaLM, appendix B (arXiv 2204.02311). What an implementation computes twice or in vain counts not.
+PaLM, appendix B (arXiv 2204.02311). Recomputed or discarded operations do not count.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from grpo_policy.policy import Policy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utilisation:
-    """What is needed to tell a step's share."""
+    """The numbers from which the MFU of a step is computed."""
 
     flops: ModelFlops
     peak: float
     """Operations a second of all GPUs of the run."""
     passes: int = 1
-    """Over the completions of a step."""
+    """Passes over the completions of a step in the update."""
     reference: bool = False
-    """Whether a reference scores them, too."""
+    """Whether a reference model scores them, too."""
     critic: ModelFlops | None = None
-    """Sizes of a critic with a body of its own."""
+    """Operations of a critic with its own body; else None."""
 
     @classmethod
     def of(cls, policy: Policy, accelerator: Accelerator, cfg: AgentConfig) -> Self | None:
-        """Return that of a run; None on a CPU, a GPU whose peak is not known, or such a model."""
+        """Return the MFU of a run; None on a CPU, or if the GPU or the model is unknown."""
         if accelerator.device.type != "cuda":
             return None
         name = torch.cuda.get_device_name(accelerator.device)
@@ -59,11 +59,11 @@ class Utilisation:
 
         Args:
             sampled: All groups of the step.
-            used: Those that were learnt from.
-            seconds: Of the step's parts, `sample` and `update` among them [s].
+            used: The groups that were learnt from.
+            seconds: Seconds of the step's parts, including `sample` and `update`.
         """
         update = self.flops.update(used, self.passes, reference=self.reference)
-        if self.critic is not None:  # it scores once what the values were before the step
+        if self.critic is not None:  # one more pass for the values before the step
             update += self.critic.update(used, self.passes, reference=True)
         done = {"sample": self.flops.sampling(sampled), "update": update}
         return {

@@ -1,4 +1,4 @@
-"""Why is it not learning? Looks at each step's metrics and says so, once, when it sees a reason."""
+"""Why is a run not learning? Checks the metrics of each step, and warns once for each reason."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from grpo_envs.training.stretch import WINDOW, Level, Stretch, Symptom
 from grpo_envs.training.tool_rules import tools
 
 STEPS = 10
-"""Steps that most rules look at."""
+"""Number of steps that most rules use."""
 
 
 class Watch:
-    """Remembers the last steps; `look` returns the warnings that they give rise to."""
+    """Keeps the metrics of the last steps; `look` returns warnings about them."""
 
     def __init__(self, *, samples: bool = True) -> None:
-        """Remember nothing yet.
+        """Start without steps.
 
         Args:
-            samples: Whether steps learn from samples: rules about rewards look at them then.
+            samples: Whether the agent learns from samples; only then rules about rewards apply.
         """
         self._samples = samples
         self._steps: deque[Mapping[str, float]] = deque(maxlen=STEPS)
@@ -31,11 +31,11 @@ class Watch:
         self._said: set[tuple[str, str]] = set()
 
     def look(self, metrics: Mapping[str, float], ahead: float = math.inf) -> list[str]:
-        """Take a step's metrics; return one line for each reason that is seen the first time.
+        """Add the metrics of a step; return one line for each new reason.
 
         Args:
-            metrics: By name.
-            ahead: Steps that are still to come.
+            metrics: Metrics by name.
+            ahead: Number of steps to come.
         """
         self._steps.append(metrics)
         found = [*rules.not_finite(Stretch(steps=[metrics], limits=WINDOW))]

@@ -1,1 +1,1 @@
-"""Modules for the judge's process, which goes there as compiled code: see `testing`."""
+"""Modules for the judge's process, sent as compiled code, see `testing`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def prepare(wanted: Any) -> Any:
-    """Let `unittest.main()` at the end of a module do nothing: its tests run anyway."""
+    """Make `unittest.main()` at the end of a module do nothing: its tests run anyway."""
     if wanted:
         import unittest
 
@@ -17,11 +17,11 @@ def prepare(wanted: Any) -> Any:
 
 
 def run(names: Any, given: Any) -> Any:
-    """Run all tests among `names`; an exception is the first failure.
+    """Run all tests among `names`; the first failure raises.
 
     Args:
         names: The module's names.
-        given: What tests may be given by the name of a parameter, besides fixtures.
+        given: Values for parameters of tests, by name, besides fixtures.
     """
     unittest = sys.modules.get("unittest")
     own = [v for v in [*names.values()] if getattr(v, "__module__", "") == "__main__"]
@@ -133,7 +133,7 @@ def _parameters(function: Any) -> Any:
 
 
 def _closure(wanted: Any, fixtures: Any, marks: Any) -> Any:
-    """Return the fixtures that a test needs, those first that others need."""
+    """Return the fixtures that a test needs, in order of their dependencies."""
     used = [name for mark, args, _ in marks if mark == "usefixtures" for name in args]
     auto = [name for name, f in fixtures.items() if f.__fixture__["autouse"]]
     found = []
@@ -164,7 +164,7 @@ def _run_once(function: Any, needed: Any, given: Any, fixtures: Any) -> Any:
                 made = next(made)
             given[name] = made
         function(**{name: _given(name, given, undo) for name in _parameters(function)})
-    except _skips():  # by identity: the program may raise what is called so
+    except _skips():  # by identity: the program may raise one of that name
         pass
     finally:
         for step in reversed(undo):
@@ -183,7 +183,7 @@ class _Request:
 
 
 def _given(name: Any, given: Any, undo: Any) -> Any:
-    """Return what a test or a fixture is given by a name."""
+    """Return the value for a parameter of a test or a fixture."""
     if name not in given:
         if name not in _BUILTIN:
             raise NameError(f"the tests define no fixture {name}")
@@ -215,7 +215,7 @@ class _Captured(tuple[str, str]):
 
 
 class _Patch:
-    """The fixture `monkeypatch`, for what is in the tests' own process."""
+    """The fixture `monkeypatch`, for objects in the tests' own process."""
 
     def __init__(self, undo: Any) -> None:
         self.steps = undo

@@ -1,4 +1,4 @@
-"""A stand-in for the part of pytest that tests of programs use, where pytest is not installed.
+"""A stand-in for the part of pytest that tests of programs use; pytest is not needed.
 
 `raises`, `warns`, `approx`, `fail`, `skip`, `importorskip`, `fixture`, `param`, and the marks
 `parametrize`, `skip`, `skipif`, `xfail` and `usefixtures`; other marks change nothing.
@@ -10,11 +10,11 @@ from typing import Any
 
 
 class Skipped(Exception):
-    """A test is not to be run."""
+    """The test is skipped."""
 
 
 class Failed(AssertionError):
-    """A test failed by its own word."""
+    """The test called `fail`, or an expectation failed."""
 
 
 def main(*_arguments: Any, **_keywords: Any) -> Any:
@@ -40,7 +40,7 @@ def importorskip(name: Any, **_keywords: Any) -> Any:
 
 
 class ExceptionInfo:
-    """What was raised."""
+    """The exception of a `raises` block."""
 
     type = value = tb = traceback = None
 
@@ -51,7 +51,7 @@ class ExceptionInfo:
         return True
 
     def errisinstance(self, kind: Any) -> Any:
-        """Return whether it is of a kind."""
+        """Return whether the exception is an instance of `kind`."""
         return isinstance(self.value, kind)
 
 
@@ -173,7 +173,7 @@ def _plain(value: Any) -> Any:
 
 
 class _Parameters:
-    """One set of arguments, with what else `param` says of it."""
+    """One set of arguments of `param`, with its marks."""
 
     def __init__(self, values: Any, marks: Any) -> None:
         self.values, self.marks = values, marks
@@ -223,7 +223,7 @@ def fixture(
     ids: Any = None,
     name: Any = None,
 ) -> Any:
-    """Mark a function as one that makes what tests are given by its name."""
+    """Mark a function as a fixture: it makes the value of test parameters with its name."""
 
     def declared(function: Any) -> Any:
         function.__fixture__ = {"params": params, "autouse": autouse, "name": name}
