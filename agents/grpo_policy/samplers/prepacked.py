@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 _DTYPES = (torch.float32, torch.bfloat16)
 LEAST = 4 << 20
-"""Numbers in a model's matrices, at least: smaller ones stay in a CPU's caches and gain nothing."""
+"""The fewest elements of a model's matrices: smaller models stay in a CPU's caches and gain
+nothing."""
 
 
 @contextmanager
 def prepacked(model: nn.Module) -> Iterator[None]:
-    """Let linear layers on a CPU compute with prepacked copies of their weights for a while.
+    """Within the context linear layers on a CPU compute with prepacked copies of their weights.
 
-    The weights must not change meanwhile. Results differ from those of the layers by rounding.
+    The weights must not change within it. Results differ from those of the layers by rounding.
 
     Args:
         model: Its `linear_layers` have a `forward` of their own until the context ends.
@@ -63,7 +64,7 @@ def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
 def _forward(
     plain: Callable[[Tensor], Tensor], packed_OI: Tensor, bias_O: Tensor | None, x: Tensor
 ) -> Any:
-    """Return the layer's output for `x` (..., I); with gradients its own `forward` computes it."""
+    """Return the layer's output for `x` (..., I); with gradients, from its own `forward`."""
     if torch.is_grad_enabled() or x.dtype != packed_OI.dtype:
         return plain(x)
     return torch.ops.mkldnn._linear_pointwise(x, packed_OI, bias_O, "none", [], "")
