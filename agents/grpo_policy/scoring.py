@@ -1,9 +1,9 @@
 """Log-probabilities and entropies of tokens, without ever holding [N, V] logits.
 
-The head and the softmax behind it take most of the time and memory of a small model's update. Here
-they go a chunk of tokens at a time, forward and backward; the backward pass computes a chunk's
-logits again and writes its gradient by hand, as fused linear cross-entropies do (Liger Kernel,
-arXiv 2410.10989), with the entropy's beside it.
+The head and its softmax take most of the time and memory of a small model's update. Here they
+compute one chunk of tokens at a time, forward and backward. The backward pass recomputes the logits
+of a chunk and computes its gradient by hand, as fused linear cross-entropies do (Liger Kernel,
+arXiv 2410.10989), and with it the gradient of the entropy.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 28}
-"""Logits held at once while scoring, by device. A CPU's caches hold 16 MiB of float32 better than
-more; a GPU needs matrices of a thousand rows and more to be busy, and takes 1 GiB for them."""
+"""Logits held at once while scoring, by device. On a CPU, 16 MiB of float32 suit the caches. A GPU
+needs matrices of a thousand rows or more to be busy; their logits take 1 GiB."""
 
 
 def score_tokens(
@@ -31,11 +31,11 @@ def score_tokens(
     """Return log-probabilities (N) and entropies in nats (N) of the target tokens.
 
     Args:
-        hidden_ND: What the head is applied to.
+        hidden_ND: The hidden states, inputs of the head.
         targets_N: The tokens.
-        head: Gives logits; any module.
+        head: Any module that returns logits.
         temperature: Divides the logits.
-        entropy_grad: Whether the entropies carry gradient.
+        entropy_grad: Whether the entropies have a gradient.
     """
     size = chunk_tokens(hidden_ND.device.type, int(head.weight.shape[0]))  # type: ignore[index]
     weights = [weight for weight in head.parameters() if weight.requires_grad]
@@ -46,7 +46,7 @@ def score_tokens(
 
 
 def chunk_tokens(device: str, vocabulary: int) -> int:
-    """Return how many tokens are scored at once on a device, for a head of so many rows.
+    """Return how many tokens are scored at once on a device, for a head of `vocabulary` rows.
 
     >>> chunk_tokens("cpu", 151_936), chunk_tokens("cuda", 151_936)
     (27, 1766)
@@ -79,7 +79,7 @@ class _Scores(torch.autograd.Function):
         head, temperature, size, entropy_grad = ctx.how
         apply = (_plain_head if _is_plain(head) else _any_head)(head)
         to_hidden_ND = torch.empty_like(hidden_ND)
-        # Sums of many chunks: in bf16 they would lose most of them.
+        # Summed over many chunks: in bf16 most of the terms would be lost.
         to_weights = [torch.zeros_like(w, dtype=_sum_dtype(w)) for w in weights]
         for start in range(0, len(hidden_ND), size):
             part = slice(start, start + size)
@@ -102,19 +102,20 @@ def _sum_dtype(value: Tensor) -> torch.dtype:
 
 
 _Pull = Callable[[Tensor, list[Tensor]], Tensor]
-"""Takes the gradient of logits; adds to those of the weights, returns that of the hidden states."""
+"""Takes the gradient of logits; adds to the gradients of the weights, and returns the gradient of
+the hidden states."""
 _Head = Callable[[Tensor], tuple[Tensor, _Pull]]
-"""From hidden states to logits, and the way back."""
+"""Returns logits for hidden states, and the function of the backward pass."""
 
 
 def _is_plain(head: nn.Module) -> bool:
-    """Return whether a head is a matrix and nothing else."""
+    """Return whether a head is a plain matrix."""
     hooks = head._forward_hooks or head._forward_pre_hooks
     return type(head) is nn.Linear and head.bias is None and not hooks
 
 
 def _plain_head(head: nn.Module) -> _Head:
-    """Multiply by hand, and keep no second gradient of the weights."""
+    """Differentiate by hand, without a second gradient tensor of the weights."""
     weight_VD = cast("Tensor", head.weight).detach()
 
     def apply(hidden_ND: Tensor) -> tuple[Tensor, _Pull]:
@@ -123,7 +124,7 @@ def _plain_head(head: nn.Module) -> _Head:
             for total_VD in to_weights:
                 if total_VD.is_cuda and total_VD.dtype != weight_VD.dtype:
                     total_VD.add_(low_NV.T @ hidden_ND)
-                else:  # a CPU multiplies sooner in float32 than it adds up another [V, D]
+                else:  # on a CPU a product in float32 is faster than adding another [V, D]
                     total_VD.addmm_(gradient_NV.to(total_VD).T, hidden_ND.to(total_VD))
             return low_NV @ weight_VD
 
@@ -133,7 +134,7 @@ def _plain_head(head: nn.Module) -> _Head:
 
 
 def _any_head(head: nn.Module) -> _Head:
-    """Leave it to autograd, for heads with adapters and the like."""
+    """Differentiate by autograd, for heads with adapters and the like."""
     weights = [weight for weight in head.parameters() if weight.requires_grad]
 
     def apply(hidden_ND: Tensor) -> tuple[Tensor, _Pull]:
@@ -154,7 +155,7 @@ def _any_head(head: nn.Module) -> _Head:
 
 
 def _precise(logits_NV: Tensor, temperature: float) -> Tensor:
-    """Return the logits over the temperature, never in bf16; they may share memory."""
+    """Return the logits divided by the temperature, never in bf16; may share memory with them."""
     precise_NV = logits_NV.to(_sum_dtype(logits_NV))
     return precise_NV if temperature == 1 else precise_NV / temperature
 
@@ -162,7 +163,7 @@ def _precise(logits_NV: Tensor, temperature: float) -> Tensor:
 def _score(
     logits_NV: Tensor, targets_N: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log-probability, entropy and the logarithm of the softmax's denominator (N each)."""
+    """Return log-probability, entropy and the log of the softmax's denominator, each (N)."""
     logits_NV = _precise(logits_NV, temperature)
     top_N1 = logits_NV.amax(dim=-1, keepdim=True)
     above_NV = logits_NV - top_N1

@@ -177,7 +177,7 @@ def test_a_sampler_that_takes_other_tokens_is_refused(monkeypatch: pytest.Monkey
 def test_weights_that_are_no_numbers_are_named() -> None:
     policy = policy_of("llama")
     policy.model.model.layers[0].mlp.down_proj.weight.data[0, 0] = torch.nan
-    with pytest.raises(ConfigError, match=r"no finite numbers: model\.layers\.0\.mlp\.down_proj"):
+    with pytest.raises(ConfigError, match=r"that are not finite: model\.layers\.0\.mlp\.down_proj"):
         settle(policy, "x")
 
 

@@ -148,7 +148,7 @@ def test_a_run_whose_server_dies_saves_and_goes_on(tmp_path: Path, server: Any) 
         made.run()
     assert str(caught.value) == (
         f"no server is left that samples: {url}: Remote end closed connection without response. "
-        "Once one is there again, resume=auto goes on."
+        "Once a server runs, continue with resume=auto."
     )
     assert made.done == 1
     url, _ = server()
@@ -204,7 +204,7 @@ def test_a_context_that_is_too_short_is_refused(tmp_path: Path, server: Any) -> 
     url, stand_in = server()
     stand_in.length = 20
     made = trainer(tmp_path, "sampler=vllm", f"sampler.urls=[{url}]")
-    with pytest.raises(ConfigError, match=r"servers' contexts hold 20\. Allowed: servers with a"):
+    with pytest.raises(ConfigError, match=r"servers' context of 20\. Allowed: servers with a"):
         made.run()
 
 

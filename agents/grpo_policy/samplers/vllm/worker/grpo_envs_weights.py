@@ -1,8 +1,8 @@
-"""What runs in vLLM's own processes: takes weights from a file.
+"""A module for vLLM's own processes: it loads weights from files.
 
-vLLM's interpreter does not have this project, so this module imports vLLM, torch and safetensors
-alone. It is found by PYTHONPATH and imported by `--worker-extension-cls`; importing it registers
-the backend `file` of vLLM's weight updates.
+vLLM's interpreter does not have this project, so this module imports only vLLM, torch and
+safetensors. vLLM finds it by PYTHONPATH and imports it for `--worker-extension-cls`. The import
+registers the backend `file` of vLLM's weight updates.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _TIMEOUT = 60
 
 
 class WorkerExtension:
-    """Is mixed into vLLM's worker, whose attributes these are."""
+    """A mixin of vLLM's worker, which has these attributes."""
 
     vllm_config: VllmConfig
     _weight_update_active: bool
 
     def about_for_runs(self) -> dict[str, Any]:
-        """Return what decides what is sampled, beside the weights."""
+        """Return the properties that determine what is sampled, beside the weights."""
         config = self.vllm_config
         model, lora, pushes = config.model_config, config.lora_config, config.weight_transfer_config
         return {
@@ -54,13 +54,13 @@ class WorkerExtension:
         }
 
     def end_broken_update(self) -> None:
-        """Forget an update that a run began and did not finish: vLLM would refuse the next one."""
+        """Forget an unfinished update: otherwise vLLM would refuse the next one."""
         self._weight_update_active = False
 
 
 @dataclass
 class FileInit(WeightTransferInitInfo):  # type: ignore[misc]
-    """Nothing has to be prepared."""
+    """The initialisation needs no arguments."""
 
 
 @dataclass
@@ -68,11 +68,11 @@ class FileUpdate(WeightTransferUpdateInfo):  # type: ignore[misc]
     """Weights by the names of a checkpoint."""
 
     file: str
-    """A file in safetensors format: its path, or an address that begins with http."""
+    """The path or http URL of a file in safetensors format."""
 
 
 class FileEngine(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[misc]
-    """Loads weights as vLLM loads those of a checkpoint."""
+    """Loads weights as vLLM loads a checkpoint."""
 
     init_info_cls, update_info_cls = FileInit, FileUpdate
 
@@ -83,13 +83,13 @@ class FileEngine(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[mi
         """Do nothing."""
 
     def start_weight_update(self) -> None:
-        """Let layers take weights in the form of a checkpoint."""
-        # Layers that an update before has begun to load would count its weights, too.
+        """Prepare layers for weights in the layout of a checkpoint."""
+        # Finish an interrupted update first: its layers would count the old weights, too.
         finalize_layerwise_reload(self.model, self.model_config)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Load a file. The base class waits for an accelerator, which may not be there."""
+        """Load a file. Unlike the base class, do not wait for an accelerator: there may be none."""
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: FileUpdate) -> None:
@@ -98,7 +98,7 @@ class FileEngine(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[mi
             self.model.load_weights(load_file(path).items())
 
     def finish_weight_update(self) -> None:
-        """Bring layers into the form that computes."""
+        """Convert layers to the layout that computes."""
         with torch.device(self.device):
             finalize_layerwise_reload(self.model, self.model_config)
         self._pack_head()
@@ -112,7 +112,7 @@ class FileEngine(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[mi
 
 @contextmanager
 def _local(file: str) -> Iterator[str]:
-    """Give the path of a file; of an address what is there, for a while."""
+    """Yield the path of a file; a URL is downloaded to a temporary file."""
     if not file.startswith("http"):
         yield file
         return
