@@ -59,9 +59,9 @@ class Reading:
 
 
 class Foreign(Player):
-    """The seed determines a problem; its opening determines the split, or the seed if few differ.
+    """A player whose problems are determined by a seed.
 
-    Openings determine it if enough of the first ones are different.
+    The split of a problem is that of its opening, or that of its seed if few openings differ.
     """
 
     weights: ClassVar[Mapping[str, float]] = {"score": 1.0}
