@@ -1,4 +1,5 @@
 """GRPO for causal language models: policy, sampler, rollout, losses, update.
 
-Reading order: policy.py, sampler.py, rollout.py, advantages.py, losses.py, agent.py.
+Reading order: grpo_policy/policy.py, grpo_policy/samplers/torch.py, grpo_policy/rollout.py,
+advantages.py, losses/, agent.py.
 """

@@ -1,14 +1,14 @@
-"""Rewards of a group -> advantages of its members. One function per rule; presets name papers.
+"""Advantages of a group's members from their rewards. One function per rule; presets name papers.
 
 A rule is `f(scores, *, option=default)`, registered as an entry point of `grpo_envs.advantages`;
-`eps` and `ddof` are filled from `agent.advantage`, others from `agent.advantage.options`.
-Members whose grader failed are not valid: they leave the statistics and get advantage 0. A flat
-group (all valid rewards equal) teaches nothing and gets exact zeros, as does a group with fewer
-than two valid members.
-Where turns are told apart (`agent.advantage.turns`) the members that took a turn are compared with
-each other in it: a rule is given a group for each problem and turn.
-Shapes: P groups of G members of K turns at most, of T tokens. The groups are those of a whole step,
-of all processes.
+`eps` and `ddof` come from `agent.advantage`, other options from `agent.advantage.options`.
+Members whose grader failed are not valid: the statistics leave them out, and their advantage is 0.
+The advantages of a flat group (all valid rewards equal) are exactly 0, and so are those of a group
+with fewer than two valid members.
+Where turns have advantages of their own (`agent.advantage.turns`), the members that took a turn are
+compared with each other: the rule gets one group for each problem and turn.
+Shapes: P groups of G members with at most K turns and T tokens. The groups are those of a whole
+step, of all processes.
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from grpo_envs.types import REWARD_TOLERANCE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What advantages are made of."""
+    """The inputs of an advantage rule."""
 
     rewards_PG: Tensor
     """Total reward of each member."""
@@ -34,7 +34,7 @@ class Scores:
     """True on the tokens that count in the loss."""
     parts_PGN: Tensor | None = None
     """The parts of each reward, NaN where a part does not apply or the grader failed; None where
-    turns are told apart."""
+    turns have advantages of their own."""
     weights_PGN: Tensor | None = None
     """The weight of each part in the total reward."""
 
@@ -46,10 +46,10 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Episodes:
-    """The turns of all members; K is 1 where they are not told apart."""
+    """The turns of all members; K is 1 where a whole episode has one advantage."""
 
     rewards_PGK: Tensor
-    """Reward of each turn, 0 of one that a member did not take."""
+    """Reward of each turn; 0 for a turn that the member did not take."""
     taken_PGK: Tensor
     """True where a member took the turn."""
     valid_PG: Tensor
@@ -57,7 +57,7 @@ class Episodes:
     mask_PGT: Tensor
     """True on the tokens that count in the loss."""
     turn_PGT: Tensor
-    """The number of the turn that a token belongs to, from 0."""
+    """The number of the turn that each token belongs to, from 0."""
     parts_PGN: Tensor | None = None
     """As in `Scores`."""
     weights_PGN: Tensor | None = None
@@ -78,7 +78,7 @@ def standardized(s: Scores, *, eps: float, ddof: int) -> Tensor:
 
 
 def leave_one_out(s: Scores) -> Tensor:
-    """n/(n-1) (r - mean): r minus the mean of the others (RLOO, arXiv 2402.14740)."""
+    """n/(n-1) (r - mean): r minus the mean of the other members (RLOO, arXiv 2402.14740)."""
     n_P1 = s.valid_PG.sum(dim=1, keepdim=True)
     return centered(s) * n_P1 / (n_P1 - 1).clamp(min=1)
 
@@ -91,7 +91,7 @@ def batch_std(s: Scores, *, eps: float, ddof: int) -> Tensor:
 def whitened(s: Scores, *, eps: float, ddof: int) -> Tensor:
     """r - mean of the group, then whitened over all tokens of the step.
 
-    (REINFORCE++-baseline, arXiv 2501.03262.) A completion counts as often as it has tokens.
+    (REINFORCE++-baseline, arXiv 2501.03262.) Each completion is weighted by its number of tokens.
     """
     return _standardized_over(centered(s), s.valid_PG * s.tokens_PG, eps=eps, ddof=ddof)
 
@@ -106,9 +106,9 @@ def max_rl(s: Scores) -> Tensor:
 def gdpo(s: Scores, *, eps: float, ddof: int) -> Tensor:
     """Sum of w_n (r_n - mean) / (std + eps) over parts n, then standardised over the step.
 
-    (GDPO, arXiv 2601.05242.) Mean and std of a part are of the group's members that have it; a part
-    in which they are all equal adds 0. The second mean and std are of all members of the step.
-    Without parts the total reward is the only one.
+    (GDPO, arXiv 2601.05242.) The mean and std of a part are over the group's members that have the
+    part; a part that is equal for all of them adds 0. The second mean and std are over all members
+    of the step. Without parts the total reward is the only part.
     """
     raw_PGN, weights_PGN = s.parts_PGN, s.weights_PGN
     if raw_PGN is None or weights_PGN is None:
@@ -126,10 +126,10 @@ def gdpo(s: Scores, *, eps: float, ddof: int) -> Tensor:
 
 
 def advantages(s: Scores, rule: Mechanism) -> Tensor:
-    """Return advantages by a rule: (P, G), or (P, G, T) where the rule tells tokens apart.
+    """Return the advantages of a rule: (P, G), or (P, G, T) from a rule of single tokens.
 
     Raises:
-        ConfigError: the rule returns something else.
+        ConfigError: the rule returns a value of another type or shape.
     """
     s = replace(s, rewards_PG=torch.where(s.valid_PG, s.rewards_PG, 0.0))  # no NaN may spread
     value = rule(s)
@@ -147,12 +147,12 @@ def advantages(s: Scores, rule: Mechanism) -> Tensor:
 
 
 def turn_advantages(e: Episodes, rule: Mechanism, cfg: AdvantageConfig) -> Tensor:
-    """Return advantages by a rule: (P, G) of members with one turn, else (P, G, T).
+    """Return the advantages of a rule: (P, G) if every member has one turn, else (P, G, T).
 
-    The rule compares a turn k with the same turn of the members that took it: its reward r_k, or
-    with `discounted` its reward-to-go. With `per_turn` the advantages of later turns are added:
-    A_k + sum over l > k of discount^(l-k) A_l, where A_l is a mean over the turn's tokens if the
-    rule tells tokens apart.
+    The rule compares turn k of a member with turn k of the other members that took it: the reward
+    r_k, or with `discounted` the reward-to-go. With `per_turn` the advantages of later turns are
+    added: A_k + sum over l > k of discount^(l-k) A_l. If the rule gives each token an advantage,
+    A_l is the mean over the tokens of turn l.
     """
     problems, _, turns = e.rewards_PGK.shape
     compared_K = list(e.rewards_PGK.unbind(2))
@@ -181,23 +181,24 @@ def turn_advantages(e: Episodes, rule: Mechanism, cfg: AdvantageConfig) -> Tenso
 
 
 def per_token(value: Tensor, mask_PGT: Tensor) -> Tensor:
-    """Return the advantage (B, T) of each token of all members, from what `advantages` returns."""
+    """Return the advantage (B, T) of each token, from the (P, G) or (P, G, T) of `advantages`."""
     if value.ndim < mask_PGT.ndim:
         value = value[..., None].expand(mask_PGT.shape)
     return value.flatten(0, 1)
 
 
 def per_member(value: Tensor, mask_PGT: Tensor) -> Tensor:
-    """Return one advantage (P, G) a member: of several tokens that count their mean."""
+    """Return one advantage per member (P, G): the mean over the tokens that count in the loss."""
     if value.ndim < mask_PGT.ndim:
         return value
     return value.sum(dim=-1) / mask_PGT.sum(dim=-1).clamp(min=1)
 
 
 def flat(s: Scores) -> Tensor:
-    """Return a (P,) mask of the groups whose valid rewards are all equal, or fewer than two.
+    """Return a (P,) mask of the groups with equal valid rewards, or fewer than two valid ones.
 
-    Equal as `compare_rewards` says: the std of equal floats need not be 0.
+    Rewards within the tolerance of `compare_rewards` are equal: the std of equal floats can be
+    above 0.
     """
     most_P = torch.where(s.valid_PG, s.rewards_PG, -torch.inf).amax(dim=1)
     least_P = torch.where(s.valid_PG, s.rewards_PG, torch.inf).amin(dim=1)
@@ -215,14 +216,14 @@ def _mean(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def _standardized_over(values_PG: Tensor, weights_PG: Tensor, *, eps: float, ddof: int) -> Tensor:
-    """Return (value - mean) / (std + eps) of values that each count `weights_PG` times in both."""
+    """Return (value - mean) / (std + eps), with mean and std weighted by `weights_PG`."""
     shifted_PG = values_PG - _mean(values_PG, weights_PG)
     std = _std(values_PG, weights_PG, ddof)
-    varies = std > 0  # not so where all that counts is of one member
+    varies = std > 0  # std is 0 if only one member has a weight
     return torch.where(varies, shifted_PG / (torch.where(varies, std, 1.0) + eps), 0.0)
 
 
 def _std(values: Tensor, weights: Tensor, ddof: int) -> Tensor:
-    """Return the standard deviation of values that each count `weights` times."""
+    """Return the weighted standard deviation."""
     squares = ((values - _mean(values, weights)).square() * weights).sum()
     return (squares / (weights.sum() - ddof).clamp(min=1)).sqrt()

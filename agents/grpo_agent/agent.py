@@ -1,4 +1,4 @@
-"""Groups in, a better policy out: GrpoAgent."""
+"""GrpoAgent: updates the policy from the groups of a step."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class GrpoAgent(PolicyGradientAgent):
     cfg: GrpoConfig
 
     def __init__(self, policy: Policy, cfg: GrpoConfig, *parts: Any, **known: Any) -> None:
-        """Take charge of `policy`, see `PolicyGradientAgent`."""
+        """Prepare `policy` for training, see `PolicyGradientAgent`."""
         self.rule = resolve(ADVANTAGE, cfg.advantage)
         teacher = load_teacher(cfg.teacher, policy) if cfg.teacher else None
         super().__init__(policy, cfg, *parts, **known)
         self.teacher = placed(teacher, self.accelerator) if teacher else None
 
     def update(self, groups: Sequence[Group]) -> tuple[dict[str, float], list[list[float]]]:
-        """Improve the policy on `groups`, see `PolicyGradientAgent.update`."""
+        """Update the policy from `groups`, see `PolicyGradientAgent.update`."""
         metrics, shown = super().update(groups)
         if self.cfg.advantage.turns != EPISODE:
             flat = [turn for group in groups for turn in flat_turns(group, self.cfg.advantage)]
@@ -90,7 +90,7 @@ class GrpoAgent(PolicyGradientAgent):
         return step, per_member(value, episodes.mask_PGT)
 
     def _turns(self, groups: Sequence[Group], batch: Batch, truncated_B: Tensor) -> TurnBatch:
-        """Return the turns of all members, their rewards less the penalty of length."""
+        """Return the turns of all members; the length penalty is subtracted from their rewards."""
         like = torch.empty((), device=truncated_B.device, dtype=self.learner.dtype)
         apart = self.cfg.advantage.turns != EPISODE
         turns = collate_turns(groups, batch.mask_BT.shape[1], like, apart=apart)
@@ -104,7 +104,7 @@ class GrpoAgent(PolicyGradientAgent):
     def _kl_penalty(
         self, batch: Batch, ref_logps_BT: Tensor, own_B: Tensor, turns: TurnBatch
     ) -> Tensor:
-        """Return the KL penalty of each turn (B, K): of all rows, from each process's own."""
+        """Return the KL penalty of each turn (B, K), of the rows of all processes."""
         penalties_K = [
             kl_penalty(batch.sampled_logps_BT, ref_logps_BT, mask_BT, self.cfg.loss)
             for mask_BT in (batch.mask_BT & at_BT for at_BT in turns.at_KBT)

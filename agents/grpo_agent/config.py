@@ -1,4 +1,4 @@
-"""Every number of the agent, with its default. No torch here: `--help` reads it."""
+"""The keys of the agent, with their defaults. Without torch: `--help` reads this module."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ CORRECTIONS = ("auto", "none", "truncate", "mask", "sequence_mask")
 
 @dataclass(kw_only=True, slots=True)
 class LossConfig:
-    """Knobs of `policy_loss`: ratio, objective, KL and aggregation are independent choices."""
+    """Settings of `policy_loss`: ratio, objective, KL and aggregation are independent choices."""
 
     ratio: str = "token"
-    """What is importance-weighted: token (GRPO), sequence (GSPO: mean log ratio of the
+    """Unit of the importance ratio: token (GRPO), sequence (GSPO: mean log ratio of the
     completion), sequence_product (RLOO: product over the completion)."""
     objective: str = "clipped"
     """clipped (PPO), cispo (clipped weight, gradient of every token), sapo (soft gate), gmpo
-    (geometric mean), clip_cov, kl_cov (tokens of high covariance apart), dppo_tv, dppo_kl (trust
-    region), vespo (soft weight of a completion), one of an installed package, or
-    package.module:function."""
+    (geometric mean), clip_cov and kl_cov (another loss at tokens of high covariance), dppo_tv and
+    dppo_kl (trust region), vespo (soft weight of a completion), an objective of an installed
+    package, or package.module:function."""
     clip_low: Scheduled = 0.2
-    """The objective's bound below: 1 - clip_low of a ratio. Or a schedule."""
+    """The objective's lower bound of a ratio is 1 - clip_low. Or a schedule."""
     clip_high: Scheduled = 0.2
-    """The objective's bound above: 1 + clip_high of a ratio. Or a schedule."""
+    """The objective's upper bound of a ratio is 1 + clip_high. Or a schedule."""
     dual_clip: float | None = None
     """clipped: where the advantage is negative, the loss is at most dual_clip * -A (3 is usual)."""
     cispo_cap: float = 5.0
-    """cispo: the ratio counts at most this much (absolute: 1 is no change of the policy)."""
+    """cispo: the largest ratio (absolute: 1 is an unchanged policy)."""
     sapo_tau_positive: float = 1.0
     """sapo: temperature of the gate where the advantage is positive."""
     sapo_tau_negative: float = 1.05
-    """sapo: temperature of the gate where it is not."""
+    """sapo: temperature of the gate where the advantage is 0 or negative."""
     vespo_k_positive: float = 2.0
     """vespo: power of the completion's ratio where the advantage is not negative."""
     vespo_lambda_positive: float = 3.0
@@ -60,30 +60,31 @@ class LossConfig:
     vespo_lambda_negative: float = 2.0
     """vespo: vespo_lambda_positive where the advantage is negative."""
     cov_share: float = 2e-4
-    """clip_cov, kl_cov: share of an update's tokens that are treated apart, at least one token."""
+    """clip_cov, kl_cov: share of an update's tokens that are selected, at least one token."""
     cov_low: float = 1.0
-    """clip_cov: the least covariance of a token that is treated apart."""
+    """clip_cov: a selected token has a covariance above this."""
     cov_high: float = 5.0
-    """clip_cov: the largest covariance of a token that is treated apart."""
+    """clip_cov: a selected token has a covariance below this."""
     cov_kl: float = 1.0
-    """kl_cov: weight of the penalty on |log ratio| at the tokens treated apart."""
+    """kl_cov: weight of the penalty on |log ratio| at the selected tokens."""
     top_entropy: float = 1.0
-    """Share of an update's tokens, those of the highest entropy before the step, at which the
-    objective counts (0.2 in "Beyond the 80/20 rule"); below 1 it takes one more forward pass."""
+    """Share of an update's tokens at which the objective counts: those of the highest entropy
+    before the step (0.2 in "Beyond the 80/20 rule"). A share below 1 costs one more forward
+    pass."""
     beta: Scheduled = 0.04
     """Weight of the KL to the reference; 0: none. Or a schedule."""
     kl: str = "k3"
     """Estimator of KL(policy || reference): k1 (reward only), k2, k3 (GRPO), k3_ratio."""
     kl_in: str = "loss"
-    """Where the penalty goes: loss (each token's) or reward (its sum over a completion)."""
+    """Where the penalty goes: loss (of each token) or reward (the sum over a completion)."""
     entropy: Scheduled = 0.0
-    """Weight of a bonus for the entropy of the policy at each token, or a schedule; the first
-    weight with entropy_target."""
+    """Weight of a bonus for the entropy of the policy at each token, or a schedule. With
+    entropy_target: the initial weight."""
     entropy_target: float | None = None
-    """Entropy [nats per token] below which the weight grows and the bonus counts; above it the
-    weight shrinks and the bonus is left out (Skywork-OR1). null: the weight never changes."""
+    """Entropy [nats per token] below which the weight grows and the bonus counts; from there up
+    the weight shrinks and the bonus is left out (Skywork-OR1). null: the weight never changes."""
     entropy_step: float = 1e-4
-    """entropy_target: what a step adds to the weight, or takes away."""
+    """entropy_target: the change of the weight in one step."""
     entropy_max: float = 5e-3
     """entropy_target: the largest weight."""
     aggregate: str = "sequence_mean"
@@ -91,14 +92,15 @@ class LossConfig:
     completions), token_mean (DAPO: over all tokens), fixed_length (Dr. GRPO: the sum, divided by
     completions * sampler.max_new_tokens), sequence_sum (LUSPO: the sum, divided by completions)."""
     correction: str = "auto"
-    """Weights for tokens that the sampler drew with another arithmetic than the trainer's, or with
-    older weights: none, truncate (TIS), mask (IcePop), sequence_mask (MIS). auto: none where the
-    trained model itself samples in float32 and trainer.lag is 0, else truncate; see losses.py."""
+    """Importance weights for tokens that were sampled in another arithmetic than the trainer's, or
+    with older weights: none, truncate (TIS), mask (IcePop), sequence_mask (MIS). auto: none if the
+    trained model itself samples in float32 and trainer.lag is 0, else truncate; see
+    losses/corrections.py."""
     correction_cap: float = 2.0
-    """The largest weight: truncate cuts what is above, the masks drop what is above it or below
-    its inverse."""
+    """The largest weight: truncate lowers larger weights to the cap; the masks set weights above
+    the cap or below its inverse to 0."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of an objective that another package brings."""
+    """Keyword arguments of an objective from another package."""
 
     def __post_init__(self) -> None:
         """Check names, ranges and combinations."""
@@ -127,8 +129,8 @@ class LossConfig:
             )
         if self.kl == "k3_ratio" and self.kl_in == "reward":
             raise ConfigError(
-                "agent.loss.kl=k3_ratio with agent.loss.kl_in=reward: a reward is of the policy "
-                "that sampled, its ratio is 1. Allowed: kl_in=loss, or kl=k1, k2, k3."
+                "agent.loss.kl=k3_ratio with agent.loss.kl_in=reward: a reward belongs to the "
+                "policy that sampled, so the ratio is 1. Allowed: kl_in=loss, or kl=k1, k2, k3."
             )
 
     def changing(self) -> dict[str, dict[int, float]]:
@@ -136,27 +138,27 @@ class LossConfig:
         return changing(self)
 
     def at(self, step: int) -> LossConfig:
-        """Return the knobs of a step, counted from 1, with numbers in the place of schedules."""
+        """Return the settings of a step, counted from 1, with numbers in place of schedules."""
         values: dict[str, Any] = {n: value_at(x, step) for n, x in self.changing().items()}
         return replace(self, **values)
 
 
 @dataclass(kw_only=True, slots=True)
 class PolicyGradientConfig(LearningConfig):
-    """What agents share that move the policy by the ratio to what it was before the step."""
+    """Keys of the agents whose loss has the ratio of the policy to the policy before the step."""
 
     temperature_may_change: ClassVar[bool] = True
     epochs: int = 1
     """Passes over the completions of a step (mu in the paper)."""
     minibatches: int = 1
-    """Updates a pass: so many parts of whole groups, one update each."""
+    """Updates per pass: the groups of the step are split into this many parts."""
     sync_reference_every: int = 0
-    """Steps after which the reference moves to the policy; 0: it never changes."""
+    """Steps between two updates of the reference; 0: the reference never changes."""
     sync_reference_decay: float = 0.0
-    """What the reference keeps of itself then: reference = decay * reference + (1 - decay) *
-    policy; 0 makes it a copy."""
+    """Such an update sets reference = decay * reference + (1 - decay) * policy; 0: a copy of the
+    policy."""
     log_tokens: int = 0
-    """Groups of a step, evenly spread, whose tokens go to tokens.jsonl: for `grpo_envs.explain`."""
+    """Groups of a step, evenly spaced, whose tokens go to tokens.jsonl: for `grpo_envs.explain`."""
     loss: LossConfig = field(default_factory=LossConfig)
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
 
@@ -183,11 +185,11 @@ class PolicyGradientConfig(LearningConfig):
         return largest(self.loss.beta) > 0
 
     def remarks(self) -> list[str]:
-        """Return what never acts with these values."""
+        """Return a line for each setting that has no effect with these values."""
         return [*remarks(self)]
 
     def check(self, run: RunConfig) -> None:
-        """Refuse what contradicts other keys of the run, and functions that cannot be used.
+        """Refuse keys that contradict other keys of the run, and functions that cannot be used.
 
         Raises:
             ConfigError: one line that names the keys, the values and what is allowed.
@@ -205,7 +207,7 @@ class PolicyGradientConfig(LearningConfig):
         if self.sync_reference_every and run.model.lora.rank:
             rank = f"model.lora.rank={run.model.lora.rank}"
             raise ConfigError(
-                f"{every} with {rank}: the reference is the model itself. Allowed: 0."
+                f"{every} with {rank}: the reference is the model without its adapters. Allowed: 0."
             )
         if self.sync_reference_every and not self.reference:
             raise ConfigError(f"{every} with agent.loss.beta=0: there is no reference. Allowed: 0.")
@@ -225,15 +227,16 @@ class GrpoConfig(PolicyGradientConfig):
     group_size: int = 8
     """Completions per problem (G)."""
     dynamic_sampling: int = 0
-    """Rounds of sampling, at most, that replace groups that teach nothing (DAPO)."""
+    """The most rounds of sampling that replace flat groups, all of whose rewards are equal
+    (DAPO)."""
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     teacher: str | None = None
-    """Folder, run or hub id of a frozen model with the same tokens, towards which every token is
-    moved (on-policy distillation)."""
+    """Folder, run or hub id of a frozen model with the same tokens; the policy learns to give each
+    sampled token the teacher's probability (on-policy distillation)."""
     teacher_weight: float = 1.0
-    """teacher: what log(teacher / policy) of a token counts in its advantage."""
+    """teacher: weight of log(teacher / policy) in the advantage of a token."""
     reward_weight: float = 1.0
-    """teacher: what the advantage from rewards counts; 0: the teacher's alone."""
+    """teacher: weight of the advantage from rewards; 0: the teacher's advantage alone."""
 
     def __post_init__(self) -> None:
         """Check ranges and combinations."""
@@ -243,8 +246,8 @@ class GrpoConfig(PolicyGradientConfig):
         require(self.reward_weight >= 0, "agent.reward_weight", self.reward_weight, "0 or more")
         if self.teacher is None and self.reward_weight != 1:
             raise ConfigError(
-                f"agent.reward_weight={self.reward_weight:g} without agent.teacher, which it is "
-                "weighed against. Allowed: 1, or agent.teacher=FOLDER."
+                f"agent.reward_weight={self.reward_weight:g} without agent.teacher: there is no "
+                "other advantage to weigh. Allowed: 1, or agent.teacher=FOLDER."
             )
         if self.group_size == 1:
             raise ConfigError(
@@ -256,15 +259,15 @@ class GrpoConfig(PolicyGradientConfig):
 
     @property
     def resamplings(self) -> int:
-        """Rounds of sampling, at most, that replace groups that teach nothing."""
+        """The most rounds of sampling that replace flat groups."""
         return self.dynamic_sampling
 
     def flat(self, group: Group) -> bool:
-        """Return whether a group teaches nothing: no teacher, nothing to compare in any turn."""
+        """Return whether all advantages are 0: no teacher, and equal rewards in every turn."""
         return self.teacher is None and all(flat_turns(group, self.advantage))
 
     def check(self, run: RunConfig) -> None:
-        """Refuse what contradicts other keys of the run, and functions that cannot be used.
+        """Refuse keys that contradict other keys of the run, and functions that cannot be used.
 
         Raises:
             ConfigError: one line that names the keys, the values and what is allowed.

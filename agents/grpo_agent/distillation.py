@@ -1,7 +1,7 @@
-"""On-policy distillation: each token of the policy's own completions, judged by a teacher.
+"""On-policy distillation: a teacher judges each token of the policy's own completions.
 
-The advantage of a token gets teacher_weight * log(teacher / policy), whose mean over the policy's
-samples is minus the reverse KL(policy || teacher) of the token, with no credit for what follows
+teacher_weight * log(teacher / policy) is added to the advantage of a token. Its mean over the
+policy's samples is minus the reverse KL(policy || teacher) at the token; later tokens get no credit
 (Lu et al., Thinking Machines 2025, "On-Policy Distillation"). Shapes: P groups of G members are B
 completions of T tokens.
 """
@@ -23,20 +23,21 @@ def teacher_gap(batch: Batch, teacher_logps_BT: Tensor) -> Tensor:
     """Return log(teacher / policy) of each token (B, T), within +-20.
 
     Args:
-        batch: With the log-probabilities of the policy that sampled.
-        teacher_logps_BT: Of the same tokens, at the same temperature.
+        batch: Has the log-probabilities of the policy that sampled.
+        teacher_logps_BT: The teacher's log-probabilities of the same tokens, at the same
+            temperature.
     """
     return reference_gap(batch.sampled_logps_BT, teacher_logps_BT)
 
 
 def taught(value: Tensor, gap_BT: Tensor, mask_PGT: Tensor, cfg: GrpoConfig) -> Tensor:
-    """Return advantages (P, G, T) of rewards and teacher.
+    """Return the weighted sum (P, G, T) of the advantages from rewards and from the teacher.
 
     Args:
-        value: Those of rewards: (P, G) or (P, G, T).
-        gap_BT: What `teacher_gap` returns, 0 where a token does not count.
+        value: Advantages from rewards: (P, G) or (P, G, T).
+        gap_BT: What `teacher_gap` returns, 0 where a token does not count in the loss.
         mask_PGT: True on the tokens that count in the loss.
-        cfg: What each of both counts.
+        cfg: Has both weights.
     """
     if value.ndim < mask_PGT.ndim:
         value = value[..., None] * mask_PGT

@@ -9,19 +9,19 @@ from grpo_agent.config import LossConfig
 
 @dataclass(slots=True)
 class EntropyWeight:
-    """Where the weight stands; part of a checkpoint."""
+    """The current weight; part of a checkpoint."""
 
     value: float
 
     def follow(self, entropy: float, cfg: LossConfig) -> float:
         """Take a step towards the target; return the weight of the bonus in this step.
 
-        Below the target the weight grows by `entropy_step`, up to `entropy_max`, else it shrinks,
-        down to 0. At the target and above the bonus is left out.
+        Below the target the weight grows by `entropy_step`, up to `entropy_max`. At the target and
+        above it shrinks by `entropy_step`, down to 0, and the bonus of this step is 0.
 
         Args:
-            entropy: Of the policy that sampled the step [nats per token].
-            cfg: With a target.
+            entropy: Entropy of the policy that sampled the step [nats per token].
+            cfg: Has a target.
         """
         assert cfg.entropy_target is not None
         low = entropy < cfg.entropy_target

@@ -1,4 +1,4 @@
-"""What objectives, token selections and the entropy target allow. No torch here."""
+"""Allowed values of objectives, token selections and the entropy target. Without torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from grpo_agent.config import LossConfig
 
 OFF_POLICY = ("dppo_tv", "dppo_kl", "vespo")
-"""Objectives with the ratio to the policy that sampled, which needs no correction."""
+"""Objectives with the ratio to the policy that sampled: they need no correction."""
 OWN_RATIO = ("gmpo", *OFF_POLICY)
-"""Objectives that make their ratio themselves."""
+"""Objectives that compute a ratio of their own."""
 
 
 def check_options(cfg: LossConfig) -> None:
@@ -43,10 +43,10 @@ def check_options(cfg: LossConfig) -> None:
     if cfg.objective in OWN_RATIO and cfg.ratio != "token":
         raise ConfigError(
             f"agent.loss.ratio={cfg.ratio} with agent.loss.objective={cfg.objective}, which "
-            "makes its ratio itself. Allowed: token."
+            "computes its own ratio. Allowed: token."
         )
     if cfg.objective in OFF_POLICY and cfg.correction not in ("auto", "none"):
         raise ConfigError(
             f"agent.loss.correction={cfg.correction} with agent.loss.objective="
-            f"{cfg.objective}: its ratio is that to the sampler already. Allowed: auto, none."
+            f"{cfg.objective}: its ratio is to the sampler already. Allowed: auto, none."
         )

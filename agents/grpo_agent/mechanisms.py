@@ -1,6 +1,6 @@
 """Advantages and objectives by name: installed ones, and `package.module:function`.
 
-No torch here: the configuration checks names, and only somebody else's functions are imported then.
+Without torch: the check of a configuration imports functions of other packages only.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A choice of the agent that other packages can add to."""
+    """A choice of the agent to which other packages can add functions."""
 
     group: str
     """Entry-point group of the functions."""
     table: str
-    """Where its keys are; those of the same name fill keyword parameters."""
+    """The configuration table whose keys fill the keyword parameters of the same name."""
     selector: str
     """The key that names the function."""
     form: str
-    """How a function is called."""
+    """The signature of a function."""
     arguments: int
-    """Positional arguments of it."""
+    """Number of its positional arguments."""
 
     @property
     def key(self) -> str:
@@ -72,15 +72,15 @@ class Mechanism:
     """A function with its options."""
 
     said: str
-    """The key and value that name it: the beginning of messages about it."""
+    """The key and value that name the function: its error messages begin with them."""
     function: Callable[..., Any]
 
     def __call__(self, *arguments: Any) -> Any:
-        """Call the function; what it returns is for the caller to check."""
+        """Call the function; the caller checks what it returns."""
         return self.function(*arguments)
 
     def refuse(self, returned: object, wanted: str) -> ConfigError:
-        """Return the error for a value that is not what such a function returns."""
+        """Return the error for a returned value of the wrong kind."""
         return ConfigError(f"{self.said} returned {_shown(returned)}. Allowed: {wanted}.")
 
 
@@ -95,13 +95,13 @@ def require_known(kind: Kind, name: str) -> None:
 
 
 def check(kind: Kind, cfg: AdvantageConfig | LossConfig) -> None:
-    """Refuse a function that cannot be imported or has no such options.
+    """Refuse a function that cannot be imported, and options that it does not have.
 
-    Our own functions have no options, so they are not imported: torch comes with them.
+    Functions of grpo_agent have no options and are not imported, because they import torch.
 
     Raises:
         ConfigError: an option is unknown, missing or of another type.
-        PluginError: the function cannot be imported or is none.
+        PluginError: the function cannot be imported or is not a function.
     """
     name = getattr(cfg, kind.selector)
     values = _registered(kind.group, tuple(sys.path)).get(name, ())
@@ -112,11 +112,11 @@ def check(kind: Kind, cfg: AdvantageConfig | LossConfig) -> None:
 
 
 def resolve(kind: Kind, cfg: AdvantageConfig | LossConfig) -> Mechanism:
-    """Import the function that `cfg` names and give it its options.
+    """Import the function that `cfg` names and bind its options.
 
     Raises:
         ConfigError: an option is unknown, missing or of another type.
-        PluginError: the function cannot be imported or is none.
+        PluginError: the function cannot be imported or is not a function.
     """
     name = getattr(cfg, kind.selector)
     said = f"{kind.key}={name}"
@@ -138,7 +138,7 @@ def resolve(kind: Kind, cfg: AdvantageConfig | LossConfig) -> Mechanism:
 
 @cache
 def _registered(group: str, path: tuple[str, ...]) -> Mapping[str, list[str]]:
-    """Return what is registered under each name: read once for each value of `sys.path`."""
+    """Return the registered values by name; they are read once for each value of `sys.path`."""
     return dict(sorted(claims(group).items()))
 
 
@@ -154,7 +154,7 @@ def _function(kind: Kind, said: str, name: str) -> Any:
         return _imported(said, name)
     values = _registered(kind.group, tuple(sys.path)).get(name, ())
     if len(values) != 1:
-        return load(kind.group, name)  # which says what is wrong
+        return load(kind.group, name)  # raises an error that says what is wrong
     return _imported(said, values[0])
 
 
@@ -162,7 +162,7 @@ def _imported(said: str, name: str) -> Any:
     module, _, path = name.partition(":")
     try:
         found: Any = import_module(module)
-    except Exception as error:  # anything can go wrong in somebody else's import
+    except Exception as error:  # the import of another package can raise anything
         cause = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(".")
         here = {"", str(Path.cwd())}.isdisjoint(sys.path) and isinstance(error, ModuleNotFoundError)
         hint = " `python -m grpo_envs.run` looks in this folder, too." if here else ""
@@ -190,7 +190,7 @@ def _keywords(kind: Kind, said: str, function: Any) -> list[Parameter]:
     try:
         called = f"is called as f{_signature(function)}"
         signature = _signature(partial(function, *[None] * kind.arguments))
-    except (TypeError, ValueError) as error:  # too few arguments; no signature of a C function
+    except (TypeError, ValueError) as error:  # too few parameters, or a C function
         raise PluginError(f"{said} {called}. {allowed}") from error
     parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_POSITIONAL]
     if any(p.kind is p.POSITIONAL_ONLY for p in parameters):
@@ -206,7 +206,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 class _Taking:
-    """Stands for a function with these parameters alone, for checks that read a signature."""
+    """A function with these parameters alone, for checks that read a signature."""
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.__signature__ = inspect.Signature(
@@ -218,7 +218,7 @@ class _Taking:
 
 
 def _shown(value: object) -> str:
-    """Return what a value is, in a few words.
+    """Return the type of a value, and its shape if it has one.
 
     >>> _shown((1, None))
     '(int, NoneType)'

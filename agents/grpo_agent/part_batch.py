@@ -14,13 +14,13 @@ from grpo_envs.types import Group
 
 
 def collate_parts(groups: Sequence[Group], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the parts of all rewards, and their weights (P, G, N), in the order of their names.
+    """Return the parts of all rewards and their weights, both (P, G, N), sorted by name.
 
-    A part is NaN where it does not apply or the grader failed; its weight is 1 where none is named.
+    A part is NaN where it does not apply or the grader failed. The default weight of a part is 1.
 
     Args:
-        groups: Those of a step, all of one size.
-        like: Has the dtype of rewards, and the device.
+        groups: The groups of a step, all of one size.
+        like: Has the dtype and device of the result.
     """
     rewards = [group.rewards for group in groups]
     names = sorted({name for row in rewards for reward in row for name in reward.parts})

@@ -1,4 +1,4 @@
-"""The entry point `grpo`. No torch here: `--help` reads its keys."""
+"""The entry point `grpo`. Without torch: `--help` reads its keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Grpo:
-    """The agent's keys, and how it is made."""
+    """The agent's keys and its constructor."""
 
     Config: ClassVar[type[GrpoConfig]] = GrpoConfig
 

@@ -1,4 +1,4 @@
-"""What agents share that move the policy by the ratio to what it was before the step."""
+"""The base class of agents whose loss has the ratio to the policy before the step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from grpo_policy.samplers import Decoding
 
 
 class PolicyGradientAgent(ABC):
-    """Moves the policy by the ratio to what it was before the step; a subclass has advantages."""
+    """Updates the policy by its ratio to the policy before the step; subclasses add advantages."""
 
     def __init__(
         self,
@@ -42,17 +42,17 @@ class PolicyGradientAgent(ABC):
         same_arithmetic: bool = True,
         plan: Plan | None = None,
     ) -> None:
-        """Take charge of `policy`.
+        """Prepare `policy` for training.
 
         Args:
-            policy: Trained in place. Where beta is above 0 the reference is the model without its
-                adapters, or a frozen copy of a model that has none.
-            cfg: A learning rate of null is the model's own.
+            policy: Trained in place. If beta is above 0, the reference is the model without its
+                adapters, or a frozen copy if the model has none.
+            cfg: A learning rate of null means the default of the model.
             accelerator: Places the model, sets the precision, runs backward.
             decoding: How the completions are sampled: they are scored at the same temperature.
             same_arithmetic: Whether the sampler computes log-probabilities as the trainer does
-                before the update: what `agent.loss.correction=auto` goes by.
-            plan: What is known of the steps to come; None where a step needs none of it.
+                before the update: it decides `agent.loss.correction=auto`.
+            plan: The number of steps and the schedules of the run; None for a single step.
 
         Raises:
             GrpoEnvsError: the advantage or the objective cannot be used; one line that says why.
@@ -63,7 +63,7 @@ class PolicyGradientAgent(ABC):
             cfg = replace(cfg, loss=replace(cfg.loss, correction=correction))
         self.planned = cfg
         self.cfg = replace(cfg, loss=cfg.loss.at(1))
-        """Without schedules: with the numbers of the step at hand."""
+        """With the numbers of the current step in place of schedules."""
         self.plan = plan or Plan(temperature=decoding.temperature)
         self.policy = policy
         self.accelerator = accelerator
@@ -80,7 +80,7 @@ class PolicyGradientAgent(ABC):
         return cls(parts.policy, cfg, parts.accelerator, parts.decoding, **known)
 
     def _settings(self, temperature: float) -> LearnerSettings:
-        """Return the numbers of the policy's learner."""
+        """Return the settings of the policy's learner."""
         cfg = self.planned
         bonus = largest(cfg.loss.entropy) > 0 or cfg.loss.entropy_target is not None
         return LearnerSettings.of(
@@ -100,14 +100,14 @@ class PolicyGradientAgent(ABC):
         return f"lr {self.learner.settings.lr:g}, beta {shown(self.planned.loss.beta)}"
 
     def update(self, groups: Sequence[Group]) -> tuple[dict[str, float], list[list[float]]]:
-        """Improve the policy on `groups`, all of one size.
+        """Update the policy from `groups`, all of one size.
 
-        With several processes each is given all groups of the step, and takes its share of every
-        update: the result does not depend on how many there are.
+        With several processes each gets all groups of the step and computes its share of every
+        update: the result does not depend on the number of processes.
 
         Returns:
-            An `Update`: metrics, means over the updates of this step, and the advantage of each
-            member of each group. To type checkers it is a tuple, which a subclass may return.
+            An `Update`: metrics (means over the updates of this step) and the advantage of each
+            member of each group. Its static type is a tuple, so that a subclass may return one.
         """
         scheduled = self._begin(self.learner.steps + 1)
         self.term_log.begin(len(groups), len(groups[0].completions))
@@ -134,7 +134,7 @@ class PolicyGradientAgent(ABC):
         return {f"schedule/{name}": value_at(each, step) for name, each in changing.items()}
 
     def _measured(self, step: Step, parts: Sequence[Tensor]) -> Step:
-        """Return a step with what its loss asks of the policy before it, besides advantages."""
+        """Return the step with the entropies that its loss needs, of the policy before the step."""
         batch, cfg, metrics = step.batch, self.cfg.loss, dict(step.metrics)
         if cfg.entropy_target is not None:
             entropy = -batch.sampled_logps_BT.sum() / batch.mask_BT.sum()
@@ -163,9 +163,9 @@ class PolicyGradientAgent(ABC):
     def _step_of(
         self, groups: Sequence[Group], batch: Batch, parts: Sequence[Tensor]
     ) -> tuple[Step, Tensor]:
-        """Return what every update of this step needs, and the advantage of each member (P, G).
+        """Return the tensors that all updates of this step share, and the advantages (P, G).
 
-        The reference's and the old log-probabilities are those of this process's own rows.
+        The reference's and the old log-probabilities are computed for this process's rows only.
         """
 
     def _owned(self, parts: Sequence[Tensor]) -> list[Tensor]:
@@ -175,12 +175,12 @@ class PolicyGradientAgent(ABC):
     def _later(self, owned: list[Tensor]) -> list[Tensor]:
         """Return the rows that need log-probabilities of the policy before the step.
 
-        The first update is on-policy: its rows need them in a second epoch only.
+        The first update is on-policy, so its rows need them only if there is a second epoch.
         """
         return owned if self.cfg.epochs > 1 else owned[1:]
 
     def _truncated(self, groups: Sequence[Group]) -> Tensor:
-        """Return which completions ran out of tokens (B)."""
+        """Return which completions reached the token limit (B)."""
         cut = [c.finish_reason == "length" for group in groups for c in group.completions]
         return torch.tensor(cut, device=self.policy.device)
 
@@ -196,7 +196,7 @@ class PolicyGradientAgent(ABC):
         return valid_B if self.cfg.overlong.in_baseline else valid_B & ~truncated_B
 
     def _everyones(self, value: Tensor, own_B: Tensor) -> Tensor:
-        """Return a value of all rows (B, ...): each process has that of its own."""
+        """Return `value` for the rows of all processes (B, ...); each process has its own rows."""
         own = torch.zeros_like(value).index_copy(0, own_B, value[own_B])
         everyone: Tensor = self.accelerator.reduce(own, "sum")
         return everyone
@@ -219,8 +219,8 @@ class PolicyGradientAgent(ABC):
             rows_B, batch, logps_BT = scored.rows_B, scored.batch, scored.logps_BT
             columns = slice(batch.mask_BT.shape[1])
             ref_BT = step.ref_logps_BT
-            # Exactly on-policy the ratio is 1 by definition; policy/sample_gap is how far the
-            # sampler's own log-probabilities are from these.
+            # Exactly on-policy the ratio is 1 by definition; policy/sample_gap is the distance of
+            # the sampler's log-probabilities from these.
             old_BT = None if on_policy else step.old_logps_BT
             inputs = LossInputs(
                 logps_BT=logps_BT,
@@ -243,10 +243,10 @@ class PolicyGradientAgent(ABC):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs beside the model's weights."""
+        """Return the training state without the model's weights, for `load_state_dict`."""
         return self.learner.state_dict() | {"entropy_weight": self.entropy_weight.value}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the optimiser's moments, the schedule's place and a synced reference."""
+        """Restore the optimiser's moments, the position in the schedule and a synced reference."""
         self.learner.load_state_dict(state)
         self.entropy_weight = EntropyWeight(state.get("entropy_weight", self.cfg.loss.entropy))

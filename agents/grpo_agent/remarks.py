@@ -1,4 +1,4 @@
-"""What a configuration leaves without effect: said once, before the first step."""
+"""Remarks on settings without effect, logged once before the first step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def remarks(cfg: PolicyGradientConfig) -> Iterator[str]:
-    """Yield what never acts, what shows it, and the key to turn, as `grpo_envs.doctor` does."""
+    """Yield the finding, its evidence and the key to change, in the form of `grpo_envs.doctor`."""
     if cfg.epochs == cfg.minibatches == 1 and cfg.loss.objective not in OFF_POLICY:
         yield (
             f"The bound of agent.loss.objective={cfg.loss.objective} never acts: with one update a "
@@ -22,5 +22,5 @@ def remarks(cfg: PolicyGradientConfig) -> Iterator[str]:
     if cfg.loss.beta == 0:
         yield (
             "Nothing ties the policy to its reference: there is no KL penalty. Seen: "
-            "agent.loss.beta=0. Turn: agent.loss.beta=0.04, if the policy runs away."
+            "agent.loss.beta=0. Turn: agent.loss.beta=0.04, if the policy drifts too far."
         )

@@ -1,4 +1,4 @@
-"""How rewards become advantages: its numbers, with their defaults. No torch here."""
+"""The keys that turn rewards into advantages, with their defaults. Without torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from grpo_envs.errors import ConfigError, require, require_one_of
 
 TRUNCATIONS = ("score", "mask", "penalise")
 BY_PARTS = "gdpo"
-"""The advantage that is made of the parts of rewards, not of their totals."""
+"""The advantage that uses the parts of rewards instead of their totals."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -20,21 +20,21 @@ class AdvantageConfig:
 
     name: str = "standardized"
     """standardized (GRPO), centered (Dr. GRPO), leave_one_out (RLOO), batch_std (Lite-PPO),
-    whitened (REINFORCE++-baseline), max_rl, gdpo (GDPO: each part of the reward by itself), one of
-    an installed package, or package.module:function; see advantages.py."""
+    whitened (REINFORCE++-baseline), max_rl, gdpo (GDPO: each part of the reward separately), a rule
+    of an installed package, or package.module:function; see advantages.py."""
     eps: float = 1e-4
     """Added to a standard deviation."""
     ddof: int = 1
-    """A std divides by n - ddof: 1 is the unbiased estimate, 0 the population's."""
+    """A variance divides by n - ddof: 1 gives the unbiased estimate, 0 the population's."""
     turns: str = "episode"
-    """What the tokens of a turn are credited with: episode (the reward of the whole conversation),
-    discounted (the turn's reward-to-go, compared with those of the members that took it), per_turn
-    (its reward, compared in the same way, and then those of the later turns); see turns.py."""
+    """Credit of the tokens of a turn: episode (the reward of the whole conversation), discounted
+    (the turn's reward-to-go, compared with that of the members that took the turn), per_turn (the
+    turn's reward, compared in the same way, plus the advantages of later turns); see turns.py."""
     discount: float = 1.0
-    """discounted, per_turn: what the reward of a turn counts in the turn before; with 0 only its
-    own."""
+    """discounted, per_turn: weight of a turn's reward in the turn before; 0: each turn has its own
+    reward only."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of an advantage that another package brings."""
+    """Keyword arguments of an advantage from another package."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -46,23 +46,23 @@ class AdvantageConfig:
         if self.turns == EPISODE and self.discount != 1:
             raise ConfigError(
                 f"agent.advantage.discount={self.discount:g} with agent.advantage.turns=episode: "
-                "turns are not told apart. Allowed: 1, or turns=discounted, per_turn."
+                "a whole episode has one advantage. Allowed: 1, or turns=discounted, per_turn."
             )
 
 
 @dataclass(kw_only=True, slots=True)
 class OverlongConfig:
-    """What becomes of completions that run out of tokens, or nearly do."""
+    """How completions that reach the token limit, or nearly reach it, are treated."""
 
     truncated: str = "score"
-    """score: rewarded like any other; mask: out of the loss; penalise: `penalty` is subtracted."""
+    """score: rewarded like any other; mask: left out of the loss; penalise: `penalty` is
+    subtracted from the reward."""
     in_baseline: bool = True
     """mask: whether truncated completions count in their group's mean and std."""
     penalty: float = 1.0
-    """What is subtracted from the reward: of a truncated completion (penalise), and at the end
-    of the buffer."""
+    """The penalty of a truncated completion (penalise), and the largest penalty of the buffer."""
     buffer: float = 0.0
-    """DAPO's soft penalty: it rises from 0 to `penalty` over this last share of
+    """DAPO's soft penalty rises from 0 to `penalty` over this last share of
     sampler.max_new_tokens. 0: none; the paper has 0.2."""
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class OverlongConfig:
 
 
 def check_parts(advantage: AdvantageConfig, overlong: OverlongConfig, kl_in: str) -> None:
-    """Refuse what an advantage of reward parts (gdpo) would leave out.
+    """Refuse settings that an advantage of reward parts (gdpo) would ignore.
 
     Raises:
         ConfigError: one line that names the keys, the values and what is allowed.

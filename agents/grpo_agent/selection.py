@@ -1,7 +1,7 @@
-"""Tokens of an update that its loss treats apart: by entropy, or by covariance.
+"""Tokens of an update that its loss selects: by entropy, or by covariance.
 
-They are chosen among all tokens of the update at once, from what was known before the step, so that
-neither the micro-batches nor the number of processes nor the order of rows changes them.
+They are selected among all tokens of the update at once, from values of the policy before the step,
+so they do not depend on micro-batches, on the number of processes or on the order of rows.
 Shapes: B completions of an update, T tokens.
 """
 
@@ -17,12 +17,12 @@ from grpo_policy.batch import Batch
 
 
 def singled_out(step: Step, cfg: LossConfig, number: int) -> Tensor | None:
-    """Return the tokens that `clip_cov` or `kl_cov` treats apart (B, T); None for others.
+    """Return the tokens that `clip_cov` or `kl_cov` selects (B, T); None for other objectives.
 
     Args:
         step: The rows of an update.
         cfg: Names the objective, the share and the bounds.
-        number: The training step's: another one draws other tokens.
+        number: The number of the training step; each step draws other tokens.
     """
     if cfg.objective not in ("clip_cov", "kl_cov"):
         return None
@@ -38,9 +38,9 @@ def singled_out(step: Step, cfg: LossConfig, number: int) -> Tensor | None:
 
 
 def forks(step: Step, cfg: LossConfig) -> Tensor | None:
-    """Return the tokens of the highest entropy (B, T), None where all tokens count.
+    """Return the tokens of the highest entropy (B, T); None if all tokens count.
 
-    (Beyond the 80/20 rule, arXiv 2506.01939.) The entropy is the policy's before the step.
+    (Beyond the 80/20 rule, arXiv 2506.01939.) The entropy is that of the policy before the step.
     """
     if step.entropy_BT is None:
         return None
@@ -50,7 +50,7 @@ def forks(step: Step, cfg: LossConfig) -> Tensor | None:
 def covariance(logps_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Return (log pi - mean)(A - mean) of each token, with the means over the mask.
 
-    (arXiv 2505.22617: the mean of it over the tokens is the covariance that lowers the entropy.)
+    (arXiv 2505.22617: its mean over the tokens is the covariance that lowers the entropy.)
     """
     count = mask_BT.sum().clamp(min=1)
     logp_mean, a_mean = ((value * mask_BT).sum() / count for value in (logps_BT, advantages_BT))
@@ -58,9 +58,9 @@ def covariance(logps_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor) -> Tens
 
 
 def highest(values_BT: Tensor, mask_BT: Tensor, share: float) -> Tensor:
-    """Return where the largest values are (B, T): a share of the mask's tokens, at least one.
+    """Return a mask (B, T) of the largest values: a share of the mask's tokens, at least one.
 
-    Tokens with the value of the last one are all in.
+    Tokens whose value equals the smallest selected one are all selected.
     """
     values_N = values_BT[mask_BT]
     if not len(values_N):
@@ -70,7 +70,7 @@ def highest(values_BT: Tensor, mask_BT: Tensor, share: float) -> Tensor:
 
 
 def noise(batch: Batch, number: int) -> Tensor:
-    """Return a number in [0, 1) for each token (B, T), drawn by what its completion is."""
+    """Return a random number in [0, 1) for each token (B, T), seeded by the completion's tokens."""
     noise_BT = torch.zeros(batch.mask_BT.shape, dtype=torch.float64)
     rows = zip(batch.token_ids_BT.tolist(), batch.lengths_B.tolist(), strict=True)
     for place, (ids, length) in enumerate(rows):

@@ -1,6 +1,6 @@
-"""What the agent takes off a reward before it becomes an advantage: length and KL penalties.
+"""Penalties for length and KL, subtracted from a reward before the advantage is computed.
 
-Shapes: B completions of K turns at most, T tokens; K is 1 where turns are not told apart.
+Shapes: B completions of at most K turns, T tokens; K is 1 where a whole episode has one advantage.
 """
 
 import torch
@@ -14,16 +14,16 @@ from grpo_agent.reward_config import OverlongConfig
 def overlong_penalty(
     lengths_BK: Tensor, truncated_BK: Tensor, max_tokens: int, cfg: OverlongConfig
 ) -> Tensor:
-    """Return what is subtracted from the reward of each turn for its length, 0 or more.
+    """Return the length penalty of each turn (B, K), 0 or more.
 
-    With a buffer it is DAPO's soft punishment (arXiv 2503.14476, eq. 13): 0 up to
+    With a buffer this is DAPO's soft punishment (arXiv 2503.14476, eq. 13): 0 up to
     L_max - L_buffer tokens, then linear, `penalty` at L_max.
 
     Args:
         lengths_BK: Tokens of each turn's answer; of a completion's longest answer where K is 1.
-        truncated_BK: True on a turn that ran out of tokens.
+        truncated_BK: True on a turn that reached the token limit.
         max_tokens: L_max.
-        cfg: Which penalty, and how much.
+        cfg: The kind of penalty and its size.
     """
     if cfg.truncated == "penalise":
         return truncated_BK * cfg.penalty
@@ -35,7 +35,7 @@ def overlong_penalty(
 
 
 def kl_penalty(logps_BT: Tensor, ref_logps_BT: Tensor, mask_BT: Tensor, cfg: LossConfig) -> Tensor:
-    """Return `token_kl`, summed over tokens of each completion (B), for `kl_in=reward` (RLOO)."""
+    """Return the sum of `token_kl` over each completion (B), for `kl_in=reward` (RLOO)."""
     return token_kl(logps_BT, ref_logps_BT, mask_BT, cfg).sum(dim=1)
 
 
@@ -44,8 +44,8 @@ def token_kl(logps_BT: Tensor, ref_logps_BT: Tensor, mask_BT: Tensor, cfg: LossC
 
     Args:
         logps_BT: Log-probabilities under the policy that sampled.
-        ref_logps_BT: Under the reference.
-        mask_BT: True on the tokens.
+        ref_logps_BT: Log-probabilities under the reference.
+        mask_BT: True on the tokens that are summed.
         cfg: The estimator and its weight.
     """
     gap_BT = reference_gap(logps_BT, ref_logps_BT)

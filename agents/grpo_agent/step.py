@@ -1,4 +1,4 @@
-"""One step's tensors: what every update of it looks at."""
+"""The tensors of a step, which all its updates share."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Step:
 
     batch: Batch
     counted_BT: Tensor
-    """True on the tokens that count in the loss: not those of a masked completion."""
+    """True on the tokens that count in the loss; False on all tokens of a masked completion."""
     ref_logps_BT: Tensor | None
     old_logps_BT: Tensor | None
-    """Under the policy before the step, by the trainer; None where the step has one update."""
+    """Log-probabilities of the trainer, before the step; None where the step has one update."""
     advantages_BT: Tensor
     entropy_BT: Tensor | None = None
-    """Of the policy before the step; None where no loss asks for it."""
+    """Entropy of the policy before the step; None where no loss needs it."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """What is known of the step before its updates."""
+    """Metrics that are known before the updates of the step."""
 
     def rows(self, index: Tensor) -> Self:
         """Return some rows, cut to the longest of them."""
@@ -40,6 +40,6 @@ class Step:
 
 
 def minibatches(batch: Batch, groups: int, parts: int) -> list[Tensor]:
-    """Return the rows of each minibatch: whole groups, in the order they were sampled."""
+    """Return the rows of each minibatch: whole groups, in their order in the batch."""
     rows_B = torch.arange(len(batch.mask_BT), device=batch.mask_BT.device)
     return [part.flatten() for part in rows_B.view(groups, -1).tensor_split(min(parts, groups))]

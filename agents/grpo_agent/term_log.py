@@ -1,4 +1,4 @@
-"""What the loss saw of each token, for `grpo_envs.explain`: as it was, without rounding."""
+"""The loss terms of each token, for `grpo_envs.explain`: as computed, without rounding."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ _INTERNAL = {"policy/correction_square"}
 class TermLog:
     """Keeps the terms of `agent.log_tokens` groups of a step, in each of its updates.
 
-    They are spread evenly over the step, so that later minibatches have some of them.
+    The groups are evenly spaced over the step, so that later minibatches have some of them.
     """
 
     def __init__(self, agent: PolicyGradientAgent) -> None:
         self._agent = agent
         self._noted: set[int] = set()
         self._rows: dict[tuple[int, int, int], dict[str, Any]] = {}
-        """By group, member and update: one that ran out of memory is made once more."""
+        """By group, member and update. An update that is repeated after it ran out of memory
+        replaces its rows."""
         self._compared: list[list[float]] = []
         self._size = 1
         self._updates = 0
 
     @property
     def formulas(self) -> dict[str, str]:
-        """What each choice of the agent computes, by its key: the beginning of its docstring."""
+        """The formula of each choice, by key: the first paragraph of the function's docstring."""
         cfg = self._agent.cfg.loss
         named: dict[str, tuple[str, Callable[..., Any]]] = {
             "agent.loss.ratio": (cfg.ratio, RATIOS[cfg.ratio]),
@@ -59,14 +60,14 @@ class TermLog:
         return {key: f"{name}: {_about(function)}" for key, (name, function) in named.items()}
 
     def begin(self, groups: int, group_size: int) -> None:
-        """Forget the step before; this one has so many groups of so many members."""
+        """Begin a step of `groups` groups of `group_size` members; forget the step before."""
         count = min(self._agent.cfg.log_tokens, groups)
         self._noted = {number * groups // count for number in range(count)}
         self._rows, self._compared = {}, []
         self._size, self._updates = group_size, 0
 
     def compared(self, rewards_BK: Tensor) -> None:
-        """Take the rewards of turns that are compared: less the penalties of length and KL."""
+        """Take the rewards of turns (B, K), after the length and KL penalties are subtracted."""
         if self._noted:
             self._compared = rewards_BK.tolist()
 
@@ -81,10 +82,10 @@ class TermLog:
         """Take the terms of some rows of an update.
 
         Args:
-            update: Its number.
-            scored: The rows: an update has whole groups, one after another.
-            x: What the loss looked at.
-            values: What it found at each token, by the name of the metric.
+            update: The number of the update, from 1.
+            scored: The rows; an update has whole groups, one after another.
+            x: The inputs of the loss.
+            values: The values of the loss at each token (B, T), by the name of the metric.
         """
         if not self._noted:
             return
@@ -113,7 +114,7 @@ class TermLog:
             }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of the last step, those of all processes, by group, member and update."""
+        """Return the rows of the last step from all processes, by group, member and update."""
         if not self._noted:
             return []
         own = [*self._rows.items()]
@@ -133,5 +134,5 @@ def _about(function: Callable[..., Any]) -> str:
     if isinstance(function, partial):
         options = ", ".join(f"{name}={value}" for name, value in function.keywords.items())
         function = function.func
-    text = inspect.getdoc(function) or "its docstring says nothing"
+    text = inspect.getdoc(function) or "the function has no docstring"
     return " ".join(text.partition("\n\n")[0].split()) + (f" [{options}]" if options else "")

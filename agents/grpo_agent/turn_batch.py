@@ -17,16 +17,17 @@ from grpo_envs.types import Group
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnBatch:
-    """The turns of B members; K is 1 where they are not told apart."""
+    """The turns of B members; K is 1 where a whole episode has one advantage."""
 
     rewards_BK: Tensor
-    """Reward of each turn, 0 of one that a member did not take."""
+    """Reward of each turn; 0 for a turn that the member did not take."""
     lengths_BK: Tensor
-    """Tokens of each turn's answer; of the longest answer where turns are not told apart."""
+    """Tokens of each turn's answer; of the longest answer where K is 1."""
     taken_BK: Tensor
     """True where a member took the turn."""
     turn_BT: Tensor
-    """The number of the turn that a token belongs to, from 0; what follows a turn is its."""
+    """The number of the turn that a token belongs to, from 0. The environment's reply belongs to
+    the turn before it."""
 
     @property
     def at_KBT(self) -> Tensor:
@@ -46,10 +47,10 @@ def collate_turns(groups: Sequence[Group], tokens: int, like: Tensor, *, apart: 
     """Put the turns of all members of `groups` into tensors, in order.
 
     Args:
-        groups: Those of a step.
+        groups: The groups of a step.
         tokens: T.
-        like: Has the dtype of rewards, and the device.
-        apart: Whether turns are told apart.
+        like: Has the dtype of rewards and the device.
+        apart: Whether turns have advantages of their own.
     """
     members = [
         turns_of(completion, reward, apart=apart)

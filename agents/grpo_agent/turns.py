@@ -1,7 +1,7 @@
-"""Rewards of the turns of a conversation, and what of them is compared. No torch here.
+"""Rewards of the turns of a conversation, and the values that are compared. Without torch.
 
-`agent.advantage.turns` says which tokens a turn's reward reaches; the equations and where they
-come from are in agents/README.md.
+`agent.advantage.turns` says which tokens a turn's reward reaches; the equations and their sources
+are in agents/README.md.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ TURNS = (EPISODE, DISCOUNTED, PER_TURN)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """A turn that a member took; the whole episode where turns are not told apart."""
+    """A turn that a member took, or a whole episode as one turn."""
 
     reward: float
     length: int
-    """Tokens of its answer; of the longest answer of an episode."""
+    """Tokens of the turn's answer; of the longest answer of an episode."""
     start: int
-    """The place of its first token in the completion."""
+    """The position of the turn's first token in the completion."""
 
 
 def turns_of(completion: Completion, reward: Reward, *, apart: bool) -> list[Taken]:
-    """Return the turns of a member, whose rewards add up to its total.
+    """Return the turns of a member; their rewards add up to the member's total reward.
 
-    What a total has beside the rewards of the turns is the last turn's.
+    The last turn gets the part of the total that no other turn has.
 
     Args:
-        completion: What was sampled.
-        reward: Of the whole episode.
-        apart: Whether turns are told apart; else, and of a single answer, the episode is one turn.
+        completion: The member's completion.
+        reward: The reward of the whole episode.
+        apart: Whether turns have advantages of their own. If not, or without turns, the episode is
+            returned as one turn.
     """
     if not (apart and completion.turns):
         return [Taken(reward=reward.total, length=completion.longest_turn, start=0)]
@@ -63,10 +64,10 @@ def to_go(rewards: Sequence[Any], discount: float) -> list[Any]:
 
 
 def flat_turns(group: Group, cfg: AdvantageConfig) -> list[bool]:
-    """Return of each turn of a group whether there is nothing to compare in it.
+    """Return for each turn of a group whether all its advantages are 0.
 
-    So it is where the values of all valid members that took the turn are equal, or fewer than two
-    took it. A value is the reward-to-go with `turns=discounted`, else the turn's reward.
+    This is so if the values of all valid members that took the turn are equal, or fewer than two
+    members took it. The value is the reward-to-go with `turns=discounted`, else the turn's reward.
     """
     apart = cfg.turns != EPISODE
     members = [

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685): given to a model by PEFT."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685), added to a model by PEFT."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ def add_adapters(
     seed: int = 0,
     base: Path | None = None,
 ) -> None:
-    """Give the model low-rank adapters, the only weights that are trained from then on.
+    """Add low-rank adapters to the model; from then on only they are trained.
 
-    The model itself is never updated and is kept in the dtype it computes in; the adapters are in
-    float32.
+    The weights of the model are not updated; they keep the dtype they compute in. The adapters are
+    in float32.
 
     Args:
         policy: Changed in place.
-        cfg: Rank, scale and place of the adapters.
+        cfg: Rank, scale and target layers of the adapters.
         compute: Dtype of the model.
-        seed: Of the adapters' first weights.
-        base: Where a model of a GGUF file is written, for the adapters to name; None: nowhere.
+        seed: Seed of the adapters' initial weights.
+        base: The folder where the model of a GGUF file is written, so that the adapters can name
+            it; None: the model is not written.
 
     Raises:
-        ConfigError: PEFT is not installed, or a name that `cfg` gives fits no layer.
+        ConfigError: PEFT is not installed, or no layer has a name that `cfg` gives.
     """
     try:
         import peft  # the extra `peft`; loaded only here
@@ -62,29 +63,29 @@ def add_adapters(
         except ValueError as error:  # a layer of a kind that PEFT has no adapter for
             why = str(error).strip().splitlines()[0].partition("] ")
             raise ConfigError(f"{refused} PEFT: {why[2] or why[0]}") from error
-    policy.model.eval()  # what was added, too
+    policy.model.eval()  # the added modules, too
     for parameter in policy.trained_parameters():
         parameter.data = parameter.data.float()
     merge(policy.model)
 
 
 def _frozen(policy: Policy) -> list[str]:
-    """Return the names of layers that text does not pass through, as in a vision tower."""
+    """Return the names of layers that text does not pass through, such as a vision tower's."""
     beside = {id(p) for p in beside_text(policy.model)}
     names = {
         name.rpartition(".")[0]
         for name, p in policy.model.named_parameters()
-        # Quantised weights have no gradient anywhere.
+        # Quantised weights never require a gradient, so the flag says nothing about them.
         if not p.requires_grad and (p.is_floating_point() or id(p) in beside)
     }
     return sorted(names)
 
 
 def _targets(policy: Policy, cfg: LoraConfig) -> tuple[list[str] | str, str]:
-    """Return which layers get adapters, in PEFT's words, and what to say where they cannot.
+    """Return the layers that get adapters, as PEFT takes them, and the message if PEFT refuses.
 
     Raises:
-        ConfigError: there is no layer of a name that is given.
+        ConfigError: no layer has a name that `cfg` gives.
     """
     modules = dict(policy.model.named_modules())
     linear = {n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, torch.nn.Linear)}

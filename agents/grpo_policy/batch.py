@@ -16,29 +16,29 @@ from grpo_envs.types import Group
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """B rows. L is prompt + completion + padding, T the completion's part of it.
+    """B rows. L is prompt + completion + padding, T is completion + padding.
 
-    The completion of a conversation is all that follows its prompt, the environment's words
-    between the turns included; it ends with a token of the policy.
+    The completion of a conversation is everything after its prompt, including the environment's
+    replies between the turns; it ends with a token of the policy.
     """
 
     input_ids_BL: Tensor
-    """Prompt, completion, padding. Padding comes last, so causal attention needs no mask for it
+    """Prompt, completion, padding. Padding comes last, so causal attention needs no padding mask
     and positions count from 0."""
     prompt_lengths_B: Tensor
     token_ids_BT: Tensor
     """The completion's tokens, the end-of-turn token included."""
     mask_BT: Tensor
-    """True on tokens that the policy chose: not on padding, nor on what the environment said.
-    Made from lengths, never from `ids != pad`."""
+    """True on tokens that the policy chose, False on padding and on the environment's replies.
+    Computed from lengths, never from `ids != pad`."""
     sampled_logps_BT: Tensor
     """Log-probabilities at sampling time, 0 outside the mask."""
     groups_B: Tensor
-    """The number of each row's group: rows of one have one prompt."""
+    """The number of each row's group; the rows of a group have the same prompt."""
 
     @property
     def lengths_B(self) -> Tensor:
-        """Tokens of each completion, those of the environment included."""
+        """Tokens of each completion, including those of the environment."""
         places_T = torch.arange(1, self.mask_BT.shape[1] + 1, device=self.mask_BT.device)
         return (self.mask_BT * places_T).amax(dim=1)
 
@@ -55,18 +55,18 @@ class Batch:
 
 
 def micro_batches(batch: Batch, budget: int, *, packed: bool = False) -> list[Tensor]:
-    """Cut a batch into parts of similar length, to be passed through the model in turn.
+    """Split a batch into parts of rows of similar length, which pass through the model in turn.
 
     Args:
         batch: B rows.
-        budget: Tokens of a part, padding included. A row that is longer is a part of its own.
-        packed: Whether rows of a group will share their prompt; they stay together, then.
+        budget: The most tokens of a part, padding included. A longer row is a part of its own.
+        packed: Whether rows of a group will share their prompt; such rows stay together.
 
     Returns:
-        The rows of each part; every row is in exactly one.
+        The rows of each part; every row is in exactly one part.
     """
     prompts, lengths = batch.prompt_lengths_B.tolist(), batch.lengths_B.tolist()
-    units: list[tuple[int, list[int]]] = []  # tokens and rows of what goes together
+    units: list[tuple[int, list[int]]] = []  # tokens and rows that stay together
     groups = batch.groups_B.tolist()
     for row, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
         size, rows = units[-1] if units else (0, [])
@@ -114,12 +114,12 @@ def collate(groups: Sequence[Group], pad_id: int, device: torch.device) -> Batch
 
 
 def _flat(rows: Iterable[Sequence[float]], dtype: type) -> Any:
-    """Return all numbers of all rows, one after another."""
+    """Return the numbers of all rows, one after another."""
     return np.fromiter(chain.from_iterable(rows), dtype)
 
 
 def _spread(filled_BT: Any, values_N: Any, pad: float) -> Any:
-    """Return an array with the values where it is filled, row by row, and `pad` elsewhere."""
+    """Return an array with the values where `filled_BT` is True, row by row, else `pad`."""
     spread_BT = np.full(filled_BT.shape, pad, values_N.dtype)
     spread_BT[filled_BT] = values_N
     return spread_BT

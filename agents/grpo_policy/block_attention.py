@@ -1,7 +1,7 @@
-"""Attention by blocks of tokens: on a GPU no mask with an entry for each pair is ever held.
+"""Attention by blocks of tokens, without a mask that has an entry for each pair of tokens.
 
-FlexAttention (Dong et al. 2024, arXiv 2412.05496) asks a function who attends to whom, and leaves
-out the blocks where nobody does.
+FlexAttention (Dong et al. 2024, arXiv 2412.05496) takes a function that says which token attends to
+which, and skips the blocks without any such pair.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _LEAST_HEAD = 16
-"""The smallest size of a head that the kernel multiplies."""
+"""The smallest head size that the kernel supports."""
 
 
 def by_blocks(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
-    """Return whether attention goes by blocks: on CUDA with Triton, where its kernel can.
+    """Return whether attention goes by blocks: on CUDA with Triton, if the kernel supports it.
 
     Args:
-        device: Where the model is.
-        dtype: Of its weights; the kernel has no float64.
+        device: The device of the model.
+        dtype: The dtype of its weights; the kernel does not support float64.
         head_size: Elements of an attention head.
     """
     able = dtype.itemsize <= torch.float32.itemsize and head_size >= _LEAST_HEAD
@@ -34,13 +34,14 @@ def by_blocks(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
 
 
 def attends(owner_KL: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """Return who attends to whom: a token to what stands before, of the prompt and of its own.
+    """Return the mask function: a token attends to the prompt and its own completion before it.
 
-    The function's arguments are the pack, the head, the place that attends and the place attended
-    to. Padding attends to padding: a row of the softmax without any entry would be NaN.
+    The function's arguments are the pack, the head, the query position and the key position.
+    Padding attends to padding: a row of the softmax without any entry would be NaN.
 
     Args:
-        owner_KL: Of each token: 0 the prompt, above it the completion, -1 padding.
+        owner_KL: The owner of each token: 0 for the prompt, the completion's number from 1, or -1
+            for padding.
     """
 
     def mask(k: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ def attends(owner_KL: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tens
 
 
 def block_mask(owner_KL: Tensor) -> BlockMask:
-    """Return the blocks of `attends`, for the attention of a model with PyTorch's own (sdpa)."""
+    """Return the block mask of `attends`, for a model that uses PyTorch's attention (sdpa)."""
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attention
     packs, size = owner_KL.shape
     make = _compiled(create_block_mask) if owner_KL.is_cuda else create_block_mask
@@ -59,12 +60,12 @@ def block_mask(owner_KL: Tensor) -> BlockMask:
 
 
 def attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-    """Attend as Transformers does with sdpa, which takes no block mask.
+    """Compute attention as Transformers does with sdpa, and with FlexAttention for a block mask.
 
     Args:
         module: The attention layer.
         given: Queries, keys, values (K, H, L, D), and the mask.
-        options: What else a layer says, `scaling` among it.
+        options: Other keyword arguments of the layer, such as `scaling`.
     """
     *qkv, mask = given
     if not isinstance(mask, BlockMask):
@@ -84,5 +85,5 @@ def attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, T
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile `function` once, for any number of tokens; uncompiled it would hold every pair."""
+    """Compile `function` once for any number of tokens; uncompiled it would hold all pairs."""
     return torch.compile(function, dynamic=True)

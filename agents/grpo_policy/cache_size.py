@@ -1,4 +1,4 @@
-"""How large a cache is, by the configuration of a model: no weights are needed."""
+"""The size of a key-value cache, from the configuration of a model, without its weights."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from grpo_policy.context import heads_of
 def cache_bytes_a_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     """Return the bytes [B] that a token adds to the cache of one row.
 
-    That is (size of a key + size of a value) x heads of keys and values, over the layers that keep
-    every token. Layers that slide keep a window and layers with a state keep the state: neither
-    grows with the tokens, so neither counts here; see `window_bytes` for the first.
+    This is (size of a key + size of a value) x key-value heads, summed over the layers that keep
+    every token. Layers with a sliding window keep the window (see `window_bytes`) and layers with a
+    state keep the state; neither grows with the tokens, so neither counts here.
 
     Args:
-        config: Of a model, or of one that contains a language model.
-        dtype: Of the cache.
+        config: The configuration of a language model, or of a model that contains one.
+        dtype: The dtype of the cache.
     """
     growing = sum(not getattr(layer, "is_sliding", False) for layer in attention_layers(config))
     return growing * _layer_bytes(config, dtype)
 
 
 def window_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Return the bytes [B] of one row in the layers that slide, with their windows full."""
+    """Return the bytes [B] of one row in the layers with a sliding window, when it is full."""
     slide = [layer for layer in attention_layers(config) if getattr(layer, "is_sliding", False)]
     held = sum(int(getattr(layer, "sliding_window", 0)) for layer in slide)
     return held * _layer_bytes(config, dtype)
 
 
 def attention_layers(config: PreTrainedConfig) -> list[DynamicLayer]:
-    """Return the layers with keys and values; those that share another's have none of their own."""
+    """Return the layers with keys and values of their own, without those that share another's."""
     cache = DynamicCache(config=config)
-    if not cache.layers:  # a configuration that names no layers' kinds: all of them are alike
+    if not cache.layers:  # the configuration does not name the kinds of layers: all are alike
         return [DynamicLayer()] * int(_text(config).num_hidden_layers)
     return [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
 

@@ -1,4 +1,4 @@
-"""Text to tokens and back, by a model's tokenizer and chat template. No weights, no torch."""
+"""Text to tokens and back, by a model's tokenizer and chat template. Without weights and torch."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 NO_LIMIT = sys.maxsize
 THOUGHT = ("<think>", "</think>")
-"""What opens and closes a thought."""
+"""The texts that open and close a thought."""
 _OPENING_TOKENS = 16
-"""Tokens at the end of a prompt that are looked at for an opened thought."""
+"""Tokens at the end of a prompt that are searched for an opened thought."""
 
 
-@dataclass(frozen=True)  # no slots: `template` and `tool_use` are kept
+@dataclass(frozen=True)  # no slots: `template` and `tool_use` are cached properties
 class Chat:
-    """A tokenizer with its chat template, the tokens that end a turn, and the context's length."""
+    """A tokenizer with its chat template, the tokens that end a turn, and the context length."""
 
     tokenizer: PreTrainedTokenizerBase
     eos_ids: tuple[int, ...]
     context_length: int = NO_LIMIT
-    """The most tokens that the model can attend to; `NO_LIMIT` where it names no number."""
+    """The most tokens that the model can attend to; `NO_LIMIT` if its configuration names none."""
     embeddings: int = NO_LIMIT
-    """Tokens that the model has embeddings of: a tokenizer may know more of them."""
+    """Number of tokens that the model has embeddings for; the tokenizer may have more tokens."""
     template_variables: Mapping[str, Any] = field(default_factory=dict)
-    """What the chat template is given beside the messages, such as `enable_thinking`."""
+    """Variables of the chat template beside the messages, such as `enable_thinking`."""
 
     def require_usable(self) -> None:
         """Refuse a chat template that fails, and variables that no template reads.
@@ -58,7 +58,8 @@ class Chat:
         """What the chat template does with tools.
 
         Raises:
-            ConfigError: it shows them, but its calls cannot be read or their results are lost.
+            ConfigError: the template shows tools, but its form of calls cannot be read, or it
+                drops the results of calls.
         """
         return ToolUse.of(self.template)
 
@@ -69,14 +70,14 @@ class Chat:
         messages: Sequence[Mapping[str, str]] = (),
         tools: Tools = (),
     ) -> tuple[int, ...]:
-        """Return the tokens of a prompt, through the chat template where the model has one.
+        """Return the tokens of a prompt, by the chat template if the model has one.
 
         Args:
             prompt: The text.
             system_prompt: The system message before it; '' for none.
             messages: The turns of a prompt that is a conversation, see `Problem.messages`.
-            tools: What the policy may call, see `Tool.schema`. The chat template shows them, or
-                the system prompt where the template shows none.
+            tools: The tools that the policy may call, see `Tool.schema`. The chat template shows
+                them; if it cannot, the system prompt describes them.
 
         Raises:
             ConfigError: the template fails, or a token has no embedding; see also `tool_use`.
@@ -90,27 +91,27 @@ class Chat:
         return self._tokens(self.template.prompt(turns, system_prompt, tools))
 
     def canonical(self, answer: str, tools: Tools = ()) -> str:
-        """Return an answer as environments take it: its tool calls in the one writing.
+        """Return an answer as environments take it, with its tool calls in the canonical form.
 
         Args:
-            answer: As the policy wrote it, in its own form.
-            tools: What it may call; without any the answer is returned as it is.
+            answer: The answer in the form of the policy's chat template.
+            tools: The tools that the policy may call; without tools the answer is not changed.
         """
         return self.tool_use.canonical(answer, tools) if tools else answer
 
     def follow_up(
         self, observation: str, *, ended: bool, results: Sequence[str] = (), answer: str = ""
     ) -> tuple[int, ...]:
-        """Return the tokens between an answer and the next: the environment's reply, framed.
+        """Return the tokens between an answer and the next: the environment's reply in a turn.
 
-        What came before is never rendered or tokenised again, so a template that would rewrite
-        earlier turns (Qwen3's drops their thoughts) changes nothing in the context.
+        Earlier turns are never rendered or tokenised again, so a template that rewrites them
+        (Qwen3's removes their thoughts) does not change the context.
 
         Args:
             observation: The environment's reply.
-            ended: Whether the policy wrote its turn's end token itself; else it is put in.
-            results: What the tools of the answer returned, see `Reply.results`. A template that
-                shows tools has them in its `tool` role; else the observation stands for them.
+            ended: Whether the policy wrote the end token of its turn; if not, it is inserted.
+            results: The results of the answer's tool calls, see `Reply.results`. A template that
+                shows tools writes them in its `tool` role; otherwise the observation is used.
             answer: The answer with the calls of the results, as `canonical` returns it.
 
         Raises:
@@ -129,20 +130,20 @@ class Chat:
         return self._tokens(text.partition(end)[2] if ended else text)
 
     def _results(self, results: Sequence[str], answer: str) -> str:
-        """Return the results framed by the template; '' where it shows no tools, or none came."""
+        """Return the results as the template writes them; '' without tools in it or results."""
         if not results or not self.tool_use.shown:
             return ""
         names = [call.name for call in read_calls(answer)[1]]
         return self.tool_use.reply(results, [*names, *[""] * len(results)][: len(results)])
 
     def ended(self, token_ids: tuple[int, ...]) -> bool:
-        """Return whether an answer has its end token: one that a stop string ended has not."""
+        """Return whether an answer ends with an end token; after a stop string it does not."""
         return token_ids[-1:] != () and token_ids[-1] in self.eos_ids
 
     def opened(self, context: tuple[int, ...]) -> str:
-        """Return what the context's last tokens have written of the answer: an opened `<think>`.
+        """Return the beginning of the answer that the prompt already has: an opened `<think>`.
 
-        DeepSeek-R1's template opens the thought itself; graders read it as part of the answer.
+        DeepSeek-R1's template opens the thought itself; graders read the tag as part of the answer.
         """
         return opened_thought(self.text(context[-_OPENING_TOKENS:]))
 
@@ -161,7 +162,7 @@ class Chat:
         return ids[0][0], ids[1][0]
 
     def remarks(self) -> list[str]:
-        """Return what is to be known about the template, a line each."""
+        """Return remarks about the template, a line each."""
         if self.template is None:
             return []
         found = []
@@ -177,11 +178,11 @@ class Chat:
             stop = f"""sampler.stop='["{line}"]'"""
             found.append(f"{text}: an answer ends at {own} alone, else give {stop}.")
         if not self.template.takes_system():
-            found.append("this template takes no system message: it stands before the user's text.")
+            found.append("this template takes no system message: it is put before the user's text.")
         return found
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of a text as an answer has them: without any that begin or end it."""
+        """Return the tokens of a text without added special tokens (BOS, EOS), as in an answer."""
         return self._tokens(text)
 
     @property
@@ -192,9 +193,9 @@ class Chat:
         return self.eos_ids[0] if token is None else token
 
     def _begun_tokens(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of a text with those that begin it (BOS), not with those that end it.
+        """Return the tokens of a text, with an added BOS but without an added EOS token.
 
-        Some tokenizers append an end token to all that they are given.
+        Some tokenizers append an end token to every text.
         """
         plain = self._tokens(text)
         framed = tuple(self.tokenizer(text)["input_ids"])
@@ -208,19 +209,19 @@ class Chat:
         if max(ids, default=0) >= self.embeddings:
             token = self.tokenizer.decode([max(ids)])
             raise ConfigError(
-                f"model.path: its tokenizer knows {token!r}, for which the model has no embedding; "
-                "a prompt has it. Resize the model's embeddings, or take the token out."
+                f"model.path: a prompt has the token {token!r}, for which the model has no "
+                "embedding. Resize the model's embeddings, or remove the token from the tokenizer."
             )
         return ids
 
     def text(self, token_ids: tuple[int, ...]) -> str:
-        """Return what tokens stand for, those that frame a turn included."""
+        """Return the text of tokens, including the special tokens around a turn."""
         return str(self.tokenizer.decode(list(token_ids)))
 
     def decode(self, token_ids: tuple[int, ...]) -> str:
         """Return the text of a completion, without end tokens and padding.
 
-        Other special tokens stay: tags such as `<think>` may be special ones.
+        Other special tokens stay: tags such as `<think>` may be special tokens.
         """
         silent = (*self.eos_ids, self.tokenizer.pad_token_id)
         return self.text(tuple(i for i in token_ids if i not in silent))
@@ -229,7 +230,7 @@ class Chat:
 def template_of(
     tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any]
 ) -> Template | None:
-    """Return a tokenizer's chat template; None where it has none."""
+    """Return a tokenizer's chat template; None if it has none."""
     return None if tokenizer.chat_template is None else Template(tokenizer, variables)
 
 
@@ -241,12 +242,12 @@ def end_tokens(
     """Return every token that ends a turn: the tokenizer's, the model's and the template's.
 
     Args:
-        tokenizer: With its chat template.
+        tokenizer: The tokenizer, with its chat template.
         generation: The model's generation config.
-        variables: Of the chat template.
+        variables: Variables of the chat template.
 
     Raises:
-        ConfigError: there is none, or the template cannot be used.
+        ConfigError: there is no end token, or the template cannot be used.
     """
     configured = getattr(generation, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
@@ -260,9 +261,9 @@ def end_tokens(
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase, end: str) -> int | None:
-    """Return the token that begins what a template writes after an answer.
+    """Return the first token of the text that a template writes after an answer.
 
-    None where it is no token of its own: ordinary text, which an answer may hold as well.
+    None if that is ordinary text, which an answer may contain as well, and no special token.
     """
     special = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     ids = tokenizer(end, add_special_tokens=False)["input_ids"]

@@ -1,4 +1,4 @@
-"""Sequence classifiers of Transformers, which score a prompt with its answers."""
+"""Sequence classifiers of Transformers that score a prompt with its answers."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _TRIED = Problem(prompt="(a question)", gold=None, solution="")
 
 
 class TooLong(GrpoEnvsError, ValueError):
-    """An episode has more tokens than the classifier attends to."""
+    """An episode has more tokens than the classifier can attend to."""
 
 
 @dataclass(slots=True)
 class Classifier:
-    """A model with a head for sequences, and its tokenizer."""
+    """A sequence-classification model and its tokenizer."""
 
     path: str
     model: PreTrainedModel
@@ -47,16 +47,16 @@ class Classifier:
     _lock: Lock = field(default_factory=Lock)
 
     def __str__(self) -> str:
-        """Say what it is, and where."""
+        """Return the path, size, dtype and device."""
         size = sum(weight.numel() for weight in self.model.parameters())
         kind = str(self.model.dtype).removeprefix("torch.")
         return f"{self.path}, {size / 1e6:,.1f} M parameters in {kind} on {self.model.device}"
 
     def label(self, said: str | int | None) -> int:
-        """Return the number of a label, by its name or number; None for the only one.
+        """Return the number of a label, given its name or number, or None for the only label.
 
         Raises:
-            ConfigError: there are several and none is chosen, or there is no such label.
+            ConfigError: there are several labels and none is given, or there is no such label.
         """
         names = {int(i): str(name) for i, name in (self.model.config.id2label or {}).items()}
         shown = ", ".join(names[i] for i in sorted(names))
@@ -83,10 +83,10 @@ class Classifier:
         """Return the score of each episode: a logit if there is one label, else a probability.
 
         Args:
-            problems: Of each episode.
-            episodes: Their turns.
-            label: Of several, the one whose probability is asked for.
-            batch: Rows of a forward pass; of about one length.
+            problems: The problem of each episode.
+            episodes: The turns of each episode.
+            label: The label whose probability is returned, if there are several.
+            batch: Rows of a forward pass, which have similar lengths.
         """
         rows = [self.encoded(*each) for each in zip(problems, episodes, strict=True)]
         limit = context_length_of(self.model.config)
@@ -110,7 +110,7 @@ class Classifier:
     def encoded(self, problem: Problem, turns: Sequence[Turn]) -> dict[str, list[int]]:
         """Return the tokens of a prompt and its answers, by the tokenizer's chat template.
 
-        Without a template they are those of a pair of texts: the prompt, and the answers.
+        Without a template the tokenizer gets two texts: the prompt, and all answers.
         """
         if self.tokenizer.chat_template is None:
             answers = "\n\n".join(turn.action for turn in turns)
@@ -147,12 +147,12 @@ def classifier(path: str, revision: str | None, device: str, dtype: str) -> Clas
 
     Args:
         path: A folder or a hub id.
-        revision: Of a hub id.
-        device: As torch calls it, or auto: the process's GPU if there is one.
+        revision: The revision of a hub id.
+        device: A device name of torch, or auto: the process's GPU if there is one.
         dtype: fp32, bf16, fp16, or auto: bf16 on a GPU, fp32 on a CPU.
 
     Raises:
-        ConfigError: one line that says why it cannot be loaded.
+        ConfigError: one line that says why the classifier cannot be loaded.
     """
     place = _device(device)
     kind = DTYPES[dtype] if dtype != "auto" else DTYPES["fp32" if place.type == "cpu" else "bf16"]
@@ -169,7 +169,7 @@ def classifier(path: str, revision: str | None, device: str, dtype: str) -> Clas
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
     if missing := sorted(info["missing_keys"]):
-        raise ConfigError(f"{_AT}.model={path} lacks weights there ({', '.join(missing[:3])}).")
+        raise ConfigError(f"{_AT}.model={path} lacks weights ({', '.join(missing[:3])}).")
     found = Classifier(path, model.eval().requires_grad_(False).to(place), tokenizer)
     with _in_one_line(path, "", "its chat template fails: "):
         found.encoded(_TRIED, [Turn(action="(an answer)")])
@@ -191,7 +191,7 @@ def _messages(problem: Problem, turns: Sequence[Turn]) -> list[dict[str, str]]:
 
 
 def _whole(text: str) -> str:
-    """Return a text that tokenizers take: lone surrogates become question marks."""
+    """Return a text that tokenizers accept: lone surrogates become question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -199,7 +199,7 @@ def _device(name: str) -> torch.device:
     """Return the device.
 
     Raises:
-        ConfigError: there is none of the name here.
+        ConfigError: this machine has no device of that name.
     """
     gpus = torch.cuda.device_count()
     if name == "auto":
@@ -223,7 +223,7 @@ def _require_head(path: str, config: Any) -> None:
     if not any(kind.endswith(_HEAD) for kind in kinds):
         raise ConfigError(
             f"{_AT}.model={path} has no sequence-classification head: it is "
-            f"{', '.join(kinds) or config.model_type}. Give a model that is ...{_HEAD}."
+            f"{', '.join(kinds) or config.model_type}. Allowed: a model of a class ...{_HEAD}."
         )
 
 
@@ -233,6 +233,6 @@ def _in_one_line(path: str, absent: str, what: str = "") -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except Exception as error:  # of a model or a template that may be anything
+    except Exception as error:  # any model or template can raise anything
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{_AT}.model={path}: {what}{absent or line}") from error

@@ -1,4 +1,4 @@
-"""How many tokens a model attends to, prompt and answer together, and with how many heads."""
+"""The context length of a model, prompt and answer together, and its attention heads."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _BY_LENGTH = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
-"""Rotary embeddings that change with the longest row of a batch, and the length that they begin at.
+"""Rotary embeddings that change with the longest row of a batch, and the key of the length from
+which they change.
 
-Below it they are constant, as linear, yarn and llama3 always are.
+Up to that length they are constant; linear, yarn and llama3 are constant at any length.
 """
 
 
 def context_length_of(config: Any) -> int:
     """Return the most tokens that a model with this configuration can attend to.
 
-    Where rotary embeddings change with the length, it is the length up to which they do not: the
-    scores of a row must not depend on the rows beside it.
+    If the rotary embeddings change with the length, the limit is the length up to which they are
+    constant: the scores of a row must not depend on the other rows of its batch.
     """
-    text = config.get_text_config()  # of a model that also sees
+    text = config.get_text_config()  # the language part of a multimodal model
     limits = [getattr(text, "max_position_embeddings", None) or NO_LIMIT]
     limits += [limit for _, limit in _ropes_by_length(text)]
     return int(min(limits))
 
 
 def heads_of(config: Any) -> tuple[int, int]:
-    """Return how many heads the attention of such a model has, and the size of each.
+    """Return the number of attention heads and the size of each.
 
-    A size that the configuration states need not be the hidden size divided (Qwen3).
+    A head size that the configuration states need not be hidden size / heads (Qwen3).
     """
     heads = int(getattr(config, "num_attention_heads", 0) or 1)
     size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // heads
@@ -40,7 +41,7 @@ def heads_of(config: Any) -> tuple[int, int]:
 
 
 def rope_line(config: Any) -> str:
-    """Return the line of a log that says why the context is limited; '' where no rope is why."""
+    """Return the log line that says why rope limits the context; '' if it does not."""
     text = config.get_text_config()
     kinds = dict(_ropes_by_length(text))
     if not kinds:
@@ -53,7 +54,7 @@ def rope_line(config: Any) -> str:
 
 
 def fix_rope(model: PreTrainedModel) -> None:
-    """Let the rotary embeddings be those of short texts, whatever the length of a batch."""
+    """Keep the rotary embeddings at those of short texts, for batches of any length."""
     for module in model.modules():
         kind: Any = getattr(module, "rope_type", None)
         if isinstance(kind, dict):  # by the type of the layer
@@ -63,12 +64,12 @@ def fix_rope(model: PreTrainedModel) -> None:
 
 
 def _constant(kind: str) -> str:
-    """Return the type whose frequencies a forward pass leaves as they were made."""
+    """Return the rope type whose frequencies a forward pass does not recompute."""
     return "default" if kind in _BY_LENGTH else kind
 
 
 def _ropes_by_length(text: Any) -> Iterator[tuple[str, int]]:
-    """Yield the types of rotary embeddings that change, and the length up to which they do not."""
+    """Yield the rope types that change with the length, and the length up to which they do not."""
     whole = getattr(text, "rope_parameters", None)
     parameters = whole if isinstance(whole, Mapping) else {}
     nested = [each for each in parameters.values() if isinstance(each, Mapping)]

@@ -1,6 +1,6 @@
-"""What a model is shown: environments play themselves, as prompts and answers.
+"""Demonstrations: environments play their own problems, as prompts and answers to imitate.
 
-A demonstration becomes the tokens that a rollout of it would have.
+A demonstration has the same tokens as a rollout with these answers.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from grpo_envs.types import Problem, Reply, Reward, Tool, Turn
 from grpo_policy.chat import Chat
 
 IGNORED = -100
-"""The label of a token that is not to be learnt."""
+"""The label of a token that is not learnt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration:
-    """A prompt and answers to imitate: one, or those of a conversation."""
+    """A prompt and the answers to imitate: one, or those of a conversation."""
 
     system_prompt: str
     prompt: str
     turns: tuple[Turn, ...]
     tools: tuple[Tool, ...] = ()
     results: tuple[tuple[str, ...], ...] = ()
-    """Of the tool calls of each turn, see `Reply.results`; () where no turn has any."""
+    """Results of the tool calls of each turn, see `Reply.results`; () if no turn has any."""
     messages: tuple[Mapping[str, str], ...] = ()
     """The turns of a prompt that is a conversation, see `Problem.messages`."""
     reward: Reward = field(default_factory=Reward)
-    """What the answers earn together; an empty one where they are not graded."""
+    """The sum of the answers' rewards; an empty reward if they are not graded."""
 
 
 def demonstration(env: TextEnv, number: int, direct_share: float) -> Demonstration:
     """Return the demonstration of problem `number`, not graded.
 
-    A share of them is direct: it answers without thinking and without calling a tool.
+    `direct_share` of the demonstrations answer without thinking and without calling a tool.
     """
     problem = env.problem(number, "train")
     direct = rng_for("pretrain", number).random() < direct_share
@@ -55,8 +55,8 @@ def played(
     Args:
         env: The environment.
         problem: One of its problems.
-        graded: Whether the last answer is graded, too: the others need a reply.
-        change: Makes another answer of what the environment demonstrates.
+        graded: Whether the last answer is graded, too; the other answers always need a reply.
+        change: Changes an answer that the environment demonstrates.
     """
     turns: list[Turn] = []
     replies: list[Reply] = []
@@ -94,7 +94,7 @@ def encode(chat: Chat, demo: Demonstration) -> tuple[list[int], list[int]]:
     tokens = list(chat.render(demo.prompt, demo.system_prompt, demo.messages, tools))
     labels = [IGNORED] * len(tokens)
     for number, turn in enumerate(demo.turns):
-        begun = chat.opened(tuple(tokens))  # by a template that opens the thought itself
+        begun = chat.opened(tuple(tokens))  # some templates open the thought themselves
         answer = [*chat.encode(turn.action.removeprefix(begun)), chat.turn_end]
         reply: tuple[int, ...] = ()
         if turn is not demo.turns[-1]:

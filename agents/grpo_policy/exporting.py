@@ -1,4 +1,4 @@
-"""A policy for other programs: adapters merged, and read back to see that it is the same model."""
+"""Export of a policy: merge its adapters, write it, and compare its logits after reading it."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from grpo_policy.policy import Policy
 from grpo_policy.saving import base_of
 
 _SAME = 0.02
-"""Of the spread of logits: by how much those of a written model may be off."""
+"""The largest allowed difference of logits, relative to their standard deviation."""
 
 
 def merge(policy: Policy, adapters: Path) -> Policy:
-    """Add adapters into the weights of a policy; return it.
+    """Merge adapters into the weights of a policy; return the policy.
 
     Args:
-        policy: The model that the adapters are of, in float32; changed in place.
-        adapters: A folder of them, and of their tokenizer.
+        policy: The base model of the adapters, in float32; changed in place.
+        adapters: The folder of the adapters and their tokenizer.
 
     Raises:
-        ConfigError: the merged model would not be the trained one.
+        ConfigError: the logits of the merged model differ from those of the trained model.
     """
     import peft  # the extra `peft`; loaded only here
 
     policy.tokenizer = AutoTokenizer.from_pretrained(adapters)
     ids = _probe(policy)
-    with warnings.catch_warnings():  # of what is compared below, and of old names
+    with warnings.catch_warnings():  # about tied weights, compared below, and about old names
         warnings.simplefilter("ignore")
         adapted = peft.PeftModel.from_pretrained(policy.model, str(adapters)).eval()
         before = _logits(adapted, ids)
@@ -46,12 +46,12 @@ def merge(policy: Policy, adapters: Path) -> Policy:
 
 
 def merged_policy(base: str, adapters: Path, cfg: ModelConfig) -> Policy:
-    """Load a model in float32 with adapters added into its weights: one to train from.
+    """Load a model in float32 and merge adapters into its weights, for further training.
 
-    It has no name: adapters that it gets are of a model which no folder holds yet.
+    The model has no name, because no folder holds it yet: new adapters cannot refer to one.
 
     Raises:
-        ConfigError: the model cannot be loaded, or would not be the trained one.
+        ConfigError: the model cannot be loaded, or merging changed its logits.
     """
     policy = load_policy(base, cfg)
     trained = policy.trained_parameters()  # PEFT freezes them
@@ -63,16 +63,16 @@ def merged_policy(base: str, adapters: Path, cfg: ModelConfig) -> Policy:
 
 
 def export(policy: Policy, folder: Path, dtype: str, *, own_code: bool = False) -> None:
-    """Write a policy, and read it back: it must be the model that was written.
+    """Write a policy and read it back: its logits must be the same.
 
     Args:
-        policy: With adapters, these alone are written.
-        folder: Where to.
-        dtype: Of the weights in it.
+        policy: If it has adapters, only these are written.
+        folder: The folder to write to.
+        dtype: The dtype of the written weights.
         own_code: Whether the model's own Python code may run.
 
     Raises:
-        ConfigError: what a program reads from the folder is another model.
+        ConfigError: the model that is read from the folder has other logits.
     """
     policy.save(folder, dtype)
     ids = _probe(policy)

@@ -1,7 +1,7 @@
-"""A policy of fake tensors, which have shapes and dtypes and no values, and what its passes take.
+"""A policy of fake tensors (shapes and dtypes without values), and the memory of its passes.
 
-The keys of a run do to it what they do to a real one. Nothing is loaded and nothing is computed, so
-that a model of any size can be measured on any machine.
+The keys of a run change it as they change a real policy. Nothing is loaded and nothing is computed,
+so a model of any size can be measured on any machine.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from grpo_policy.samplers.draw import choose
 from grpo_policy.scoring import score_tokens
 
 _CAUSAL = "grpo_envs_causal"
-"""Our name for PyTorch's own attention without a mask. Of fake tensors Transformers cannot see that
+"""Our name for PyTorch's attention without a mask. With fake tensors Transformers cannot see that
 no mask is needed, and would make one with an entry for each pair of tokens."""
 
 
 @contextmanager
 def fake_policy(config: PreTrainedConfig, cfg: ModelConfig, dtype: torch.dtype) -> Iterator[Policy]:
-    """Give a policy without values; all that it makes while the context lasts has none either.
+    """Yield a policy of fake tensors; within the context all new tensors are fake, too.
 
-    Its tokenizer is the bundled model's: no text is to pass through it.
+    Its tokenizer is the bundled model's: do not tokenise text with it.
 
     Args:
-        config: Of the model.
-        cfg: Attention, adapters and whether activations are computed again.
-        dtype: Of the weights that compute.
+        config: The configuration of the model.
+        cfg: Attention, adapters and gradient checkpointing.
+        dtype: The dtype of the weights that compute.
 
     Raises:
         ConfigError: adapters cannot be added; one line that says why.
@@ -64,16 +64,16 @@ def fake_policy(config: PreTrainedConfig, cfg: ModelConfig, dtype: torch.dtype) 
     with FakeTensorMode():
         _make_fake(model, dtype)
         if cfg.quantization:
-            unmerge(model)  # as layers in four bits are
+            unmerge(model)  # layers in four bits are not merged
         else:
             merge(model)
         yield policy
 
 
 def _make_fake(model: nn.Module, dtype: torch.dtype) -> None:
-    """Put a fake tensor into the place of each on the meta device, where no kernel is chosen.
+    """Replace each tensor on the meta device by a fake one: on meta no kernel is chosen.
 
-    What is trained gets the dtype that computes.
+    Trained weights get `dtype`.
     """
     made: dict[Tensor, Tensor] = {}
     for module in model.modules():
@@ -97,19 +97,19 @@ class Work:
     """Bytes [B] of a forward and backward pass, beside weights and gradients."""
 
     saved: float
-    """What the forward pass keeps for the backward pass."""
+    """Bytes that the forward pass keeps for the backward pass."""
     extra: float
-    """What is there for a moment on top of it, at most."""
+    """The most temporary bytes beside them."""
 
 
 def layers_work(policy: Policy, rows: int, length: int) -> Work:
-    """Return what the layers take for rows of tokens.
+    """Return the memory of the layers for rows of tokens.
 
-    Layers of one kind take the same: two of each kind are measured at most.
+    Layers of one kind take the same memory, so at most two of each kind are measured.
 
     Args:
-        policy: A fake one.
-        rows: In a micro-batch.
+        policy: A policy of fake tensors.
+        rows: Rows of a micro-batch.
         length: Tokens of each row.
     """
     kinds: dict[Any, list[nn.Module]] = {}
@@ -133,14 +133,14 @@ def _stack(policy: Policy) -> nn.ModuleList:
 
 
 def _kind(layer: nn.Module) -> Any:
-    """Return what two layers have in common that take the same memory."""
+    """Return a key that is equal for two layers that take the same memory."""
     modules = frozenset((name, type(module)) for name, module in layer.named_modules())
     weights = frozenset((name, p.shape, p.requires_grad) for name, p in layer.named_parameters())
     return modules, weights
 
 
 def _pass(policy: Policy, layers: Sequence[nn.Module], rows: int, length: int) -> Work:
-    """Pass rows through the decoder with these layers alone, forward and backward."""
+    """Measure a forward and backward pass through the decoder with these layers alone."""
     decoder, stack = decoder_of(policy.model), _stack(policy)
     inputs_BLD = torch.empty(rows, length, _hidden_size(policy), dtype=policy.model.dtype)
     inputs_BLD.requires_grad_()
@@ -157,7 +157,7 @@ def _pass(policy: Policy, layers: Sequence[nn.Module], rows: int, length: int) -
 
 
 def _with_gradients(policy: Policy) -> list[Tensor]:
-    """Give each trained weight a gradient, as after a first micro-batch; return all of these."""
+    """Give each trained weight a gradient, as after a micro-batch; return weights and gradients."""
     weights = list(policy.model.parameters())
     for weight in weights:
         weight.grad = torch.empty_like(weight) if weight.requires_grad else None
@@ -170,13 +170,13 @@ def _hidden_size(policy: Policy) -> int:
 
 
 def head_work(policy: Policy, tokens: int) -> float:
-    """Return the bytes [B] that scoring takes where so many tokens are scored at once."""
+    """Return the bytes [B] that scoring `tokens` tokens at once takes."""
     few, more = _head_pass(policy, 2), _head_pass(policy, 4)
     return max(a + (b - a) / 2 * (tokens - 2) for a, b in zip(few, more, strict=True))
 
 
 def _head_pass(policy: Policy, tokens: int) -> tuple[int, int]:
-    """Return the peaks of the forward and of the backward pass."""
+    """Return the peaks [B] of the forward and of the backward pass."""
     hidden_ND = torch.empty(tokens, _hidden_size(policy), dtype=policy.model.dtype)
     hidden_ND.requires_grad_()
     targets_N = torch.zeros(tokens, dtype=torch.long)
@@ -190,7 +190,7 @@ def _head_pass(policy: Policy, tokens: int) -> tuple[int, int]:
 
 @torch.no_grad()
 def draw_bytes(policy: Policy) -> float:
-    """Return the bytes [B] of one row's logits while its next token is drawn."""
+    """Return the bytes [B] that one row takes while its next token is drawn."""
     vocabulary = len(policy.model.get_output_embeddings().weight)
     live = LiveMemory()
     with live:
@@ -203,7 +203,7 @@ def draw_bytes(policy: Policy) -> float:
 def state_bytes(policy: Policy) -> int:
     """Return the bytes [B] that a row keeps in layers whose state does not grow; 0 without any.
 
-    Of attention see `grpo_policy.cache_size`.
+    For attention layers see `grpo_policy.cache_size`.
     """
     cache = DynamicCache(config=policy.model.config)
     if all(isinstance(layer, DynamicLayer) for layer in cache.layers):

@@ -1,7 +1,8 @@
-"""Floating-point operations that a model itself needs, whatever an implementation does.
+"""Floating-point operations of a model, independent of the implementation.
 
-Counted as in PaLM, appendix B (Chowdhery et al. 2022, arXiv 2204.02311): a token takes 2 operations
-a weight forward, 4 more backward, and attention 4 L H Q a token attended to, backward twice that.
+Counted as in PaLM, appendix B (Chowdhery et al. 2022, arXiv 2204.02311): each token takes 2
+operations per weight forward and 4 backward; attention takes 4 L H Q per token attended to forward,
+and twice that backward.
 """
 
 from __future__ import annotations
@@ -17,29 +18,29 @@ from grpo_policy.policy import Policy
 
 _FORWARD = 2.0
 _PER_PAIR = 4.0
-"""Of a query and a key: a product of both, and a value that is added."""
+"""Operations per element of a query and a key: their product, and adding the weighted value."""
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""Of a configuration: how many experts there are, of which a token passes through a few."""
+"""Keys of a configuration with the number of experts; each token passes through a few of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFlops:
-    """A model's sizes that decide its operations."""
+    """The sizes of a model that determine its number of operations."""
 
     weights: int
-    """That a token is multiplied with (N): an embedding that is no output matrix is looked up."""
+    """Weights that a token is multiplied with (N), without an untied input embedding."""
     trained: int
-    """Of these, the ones that need gradients of their own."""
+    """Those of these weights that need gradients."""
     attention: int
-    """Layers of attention x heads x their size (L H Q)."""
+    """Attention layers x heads x head size (L H Q)."""
 
     @classmethod
     def of(cls, policy: Policy, *, words: bool = True) -> Self | None:
-        """Return those of a policy; None of a mixture of experts, where tokens differ.
+        """Return the sizes of a policy; None for a mixture of experts, where tokens differ.
 
         Args:
             policy: The model.
-            words: Whether it gives logits; a critic's body of its own does not.
+            words: Whether it computes logits; a critic with its own body does not.
         """
         model, text = policy.model, policy.model.config.get_text_config()
         if any(getattr(text, name, None) for name in _EXPERTS):
@@ -66,9 +67,9 @@ class ModelFlops:
         """Return the operations of an update.
 
         Args:
-            groups: What is learnt from. A prompt counts once a group, as its rows can share it.
-            passes: Over all of them.
-            reference: Whether a reference scores them once.
+            groups: The groups of the update. A prompt counts once per group: its rows can share it.
+            passes: Forward and backward passes over all groups.
+            reference: Whether a reference model scores the groups once.
         """
         share = self.trained / self.weights  # frozen weights have no gradients of their own
         backward = 1 + share

@@ -1,6 +1,6 @@
-"""What a run needs of a device's memory: which parts, how large, and in which phase of a step.
+"""The device memory that a run needs: its parts, their sizes, and the phases of a step.
 
-Sizes of passes are measured on a policy of fake tensors, see `grpo_policy.fake_policy`.
+The memory of passes is measured on a policy of fake tensors, see `grpo_policy.fake_policy`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from grpo_policy.scoring import chunk_tokens, packed_copies
 
 SAMPLING, UPDATE = "sampling", "update"
 PHASES = (SAMPLING, UPDATE)
-"""Of a step: what only one of them needs is free in the other."""
+"""Phases of a step: memory that only one phase needs is free in the other."""
 MASTER, MOMENTS, MOMENTS_8BIT, GRADIENT = 4, 8, 2, 4
-"""Bytes [B] of a trained parameter: its master in float32, where another copy computes; AdamW's two
-moments, in float32 or in eight bits; and the sum of its gradients in float32."""
+"""Bytes [B] per trained parameter: its float32 master, if another copy computes; AdamW's two
+moments, in float32 or in eight bits; the sum of its gradients in float32."""
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Bytes [B] of a weight in four bits: 64 of them have a scale of eight bits, 256 of these one in
-float32 (QLoRA, arXiv 2305.14314)."""
+"""Bytes [B] of a weight in four bits: 64 weights share a scale of eight bits, and 256 scales share
+one in float32 (QLoRA, arXiv 2305.14314)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,47 +40,47 @@ class Part:
     size: float
     """Bytes [B]."""
     how: str
-    """How the size comes about."""
+    """How the size is computed."""
     phases: tuple[str, ...] = PHASES
     by_weight: bool = True
-    """Whether the weights alone decide it, and neither rows nor their length."""
+    """Whether the size depends on the weights alone, not on rows or their length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """The numbers of a run that decide how much memory it needs."""
+    """The numbers of a run that determine how much memory it needs."""
 
     sampled_in: torch.dtype
     """Dtype of weights and cache while sampling."""
     device: str
-    """cuda or cpu: how many tokens are scored at once."""
+    """cuda or cpu; it determines how many tokens are scored at once."""
     prompt: int
     """Tokens of a prompt."""
     answer: int
-    """Tokens of an answer, at most."""
+    """The most tokens of an answer."""
     micro_batch_tokens: int
     group_size: int
     completions: int
-    """Of a step."""
+    """Completions of a step."""
     batch_tokens: int | None = None
-    """Tokens in the cache at once; None: by free memory, as the sampler does."""
+    """Tokens in the cache at once; None: by free memory, as in the sampler."""
     reference: bool = False
     critic: bool = False
-    """Whether there is a critic with a body of its own."""
+    """Whether there is a critic with its own body."""
     quantized: bool = False
-    """Whether the layers beneath adapters are in four bits."""
+    """Whether the layers under the adapters are in four bits."""
     moments: float = MOMENTS
-    """Bytes [B] a trained parameter."""
+    """Bytes [B] of AdamW's moments per trained parameter."""
     shards: int = 1
     """Processes that share masters and moments (FSDP)."""
     full: bool = False
-    """Whether they share weights and gradients, too."""
+    """Whether the processes also share weights and gradients."""
     engine: bool = False
     """Whether an engine samples, in memory of its own."""
     lag: int = 0
     """Steps that are sampled ahead, while the policy is updated (`trainer.lag`)."""
     memory: float | None = None
-    """Bytes [B] of the device; None where that is not known."""
+    """Bytes [B] of the device; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ class Footprint:
     row: int
     """Tokens of a prompt and its answer."""
     a_token: float
-    """Bytes [B] of activations of a token."""
+    """Bytes [B] of activations per token."""
 
     def needed(self, phase: str) -> float:
         """Return the bytes [B] of a phase at its peak."""
@@ -101,7 +101,7 @@ class Footprint:
 
     @property
     def by_weight(self) -> float:
-        """The bytes [B] of an update that no other rows would change."""
+        """The bytes [B] of an update that do not depend on its rows."""
         return sum(part.size for part in self.parts if part.by_weight and UPDATE in part.phases)
 
     @property
@@ -111,11 +111,11 @@ class Footprint:
 
 
 def footprint(policy: Policy, job: Job) -> Footprint:
-    """Return what a run needs.
+    """Return the memory that a run needs.
 
     Args:
-        policy: A fake one, as `fake_policy` gives it, its weights in the dtype that computes.
-        job: What is done with it.
+        policy: A policy of `fake_policy`, its weights in the dtype that computes.
+        job: The numbers of the run.
     """
     row = min(job.prompt + job.answer, policy.context_length)
     lasting = list(_in_parts(policy, job) if job.full else _weights(policy, job))
@@ -137,7 +137,7 @@ def footprint(policy: Policy, job: Job) -> Footprint:
 
 
 def _weights(policy: Policy, job: Job) -> Iterator[Part]:
-    """Yield what each parameter takes."""
+    """Yield the parts whose size is proportional to the number of parameters."""
     dtype, weights = policy.model.dtype, list(policy.model.parameters())
     trained = sum(p.numel() for p in policy.trained_parameters())
     whole, adapted = sum(p.numel() * p.element_size() for p in weights), _adapted(policy)
@@ -176,9 +176,9 @@ def _weights(policy: Policy, job: Job) -> Iterator[Part]:
 
 
 def _critic(policy: Policy, job: Job) -> Part:
-    """Return what a critic takes beside the policy: all that is trained of a body, once more.
+    """Return the memory of a critic: weights, masters and moments of a second trained body.
 
-    Its gradients and activations come after the policy's, and take no more than these.
+    Its gradients and activations exist after the policy's and take no more memory than these.
     """
     head = policy.model.get_output_embeddings().weight
     alone = head is not policy.model.get_input_embeddings().weight and head.requires_grad
@@ -191,7 +191,7 @@ def _critic(policy: Policy, job: Job) -> Part:
 
 
 def _in_parts(policy: Policy, job: Job) -> Iterator[Part]:
-    """Yield what each parameter takes where all of it is shared out (`full_sharding`)."""
+    """Yield the parts that are proportional to the parameters, with `full_sharding`."""
     size, shared = policy.model.dtype.itemsize, f"shared by {job.shards} processes"
     for name, each, phases in (
         ("weights", MASTER, PHASES),
@@ -203,14 +203,14 @@ def _in_parts(policy: Policy, job: Job) -> Iterator[Part]:
         yield Part(name=name, size=each * policy.size / job.shards, how=text, phases=phases)
     layers = [sum(p.numel() for p in layer.parameters()) for layer in outer_layers(policy)]
     rest, largest = policy.size - sum(layers), max(layers, default=0)
-    # One layer computes while the next is gathered; gradients are sent in float32.
+    # One layer computes while the next is gathered; gradients are exchanged in float32.
     whole = 2 * size * (rest + 2 * largest) + GRADIENT * max(rest, largest)
     text = f"{rest / 1e6:,.1f} M parameters and two layers whole, with gradients"
     yield Part(name="gathered", size=whole, how=text, phases=(UPDATE,))
 
 
 def _ahead(policy: Policy, job: Job) -> Iterator[Part]:
-    """Yield the weights that sampling ahead holds beside those that are updated."""
+    """Yield the copies of weights that sampling ahead needs."""
     size = policy.model.dtype.itemsize
     if job.lag and not job.engine:
         text = f"{size} bytes a parameter, of the process that samples"
@@ -222,13 +222,13 @@ def _ahead(policy: Policy, job: Job) -> Iterator[Part]:
 
 
 def _adapted(policy: Policy) -> int:
-    """Return how many parameters the layers have that adapters are added to."""
+    """Return the number of parameters in the layers that have adapters."""
     layers: list[Any] = [m for m in policy.model.modules() if hasattr(m, "get_base_layer")]
     return sum(layer.get_base_layer().weight.numel() for layer in layers)
 
 
 def _sampling(policy: Policy, job: Job, row: int, held: float) -> Iterator[Part]:
-    """Yield what sampling takes beside the weights, which hold so many bytes."""
+    """Yield the memory of sampling beside the weights, which take `held` bytes."""
     config, dtype = policy.model.config, job.sampled_in
     tokens = job.batch_tokens
     if tokens is None and job.memory is not None:
@@ -249,7 +249,7 @@ def _sampling(policy: Policy, job: Job, row: int, held: float) -> Iterator[Part]
 def _update(
     policy: Policy, job: Job, rows: int, row: int, *, saved: float, extra: float
 ) -> Iterator[Part]:
-    """Yield what a micro-batch takes; after the forward pass comes the head, then the backward."""
+    """Yield the memory of a micro-batch; the head and the backward pass follow one another."""
     weight_VD = policy.model.get_output_embeddings().weight
     tokens = min(chunk_tokens(job.device, len(weight_VD)), rows * min(job.answer, row))
     head = head_work(policy, tokens)

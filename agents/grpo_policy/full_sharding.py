@@ -1,8 +1,8 @@
-"""Weights in shards: each is whole for as long as its layer computes.
+"""Weights in shards: the weights of a layer are whole only while the layer computes.
 
-PyTorch's FSDP 2 (`fully_shard`) gathers a layer before its forward and its backward pass, and adds
-up its gradients over the processes right behind the latter (ZeRO-3, arXiv 1910.02054). So every
-pass through the model is one of all processes, and all of them make the same number.
+PyTorch's FSDP 2 (`fully_shard`) gathers a layer before its forward and its backward pass, and sums
+its gradients over the processes right after its backward pass (ZeRO-3, arXiv 1910.02054). All
+processes take part in every pass through the model, so all must make the same number of passes.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ _KEY = "trainer.shard=full"
 
 
 class FullShards(Replica):
-    """Each process has its part of weights, gradients and moments, and samples with none of them.
+    """Each process holds its part of weights, gradients and moments; another engine samples.
 
-    Of N processes each needs 16/N bytes a parameter, and what the layer that computes takes whole:
-    twice as much as it has weights in what computes, for their gradients.
+    Each of N processes needs 16/N bytes per parameter, and the whole weights and gradients of the
+    layer that computes.
     """
 
     def idle(self, needed: int) -> int:
-        """Return how many passes are missing to those of the process that makes the most."""
+        """Return how many passes this process makes fewer than the one with the most passes."""
         most = torch.tensor(needed, device=self.accelerator.device)
         distributed.all_reduce(most, op=distributed.ReduceOp.MAX)
         return int(most) - needed
 
     def exchange(self) -> None:
-        """Do nothing: each backward pass has added up its gradients over the processes."""
+        """Do nothing: each backward pass has summed its gradients over the processes."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Gather the state in all processes: in the first alone it stays, on the CPU."""
+        """Gather the state with all processes; only the first process keeps it, on the CPU."""
         state, first = super().state_dict(), self.accelerator.is_main_process
         return state | {"state": gathered_moments(state["state"], keep=first)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a whole state; each process keeps its part."""
+        """Restore from a whole state; each process keeps its part."""
         super().load_state_dict({**state, "state": {}})
         (group,) = self.optimizer.param_groups
         for i, values in state["state"].items():
@@ -57,15 +57,15 @@ class FullShards(Replica):
 
 
 def share_out(policy: Policy, accelerator: Accelerator) -> Policy:
-    """Cut a policy's weights into parts, on the accelerator's device, a layer at a time.
+    """Shard a policy's weights on the accelerator's device, one layer at a time.
 
     Args:
-        policy: Changed in place. It goes on computing in what it computes in; where that is bf16,
-            the parts are of its masters, in float32.
+        policy: Changed in place. It computes in the same dtype as before; if that is bf16, the
+            shards hold its float32 masters.
         accelerator: Device and processes.
 
     Raises:
-        ConfigError: it cannot be; one line that says why.
+        ConfigError: the policy cannot be sharded; one line that says why.
     """
     require_cuttable(policy)
     computes = policy.dtype
@@ -79,10 +79,10 @@ def share_out(policy: Policy, accelerator: Accelerator) -> Policy:
         cast_forward_inputs=False,
     )
     for module in (*outer_layers(policy), policy):
-        # Also what is outside of the layers is in parts between two passes: it is read, and saved.
+        # Weights outside of the layers are resharded after a pass, too: they are read and saved.
         fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
         part: FSDPModule = module  # type: ignore[assignment]
-        part.set_gradient_divide_factor(1.0)  # a sum: the loss is divided by the whole update's
+        part.set_gradient_divide_factor(1.0)  # a sum: the loss has the weights of the whole update
         part.set_force_sum_reduction_for_comms(True)
         part.set_reduce_scatter_unused_params(True)
     policy.computes_in = computes
@@ -90,7 +90,7 @@ def share_out(policy: Policy, accelerator: Accelerator) -> Policy:
 
 
 def outer_layers(policy: Policy) -> list[nn.Module]:
-    """Return the layers that are gathered one by one; none is within another."""
+    """Return the layers that are gathered one at a time; none contains another."""
     found: list[nn.Module] = []
     inner: set[nn.Module] = set()
     for module in policy.model.modules():
@@ -101,7 +101,7 @@ def outer_layers(policy: Policy) -> list[nn.Module]:
 
 
 def require_cuttable(policy: Policy) -> None:
-    """Refuse a policy whose weights cannot be cut into parts.
+    """Refuse a policy whose weights cannot be sharded.
 
     Raises:
         ConfigError: one line that says why.

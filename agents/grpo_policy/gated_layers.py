@@ -1,8 +1,8 @@
 """Gated feed-forward layers (SwiGLU, arXiv 2002.05202) that keep less for the backward pass.
 
-A layer is down(silu(gate x) * up x). Autograd keeps four wide tensors of it: gate x, its SiLU, up x
-and their product. Here it keeps gate x and up x, and the backward pass makes the other two again:
-two operations on elements beside six matrix products.
+A layer is down(silu(gate x) * up x). Autograd keeps four wide tensors: gate x, its SiLU, up x and
+their product. This implementation keeps gate x and up x, and the backward pass recomputes the other
+two: two element-wise operations beside six matrix products.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from grpo_policy.trial import drawn, same
 
 _PARTS = ("gate_proj", "up_proj", "down_proj")
 _ROWS, _SIZE, _INNER = 4, 6, 8
-"""Rows of the trial, and the sizes of its layer."""
+"""Rows of the trial, and the sizes of its layer (D, F)."""
 
 
 def fuse_gated_layers(model: nn.Module) -> int:
-    """Replace the `forward` of each layer that is SwiGLU; return how many.
+    """Replace the `forward` of each SwiGLU layer; return how many were replaced.
 
-    A kind of layer is replaced only after a trial of its values and gradients. Weights, their names
-    and checkpoints stay what they are.
+    A kind of layer is replaced only if its values and gradients agree in a trial. Weights, their
+    names and checkpoints do not change.
     """
     exact: dict[tuple[type, ...], bool] = {}
     fused = 0
@@ -44,7 +44,7 @@ def fuse_gated_layers(model: nn.Module) -> int:
 
 
 def _is_plain(part: Any) -> bool:
-    """Return whether a part is a matrix and nothing else: no adapter, no four bits, no hook."""
+    """Return whether a part is a plain matrix: no adapter, no quantisation, no hook."""
     if type(part) is not nn.Linear or part.bias is not None:
         return False
     return not (part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part))
@@ -66,7 +66,7 @@ def _is_exact(layer: nn.Module) -> bool:
 
 
 def _forward(layer: Any, plain: Any, x: Tensor) -> Any:
-    """Compute the layer, or be its own `forward` where that is not the same or keeps nothing."""
+    """Compute the layer; by its own `forward` without gradients, or if its weights have changed."""
     if not torch.is_grad_enabled() or not _is_plain(layer.down_proj):
         return plain(x)
     return gated(layer.gate_proj(x), layer.up_proj(x), layer.down_proj.weight)
@@ -78,7 +78,7 @@ def gated(gate: Tensor, up: Tensor, weight_DF: Tensor) -> Tensor:
 
 
 class _Gated(torch.autograd.Function):
-    """SwiGLU behind its first two matrices."""
+    """SwiGLU after its first two matrices."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, weight_DF: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From a model's last hidden states to its logits, when that is more than a matrix."""
+"""From a model's last hidden states to its logits, if that is more than a matrix product."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:
-    """Return the part of a model that ends with the last hidden states."""
+    """Return the part of a model that computes the last hidden states."""
     decoder = model.get_decoder()
     return cast("nn.Module", model.model if decoder is model else decoder)  # model: Llama 4
 
 
 class OwnHead(nn.Module):
-    """All that a model does to its last hidden states: scaled and capped logits (Gemma 2, Cohere).
+    """The logits as the model computes them, scaled or capped (Gemma 2, Cohere).
 
-    The model's own `forward` runs with hidden states in the place of its decoder's result, so that
-    nothing of it is written again here.
+    The model's own `forward` runs with given hidden states in place of its decoder's result, so
+    nothing of the model is reimplemented here.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.linear = model.get_output_embeddings()
-        self._model = [model]  # in a list: its weights are not the head's
+        self._model = [model]  # in a list, so that its weights are not registered as the head's
 
     @property
     def weight(self) -> Tensor:
@@ -53,7 +53,7 @@ class OwnHead(nn.Module):
 
 
 class _Hidden(BaseModelOutputWithPast):
-    """A decoder's result; what else a model looks for in it is None (router logits)."""
+    """A decoder's result; other attributes that a model reads are None (router logits)."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):

@@ -1,4 +1,4 @@
-"""Demonstrations as groups: what a supervised warm start learns from, in the place of samples."""
+"""Demonstrations as groups: the training data of a supervised warm start, in place of samples."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from grpo_policy.room import Room
 class Demonstrations(Room):
     """Finds the problems that the environment demonstrates, and plays them.
 
-    A demonstration is a group of one completion, whose mask leaves out what the environment said.
-    Prompt and answers have to fit into the model's context together; problems without a solution,
-    as some rows of a dataset, are left out like those that do not fit.
+    A demonstration is a group of one completion, whose mask excludes the environment's replies.
+    Prompt and answers together must fit into the model's context; problems that do not fit are left
+    out, and so are problems without a solution, such as some rows of a dataset.
     """
 
     _found: dict[int, Group | None] = field(default_factory=dict, init=False)
-    """Demonstrations of problems that were looked at and not taken yet."""
+    """Demonstrations that were made to check a problem and are not used yet."""
 
     def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
-        """Return one group for each problem, graded; times `sample`."""
+        """Return one graded group for each problem; `timer` counts it as `sample`."""
         with timer("sample"):
             groups = [self._group(number) for number in seeds]
             self._found.clear()
         return [group for group in groups if group is not None]
 
     def no_problem(self) -> ConfigError:
-        """Return the error that nothing can be shown."""
+        """Return the error that no problem has a demonstration."""
         name = type(self.env).__name__
         return ConfigError(
-            f"agent=sft: {name} demonstrates nothing that fits into the model's context of "
-            f"{self.chat.context_length:,} tokens: no problem of the split {self.env.split} has a "
-            f"solution. Allowed: an environment whose problems have one ({_EXAMPLES}), or a "
-            "dataset with a column of solutions."
+            f"agent=sft: no problem of {name}'s split {self.env.split} has a solution that fits "
+            f"into the model's context of {self.chat.context_length:,} tokens. Allowed: an "
+            f"environment whose problems have solutions ({_EXAMPLES}), or a dataset with a column "
+            "of solutions."
         )
 
     def _fits(self, number: int) -> bool:
         return Room._fits(self, number) and self._group(number) is not None
 
     def _group(self, number: int) -> Group | None:
-        """Return the demonstration of a problem; None where there is none, or it is too long."""
+        """Return the demonstration of a problem; None if there is none, or it is too long."""
         if number not in self._found:
             self._found[number] = self._made(number)
         return self._found[number]

@@ -1,8 +1,8 @@
-"""What a model's folder holds beside the weights that are trained, and what saving must not lose.
+"""Contents of a model's folder that are not trained, but must not be lost when the model is saved.
 
-The text model of a multimodal folder is trained: its vision tower is kept in what is saved, with
-the processor's files and the configuration of the whole model. So are weights that Transformers
-does not load, such as those for predicting several tokens at once (`mtp`).
+Of a multimodal folder only the text model is trained. A save also writes the vision tower, the
+processor's files and the configuration of the whole model, and weights that Transformers does not
+load, such as those for multi-token prediction (`mtp`).
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ _FILES = (
     "video_preprocessor_config.json",
     "chat_template.json",
 )
-"""What the processor of a multimodal model is made of, beside the tokenizer."""
+"""Files of a multimodal model's processor, beside the tokenizer's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A folder or a hub id, and the arguments that `from_pretrained` reads it with."""
+    """A folder or a hub id, and the arguments with which `from_pretrained` reads it."""
 
     place: str
     where: Mapping[str, Any]
     config: Any
-    """The configuration that it holds."""
+    """The configuration of the model there."""
 
     @classmethod
     def of(cls, place: str, where: Mapping[str, Any]) -> Self:
@@ -55,17 +55,17 @@ class Source:
 
     @property
     def multimodal(self) -> bool:
-        """Whether a text model is only a part of the model there."""
+        """Whether the text model is only a part of the model."""
         return self.config.get_text_config() is not self.config
 
     @property
     def auto_class(self) -> Any:
-        """What loads it: the text model alone, or the whole where it cannot be had alone."""
+        """The class that loads the text model alone, or the whole model if that is not possible."""
         alone = type(self.config) in MODEL_FOR_CAUSAL_LM_MAPPING or not self.multimodal
         return AutoModelForCausalLM if alone else AutoModelForImageTextToText
 
     def file(self, name: str) -> Path | None:
-        """Return where a file is, or None if there is none."""
+        """Return the path of a file, or None if there is no such file."""
         known = {
             key: self.where[key] for key in ("local_files_only", "revision") if key in self.where
         }
@@ -73,7 +73,7 @@ class Source:
         return Path(found) if found else None
 
     def weights(self) -> dict[str, Path]:
-        """Return the file of each weight by its name there; {} where none are in safetensors."""
+        """Return the file of each weight by its name there; {} without safetensors files."""
         if single := self.file(_WEIGHTS):
             with safe_open(single, "pt") as opened:
                 return dict.fromkeys(opened.keys(), single)
@@ -87,18 +87,18 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What a save adds to the files of the model that is trained."""
+    """What a save adds to the files of the trained model."""
 
     weights: Mapping[str, Tensor] = field(default_factory=dict)
-    """By their names in the folder, as they are there."""
+    """Weights by their names in the folder, unchanged."""
     frozen: Set[str] = frozenset()
-    """Those of them that the model has, too, by its own names: they are not trained."""
+    """Names of the model's parameters that are not trained; `weights` has their values."""
     config: Mapping[str, Any] | None = None
-    """That of the whole model, where the trained one is a part of it."""
+    """The configuration of the whole model, if the trained model is a part of it."""
     files: Mapping[str, bytes] = field(default_factory=dict)
 
     def add_to(self, folder: Path) -> None:
-        """Add it to a folder that the model was saved to."""
+        """Write all this to the folder of a saved model."""
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
         if self.config is not None:
@@ -111,7 +111,7 @@ class Kept:
             self._add_weights(folder)
 
     def _add_weights(self, folder: Path) -> None:
-        """Add another file of weights, and the index of all."""
+        """Add another file of weights, and write the index of all files."""
         shards = sorted(folder.glob("model*.safetensors"))
         total = len(shards) + 1
         names = [f"model-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1)]
@@ -129,16 +129,16 @@ class Kept:
 
 
 def keep(model: PreTrainedModel, source: Source, path: str, *, whole: bool = True) -> None:
-    """Let `model.save_pretrained` keep what the folder holds beside; freeze what is no text model.
+    """Let `model.save_pretrained` write the folder's other contents; train the text model only.
 
     Args:
         model: Loaded from `source`.
         source: The folder.
-        path: The folder's, for messages.
-        whole: Whether the model itself will be saved, and not only adapters of it.
+        path: The path of the folder, for messages.
+        whole: Whether the model itself will be saved, and not only its adapters.
 
     Raises:
-        ConfigError: what would be lost cannot be kept; one line that names a weight.
+        ConfigError: a save would lose weights; one line that names one of them.
     """
     if source.multimodal:
         freeze_beside_text(model)
@@ -150,7 +150,7 @@ def keep(model: PreTrainedModel, source: Source, path: str, *, whole: bool = Tru
     own = model.save_pretrained
 
     def save_pretrained(folder: str | Path, *, state_dict: Any = None, **kwargs: Any) -> None:
-        if getattr(model, "_hf_peft_config_loaded", False):  # adapters name the whole model
+        if getattr(model, "_hf_peft_config_loaded", False):  # adapters refer to the whole model
             own(folder, state_dict=state_dict, **kwargs)
             return
         state = model.state_dict() if state_dict is None else state_dict
@@ -169,7 +169,7 @@ def beside_text(model: PreTrainedModel) -> Iterator[nn.Parameter]:
 
 
 def freeze_beside_text(model: PreTrainedModel) -> None:
-    """Train no weights that text does not pass through."""
+    """Freeze the weights that text does not pass through."""
     for parameter in beside_text(model):
         parameter.requires_grad = False
 
@@ -185,7 +185,7 @@ def _kept(model: PreTrainedModel, source: Source, name: str) -> Kept:
             f"rest of the folder ({source.config.model_type}) would be lost. Give the folder of a "
             "text model, or of another model."
         )
-    if strange:  # of an older layout: nothing but the model is there
+    if strange:  # an older layout: the folder holds only the model
         return Kept()
     frozen = {key for key, weight in model.named_parameters() if not weight.requires_grad}
     weights = {}
@@ -204,6 +204,6 @@ def _kept(model: PreTrainedModel, source: Source, name: str) -> Kept:
 def _names(
     model: PreTrainedModel, state: Mapping[str, Tensor], without: Container[str]
 ) -> set[str]:
-    """Return the names that weights of the model are saved under."""
+    """Return the names under which weights of the model are saved."""
     some = {key: value for key, value in state.items() if key not in without}
     return set(revert_weight_conversion(model, some))

@@ -1,8 +1,8 @@
-"""A cache of keys and values with room for more: a new token is written, nothing else is copied.
+"""A cache of keys and values with spare room: a new token is written without copying the others.
 
-Transformers' DynamicCache copies all of a layer's keys and values for every token; its StaticCache
-is made for rows that begin together, and attends to all of its room. Here the room is taken at
-once, for the longest prompt and answer, and rows of several caches can be put side by side.
+Transformers' DynamicCache copies all keys and values of a layer for every token. Its StaticCache is
+for rows that begin together, and attends to its whole room. This cache allocates the room for the
+longest prompt and answer at once, and rows of several caches can be joined.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transformers.cache_utils import (
 _NOTHING = getattr(cache_utils, "DummyLayer", None)
 """Transformers' layer that keeps nothing; None before 5.20, which has no such layer."""
 Part = tuple[Any, Tensor]
-"""A cache, or a layer of one, and the numbers of its rows to take (on its device)."""
+"""A cache or one of its layers, and the numbers of the rows to take (on its device)."""
 
 
 class RoomyLayer(DynamicLayer):
@@ -34,14 +34,14 @@ class RoomyLayer(DynamicLayer):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.room = 0
-        """Tokens to take room for at once; where they do not suffice, it doubles."""
+        """Tokens to allocate at once; if there are more tokens, the room is doubled."""
         self._rooms: tuple[Tensor, Tensor] | None = None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write these behind what is there; return all."""
-        if not self.is_initialized:  # the prompts: the copies for their groups come next
+        """Append these keys and values; return all of them."""
+        if not self.is_initialized:  # the prompts; their copies for the groups follow
             return super().update(key_states, value_states, *args, **kwargs)
         assert self.keys is not None
         start = self.keys.shape[2]
@@ -57,22 +57,22 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def columns(self) -> tuple[Tensor, Tensor]:
-        """Return keys and values of all tokens that there is room for, written or not."""
+        """Return keys and values (B, H, room, D), including columns that are not written yet."""
         assert self._rooms is not None
         return self._rooms
 
     def written(self, length: int) -> None:
-        """Hold so many tokens: others were written into `columns` from outside."""
+        """Set the number of tokens, after tokens were written to `columns` directly."""
         self.keys, self.values = (whole[:, :, :length] for whole in self.columns())
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Take these rows in place of all; a row may be taken several times, or not at all."""
+        """Replace the rows by these; a row may be taken several times, or not at all."""
         if self.is_initialized:
             length = self.get_seq_length()
             self.fill([(self, beam_idx)], length, max(self.room, length))
 
     def fill(self, parts: Sequence[Part], length: int, room: int) -> None:
-        """Become these rows of some layers, the last `length` tokens of each; see `gathered`."""
+        """Take over these rows of some layers, the last `length` tokens of each; see `gathered`."""
         self.room = room
         keys, values = ([(getattr(x, name), r) for x, r in parts] for name in ("keys", "values"))
         self._rooms = gathered(keys, length, room), gathered(values, length, room)
@@ -81,12 +81,12 @@ class RoomyLayer(DynamicLayer):
 
 
 def gathered(parts: Sequence[tuple[Tensor, Tensor]], length: int, room: int) -> Tensor:
-    """Return rows of some tensors (B, H, L, D) below each other, their last tokens side by side.
+    """Return rows of some tensors (B, H, L, D) in one tensor, right-aligned.
 
     Args:
-        parts: Tensors and the numbers of their rows to take.
-        length: Tokens of each row; before a shorter one stand zeros.
-        room: Tokens to take memory for, where it is more than `length`.
+        parts: Tensors and the numbers of the rows to take.
+        length: Tokens of each row; a shorter row is padded with zeros on the left.
+        room: Tokens to allocate, if more than `length`.
     """
     first = parts[0][0]
     count = sum(len(rows) for _, rows in parts)
@@ -95,13 +95,13 @@ def gathered(parts: Sequence[tuple[Tensor, Tensor]], length: int, room: int) -> 
     for each_BHLD, rows in parts:
         part, start = whole[start : start + len(rows)], start + len(rows)
         own = min(length, each_BHLD.shape[2])
-        part[:, :, : length - own].zero_()  # is masked, but must be a number
+        part[:, :, : length - own].zero_()  # masked, but must be finite
         part[:, :, length - own : length] = each_BHLD[rows, :, each_BHLD.shape[2] - own :]
     return whole
 
 
 def roomy_cache(config: PreTrainedConfig) -> DynamicCache:
-    """Return an empty cache; layers that slide or have a state stay Transformers' own."""
+    """Return an empty cache; layers with a window or a state stay Transformers' own."""
     cache = DynamicCache(config=config)
     cache.layers = [
         RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
@@ -112,16 +112,15 @@ def roomy_cache(config: PreTrainedConfig) -> DynamicCache:
 def joined(parts: Sequence[Part], length: int, room: int) -> Any:
     """Return a cache of rows of these caches, right-aligned: the last `length` tokens of each.
 
-    A layer of the caches is let go as soon as it is taken over, so that one layer at most is held
-    twice.
+    Each layer is freed as soon as it is copied, so at most one layer is held twice.
 
     Args:
         parts: Caches, which are empty afterwards, and their rows.
         length: Tokens of the longest row.
-        room: Tokens to take memory for.
+        room: Tokens to allocate.
 
     Raises:
-        TypeError: a layer is of a kind that is not known to be a row apart from the others.
+        TypeError: a layer is of a kind whose rows are not known to be independent.
     """
     cache = copy(parts[0][0])
     cache.layers = []
@@ -159,11 +158,11 @@ def _joined_layer(parts: Sequence[Part], length: int, room: int) -> Any:
 
 
 _JOINING = (DynamicSlidingWindowLayer, LinearAttentionLayer, LinearAttentionAndFullAttentionLayer)
-"""Transformers' own kinds of layers whose rows stand apart from each other."""
+"""Transformers' kinds of layers whose rows are independent of each other."""
 
 
 def _states(parts: Sequence[tuple[dict[int, Tensor | None], Tensor]]) -> dict[int, Tensor | None]:
-    """Return the rows of some states, one below the other."""
+    """Return the rows of some states, concatenated."""
     found: dict[int, Tensor | None] = {}
     for number in parts[0][0]:
         states = [(states[number], rows) for states, rows in parts]
@@ -173,7 +172,7 @@ def _states(parts: Sequence[tuple[dict[int, Tensor | None], Tensor]]) -> dict[in
 
 
 def row_of(cache: Any, number: int, columns: slice) -> Any:
-    """Return some columns of one row of a cache as a cache of its own, in memory of its own.
+    """Return some columns of one row of a cache as a new cache with memory of its own.
 
     Raises:
         TypeError: a layer does not hold every token: a window or a state cannot be cut.
@@ -198,7 +197,7 @@ def _row_of_layer(layer: Any, number: int, columns: slice) -> Any:
 
 
 def cut(cache: Any, length: int) -> None:
-    """Leave the first `length` tokens of a cache that `row_of` made; no memory is freed."""
+    """Keep only the first `length` tokens of a cache of `row_of`; no memory is freed."""
     for layer in cache.layers:
         if not _keeps_nothing(layer):
             layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]
@@ -213,26 +212,26 @@ _ATTENTION, _RECURRENT = "past_key_values", "cache_params"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caching:
-    """How a model is given what it remembers of the tokens before."""
+    """How a model takes the cache of earlier tokens."""
 
     name: str = _ATTENTION
-    """The argument of its `forward`, and the attribute of what that returns."""
+    """The name of the argument of the model's `forward`, and of the attribute of its result."""
     roomy: bool = True
-    """Whether its first cache is ours; else the model makes one of its own kind."""
+    """Whether the first cache is a `roomy_cache`; if not, the model makes its own kind of cache."""
     joins: bool = True
-    """Whether rows can join others that are on their way; else a batch ends before the next."""
+    """Whether new rows can join rows in progress; if not, a batch ends before the next begins."""
     keeps: bool = True
-    """Whether a row can leave with its cache, and go on behind it with several tokens at once."""
+    """Whether a row can leave with its cache and later continue from it with several tokens."""
 
     def prefill(
         self, model: PreTrainedModel, past: Any = None, **inputs: Any
     ) -> tuple[Any, Tensor]:
-        """Pass the prompts through the model; return the cache that it filled, and its logits.
+        """Pass the prompts through the model; return the filled cache and the logits.
 
         Args:
             model: The model.
-            past: A cache of the tokens before, which is filled on; None: there are none.
-            inputs: Of the model's `forward`.
+            past: A cache of earlier tokens, which is extended; None: there are none.
+            inputs: Arguments of the model's `forward`.
         """
         past = roomy_cache(model.config) if past is None and self.roomy else past
         given = {self.name: past} if self.roomy else {}
@@ -244,10 +243,10 @@ class Caching:
         """Return a cache of rows of these; a row may be taken several times, or not at all.
 
         Args:
-            parts: Caches, which are of no use afterwards, and their rows; one cache where rows
+            parts: Caches, which cannot be used afterwards, and their rows; a single cache if rows
                 cannot join.
-            length: Tokens of the longest row; where rows cannot join, all that are there.
-            room: Tokens to take memory for.
+            length: Tokens of the longest row; if rows cannot join, all tokens of the cache.
+            room: Tokens to allocate.
         """
         if self.joins:
             return joined(parts, length, room)
@@ -258,20 +257,19 @@ class Caching:
         for layer in cache.layers:
             if isinstance(layer, RoomyLayer):
                 layer.room = room
-        cache.reorder_cache(rows)  # which layers with a recurrent state can, too
+        cache.reorder_cache(rows)  # layers with a recurrent state support it, too
         return cache
 
     def mask(self, mask_RL: Tensor | None) -> Tensor | None:
-        """Return the mask for one more token; a recurrent state has no padding in it."""
+        """Return the mask for one more token; None for a recurrent state, which has no padding."""
         return mask_RL if self.name == _ATTENTION else None
 
 
 def ways_to_cache(parameters: Container[str]) -> list[Caching]:
-    """Return how a model with these parameters of `forward` may be given its cache, best first.
+    """Return the ways in which a model with these `forward` parameters may take a cache.
 
-    Whether rows can join, or leave and come back, are other questions.
-
-    Models of recurrent layers alone (Mamba) call the same object `cache_params`.
+    The best comes first. `joins` and `keeps` are False; they are tried separately. Models with
+    recurrent layers only (Mamba) call the cache `cache_params`.
     """
     names = [name for name in (_ATTENTION, _RECURRENT) if name in parameters]
     return [

@@ -1,8 +1,8 @@
-"""Optimiser steps on completions: what every agent with a policy gradient needs.
+"""Optimiser steps on completions, for every agent with a policy gradient.
 
-An agent decides what the loss is; the learner scores the rows a micro-batch at a time, adds up
-gradients, over micro-batches and processes, and takes the optimiser's step. The only place that
-calls backward and step.
+The agent defines the loss. The learner scores the rows one micro-batch at a time, sums gradients
+over micro-batches and processes, and takes the optimiser's step. Only this module calls backward
+and step.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ log = logging.getLogger(__name__)
 
 
 class OutOfMemory(GrpoEnvsError):
-    """The device has too little memory for an update, in halved micro-batches too."""
+    """The device has too little memory for an update, even with halved micro-batches."""
 
 
 class Learner:
     """Trains a policy with AdamW, in one process or several that share every update."""
 
     def __init__(self, policy: Policy, settings: LearnerSettings, accelerator: Accelerator) -> None:
-        """Take charge of `policy`.
+        """Prepare `policy` for training.
 
         Args:
             policy: Trained in place; moved to the accelerator's device.
-            settings: All numbers.
-            accelerator: Places the model; adds up what several processes find.
+            settings: Learning rate, batch sizes and other settings.
+            accelerator: Places the model; sums gradients and metrics of several processes.
         """
         reference = policy.frozen_copy() if settings.reference and not policy.has_adapters else None
         self.reference = placed(reference, accelerator) if reference else None  # copied while whole
@@ -61,21 +61,21 @@ class Learner:
             self.optimizer, lambda step: share_of_peak(step, settings)
         )
         self._replica = replica_of(policy, self.optimizer, accelerator)
-        # Gradients in fp16 would be 0 where they are small: the loss is multiplied before.
+        # Small gradients would be 0 in fp16, so the loss is scaled up before the backward pass.
         scaled = policy.dtype == torch.float16
         self._scaler = torch.amp.GradScaler(accelerator.device.type, enabled=scaled)
 
     def learn(self, updates: Iterable[tuple[Batch, RowLoss]]) -> dict[str, float]:
         """Make one training step: an update of the weights for each batch and its loss.
 
-        With several processes each passes whole batches and scores its own rows of them: the
-        result does not depend on the number of processes.
+        All processes pass the same batches, and each scores its own rows of them: the result does
+        not depend on the number of processes.
 
         Returns:
             Metrics by `area/name`, means over the updates.
 
         Raises:
-            OutOfMemory: the memory is too small for halved micro-batches.
+            OutOfMemory: the memory does not suffice even for halved micro-batches.
         """
         made = [self._optimise(batch, loss) for batch, loss in updates]
         skipped = sum(update.pop("optim/skipped") for update in made)
@@ -102,9 +102,9 @@ class Learner:
 
     @torch.no_grad()
     def reference_logps(self, batch: Batch, rows_B: Tensor) -> Tensor | None:
-        """Return log-probabilities (B, T) of some rows under the reference, 0 for the others.
+        """Return log-probabilities (B, T) of some rows under the reference, 0 for other rows.
 
-        None where the settings ask for no reference.
+        None if the settings have no reference.
         """
         if not self.settings.reference:
             return None
@@ -114,7 +114,7 @@ class Learner:
 
     @torch.no_grad()
     def logps_of(self, model: Policy, batch: Batch, rows_B: Tensor) -> Tensor:
-        """Return log-probabilities (B, T) of some rows under a model, 0 for the others."""
+        """Return log-probabilities (B, T) of some rows under a model, 0 for other rows."""
         logps_BT, *_ = self._score(model, batch, [rows_B])
         return logps_BT.to(batch.sampled_logps_BT.dtype)
 
@@ -124,21 +124,21 @@ class Learner:
 
     @torch.no_grad()
     def scores(self, batch: Batch, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities and values (B, T) of some rows, 0 for the others.
+        """Return log-probabilities and values (B, T) of some rows, 0 for other rows.
 
         Without a value head all values are 0.
 
         Args:
             batch: The rows of a step.
             parts: This process's rows of each update. They are scored in the micro-batches of the
-                update, so that with the same weights both give the same numbers to the bit.
+                update, so that the same weights give the same numbers to the bit.
         """
         logps_BT, _, values_BT = self._score(self.policy, batch, parts)
         return logps_BT, values_BT
 
     @torch.no_grad()
     def entropies(self, batch: Batch, parts: Sequence[Tensor]) -> Tensor:
-        """Return the entropy in nats of each token's distribution, of the rows of `scores`."""
+        """Return the entropy (B, T) in nats of each token's distribution; rows as in `scores`."""
         return self._score(self.policy, batch, parts)[1]
 
     def _score(
@@ -153,19 +153,19 @@ class Learner:
         idle = self._replica.idle(len(wanted))
         for rows_B, rows in wanted:
             scores = policy(rows, self.settings.temperature)
-            for found_BT, into_BT in zip(scores, all_BT, strict=False):  # values: of a value head
+            for found_BT, into_BT in zip(scores, all_BT, strict=False):  # values need a value head
                 into_BT[rows_B, : found_BT.shape[1]] = found_BT.to(into_BT.dtype)
         for _ in range(idle):
             policy(batch.rows(slice(1)), self.settings.temperature)
         return all_BT
 
     def _optimise(self, batch: Batch, loss: RowLoss) -> dict[str, Tensor]:
-        """Make one update; if memory runs out, make it once more in smaller micro-batches.
+        """Make one update; if memory runs out, repeat it in smaller micro-batches.
 
-        In fp16 also where a gradient is beyond its numbers, with the loss multiplied by less.
+        In fp16 an update whose gradient overflows is repeated, too, with a smaller loss scale.
 
         Raises:
-            OutOfMemory: they are halved already.
+            OutOfMemory: the micro-batches are halved already.
         """
         try:
             made = self._update(batch, loss)
@@ -176,7 +176,7 @@ class Learner:
             if not ran_out(error):
                 raise
             tokens, given = self.micro_batch_tokens, self.settings.micro_batch_tokens
-            # The others of several processes wait for this one's gradients.
+            # With several processes the others already wait for this process's gradients.
             if tokens < given or self.accelerator.num_processes > 1:
                 half = "half of " if tokens < given else "of "
                 keys = ("model.gradient_checkpointing=true", "model.lora.rank=16")
@@ -186,7 +186,7 @@ class Learner:
                     f"{', '.join((*keys, *self.settings.memory_keys))}. If memory/process of "
                     "metrics.jsonl rises with the steps, it is a leak."
                 ) from error
-        # Out here the error is gone, and with it what its frames held.
+        # Outside of the except block the error is freed, with the tensors of its frames.
         self.policy.masters.take_gradients()
         if self.policy.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -198,11 +198,11 @@ class Learner:
         return self._optimise(batch, loss)
 
     def _update(self, batch: Batch, loss: RowLoss) -> dict[str, Tensor]:
-        """Make one update from this process's rows of `batch`, a micro-batch at a time."""
+        """Make one update from this process's rows of `batch`, one micro-batch at a time."""
         tokens = batch.mask_BT.sum().item()
         rows_B = torch.arange(len(batch.mask_BT), device=batch.mask_BT.device)
         own_B = self.own(rows_B)
-        counts = min(1, len(own_B))  # without rows: one row of weight 0, for the names of metrics
+        counts = min(1, len(own_B))  # a process without rows runs one row with weight 0
         own_B = own_B if counts else rows_B[:1]
         own = batch.rows(own_B)
         sums: dict[str, Tensor] = {}
@@ -244,7 +244,7 @@ class Learner:
             self._replica.step()
             self.policy.version += 1
         if self._scaler.is_enabled():
-            # By the norm, which all processes know: each saw its own part of the gradients alone.
+            # By the norm, which is the same in all processes, not by a process's own gradients.
             less = self._scaler.get_scale() * self._scaler.get_backoff_factor()
             self._scaler.update(None if finite else less)
         self.optimizer.zero_grad()
@@ -255,7 +255,7 @@ class Learner:
         return micro_batches(batch, self.micro_batch_tokens, packed=packed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs beside the model's weights."""
+        """Return the training state without the model's weights, for `load_state_dict`."""
         synced = self.reference is not None and self.settings.sync_reference_every
         return {
             "optimizer": self._replica.state_dict(),
@@ -267,7 +267,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the optimiser's moments, the schedule's place and a synced reference."""
+        """Restore the optimiser's moments, the position in the schedule and a synced reference."""
         self._replica.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.steps = state["steps"]

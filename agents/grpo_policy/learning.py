@@ -1,4 +1,4 @@
-"""The keys of an agent that learns with AdamW. No torch here: `--help` reads it."""
+"""The keys of an agent that learns with AdamW. Without torch: `--help` reads this module."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ class LearningConfig(AgentConfig):
     """The optimiser, its learning rate, and how a batch passes through the model."""
 
     lr: float | None = None
-    """AdamW's peak learning rate; null takes the model's own (1e-6, the bundled tiny's 1e-4)."""
+    """AdamW's peak learning rate; null: the model's default (1e-6; 1e-4 for the bundled model)."""
     lr_schedule: str = "constant"
-    """After the warm-up: constant, or falling until the last of trainer.steps: linear, cosine."""
+    """After the warm-up: constant, or linear or cosine decay until the last of trainer.steps."""
     lr_end: float = 0.0
-    """linear, cosine: where the learning rate falls to, as a share of the peak."""
+    """linear, cosine: the final learning rate, as a share of the peak."""
     warmup_steps: float = 5
     """Steps over which the learning rate rises linearly from 0; below 1 a share of
     trainer.steps."""
     weight_decay: float = 0.0
-    """AdamW's: each step takes lr * weight_decay of a weight away."""
+    """AdamW's weight decay: each step subtracts lr * weight_decay * weight."""
     adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    """AdamW's: how much of the mean of the gradients, and of their squares, a step keeps."""
+    """AdamW's decay rates of the mean of the gradients and of the mean of their squares."""
     adam_eps: float = 1e-8
-    """AdamW's: added to the root of the mean square."""
+    """AdamW's epsilon, added to the root of the mean square."""
     optimizer: str = "adamw"
-    """adamw, or adamw_8bit: moments of 2 bytes a parameter in place of 8 (bitsandbytes)."""
+    """adamw, or adamw_8bit: moments of 2 bytes per parameter instead of 8 (bitsandbytes)."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this L2 norm."""
+    """Gradients with a larger L2 norm are scaled down to this norm."""
     micro_batch_tokens: int = 4096
-    """Tokens, padding included, per forward and backward: memory and speed, never the result."""
+    """Tokens, padding included, per forward and backward pass; it changes memory and speed, not
+    the result."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -76,20 +77,20 @@ class LearningConfig(AgentConfig):
         return self.lr_schedule != "constant" or 0 < self.warmup_steps < 1
 
     def check(self, run: RunConfig) -> None:
-        """Refuse what contradicts other keys of the run.
+        """Refuse keys that contradict other keys of the run.
 
         Raises:
             ConfigError: one line that names the keys, the values and what is allowed.
         """
         if self.optimizer != "adamw" and (launch.shards() or run.trainer.shard != "auto"):
             raise ConfigError(
-                f"agent.optimizer={self.optimizer} in shards: bitsandbytes has no moments in "
-                "parts. Allowed: adamw."
+                f"agent.optimizer={self.optimizer} in shards: bitsandbytes cannot shard its "
+                "moments. Allowed: adamw."
             )
         warm, steps = self.warmup_steps, run.trainer.steps
         if self.lr_schedule != "constant" and warm >= max(1, steps):
             raise ConfigError(
                 f"agent.warmup_steps={warm:g} with trainer.steps={steps} and "
-                f"agent.lr_schedule={self.lr_schedule}: no step is left for the learning rate to "
-                f"fall in. Allowed: 0 to {steps - 1}."
+                f"agent.lr_schedule={self.lr_schedule}: no step is left in which the learning rate "
+                f"could fall. Allowed: 0 to {steps - 1}."
             )

@@ -1,4 +1,4 @@
-"""How many bytes of tensors are alive, now and at most: of real tensors or of fake ones."""
+"""The bytes of live tensors, now and at their peak, for real tensors and fake ones."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):
-    """Counts what operations allocate while it is entered, until it is freed.
+    """Counts the memory that operations allocate within this context, until it is freed.
 
-    What one storage holds counts once, however many tensors look at it. The scratch memory inside
-    of a kernel is not seen.
+    A storage counts once, however many tensors view it. Scratch memory inside a kernel does not
+    count.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        """Start with nothing.
+        """Start at 0 bytes.
 
         Args:
-            known: Tensors that were there before, and do not count.
+            known: Tensors that exist already and do not count.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         """Bytes [B] that are alive."""
         self.peak = 0
-        """The most of them [B] so far."""
+        """The most live bytes [B] so far."""
         self._sizes: dict[int, int] = {}
         for tensor in known:
             self._sizes[id(tensor.untyped_storage())] = 0
@@ -41,7 +41,7 @@ class LiveMemory(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call the operation, and count what it returns in memory of its own."""
+        """Call the operation, and count new storages of its results."""
         found = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(found):
             if isinstance(leaf, torch.Tensor):
@@ -49,7 +49,7 @@ class LiveMemory(TorchDispatchMode):
         return found
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        key = id(storage)  # PyTorch keeps the object while the memory is there
+        key = id(storage)  # PyTorch keeps this object as long as the memory
         if key not in self._sizes:
             self._sizes[key] = storage.nbytes()
             self.now += storage.nbytes()

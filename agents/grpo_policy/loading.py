@@ -1,4 +1,4 @@
-"""How the keys `model.*` change what Transformers loads, and what it says when it cannot."""
+"""How the keys `model.*` change what Transformers loads, and the errors if it cannot."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from grpo_envs.runtime.progress import Phase, phase
 from grpo_policy.policy import Policy
 
 _PLAIN = (OSError, ValueError, KeyError, ImportError, SafetensorError)
-"""Exceptions whose text says all."""
+"""Exceptions whose text is enough without their type."""
 
 
 def at_load(cfg: ModelConfig) -> dict[str, Any]:
-    """Return the arguments of `from_pretrained` that are the model's alone.
+    """Return the arguments of `from_pretrained` that the model takes and the tokenizer does not.
 
-    Flex attention is not among them: it is compiled for each length anew, and an answer grows.
+    Flex attention is not allowed: it is compiled anew for each length, and an answer grows.
 
     Raises:
         ConfigError: there is no such attention.
@@ -36,7 +36,7 @@ def at_load(cfg: ModelConfig) -> dict[str, Any]:
     name = cfg.attention
     if name is None:
         return {}
-    if "/" not in name:  # else a kernel of the hub
+    if "/" not in name:  # a name with a slash is a kernel of the hub
         known = [key for key in AttentionInterface().valid_keys() if key.startswith("flash")]
         require_one_of("model.attention", name, ["eager", "sdpa", *sorted(known)])
     return {} if _needs_gpu(name) else {"attn_implementation": name}
@@ -45,29 +45,30 @@ def at_load(cfg: ModelConfig) -> dict[str, Any]:
 def attend(policy: Policy, cfg: ModelConfig) -> None:
     """Switch to an attention that the trial at load could not use.
 
-    Flash attention has kernels for half precision on a GPU only, and a model is tried in float32
-    on the CPU: with the attention that Transformers chooses.
+    Flash attention has kernels for half precision on a GPU only. The trial runs in float32 on the
+    CPU, with the attention that Transformers chooses.
 
     Raises:
-        ConfigError: it is not installed, or the model has none.
+        ConfigError: the attention is not installed, or the model does not support it.
     """
     if cfg.attention is None or not _needs_gpu(cfg.attention):
         return
     try:
         policy.model.set_attn_implementation(cfg.attention)
-    except Exception as error:  # of a package that may lack anything
+    except Exception as error:  # a package for attention can raise anything
         raise ConfigError(f"model.attention={cfg.attention}: {_first_line(error)}") from error
     if "flash" not in str(policy.model.config._attn_implementation):
         name = type(policy.model).__name__
-        raise ConfigError(f"model.attention={cfg.attention}: {name} has none. Allowed: null.")
+        text = f"model.attention={cfg.attention}: {name} does not support it. Allowed: null."
+        raise ConfigError(text)
 
 
 @contextmanager
 def weights_counted(path: str) -> Iterator[None]:
-    """Show how many of a model's weights are loaded, once that takes a while.
+    """Show the progress of loading a model's weights, if it takes long.
 
     Args:
-        path: Of the model, or its id on the hub.
+        path: The path of the model, or its id on the hub.
     """
     with phase(f"loading {shown(Path(path)) if Path(path).exists() else path}") as loading:
 
@@ -96,7 +97,7 @@ def _needs_gpu(attention: str) -> bool:
 
 
 def unreadable(cfg: ModelConfig) -> tuple[type[Exception], ...]:
-    """Return the exceptions of a model that cannot be loaded: all, where it runs its own code."""
+    """Return the exceptions that mean "cannot be loaded"; with the model's own code all do."""
     if cfg.trust_remote_code:
         return (Exception,)
     # KeyError: a configuration that lacks a number (Phi-3's rope without its original length);
@@ -108,15 +109,15 @@ def cannot_load(path: str, cfg: ModelConfig, error: Exception, absent: str) -> C
     """Return one line on a model that cannot be loaded.
 
     Args:
-        path: The model's.
-        cfg: How it was to be loaded.
-        error: What Transformers raised.
-        absent: Why the hub does not have it; '' where that is not the reason.
+        path: The path or hub id of the model.
+        cfg: The keys `model.*`.
+        error: The exception of Transformers.
+        absent: Why the hub does not give the model; '' if the hub is not the reason.
     """
     cause = absent or _first_line(error)
     if "trust_remote_code=True" in str(error):
         return ConfigError(
-            f"model.path={path}: it brings Python code of its own. Read it, and give "
+            f"model.path={path}: the model has Python code of its own. Read that code, and set "
             "model.trust_remote_code=true (export: --trust-remote-code) to run it; or choose "
             "another model."
         )
@@ -129,39 +130,39 @@ def cannot_load(path: str, cfg: ModelConfig, error: Exception, absent: str) -> C
 
 
 def require_all_loaded(name: str, info: Mapping[str, Any]) -> None:
-    """Refuse a model that has weights which its folder does not give.
+    """Refuse a model some of whose weights are not in its folder.
 
     Args:
         name: Key, path and class of the model, for messages.
-        info: What `from_pretrained(..., output_loading_info=True)` says of the weights.
+        info: The loading info of `from_pretrained(..., output_loading_info=True)`.
 
     Raises:
         ConfigError: weights are missing, or have other shapes; one line that names some.
     """
     if missing := sorted(info["missing_keys"]):
         raise ConfigError(
-            f"{name} lacks {len(missing)} weights there ({', '.join(missing[:3])}). "
+            f"{name} lacks {len(missing)} weights ({', '.join(missing[:3])}). "
             "Give the folder of a whole causal language model."
         )
     if other := sorted(info["mismatched_keys"]):
         weight, there, wanted = other[0]
         raise ConfigError(
-            f"{name}: {len(other)} weights there are not of the shape that config.json asks for "
+            f"{name}: {len(other)} weights do not have the shape that config.json asks for "
             f"({weight} is {tuple(there)}, not {tuple(wanted)}). Give a folder whose files belong "
             "together."
         )
 
 
 def adapters_alone(path: str) -> ConfigError:
-    """Return one line on a checkpoint of adapters where a model is wanted."""
+    """Return the error for a checkpoint of adapters where a whole model is needed."""
     return ConfigError(
-        f"model.path={path}: adapters (LoRA) alone. Go on with resume=RUN, or "
+        f"model.path={path}: adapters (LoRA) without a model. Continue with resume=RUN, or "
         "merge them: python -m grpo_envs.export RUN --merge --out FOLDER."
     )
 
 
 def remarks(policy: Policy, cfg: ModelConfig) -> list[str]:
-    """Return what is to be known about a model that was loaded, a line each."""
+    """Return remarks about a loaded model, a line each."""
     found = policy.chat.remarks()
     own, name = getattr(policy.model.config, "auto_map", None), type(policy.model).__name__
     if own and not cfg.trust_remote_code:
@@ -172,15 +173,15 @@ def remarks(policy: Policy, cfg: ModelConfig) -> list[str]:
 def _first_line(error: Exception) -> str:
     line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
     if isinstance(error, UnpicklingError):  # its text is about trusting files
-        return "its weights are cut off, or no file of PyTorch"
+        return "its weights are truncated, or not a file of PyTorch"
     return line if isinstance(error, _PLAIN) and line else f"{type(error).__name__}: {line}"
 
 
 def require_loaded_as_saved(model: PreTrainedModel, name: str) -> None:
-    """Refuse a class that initialises what it has loaded: a checkpoint would be another model.
+    """Refuse a class that initialises weights after loading: a checkpoint would be another model.
 
-    Transformers calls `_init_weights` on every layer after loading; it is to leave loaded weights
-    as they are.
+    Transformers calls `_init_weights` on every layer after loading; this method must not change
+    loaded weights.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         tensor._is_hf_initialized = True  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""Weights in two precisions: what computes, in half the bytes, and what the optimiser changes.
+"""Weights in two precisions: a copy in half precision computes, and the optimiser changes masters.
 
-Sampling and scoring read one copy of the weights, in bf16 or fp16, that stays where it is. The
-optimiser steps masters in float32 and copies them into it (mixed precision, arXiv 1710.03740).
+Sampling and scoring read one copy of the weights in bf16 or fp16, which stays at its address. The
+optimiser updates masters in float32 and copies them into it (mixed precision, arXiv 1710.03740).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 from grpo_policy.merging import merge
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What weights are held and written in, by the names of `trainer.precision`."""
+"""Dtypes in which weights are held and written, by the names of `trainer.precision`."""
 
 HEAD = "value_head"
-"""What the names of the parameters of a module beside the model begin with."""
+"""Prefix of the parameter names of a module beside the model."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -29,7 +29,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 class Masters:
-    """What is trained of a model, in the precision that it is trained in.
+    """The trained parameters of a model, in the precision in which the optimiser updates them.
 
     Without `compute_in` these are the model's own parameters.
     """
@@ -37,22 +37,23 @@ class Masters:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.values: dict[str, nn.Parameter] = {}
-        """By the name of the parameter that computes in less precision."""
+        """Masters by the name of the parameter that computes in lower precision."""
         self.head: nn.Module | None = None
-        """A module beside the model that is trained with it, in float32, as a value head."""
+        """A module beside the model that is trained with it in float32, such as a value head."""
         self.merges = True
-        """Whether adapters are added into the weights: a copy, which a model that never samples
-        can do without."""
+        """Whether adapters are merged into a copy of the weights; a model that never samples does
+        not need the copy."""
         self._gradients: dict[str, Tensor] = {}
-        """The sums of their gradients so far, in their precision."""
+        """The gradients of the masters summed so far, in float32."""
 
     def compute_in(self, dtype: torch.dtype, *, whole: bool) -> None:
-        """Let the model compute in `dtype` from now on. May be called again, as for new adapters.
+        """Let the model compute in `dtype` from now on. Call it again after adapters are added.
 
         Args:
-            dtype: bf16 or fp16; that of the weights changes nothing.
-            whole: Whether what is not trained takes part, as the model beneath adapters does. Else
-                it stays what it is, to the bit. Weights that Transformers keeps in float32 do, too.
+            dtype: bf16 or fp16; the dtype of the weights changes nothing.
+            whole: Whether weights that are not trained are converted, too, such as those under
+                adapters. Otherwise they do not change. Weights that Transformers keeps in float32
+                never change.
         """
         for name, p in self.model.named_parameters():
             stays = not p.is_floating_point() or p.dtype == dtype or not (whole or p.requires_grad)
@@ -65,7 +66,7 @@ class Masters:
         self.merge()
 
     def merge(self) -> None:
-        """Compute with the adapters as they are now, see `grpo_policy.merging.merge`."""
+        """Merge the adapters with their current values, see `grpo_policy.merging.merge`."""
         if self.merges:
             merge(self.model)
 
@@ -79,17 +80,17 @@ class Masters:
         p.grad = None
 
     def computing(self) -> dict[str, nn.Parameter]:
-        """Return the model's own parameters that are trained, by name."""
+        """Return the model's parameters that require a gradient, by name."""
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Return what the optimiser changes, by name, that of the head last."""
+        """Return the parameters that the optimiser updates, by name; the head's come last."""
         found = {n: self.values.get(n, p) for n, p in self.computing().items()}
         head = {} if self.head is None else self.head.named_parameters(HEAD)
         return found | dict(head)
 
     def take_gradients(self) -> dict[str, Tensor | None]:
-        """Return the gradients of what is trained, by name; there are none from then on."""
+        """Return the gradients of the trained parameters, by name, and clear them."""
         found = {}
         for name, p in (self.trained() | self.computing()).items():
             found[name] = self._gradients.pop(name, p.grad)
@@ -98,9 +99,9 @@ class Masters:
 
     @torch.no_grad()
     def publish(self, values: Iterable[tuple[str, Tensor]] | None = None) -> None:
-        """Compute with the masters, or with other values of them; the weights stay in place.
+        """Copy the masters, or the given values, into the weights that compute; merge the adapters.
 
-        Whoever changes what is trained calls this: adapters are merged as they are now.
+        Call this after every change of trained parameters.
         """
         computing = self.computing()
         for name, value in self.values.items() if values is None else values:
@@ -109,9 +110,9 @@ class Masters:
 
     @contextmanager
     def in_place(self, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Let the model hold the masters themselves for a while, to be read or written.
+        """Within the context the model holds the masters, to be read or written.
 
-        With a dtype: what is trained as it is in that, to be read.
+        With a dtype the model holds copies of all trained parameters in that dtype, to be read.
         """
         held = self.trained() if dtype else self.values
         by = {n: nn.Parameter(p.detach().to(dtype)) if dtype else p for n, p in held.items()}
@@ -119,20 +120,20 @@ class Masters:
             yield
 
     def take_over(self) -> None:
-        """Let the model hold the masters themselves from now on, and no other copy."""
+        """Put the masters into the model and drop the copies in lower precision."""
         computing = self.computing()
         for name, value in self.values.items():
             computing[name].data = value.data
         self.values.clear()
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Move them as `Module.to` moves the model."""
+        """Move the masters as `Module.to` moves the model."""
         for value in self.values.values():
             value.data = fn(value.data)
 
 
 def _is_kept(model: PreTrainedModel, name: str, dtype: torch.dtype) -> bool:
-    """Return whether Transformers loads a weight in float32 where it loads a model in `dtype`."""
+    """Return whether Transformers keeps a weight in float32 when it loads the model in `dtype`."""
     kept = set(model._keep_in_fp32_modules_strict or ())
     if dtype == torch.float16:
         kept |= set(model._keep_in_fp32_modules or ())
@@ -141,7 +142,7 @@ def _is_kept(model: PreTrainedModel, name: str, dtype: torch.dtype) -> bool:
 
 @contextmanager
 def replaced(model: nn.Module, by: Mapping[nn.Parameter, nn.Parameter]) -> Iterator[None]:
-    """Put other parameters into the place of some for a while."""
+    """Within the context other parameters take the place of some parameters."""
     places = [
         (module, name, p)
         for module in model.modules()
@@ -149,7 +150,7 @@ def replaced(model: nn.Module, by: Mapping[nn.Parameter, nn.Parameter]) -> Itera
         if p in by
     ]
     try:
-        # Not by p.data: a parameter whose dtype changes loses its hooks.
+        # Assigning p.data would not do: a parameter whose dtype changes loses its hooks.
         for module, name, p in places:
             setattr(module, name, by[p])
         yield

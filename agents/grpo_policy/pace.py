@@ -1,7 +1,8 @@
-"""How many GPUs that sample keep one busy that trains: the seconds of a step, from a model's sizes.
+"""The number of sampling GPUs that keep a training GPU busy, and the seconds of a step.
 
-Decoding reads all weights and the cache of each row for a token a row; that, not arithmetic, takes
-its time (Pope et al. 2022, arXiv 2211.05102, section 2). An update is arithmetic: `flops`.
+To sample one token of each row, decoding reads all weights and the cache of each row. These reads
+take the time, not the arithmetic (Pope et al. 2022, arXiv 2211.05102, section 2). The time of an
+update is that of its arithmetic, see `flops`.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from grpo_policy.policy import Policy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """What a GPU reaches in a long run, which is less than its data sheet says."""
+    """The sustained speed of a GPU, which is below the data sheet's."""
 
     flops: float
-    """Operations of an update a second [FLOP/s]."""
+    """Operations of an update per second [FLOP/s]."""
     bandwidth: float
-    """Bytes that decoding reads a second [B/s]."""
+    """Bytes that decoding reads per second [B/s]."""
     tokens: float | None = None
-    """Tokens that are sampled a second [1/s]; None: as `bandwidth` allows."""
+    """Tokens sampled per second [1/s]; None: estimated from `bandwidth`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """A step on one GPU that samples and on one that trains."""
+    """The duration of a step with one sampling GPU and one training GPU."""
 
     tokens: int
-    """That are sampled."""
+    """Sampled tokens of a step."""
     rate: float
-    """Tokens that are sampled a second [1/s]."""
+    """Tokens sampled per second [1/s]."""
     flops: float
     """Operations of the update."""
     sample: float
@@ -45,16 +46,16 @@ class Pace:
 
     @property
     def samplers(self) -> int:
-        """How many GPUs sample while one trains, so that it does not wait (`trainer.lag=1`)."""
+        """The number of sampling GPUs with which one training GPU never waits (`trainer.lag=1`)."""
         return math.ceil(self.sample / self.update)
 
     def in_turn(self, gpus: int) -> tuple[int, float]:
-        """Return how many of so many GPUs had best sample, and the seconds [s] of a step.
+        """Return the best number of sampling GPUs out of `gpus`, and the seconds [s] of a step.
 
-        One phase after the other: S/s + U/t for s that sample and t that train.
+        The phases run one after the other: S/s + U/t for s sampling and t training GPUs.
 
         Args:
-            gpus: 2 or more.
+            gpus: Number of GPUs, 2 or more.
         """
         steps = {s: self.sample / s + self.update / (gpus - s) for s in range(1, gpus)}
         best = min(steps, key=lambda s: steps[s])
@@ -62,13 +63,13 @@ class Pace:
 
 
 def pace(policy: Policy, job: Job, speed: Speed, *, passes: int, at_once: int) -> Pace | None:
-    """Return the pace of a run's steps; None of a mixture of experts, where tokens differ.
+    """Return the pace of a run's steps; None for a mixture of experts, where tokens differ.
 
     Args:
-        policy: May be a fake one.
-        job: Its `answer` is the mean here.
-        speed: Of each GPU.
-        passes: Of an update over what is learnt from.
+        policy: The model; fake tensors suffice.
+        job: The numbers of the run; `answer` is the mean length here.
+        speed: The speed of each GPU.
+        passes: Passes of an update over the completions of a step.
         at_once: Completions that a GPU samples at once.
     """
     model = ModelFlops.of(policy)
@@ -87,7 +88,7 @@ def pace(policy: Policy, job: Job, speed: Speed, *, passes: int, at_once: int) -
 
 
 def _rate(policy: Policy, job: Job, bandwidth: float, rows: int) -> float:
-    """Return the tokens a second that so many rows get, half of whose answers is written."""
+    """Return the tokens per second [1/s] of `rows` rows whose answers are half written."""
     cached = cache_bytes_a_token(policy.model.config, job.sampled_in)
     read = policy.size * job.sampled_in.itemsize + rows * (job.prompt + job.answer / 2) * cached
     return rows * bandwidth / read

@@ -1,8 +1,8 @@
 """Rows that share a prompt, packed into one: the prompt's tokens pass through the model once.
 
-A pack is a prompt and then its completions, one after another. Each completion attends to the
-prompt and to itself, and its positions go on from the prompt's: what comes out for it is what a row
-of its own would give, and so are the gradients.
+A pack is a prompt followed by its completions. Each completion attends to the prompt and to itself,
+and its positions continue the prompt's. So its outputs and gradients are those of a row with this
+completion alone.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from grpo_policy.block_attention import attends, block_mask
 from grpo_policy.row_attention import Rows, by_rows, lay_out
 
 MASK_BYTES = 1 << 27
-"""Of a mask with an entry for each pair of tokens, at most; attention makes floats of them."""
+"""The most bytes of a mask with an entry for each pair of tokens; attention makes it floats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packs:
-    """K packs, of at most L tokens."""
+    """K packs of at most L tokens."""
 
     input_ids_KL: Tensor
     position_ids_KL: Tensor
     owner_KL: Tensor
-    """Whose a token is: 0 the prompt's, above it a completion's, -1 padding."""
+    """The owner of each token: 0 the prompt, from 1 a completion, -1 padding."""
     pack_N: Tensor
     """The pack of each token that the policy chose, in the order of `mask_BT`."""
     before_N: Tensor
-    """The place in it of the token before, from which it is predicted."""
+    """The position in the pack of the token before, from which the token is predicted."""
     rows: Rows | None
-    """The completions as rows; None on a GPU, and where attention over whole packs takes less."""
+    """The completions as rows; None on a GPU, or if attention over whole packs is cheaper."""
 
     def pairs(self) -> Tensor:
-        """Return who attends to whom, for each pair of tokens (K, 1, L, L)."""
+        """Return the attention mask with an entry for each pair of tokens (K, 1, L, L)."""
         return by_rows(_attends(self.owner_KL)[:, None], self.rows)
 
     def blocks(self) -> BlockMask:
-        """Return the same by blocks of tokens."""
+        """Return the attention mask by blocks of tokens."""
         return block_mask(self.owner_KL)
 
 
 def pack(batch: Batch, pad_id: int) -> Packs:
-    """Pack neighbouring rows of one group."""
+    """Pack neighbouring rows of the same group."""
     _, pack_B, rows_K = batch.groups_B.unique_consecutive(return_inverse=True, return_counts=True)
     first_K = rows_K.cumsum(0) - rows_K
     lengths_B, prompts_B = batch.lengths_B, batch.prompt_lengths_B
@@ -80,14 +80,14 @@ def pack(batch: Batch, pad_id: int) -> Packs:
 
 
 def _below(lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return row and column of every place of rows of these lengths."""
+    """Return row and column of every position in rows of these lengths."""
     columns = torch.arange(int(lengths_B.max()), device=lengths_B.device)
     row, column = (columns < lengths_B[:, None]).nonzero(as_tuple=True)
     return row, column
 
 
 def _attends(owner_KL: Tensor) -> Tensor:
-    """Return who attends to whom (K, L, L), see `attends`."""
+    """Return the attention mask (K, L, L) of `attends`."""
     places_L = torch.arange(owner_KL.shape[1], device=owner_KL.device)
     packs_K11 = torch.arange(len(owner_KL), device=owner_KL.device)[:, None, None]
     return attends(owner_KL)(packs_K11, packs_K11, places_L[:, None], places_L)
@@ -97,12 +97,12 @@ def saves(batch: Batch, per_token: float, per_pair: float, *, attention: str = "
     """Return whether packing takes fewer operations than a row for each completion.
 
     Args:
-        batch: Rows, those of a group next to each other.
+        batch: Rows; the rows of a group are next to each other.
         per_token: Operations of a token in the layers' matrices.
-        per_pair: Operations of attention for a token and one that it may attend to. A row by
-            itself is causal and takes half of its pairs.
-        attention: What a pack takes of its pairs: all ("pairs"), those of its completions as rows
-            ("rows", see `lay_out`), or those that attend to each other ("blocks").
+        per_pair: Operations of attention for a pair of tokens. A single row is causal and computes
+            half of its pairs.
+        attention: The pairs that the attention of a pack computes: all ("pairs"), those of its
+            completions as rows ("rows", see `lay_out`), or those in the mask ("blocks").
     """
     prompts, lengths = batch.prompt_lengths_B.tolist(), batch.lengths_B.tolist()
     alone, packs = 0.0, dict[int, tuple[int, list[int]]]()
@@ -115,7 +115,7 @@ def saves(batch: Batch, per_token: float, per_pair: float, *, attention: str = "
 
 
 def _pairs(prompt: int, lengths: Sequence[int], attention: str) -> float:
-    """Return how many pairs of tokens the attention of a pack multiplies."""
+    """Return how many pairs of tokens the attention of a pack computes."""
     longest, whole = max(lengths), (prompt + sum(lengths)) ** 2
     match attention:
         case "blocks":
@@ -131,9 +131,9 @@ def mask_bytes(batch: Batch, budget: int | None = None) -> int:
     """Return the most bytes that a mask with an entry for each pair of tokens takes.
 
     Args:
-        batch: Rows, those of a group next to each other.
-        budget: The tokens of a part, where the batch is passed through the model in parts
-            (`micro_batches`); None where it passes as it is.
+        batch: Rows; the rows of a group are next to each other.
+        budget: The tokens of a part, if the batch passes through the model in parts
+            (`micro_batches`); None if it passes as a whole.
     """
     packs = dict[int, int]()
     prompts, lengths = batch.prompt_lengths_B.tolist(), batch.lengths_B.tolist()

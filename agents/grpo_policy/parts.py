@@ -1,6 +1,6 @@
-"""Tensors that are shared out over processes (DTensors), and how they become whole.
+"""Tensors sharded over processes (DTensors), and gathering them.
 
-What asks for a whole tensor must do so in all processes, in the same order.
+All processes must gather the same tensors in the same order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from grpo_policy.masters import replaced
 
 
 def whole(value: Tensor) -> Tensor:
-    """Return the tensor of which each process has a part; any other is whole already."""
+    """Return the whole tensor: gather a sharded one, return any other unchanged."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
@@ -24,8 +24,9 @@ def part_of(value: Tensor, like: Tensor) -> Tensor:
     """Return this process's part of a whole value.
 
     Args:
-        value: Whole, and the same in all processes.
-        like: How it is shared out. Where it is whole, or of another shape, the value stays whole.
+        value: A whole tensor, the same in all processes.
+        like: A tensor sharded in the wanted way. If it is not sharded, or has another shape, the
+            value is returned whole.
     """
     value = value.to(like.device)
     if not isinstance(like, DTensor) or value.shape != like.shape:
@@ -34,14 +35,14 @@ def part_of(value: Tensor, like: Tensor) -> Tensor:
 
 
 def is_first(value: Tensor) -> bool:
-    """Return whether this process is the first of those that have parts of a tensor."""
+    """Return whether this process is the first of those that share a tensor."""
     return not isinstance(value, DTensor) or value.device_mesh.get_rank() == 0
 
 
 def whole_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and value of each parameter, whole, one after another.
+    """Yield name and whole value of each parameter, one after another.
 
-    No more than one of them is whole at once, as long as nobody keeps it.
+    Only one parameter is whole at a time, unless the caller keeps the values.
     """
     for name, p in module.named_parameters():
         yield name, whole(p.detach())
@@ -49,10 +50,10 @@ def whole_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 @contextmanager
 def held_whole(module: nn.Module) -> Iterator[None]:
-    """Hold whole parameters for a while: in the first process, on the CPU.
+    """Within the context the first process holds whole parameters, on the CPU.
 
-    All processes call it. The others take part in gathering, and keep their parts alone. Where
-    nothing is shared out nothing changes.
+    All processes must enter it: the others take part in gathering and keep their own parts. Without
+    sharded parameters it changes nothing.
     """
     values: dict[nn.Parameter, nn.Parameter] = {}
     found = zip(module.parameters(), whole_weights(module), strict=True)
@@ -64,9 +65,9 @@ def held_whole(module: nn.Module) -> Iterator[None]:
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's state with whole tensors, where parts are gathered on the CPU.
+    """Return a module's state with whole tensors; gathered ones are on the CPU.
 
-    In the first process; in the others what is shared out is left out.
+    Only the first process gets the gathered tensors; the others get those that are not sharded.
     """
     state: dict[str, Tensor] = {}
     for name, value in module.state_dict().items():
@@ -79,12 +80,12 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_whole(module: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> None:
-    """Take over a state of whole tensors; each process keeps its parts.
+    """Load a state of whole tensors; each process keeps its parts.
 
     Args:
         module: Changed in place.
-        state: As of `whole_state`.
-        strict: Whether every tensor of the module must be there, and no other.
+        state: The return value of `whole_state`.
+        strict: Whether the state must have exactly the tensors of the module.
     """
     own = module.state_dict()
     cut = {n: part_of(v, own[n]) for n, v in state.items() if isinstance(own.get(n), DTensor)}
@@ -92,7 +93,7 @@ def load_whole(module: nn.Module, state: Mapping[str, Tensor], *, strict: bool =
 
 
 def all_finite(module: nn.Module) -> bool:
-    """Return whether every trained parameter is a finite number, in all processes alike."""
+    """Return whether all trained parameters are finite; the result is the same in all processes."""
     trained = [p for p in module.parameters() if p.requires_grad]
     local = [p.to_local() if isinstance(p, DTensor) else p for p in trained]
     finite = all(bool(value.isfinite().all()) for value in local)

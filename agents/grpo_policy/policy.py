@@ -32,7 +32,7 @@ from grpo_policy.value_head import ValueHead
 
 
 class Policy(nn.Module):
-    """The model that is trained. `forward` scores tokens, as of any module."""
+    """The model that is trained. `forward` scores tokens."""
 
     def __init__(
         self,
@@ -43,71 +43,71 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model.eval()  # no dropout, neither while sampling nor while scoring
         self.masters = Masters(self.model)
-        """What is trained, in the precision that it is trained in."""
+        """The trained parameters, in the precision in which the optimiser updates them."""
         fix_rope(self.model)
         fuse_norms(self.model)
         fuse_gated_layers(self.model)
         self.tokenizer = tokenizer
         self.template_variables = dict(template_variables or {})
-        """What the chat template is given beside the messages."""
+        """Variables of the chat template beside the messages."""
         self.eos_ids = end_tokens(tokenizer, model.generation_config, self.template_variables)
         pad = tokenizer.pad_token_id
         self.pad_id = int(self.eos_ids[0] if pad is None else pad)
         self.share_prompts = True
-        """Whether `forward` may pack rows of a group; it does where that saves work."""
+        """Whether `forward` may pack rows of a group; it packs them if that saves operations."""
         self.fixes = True
-        """Whether a step may leave to a tensor which column of the cache it writes."""
+        """Whether a decoding step may take the cache column that it writes from a tensor."""
         self.caching = Caching()
-        """How the model is given what it remembers while sampling."""
+        """How the model takes its cache while sampling."""
         self.own_head = False
         """Whether logits are more than a matrix times the last hidden state (scaled, capped)."""
         self.computes_in: torch.dtype | None = None
-        """What the weights are gathered in, where processes share them; see `dtype`."""
+        """The dtype in which weights are gathered, if they are sharded; see `dtype`."""
         self.version = 0
-        """Counts the changes of the weights: each update, each restore."""
+        """Counts the changes of the weights: each update and each restore."""
         self.value_head: ValueHead | None = None
-        """Of a critic that shares the body, see `add_value_head`."""
+        """The value head of a critic that shares the body, see `add_value_head`."""
         self.masters.merge()
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return cast("torch.device", self.model.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are in while they compute."""
+        """The dtype in which the model computes."""
         return self.computes_in or cast("torch.dtype", self.model.dtype)
 
     @property
     def size(self) -> int:
-        """The number of its parameters."""
-        return int(self.model.num_parameters())  # of quantised ones, too, which are packed
+        """The number of parameters."""
+        return int(self.model.num_parameters())  # counts packed quantised weights correctly
 
     @property
     def last_logits(self) -> dict[str, int]:
-        """The argument that asks for the logits of the last position alone, if there is one."""
+        """The argument that restricts logits to the last position; {} if the model has none."""
         known = inspect.signature(self.model.forward).parameters
         return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
 
     @property
     def context_length(self) -> int:
-        """The most tokens that the model can attend to; without a limit where it names none."""
+        """The most tokens that the model can attend to; `NO_LIMIT` if its config names none."""
         return context_length_of(self.model.config)
 
     @property
     def masks_end(self) -> bool:
-        """Whether the model keeps a mask of its whole context, and has none beyond (GPT-Neo)."""
+        """Whether the model keeps a mask of its whole context and cannot exceed it (GPT-Neo)."""
         return any(b.shape[-2:] == (self.context_length,) * 2 for b in self.model.buffers())
 
     @property
     def has_adapters(self) -> bool:
-        """Whether adapters (LoRA) are trained and the model itself is not."""
+        """Whether only adapters (LoRA) are trained."""
         return bool(getattr(self.model, "_hf_peft_config_loaded", False))
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
-        """Be the model without its adapters for a while: the reference, at no memory."""
+        """Switch the adapters off: the reference model, without a second copy."""
         self.model.disable_adapters()
         try:
             yield
@@ -116,10 +116,10 @@ class Policy(nn.Module):
 
     @contextmanager
     def weights_in(self, dtype: torch.dtype) -> Iterator[None]:
-        """Hold the weights in `dtype` for a while; then they are what they were, to the bit.
+        """Within the context the weights are in `dtype`; afterwards the originals are back.
 
-        A sampled token reads every weight once, and does little with it: in half the bytes it
-        takes half the time. The copies are gone afterwards.
+        Sampling a token reads every weight once and computes little with it, so half the bytes take
+        half the time. The copies are freed afterwards.
         """
         other = {
             p: nn.Parameter(p.detach().to(dtype), requires_grad=p.requires_grad)
@@ -130,11 +130,11 @@ class Policy(nn.Module):
             yield
 
     def sampled_in(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
-        """Hold what samples for a while: the weights in `dtype`, or those of scoring."""
+        """Within the context the weights are in `dtype`; None leaves them as they are."""
         return self.weights_in(dtype) if dtype else nullcontext()
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Sample and score with weights in `dtype` from now on, see `Masters.compute_in`."""
+        """Let the model compute in `dtype` from now on, see `Masters.compute_in`."""
         frozen = not any(p.requires_grad for p in self.model.parameters())
         self.masters.compute_in(dtype, whole=self.has_adapters or frozen)
 
@@ -146,9 +146,9 @@ class Policy(nn.Module):
         return moved  # type: ignore[no-any-return]
 
     def copied(self) -> Policy:
-        """Return a copy in the dtype that this one computes in; not of its masters.
+        """Return a copy in the dtype that this policy computes in, without masters.
 
-        Tokenizer and weights that are not trained are the same objects in both.
+        The tokenizer and the weights that are not trained are shared by both.
         """
         same = [self.tokenizer, *(p for p in self.model.parameters() if not p.requires_grad)]
         with self.without_masters():
@@ -156,7 +156,7 @@ class Policy(nn.Module):
 
     @contextmanager
     def without_masters(self) -> Iterator[None]:
-        """Be what computes, and nothing more, for a while: to be copied."""
+        """Within the context the policy has no masters, so that a copy gets none."""
         masters, self.masters = self.masters, Masters(self.model)
         try:
             yield
@@ -168,31 +168,31 @@ class Policy(nn.Module):
         return self.copied().requires_grad_(False).eval()
 
     def checkpoint_layers(self) -> None:
-        """Compute each decoder layer again in the backward pass: less memory, more time.
+        """Recompute each decoder layer in the backward pass: less memory, more time.
 
-        Transformers' own switch acts in training mode only, where layers may drop out.
+        Transformers' own switch works in training mode only, in which dropout is active.
         """
         recompute_layers(self.model)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Return what the optimiser changes: adapters if there are any, else all."""
+        """Return the parameters that the optimiser updates: adapters if there are any, else all."""
         return list(self.masters.trained().values())
 
     def trained_weights(self) -> dict[str, Tensor]:
-        """Return the same by name, as values."""
+        """Return the values of the trained parameters by name."""
         return {name: p.detach() for name, p in self.masters.trained().items()}
 
     def save(self, folder: Path, dtype: str = "fp32") -> None:
-        """Write model and tokenizer for others to load, see `grpo_policy.saving.save`."""
+        """Write model and tokenizer in Transformers' format, see `grpo_policy.saving.save`."""
         save(self, folder, dtype)
 
     def finite(self) -> bool:
-        """Return whether every trained weight is a finite number; all processes ask."""
+        """Return whether all trained weights are finite; all processes must call it."""
         return all_finite(self.model)
 
     @property
     def chat(self) -> Chat:
-        """How text becomes its tokens and tokens become text."""
+        """The conversion between text and tokens, by tokenizer and chat template."""
         known = len(self.model.get_input_embeddings().weight)
         return Chat(
             self.tokenizer, self.eos_ids, self.context_length, known, self.template_variables
@@ -213,26 +213,26 @@ class Policy(nn.Module):
     def forward(
         self, batch: Batch, temperature: float, *, entropy_grad: bool = False
     ) -> tuple[Tensor, ...]:
-        """Score the completion tokens of `batch` at `temperature`, a chunk at a time.
+        """Score the completion tokens of `batch` at `temperature`, one chunk at a time.
 
         Returns:
             `logps_BT`, the log-probability of each completion token, 0 outside the mask, and
-            `entropy_BT`, the entropy in nats of the full distribution it was drawn from; the
-            entropy carries gradient only where `entropy_grad` asks for that. A value head adds
-            `values_BT`, the value of the state before each token.
+            `entropy_BT`, the entropy in nats of the full distribution of the token; the entropy
+            has a gradient only with `entropy_grad`. A value head adds `values_BT`, the value of
+            the state before each token.
         """
         hidden_ND = self.hidden(batch)
         scores = self.scores(hidden_ND, batch, temperature, entropy_grad=entropy_grad)
         return (*scores, self.value_head(hidden_ND, batch)) if self.value_head else scores
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Return the hidden state (N, D) that each chosen token is predicted from."""
+        """Return the hidden state (N, D) from which each chosen token is predicted."""
         return self.packed(batch) if self.packs(batch) else self._by_rows(batch)
 
     def scores(
         self, hidden_ND: Tensor, batch: Batch, temperature: float, *, entropy_grad: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Score the completion tokens, given the hidden states that they are predicted from."""
+        """Score the completion tokens, given the hidden states from which they are predicted."""
         rows_N, columns_N = batch.mask_BT.nonzero(as_tuple=True)
         targets_N = batch.token_ids_BT[rows_N, columns_N]
         head = OwnHead(self.model) if self.own_head else self.model.get_output_embeddings()
@@ -245,7 +245,7 @@ class Policy(nn.Module):
 
     @property
     def takes_pairs(self) -> bool:
-        """Whether attention takes a mask of who attends to whom: PyTorch's own, in all layers."""
+        """Whether all layers use PyTorch's attention (sdpa), which takes any mask of pairs."""
         config = self.model.config
         layers = set(getattr(config, "layer_types", None) or ["full_attention"])
         plain = layers == {"full_attention"} and not getattr(config, "sliding_window", None)
@@ -255,12 +255,12 @@ class Policy(nn.Module):
     def packs(self, batch: Batch, budget: int | None = None) -> bool:
         """Return whether rows of a group share their prompt's pass through the model.
 
-        They do where that takes fewer operations, and the attention takes a mask of who attends to
-        whom: PyTorch's own, on every layer alike. A mask for each pair stays below `MASK_BYTES`.
+        They do if this takes fewer operations and the attention takes any mask (`takes_pairs`). A
+        mask with an entry for each pair must not exceed `MASK_BYTES`.
 
         Args:
-            batch: Rows, those of a group next to each other.
-            budget: The tokens of a part, where the batch will be passed in parts.
+            batch: Rows; the rows of a group are next to each other.
+            budget: The tokens of a part, if the batch will pass in parts.
         """
         config = self.model.config
         depth = getattr(config, "num_hidden_layers", 0)
@@ -280,7 +280,7 @@ class Policy(nn.Module):
         return by_blocks(self.device, self.model.dtype, heads_of(self.model.config)[1])
 
     def _by_rows(self, batch: Batch) -> Tensor:
-        """Return the hidden state (N, D) that each chosen token is predicted from."""
+        """Return the hidden states (N, D), with a row for each completion."""
         decoder = decoder_of(self.model)
         hidden_BLD = decoder(input_ids=batch.input_ids_BL, use_cache=False).last_hidden_state
         rows_N, columns_N = batch.mask_BT.nonzero(as_tuple=True)

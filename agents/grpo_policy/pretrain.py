@@ -1,19 +1,20 @@
 """The recipe of the bundled tiny Qwen3: `python -m grpo_policy.pretrain`.
 
-Supervised on demonstrations that the built-in environments give of themselves
-(`Problem.solution`). At first every demonstration thinks before it answers, and the model learns
-to calculate. Then most of them answer at once, and the model takes up that habit without the time
-to become good at it. Greedily it now answers at once and is often wrong; when it thinks it seldom
-is: GRPO finds that out, and completions grow longer as it does.
+The model is trained on demonstrations of the built-in environments (`Problem.solution`). At first
+every demonstration thinks before it answers, and the model learns to calculate. Then most
+demonstrations answer at once. The model learns to do so, but has too little training to become
+accurate at it. Greedily the trained model answers at once and is often wrong; when it thinks, it is
+seldom wrong. GRPO increases the share of answers with thinking, so completions grow longer.
 
-What leaves no such room (measured): wrong labels in the demonstrations, and short training alone.
-Run it again when a built-in environment changes its prompts. One that is added needs a cycle more:
-`--earlier FOLDER --behind 6` shows only what comes after the sixth. Let the others be `kept` in it:
-their answers stay as they are, with the room that they leave.
+Two other recipes left GRPO no such room to improve (measured): wrong labels in the demonstrations,
+and short training alone. Run this recipe again when a built-in environment changes its prompts. A
+new environment needs another cycle: `--earlier FOLDER --behind 6` runs only the cycles after the
+sixth. List the other environments in its `kept`, so that their answers do not change.
 
-The file that is shipped was not made in one go: each cycle from the third on went on from the model
-before it, whose tokenizer knew the words of the environments so far. `env=calculator` had a form of
-its own until the sixth; `env=sql` asked the questions of its levels 1 and 2 in both.
+The bundled file was not made in one run: each cycle from the third on started from the model of the
+cycle before, whose tokenizer had the words of the environments so far. `env=calculator` had its own
+form of calls until the sixth cycle; `env=sql` asked the questions of levels 1 and 2 in both of the
+last cycles.
 """
 
 from __future__ import annotations
@@ -39,25 +40,25 @@ from grpo_policy.policy import Policy
 from grpo_policy.vocabulary import CHAT_TEMPLATE, add_words, make_tokenizer
 
 DIRECT_SHARE = 0.65
-"""Demonstrations that answer at once, where a cycle mixes."""
+"""Share of demonstrations that answer at once, in the steps that mix both kinds."""
 BATCH_SIZE = 64
 _ROWS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cycle:
-    """A stretch of training over which the learning rate rises and falls once."""
+    """A part of training in which the learning rate rises and falls once."""
 
     environments: tuple[str, ...]
-    """They take turns; who is named twice has twice as many."""
+    """Environments that take turns; one that is named twice gives twice as many demonstrations."""
     steps: int
     lr: float
     """Peak learning rate."""
     thinking_steps: int = 0
-    """So many steps of it show thinking only; the others mix, see DIRECT_SHARE."""
+    """The first steps, in which all demonstrations think; the others mix, see DIRECT_SHARE."""
     kept: tuple[str, ...] = ()
-    """Environments in which the model is to answer as before the cycle: the targets are the
-    distributions that it had then (Li and Hoiem 2016, Learning without Forgetting, eq. 2)."""
+    """Environments in which the model should answer as before the cycle: the targets are its
+    distributions before the cycle (Li and Hoiem 2016, Learning without Forgetting, eq. 2)."""
 
 
 _MATH_AND_CODE = ("math", "math", "code")
@@ -73,7 +74,7 @@ CYCLES = (
         lr=2e-3,
         thinking_steps=800,
     ),
-    # Copying words, which half of env=format takes, comes late.
+    # The model learns late to copy words, which half of env=format needs.
     Cycle(
         environments=(
             *("format", "math", "format", "code", "format", "countdown"),
@@ -83,7 +84,7 @@ CYCLES = (
         lr=2e-3,
         thinking_steps=450,
     ),
-    # And what thinking wins there, later still.
+    # It learns even later to gain from thinking there.
     Cycle(
         environments=(
             *("format", "math", "format", "code", "format", "countdown"),
@@ -93,14 +94,14 @@ CYCLES = (
         lr=2e-3,
         thinking_steps=1000,
     ),
-    # Tool calls. What was learnt before stays as it is, too little practice included.
+    # Tool calls. The answers in other environments stay as they are, inaccurate ones included.
     Cycle(
         environments=("calculator", "sql", "sql") * 2,
         kept=("math", "format", "code", "countdown", "guess", "format"),
         steps=200,
         lr=1e-3,
     ),
-    # Most of those called nothing, and what is called has to be copied to the letter.
+    # Most demonstrations of the cycle before had no call, and a call must be copied exactly.
     Cycle(
         environments=("calculator", "sql") * 3,
         kept=("math", "format", "code", "countdown", "guess", "format"),
@@ -143,9 +144,9 @@ def loss_of(policy: Policy, rows: Sequence[Row], before: Model | None = None) ->
     """Return the cross-entropy of the answers in nats, summed.
 
     Args:
-        policy: What is trained.
+        policy: The policy that is trained.
         rows: Demonstrations.
-        before: A model whose distributions are the targets, in place of the demonstrations.
+        before: A model whose distributions are the targets, instead of the demonstrations.
     """
     tokens, labels = zip(*rows, strict=True)
     ids_BL, labels_BL = _padded(tokens, policy.pad_id), _padded(labels, IGNORED)
@@ -157,11 +158,11 @@ def loss_of(policy: Policy, rows: Sequence[Row], before: Model | None = None) ->
 
 
 Model = Callable[[Tensor], Tensor]
-"""From tokens (B, L) to the probabilities (B, L, V) of the next."""
+"""A function from tokens (B, L) to the probabilities (B, L, V) of the next token."""
 
 
 def model_as_it_is(policy: Policy, known: int) -> Model:
-    """Return the model with the weights that it has now, and its first `known` tokens alone."""
+    """Return a frozen copy of the model that predicts its first `known` tokens only."""
     frozen = copy.deepcopy(policy.model)
 
     @torch.no_grad()
@@ -175,13 +176,13 @@ def model_as_it_is(policy: Policy, known: int) -> Model:
 
 
 def fit(policy: Policy, cycle: Cycle, *, start: int, known: int) -> None:
-    """Train through one cycle.
+    """Train for one cycle.
 
     Args:
-        policy: What is trained.
-        cycle: What is shown.
+        policy: The policy that is trained.
+        cycle: The environments, steps and learning rate.
         start: The number of its first demonstration.
-        known: Tokens that the model has seen before.
+        known: Number of tokens that the model knew before.
     """
     weights = policy.parameters()
     optimizer = torch.optim.AdamW(weights, lr=cycle.lr, weight_decay=0.01, betas=(0.9, 0.98))
@@ -204,7 +205,7 @@ def fit(policy: Policy, cycle: Cycle, *, start: int, known: int) -> None:
 def _step(
     policy: Policy, cycle: Cycle, asked: Sequence[tuple[int, float]], before: Model | None
 ) -> float:
-    """Add up the gradients of a batch; return its loss in nats a character."""
+    """Sum the gradients of a batch; return its loss in nats per character."""
     names = (*cycle.environments, *cycle.kept)
     demos = [demonstration(_env(names[n % len(names)]), n, share) for n, share in asked]
     characters = sum(len(turn.action) for demo in demos for turn in demo.turns)
@@ -212,7 +213,7 @@ def _step(
     new = [n % len(names) < len(cycle.environments) for n, _ in asked]
     for part, teacher in ((True, None), (False, before)):
         rows = [encode(chat, demo) for demo, one in zip(demos, new, strict=True) if one == part]
-        rows.sort(key=lambda row: len(row[0]))  # of about one length: little padding
+        rows.sort(key=lambda row: len(row[0]))  # rows of similar length need little padding
         for i in range(0, len(rows), _ROWS):
             summed = loss_of(policy, rows[i : i + _ROWS], teacher) / characters
             summed.backward()
@@ -232,10 +233,10 @@ def train(
 
     Args:
         out: Folder to write.
-        cycles: What is shown, in order.
-        seed: Of the weights.
-        earlier: A model to go on from, in place of new ones.
-        behind: How many of the cycles it has behind it.
+        cycles: The cycles of training, in order.
+        seed: Seed of the initial weights.
+        earlier: Folder of a model to continue from, instead of new weights.
+        behind: Number of cycles that this model has completed.
     """
     torch.manual_seed(seed)
     transformers_logging.disable_progress_bar()
@@ -264,9 +265,9 @@ def main() -> None:
     """Read the options and train."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=TINY, help="folder to write (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights (%(default)s)")
-    parser.add_argument("--earlier", type=Path, help="folder of a model to go on from")
-    parser.add_argument("--behind", type=int, default=0, help="cycles that it has behind it")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
+    parser.add_argument("--earlier", type=Path, help="folder of a model to continue from")
+    parser.add_argument("--behind", type=int, default=0, help="cycles that this model completed")
     options = parser.parse_args()
     earlier, behind = options.earlier, options.behind
     train(options.out, CYCLES, seed=options.seed, earlier=earlier, behind=behind)

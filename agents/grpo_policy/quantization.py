@@ -1,4 +1,4 @@
-"""Weights in four bits beneath adapters (QLoRA, arXiv 2305.14314), by bitsandbytes."""
+"""Weights in four bits under adapters (QLoRA, arXiv 2305.14314), by bitsandbytes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from grpo_envs.config.model import ModelConfig
 from grpo_envs.errors import ConfigError, require_extra
 from grpo_policy.gguf import is_gguf
 
-# PEFT imports it wherever it is installed, and it would like to have a kernel of the hub.
+# PEFT imports bitsandbytes if it is installed, and bitsandbytes warns about a kernel of the hub.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def trainable(model: nn.Module) -> None:
-    """Keep the layout of quantised weights that a gradient passes through.
+    """Keep the layout of quantised weights through which gradients pass.
 
-    On CPUs with bf16 products bitsandbytes would take another one, for inference alone, at the
-    first token that is sampled; layers beneath would then learn nothing.
+    On CPUs with bf16 products bitsandbytes would switch to a layout for inference when the first
+    token is sampled; layers below would then get no gradient.
     """
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
@@ -34,13 +34,13 @@ def quantized(
     """Return the arguments of `from_pretrained` that quantise a model: NF4, double quantisation.
 
     Args:
-        path: The model's, for messages.
-        cfg: Says whether.
-        dtype: What products are computed in, and the dtype of the layers that stay.
-        device: Where weights are quantised and stay.
+        path: The path of the model, for messages.
+        cfg: Has the key `model.quantization`.
+        dtype: The dtype of products, and of the layers that are not quantised.
+        device: The device on which weights are quantised and stay.
 
     Raises:
-        ConfigError: bitsandbytes is not installed, or it is a GGUF file.
+        ConfigError: bitsandbytes is not installed, or the model is a GGUF file.
     """
     if cfg.quantization is None:
         return {}

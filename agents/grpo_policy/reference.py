@@ -2,7 +2,7 @@
 
     reference <- decay * reference + (1 - decay) * policy
 
-(TR-DPO, arXiv 2404.09656, has both, and calls 1 - decay alpha.)
+(TR-DPO, arXiv 2404.09656, has both and writes alpha for 1 - decay.)
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from grpo_policy.policy import Policy
 
 
 def average_of(reference: Policy) -> dict[str, Tensor]:
-    """Return the start of the average of each weight that computes in less than float32, by name.
+    """Return the initial average, in float32, of each weight in lower precision, by name.
 
-    A step of the average is smaller than what bf16 tells apart, so it is kept in float32.
+    A step of the average is smaller than the resolution of bf16.
     """
     weights = reference.model.named_parameters()
     half = ((name, p) for name, p in weights if p.is_floating_point() and p.dtype.itemsize < 4)
@@ -33,12 +33,12 @@ def follow(
 
     Args:
         reference: Changed in place.
-        policy: In the same precision, and in the same parts where processes share weights.
-        average: What `average_of` returned, changed in place; None where decay is 0.
-        decay: What the reference keeps of itself; 0 makes it a copy.
+        policy: The policy, in the same precision and sharded in the same way.
+        average: The return value of `average_of`, changed in place; None if decay is 0.
+        decay: Weight of the reference in the average; 0 makes it a copy of the policy.
     """
     if average is None:
-        reference.load_state_dict(policy.state_dict())  # parts take parts
+        reference.load_state_dict(policy.state_dict())  # also with sharded weights
         return
     theirs = dict(policy.model.named_parameters())
     for name, own in reference.model.named_parameters():

@@ -1,4 +1,4 @@
-"""What several processes share of the optimiser's step, and of the weights: `trainer.shard`."""
+"""Sharding of optimiser state and weights over several processes (`trainer.shard`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def placed(policy: Policy, accelerator: Accelerator) -> Policy:
     """Put a policy on the accelerator's device: whole, or this process's part of it.
 
     Raises:
-        ConfigError: it cannot be cut; one line that says why.
+        ConfigError: the policy cannot be sharded; one line that says why.
     """
     if _kind(accelerator) is FullShards:
         return share_out(policy, accelerator)
@@ -35,7 +35,7 @@ def placed(policy: Policy, accelerator: Accelerator) -> Policy:
 def replica_of(
     policy: Policy, optimizer: torch.optim.Optimizer, accelerator: Accelerator
 ) -> Replica:
-    """Return what the accelerator was made for; the policy is placed."""
+    """Return the replica for the accelerator's kind of sharding, for a placed policy."""
     return _kind(accelerator)(policy, optimizer, accelerator)
 
 
@@ -46,13 +46,13 @@ def _kind(accelerator: Accelerator) -> type[Replica]:
 
 
 def sharding_accelerator(shard: str, **settings: Any) -> Accelerator:
-    """Return an Accelerator that says what several processes share.
+    """Return an Accelerator that is set up for `trainer.shard`.
 
     All settings of FSDP are chosen here; those of the launcher have no effect.
 
     Args:
         shard: `trainer.shard`.
-        settings: Of the Accelerator.
+        settings: Keyword arguments of the Accelerator.
     """
     if shard == "auto" and not launch.shards():
         return Accelerator(**settings)
@@ -61,9 +61,9 @@ def sharding_accelerator(shard: str, **settings: Any) -> Accelerator:
     )
     before = os.environ.get(_BY_LAUNCHER)
     accelerator = Accelerator(fsdp_plugin=plugin, **settings)
-    if before is None:  # Accelerate sets it: a later run of this process would be sharded, too
+    if before is None:  # Accelerate sets it, and later runs of this process would be sharded, too
         del os.environ[_BY_LAUNCHER]
-    if accelerator.distributed_type == DistributedType.MULTI_CPU:  # Accelerate leaves these out
+    if accelerator.distributed_type == DistributedType.MULTI_CPU:  # Accelerate has no FSDP on CPUs
         PartialState().distributed_type = DistributedType.FSDP
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin

@@ -2,7 +2,8 @@
 
     env.rewards={rm: {model: FOLDER_OR_HUB_ID, scale: [-10, 10], clip: [0, 1]}}
 
-It scores whole episodes, when they are over. No torch here: what is missing is said in one line.
+It scores whole episodes when they are over. Without torch, so that a missing package is an error in
+one line.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ _AT = "env.rewards.rm"
 
 
 class RewardModel:
-    """Scores answers, `batch` of them in one forward pass.
+    """Scores episodes, `batch` of them in one forward pass.
 
-    A model with one label gives its logit; of several labels one is chosen, and its probability is
-    the score. Environments of a process share the weights.
+    The score is the logit of a model with one label, or the probability of the chosen label of
+    several. The environments of a process share the weights.
     """
 
     batched = True
@@ -39,19 +40,19 @@ class RewardModel:
         batch: int = 16,
         revision: str | None = None,
     ) -> None:
-        """Load the model, unless this process has it already.
+        """Load the model, unless this process has loaded it already.
 
         Args:
             model: A folder or a hub id.
             label: The name or number of a label, for a model that has several.
             device: cpu, cuda, cuda:1, ...; auto: a GPU if there is one.
-            dtype: Of the weights; auto: bf16 on a GPU, fp32 on a CPU.
+            dtype: The dtype of the weights; auto: bf16 on a GPU, fp32 on a CPU.
             batch: Episodes of a forward pass.
-            revision: Of a hub id.
+            revision: The revision of a hub id.
 
         Raises:
-            ConfigError: there is no such model or device, the model has no head for sequences, the
-                label is missing or unknown, or a package is not installed.
+            ConfigError: there is no such model or device, the model has no sequence-classification
+                head, the label is missing or unknown, or a package is not installed.
         """
         require(batch > 0, f"{_AT}.batch", batch, "1 or more")
         require_training(_AT)
@@ -60,7 +61,7 @@ class RewardModel:
         self._batch = batch
 
     def __str__(self) -> str:
-        """Say what scores where."""
+        """Return path, size, dtype and device of the model."""
         return str(self._classifier)
 
     def __call__(
@@ -69,7 +70,7 @@ class RewardModel:
         answers: Sequence[str],
         episodes: Sequence[Sequence[Turn]],
     ) -> list[float | Exception]:
-        """Return the score of each episode, or why there is none."""
+        """Return the score of each episode, or the exception that says why there is none."""
         return self._classifier.scores(problems, episodes, self._label, self._batch)
 
     @property

@@ -1,7 +1,8 @@
 """RMSNorm (Zhang and Sennrich, arXiv 1910.07467) in fewer passes over memory, on a CPU.
 
-A small model's time goes into passes over its activations. Autograd makes about twenty of a norm,
-here it is six. A layer is replaced only after a trial of its values and gradients.
+A small model spends its time on passes over its activations. Autograd makes about twenty passes for
+a norm, this implementation six. A layer is replaced only if its values and gradients agree in a
+trial.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ _TRIED = 4
 
 
 def fuse_norms(model: nn.Module) -> int:
-    """Replace the `forward` of each RMSNorm that is `normalise` to rounding; return how many.
+    """Replace the `forward` of each RMSNorm that equals `normalise` to rounding; return how many.
 
-    Weights, their names and checkpoints stay what they are. On another device and in half precision
-    a layer computes as before.
+    Weights, their names and checkpoints do not change. On another device and in half precision a
+    layer computes as before.
     """
     exact: dict[tuple[Any, ...], bool] = {}
     fused = 0
@@ -42,7 +43,7 @@ def fuse_norms(model: nn.Module) -> int:
 
 
 def _epsilon(layer: nn.Module) -> float | None:
-    """Return the epsilon of an RMSNorm; None of any other layer, and of one that is replaced."""
+    """Return the epsilon of an RMSNorm; None for other layers and for replaced ones."""
     if not type(layer).__name__.endswith("RMSNorm") or "forward" in vars(layer):
         return None
     found = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
@@ -52,7 +53,7 @@ def _epsilon(layer: nn.Module) -> float | None:
 def _is_exact(layer: nn.Module, size: int, eps: float) -> bool:
     """Return whether `normalise` gives the values and gradients of a layer, for random weights.
 
-    One that adds 1 to its weights (Gemma) is off by about 1.
+    A layer that adds 1 to its weights (Gemma) differs by about 1.
     """
     weight_D, x_ND, pull_ND = drawn((size,), (_TRIED, size), (_TRIED, size))
 
@@ -66,7 +67,7 @@ def _is_exact(layer: nn.Module, size: int, eps: float) -> bool:
 
 
 def _forward(layer: nn.Module, plain: Any, eps: float, *given: Any, **options: Any) -> Any:
-    """Normalise, or be the layer's own `forward` where that is not the same."""
+    """Compute `normalise`, or the layer's own `forward` for other devices, dtypes and arguments."""
     weight: Any = layer.weight
     x: Any = given[0] if len(given) == 1 and not options else None
     # No `match`: torch 2.9 cannot trace one.
@@ -78,24 +79,24 @@ def _forward(layer: nn.Module, plain: Any, eps: float, *given: Any, **options: A
 
 
 def normalise(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """Return x / sqrt(mean of its squares + eps) * weight (..., D), means over the last axis."""
+    """Return x / sqrt(mean(x^2) + eps) * weight (..., D), with the mean over the last axis."""
     if torch.is_grad_enabled():
         return _Normalised.apply(x, weight_D, eps)  # type: ignore[no-any-return,no-untyped-call]
     return x.mul(_scale(x, eps)).mul_(weight_D)
 
 
 def _scale(x: Tensor, eps: float) -> Tensor:
-    """Return 1 / sqrt(mean of the squares + eps) of each row (..., 1)."""
+    """Return 1 / sqrt(mean(x^2) + eps) of each row (..., 1)."""
     squares: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     return squares.div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
 class _Normalised(torch.autograd.Function):
-    """RMSNorm, with LayerNorm's kernel for the way back.
+    """RMSNorm, with LayerNorm's kernel for the backward pass.
 
-    With n = x s, s the scale, and h = g * weight for a gradient g, dx = s (h - n mean(h n)).
-    LayerNorm's gradient for a mean of 0 and a deviation of 1 / s is that less s mean(h), which is
-    added; the gradient of the weight is the same in both.
+    With n = x s, the scale s, and h = g * weight for a gradient g: dx = s (h - n mean(h n)).
+    LayerNorm's gradient for mean 0 and deviation 1 / s is dx - s mean(h), so s mean(h) is added.
+    The gradient of the weight is the same in both.
     """
 
     @staticmethod

@@ -1,6 +1,7 @@
-"""P problems -> P groups of G sampled and scored completions, through the vector API only.
+"""Rollouts: from P problems to P groups of G sampled and scored completions.
 
-A rollout needs no weights: the tokens come from a `Sampler`, the text from a `Chat`.
+A rollout uses the vector API of environments only, and no weights: a `Sampler` gives the tokens, a
+`Chat` the text.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ class Talk:
 
     prompt_ids: tuple[int, ...]
     answer: Completion
-    """The last one."""
+    """The last answer."""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     """Tokens of each answer."""
     starts: list[int] = field(default_factory=list)
-    """The place of each answer's first token."""
+    """The position of each answer's first token in `token_ids`."""
     turns: list[Turn] = field(default_factory=list)
     cut: bool = False
-    """Whether another turn would not fit into the model's context."""
+    """Whether the episode ended because another turn does not fit into the model's context."""
 
     def __post_init__(self) -> None:
         """Begin with the first answer."""
@@ -62,7 +63,7 @@ class Talk:
         return (*self.prompt_ids, *self.token_ids)
 
     def completion(self, chat: Chat) -> Completion:
-        """Return the whole of it; an episode of one turn as it was sampled."""
+        """Return the whole episode as a completion; an episode of one turn is its answer."""
         if len(self.turns) == 1 and not self.cut:
             return self.answer
         return Completion(
@@ -86,21 +87,21 @@ class Talk:
 
 @dataclass(slots=True)
 class Rollout:
-    """Plays an episode in each member of a vector environment, with answers of a sampler."""
+    """Plays an episode in each member of a vector environment, with the answers of a sampler."""
 
     env: GroupVectorEnv
     chat: Chat
     sampler: Sampler
     decoding: Decoding
     seed: int
-    """Of the run; with a problem's seed and a member's number it decides the member's noise."""
+    """The run's seed; with a problem's seed and a member's number it seeds the member's noise."""
     tick: Callable[[], None] = lambda: None
-    """Called often while sampling and after grading; an exception that it raises ends both."""
+    """Called often while sampling and after grading; its exceptions end the rollout."""
     answered: Callable[[int], None] = lambda count: None
-    """Called with the number of answers that are there, whenever there are more."""
+    """Called with the number of new answers, whenever there are some."""
 
     def __call__(self, seeds: Sequence[int], timer: Timer) -> list[Group]:
-        """Return one group for each problem seed; times `sample` and `score`."""
+        """Return one group for each problem seed; `timer` counts `sample` and `score`."""
         try:
             return self._play(seeds, timer)
         finally:
@@ -161,10 +162,10 @@ class Rollout:
         members: Sequence[int],
         tools: Sequence[Tools],
     ) -> list[Completion]:
-        """Sample as many completions of each prompt as there are seeds of noise for it.
+        """Sample the completions of `members`: len(noise) / len(prompts) for each prompt.
 
-        Those of `members`; the environment may grade them as soon as all of a prompt are there.
-        Their texts are what it is given: tool calls are in its writing. `tools` are each member's.
+        The environment may grade the completions of a prompt as soon as all of them are sampled.
+        Their texts have tool calls in the canonical form. `tools` has the tools of each member.
         """
         copies = len(noise) // len(prompts)
         completions: dict[int, list[Completion]] = {}
@@ -181,13 +182,13 @@ class Rollout:
 
     def _step(self, talks: Sequence[Talk], active: Sequence[int], timer: Timer) -> list[int]:
         """Give the last answers to the environment; return the members whose episodes go on."""
-        actions = [""] * len(talks)  # the environment ignores those of members that are over
+        actions = [""] * len(talks)  # the environment ignores actions of finished members
         for i in active:
             actions[i] = talks[i].answer.text
         with timer("score"):
             _, _, terminated, truncated, _ = self.env.step(actions)
         timer.add("score_hidden", self.env.hidden_seconds)
-        self.tick()  # what ends the run may have ended its graders, too
+        self.tick()  # raises if the run was stopped; its graders may have stopped, too
         replies, over = self.env.replies, terminated | truncated
         for i in active:
             talks[i].graded(replies[i])
@@ -198,7 +199,7 @@ class Rollout:
         return [i for i in running if not talks[i].cut]
 
     def _reply(self, talk: Talk, reply: Reply) -> None:
-        """Put the reply into the context, or cut the talk where the next answer would not fit."""
+        """Append the reply to the context, or cut the talk if the next answer would not fit."""
         tokens = self.chat.follow_up(
             reply.observation,
             ended=self.chat.ended(talk.answer.token_ids),

@@ -1,4 +1,4 @@
-"""Which problems leave room for an answer in the model's context. No torch here."""
+"""Problems that leave room for an answer in the model's context. Without torch."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from grpo_policy.chat import NO_LIMIT, Chat
 
 log = logging.getLogger(__name__)
 _IN_A_ROW = 1000
-"""Problems without room, one after another, that end the search for one with room."""
+"""The search for a problem with room ends after so many consecutive problems without room."""
 
 
 @dataclass(slots=True)
 class Room:
     """Finds the problems of an environment whose prompt leaves room for an answer.
 
-    A prompt and its answer are in the context together, so that one token at least must fit behind
-    the prompt. An answer may take all the room that its prompt leaves.
+    A prompt and its answer share the context, so at least one token must fit after the prompt. An
+    answer may take all the room that its prompt leaves.
     """
 
     env: TextEnv
     chat: Chat
     drop: bool = True
-    """Whether problems without room are left out; else they are an error (`env.too_long`)."""
+    """Whether problems without room are left out; if not, they are an error (`env.too_long`)."""
     left_out: int = field(default=0, init=False)
     """How many problems `take` has left out."""
 
     def check(self) -> None:
-        """Look for a problem with room; at every row of a dataset where one without is an error.
+        """Look for a problem with room; if `drop` is False, check every row of a dataset.
 
-        The chat template is asked for what a later problem needs, too: turns and tools.
+        The chat template is also tried with what later problems need: turns and tools.
 
         Raises:
-            ConfigError: there is none, or a row has no room and `drop` is False; the template
-                cannot go on after an answer, or cannot be used with tools.
+            ConfigError: no problem has room, or a row has no room and `drop` is False; or the
+                template cannot continue after an answer, or cannot be used with tools.
         """
         self._require_replies(self.env.problem(self.find(0)))
         if not self.drop and self.env.rows is not None:
@@ -49,7 +49,7 @@ class Room:
         """Return the first problem with room, from number `first` on.
 
         Raises:
-            ConfigError: a problem has no room and `drop` is False, or there is none.
+            ConfigError: a problem has no room and `drop` is False, or no problem has room.
         """
         rows = self.env.rows
         most = _IN_A_ROW if rows is None else min(_IN_A_ROW, rows.count(self.env.split))
@@ -62,7 +62,7 @@ class Room:
         """Return the next `count` problems with room, from number `first` on.
 
         Returns:
-            Their numbers, and how many problems among and before them were left out.
+            The numbers of the problems, and how many problems in between were left out.
 
         Raises:
             ConfigError: as in `find`.
@@ -80,7 +80,7 @@ class Room:
         """Return those of `problems` that have room.
 
         Raises:
-            ConfigError: one has no room and `drop` is False.
+            ConfigError: a problem has no room and `drop` is False.
         """
         found = [number for number in problems if self._fits(number)]
         if len(found) < len(problems):
@@ -96,7 +96,7 @@ class Room:
         return self.chat.render(problem.prompt, system, problem.messages, tools)
 
     def _require_replies(self, problem: Problem) -> None:
-        """Render replies as episodes of the environment need them; `problem` is any of its own."""
+        """Try to render the replies that episodes need; `problem` is any problem of `env`."""
         env = self.env
         tools = env.uses_tools and self.chat.tool_use.shown
         if max(env.max_turns, env.turns_of(problem)) > 1:
@@ -112,7 +112,7 @@ class Room:
         )
 
     def _count(self, left_out: int) -> None:
-        """Say how many problems were left out so far, at the first, the tenth, the hundredth."""
+        """Log how many problems were left out so far: at the first, the tenth, the hundredth."""
         before, self.left_out = self.left_out, self.left_out + left_out
         if left_out and (not before or len(str(before)) < len(str(self.left_out))):
             log.warning("%d problems so far of %s", self.left_out, self._too_long())

@@ -1,8 +1,7 @@
-"""Attention of packs on a CPU, where a pair of tokens costs the same whether it is masked or not.
+"""Attention of packs on a CPU, where a masked pair of tokens costs as much as any other.
 
-Most pairs of a pack belong to different completions of a group. Here the attention treats each
-completion as a row of queries over the keys of its prompt and its own; the layers' matrices still
-multiply packs.
+Most pairs of a pack belong to different completions of a group. Here each completion is a row of
+queries over the keys of its prompt and its own keys. The layers' matrices still multiply packs.
 """
 
 from __future__ import annotations
@@ -19,30 +18,31 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from grpo_policy.block_attention import attention
 
 _MOST_KEYS = 2
-"""Keys of all rows, at most, for each token of the packs: a prompt's are copied to its rows."""
+"""The most keys of all rows per token of the packs: the prompt's keys are copied to each row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
     """B rows of at most T queries and S keys, taken from K packs of L tokens; see `lay_out`.
 
-    Places are among the K * L tokens of the packs. The K prompts, of at most P tokens, come first.
+    Positions are among the K * L tokens of the packs. The K prompts, of at most P tokens, come
+    first.
     """
 
     queries_N: Tensor
-    """The place of each query: K * P of prompts, then B * T of completions."""
+    """The position of each query: K * P of prompts, then B * T of completions."""
     keys_N: Tensor
-    """The place of each key: K * P of prompts, then B * S: of the row's prompt and its own."""
+    """The position of each key: K * P of prompts, then B * S of the rows (prompt and own keys)."""
     bias_B1TS: Tensor
     """0 where a query attends to a key, -inf elsewhere."""
     back_N: Tensor
-    """Of each token of the packs: its place among the prompts' tokens and then the rows'."""
+    """For each token of the packs, its index in `queries_N`."""
     prompts: tuple[int, int]
     """K and P."""
     _shared: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict)
 
     def bias(self, dtype: torch.dtype, shared: int) -> Tensor:
-        """Return `bias_B1TS` for so many query heads of a head of keys; once for all layers."""
+        """Return `bias_B1TS` repeated for `shared` query heads per key head, cached."""
         kind = dtype, shared
         if kind not in self._shared:
             self._shared[kind] = self.bias_B1TS.to(dtype).repeat(1, 1, shared, 1)
@@ -52,10 +52,10 @@ class Rows:
 def lay_out(
     starts_B: Tensor, prompts_B: Tensor, lengths_B: Tensor, *, pack_B: Tensor, size: int
 ) -> Rows | None:
-    """Return the rows of packs; None where attention over whole packs takes less.
+    """Return the rows of packs; None if attention over whole packs is cheaper.
 
     Args:
-        starts_B: Where each completion starts in its pack.
+        starts_B: The position in its pack at which each completion starts.
         prompts_B: Tokens of its prompt, which starts at 0.
         lengths_B: Tokens of the completion.
         pack_B: The number of its pack.
@@ -91,7 +91,7 @@ def lay_out(
 
 
 def by_rows(pairs_K1LL: Tensor, rows: Rows | None) -> Tensor:
-    """Let attention with this mask go by rows; other code sees an ordinary mask."""
+    """Return the mask, marked so that attention computes by rows; to other code it is ordinary."""
     if rows is not None:
         ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention
         setattr(pairs_K1LL, "rows", rows)  # noqa: B010 - a tensor declares no such attribute
@@ -99,12 +99,12 @@ def by_rows(pairs_K1LL: Tensor, rows: Rows | None) -> Tensor:
 
 
 def _attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-    """Attend as Transformers does with sdpa.
+    """Compute attention as Transformers does with sdpa, by rows if the mask is marked so.
 
     Args:
         module: The attention layer.
         given: Queries, keys, values (K, H, L, D), and the mask.
-        options: What else a layer passes, `scaling` among it.
+        options: Other keyword arguments of the layer, such as `scaling`.
     """
     query, key, value, mask = given
     rows: Rows | None = getattr(mask, "rows", None)
@@ -122,21 +122,21 @@ def _attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, 
 
 
 def _taken(states_KHLD: Tensor, places_N: Tensor) -> Tensor:
-    """Return the states of tokens of the packs (N, H, D)."""
+    """Return the states (N, H, D) at positions of the packs."""
     states_NE = states_KHLD.transpose(1, 2).flatten(0, 1).flatten(1)
     taken_NE = states_NE.index_select(0, places_N)
     return taken_NE.view(len(places_N), states_KHLD.shape[1], -1)
 
 
 def _answers(states: Sequence[Tensor], laid: Rows, scale: float | None) -> Tensor:
-    """Return what the completions' tokens attend to (B * T, H, D).
+    """Return the attention output of the completions' tokens (B * T, H, D).
 
-    Query heads that share a head of keys are further queries of it: no key is copied for them.
+    Query heads that share a key head are treated as more queries of this head: no key is copied.
 
     Args:
-        states: Queries (B * T, H, D), keys and values (B * S, heads of keys, D).
+        states: Queries (B * T, H, D), keys and values (B * S, key heads, D).
         laid: The rows.
-        scale: Of these products; None: 1 / sqrt(D).
+        scale: Scale of the products; None: 1 / sqrt(D).
     """
     query_NHD, *key_and_value = states
     rows, _, length, keys = laid.bias_B1TS.shape

@@ -1,4 +1,4 @@
-"""Writing a policy as others load it: a folder of Transformers, or of adapters (PEFT)."""
+"""Writing a policy as a Transformers folder, or as a folder of adapters (PEFT)."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from grpo_policy.policy import Policy
 
 ADAPTERS = "adapter_config.json"
-"""The file that makes a folder one of adapters (PEFT's format)."""
+"""The file that marks a folder of adapters (PEFT's format)."""
 
 
 def save(policy: Policy, folder: Path, dtype: str = "fp32") -> None:
-    """Write model and tokenizer into a folder; of a model with adapters, the adapters alone.
+    """Write model and tokenizer to a folder; of a model with adapters, only the adapters.
 
     Args:
-        policy: Is what it was afterwards, to the bit.
-        folder: Is made where it is not there.
-        dtype: Of the weights in the folder.
+        policy: The policy; saving does not change it.
+        folder: The folder, which is made if it does not exist.
+        dtype: The dtype of the written weights.
 
     Raises:
         ConfigError: a weight is too large for `dtype`.
     """
     save_weights(policy, folder, dtype)
-    # Not by `save_pretrained`, which refuses what many models come with, such as a temperature
-    # beside greedy decoding.
+    # Not by `save_pretrained`, which refuses configs that many models have, such as a temperature
+    # together with greedy decoding.
     _with_ends(policy.model.generation_config, policy).to_json_file(
         folder / "generation_config.json"
     )
@@ -50,9 +50,9 @@ def save_weights(policy: Policy, folder: Path, dtype: str = "fp32") -> None:
     """Write weights and configuration as `save` does, without the tokenizer.
 
     Args:
-        policy: Is what it was afterwards, to the bit.
-        folder: Is made where it is not there.
-        dtype: Of the weights in the folder.
+        policy: The policy; saving does not change it.
+        folder: The folder, which is made if it does not exist.
+        dtype: The dtype of the written weights.
 
     Raises:
         ConfigError: a weight is too large for `dtype`.
@@ -72,7 +72,7 @@ def save_weights(policy: Policy, folder: Path, dtype: str = "fp32") -> None:
         model.generation_config = kept
     config = folder / (ADAPTERS if policy.has_adapters else "config.json")
     for weights in folder.glob("*.safetensors"):
-        weights.chmod(config.stat().st_mode)  # as the umask has it; safetensors' is 0600
+        weights.chmod(config.stat().st_mode)  # the mode by the umask; safetensors sets 0600
 
 
 def checkpoint_weights(policy: Policy, dtype: str = "fp32") -> dict[str, Tensor]:
@@ -98,7 +98,7 @@ def checkpoint_weights(policy: Policy, dtype: str = "fp32") -> dict[str, Tensor]
 
 
 def _with_ends(config: GenerationConfig, policy: Policy) -> GenerationConfig:
-    """Return a generation config that ends answers where the policy ended them in training."""
+    """Return a generation config with the end tokens that the policy had in training."""
     config, ends = copy.deepcopy(config), list(policy.eos_ids)
     config.eos_token_id = ends[0] if len(ends) == 1 else ends
     config.pad_token_id = policy.pad_id
@@ -108,19 +108,19 @@ def _with_ends(config: GenerationConfig, policy: Policy) -> GenerationConfig:
 def _require_finite(weights: Mapping[str, Tensor], dtype: str) -> None:
     for name, value in weights.items():
         if not bool(value.isfinite().all()):
-            raise ConfigError(f"{name} has numbers that {dtype} cannot hold. Allowed: bf16, fp32.")
+            raise ConfigError(f"{name} has values too large for {dtype}. Allowed: bf16, fp32.")
 
 
 def name_base(policy: Policy, written: Path | None) -> None:
-    """Give a model the name that its adapters will know it by: one that loads anywhere.
+    """Set the name of the model that its adapters will refer to; it must load from anywhere.
 
     Args:
-        policy: Without adapters yet.
-        written: Where the model goes if it has no folder of its own, as one of a GGUF file, which
-            PEFT cannot name; None writes none.
+        policy: A policy without adapters.
+        written: The folder to write the model to if it has none, such as a model of a GGUF file,
+            which PEFT cannot name; None: the model is not written.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: the model cannot be written.
     """
     name = policy.model.name_or_path
     if not name and written is not None:
@@ -132,10 +132,10 @@ def name_base(policy: Policy, written: Path | None) -> None:
 
 def _write_base(policy: Policy, folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a kill in the midst of this
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
     try:
         save(policy, temporary, dtype_name(policy.model.dtype))
-    except Exception as error:  # of the system or safetensors, each in its own words
+    except Exception as error:  # from the system or safetensors
         shutil.rmtree(temporary, ignore_errors=True)
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{shown(folder)} cannot be written: {cause}.") from error
@@ -146,7 +146,7 @@ def base_of(folder: str | Path) -> str | None:
     """Return the model that a folder of adapters names; None for any other folder or name.
 
     Raises:
-        ConfigError: PEFT is not installed, or the model is a folder that is not there.
+        ConfigError: PEFT is not installed, or the folder of the model does not exist.
     """
     file = Path(folder) / ADAPTERS
     if not file.is_file():
@@ -155,7 +155,7 @@ def base_of(folder: str | Path) -> str | None:
     base = str(json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
     if not base or (Path(base).is_absolute() and not Path(base).is_dir()):
         raise ConfigError(
-            f"{folder}: its adapters (LoRA) are of the model {base or '(none named)'}, which is "
-            f"not there. Write where it is into {ADAPTERS}: base_model_name_or_path."
+            f"{folder}: its adapters (LoRA) belong to the model {base or '(none named)'}, which "
+            f"does not exist. Write its path to {ADAPTERS}: base_model_name_or_path."
         )
     return base

@@ -1,9 +1,9 @@
 """Log-probabilities and entropies of tokens, without ever holding [N, V] logits.
 
-The head and the softmax behind it take most of the time and memory of a small model's update. Here
-they go a chunk of tokens at a time, forward and backward; the backward pass computes a chunk's
-logits again and writes its gradient by hand, as fused linear cross-entropies do (Liger Kernel,
-arXiv 2410.10989), with the entropy's beside it.
+The head and its softmax take most of the time and memory of a small model's update. Here they
+compute one chunk of tokens at a time, forward and backward. The backward pass recomputes the logits
+of a chunk and computes its gradient by hand, as fused linear cross-entropies do (Liger Kernel,
+arXiv 2410.10989), and with it the gradient of the entropy.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch.autograd.function import once_differentiable
 from grpo_policy.packed_matrix import DTYPES, PackedMatrix, can_be_packed
 
 _CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 28}
-"""Logits held at once while scoring, by device. A CPU's caches hold 16 MiB of float32 better than
-more; a GPU needs matrices of a thousand rows and more to be busy, and takes 1 GiB for them."""
+"""Logits held at once while scoring, by device. On a CPU, 16 MiB of float32 suit the caches. A GPU
+needs matrices of a thousand rows or more to be busy; their logits take 1 GiB."""
 _PACKED_NUMBERS = 1 << 20, 8 << 20
 """The size of a head that a CPU multiplies through packed copies. A smaller head stays in the
 caches; two copies of a larger head would take more memory than the chunks save."""
@@ -36,11 +36,11 @@ def score_tokens(
     """Return log-probabilities (N) and entropies in nats (N) of the target tokens.
 
     Args:
-        hidden_ND: What the head is applied to.
+        hidden_ND: The hidden states, inputs of the head.
         targets_N: The tokens.
-        head: Gives logits; any module.
+        head: Any module that returns logits.
         temperature: Divides the logits.
-        entropy_grad: Whether the entropies carry gradient.
+        entropy_grad: Whether the entropies have a gradient.
     """
     size = chunk_tokens(hidden_ND.device.type, int(head.weight.shape[0]))  # type: ignore[index]
     weights = [weight for weight in head.parameters() if weight.requires_grad]
@@ -51,7 +51,7 @@ def score_tokens(
 
 
 def chunk_tokens(device: str, vocabulary: int) -> int:
-    """Return how many tokens are scored at once on a device, for a head of so many rows.
+    """Return how many tokens are scored at once on a device, for a head of `vocabulary` rows.
 
     >>> chunk_tokens("cpu", 151_936), chunk_tokens("cuda", 151_936)
     (27, 1766)
@@ -91,7 +91,7 @@ class _Scores(torch.autograd.Function):
         head, temperature, size, entropy_grad = ctx.how
         apply = (_plain_head if _is_plain(head) else _any_head)(head)
         to_hidden_ND = torch.empty_like(hidden_ND)
-        # Sums of many chunks: in bf16 they would lose most of them.
+        # Summed over many chunks: in bf16 most of the terms would be lost.
         to_weights = [torch.zeros_like(w, dtype=_sum_dtype(w)) for w in weights]
         for start in range(0, len(hidden_ND), size):
             part = slice(start, start + size)
@@ -113,19 +113,20 @@ def _sum_dtype(value: Tensor) -> torch.dtype:
 
 
 _Pull = Callable[[Tensor, list[Tensor]], Tensor]
-"""Takes the gradient of logits; adds to those of the weights, returns that of the hidden states."""
+"""Takes the gradient of logits; adds to the gradients of the weights, and returns the gradient of
+the hidden states."""
 _Head = Callable[[Tensor], tuple[Tensor, _Pull]]
-"""From hidden states to logits, and the way back."""
+"""Returns logits for hidden states, and the function of the backward pass."""
 
 
 def _is_plain(head: nn.Module) -> bool:
-    """Return whether a head is a matrix and nothing else."""
+    """Return whether a head is a plain matrix."""
     hooks = head._forward_hooks or head._forward_pre_hooks
     return type(head) is nn.Linear and head.bias is None and not hooks
 
 
 def _plain_head(head: nn.Module) -> _Head:
-    """Multiply by hand, and keep no second gradient of the weights."""
+    """Differentiate by hand, without a second gradient tensor of the weights."""
     weight_VD = cast("Tensor", head.weight).detach()
     logits_of, to_hidden = _multiply(weight_VD), _multiply(weight_VD.T)
 
@@ -135,7 +136,7 @@ def _plain_head(head: nn.Module) -> _Head:
             for total_VD in to_weights:
                 if total_VD.is_cuda and total_VD.dtype != weight_VD.dtype:
                     total_VD.add_(low_NV.T @ hidden_ND)
-                else:  # a CPU multiplies sooner in float32 than it adds up another [V, D]
+                else:  # on a CPU a product in float32 is faster than adding another [V, D]
                     total_VD.addmm_(gradient_NV.to(total_VD).T, hidden_ND.to(total_VD))
             return to_hidden(low_NV)
 
@@ -152,7 +153,7 @@ def _multiply(weight_OI: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _any_head(head: nn.Module) -> _Head:
-    """Leave it to autograd, for heads with adapters and the like."""
+    """Differentiate by autograd, for heads with adapters and the like."""
     weights = [weight for weight in head.parameters() if weight.requires_grad]
 
     def apply(hidden_ND: Tensor) -> tuple[Tensor, _Pull]:
@@ -173,13 +174,13 @@ def _any_head(head: nn.Module) -> _Head:
 
 
 def _precise(logits_NV: Tensor, temperature: float) -> Tensor:
-    """Return the logits over the temperature, never in bf16; they may share memory."""
+    """Return the logits divided by the temperature, never in bf16; may share memory with them."""
     precise_NV = logits_NV.to(_sum_dtype(logits_NV))
     return precise_NV if temperature == 1 else precise_NV / temperature
 
 
 def _score(logits_NV: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return log-probability and entropy (N each)."""
+    """Return log-probability and entropy, each (N)."""
     logps_NV = _precise(logits_NV, temperature).log_softmax(dim=-1)
     del logits_NV
     chosen_N = logps_NV.gather(1, targets_N[:, None])[:, 0]

@@ -1,10 +1,10 @@
-"""Is a model sampled and scored exactly? A trial at load, on two short prompts.
+"""A self-test of a loaded model on two short prompts: is it sampled and scored exactly?
 
-The reference is the model's plain pass over a whole sequence, alone. Against it are tried the
-sampler (groups, left padding, its cache, a group that joins another, a conversation that goes on,
-steps on fixed memory) and the scores that an update is made of (right padding, the head in chunks,
-prompts that rows share). What differs is done another way or refused: nothing is sampled or trained
-that is only nearly the model.
+The reference is the model's plain pass over one whole sequence. Compared with it are the sampler
+(groups, left padding, the cache, a group that joins another, a conversation that goes on, steps on
+fixed memory) and the scores of an update (right padding, the head in chunks, shared prompts). If
+one of these differs, another way is used or the model is refused, so that sampling and training
+always compute the model itself.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ from grpo_policy.samplers.protocol import Decoding
 from grpo_policy.samplers.torch import sample
 
 _LENGTHS = (9, 5)
-"""Of the two prompts: one is padded."""
+"""Tokens of the two prompts: the shorter one is padded."""
 _COPIES = 2
 _DECODING = Decoding(temperature=0.0, max_new_tokens=6)
 _TURN = 2
 """Tokens of each of two answers in the trial of a conversation."""
 _REPLIES = (2, 1)
-"""Tokens between them, for each prompt."""
+"""Tokens of the reply between them, for each prompt."""
 _TOLERANCE = 2e-3
-"""Of a log-probability, in standard deviations of the logits. float32 stays below 3e-4 (measured
-on 90 architectures), and what is wrong lies above 0.02."""
+"""The largest error of a log-probability, in standard deviations of the logits. Errors of float32
+are below 3e-4 (measured on 90 architectures), and wrong computations differ by more than 0.02."""
 _LOW_TOLERANCE = 0.1
-"""Of weights that are loaded in half precision or less: in bf16 the shape of a batch alone makes
-differences of 0.05."""
+"""The same for weights in half precision or less: in bf16 the shape of a batch alone changes
+log-probabilities by 0.05."""
 _COMMON = 500
-"""Tokens of the trial are drawn from so many: rare ones may have no embedding of their own."""
+"""The prompts use the first tokens of the vocabulary: rare tokens may share an embedding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Trial:
-    """What was sampled, and the model's own word on each token."""
+    """Sampled completions, and the reference for each of their tokens."""
 
     groups: list[Group]
     logps_B: list[Tensor]
-    """Of each row: the log-probability of each sampled token."""
+    """For each row, the log-probability of each sampled token (T)."""
     spread_B: list[Tensor]
-    """Of each row: the standard deviation of the logits at each token."""
+    """For each row, the standard deviation of the logits at each token (T)."""
     greedy: float
-    """How far a sampled token lies below the best, at most."""
+    """The largest gap of a sampled token to the most likely token, relative to the spread."""
     tolerance: float
-    """How far log-probabilities may be off."""
+    """The largest allowed error of log-probabilities, relative to the spread."""
 
     def off(self, logps_B: Sequence[Tensor]) -> float:
-        """Return the largest difference of these log-probabilities, relative to the spread."""
+        """Return the largest error of these log-probabilities, relative to the spread."""
         gaps = [
             ((mine - own).abs() / spread).max()
             for mine, own, spread in zip(logps_B, self.logps_B, self.spread_B, strict=True)
@@ -72,11 +72,11 @@ class _Trial:
 
 @torch.no_grad()
 def settle(policy: Policy, path: str) -> None:
-    """Find out how the model is cached, packed, and its logits made; refuse what is not exact.
+    """Find out how to cache and pack the model and to compute its logits; refuse inexact models.
 
     Args:
         policy: Its `caching`, `own_head`, `share_prompts` and `fixes` are set.
-        path: The model's, for messages.
+        path: The path of the model, for messages.
 
     Raises:
         ConfigError: the model cannot be sampled or scored exactly; one line that names its class.
@@ -97,7 +97,7 @@ def settle(policy: Policy, path: str) -> None:
 def _require_numbers(policy: Policy, name: str) -> None:
     for weight, value in policy.model.named_parameters():
         if not bool(value.isfinite().all()):
-            raise ConfigError(f"{name} has weights that are no finite numbers: {weight}.")
+            raise ConfigError(f"{name} has weights that are not finite: {weight}.")
 
 
 def _require_padding(policy: Policy, name: str) -> None:
@@ -106,7 +106,7 @@ def _require_padding(policy: Policy, name: str) -> None:
         token = policy.tokenizer.decode([policy.pad_id])
         raise ConfigError(
             f"{name} has no embedding for the tokenizer's padding, {token!r}. Resize the model's "
-            "embeddings, or name another pad_token."
+            "embeddings, or set another pad_token."
         )
 
 
@@ -116,7 +116,7 @@ def _sampled_exactly(policy: Policy, name: str) -> _Trial:
     for policy.caching in ways:
         try:
             trial = _sample(policy)
-        except Exception as error:  # noqa: BLE001  of somebody's model; another way is tried
+        except Exception as error:  # noqa: BLE001  a model can raise anything; try another way
             causes.append(f"{type(error).__name__}: {error}".splitlines()[0])
             continue
         sampled_B = [torch.tensor(c.logprobs) for group in trial.groups for c in group.completions]
@@ -132,7 +132,7 @@ def _sampled_exactly(policy: Policy, name: str) -> _Trial:
 
 
 class _OneByOne(Budget):
-    """Begins with one group; the next joins it on its way."""
+    """A budget that begins with one group, so that the next group joins it while it runs."""
 
     def at_once(self, length: int, copies: int) -> int:
         """Return how many rows are sampled at once."""
@@ -140,7 +140,7 @@ class _OneByOne(Budget):
 
 
 def _joins(policy: Policy, trial: _Trial) -> bool:
-    """Return whether a group that joins another on its way is sampled as it was beside it."""
+    """Return whether a group that joins a running group gets the same samples."""
     caching, policy.caching = policy.caching, replace(policy.caching, joins=True)
     budget = _OneByOne(len(trial.groups) * _COPIES)
     try:
@@ -150,11 +150,11 @@ def _joins(policy: Policy, trial: _Trial) -> bool:
 
 
 def _same_again(policy: Policy, trial: _Trial, **how: Any) -> bool:
-    """Return whether the trial is sampled as it was, in another way; a model may raise there."""
+    """Return whether sampling in another way gives the same samples; False if the model raises."""
     prompts = [group.prompt_ids for group in trial.groups]
     try:
         found = _past_ends(policy, prompts, [0] * (len(prompts) * _COPIES), **how)
-    except Exception:  # noqa: BLE001  of somebody's model, which has another way
+    except Exception:  # noqa: BLE001  a model can raise anything; there is another way
         return False
     own = [completion for group in trial.groups for completion in group.completions]
     same = [c.token_ids for c in found] == [c.token_ids for c in own]
@@ -162,9 +162,9 @@ def _same_again(policy: Policy, trial: _Trial, **how: Any) -> bool:
 
 
 def _keeps(policy: Policy, trial: _Trial) -> bool:
-    """Return whether a conversation that goes on behind its cache is sampled as one text.
+    """Return whether a conversation that continues from its cache is sampled as one text.
 
-    The replies in it are what the model would have said itself.
+    The replies in it are the tokens that the model sampled there itself.
     """
     asked = [group.prompt_ids for group in trial.groups]
     own = [(p, c) for p, group in enumerate(trial.groups) for c in group.completions]
@@ -177,7 +177,7 @@ def _keeps(policy: Policy, trial: _Trial) -> bool:
         _past_ends(policy, asked, seeds, how, conversations=conversations)
         conversations.turn(contexts, policy.version, keep=False)
         found = _past_ends(policy, contexts, seeds, how, conversations=conversations)
-    except Exception:  # noqa: BLE001  of somebody's model, which is given whole contexts then
+    except Exception:  # noqa: BLE001  a model can raise anything; it then gets whole contexts
         return False
     texts = [_replaced(c, more, n) for (_, c), more, n in zip(own, found, starts, strict=True)]
     same = [c.token_ids for c in texts] == [c.token_ids for _, c in own]
@@ -185,7 +185,7 @@ def _keeps(policy: Policy, trial: _Trial) -> bool:
 
 
 def _replaced(whole: Completion, part: Completion, start: int) -> Completion:
-    """Return a completion with another one in the place of its tokens from `start` on."""
+    """Return a completion whose tokens from `start` on are replaced by those of another."""
     end = start + len(part.token_ids)
     return replace(
         whole,
@@ -201,7 +201,7 @@ def _past_ends(
     how: Decoding = _DECODING,
     **more: Any,
 ) -> list[Completion]:
-    """Sample greedily, past any end token."""
+    """Sample greedily and ignore end tokens."""
     ends, policy.eos_ids = policy.eos_ids, ()
     try:
         return sample(policy, prompts, seeds, how, **more)
@@ -210,7 +210,7 @@ def _past_ends(
 
 
 def _sample(policy: Policy) -> _Trial:
-    """Sample prompts, and ask the model about what was sampled."""
+    """Sample prompts, and compute the reference for the sampled tokens."""
     vocabulary = len(policy.model.get_input_embeddings().weight)
     generator = torch.Generator().manual_seed(0)
     prompts = [_prompt(min(vocabulary, _COMMON), n, generator) for n in _LENGTHS]
@@ -240,7 +240,7 @@ def _prompt(vocabulary: int, length: int, generator: torch.Generator) -> tuple[i
 
 
 def _reference(policy: Policy, group: Group, completion: Completion) -> tuple[Tensor, ...]:
-    """Return, of each token (T): its log-probability, the spread, and how far below the best."""
+    """Return for each token (T) its log-probability, the spread, and its gap to the most likely."""
     ids = [*group.prompt_ids, *completion.token_ids]
     ids_1L = torch.tensor([ids], device=policy.device)
     start = len(group.prompt_ids) - 1
@@ -252,7 +252,7 @@ def _reference(policy: Policy, group: Group, completion: Completion) -> tuple[Te
 
 
 def _score_exactly(policy: Policy, trial: _Trial, batch: Batch, name: str) -> None:
-    """Take the plain head where it gives the model's logits, else all that the model does."""
+    """Use the plain head if it gives the model's logits, else the model's own `forward`."""
     policy.share_prompts = False
     for policy.own_head in (False, True):
         if _works(lambda: policy(batch, 1.0)[0], trial):
@@ -269,9 +269,9 @@ def _packed_logps(policy: Policy, batch: Batch) -> Tensor:
 
 
 def _works(score: Callable[[], Tensor], trial: _Trial) -> bool:
-    """Return whether scores (B, T) are the model's own; a model that cannot do it may raise."""
+    """Return whether scores (B, T) equal the reference; False if the model raises."""
     try:
         logps_BT = score().float().cpu()
-    except Exception:  # noqa: BLE001  of somebody's model, which has another way
+    except Exception:  # noqa: BLE001  a model can raise anything; there is another way
         return False
     return trial.off([cast("Tensor", row) for row in logps_BT]) <= trial.tolerance

@@ -1,6 +1,6 @@
-"""The shapes of the models that `model.size` names, as their config.json on the hub has them.
+"""The shapes of the models that `model.size` names, as in their config.json on the hub.
 
-A plan needs no more of a model, and no network. Weights never come from here.
+They suffice for `grpo_envs.plan`, without a network. Nothing is loaded by them.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ _SIZES = {
     "3.5-9b": (4096, 12_288, 32, 16),
 }
 _UNTIED = ("8b", "3.5-9b")
-"""Sizes with an output matrix of their own; in the others the embedding serves as one."""
+"""Sizes with a separate output matrix; the others use the embedding."""
 
 
 def config_of(size: str) -> PreTrainedConfig:
-    """Return the configuration of a size of Qwen3 or Qwen3.5, of the latter the text model's.
+    """Return the configuration of a size of Qwen3, or of the text model of Qwen3.5.
 
     Args:
-        size: A value of `model.size` that names one, such as `4b` or `3.5-4b`.
+        size: A value of `model.size`, such as `4b` or `3.5-4b`.
 
     Raises:
-        KeyError: it names none.
+        KeyError: there is no such size.
     """
     own: dict[str, Any] = dict(zip(_COLUMNS, _SIZES[size], strict=True))
     own["tie_word_embeddings"] = size not in _UNTIED

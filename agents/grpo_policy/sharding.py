@@ -1,8 +1,8 @@
-"""The optimiser's step in one process or several: masters and moments whole in each, or in shards.
+"""The optimiser's step in one process or several, with whole or sharded masters and moments.
 
-GRPO's forward passes differ from process to process in number and length, so none of them waits for
-another process here. Gradients are added up once an update; all that samples, scores or saves finds
-whole weights. `full_sharding` has what cuts the weights, too.
+GRPO's forward passes differ between processes in number and length, so no pass waits for another
+process here. Gradients are summed once per update. Sampling, scoring and saving use whole weights;
+`full_sharding` shards the weights as well.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from grpo_policy.policy import Policy
 
 
 class Replica:
-    """What the optimiser changes, whole in every process."""
+    """Trained parameters and optimiser state, whole in every process."""
 
     def __init__(
         self, policy: Policy, optimizer: torch.optim.Optimizer, accelerator: Accelerator
     ) -> None:
-        """Take `optimizer`, which changes what `policy` trains; nothing is prepared yet."""
+        """Take `optimizer`, which updates the trained parameters of `policy`."""
         self.policy = policy
         self.optimizer = optimizer
         self.accelerator = accelerator
 
     def idle(self, needed: int) -> int:
-        """Return how many passes through the model this process makes for others alone.
+        """Return how many extra passes this process must make for the other processes.
 
-        None here, as no pass waits for another process. Asked before the first pass.
+        0 here: no pass waits for another process. Called before the first pass.
 
         Args:
-            needed: The passes that it makes for itself.
+            needed: The passes that this process needs itself.
         """
         return 0
 
     def exchange(self) -> None:
-        """Give what the optimiser changes the sum of all processes' gradients."""
+        """Set the gradients of the trained parameters to the sum over all processes."""
         trained = self.policy.masters.trained()
         for name, gradient in self._summed().items():
             trained[name].grad = gradient
@@ -62,38 +62,38 @@ class Replica:
         return dict(whole)
 
     def clip(self, max_norm: float) -> Tensor:
-        """Scale the gradients down to a norm at most; return what it was."""
+        """Scale the gradients down to at most `max_norm`; return the norm before."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         return whole(nn.utils.clip_grad_norm_(parameters, max_norm))
 
     def step(self) -> None:
-        """Let the optimiser change the masters, and the policy compute with them."""
+        """Update the masters, and let the policy compute with them."""
         self.optimizer.step()
         self.policy.masters.publish()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole state of the optimiser, whatever the number of processes."""
+        """Return the whole state of the optimiser, for any number of processes."""
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned, here or with another number of processes."""
+        """Restore the return value of `state_dict`, also from another number of processes."""
         self.optimizer.load_state_dict(dict(state))
 
 
 class Shards(Replica):
-    """Each process has its part of the masters and of their moments, as with ZeRO-1.
+    """Each process has its part of the masters and of their moments, as in ZeRO-1.
 
-    Of N processes each needs, a trained parameter, 12/N bytes beside the whole weights that compute
-    and their gradients: 8 bytes in float32, 6 in bf16. What is not trained is whole.
+    Each of N processes needs 12/N bytes per trained parameter, beside whole weights and their
+    gradients: 8 bytes in float32, 6 in bf16. Weights that are not trained are whole.
     """
 
     _parts: dict[str, DTensor] | None = None
-    """By name; there are none before the first update, as a resume changes the whole masters."""
+    """Parts of the masters by name; None before the first update: a resume loads whole masters."""
     _loaded: Mapping[int, Mapping[str, Any]] = {}
-    """Moments to go on with, until there are parts to put them into."""
+    """Restored moments, until the parts exist."""
 
     def _cut(self) -> dict[str, DTensor]:
-        """Cut the masters into parts, and keep no whole ones."""
+        """Shard the masters, and drop the whole ones."""
         if self._parts is None:
             count = self.accelerator.num_processes
             mesh = init_device_mesh(self.accelerator.device.type, (count,))
@@ -101,7 +101,7 @@ class Shards(Replica):
             for name, master in self.policy.masters.trained().items():
                 place = [Shard(0) if master.ndim else Replicate()]
                 part = distribute_tensor(master.detach(), mesh, place, src_data_rank=None)
-                # A part may share memory with the whole, which goes on computing.
+                # Cloned: a part may share memory with the whole weight, which goes on computing.
                 self._parts[name] = nn.Parameter(part.clone())  # type: ignore[assignment]
             self.policy.masters.values.clear()
             (group,) = self.optimizer.param_groups
@@ -120,15 +120,15 @@ class Shards(Replica):
             part.grad = None if gradient is None else part_of(gradient, part)
 
     def step(self) -> None:
-        """Let the optimiser change the parts; gather each to compute with."""
+        """Update the parts, and gather them into the weights that compute."""
         self.optimizer.step()
         parts = self._cut().items()
         self.policy.masters.publish((name, whole(part.detach())) for name, part in parts)
 
     def state_dict(self) -> dict[str, Any]:
-        """Gather the state in all processes: in the first alone it stays, on the CPU.
+        """Gather the state with all processes; only the first process keeps it, on the CPU.
 
-        The masters, too, where the policy computes in less precision: they are what is saved.
+        If the policy computes in lower precision, the masters are gathered as well: they are saved.
         """
         state, first = super().state_dict(), self.accelerator.is_main_process
         moments = gathered_moments(state["state"], keep=first)
@@ -141,7 +141,7 @@ class Shards(Replica):
         return state | {"state": moments | dict(self._loaded)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a whole state; each process keeps its part once there are any."""
+        """Restore a whole state; each process keeps its part once the parts exist."""
         super().load_state_dict({**state, "state": {}})
         self._loaded = state["state"]
 
@@ -152,8 +152,8 @@ def gathered_moments(
     """Gather an optimiser's moments, by the number of their parameter.
 
     Args:
-        parts: Those of this process.
-        keep: Whether this process keeps them, on the CPU.
+        parts: The moments of this process.
+        keep: Whether this process keeps the gathered moments, on the CPU.
     """
     moments: dict[int, Mapping[str, Tensor]] = {}
     for i, values in parts.items():
@@ -164,5 +164,5 @@ def gathered_moments(
 
 
 def _no_gradient(weight: Tensor) -> Tensor:
-    """Return zeros in the dtype that gradients are summed in: the others may have some."""
+    """Return zeros in the dtype of summed gradients: other processes may have a gradient."""
     return torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""A frozen model that scores the policy's tokens: the teacher of a distillation."""
+"""The teacher of a distillation: a frozen model that scores the policy's tokens."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from grpo_policy.policy import Policy
 
 
 def load_teacher(path: str, policy: Policy) -> Policy:
-    """Load a frozen model that has the tokens of `policy`, in the dtype that it computes in.
+    """Load a frozen model with the tokens of `policy`, in the dtype in which `policy` computes.
 
     Args:
         path: A folder of Transformers, a run (the newest checkpoint) or a hub id.
-        policy: Whose tokens it will score.
+        policy: The policy whose tokens the teacher will score.
 
     Raises:
-        ConfigError: it cannot be loaded, or has other tokens; one line that says so.
+        ConfigError: the teacher cannot be loaded, or has other tokens; one line that says so.
     """
     allowed = "Allowed: a folder of Transformers, a run, or a hub id"
     try:
@@ -36,7 +36,7 @@ def load_teacher(path: str, policy: Policy) -> Policy:
 
 
 def _difference(teacher: Policy, policy: Policy) -> str:
-    """Return where the tokens of two models differ; '' where they are the same."""
+    """Return how the tokens of two models differ; '' if they are the same."""
     ours, theirs = (
         {i: token for token, i in each.tokenizer.get_vocab().items()} for each in (policy, teacher)
     )
@@ -49,7 +49,7 @@ def _difference(teacher: Policy, policy: Policy) -> str:
             return f"{said} {i}, which is {also} the model that is trained"
     known = len(teacher.model.get_input_embeddings().weight)
     if known <= max(ours):
-        return f"it knows {known} tokens, the model that is trained {max(ours) + 1}"
+        return f"it has {known} tokens, the model that is trained {max(ours) + 1}"
     if teacher.context_length < policy.context_length:
         return (
             f"its context of {teacher.context_length} tokens is shorter than the "

@@ -1,4 +1,4 @@
-"""A model's chat template: a program of its own that turns messages into text. No torch here."""
+"""A model's chat template, a program that turns messages into text. Without torch."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from grpo_policy.tools.readers import Tools
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ANSWER = "(the answer)"  # stands for what the policy said, in a template
+_ANSWER = "(the answer)"  # the policy's answer in a trial of the template
 _OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The chat template of a tokenizer, with the variables that the configuration gives it."""
+    """The chat template of a tokenizer, with its variables from the configuration."""
 
     tokenizer: PreTrainedTokenizerBase
     variables: Mapping[str, Any]
     _kept: dict[tuple[str, ...], bool] = field(default_factory=dict, init=False, compare=False)
-    """Whether messages of these roles are rendered, each with its text: asked once."""
+    """Whether messages of these roles are rendered, each with its text; a cache."""
 
     def require_usable(self) -> None:
-        """Refuse a template that fails or loses the question, and variables that it does not read.
+        """Refuse a template that fails or drops the question, and variables that it does not read.
 
         Raises:
             ConfigError: one line that says why.
@@ -45,15 +45,15 @@ class Template:
     def prompt(
         self, turns: Sequence[tuple[str, str]], system_prompt: str = "", tools: Tools = ()
     ) -> str:
-        """Return a prompt as text, with what opens the answer.
+        """Return a prompt as text, ending with the opening of the answer.
 
-        A template may refuse a system message (Gemma, Mistral 0.1) or leave it out without a word:
-        then the system prompt stands before the first user's text.
+        If a template refuses a system message (Gemma, Mistral 0.1) or drops it silently, the system
+        prompt is put before the first user's text.
 
         Args:
             turns: Role and text of each turn.
-            system_prompt: '' for none.
-            tools: What the template is to show.
+            system_prompt: The system prompt; '' for none.
+            tools: The tools that the template shows.
         """
         roles = [role for role, _ in turns]
         if system_prompt and self._keeps("system", *roles, tools=tools):
@@ -66,21 +66,21 @@ class Template:
         return self._render(*turns, tools=tools)
 
     def reply(self, observation: str) -> str:
-        """Return the text between an answer and the next: the turn's end, and the reply, framed."""
+        """Return the text between an answer and the next: the turn's end, and the reply's turn."""
         self._require_kept("user", "assistant", "user")
         talk = (("user", "?"), ("assistant", _ANSWER), ("user", observation))
         return self._render(*talk).partition(_ANSWER)[2]
 
     def takes_system(self) -> bool:
-        """Return whether a system message is a message of its own."""
+        """Return whether the template renders a system message."""
         return self._keeps("system", "user")
 
     def end(self) -> str:
-        """Return what the template writes after an answer; '' where it writes nothing."""
+        """Return the text that the template writes after an answer; '' if there is none."""
         try:
             talk = (("user", "?"), ("assistant", _ANSWER))
             rendered = self._render(*talk, opened=False)
-        except ConfigError:  # it takes no answer at all; a prompt does not need one
+        except ConfigError:  # the template takes no answer; a prompt does not need one
             return ""
         return rendered.partition(_ANSWER)[2].strip()
 
@@ -101,7 +101,7 @@ class Template:
 
     def _require_kept(self, *roles: str) -> None:
         if not self._keeps(*roles):
-            self._render(*((role, "text") for role in roles))  # says why, where it fails
+            self._render(*((role, "text") for role in roles))  # if this fails, it says why
             raise ConfigError(
                 f"the model's chat template leaves out a text of {', '.join(roles)}. "
                 "Give another: model.chat_template=FILE."
@@ -120,7 +120,7 @@ class Template:
         return self._applied(messages, opened=opened, tools=tools, parts=True)
 
     def _wants_parts(self) -> bool:
-        """Return whether a text has to be a list of one part, as for models that see (LLaVA)."""
+        """Return whether a text must be a list of one part, as for multimodal models (LLaVA)."""
         found = []
         for parts in (False, True):
             try:
@@ -133,15 +133,15 @@ class Template:
     def apply(
         self, messages: Sequence[Mapping[str, Any]], *, opened: bool, tools: Tools = ()
     ) -> str:
-        """Return what the template makes of messages.
+        """Return the messages as text.
 
         Args:
-            messages: As Transformers takes them.
+            messages: Messages in the form of Transformers.
             opened: Whether an answer is opened at the end.
-            tools: What is given to the template as `tools`; () for none.
+            tools: The variable `tools` of the template; () for none.
 
         Raises:
-            ConfigError: it fails.
+            ConfigError: the template fails.
         """
         talk = [dict(message) for message in messages]
         given: dict[str, Any] = {"tools": [dict(tool) for tool in tools]} if tools else {}
@@ -150,7 +150,7 @@ class Template:
             text = self.tokenizer.apply_chat_template(
                 talk, add_generation_prompt=opened, tokenize=False, **given
             )
-        except Exception as error:  # a template is somebody's program
+        except Exception as error:  # a template can raise anything
             cause = (str(error).strip().splitlines() or [""])[0].rstrip(".")
             raise ConfigError(
                 f"the model's chat template fails: {type(error).__name__}: {cause}. "
@@ -174,7 +174,7 @@ class Template:
 
 
 def opened_thought(prompt: str) -> str:
-    r"""Return the `<think>` that ends a prompt, with the blanks after it; '' where none does.
+    r"""Return the `<think>` at the end of a prompt, with the blanks after it; '' without one.
 
     >>> opened_thought("7+8?<assistant><think>\n"), opened_thought("<think></think>")
     ('<think>\n', '')

@@ -1,4 +1,4 @@
-"""Trials of a layer beside another way to compute it: values and gradients for random numbers."""
+"""Comparing two implementations of a layer: values and gradients for random numbers."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 
 _TOLERANCE = 1e-4
-"""Of a trial's values and gradients, which are about 1."""
+"""The largest difference of values and gradients, which are about 1."""
 
 Run = Callable[..., Sequence[Tensor]]
-"""What is tried: it takes tensors and returns some."""
+"""A function from tensors to tensors."""
 
 
 def drawn(*shapes: tuple[int, ...]) -> list[Tensor]:
-    """Return random numbers of these shapes on the CPU, the same ones each time."""
+    """Return random tensors of these shapes on the CPU, the same in every call."""
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(shape, generator=generator, device="cpu") for shape in shapes]
 
 
 def same(own: Run, other: Run, given: Sequence[Tensor], pulls: Sequence[Tensor]) -> bool:
-    """Return whether two functions have the same values and gradients; the first may raise."""
+    """Return whether two functions have the same values and gradients; False if `own` raises."""
     with torch.enable_grad():
         try:
             expected = _tried(own, given, pulls)
-        except Exception:  # noqa: BLE001  of somebody's layer, which stays as it is
+        except Exception:  # noqa: BLE001  a layer can raise anything; it is not replaced then
             return False
         pairs = zip(expected, _tried(other, given, pulls), strict=True)
         return all(

@@ -1,4 +1,4 @@
-"""What a learner is given: its numbers, and the loss of some rows of an update."""
+"""The inputs of a learner: its settings, and the loss of some rows of an update."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from grpo_policy.learning import LearningConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerSettings:
-    """The numbers of a learner, all of them decided."""
+    """The settings of a learner, without open choices."""
 
     lr: float
     """AdamW's peak learning rate."""
     head_lr: float = 0.0
-    """That of the policy's value head, where it has one."""
+    """The peak learning rate of the policy's value head, if it has one."""
     temperature: float = 1.0
-    """Logits are divided by it; the one that the completions were sampled at."""
+    """Divides the logits; the temperature at which the completions were sampled."""
     lr_schedule: str = "constant"
-    """After the warm-up: constant, or falling until the last step: linear, cosine."""
+    """After the warm-up: constant, or linear or cosine decay until the last step."""
     lr_end: float = 0.0
-    """Share of the peak that the learning rate falls to."""
+    """The final learning rate, as a share of the peak."""
     steps: int = 0
-    """Of the whole training; what a learning rate that falls needs."""
+    """Steps of the whole training, for a learning rate that decays."""
     warmup_steps: float = 0
     """Steps over which the learning rate rises linearly from 0; below 1 a share of `steps`."""
     weight_decay: float = 0.0
-    """AdamW's."""
+    """AdamW's weight decay."""
     adam_betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's."""
+    """AdamW's decay rates of both moments."""
     adam_eps: float = 1e-8
-    """AdamW's."""
+    """AdamW's epsilon."""
     optimizer: str = "adamw"
     """adamw or adamw_8bit."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this L2 norm."""
+    """Gradients with a larger L2 norm are scaled down to this norm."""
     micro_batch_tokens: int = 4096
     """Tokens, padding included, per forward and backward pass."""
     entropy_grad: bool = False
@@ -47,15 +47,15 @@ class LearnerSettings:
     reference: bool = False
     """Whether the loss needs a reference: the model without its adapters, or a frozen copy."""
     sync_reference_every: int = 0
-    """Steps after which a frozen copy moves to the policy's weights; 0: never."""
+    """Steps between two updates of a frozen reference; 0: it never changes."""
     sync_reference_decay: float = 0.0
-    """What it keeps of its own then, see `grpo_policy.reference.follow`."""
+    """Weight of the old reference in such an update, see `grpo_policy.reference.follow`."""
     memory_keys: tuple[str, ...] = ()
     """Settings of the agent that save memory, for the message of `OutOfMemory`."""
 
     @classmethod
     def of(cls, cfg: LearningConfig, **more: Any) -> Self:
-        """Return the numbers that are keys of the agent, and `more`: those that are decided."""
+        """Return settings from the keys of the agent, with the values of `more` in addition."""
         names = (field.name for field in fields(LearningConfig) if field.name in _NAMES)
         given = {name: getattr(cfg, name) for name in names} | more
         return cls(**given | {"adam_betas": tuple(cfg.adam_betas)})
@@ -63,16 +63,16 @@ class LearnerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """Some rows of an update under the policy. All but the batch carry gradient."""
+    """Some rows of an update, scored by the policy. The scores have gradients."""
 
     rows_B: Tensor
-    """Their places in the batch of the update."""
+    """The numbers of the rows in the batch of the update."""
     batch: Batch
     """These rows alone, cut to the longest of them."""
     logps_BT: Tensor
     """Log-probabilities of the completions' tokens, 0 outside the mask."""
     entropy_BT: Tensor
-    """Entropy in nats of the distributions they were drawn from."""
+    """Entropy in nats of the distribution of each token."""
     values_BT: Tensor | None = None
     """The value of the state before each token, 0 outside the mask; None without a value head."""
 
@@ -81,6 +81,6 @@ _NAMES = {field.name for field in fields(LearnerSettings)}
 RowLoss = Callable[[Scored], tuple[Tensor, dict[str, Tensor]]]
 """Returns the loss of some rows, and detached values (B, T) by the name of their metric.
 
-The losses of micro-batches and processes are summed, so a mean over the update divides by the rows
-or tokens of the whole update. A metric is the mean of its values over the update's tokens.
+The losses of micro-batches and processes are summed. So a mean over the update must divide by the
+rows or tokens of the whole update. A metric is the mean of its values over the update's tokens.
 """

@@ -1,4 +1,4 @@
-"""From the hidden state before a token to the value of that state."""
+"""The value head: the value of a state, from the hidden state before a token."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class ValueHead(nn.Module):
-    """A linear map in float32. It is 0 at first: before training each state has the value 0.
+    """A linear map in float32, initialised to 0: before training each state has the value 0.
 
-    Shapes: N tokens that the policy chose, D sizes of a hidden state, B completions, T tokens.
+    Shapes: N tokens that the policy chose, hidden size D, B completions, T tokens.
     """
 
     def __init__(self, size: int, dtype: torch.dtype) -> None:
-        """Take hidden states of D = `size` numbers; compute in float32 at least."""
+        """Make a head for hidden states of size D = `size`, in float32 or higher precision."""
         super().__init__()
         self.linear = nn.Linear(size, 1, dtype=torch.promote_types(dtype, torch.float32))
         nn.init.zeros_(self.linear.weight)
@@ -32,7 +32,7 @@ class ValueHead(nn.Module):
         """Return the values (B, T), 0 outside the mask.
 
         Args:
-            hidden_ND: What each token is predicted from: it has not seen the token.
+            hidden_ND: The hidden state from which each token is predicted.
             batch: The completions.
         """
         values_N = cast("Tensor", self.linear(hidden_ND.to(self.linear.weight.dtype)))[:, 0]
@@ -41,7 +41,7 @@ class ValueHead(nn.Module):
 
 
 def add_value_head(policy: Policy) -> None:
-    """Give a policy values, from the hidden states of its own body, and train the head with it."""
+    """Add a value head on the hidden states of a policy; it is trained with the policy."""
     size = policy.model.get_input_embeddings().weight.shape[1]
     policy.value_head = policy.masters.head = ValueHead(size, policy.dtype)
 
@@ -53,6 +53,6 @@ def value_head_weights(policy: Policy) -> dict[str, Tensor]:
 
 
 def load_value_head(policy: Policy, weights: Mapping[str, Tensor]) -> None:
-    """Take over a value head from weights by name, others among them."""
+    """Load the value head from weights by name; other weights are ignored."""
     for name, value in value_head_weights(policy).items():
         value.copy_(weights[name])

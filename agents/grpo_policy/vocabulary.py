@@ -1,4 +1,4 @@
-"""The tokenizer of the bundled model: what becomes one token."""
+"""The tokenizer of the bundled model."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ TOOL_WORDS = (
     *("<tool_call>", "</tool_call>", "name", "arguments", "calculator", "expression"),
     *("query", "sql", "SELECT", " FROM", " WHERE", " AND", "(*)"),
 )
-"""Tokens that came with the tools; no other environment writes these words."""
+"""Tokens that were added for tools; no other environment writes these words."""
 CHAT_TEMPLATE = TINY / "chat_template.jinja"
 _PIECES = r" ?\p{L}+|\p{N}|[^\s\p{L}\p{N}]|\s+"
-"""Words with the space before them; single digits and symbols, as Qwen's own tokenizer has it."""
+"""Words with the space before them; single digits and symbols, as in Qwen's tokenizer."""
 
 
 def make_tokenizer(demos: Sequence[Demonstration]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer: any text in, the environments' words as one token each."""
+    """Train a byte-level BPE tokenizer for any text; common words become single tokens."""
     texts = [f"system\n{demo.system_prompt}\n" for demo in demos]
     for demo in demos:
         said = "".join(f"assistant\n{t.action}\nuser\n{t.observation}\n" for t in demo.turns)
@@ -58,7 +58,7 @@ def make_tokenizer(demos: Sequence[Demonstration]) -> PreTrainedTokenizerFast:
 
 
 def add_words(policy: Policy) -> int:
-    """Make tokens of TOOL_WORDS, with new embeddings; return how many tokens there were."""
+    """Add TOOL_WORDS as tokens with new embeddings; return the number of tokens before."""
     known = len(policy.tokenizer)
     policy.tokenizer.add_tokens([AddedToken(word, normalized=False) for word in TOOL_WORDS])
     policy.model.resize_token_embeddings(len(policy.tokenizer), mean_resizing=False)

@@ -1,4 +1,4 @@
-"""PpoAgent: a learnt value of each state in the place of the group's mean."""
+"""PpoAgent: a learnt value of each state is the baseline, instead of the group's mean."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from grpo_ppo.gae import advantages, token_rewards, whitened
 from grpo_ppo.value_loss import explained_variance, value_loss
 
 _FASTER = 10.0
-"""The critic's learning rate by the policy's, where the configuration names none."""
+"""The default ratio of the critic's learning rate to the policy's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PpoStep(Step):
-    """The rows of one step, and what their values should have been."""
+    """The rows of one step, with values and returns."""
 
     old_values_BT: Tensor
-    """Of the critic before the step."""
+    """Values of the critic before the step."""
     returns_BT: Tensor
     taught_BT: Tensor
-    """True on the tokens that the critic learns from: those with a valid reward."""
+    """True on the tokens from which the critic learns: those with a valid reward."""
 
 
 class PpoAgent(PolicyGradientAgent):
@@ -45,9 +45,9 @@ class PpoAgent(PolicyGradientAgent):
 
         J = E[ sum_t min(rho_t A_t, clip(rho_t, 1-eps, 1+eps) A_t) - coef * L_V ]
 
-    with advantages A_t of `grpo_ppo.gae` and the loss L_V of `grpo_ppo.value_loss`. A critic with a
-    body of its own has a learner of its own, whose passes follow the policy's: the activations of
-    both are never held at once.
+    with advantages A_t of `grpo_ppo.gae` and the loss L_V of `grpo_ppo.value_loss`. A critic with
+    its own body has its own learner. Its passes follow the policy's, so the activations of both are
+    never held at once.
     """
 
     Config: ClassVar[type[PpoConfig]] = PpoConfig
@@ -61,14 +61,14 @@ class PpoAgent(PolicyGradientAgent):
         decoding: Decoding,
         **known: Any,
     ) -> None:
-        """Take charge of `policy`, see `PolicyGradientAgent`; make the critic of it."""
+        """Prepare `policy` for training, see `PolicyGradientAgent`, and make the critic from it."""
         own = cfg.critic.body == "own"
         critic = Critic.of(policy) if own else None
         if not own:
             add_value_head(policy)
         super().__init__(policy, cfg, accelerator, decoding, **known)
         self.critic: Learner | None = None
-        """Trains a critic with a body of its own."""
+        """The learner of a critic with its own body; None with a shared body."""
         if critic is not None:
             self.critic = Learner(critic, self._settings_of_critic(), accelerator)
 
@@ -94,7 +94,7 @@ class PpoAgent(PolicyGradientAgent):
     def _step_of(
         self, groups: Sequence[Group], batch: Batch, parts: Sequence[Tensor]
     ) -> tuple[PpoStep, Tensor]:
-        """Compare what followed each token with the value of the state before it."""
+        """Compute advantages and returns from rewards and the values before the step."""
         owned = self._owned(parts)
         own_B = torch.cat(owned)
         ref_logps_BT = self.learner.reference_logps(batch, own_B)
@@ -126,7 +126,7 @@ class PpoAgent(PolicyGradientAgent):
         return step, mean_PG
 
     def _before(self, batch: Batch, owned: list[Tensor]) -> tuple[Tensor | None, Tensor]:
-        """Return log-probabilities, where they are needed, and values before the step (B, T)."""
+        """Return log-probabilities, if needed, and values before the step, both (B, T)."""
         later = self._later(owned)
         if self.critic is not None:
             logps_BT = self.learner.logps(batch, later) if later else None
@@ -135,7 +135,7 @@ class PpoAgent(PolicyGradientAgent):
         return both[0] if later else None, both[1]
 
     def _rewards(self, groups: Sequence[Group], truncated_B: Tensor) -> Tensor:
-        """Return rewards (B) less the penalty of length; 0 of an invalid one."""
+        """Return rewards (B) minus the length penalty; an invalid reward counts as 0."""
         device, dtype = truncated_B.device, self.learner.dtype
         totals = [reward.total for group in groups for reward in group.rewards]
         answers = [c.longest_turn for group in groups for c in group.completions]
@@ -145,14 +145,14 @@ class PpoAgent(PolicyGradientAgent):
         return torch.tensor(totals, device=device, dtype=dtype) - penalty_B
 
     def _kl(self, batch: Batch, ref_logps_BT: Tensor | None, own_B: Tensor) -> Tensor | None:
-        """Return what each token pays for its KL (B, T); None unless `kl_in=reward`."""
+        """Return the KL penalty of each token (B, T); None unless `kl_in=reward`."""
         if ref_logps_BT is None or self.cfg.loss.kl_in != "reward":
             return None
         kl_BT = token_kl(batch.sampled_logps_BT, ref_logps_BT, batch.mask_BT, self.cfg.loss)
         return self._everyones(kl_BT, own_B)
 
     def _learn(self, step: Step, parts: Sequence[Tensor]) -> dict[str, float]:
-        """Make the updates of a step: of the policy, then of a critic with its own body."""
+        """Update the policy, then a critic with its own body; return the metrics."""
         assert isinstance(step, PpoStep)
         metrics = super()._learn(step, parts)
         if self.critic is not None:
@@ -193,16 +193,16 @@ class PpoAgent(PolicyGradientAgent):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs beside the model's weights: the critic, too."""
+        """Return the training state without the model's weights, but with the critic's."""
         state = super().state_dict()
         if self.critic is None:
             return state | {"critic": {"weights": value_head_weights(self.policy)}}
-        learner = self.critic.state_dict()  # first: it may gather the weights
+        learner = self.critic.state_dict()  # called first, because it may gather the weights
         weights = self.critic.policy.trained_weights()
         return state | {"critic": {"weights": weights, "learner": learner}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned, to the bit."""
+        """Restore the return value of `state_dict`."""
         super().load_state_dict(state)
         weights = state["critic"]["weights"]
         if self.critic is None:

@@ -1,4 +1,4 @@
-"""Every number of the agent, with its default. No torch here: `--help` reads it."""
+"""The keys of the agent, with their defaults. Without torch: `--help` reads this module."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ BODIES = ("own", "shared")
 
 @dataclass(kw_only=True, slots=True)
 class CriticConfig:
-    """The value function: which network it is, and how it learns."""
+    """The network and the loss of the value function."""
 
     body: str = "own"
-    """own: a copy of the policy's body with weights of its own (of a policy with adapters, adapters
-    of its own on the same weights); shared: a head on the hidden states of the policy."""
+    """own: a copy of the policy's body with its own weights (with adapters: its own adapters on the
+    same weights); shared: a head on the hidden states of the policy."""
     lr: float | None = None
-    """AdamW's peak learning rate of the critic; of a shared body that of the head alone. null: ten
+    """AdamW's peak learning rate of the critic; with a shared body, of the head only. null: ten
     times agent.lr."""
     coef: float = 0.5
     """Weight of the value loss; with a shared body it is added to the policy's loss."""
     clip: float | None = 0.2
-    """A value counts as moved by at most this much from what it was before the step; null: by any
-    amount."""
+    """The most that a value may move from the value before the step before its loss is clipped;
+    null: no clip."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -42,7 +42,7 @@ class CriticConfig:
 
 
 def _loss() -> LossConfig:
-    """Return the loss of PPO as it is usual with language models (arXiv 2203.02155)."""
+    """Return the usual loss of PPO for language models (arXiv 2203.02155)."""
     return LossConfig(kl="k1", kl_in="reward", aggregate="token_mean")
 
 
@@ -59,11 +59,12 @@ class PpoConfig(PolicyGradientConfig):
     group_size: int = 1
     """Completions per problem (G); the critic needs no group."""
     minibatches: int = 4
-    """Updates a pass: so many parts of whole groups, one update each."""
+    """Updates per pass: the groups of the step are split into this many parts."""
     gamma: float = 1.0
-    """Discount of a later token's reward."""
+    """Discount per token of later rewards."""
     lam: float = 0.95
-    """lambda of GAE: 1 compares what followed with the value alone, 0 looks one token ahead."""
+    """lambda of GAE: 1 uses the whole return minus the value, 0 the temporal difference of one
+    token."""
     whiten: bool = True
     """Whether advantages get mean 0 and std 1 over all tokens of a step."""
     critic: CriticConfig = field(default_factory=CriticConfig)
@@ -76,16 +77,16 @@ class PpoConfig(PolicyGradientConfig):
         require(0 <= self.lam <= 1, "agent.lam", self.lam, "0 to 1")
 
     def flat(self, group: Group) -> bool:
-        """Return whether a group has no valid reward: values need nothing to compare with."""
+        """Return whether a group has no valid reward: the critic needs no contrast in a group."""
         return not any(reward.valid for reward in group.rewards)
 
     @property
     def critic_body(self) -> str:
-        """Which body the critic has, see `AgentConfig`."""
+        """The body of the critic, see `AgentConfig`."""
         return self.critic.body
 
     def check(self, run: RunConfig) -> None:
-        """Refuse what contradicts other keys of the run.
+        """Refuse keys that contradict other keys of the run.
 
         Raises:
             ConfigError: one line that names the keys, the values and what is allowed.
@@ -95,11 +96,11 @@ class PpoConfig(PolicyGradientConfig):
         shard = run.trainer.shard
         if shard == "full":
             raise ConfigError(
-                "trainer.shard=full with agent=ppo: its critic is not cut into parts. Allowed: "
+                "trainer.shard=full with agent=ppo: its critic cannot be sharded. Allowed: "
                 "trainer.shard=auto, optimizer."
             )
         if self.critic.body == "shared" and (shard != "auto" or launch.shards()):
             raise ConfigError(
-                "agent.critic.body=shared in shards: the head has an optimiser group of its own. "
+                "agent.critic.body=shared in shards: the head has its own optimiser group. "
                 "Allowed: agent.critic.body=own, or trainer.shard=auto without FSDP."
             )

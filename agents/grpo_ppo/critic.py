@@ -1,4 +1,4 @@
-"""A critic with a body of its own: the policy's network, with values in the place of words."""
+"""A critic with its own body: the policy's network with a value head instead of logits."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from grpo_policy.value_head import add_value_head, load_value_head
 
 
 class Critic(Policy):
-    """Gives values and scores no words; everything else is as in a policy."""
+    """A policy whose `forward` returns values instead of scores."""
 
     @classmethod
     def of(cls, policy: Policy) -> Self:
-        """Return a critic that begins as a copy of what the policy trains.
+        """Return a critic with a copy of the policy's trained weights.
 
-        Weights that are not trained, those beneath adapters, are the same objects in both. The
-        matrix that makes words is left out where it is not the embedding, too.
+        Weights that are not trained, such as those under adapters, are shared by both. The output
+        matrix is dropped, unless it is tied to the embedding.
 
         Args:
-            policy: Still on the CPU, as the framework hands it to an agent.
+            policy: The policy, on the CPU, as the framework passes it to an agent.
         """
         dtype = policy.dtype
         same = [policy.tokenizer, *(p for p in policy.model.parameters() if not p.requires_grad)]
@@ -36,7 +36,7 @@ class Critic(Policy):
         model.set_output_embeddings(nn.Identity())
         critic = cls(model, policy.tokenizer, policy.template_variables)
         critic.share_prompts = policy.share_prompts
-        critic.masters.merges = False  # it never samples, and its base has no second copy
+        critic.masters.merges = False  # the critic never samples, so it needs no merged copy
         unmerge(model)
         if dtype.itemsize < torch.float32.itemsize:
             critic.compute_in(dtype)
@@ -53,7 +53,7 @@ class Critic(Policy):
         return zeros_BT, zeros_BT, values_BT
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over what `trained_weights` returned, to the bit."""
+        """Load the return value of `trained_weights`."""
         with self.masters.in_place():
             load_whole(self.model, weights, strict=False)
         self.masters.publish()

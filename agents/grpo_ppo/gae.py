@@ -1,4 +1,4 @@
-"""Rewards and values of tokens -> advantages and returns.
+"""Advantages and returns from the rewards and values of tokens.
 
 Shapes: B completions, T tokens. Every tensor is (B, T) unless its name says otherwise.
 """
@@ -11,14 +11,14 @@ _LEAST = 1e-8
 
 
 def token_rewards(rewards_B: Tensor, kl_BT: Tensor | None, mask_BT: Tensor) -> Tensor:
-    """Return r_t = -beta KL_t, and at the completion's last token the reward of all of it, too.
+    """Return r_t = -beta KL_t, plus the completion's reward at its last token.
 
     (InstructGPT, arXiv 2203.02155, eq. 2; per token as in arXiv 1909.08593, section 2.)
 
     Args:
-        rewards_B: What each completion has earned.
-        kl_BT: beta * KL of each token; None where the reward has no penalty.
-        mask_BT: True on the policy's own tokens; the last of a row is its last token.
+        rewards_B: The reward of each completion.
+        kl_BT: beta * KL of each token; None if the reward has no KL penalty.
+        mask_BT: True on the policy's own tokens.
     """
     rewards_BT = torch.zeros(mask_BT.shape, dtype=rewards_B.dtype, device=rewards_B.device)
     if kl_BT is not None:
@@ -33,18 +33,18 @@ def advantages(
 ) -> Tensor:
     """Return A_t = sum_k (gamma lambda)^k delta_{t+k}, delta_t = r_t + gamma V_{t+1} - V_t.
 
-    Generalised advantage estimation (Schulman et al., arXiv 1506.02438, eq. 16). Times are the
-    policy's own tokens: what the environment writes between two turns takes no time and has no
-    value. After the last token the value is 0, of a truncated completion, too.
+    Generalised advantage estimation (Schulman et al., arXiv 1506.02438, eq. 16). Time steps are the
+    policy's own tokens; the environment's replies between turns are skipped. The value after the
+    last token is 0, also for a truncated completion.
 
     Args:
-        rewards_BT: From `token_rewards`.
-        values_BT: Of the state before each token.
+        rewards_BT: The result of `token_rewards`.
+        values_BT: The value of the state before each token.
         mask_BT: True on the policy's own tokens.
-        gamma: Discount of a token.
+        gamma: Discount per token.
         lam: lambda.
     """
-    # A step for each token, of B numbers: on a GPU each would be several kernels.
+    # On the CPU: a loop over tokens with B numbers each would be many small kernels on a GPU.
     rewards_TB, values_TB, mask_TB = (x.cpu().T for x in (rewards_BT, values_BT, mask_BT))
     found_TB = torch.zeros_like(values_TB)
     ahead_B, value_B = found_TB.new_zeros((2, found_TB.shape[1]))  # of the next own token
@@ -57,10 +57,10 @@ def advantages(
 
 
 def whitened(advantages_BT: Tensor, counted_BT: Tensor) -> Tensor:
-    """Return advantages of mean 0 and std 1 over the tokens that count, 0 at all others.
+    """Return advantages with mean 0 and std 1 over the tokens that count, 0 at other tokens.
 
-    (Engstrom et al., arXiv 2005.12729, section 3.) The std is the population's. Where all are
-    equal, all are 0.
+    (Engstrom et al., arXiv 2005.12729, section 3.) The std is the population's. If all advantages
+    are equal, the result is 0.
     """
     tokens = counted_BT.sum().clamp(min=1)
     centered_BT = (advantages_BT - (advantages_BT * counted_BT).sum() / tokens) * counted_BT

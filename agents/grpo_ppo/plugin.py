@@ -1,4 +1,4 @@
-"""The entry point `ppo`. No torch here: `--help` reads its keys."""
+"""The entry point `ppo`. Without torch: `--help` reads its keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Ppo:
-    """The agent's keys, and how it is made."""
+    """The agent's keys and its constructor."""
 
     Config: ClassVar[type[PpoConfig]] = PpoConfig
 

@@ -1,4 +1,4 @@
-"""How far values are from returns. Shapes: B completions, T tokens; every tensor is (B, T)."""
+"""The loss of values. Shapes: B completions, T tokens; every tensor is (B, T)."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,15 @@ from torch import Tensor
 def value_loss(
     values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, clip: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Return 1/2 max((V - R)^2, (V_clip - R)^2) of each token, and 1 where the clip decides.
+    """Return 1/2 max((V - R)^2, (V_clip - R)^2) of each token, and 1 where the clip is active.
 
-    V_clip = V_old + clip(V - V_old, -c, c): once a value has moved by c towards its return, there
-    is no gradient (PPO's own code, arXiv 2005.12729, eq. 3). With no c it is half the square error.
+    V_clip = V_old + clip(V - V_old, -c, c): a value that has moved by more than c towards its
+    return has no gradient (PPO's code, arXiv 2005.12729, eq. 3). Without c the loss is
+    1/2 (V - R)^2.
 
     Args:
-        values_BT: V of the critic as it is; carries gradient.
-        old_values_BT: V before the step.
+        values_BT: V, the values of the current critic, with gradients.
+        old_values_BT: V_old, the values before the step.
         returns_BT: R, the advantage before whitening plus the value before the step.
         clip: c, or None.
     """
@@ -28,9 +29,9 @@ def value_loss(
 
 
 def explained_variance(values_BT: Tensor, returns_BT: Tensor, counted_BT: Tensor) -> float | None:
-    """Return 1 - Var(R - V) / Var(R) over the tokens that count; None where all returns are equal.
+    """Return 1 - Var(R - V) / Var(R) over the tokens that count; None if all returns are equal.
 
-    1: the values are the returns; 0: no better than a constant; below 0: worse than one.
+    1: the values equal the returns up to a constant; 0: no better than a constant; below 0: worse.
     """
     values_N, returns_N = values_BT[counted_BT], returns_BT[counted_BT]
     if len(returns_N) == 0 or bool((returns_N == returns_N[0]).all()):

@@ -1,4 +1,4 @@
-"""SftAgent: makes demonstrations likelier."""
+"""SftAgent: supervised training on demonstrations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from grpo_policy.models import hints
 from grpo_sft.config import SftConfig
 
 _FASTER = 10.0
-"""The learning rate by that of GRPO, where the configuration names none."""
+"""The ratio of the default learning rate to the model's default for GRPO."""
 
 
 class SftAgent:
@@ -23,15 +23,15 @@ class SftAgent:
 
         L = -1/N sum_n log pi(o_n | q, o_<n)
 
-    over the N tokens of a step's answers: not over prompts, nor over what the environment said.
+    over the N tokens of a step's answers, without prompts and the environment's replies.
     """
 
     def __init__(self, cfg: SftConfig, parts: Parts) -> None:
-        """Take charge of the policy.
+        """Prepare the policy for training.
 
         Args:
-            cfg: The agent's numbers.
-            parts: The policy; demonstrations are scored at temperature 1.
+            cfg: The agent's keys.
+            parts: Has the policy; demonstrations are scored at temperature 1.
         """
         lr = _FASTER * hints(parts.policy).lr if cfg.lr is None else cfg.lr
         settings = LearnerSettings.of(cfg, lr=lr, steps=parts.plan.steps)
@@ -62,9 +62,9 @@ class SftAgent:
         return Update(metrics, [[0.0] * len(group.completions) for group in groups])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs beside the model's weights."""
+        """Return the training state without the model's weights, for `load_state_dict`."""
         return self.learner.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the optimiser's moments and the schedule's place."""
+        """Restore the optimiser's moments and the position in the schedule."""
         self.learner.load_state_dict(state)

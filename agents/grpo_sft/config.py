@@ -1,4 +1,4 @@
-"""Every number of the agent, with its default. No torch here: `--help` reads it."""
+"""The keys of the agent, with their defaults. Without torch: `--help` reads this module."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class SftConfig(LearningConfig):
     name: str = "sft"
     """Entry point of the agent."""
     lr: float | None = None
-    """AdamW's peak learning rate; null takes ten times the model's own of GRPO (1e-5, the bundled
-    tiny's 1e-3)."""
+    """AdamW's peak learning rate; null: ten times the model's default for GRPO (1e-5; 1e-3 for the
+    bundled model)."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -33,11 +33,11 @@ class SftConfig(LearningConfig):
         require(self.group_size == 1, "agent.group_size", self.group_size, "1, with agent=sft")
 
     def flat(self, group: Group) -> bool:
-        """Return False: a demonstration is compared with nothing."""
+        """Return False: demonstrations are not compared with each other."""
         return False
 
     def check(self, run: RunConfig) -> None:
-        """Refuse what contradicts other keys of the run.
+        """Refuse keys that contradict other keys of the run.
 
         Raises:
             ConfigError: one line that names the keys, the values and what is allowed.

@@ -1,4 +1,4 @@
-"""Programs to write, judged by running them: generated exercises, HumanEval, files, CodeI/O."""
+"""Programs to write, graded by running them: generated exercises, HumanEval, files, CodeI/O."""
 
 from grpo_env_code.env import CodeEnv
 

@@ -1,12 +1,14 @@
-"""CodeI/O: functions that real programs were made of, offline out of reasoning-gym.
+"""CodeI/O: functions from real programs, offline from the package reasoning-gym.
 
 Task: a description and the form of inputs and outputs; write `main_solution` (3,002 tasks of
 reasoning-gym's `codeio`, after Li et al. 2025, arXiv:2502.07316; about 2,160 of them are usable).
-Answer and reward: as in `env=code`; what is expected is what the reference program returns.
+Answer and reward: as in `env=code`; the expected value is the return value of the reference
+program.
 
-The reference and its generator of inputs are untrusted too: they run in the sandbox when a task is
-first drawn (some 20 ms, remembered). Tasks are passed over whose values are not repeatable, need
-more packages than numpy or more than a second, or are one constant in more than half of the cases.
+The reference program and its generator of inputs are untrusted, too: they run in the sandbox when a
+task is first drawn (about 20 ms, cached). A task is skipped if its values are not repeatable, if it
+needs packages other than numpy or more than a second, or if more than half of its cases have the
+same value.
 """
 
 import ast
@@ -94,12 +96,12 @@ class CodeIOEnv(CodeEnv):
 
 @cache
 def tasks() -> Sequence[Task]:
-    """Return all tasks, whose order is that of the file.
+    """Return all tasks, in the order of the file.
 
     Raises:
         ConfigError: reasoning-gym is not installed.
     """
-    found = find_spec("reasoning_gym")  # found, not imported: that takes seconds
+    found = find_spec("reasoning_gym")  # not imported: the import takes seconds
     if found is None or found.origin is None:
         text = f"env=codeio needs reasoning-gym: {install('reasoning-gym')}"
         raise ConfigError(text)
@@ -109,13 +111,13 @@ def tasks() -> Sequence[Task]:
 
 
 def prompt_of(task: Task) -> str:
-    """Return what the policy is asked."""
+    """Return the prompt of a task."""
     described = f"{task['task_description'].strip()}\n\n{task['input_output_spec'].strip()}"
     return f"{described}\n\nWrite the function `main_solution({', '.join(_parameters(task))})`."
 
 
 def made(number: int, backend: Backend) -> Problem | None:
-    """Return task `number` as a problem, None where its values are not repeatable."""
+    """Return task `number` as a problem; None if its values are not repeatable."""
     if number not in _MADE:
         _MADE[number] = _made(number, backend)
     return _MADE[number]
@@ -134,7 +136,7 @@ def _made(number: int, backend: Backend) -> Problem | None:
 
 
 def _run(task: Task, number: int, backend: Backend) -> list[Any]:
-    """Return inputs, output and the output once more of a few cases; [] where it fails."""
+    """Return inputs and the outputs of two calls, for a few cases; [] if the program fails."""
     source = f"from random import Random\n{task['code_sample']}\n{task['input_generator']}\n"
     seeds = [seed_for("codeio", number, case) for case in range(2 * _CASES)]
     calls = Calls(entry_point="made_cases", args=[(seeds,)])
@@ -159,12 +161,12 @@ def _tests(task: Task, cases: Sequence[Any]) -> CodeTests | None:
     kept = kept[:_CASES]
     common = Counter(repr(case.expected) for case in kept).most_common(1)
     if len(kept) < _CASES or common[0][1] > _CASES // 2:
-        return None  # a constant would do
+        return None  # too few cases, or a constant would pass many
     return CodeTests(kind="call", entry_point="main_solution", cases=tuple(kept), visible=_VISIBLE)
 
 
 def _parameters(task: Task) -> list[str]:
-    """Return the parameters of `main_solution`, [] where it is not a plain function."""
+    """Return the parameters of `main_solution`; [] if it is not a plain function."""
     try:
         body = ast.parse(task["code_sample"]).body
     except SyntaxError:

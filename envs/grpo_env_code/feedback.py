@@ -1,7 +1,7 @@
 """Feedback: to the policy between turns, and to people after an episode.
 
-Hidden tests never show: between turns only the visible ones run, in a process of their own, so that
-not even the output of the program shows others.
+The policy never sees hidden tests: between turns only the visible tests run, in a separate process,
+so that even the output of the program cannot show hidden ones.
 """
 
 from grpo_envs.graders.code import CodeTests, CodeVerdict, grade_code, load_error, visible_part
@@ -12,7 +12,7 @@ from grpo_envs.sandbox.types import Backend, Limits
 def feedback(
     tests: CodeTests, program: str | None, backend: Backend, limits: Limits | None = None
 ) -> str:
-    """Return what is wrong with the program as far as the visible tests show, '' for nothing.
+    """Return what is wrong with the program on the visible tests; '' if they all pass.
 
     Raises:
         SandboxError: the sandbox failed.
@@ -27,7 +27,7 @@ def feedback(
 
 
 def detail(tests: CodeTests, verdict: CodeVerdict, level: str) -> str:
-    """Return a line for people: what failed first, and whether the program could have cheated."""
+    """Return a line for people: the first failure, and whether the program could have cheated."""
     notes = [_first_failure(tests, verdict)]
     if verdict.weak:
         notes.append("weak: the tests ran in the program's own process.")

@@ -1,4 +1,4 @@
-"""Forms of tests in datasets, each turned into the one that is documented.
+"""Forms of tests in datasets, each converted to the documented form.
 
     {"inputs": ["1 2"], "outputs": ["3"], "fn_name": "f"}      APPS, TACO, Eurus-2
     [{"input": "1 2", "output": "3", "testtype": "stdin"}]     LiveCodeBench, DeepCoder
@@ -7,7 +7,7 @@
     {"functional": "assert f(1) == 2"}                         test code
 
 Each may be JSON text. Tests of a function have lists of arguments, or a line of JSON for each
-argument; where every output is a list of one value, that value is expected (APPS).
+argument. If every output is a list of one value, this value is expected (APPS).
 """
 
 import ast
@@ -22,21 +22,21 @@ _KNOWN = 'inputs and outputs, a list of {"input", "output"}, test_cases, or asse
 
 
 class UnknownForm(Exception):
-    """Tests are of no form that is read; the message says what was found and what is wanted."""
+    """Tests have an unknown form; the message says what was found and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tests:
-    """Tests in the documented form, and the function that they name."""
+    """Tests in the documented form, and the name of the tested function."""
 
     cell: Any
     name: str = ""
 
 
 def opened(cell: Any) -> Any:
-    """Return what a text stands for where it is an object or a list, else the cell.
+    """Return the object or list that a text contains; any other cell is returned unchanged.
 
-    It is JSON, or as Python writes it: that is what becomes of a list in many a CSV file.
+    The text is JSON or a Python literal, as lists are in many CSV files.
     """
     if not (isinstance(cell, str) and cell.lstrip()[:1] in ("{", "[")):
         return cell
@@ -50,21 +50,21 @@ def opened(cell: Any) -> Any:
 
 
 def documented(cell: Any, name: str = "") -> Tests:
-    """Return tests of any known form in the documented one.
+    """Return tests of any known form in the documented form.
 
     Args:
         cell: The tests of a row.
-        name: The function that the row says is tested; '' leaves it to the tests.
+        name: The tested function that the row names; '' if only the tests name it.
 
     Raises:
-        UnknownForm: the tests are of no known form.
+        UnknownForm: the tests have an unknown form.
     """
     cell = opened(cell)
     if isinstance(cell, Mapping):
         return _of_object({key: value for key, value in cell.items() if value is not None}, name)
     if isinstance(cell, list | tuple) and cell and all(isinstance(x, Mapping) for x in cell):
         return _of_cases(cell, name)
-    return Tests(cell, name)  # assertions, or what read_tests refuses
+    return Tests(cell, name)  # assertions; read_tests refuses anything else
 
 
 def _of_object(cell: Mapping[str, Any], name: str) -> Tests:
@@ -133,7 +133,7 @@ def _of_lists(inputs: Any, outputs: Any, name: str, kind: str) -> Tests:
 
 
 def listed(cells: Any) -> list[Any]:
-    """Return a list as it is, and anything else as a list of one."""
+    """Return a list unchanged, and any other value as a list of one."""
     return list(cells) if isinstance(cells, list | tuple) else [cells]
 
 
@@ -167,7 +167,7 @@ def _arguments(given: Any) -> list[Any]:
 
 
 def _value(cell: Any) -> Any:
-    """Return the value that a text stands for, as JSON or as Python writes it; else the text."""
+    """Return the value of a text in JSON or of a Python literal; else the text."""
     if not isinstance(cell, str):
         return cell
     for read in (json.loads, ast.literal_eval):

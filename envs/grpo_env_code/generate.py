@@ -1,6 +1,7 @@
-"""Small functions to write, by level: what is asked, a program that does it, and calls to test it.
+"""Small functions to write, by level: the task, a program that solves it, and calls that test it.
 
-Levels 1 and 2 are described in words, or (two of three) by two values that fix the constants.
+Levels 1 and 2 are described in words or, two times in three, by two values that determine the
+constants.
 """
 
 import random
@@ -11,7 +12,7 @@ from typing import Any
 
 VISIBLE, HIDDEN = 2, 6
 _COMMON = HIDDEN // 3
-"""So many of the hidden calls may share a value, or a function that ignores its input would pay."""
+"""The most hidden calls with the same value: a function that ignores its input must not pay."""
 _LETTERS = "abcdefgh"
 
 Inputs = Callable[[random.Random], tuple[Any, ...]]
@@ -24,7 +25,7 @@ class Exercise:
     text: str
     program: str
     work: str
-    """How the constants follow from given values, a step a line; '' where nothing has to."""
+    """The steps from given values to the constants, a line each; '' if there are none."""
     calls: tuple[tuple[tuple[Any, ...], Any], ...]
     """Arguments and value; the first VISIBLE of them may be shown to the policy."""
 
@@ -40,9 +41,9 @@ class Plan:
     inputs: Inputs
     work: str = ""
     given: tuple[tuple[Any, ...], ...] = ()
-    """Arguments whose values the text tells."""
+    """Arguments whose values are in the text."""
     edges: tuple[tuple[Any, ...], ...] = ()
-    """Arguments at a bound, always among the hidden calls."""
+    """Arguments at a boundary, which the hidden calls always have."""
 
 
 Family = Callable[[random.Random], Plan]
@@ -64,7 +65,7 @@ def generate(rng: random.Random, level: int) -> Exercise:
 
 
 def _calls(rng: random.Random, plan: Plan) -> tuple[tuple[tuple[Any, ...], Any], ...] | None:
-    """Return calls with different arguments, None where too many of them have one value."""
+    """Return calls with different arguments; None if too many of them have the same value."""
     args = list(plan.given)
     for _ in range(100):
         drawn = plan.inputs(rng)
@@ -159,7 +160,7 @@ def _two_arguments_by_values(rng: random.Random) -> Plan:
     )
 
 
-# Level 3: which of two
+# Level 3: a choice of two values
 
 
 def _either(rng: random.Random) -> Plan:
@@ -241,7 +242,7 @@ def _capitals(head: str) -> Callable[[str], str]:
     return lambda s: head + s.upper()
 
 
-# Level 5: all, or those that
+# Level 5: all items, or those that meet a condition
 
 
 def _each(rng: random.Random) -> Plan:

@@ -1,6 +1,6 @@
-"""Layouts of datasets: which columns a known one has, and what they are of a problem.
+"""Layouts of known datasets: their columns, and the part of a problem that each column has.
 
-The first layout whose columns a dataset has is taken; envs/README.md lists them.
+A dataset gets the first layout whose columns it has; envs/README.md lists the layouts.
 """
 
 import base64
@@ -20,7 +20,7 @@ from grpo_envs.graders.code.asserts import asserted_function
 Cells = Mapping[str, Any]
 _IMPORTED = re.compile(r"^from solution import (\w+)", re.MULTILINE)
 _MOST_BYTES = 512 * 2**20
-"""Of tests that are unpacked."""
+"""The most bytes of unpacked tests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +29,13 @@ class Layout:
 
     name: str
     has: tuple[str, ...]
-    """Columns that it is found by, the prompt first; `a|b` is the first of these that is there."""
+    """Columns that identify the layout, the prompt first; `a|b` is the first existing of both."""
     roles: Mapping[str, str] = field(default_factory=dict)
-    """The dataset's columns for ours where the names differ."""
+    """The dataset's columns for ours, where the names differ."""
     uses: tuple[str, ...] = ()
-    """More columns that `read` looks at, None where the dataset lacks them."""
+    """More columns that `read` uses; a missing column is None."""
     read: Callable[[Cells], Cells] = lambda cells: {}
-    """From the cells of a row to those of our columns that no column holds as it is."""
+    """Computes cells of our columns that the dataset does not have in our form."""
 
 
 def layout_of(columns: Collection[str]) -> Layout | None:
@@ -66,7 +66,7 @@ def _with_starter(cells: Cells) -> dict[str, Any]:
 
 
 def _begun(prompt: str, starter: str) -> str:
-    """Return a prompt that shows the code to begin with."""
+    """Return the prompt with its starter code."""
     if not starter.strip() or starter.strip() in prompt:
         return prompt
     return f"{prompt.rstrip()}\n\nBegin with this code:\n```python\n{starter.rstrip()}\n```"
@@ -113,7 +113,7 @@ def _cases_in(cell: Any, name: str) -> list[Any]:
 
 
 class _TextOnly(pickle.Unpickler):
-    """Unpickles text and other plain values: whatever names a class or a function is refused."""
+    """Unpickles text and other plain values; a pickle that names a class or function is refused."""
 
     def find_class(self, module_name: str, global_name: str) -> Never:
         raise pickle.UnpicklingError(f"{module_name}.{global_name} is no text")
@@ -123,9 +123,9 @@ class _TextOnly(pickle.Unpickler):
 
 
 def unpacked(text: str) -> str:
-    """Return the text that is pickled, deflated and written in base 64 (LiveCodeBench).
+    """Return a text that was pickled, compressed with zlib and encoded in base64 (LiveCodeBench).
 
-    Nothing but a text is unpickled: a pickle that names a class or a function is refused.
+    Only text is unpickled: a pickle that names a class or a function is refused.
 
     Raises:
         UnknownForm: the tests are packed in another way.
@@ -175,7 +175,7 @@ def _leetcode(cells: Cells) -> Cells:
 
 
 def _mbpp(cells: Cells) -> Cells:
-    """Put imports and setup of MBPP's tests together."""
+    """Join the imports and the setup of MBPP's tests."""
     imports = opened(cells.get("test_imports"))
     lines = imports if isinstance(imports, list) else [imports]
     setup = [str(line) for line in (*lines, cells.get("test_setup_code")) if line]
@@ -282,4 +282,4 @@ LAYOUTS = (
         read=_with_starter,
     ),
 )
-"""The first that fits is taken."""
+"""The first layout that fits is used."""

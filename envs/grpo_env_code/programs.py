@@ -1,4 +1,4 @@
-"""Programs in datasets: the solution of a row, the function that is asked for, its starter code."""
+"""Programs in datasets: the solution of a row, the requested function, and its starter code."""
 
 import ast
 import re
@@ -15,8 +15,8 @@ _METHOD = re.compile(r"Solution\(\)\.([A-Za-z_]\w*)")
 def first_python(cell: Any) -> str:
     """Return the first Python program of a cell, or '' if there is none.
 
-    A cell is a program, one in a fenced block, a list of programs, JSON text of such a list, or an
-    object of languages and solutions, where 3 is Python 3 (CodeContests).
+    A cell is a program, a program in a fenced block, a list of programs, JSON text of such a list,
+    or an object of languages and solutions in which 3 is Python 3 (CodeContests).
     """
     cell = opened(cell)
     if isinstance(cell, Mapping):
@@ -32,7 +32,7 @@ def first_python(cell: Any) -> str:
 
 
 def _program_in(item: Any) -> str:
-    """Return the program that an item of a list holds, '' where it is of another language."""
+    """Return the program of a list item; '' if it is in another language."""
     if isinstance(item, Mapping):
         if str(item.get("language", "python")).lower() not in _PYTHON3:
             return ""
@@ -47,7 +47,7 @@ def _bare(text: str) -> str:
 
 
 def parses(program: str) -> bool:
-    """Return whether a text is a program of this Python."""
+    """Return whether a text is a program that this Python version parses."""
     try:
         ast.parse(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -56,7 +56,7 @@ def parses(program: str) -> bool:
 
 
 def entry_point_of(name: str, *programs: str) -> str:
-    """Return `Solution().name` where a program has it as a method of `Solution`, else the name."""
+    """Return `Solution().name` if a program defines it as a method of `Solution`, else the name."""
     if not name or _METHOD.fullmatch(name):
         return name
     method = re.compile(rf"\s+def\s+{re.escape(name)}\s*\(\s*self\b")
@@ -68,7 +68,7 @@ def entry_point_of(name: str, *programs: str) -> str:
 
 
 def first_function(starter: str) -> str:
-    """Return the name of the first function that starter code begins, or '' if there is none."""
+    """Return the name of the first function in starter code, or '' if there is none."""
     found = re.search(r"^\s*def\s+([A-Za-z_]\w*)", starter, re.MULTILINE)
     return found[1] if found else ""
 
@@ -85,7 +85,7 @@ def wanted(entry_point: str, solution: str) -> str:
 
 
 def is_named(entry_point: str, prompt: str) -> bool:
-    """Return whether a prompt says what to define."""
+    """Return whether a prompt names the function, class or method to define."""
     owner, _, method = map(re.escape, entry_point.partition("()."))
     called = re.search(rf"\b{method or owner}\s*\(", prompt)
     return bool(called or (not method and re.search(rf"\bclass\s+{owner}\b", prompt)))

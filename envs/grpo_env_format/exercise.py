@@ -1,4 +1,4 @@
-"""What a generator makes: a prompt, its constraints, and an answer that satisfies all of them."""
+"""A generated exercise: a prompt, its constraints, and an answer that satisfies all of them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Exercise:
     constraints: tuple[Constraint, ...]
     answer: str
     work: str = ""
-    """How to get there, a step a line; '' if there is nothing to work out."""
+    """The steps to the answer, a line each; '' if there are none."""
 
 
 def numbered(things: Iterable[object]) -> str:
-    r"""Count things, one a line.
+    r"""Number things, one per line.
 
     >>> numbered(["fox", "sea"])
     '1 fox\n2 sea'
@@ -28,5 +28,5 @@ def numbered(things: Iterable[object]) -> str:
 
 
 def topic(nouns: Sequence[str]) -> str:
-    """Return what the text shall be about."""
+    """Return the instruction that names the topic."""
     return f"write about {' and '.join(nouns)}"

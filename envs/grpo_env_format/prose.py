@@ -1,4 +1,4 @@
-"""Blocks of words: what every layout is filled with."""
+"""Blocks of words, the contents of every layout."""
 
 import random
 import re
@@ -22,7 +22,7 @@ from grpo_envs.graders.format.words import folded, words_of
 
 
 def blocks_of_words(rng: random.Random, demands: Demands, plan: Plan, deck: Deck) -> list[str]:
-    """Return `plan.blocks` texts that have all that is demanded of words between them."""
+    """Return `plan.blocks` texts that together meet all requirements on words."""
     start = [one.phrase.strip() for one in demands.all(StartsWith)][:1]
     end = [one.phrase.strip() for one in demands.all(EndsWith)][:1]
     pieces = _pieces(rng, demands, deck)
@@ -38,7 +38,7 @@ def blocks_of_words(rng: random.Random, demands: Demands, plan: Plan, deck: Deck
 
 
 def chunks(things: Sequence[str], count: int) -> list[list[str]]:
-    """Cut a list into so many parts, as even as can be.
+    """Split a list into `count` parts of nearly equal length.
 
     >>> chunks("abcde", 2)
     [['a', 'b'], ['c', 'd', 'e']]
@@ -49,7 +49,7 @@ def chunks(things: Sequence[str], count: int) -> list[list[str]]:
 
 
 def in_case(text: str, demands: Demands) -> str:
-    """Return a text in the case that is demanded."""
+    """Return a text in the required case."""
     case = demands.one(Case)
     if case is None or case.case == "sentence":
         return text
@@ -76,7 +76,7 @@ def _pieces(rng: random.Random, demands: Demands, deck: Deck) -> list[str]:
 
 
 def _given(demands: Demands) -> list[str]:
-    """Return the phrases that stand there anyway."""
+    """Return the phrases that other constraints put into the text."""
     phrases = [phrase for one in demands.all(Contains) for phrase in one.phrases]
     phrases += [one.phrase for one in demands.all(StartsWith)]
     return phrases + [one.phrase for one in demands.all(EndsWith)]
@@ -90,7 +90,7 @@ def _needed(rng: random.Random, least: int | None, most: int | None) -> int:
 def _as_sentences(
     sentences: list[list[str]], demands: Demands, start: list[str], end: list[str]
 ) -> list[str]:
-    """Return sentences with their capitals and stops, where it is prose that is asked for."""
+    """Return sentences, with capitals and full stops if a constraint requires prose."""
     case = demands.one(Case)
     whole = any(map(demands.all, (Sentences, SentenceWords, Paragraphs)))
     if not whole and not (case and case.case == "sentence"):
@@ -110,7 +110,7 @@ def _as_sentences(
 
 
 def parts_of(rng: random.Random, total: int, count: int) -> list[int] | None:
-    """Return so many numbers above 0 with this sum, or None if there are none."""
+    """Return `count` numbers above 0 whose sum is `total`, or None if there are none."""
     if not 1 <= count <= total or count > 10_000:
         return None
     cuts = sorted(rng.sample(range(1, total), count - 1))

@@ -1,6 +1,6 @@
-"""Level 1: one constraint in few and simple words, with the steps that lead to an answer.
+"""Level 1: one constraint in few and simple words, with the steps to an answer.
 
-The bundled model learned from these: what they look like stays as it is (a test holds them to it).
+The bundled model was trained on these exercises, so their texts must not change (a test checks it).
 """
 
 import random
@@ -78,7 +78,7 @@ def _reverse(rng: random.Random) -> Exercise:
 
 
 def _alphabetical(rng: random.Random) -> Exercise:
-    """Sort by insertion: each line takes in the next word."""
+    """Sort by insertion: each line inserts the next word."""
     nouns = _nouns(rng, 3, 6)
     lines = [" ".join(sorted(nouns[:count])) for count in range(1, len(nouns) + 1)]
     return _asked(Alphabetical(words=tuple(nouns)), lines[-1], "\n".join(lines))
@@ -104,7 +104,7 @@ def _ends(rng: random.Random) -> Exercise:
 
 _KINDS: tuple[Callable[[random.Random], Exercise], ...] = (
     _words,
-    *(_letters, _letters),  # twice what takes thought
+    *(_letters, _letters),  # kinds that need several steps are twice as frequent
     _frequency,
     _items,
     *(_sum, _sum),

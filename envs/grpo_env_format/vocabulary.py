@@ -1,4 +1,4 @@
-"""Words to build answers of."""
+"""Words for building answers."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -51,11 +51,11 @@ LANGUAGES = {
     "kn": "ನೀರು ಮನೆ ನದಿ ಪುಸ್ತಕ ಮರ ದಾರಿ ಹೂವು ದಿನ",
     "ml": "വെള്ളം വീട് നദി പുസ്തകം മരം വഴി പൂവ് ദിവസം",
 }
-"""Nouns of languages; small words come with them."""
+"""Nouns by language; the function words of the language are added to them."""
 
 
 class Deck:
-    """Words that come back only when all others have been used."""
+    """Words that repeat only after all others have been used."""
 
     def __init__(self, rng: random.Random, words: Iterable[str], first: Sequence[str] = ()) -> None:
         """Shuffle `words`, with those of `first` in front."""
@@ -68,7 +68,7 @@ class Deck:
         return bool(self.words)
 
     def draw(self, having: str = "") -> str:
-        """Return the next word, with the letter `having` once in it; the letter if no word has."""
+        """Return the next word with the letter `having` exactly once in it, else the letter."""
         fits = [word for word in self._left if not having or folded(word).count(having) == 1]
         if fits:
             self._left.remove(fits[-1])
@@ -80,10 +80,10 @@ class Deck:
 
 
 def words_in(script: str | None) -> Sequence[str]:
-    """Return words of a script, English ones for none or `latin`."""
+    """Return words of a script; English words for None or `latin`."""
     return SCRIPTS[script].split() if script in SCRIPTS else (*NOUNS, *MORE)
 
 
 def words_of_language(language: str) -> Sequence[str]:
-    """Return nouns of a language and the small words that no other language has."""
+    """Return nouns of a language and the function words that no other language has."""
     return (*LANGUAGES.get(language, "").split(), *small_words_of(language))

@@ -1,11 +1,11 @@
-r"""Countdown: make a number out of others.
+r"""Countdown: make a target out of given numbers.
 
-Task: "Make 17 from 3, 5, 4.", with a target that can be made (see `puzzles.py` for the levels), or
-a row of a dataset.
+Task: "Make 17 from 3, 5, 4.", with a reachable target (see `puzzles.py` for the levels), or a row
+of a dataset.
 Answer: an expression in `<answer>...</answer>`, the only one after any `<think>` block; it may end
 in "= 17" and be written with brackets or in LaTeX (`$\frac{12}{4} \times 5$`). Each number is used
 once; with `use=some`, at most once.
-Reward: `correct` for an expression of those numbers that comes to the target exactly, `format` for
+Reward: `correct` for an expression of these numbers whose value is exactly the target, `format` for
 exactly one answer, at the end.
 """
 
@@ -34,14 +34,14 @@ _LIST = re.compile(r"[\[(]?[0-9]{1,9}(?:[, ]+[0-9]{1,9}){1,19}[\])]?")
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is to be made, out of what."""
+    """The given numbers and the target."""
 
     numbers: tuple[int, ...]
     target: int
 
 
 class CountdownEnv(TextEnv):
-    """Numbers, and a target to make of them."""
+    """Numbers, and a target to make from them."""
 
     parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.1}
 
@@ -65,18 +65,18 @@ class CountdownEnv(TextEnv):
 
         Args:
             split: `train` or `eval`.
-            level: 1 three numbers to add and subtract, 2 four, 3 three with products, 4 four with
-                products and quotients, 5 six.
-            numbers: How many numbers are given, in place of the level's.
-            values: [least, most] of a number, in place of the level's.
-            operators: Those of `+-*/` that an answer may use, in place of the level's; all of them
-                with a dataset.
+            level: 1 three numbers to add and subtract, 2 four numbers, 3 three numbers with
+                products, 4 four numbers with products and quotients, 5 six numbers.
+            numbers: How many numbers are given, instead of the level's number.
+            values: [least, most] of a number, instead of the level's.
+            operators: The operators of `+-*/` that an answer may use, instead of the level's; all
+                of them with a dataset.
             use: `all` of the numbers, or `some`.
             dataset: A local file or hub id with numbers and targets; None generates them.
             columns: Names of the dataset's columns: {"numbers": ..., "target": ...}.
-            unreadable: What rows that cannot be read are: an `error`, or `drop`.
-            held_out: Share of the distinct prompts that is kept for evaluation, a tenth when null.
-                A dataset with an eval, test or validation split of its own keeps that.
+            unreadable: How rows that cannot be read are treated: `error` or `drop`.
+            held_out: Share of the distinct prompts that is kept for evaluation; null: a tenth. A
+                dataset with its own eval, test or validation split keeps that split.
             rewards: Weights of `correct` and `format`.
             render_mode: None or `ansi`.
 
@@ -101,7 +101,7 @@ class CountdownEnv(TextEnv):
             "You may think in <think></think>. Answer in <answer></answer>."
         )
         if dataset is not None:
-            needs, read = ("numbers", "target"), self.from_row  # named now, not at step 300
+            needs, read = ("numbers", "target"), self.from_row  # unreadable rows fail now
             keys: dict[str, Any] = {"unreadable": unreadable, "held_out": held_out}
             keys |= {"needs": needs, "read": read, "settings": {}}
             self.rows = Rows(dataset, columns=columns, **keys)
@@ -123,9 +123,9 @@ class CountdownEnv(TextEnv):
         raise ConfigError(f"env.values={self.recipe.values}: too few puzzles for two splits.")
 
     def from_row(self, row: Row) -> Problem:
-        """Read numbers ([3, 5, 4] or text of them) and the target of a row; no solution is known.
+        """Read the numbers ([3, 5, 4], or as text) and the target of a row; no solution is known.
 
-        Whether the target can be made is not tried.
+        Whether the target can be made is not checked.
         """
         numbers, target = row.text("numbers"), row.text("target")
         where = f"{row.source}: row {row.number + 1}"
@@ -137,7 +137,7 @@ class CountdownEnv(TextEnv):
         return Problem(prompt=_ask(goal), gold=goal, solution="")
 
     def score(self, problem: Problem, answer: str) -> Reward:
-        """Work out the expression and count the numbers in it."""
+        """Evaluate the expression and count the numbers in it."""
         block = only_block(answer, "answer")
         if block is None:
             return Reward(parts={"correct": 0.0, "format": 0.0})
@@ -145,7 +145,7 @@ class CountdownEnv(TextEnv):
         return Reward(parts={"correct": float(not why), "format": float(block.neat)}, note=why)
 
     def _wrong(self, goal: Goal, text: str) -> str:
-        """Return why `text` does not make the goal, '' where it does."""
+        """Return why `text` does not make the target; '' if it does."""
         expression, equals, right = undelimited(text).partition("=")
         if equals and undelimited(right) != str(goal.target):
             return "what follows = is not the target"

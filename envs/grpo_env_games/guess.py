@@ -2,11 +2,11 @@
 
 Task: "I think of a number from 134 to 140. Guess it in 3 turns."; each guess is answered with
 "higher" or "lower".
-Answer: a whole number in `<answer>...</answer>`, the only one after any `<think>` block. Anything
-else, or a number out of range, is answered with the range and costs the turn.
-Reward, paid once, at the end: `correct` for the number, `format` for the share of the turns that
-are exactly one answer, at their end; `quick` for the share of turns left. `quick` weighs nothing
-unless `env.rewards` says so: with it the maximum takes luck, and accuracy has no meaning.
+Answer: a whole number in `<answer>...</answer>`, the only one after any `<think>` block. The reply
+to anything else, or to a number out of range, is the range; the turn is lost.
+Reward, once at the end: `correct` for the number, `format` for the share of turns with exactly one
+answer, at their end, `quick` for the share of turns left. The weight of `quick` is 0 unless
+`env.rewards` sets it: with `quick` the maximum needs luck, so accuracy has no meaning.
 """
 
 import random
@@ -30,7 +30,7 @@ _NOTHING = {"correct": 0.0, "format": 0.0, "quick": 0.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuessRecipe:
-    """How much there is to guess, and in how many turns."""
+    """The size of the ranges and the number of turns."""
 
     span: list[int]
     """[least, most] numbers in a range."""
@@ -39,7 +39,7 @@ class GuessRecipe:
     """The largest number of any range; the smallest is 10."""
 
     def __post_init__(self) -> None:
-        """Refuse what there is no game of."""
+        """Refuse values without a game."""
         pair = isinstance(self.span, list | tuple) and [type(v) for v in self.span] == [int] * 2
         in_range = pair and 2 <= self.span[0] <= self.span[1] <= LARGEST
         require(in_range, "env.span", self.span, f"[least, most] within 2 to {LARGEST}")
@@ -50,7 +50,7 @@ class GuessRecipe:
         require(fits, "env.largest", self.largest, allowed)
 
 
-# Halving finds each of 2**turns - 1 numbers; nothing else always does.
+# Only halving always finds a number out of 2**turns - 1.
 LEVELS = {
     1: GuessRecipe(span=[6, 7], turns=3, largest=299),
     2: GuessRecipe(span=[12, 15], turns=4, largest=499),
@@ -77,7 +77,7 @@ class Range:
 
 
 class GuessEnv(TextEnv):
-    """A number between two others, which the replies close in on."""
+    """A number in a range that each reply narrows."""
 
     parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.1, "quick": 0.0}
     system_prompt = "You may think in <think></think>. Answer in <answer></answer>."
@@ -98,10 +98,10 @@ class GuessEnv(TextEnv):
 
         Args:
             split: `train` or `eval`.
-            level: 1 six or seven numbers in 3 turns, up to 5: about a thousand in 10.
-            span: [least, most] numbers in a range, in place of the level's.
-            turns: Guesses per episode, in place of the level's.
-            largest: The largest number of any range, in place of the level's.
+            level: From 1 (six or seven numbers in 3 turns) to 5 (about a thousand in 10 turns).
+            span: [least, most] numbers in a range, instead of the level's.
+            turns: Guesses per episode, instead of the level's number.
+            largest: The largest number of any range, instead of the level's.
             rewards: Weights of `correct`, `format` and `quick`.
             render_mode: None or `ansi`.
 
@@ -121,7 +121,7 @@ class GuessEnv(TextEnv):
             self.problem(0, each)  # raises if there are no ranges
 
     def draw(self, rng: random.Random, split: str) -> Problem:
-        """Pick ranges until one belongs to `split`; the number in it is free."""
+        """Draw ranges until one belongs to `split`; the number in it is random."""
         for _ in range(_MOST_TRIES):
             span = rng.randint(*self.recipe.span)
             low = rng.randint(LEAST, self.recipe.largest - span + 1)
@@ -143,7 +143,7 @@ class GuessEnv(TextEnv):
         return self.respond(problem, [Turn(action=answer)]).reward
 
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
-        """Say where the number is; pay at the end."""
+        """Reply with higher, lower or right; the last reply has the reward."""
         guess = _guessed(turns[-1].action)
         within = Range(*problem.meta["range"])
         if guess is None or not within.low <= guess <= within.high:
@@ -159,7 +159,7 @@ class GuessEnv(TextEnv):
         )
 
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
-        """Guess the middle of what is still possible."""
+        """Guess the middle of the remaining range."""
         left = Range(*problem.meta["range"])
         for turn in turns:
             left = left.after(_guessed(turn.action), turn.observation)

@@ -1,7 +1,7 @@
-r"""Arithmetic as people and models write it: LaTeX, other signs, brackets -> `+-*/` and `()`.
+r"""Converting arithmetic from LaTeX, other signs and brackets to `+-*/` and `()`.
 
-Only the notation changes: the numbers, the operators and their order stay. What is not known stays
-as it is, and the reader of arithmetic refuses it.
+Only the notation changes, not the numbers, the operators or their order. Unknown text is not
+changed, and the reader of arithmetic refuses it.
 """
 
 import re
@@ -44,7 +44,7 @@ def plain(text: str) -> str:
     r"""Return an expression in plain notation.
 
     Raises:
-        Unreadable: it is too long, brackets do not match, or a fraction has no two parts.
+        Unreadable: the text is too long, brackets do not match, or a fraction lacks a part.
 
     >>> plain(r"$\frac{8}{3} \times [4 - 1]$")
     '((8)/(3))  *  (4 - 1)'
@@ -55,7 +55,7 @@ def plain(text: str) -> str:
 
 
 def undelimited(text: str) -> str:
-    r"""Return a text without the signs of mathematics around it, if they are around all of it.
+    r"""Return a text without math delimiters, if they enclose the whole text.
 
     >>> undelimited(r"\( 3*4 \)"), undelimited("$3$ + $4$")
     ('3*4', '$3$ + $4$')
@@ -71,13 +71,13 @@ def undelimited(text: str) -> str:
 
 @dataclass(slots=True)
 class _Reader:
-    """Rewrites tokens, one after another."""
+    """Rewrites tokens from left to right."""
 
     tokens: list[str]
     at: int = 0
 
     def until(self, closing: str, depth: int) -> str:
-        """Return what stands before a closing bracket ('' for the end) in plain notation."""
+        """Return the text before a closing bracket ('' for the end) in plain notation."""
         if depth > DEEPEST:
             raise Unreadable(f"deeper than {DEEPEST}")
         written: list[str] = []
@@ -101,7 +101,7 @@ class _Reader:
         raise Unreadable("brackets that do not match")
 
     def part(self, depth: int) -> str:
-        """Return a part of a fraction: what stands in braces, or one digit."""
+        """Return a part of a fraction: the text in braces, or one digit."""
         while self.at < len(self.tokens) and self.tokens[self.at].isspace():
             self.at += 1
         token = self.tokens[self.at] if self.at < len(self.tokens) else ""

@@ -1,4 +1,4 @@
-"""Countdown's puzzles: numbers, a target that can be made of them, and one way to make it."""
+"""Countdown's puzzles: numbers, a reachable target, and one way to make it."""
 
 import random
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ OPERATORS = "+-*/"
 LARGEST_TARGET = 999
 _MOST_TRIES = 20_000
 _POWER = {"+": 1, "-": 1, "*": 2, "/": 2}
-_ALONE = 3  # a number needs no parentheses anywhere
+_ALONE = 3  # a single number never needs parentheses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountdownRecipe:
-    """What the puzzles of a level are made of."""
+    """The settings of a level's puzzles."""
 
     numbers: int
-    """How many are given."""
+    """How many numbers are given."""
     values: list[int]
     """[least, most] of a number."""
     operators: str
 
     def __post_init__(self) -> None:
-        """Refuse what no puzzle can be made of."""
+        """Refuse values that allow no puzzle."""
         whole = type(self.numbers) is int and 2 <= self.numbers <= 6
         require(whole, "env.numbers", self.numbers, "2 to 6")
         pair = isinstance(self.values, list | tuple) and [type(v) for v in self.values] == [int] * 2
@@ -46,31 +46,31 @@ LEVELS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Puzzle:
-    """What is given and asked, one answer and the way to it."""
+    """The given numbers, the target, one answer and its steps."""
 
     numbers: tuple[int, ...]
     target: int
     answer: str
     work: str
-    """One step a line, e.g. `3*4=12`, `12+5=17`."""
+    """One step per line, e.g. `3*4=12`, `12+5=17`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A piece of the expression that makes the target."""
+    """A part of the expression that makes the target."""
 
     value: int
     text: str
     power: int = _ALONE
-    """How tightly its last operator binds."""
+    """The precedence of its last operator."""
     work: tuple[str, ...] = ()
 
 
 def generate(rng: random.Random, recipe: CountdownRecipe) -> Puzzle:
-    """Make one puzzle, whose target is none of its numbers.
+    """Make a puzzle whose target is not one of its numbers.
 
     Raises:
-        ConfigError: there is none to be found.
+        ConfigError: no puzzle was found.
     """
     sums = "+" in recipe.operators and set(recipe.operators) <= set("+-")
     for _ in range(_MOST_TRIES):
@@ -86,9 +86,9 @@ def generate(rng: random.Random, recipe: CountdownRecipe) -> Puzzle:
 
 
 def _signed(rng: random.Random, numbers: tuple[int, ...], operators: str) -> Part:
-    """Add some and subtract the others: at most half of them, so that no search is needed.
+    """Add some numbers and subtract the others, at most half of them, so no search is needed.
 
-    The work finds them: the total less the target is twice what is subtracted.
+    The steps find the subtracted numbers: the total minus the target is twice their sum.
     """
     places = range(len(numbers))
     most = len(numbers) // 2 if "-" in operators else 0
@@ -112,7 +112,7 @@ def _running(numbers: list[int] | tuple[int, ...]) -> list[str]:
 
 
 def _combined(rng: random.Random, numbers: tuple[int, ...], operators: str) -> Part | None:
-    """Join two at a time, with whole numbers above 0 on the way, as the game wants it."""
+    """Join two parts at a time; by the rules all intermediate values are whole numbers above 0."""
     parts = [Part(value=number, text=str(number)) for number in numbers]
     while len(parts) > 1:
         left = parts.pop(rng.randrange(len(parts)))

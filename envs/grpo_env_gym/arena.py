@@ -1,13 +1,13 @@
 """A game of TextArena for one player, by its name: Sudoku, FrozenLake, Mastermind and others.
 
-Task: the rules of the game and where it stands, as TextArena tells them.
-Answer: a move in the form that the rules ask for, such as `[up]`; what follows any `<think>` block,
-or what stands in `<answer>` (`env.answer=tag`).
-Reward: `score` is the game's own reward, scaled from `env.return_range` to [0, 1] and clipped; paid
-at the end. A game that is not over after `env.turns` answers earns 0.
+Task: the rules of the game and its current state, in TextArena's words.
+Answer: a move in the form of the rules, such as `[up]`: the text after any `<think>` block, or the
+text in `<answer>` (`env.answer=tag`).
+Reward: `score` is the game's own reward at the end, scaled from `env.return_range` to [0, 1] and
+clipped. A game that is not over after `env.turns` answers earns 0.
 
-Everything of `env=gym` holds: a game is played again from its start for every turn. Games whose
-first message does not tell the problem (a number to guess) say so: their problems are `hidden`.
+As in `env=gym`, a game is replayed from its start for every turn. If the first message of a game
+does not determine the problem (a number to guess), its problems are `hidden`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from grpo_env_gym.env import GymEnv
 from grpo_envs.errors import ConfigError, install, nearest
 
 HIDDEN = ("GuessTheNumber", "Hangman", "Mastermind", "Minesweeper", "Wordle")
-"""Games whose first message is the same whatever there is to find."""
+"""Games whose first message does not depend on the solution."""
 
 
 class TextArenaEnv(GymEnv):
@@ -42,11 +42,13 @@ class TextArenaEnv(GymEnv):
         """Make the environment.
 
         Args:
-            split: `train` or `eval`: other seeds, and other first messages if there are enough.
+            split: `train` or `eval`; they have different seeds, and different first messages if
+                there are enough.
             game: A game's name in TextArena, such as `FrozenLake-v0-random`.
-            answer: What is the move: the `text` after any think block, or what is in the `tag`.
-            return_range: [least, most] that a game pays; [0, 1] when None.
-            turns: Most answers of an episode; 16 when None.
+            answer: The part that is the move: `text`, all after any think block, or `tag`, the text
+                in <answer>.
+            return_range: [least, most] of the game's reward; None: [0, 1].
+            turns: The most answers of an episode; None: 16.
             system_prompt: The system message of a chat model.
             rewards: Weight of `score`.
             render_mode: None or `ansi`.

@@ -17,16 +17,16 @@ from grpo_envs.env.spaces import UnicodeText
 ID = "TextArenaGame-v0"
 PLAYER = 0
 _NLTK = re.compile(r"nltk\.download\('(\w+)'\)")
-"""In the message of a corpus that is not there."""
+"""In NLTK's error message about a missing corpus."""
 _generator = threading.Lock()
-"""Held while the process's random generator and stdout are a game's: threads may play several."""
+"""Held while a game uses the global random generator and stdout: threads may play several games."""
 
 
 class TextArenaGame(gymnasium.Env[str, str]):
-    """One game; `reset` makes it anew, as some games keep their board from one to the next.
+    """One game; `reset` makes it anew, because some games keep their board between games.
 
-    TextArena seeds and reads Python's global random generator. The game has a state of it that is
-    its own, and other code finds the generator as it was.
+    TextArena seeds and reads Python's global random generator. The game swaps in its own state of
+    the generator, and restores the state for other code afterwards.
     """
 
     def __init__(self, game: str) -> None:
@@ -57,7 +57,7 @@ class TextArenaGame(gymnasium.Env[str, str]):
         return reason, float((rewards or {}).get(PLAYER, 0.0)), True, False, {}
 
     def _begin(self, seed: int | None) -> None:
-        import textarena  # not needed to register the game
+        import textarena  # imported here: registering the game does not need it
 
         try:
             self.play = textarena.make(self.game)
@@ -80,7 +80,7 @@ class TextArenaGame(gymnasium.Env[str, str]):
             others = random.getstate()
             random.setstate(self._random)
             try:
-                with redirect_stdout(io.StringIO()):  # some print how they make a puzzle
+                with redirect_stdout(io.StringIO()):  # some games print while making a puzzle
                     yield
             finally:
                 self._random = random.getstate()

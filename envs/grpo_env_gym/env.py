@@ -1,17 +1,17 @@
-"""Somebody else's Gymnasium environment, whose observations and actions are text.
+"""Any Gymnasium environment whose observations and actions are text.
 
 Task: the first observation after `reset(seed=...)`, with a hashed seed.
-Answer: what follows any `<think>` block, stripped, or what stands in `<answer>` (`env.answer=tag`).
+Answer: the text after any `<think>` block, stripped, or the text in `<answer>` (`env.answer=tag`).
 Reward: `score` is the return of the episode (the sum of its rewards), scaled from
-`env.return_range` to [0, 1] and clipped; paid at the end, so that no turn is worth taking for an
-offset. An answer outside the action space is not passed on: it ends the episode and earns 0.
+`env.return_range` to [0, 1] and clipped. It is paid at the end, so that an offset of the range does
+not reward every turn. An answer outside the action space is not passed on: it ends the episode and
+earns 0.
 
-A reply is a function of the seed and the actions: the episode is played again from its start for
-every turn, so turn t costs t steps, and once more at its end. The environment must therefore repeat
-itself after `reset(seed=...)`: where a replay differs from the play before in an observation, in
-its end or in its return, the reward is invalid. So it is for a return that is not finite, and where
-the environment raises an exception, SystemExit included. Its own truncation ends an episode like
-its termination.
+A reply is a function of the seed and the actions: the episode is replayed from its start for every
+turn, so turn t costs t steps, and once more at its end. So the environment must be deterministic
+after `reset(seed=...)`. The reward is invalid if a replay differs from the play before in an
+observation, in its end or in its return, if the return is not finite, or if the environment raises
+an exception, including SystemExit. Truncation ends an episode like termination.
 """
 
 import math
@@ -29,16 +29,16 @@ from grpo_envs.seeding import rng_for, split_of
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
 _TURNS = 16
-_OPENINGS = 40  # that are looked at, once
+_OPENINGS = 40  # first observations that are compared, once
 _DRAWS = 1000
 _NO_REPEAT = "the environment does not repeat itself after reset(seed=...)"
 
 
 class GymEnv(TextEnv):
-    """Conversations with an environment that knows nothing of us."""
+    """Conversations with a Gymnasium environment of another package."""
 
     parts: ClassVar[Mapping[str, float]] = {"score": 1.0}
-    concurrency = "none"  # somebody's environment, with a state of its own
+    concurrency = "none"  # one instance with its own state
 
     def __init__(
         self,
@@ -56,13 +56,14 @@ class GymEnv(TextEnv):
         """Make the environment.
 
         Args:
-            split: `train` or `eval`: other seeds, and other first observations where there are
-                enough of them.
-            id: What is registered with Gymnasium; `module:Name-v0` imports the module first.
-            kwargs: For its constructor.
-            answer: What is its action: the `text` after any think block, or what is in the `tag`.
-            return_range: [least, most] that an episode returns; [0, 1] when None.
-            turns: Most answers of an episode; when None the id's `max_episode_steps`, or 16.
+            split: `train` or `eval`; they have different seeds, and different first observations if
+                there are enough.
+            id: An id registered with Gymnasium; `module:Name-v0` imports the module first.
+            kwargs: Keyword arguments of its constructor.
+            answer: The part that is the action: `text`, all after any think block, or `tag`, the
+                text in <answer>.
+            return_range: [least, most] return of an episode; None: [0, 1].
+            turns: The most answers of an episode; None: the id's `max_episode_steps`, or 16.
             system_prompt: The system message of a chat model.
             rewards: Weight of `score`.
             render_mode: None or `ansi`.
@@ -85,7 +86,7 @@ class GymEnv(TextEnv):
         self.by_observation = len(owners) > 1
 
     def draw(self, rng: random.Random, split: str) -> Problem:
-        """Draw seeds until one belongs to `split`, and its observation if there are enough."""
+        """Draw seeds until one belongs to `split`; with enough observations its first one, too."""
         for seed in islice(_seeds(rng), _DRAWS):
             if split_of(str(seed)) != split:
                 continue
@@ -95,7 +96,7 @@ class GymEnv(TextEnv):
         raise ConfigError(f"{_DRAWS} seeds of the environment gave no question of {split}.")
 
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
-        """Play the episode up to its last turn; pay at its end."""
+        """Play the episode up to its last turn; the last reply has the reward."""
         actions = [action_in(turn.action, self.answer) for turn in turns]
         step = self.wrapped.play(problem.gold, actions)
         seen = (problem.prompt, *(turn.observation for turn in turns[:-1]))
@@ -113,17 +114,17 @@ class GymEnv(TextEnv):
         return Reply(reward=self._reward(step), observation=step.observation, done=done)
 
     def score(self, problem: Problem, answer: str) -> Reward:
-        """Return what a single answer earns: nothing where the episode goes on."""
+        """Return the reward of a single answer; 0 if the episode goes on."""
         return self.respond(problem, [Turn(action=answer)]).reward
 
     def close(self) -> None:
-        """Close the environment that is played."""
+        """Close the wrapped environment."""
         self.wrapped.close()
 
     def _first(self, seed: int) -> str:
         try:
             return self.wrapped.open(seed)
-        except Exception as error:  # of somebody else's code; promised: one line
+        except Exception as error:  # another package's code can raise anything
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             raise ConfigError(f"the environment cannot be reset: {cause}.") from error
 
@@ -134,9 +135,9 @@ class GymEnv(TextEnv):
 
 
 def _difference(before: Sequence[str], now: Sequence[str]) -> str:
-    """Return where a replay differs from what a player saw, '' where it does not.
+    """Return how a replay differs from what a player saw; '' if it does not.
 
-    An answer without a recorded observation, other than the first, is not compared.
+    Turns after the first without a recorded observation are not compared.
     """
     for turn, (seen, again) in enumerate(zip(before, now, strict=False)):
         if seen != again and (seen or turn == 0):
@@ -148,7 +149,7 @@ def _difference(before: Sequence[str], now: Sequence[str]) -> str:
 
 
 def _other_play(step: Step, again: Step) -> str:
-    """Return where two plays of all turns differ, '' where they do not."""
+    """Return how two plays of all turns differ; '' if they do not."""
     if step == again:
         return ""
     if step.total != again.total and step.said == again.said:

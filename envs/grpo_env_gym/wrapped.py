@@ -17,16 +17,16 @@ _OURS = "grpo_envs/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Where an episode is after some actions."""
+    """The state of an episode after some actions."""
 
     said: tuple[str, ...]
-    """The first observation, and those that answered the actions."""
+    """The first observation, and the observation after each action."""
     total: float
     """The sum of the rewards so far."""
     terminated: bool
     truncated: bool
     strange: bool = False
-    """The last action is outside the action space, and was not passed on."""
+    """Whether the last action is outside the action space; it was not passed on."""
 
     @property
     def observation(self) -> str:
@@ -41,7 +41,8 @@ class Wrapped:
         """Make the environment `name` with `keywords`.
 
         Raises:
-            ConfigError: it is not registered, not of text, one of ours, or cannot be made.
+            ConfigError: the environment is not registered, not of text, one of ours, or cannot be
+                made.
         """
         spec = spec_of(name)
         self.env = _made(spec, keywords)
@@ -68,7 +69,7 @@ class Wrapped:
         return step
 
     def close(self) -> None:
-        """Close it."""
+        """Close the environment."""
         with _contained():
             self.env.close()
 
@@ -91,10 +92,11 @@ class Wrapped:
 
 
 def spec_of(name: str | None) -> gymnasium.envs.registration.EnvSpec:
-    """Return what is registered under `name`, after importing the module that it may begin with.
+    """Return the spec registered under `name`; a module before a colon is imported first.
 
     Raises:
-        ConfigError: nothing is, the module cannot be imported, or it is one of ours.
+        ConfigError: nothing is registered, the module cannot be imported, or the environment is one
+            of ours.
     """
     if not name:
         example = "env.id=my_package:Guess-v0"
@@ -104,7 +106,7 @@ def spec_of(name: str | None) -> gymnasium.envs.registration.EnvSpec:
         try:
             with _contained():
                 importlib.import_module(module)
-        except Exception as error:  # anything can go wrong in somebody else's import
+        except Exception as error:  # the import of another package can raise anything
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             raise ConfigError(f"env.id={name}: {module} cannot be imported: {cause}.") from error
     if plain.startswith(_OURS):
@@ -124,7 +126,7 @@ def _made(
     try:
         with _contained():
             return gymnasium.make(spec, disable_env_checker=True, **keywords)
-    except Exception as error:  # anything can go wrong in somebody else's constructor
+    except Exception as error:  # the constructor of another package can raise anything
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         how = f" with env.kwargs={dict(keywords)}" if keywords else ""
         raise ConfigError(f"env.id={spec.id} cannot be made{how}: {cause}.") from error
@@ -132,9 +134,9 @@ def _made(
 
 @contextmanager
 def _contained() -> Iterator[None]:
-    """Turn what would end the process, such as SystemExit, into an error of the environment.
+    """Turn exceptions that would end the process, such as SystemExit, into a RuntimeError.
 
-    KeyboardInterrupt is let through: it cannot be told from that of a person at the keyboard.
+    KeyboardInterrupt passes: it may come from a person at the keyboard.
     """
     try:
         yield

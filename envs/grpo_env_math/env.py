@@ -1,10 +1,10 @@
 r"""Mathematics with an exact answer.
 
 Task: a generated problem (see `generate.py` for the levels), or a row of a dataset.
-Answer: the last `<answer>...</answer>` or `\boxed{...}`, after any `<think>` block; where a number
-in plain text is asked for, the last number if there is neither.
-Reward: `correct` for the right value (a number that is carried out: the question itself, 3+4, is no
-answer to 7), `format` for exactly one well-formed answer at the end.
+Answer: the last `<answer>...</answer>` or `\boxed{...}`, after any `<think>` block; with
+`answer=number`, the last number if there is neither.
+Reward: `correct` for the right value (fully evaluated: 3+4 is not accepted for 7), `format` for
+exactly one well-formed answer at the end.
 """
 
 import logging
@@ -70,18 +70,18 @@ class MathEnv(TextEnv):
         Args:
             split: `train` or `eval`.
             level: 1 sums, 2 differences, 3 products, 4 exact quotients, 5 linear equations.
-            terms: [least, most] terms of an expression, in place of the level's.
-            digits: Most digits of a number, in place of the level's.
-            operators: Some of `+-*/`, or `=` for equations, in place of the level's.
-            answer: What the answer is asked in: `tag` (`<answer>`), `boxed`, or `number` (plain
-                text, for models that write neither). Tag and box are always read.
+            terms: [least, most] terms of an expression, instead of the level's.
+            digits: The most digits of a number, instead of the level's.
+            operators: Some of `+-*/`, or `=` for equations, instead of the level's.
+            answer: The form that the prompt asks for: `tag` (`<answer>`), `boxed`, or `number`
+                (plain text, for models that write neither). Tags and boxes are always read.
             dataset: A local file or hub id with questions and golds; None generates them.
             columns: Names of the dataset's columns: {"prompt": ..., "gold": ...}.
-            unreadable: What rows that cannot be read are: an `error`, or `drop`.
-            held_out: Share of the distinct prompts that is kept for evaluation, a tenth when null.
-                A dataset with an eval, test or validation split of its own keeps that.
-            golds: What a list of golds asks for: `all` of them, in any order, or `any` one of them.
-            grading: What counts as the same answer, field by field of `MathGrading`, in place of
+            unreadable: How rows that cannot be read are treated: `error` or `drop`.
+            held_out: Share of the distinct prompts that is kept for evaluation; null: a tenth. A
+                dataset with its own eval, test or validation split keeps that split.
+            golds: Whether a list of golds requires `all` of them, in any order, or `any` of them.
+            grading: Fields of `MathGrading` that define equal answers, instead of
                 {"evaluated": True} and the defaults.
             rewards: Weights of `correct` and `format`.
             render_mode: None or `ansi`.
@@ -113,7 +113,7 @@ class MathEnv(TextEnv):
             self.rows = self._read(dataset, columns=columns, **keys)
 
     def _read(self, dataset: str, **keys: Any) -> Rows:
-        """Read the rows: a gold that cannot be read is named now, not at step 300."""
+        """Read all rows now, so that an unreadable gold is an error before training."""
         settings = {"answer": self.answer, "golds": self.golds}
         needs = ("prompt", "gold")
         rows = Rows(dataset, needs=needs, read=self._kind_of, settings=settings, **keys)
@@ -124,7 +124,7 @@ class MathEnv(TextEnv):
         return rows
 
     def _kind_of(self, row: Row) -> str:
-        """Read the gold of a row; return what it is."""
+        """Read the gold of a row; return its kind: lists, numbers or expressions."""
         row.text("prompt")
         listed = golds_of(row)
         golds = self._golds(listed, row)
@@ -143,7 +143,7 @@ class MathEnv(TextEnv):
     def from_row(self, row: Row) -> Problem:
         r"""Read the gold of a row: bare, or as in GSM8K (`... #### 72`) and MATH (`\boxed{72}`).
 
-        A list of golds is one text of all of them, or with `golds=any` a tuple.
+        A list of golds becomes one text with all of them, or with `golds=any` a tuple.
         """
         golds = self._golds(golds_of(row), row)
         return Problem(
@@ -166,11 +166,11 @@ class MathEnv(TextEnv):
         return golds
 
     def score(self, problem: Problem, answer: str) -> Reward:
-        """Grade the value and the shape."""
+        """Grade the value and the format."""
         return self.score_batch([problem], [answer])[0]
 
     def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
-        """Grade many at once: what only sympy can decide, its workers decide side by side."""
+        """Grade many answers at once; workers grade those that need sympy in parallel."""
         golds = [p.gold if isinstance(p.gold, tuple) else (p.gold,) for p in problems]
         said = [answer for some, answer in zip(golds, answers, strict=True) for _ in some]
         verdicts = iter(grade_many([gold for some in golds for gold in some], said, self.grading))
@@ -182,6 +182,6 @@ class MathEnv(TextEnv):
         ]
 
     def _solution(self, work: str, gold: str) -> str:
-        # An empty think block only before a bare number: alone, it would stand in many a question.
+        # A bare number gets a think block even if empty: a short number alone is in many questions.
         think = f"<think>{work}</think>" if work or self.answer == "number" else ""
         return think + ANSWERS[self.answer].format(gold)

@@ -1,4 +1,4 @@
-"""Arithmetic with a worked solution: a question, its exact answer, and the steps between."""
+"""Arithmetic with a worked solution: a question, its exact answer, and the steps to it."""
 
 import random
 from collections.abc import Callable
@@ -11,17 +11,17 @@ OPERATORS = "+-*/="
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MathRecipe:
-    """What the questions of a level are made of."""
+    """The settings of a level's questions."""
 
     operators: str
     """Some of `+-*/`; `=` alone makes linear equations."""
     terms: list[int] = field(default_factory=lambda: [2, 4])
     """[least, most] terms that are added or subtracted; a product or quotient is one term."""
     digits: int = 2
-    """Most digits of a number in the question (of a quotient's parts, not of its dividend)."""
+    """The most digits of a number in the question (of divisor and quotient, not of a dividend)."""
 
     def __post_init__(self) -> None:
-        """Refuse what no question can be made of."""
+        """Refuse values that allow no question."""
         if not self.operators or any(op not in OPERATORS for op in self.operators):
             raise ConfigError(f"env.operators={self.operators!r}. Allowed: some of {OPERATORS}")
         if "=" in self.operators and self.operators != "=":
@@ -46,7 +46,7 @@ LEVELS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A question, its answer and the way to it."""
+    """A question, its answer and the steps to it."""
 
     text: str
     gold: int

@@ -1,4 +1,4 @@
-"""The cell of a gold as texts: several answers stand in a list."""
+"""The golds of a row: one answer, or several in a list."""
 
 import ast
 import json
@@ -14,7 +14,7 @@ _LIST_OF_TEXTS = re.compile(r"""\[\s*["'].*["']\s*\]""", re.DOTALL)
 
 
 def golds_of(row: Row) -> list[str]:
-    """Return the golds of a row, each once: one, or those of a list.
+    """Return the golds of a row without duplicates: one, or those of a list.
 
     Raises:
         DatasetError: there is no gold, or the cell is an object or a list of other things.
@@ -31,9 +31,9 @@ def golds_of(row: Row) -> list[str]:
 
 
 def _opened(cell: Any) -> Any:
-    """Return the list that a text holds where all its members are texts, else the cell.
+    """Return the list of strings that a text contains; any other cell is returned unchanged.
 
-    `[0, 1]` stays as it is: it is an interval.
+    `[0, 1]` is not such a list: it is an interval.
     """
     if not (isinstance(cell, str) and _LIST_OF_TEXTS.fullmatch(cell.strip())):
         return cell
@@ -56,7 +56,7 @@ def _answer(item: Any, row: Row) -> str:
 
 
 def _bare(text: str) -> str:
-    """Return an answer without the dollars around it: they cannot stand within a list."""
+    """Return an answer without math delimiters around it, which a joined list cannot contain."""
     for left, right in _DELIMITERS:
         inner = text[len(left) : -len(right)]
         whole = len(text) > len(left + right) and text == f"{left}{inner}{right}"

@@ -17,7 +17,7 @@ from grpo_envs.types import Problem
 
 Template = Callable[[random.Random, float], Mapping[str, Any]]
 
-_DIFFICULTY = 1.0  # the only one there is
+_DIFFICULTY = 1.0  # the templates support no other
 
 
 class GsmSymbolicEnv(MathEnv):
@@ -35,7 +35,7 @@ class GsmSymbolicEnv(MathEnv):
 
         Args:
             split: `train` or `eval`.
-            answer: What the answer is asked in: `tag`, `boxed` or `number`.
+            answer: The form that the prompt asks for: `tag`, `boxed` or `number`.
             rewards: Weights of `correct` and `format`.
             render_mode: None or `ansi`.
 
@@ -48,7 +48,7 @@ class GsmSymbolicEnv(MathEnv):
     def draw(self, rng: random.Random, split: str) -> Problem:
         """Fill in templates until a question belongs to `split` and its answer is a whole number.
 
-        Two templates also make negative ages (24) and fractions of a coin (27): nonsense, filtered.
+        This excludes nonsense of two templates: negative ages (24) and fractions of a coin (27).
         """
         while True:
             number, template = rng.choice(self.templates)
@@ -68,7 +68,7 @@ def templates() -> tuple[tuple[int, Template], ...]:
     Raises:
         ConfigError: reasoning-gym is not installed.
     """
-    try:  # here, because it takes seconds and brings matplotlib
+    try:  # imported here, because it takes seconds and imports matplotlib
         from reasoning_gym.arithmetic.gsm_symbolic import gsm_symbolic
     except ImportError as error:
         text = f"env=gsm_symbolic needs reasoning-gym: {install('reasoning-gym')}"

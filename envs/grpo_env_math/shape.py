@@ -1,4 +1,4 @@
-"""The shape of an answer, whatever its value: what the `format` part rewards."""
+"""The format of an answer, independent of its value, for the reward part `format`."""
 
 from grpo_envs.graders.math import extract, parse_number
 from grpo_envs.graders.math.extract import balanced
@@ -6,7 +6,7 @@ from grpo_envs.graders.text import after_think
 
 
 def bare_number(text: str) -> bool:
-    """Return whether `text` is at most one think block, then a number and nothing else.
+    """Return whether `text` is a number and nothing else, after at most one think block.
 
     >>> bare_number("7"), bare_number("<think>3+4=7</think>7.")
     (True, True)
@@ -18,7 +18,7 @@ def bare_number(text: str) -> bool:
 
 
 def well_formed(text: str) -> bool:
-    r"""Return whether `text` is at most one think block, then exactly one answer, at the end.
+    r"""Return whether `text` has exactly one answer, at its end, and at most one think block.
 
     >>> well_formed("<think>3+4=7</think><answer>7</answer>"), well_formed(r"so \boxed{7}.")
     (True, True)
@@ -44,7 +44,7 @@ def well_formed(text: str) -> bool:
 
 
 def _around_think(text: str) -> tuple[str, str] | None:
-    """Return what stands before and after the think block, None unless there is at most one."""
+    """Return the text before and after the think block; None if there is more than one."""
     rest = after_think(text)
     if rest is None or text.count("<think>") > 1 or text.count("</think>") > 1:
         return None

@@ -1,4 +1,4 @@
-"""Several environments as one: by weight, and each at levels that follow success."""
+"""Several environments as one: by weight, and each with a level that rises with success."""
 
 from grpo_env_mixture.env import MixtureEnv
 

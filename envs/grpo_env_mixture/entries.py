@@ -1,4 +1,4 @@
-"""What `env.of` says: which environments, how often, with which keywords."""
+"""The entries of `env.of`: environments, their weights and their keywords."""
 
 import math
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ class Entry:
     """One environment of a mixture."""
 
     name: str
-    """What its parts and metrics are called by."""
+    """The prefix of its reward parts and metrics."""
     env: str
     weight: float
     levels: tuple[int, ...]
-    """Easy to hard; () where its difficulty stays as it is."""
+    """Levels from easy to hard; () if the difficulty does not change."""
     keywords: Mapping[str, Any]
 
     def make(self, split: str) -> dict[int | None, TextEnv]:
-        """Make the environment, once for each level (under None if there are none)."""
+        """Make the environment once for each level, or once for the key None without levels."""
         if not self.levels:
             return {None: plugins.make(self.env, split=split, **self.keywords)}
         return {
@@ -37,7 +37,7 @@ def read_entries(of: Mapping[str, Any]) -> list[Entry]:
     """Read `env.of`.
 
     Raises:
-        ConfigError: nothing is mixed, or a value is not allowed; the message names the key.
+        ConfigError: `of` is empty, or a value is not allowed; the message names the key.
     """
     require(isinstance(of, Mapping) and len(of) > 0, "env.of", of, _EXAMPLE)
     return [_entry(str(name), said) for name, said in of.items()]

@@ -1,9 +1,10 @@
 """Several environments in one run.
 
-Task, answer and reward: those of the environment that a problem comes from, which the weights
-decide; part `correct` of `math` is called `math/correct` here. With `levels` an environment's
-difficulty follows success: a group that is all right leads up, one that is all wrong leads down.
-Held-out problems are drawn from all levels alike, so that evaluations can be compared.
+The weights decide from which environment a problem comes. Task, answer and reward are those of this
+environment; the part `correct` of `math` is called `math/correct` here. With `levels` the
+difficulty of an environment adapts: groups whose answers are all right raise the level, groups
+whose answers are all wrong lower it. Held-out problems are drawn equally from all levels, so that
+evaluations can be compared.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ class MixtureEnv(TextEnv):
 
         Args:
             split: `train` or `eval`.
-            of: What is mixed: `{math: 2, code: 1}` by weight, or with keywords of its own `{sums:
-                {env: math, weight: 2, answer: boxed}, code: {levels: [1, 2, 3]}}`; None for math,
-                countdown and format in equal shares. With `levels` difficulty follows success.
-            pace: So many more groups all right than all wrong lead up by a level.
+            of: The environments by weight, `{math: 2, code: 1}`, or with keywords, `{sums: {env:
+                math, weight: 2, answer: boxed}, code: {levels: [1, 2, 3]}}`; None for math,
+                countdown and format in equal shares. With `levels` the difficulty adapts.
+            pace: The level rises after this many more groups all right than all wrong.
             rewards: Reward functions to add to all problems; the weights of an environment's own
-                parts are said in `of`: `{math: {rewards: {format: 0.2}}}`.
+                parts are set in `of`: `{math: {rewards: {format: 0.2}}}`.
             render_mode: None or `ansi`.
 
         Raises:
@@ -94,7 +95,7 @@ class MixtureEnv(TextEnv):
 
     @property
     def columns(self) -> frozenset[str]:
-        """The names that the problems of any environment have in `Problem.columns`."""
+        """The keys of `Problem.columns` of all environments."""
         return frozenset[str]().union(*(env.columns for env in self._one_each().values()))
 
     @property
@@ -104,13 +105,13 @@ class MixtureEnv(TextEnv):
 
     @property
     def grades_each_alone(self) -> bool:
-        """Whether an answer's reward does not depend on which others are graded with it."""
+        """Whether an answer's reward does not depend on the other answers of its batch."""
         return super().grades_each_alone and all(
             env.grades_each_alone for env in self._one_each().values()
         )
 
     def problem(self, seed: int, split: str | None = None) -> Problem:
-        """Return problem number `seed`, from the environment that the weights give it to."""
+        """Return problem number `seed`, from the environment that the schedule assigns it to."""
         split = split or self.split
         name, number = self._schedule.place(seed)
         level = self._level(name, seed, split)
@@ -127,7 +128,7 @@ class MixtureEnv(TextEnv):
     def own_replies(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
     ) -> list[Reply]:
-        """Let each environment answer for its own problems, all of them at once."""
+        """Let each environment reply to all its own problems at once."""
         places: dict[tuple[str, int | None], list[int]] = {}
         for i, problem in enumerate(problems):
             places.setdefault(self._source(problem), []).append(i)
@@ -144,16 +145,16 @@ class MixtureEnv(TextEnv):
 
     @property
     def compares(self) -> bool:
-        """Whether a reward function sees the group, one of a member's own among them."""
+        """Whether a reward function, ours or an environment's, compares the answers of a group."""
         return super().compares or any(env.compares for env in self._one_each().values())
 
     @property
     def waits(self) -> bool:
-        """Whether a reward function waits for the end, one of a member's own among them."""
+        """Whether a reward function, ours or an environment's, waits for the end of episodes."""
         return super().waits or any(env.waits for env in self._one_each().values())
 
     def group_rewards(self, groups: Sequence[Played]) -> list[list[Reward]]:
-        """Return what functions give that wait for the end: ours, and the environment's own."""
+        """Return the rewards of functions that wait for the end, ours and the environments'."""
         found = super().group_rewards(groups)
         places: dict[tuple[str, int | None], list[int]] = {}
         for n, group in enumerate(groups):
@@ -167,17 +168,17 @@ class MixtureEnv(TextEnv):
         return found
 
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
-        """Return what a good player of the problem's environment says."""
+        """Return the demonstration of the problem's environment."""
         return self._env(problem).demonstrate(problem, turns)
 
     def range_of(self, problem: Problem) -> tuple[float, float]:
-        """Return the least and the most that an answer to this problem can earn."""
+        """Return the least and the largest reward of an answer to this problem."""
         inner = self._env(problem).range_of(problem)
         ranges = [inner, *(self._parts[name].range for name in self._functions)]
         return math.fsum(low for low, _ in ranges), math.fsum(high for _, high in ranges)
 
     def adapt(self, groups: Sequence[Group]) -> None:
-        """Go up or down by the groups of a step, those of an environment all at once."""
+        """Raise or lower the level of each environment by its groups of a step."""
         points, own = dict.fromkeys(self._ladders, 0), self.own_parts
         for group in groups:
             name = group.meta["env"]
@@ -188,16 +189,16 @@ class MixtureEnv(TextEnv):
             ladder.count(points[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where each environment stands on its levels."""
+        """Return the points of each environment on its ladder."""
         return {"points": {name: ladder.points for name, ladder in self._ladders.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state that `state_dict` returned."""
+        """Restore the return value of `state_dict`."""
         for name, ladder in self._ladders.items():
             ladder.points = int(state["points"][name])
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all environments."""
         for levels in self._members.values():
             for env in levels.values():
                 env.close()
@@ -210,7 +211,7 @@ class MixtureEnv(TextEnv):
         return self._members[name][level]
 
     def _source(self, problem: Problem) -> tuple[str, int | None]:
-        """Return an environment's name and level; without levels of ours a row may have one."""
+        """Return name and level of the environment; a `level` of its row's own does not count."""
         name = problem.meta["env"]
         return name, problem.meta["level"] if name in self._ladders else None
 
@@ -224,13 +225,13 @@ class MixtureEnv(TextEnv):
 
 
 def _outer(reward: Reward, name: str) -> Reward:
-    """Return the reward of the environment `name` with its parts as they are called here."""
+    """Return a reward of the environment `name` with `name/` before its parts."""
     parts = {f"{name}/{part}": value for part, value in reward.parts.items()}
     return dataclasses.replace(reward, parts=parts)
 
 
 def _inner(group: Played, name: str, weights: Mapping[str, float]) -> Played:
-    """Return a group with what is the environment's own of its rewards, as it is called there."""
+    """Return a group with only the environment's own parts of its rewards, without the prefix."""
     own, rewards = f"{name}/", []
     for reward in group.rewards:
         parts = {p.removeprefix(own): x for p, x in reward.parts.items() if p.startswith(own)}

@@ -1,4 +1,4 @@
-"""How difficulty follows success."""
+"""The level of an environment as a function of success."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, kw_only=True)
 class Ladder:
-    """The levels of one environment, easy to hard, and where a run stands on them.
+    """The levels of one environment, easy to hard, and the points of a run.
 
-    A group that is all right counts a point up, one that is all wrong a point down; every `pace`
-    points are a level. There are no points below the first level or above the last.
+    A group whose answers are all right adds a point, a group whose answers are all wrong subtracts
+    one; every `pace` points are a level. Points stay between the first and the last level.
 
     >>> ladder = Ladder(levels=[1, 2, 3], pace=2)
     >>> ladder.count(2), ladder.level
@@ -28,7 +28,7 @@ class Ladder:
         return self.levels[min(self.points // self.pace, len(self.levels) - 1)]
 
     def count(self, points: int) -> int:
-        """Go up or down by `points`; return where that leads."""
-        top = len(self.levels) * self.pace - 1  # the last level has its width, too
+        """Add `points`, which may be negative; return the new points."""
+        top = len(self.levels) * self.pace - 1  # the last level has `pace` points, too
         self.points = min(max(self.points + points, 0), top)
         return self.points

@@ -1,4 +1,4 @@
-"""Which environment of a mixture problem number n belongs to."""
+"""The assignment of problem numbers to the environments of a mixture."""
 
 from collections.abc import Mapping
 
@@ -8,10 +8,9 @@ CYCLE = 1000
 
 
 class Schedule:
-    """Shares numbers among names by weight, exactly in every cycle of CYCLE numbers.
+    """Assigns numbers to names by weight, exactly in every cycle of CYCLE numbers.
 
-    Each name counts its own numbers without a gap, so the rows of a dataset come in epochs even
-    where a mixture takes them now and then.
+    Each name counts its own numbers without gaps, so that the rows of a dataset come in epochs.
 
     >>> schedule = Schedule({"math": 3, "code": 1})
     >>> [schedule.place(n)[0] for n in range(1000)].count("code")
@@ -21,7 +20,7 @@ class Schedule:
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        """Share out a cycle: largest remainders first, and at least one number for each name."""
+        """Divide a cycle by largest remainders, with at least one number for each name."""
         total = sum(weights.values())
         shares = {name: CYCLE * weight / total for name, weight in weights.items()}
         self._counts = {name: max(1, int(share)) for name, share in shares.items()}
@@ -37,7 +36,7 @@ class Schedule:
             self._places.append((name, seen[name]))
 
     def place(self, number: int) -> tuple[str, int]:
-        """Return whose number it is, and how many that one had before."""
+        """Return the name of a number, and how many numbers the name had before."""
         cycle, rest = divmod(number, len(self._places))
         name, rank = self._places[rest]
         return name, cycle * self._counts[name] + rank

@@ -1,4 +1,4 @@
-"""An environment that somebody's OpenEnv server plays."""
+"""An environment that an OpenEnv server plays."""
 
 from grpo_env_openenv.env import OpenEnvEnv
 

@@ -1,21 +1,20 @@
-"""Problems and rewards of an OpenEnv server: anybody's, or `python -m grpo_envs.serve`.
+"""Problems and rewards of any OpenEnv server, such as `python -m grpo_envs.serve`.
 
-Task: the first observation after a reset with a hashed seed; of the fields of an observation
-`env.observation` is shown, by default the first of prompt, question, text, message.
-Answer: what follows any `<think>` block, stripped, or what stands in `<answer>`
-(`env.answer=tag`). It goes into the field `env.action` of the server's action, by default its only
-one, as text or as the JSON value that the server's schema asks for. An answer that the schema does
-not allow is not sent: it ends the episode and earns 0. Where the actions are tool calls, each call
-of an answer is one, and an answer without a call ends the episode.
-Reward: `score` is the return of the episode (the sum of its rewards), scaled from
-`env.return_range` to [0, 1] and clipped; paid at the end. A reward of our own server comes with
-its parts and weights, as in process.
+Task: the first observation after a reset with a hashed seed. The field `env.observation` of an
+observation is shown, by default the first of prompt, question, text, message.
+Answer: the text after any `<think>` block, stripped, or the text in `<answer>` (`env.answer=tag`).
+It is sent in the field `env.action` of the server's action, by default the only field, as text or
+as the JSON value that the server's schema requires. An answer that the schema does not allow is not
+sent: it ends the episode and earns 0. If the actions are tool calls, each call of an answer is an
+action, and an answer without a call ends the episode.
+Reward: `score` is the return of the episode (the sum of its rewards) at its end, scaled from
+`env.return_range` to [0, 1] and clipped. Our own server sends rewards with their parts and weights.
 
-An episode is a function of the seed and the actions: it goes on in the session that has played
-them, or is played again in another, after a lost connection, too. The reward is invalid where a
-replay differs from the play before, where a reset does not open with the problem's prompt (a server
-that ignores seeds), where the last reward is null, and where the server fails or does not answer
-within `env.timeout`. The server ends an episode; `env.turns` limits it.
+An episode is a function of the seed and the actions: it goes on in the session that has played the
+actions, or is replayed in another session, also after a lost connection. The reward is invalid if a
+replay differs from the play before, if a reset does not return the problem's prompt (a server that
+ignores seeds), if the last reward is null, or if the server fails or does not answer within
+`env.timeout`. The server ends an episode; `env.turns` limits it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,7 @@ _DAY_S = 86_400
 
 
 class OpenEnvEnv(TextEnv):
-    """Episodes that a server plays, in up to `sessions` of them at once."""
+    """Episodes that a server plays, in up to `sessions` sessions at once."""
 
     parts: ClassVar[Mapping[str, float]] = {"score": 1.0}
     concurrency = "threads"
@@ -61,20 +60,19 @@ class OpenEnvEnv(TextEnv):
         """Connect to the server.
 
         Args:
-            split: `train` or `eval`: other seeds, and other first observations where there are
-                enough of them.
-            url: Of the server: ws://HOST:PORT or http://HOST:PORT.
-            action: The field of its actions that an answer goes to, or `call_tool`; the only one
-                when None.
-            observation: The field of its observations that is shown, `metadata.NAME` for one
-                inside, or a list of them, a line each.
-            answer: What is the action: the `text` after any think block, or what is in the `tag`.
-            reset: What its reset is given beside the seed.
-            return_range: [least, most] that an episode returns; [0, 1] when None.
-            turns: Most answers of an episode; when None 16, or what a server of ours says.
-            sessions: Connections at once, and answers that are graded at once.
-            timeout: Seconds that an answer of the server may take, and that a lost server is
-                waited for.
+            split: `train` or `eval`; they have different seeds, and different first observations if
+                there are enough.
+            url: The address of the server: ws://HOST:PORT or http://HOST:PORT.
+            action: The field of its actions for the answer, or `call_tool`; None: the only field.
+            observation: The field of its observations that is shown, `metadata.NAME` for a field of
+                the metadata, or a list of fields, a line each.
+            answer: The part that is the action: `text`, all after any think block, or `tag`, the
+                text in <answer>.
+            reset: Arguments of its reset beside the seed.
+            return_range: [least, most] return of an episode; None: [0, 1].
+            turns: The most answers of an episode; None: 16, or the number of a server of ours.
+            sessions: Connections at once, which is also the number of answers graded at once.
+            timeout: Seconds until the server must have answered, or a lost server must be back.
             system_prompt: The system message of a chat model; a server of ours sends its own.
             rewards: Weights of the parts.
             render_mode: None or `ansi`.
@@ -101,7 +99,7 @@ class OpenEnvEnv(TextEnv):
         parts, most = self.player.weights, self.player.most_turns
         super().__init__(split, parts=parts, rewards=rewards, render_mode=render_mode)
         if self._is_own:
-            self._optional = set(self._parts)  # it sends those that apply to a problem
+            self._optional = set(self._parts)  # the server sends the parts of each problem
         self._as_served = self._is_own and not rewards
         self.max_turns = min(turns or most, most) if self._is_own else turns or most
         self.workers, self.hidden = sessions, self.player.hidden
@@ -113,29 +111,29 @@ class OpenEnvEnv(TextEnv):
         return self.player.problem(seed, split)
 
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
-        """Return what the server says to the last of `turns`."""
+        """Return the server's reply to the last of `turns`."""
         try:
             return self.player.reply(problem, turns, last=len(turns) >= self.turns_of(problem))
         except WireError as error:
             return invalid(error)
 
     def score(self, problem: Problem, answer: str) -> Reward:
-        """Return what a single answer earns."""
+        """Return the reward of a single answer."""
         return self.respond(problem, [Turn(action=answer)]).reward
 
     def own_replies(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
     ) -> list[Reply]:
-        """Answer the last turn of each episode: the server knows single answers no better."""
+        """Reply to the last turn of each episode, one at a time, without `score_batch`."""
         pairs = zip(problems, episodes, strict=True)
         return [respond_safely(self.respond, problem, turns) for problem, turns in pairs]
 
     def turns_of(self, problem: Problem) -> int:
-        """Return how many answers an episode of the problem has at most."""
+        """Return the most answers of an episode of the problem."""
         return min(problem.max_turns or self.max_turns, self.max_turns)
 
     def range_of(self, problem: Problem) -> tuple[float, float]:
-        """Return the least and the most that an answer to the problem can earn."""
+        """Return the least and the largest reward of an answer to the problem."""
         if not self._as_served:
             return self.reward_range
         low, high = problem.columns["reward_range"]
@@ -162,7 +160,7 @@ def _require(answer: str, reset: Any, counts: Mapping[str, int | None], timeout:
     """Refuse values that are not allowed.
 
     Raises:
-        ConfigError: one of them is not.
+        ConfigError: a value is not allowed.
     """
     require_one_of("env.answer", answer, ("text", "tag"))
     named = isinstance(reset, Mapping) and "seed" not in reset
@@ -177,10 +175,10 @@ def _require(answer: str, reset: Any, counts: Mapping[str, int | None], timeout:
 
 
 def _require_unset(keys: Mapping[str, Any]) -> None:
-    """Refuse what a server of ours says itself.
+    """Refuse keys whose values a server of ours sends itself.
 
     Raises:
         ConfigError: one of `keys` is given.
     """
     for name, value in keys.items():
-        require(value is None, f"env.{name}", value, "nothing, as a server of ours says it itself")
+        require(value is None, f"env.{name}", value, "null: a server of ours sends it itself")

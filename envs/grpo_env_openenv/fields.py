@@ -1,4 +1,4 @@
-"""Which field of a server's action takes an answer, and which of its observation is shown."""
+"""The field of a server's action for an answer, and the fields of an observation that are shown."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from grpo_envs.errors import ConfigError, require, require_one_of
 from grpo_envs.types import Tool
 
 CALL = "call_tool"
-"""In the place of a field: answers hold tool calls, and each is an action."""
+"""Instead of a field: each tool call of an answer is an action."""
 _USUAL = ("prompt", "question", "text", "message", "messages", "observation")
-"""Fields that are shown where none is named."""
+"""Fields that are shown by default."""
 _OWN = ("metadata", "done", "reward")
 _NO_CALL = "error: "
 
 
 class Action:
-    """Makes actions of answers, by the server's schema."""
+    """Converts answers to actions, by the server's schema."""
 
     def __init__(self, schema: Mapping[str, Any], asked: str | None) -> None:
         """Choose the field.
 
         Args:
             schema: JSON Schema of the server's actions.
-            asked: The field that the answer goes to, or `call_tool`; None for the only one.
+            asked: The field for the answer, or `call_tool`; None for the only field.
 
         Raises:
-            ConfigError: it has no such field, or several and none is asked for.
+            ConfigError: there is no such field, or there are several and none is named.
         """
         try:
             Draft202012Validator.check_schema(schema)
         except SchemaError as error:
             why = str(error).splitlines()[0]
-            raise ConfigError(f"the schema of the server's actions is none: {why}.") from error
+            raise ConfigError(f"the schema of the server's actions is invalid: {why}.") from error
         self._validator = Draft202012Validator(schema, registry=Registry())
         self.field = _action_field(schema, asked)
 
@@ -48,9 +48,9 @@ class Action:
         return self.field == CALL
 
     def of(self, answer: str) -> str | None:
-        """Return an answer as an action in JSON, None where the schema allows none.
+        """Return an answer as an action in JSON; None if the schema does not allow it.
 
-        A field that is no text takes the JSON value that the answer is.
+        If the field is not a string, the answer is read as a JSON value.
         """
         for value in (answer, *_json_in(answer)):
             action = {self.field: value}
@@ -60,7 +60,7 @@ class Action:
 
 
 def called(answer: str) -> list[tuple[str, str]]:
-    """Return the tool calls of an answer: each as an action in JSON, or the error that answers it.
+    """Return the tool calls of an answer, each as an action in JSON or as an error for the reply.
 
     >>> called('<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>')
     [('{"type": "call_tool", "tool_name": "add", "arguments": {"a": 1}}', '')]
@@ -77,9 +77,9 @@ def called(answer: str) -> list[tuple[str, str]]:
 
 
 def result_of(observation: Mapping[str, Any]) -> str:
-    """Return what a tool call returned, as text.
+    """Return the result of a tool call as text.
 
-    MCP's results are lists of contents, of which texts are shown.
+    A result of MCP is a list of contents, of which the texts are shown.
     """
     error = observation.get("error")
     if isinstance(error, Mapping):
@@ -92,7 +92,7 @@ def result_of(observation: Mapping[str, Any]) -> str:
 
 
 def tool_of(about: Mapping[str, Any]) -> Tool:
-    """Return a tool as MCP describes it, or as OpenAI's `tools` do."""
+    """Return a tool from its description in the form of MCP or of OpenAI's `tools`."""
     about = about.get("function", about)
     schema = about.get("input_schema", about.get("parameters")) or {"type": "object"}
     return Tool(
@@ -103,17 +103,18 @@ def tool_of(about: Mapping[str, Any]) -> Tool:
 
 
 class Shown:
-    """Makes texts of observations."""
+    """Converts observations to text."""
 
     def __init__(self, schemas: Sequence[Mapping[str, Any]], asked: Any) -> None:
         """Choose the fields.
 
         Args:
             schemas: JSON Schemas of the server's observations.
-            asked: A field, `metadata.name` for one inside, or a list of them; None for the usual.
+            asked: A field, `metadata.name` for a field of the metadata, or a list of fields; None
+                for the default.
 
         Raises:
-            ConfigError: there is no such field, or no usual one.
+            ConfigError: there is no such field, or no default field.
         """
         known = {name: None for schema in schemas for name in schema.get("properties", ())}
         fields = [name for name in known if name not in _OWN]
@@ -129,7 +130,7 @@ class Shown:
             require_one_of("env.observation", name.partition(".")[0], [*fields, "metadata"])
 
     def of(self, told: Mapping[str, Any]) -> str:
-        """Return the text that is shown: a field's, or a line for each of several."""
+        """Return the text that is shown: one field, or a line for each of several fields."""
         texts = [_text(_inside(told["observation"], name)) for name in self.names]
         if len(texts) == 1:
             return texts[0]
@@ -160,7 +161,7 @@ def _json_in(answer: str) -> list[Any]:
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _inside(observation: Mapping[str, Any], name: str) -> Any:
@@ -171,7 +172,7 @@ def _inside(observation: Mapping[str, Any], name: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    """Return a value as text: a list of messages as their contents, anything else as JSON."""
+    """Return a value as text: of a list of messages the contents, of other values the JSON."""
     if value is None or isinstance(value, str):
         return value or ""
     messages = isinstance(value, list) and all(

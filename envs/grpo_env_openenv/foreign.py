@@ -1,4 +1,4 @@
-"""A server of somebody else's, of which nothing is known but its schema."""
+"""A player for other servers than ours: only their schema is known."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from grpo_envs.graders.text import action_in
 from grpo_envs.seeding import rng_for, split_of
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
-_OPENINGS = 8  # that are looked at, once
-_DISTINCT = 4  # of them, where openings tell problems apart
+_OPENINGS = 8  # first observations that are compared, once
+_DISTINCT = 4  # different ones among them from which openings distinguish problems
 _DRAWS = 1000
 _NOTHING = Reward(parts={"score": 0.0})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How answers become actions, observations texts, and returns rewards."""
+    """The conversion of answers to actions, observations to texts, and returns to rewards."""
 
     action: Action
     shown: Shown
     returns: ReturnRange
     form: str
-    """What of a completion is its answer: text or tag."""
+    """The part of a completion that is its answer: text or tag."""
 
     @classmethod
     def of(
@@ -47,7 +47,7 @@ class Reading:
         """Choose the fields by a server's schema.
 
         Raises:
-            ConfigError: it has none of their names, or the choice is not clear.
+            ConfigError: a named field does not exist, or the choice is ambiguous.
         """
         openings = schema.get("reset_observation") or {}
         return cls(
@@ -59,7 +59,10 @@ class Reading:
 
 
 class Foreign(Player):
-    """The seed alone names a problem; splits are made of seeds and, if they differ, of openings."""
+    """A player whose problems are determined by a seed.
+
+    The split of a problem is that of its opening, or that of its seed if few openings differ.
+    """
 
     weights: ClassVar[Mapping[str, float]] = {"score": 1.0}
     most_turns = 16
@@ -76,7 +79,7 @@ class Foreign(Player):
         self._places: dict[tuple[str, int], int] = {}
 
     def problem(self, seed: int, split: str) -> Problem:
-        """Draw seeds of the server until one is of `split`, with its opening where they differ."""
+        """Draw seeds of the server until the opening, or the seed itself, belongs to `split`."""
         key = (split, seed)
         tried = [self._places[key]] if key in self._places else islice(_seeds(split, seed), _DRAWS)
         for place in tried:
@@ -89,7 +92,7 @@ class Foreign(Player):
         raise ConfigError(f"{_DRAWS} seeds of the server gave no question of {split}.")
 
     def reply(self, problem: Problem, turns: Sequence[Turn], *, last: bool) -> Reply:
-        """Return what the server says; the return of the episode is paid at its end."""
+        """Return the server's reply; the last reply has the reward, the return of the episode."""
         if self._reading.action.calls:
             return self._reply_to_calls(problem, turns, last=last)
         form = self._reading.form
@@ -101,14 +104,14 @@ class Foreign(Player):
         except Outside as error:
             return Reply(reward=Reward(parts=_NOTHING.parts, note=str(error)))
         if not told:
-            note = "the answer is no action of the server's schema"
+            note = "the answer is not an action of the server's schema"
             return Reply(reward=Reward(parts=_NOTHING.parts, note=note))
         said = list(map(self.shown, told))
         require_repeated(turns, said)
         return self._paid(told, Reply(reward=_NOTHING, observation=said[-1], done=False), last=last)
 
     def shown(self, told: Told) -> str:
-        """Return the text of the fields that are shown; of a tool's result its text."""
+        """Return the text of the shown fields, or of the result of a tool."""
         if self._reading.action.calls and "tool_name" in told["observation"]:
             return result_of(told["observation"])
         return self._reading.shown.of(told)
@@ -117,7 +120,7 @@ class Foreign(Player):
         if not prompt:
             shown = ", ".join(self._reading.shown.names)
             raise ConfigError(
-                f"env.observation={shown}: it is empty after a reset, and a problem needs a prompt."
+                f"env.observation={shown}: it is empty after a reset, but a problem needs a prompt."
             )
         return Problem(
             prompt=prompt,
@@ -129,11 +132,11 @@ class Foreign(Player):
         )
 
     def _reply_to_calls(self, problem: Problem, turns: Sequence[Turn], *, last: bool) -> Reply:
-        """Make each call of the last turn; one without a call ends the episode."""
+        """Make each call of the last turn; a turn without a call ends the episode."""
         calls = [called(turn.action) for turn in turns]
         steps = [[step for step, error in each if not error] for each in calls]
         told = self.play(problem, [step for each in steps for step in each], min(1, len(steps[-1])))
-        texts = map(self.shown, told)  # fewer than the calls where the episode ended
+        texts = map(self.shown, told)  # fewer than the calls if the episode ended
         results = [[error or next(texts, None) for _, error in each] for each in calls]
         made = [tuple(text for text in each if text is not None) for each in results]
         said = [
@@ -146,7 +149,7 @@ class Foreign(Player):
         return self._paid(told, reply, last=last)
 
     def _paid(self, told: Sequence[Told], reply: Reply, *, last: bool) -> Reply:
-        """Return the reply with the return of the episode where it ends here."""
+        """Return the reply, with the return of the episode as its reward if the episode ends."""
         done = reply.done or bool(told and told[-1].get("done"))
         if not done and not last:
             return reply

@@ -1,4 +1,4 @@
-"""A server of ours, `python -m grpo_envs.serve`: what it tells beyond OpenEnv's protocol."""
+"""A player for our own server, `python -m grpo_envs.serve`, which extends OpenEnv's protocol."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from grpo_envs.types import Problem, Reply, Reward, Turn
 
 _FIELDS = {"prompt", "system_prompt", "meta", "answers_left", "parts", "rewards", "reward_range"}
 _PROBES = 4
-"""Problems of each split that are opened at first, for the most turns that an episode has."""
+"""Problems of each split that are opened at the start, to find the most turns of an episode."""
 
 
 def speaks(schema: Mapping[str, Any]) -> bool:
@@ -25,7 +25,7 @@ def speaks(schema: Mapping[str, Any]) -> bool:
 
 
 class Own(Player):
-    """The server has our splits and numbers of problems, and sends rewards in parts."""
+    """The server has our splits and problem numbers, and sends rewards in parts."""
 
     def __init__(self, sessions: Sessions, reset: Mapping[str, Any]) -> None:
         super().__init__(sessions, reset)
@@ -39,7 +39,7 @@ class Own(Player):
             for name, how in first["rewards"].items()
             if how["own"]
         }
-        """The environment's own parts, with the range of their values there."""
+        """The environment's own parts, with the ranges of their values."""
         self.most_turns = max(opening["observation"]["answers_left"] for opening in openings)
         self.hidden = len({self.shown(opening) for opening in openings}) == 1
         self.uses_tools = any(opening["observation"].get("tools") for opening in openings)
@@ -61,7 +61,7 @@ class Own(Player):
         )
 
     def reply(self, problem: Problem, turns: Sequence[Turn], *, last: bool) -> Reply:
-        """Return the served environment's reply; its reward is of this turn alone."""
+        """Return the served environment's reply; its reward is that of this turn alone."""
         told = self.play(problem, [json.dumps({"message": turn.action}) for turn in turns])
         require_repeated(turns, list(map(self.shown, told)))
         now = told[-1]["observation"]
@@ -76,7 +76,7 @@ class Own(Player):
         )
 
     def shown(self, told: Told) -> str:
-        """Return the prompt, or what is said to an answer."""
+        """Return the prompt, or the reply to an answer."""
         return str(told["observation"]["prompt"])
 
     @property

@@ -1,4 +1,4 @@
-"""Episodes of a server, with what finds one that does not repeat itself."""
+"""Episodes of a server, and the checks that find a server which is not deterministic."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from grpo_envs.errors import ConfigError
 from grpo_envs.types import Problem, Reply, Reward, Turn
 
 _KEPT = 20_000
-"""States of episodes that are remembered: those of some steps of a run."""
+"""States of episodes that are remembered, about those of a few steps of a run."""
 _NO_REPEAT = "the server does not repeat itself after reset(seed=...)"
 _SHOWN = 60
 _COMMON = 20
 
 
 class Player:
-    """Draws problems from a server, and has it answer the turns of an episode.
+    """Draws problems from a server, and gets its replies to the turns of an episode.
 
-    A problem is known by what the server is given to reset, in `Problem.columns`: its gold is the
-    server's. What a state of an episode answered once it must answer again; so a server that
-    ignores seeds is found in a group, whose members say the same now and then, though all its
-    problems open alike.
+    A problem is identified by its arguments of the server's reset, in `Problem.columns`; only the
+    server knows the gold. The same state of an episode must always get the same reply. So a server
+    that ignores seeds is found even if all its problems open alike: members of a group sometimes
+    give the same answer.
     """
 
     def __init__(self, sessions: Sessions, reset: Mapping[str, Any]) -> None:
@@ -40,15 +40,15 @@ class Player:
         raise NotImplementedError
 
     def reply(self, problem: Problem, turns: Sequence[Turn], *, last: bool) -> Reply:
-        """Answer the last of `turns`.
+        """Return the reply to the last of `turns`.
 
         Args:
-            problem: What is played.
+            problem: The problem.
             turns: The answers so far.
-            last: Whether the episode has no room for more.
+            last: Whether the last turn is the last that the episode may have.
 
         Raises:
-            WireError: the server failed, or does not repeat itself.
+            WireError: the server failed, or is not deterministic.
         """
         raise NotImplementedError
 
@@ -57,10 +57,10 @@ class Player:
         raise NotImplementedError
 
     def open(self, columns: Mapping[str, Any]) -> Told:
-        """Reset a session anew; return what the server says.
+        """Reset a session; return the server's answer.
 
         Args:
-            columns: What the server is given: its problem's `columns`.
+            columns: The problem's `columns`, which contain the arguments of the reset.
 
         Raises:
             ConfigError: the server fails.
@@ -71,16 +71,16 @@ class Player:
             raise ConfigError(f"env.url={self._sessions.base}: {error}.") from error
 
     def play(self, problem: Problem, steps: Sequence[str], sent: int = 1) -> list[Told]:
-        """Play an episode up to its end or the last of `steps`; return what is answered to them.
+        """Play an episode up to its end or the last of `steps`; return the answers to the steps.
 
         Args:
-            problem: What is played.
+            problem: The problem.
             steps: Actions, as JSON.
-            sent: So many of the last ones are new, and sent in any case.
+            sent: The number of new steps at the end, which are sent in any case.
 
         Raises:
-            WireError: the server failed, opened with another prompt, or answers otherwise than it
-                has answered the same steps before.
+            WireError: the server failed, opened with another prompt, or gave the same steps another
+                answer than before.
         """
         moves = [self._opening(problem.columns), *steps]
         opening, *told = self._sessions.play(moves, sent)
@@ -104,11 +104,11 @@ class Player:
 
     @property
     def _keys(self) -> Sequence[str]:
-        """Those of the columns that the server is given."""
+        """The columns that are arguments of the reset."""
         return ("seed",)
 
     def _remembered(self, state: bytes, now: str) -> str:
-        """Return what was answered in this state the first time; `now` where this is it."""
+        """Return the first answer in this state, which is `now` if there was none before."""
         with self._lock:
             before = self._seen.setdefault(state, now)
             self._seen.move_to_end(state)
@@ -118,14 +118,14 @@ class Player:
 
 
 def require_repeated(turns: Sequence[Turn], said: Sequence[str]) -> None:
-    """Compare what a replay says with what the policy was told.
+    """Compare the replies of a replay with those that the policy saw.
 
     Args:
         turns: The answers, with the observations of all but the last.
-        said: What the server says to each now; fewer where the episode ended.
+        said: The server's replies to them now; fewer if the episode ended.
 
     Raises:
-        WireError: they differ.
+        WireError: the replies differ.
     """
     for number, (turn, again) in enumerate(zip(turns[:-1], said, strict=False), 1):
         if turn.observation not in ("", again):
@@ -138,7 +138,7 @@ def require_repeated(turns: Sequence[Turn], said: Sequence[str]) -> None:
 
 
 def _where_they_differ(one: str, other: str) -> tuple[str, str]:
-    """Return what two texts say where they begin to differ.
+    """Return an excerpt of two texts around their first difference.
 
     >>> _where_they_differ("How many legs have ten cows?", "How many legs have ten ants?")
     ('...any legs have ten cows?', '...any legs have ten ants?')
@@ -151,5 +151,5 @@ def _where_they_differ(one: str, other: str) -> tuple[str, str]:
 
 
 def invalid(error: object) -> Reply:
-    """Return the end of an episode whose reward is not known."""
+    """Return the last reply of an episode whose reward is unknown."""
     return Reply(reward=Reward(valid=False, error=str(error)))

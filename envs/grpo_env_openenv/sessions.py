@@ -1,4 +1,4 @@
-"""Sessions of one server: an episode goes on where it stands, or is played again elsewhere."""
+"""Sessions of one server: an episode goes on in its session, or is replayed in another."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from grpo_env_openenv.wire import Full, Lost, Outside, Session, Told, Unreachabl
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _TRIES = 3
-"""Connections that may end during the same step: an answer may have ended the server."""
+"""Lost connections during one step after which it fails: an answer may crash the server."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
 
 
 class Sessions:
-    """Up to so many connections to a server, shared by all threads.
+    """Up to `most` connections to a server, shared by all threads.
 
-    An episode is a function of its reset and its steps. A session that has played just these steps
-    goes on; else they are played again in another one. So an episode survives a connection that is
-    lost, and a server that is started anew.
+    An episode is a function of its reset and its steps. A session that has played exactly these
+    steps goes on; otherwise they are replayed in another session. So an episode survives a lost
+    connection and a restarted server.
     """
 
     def __init__(self, base: str, most: int, timeout: float) -> None:
-        """Connect to nothing yet.
+        """Store the settings; nothing connects yet.
 
         Args:
-            base: Of the server.
+            base: The address of the server.
             most: Connections at once.
-            timeout: Seconds that an answer may take, and that a lost server is waited for.
+            timeout: Seconds until the server must have answered, or a lost server must be back.
         """
         self.base, self.most, self.timeout = base, most, timeout
         self._idle: list[Session] = []
-        """The one used last is at the end."""
+        """Idle sessions; the last used one is at the end."""
         self._count = 0
-        """Connections that are open, or being opened."""
+        """Connections that are open or being opened."""
         self._limited = False
-        """Whether the server was found to have room for fewer."""
+        """Whether the server allowed fewer connections than `most`."""
         self._changed = threading.Condition()
 
     def play(self, moves: Sequence[str], sent: int = 1) -> list[Told]:
-        """Return what the server answers to a reset and to each step, up to the episode's end.
+        """Return the server's answers to a reset and to each step, up to the episode's end.
 
         Args:
-            moves: The data of the reset and of each step behind it, as JSON.
-            sent: So many of the last moves are sent to the server in any case: what a session was
-                answered before is not used for them.
+            moves: The data of the reset and of each step after it, as JSON.
+            sent: The number of moves at the end that are sent in any case, even if a session has
+                answers to them.
 
         Raises:
-            WireError: the server cannot be reached or refuses; one line.
+            WireError: the server cannot be reached or refuses a move; one line.
         """
         return self._with(lambda session: session.play(moves, sent), moves, sent)
 
     def tools(self) -> list[Mapping[str, Any]]:
-        """Return the tools of a server that has some."""
+        """Return the server's tools."""
         return self._with(Session.ask_tools, (), 0)
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class Sessions:
                 if not self._make_do(error):
                     patience.wait(error)
             except Lost as error:
-                if session is None:  # else it was idle: the server may have been started anew since
+                if session is None:  # an idle session may only be older than a restart
                     patience.wait(error)
 
     def _use(self, session: Session | None, call: Callable[[Session], T]) -> T:
@@ -95,7 +95,7 @@ class Sessions:
         return result
 
     def _take(self, moves: Sequence[str], sent: int) -> Session | None:
-        """Return a session to play in, None where a new one may be opened; wait for either."""
+        """Return a session, or None if a new one may be opened; wait until there is either."""
         with self._changed:
             while True:
                 found = self._best(moves, sent)
@@ -110,13 +110,13 @@ class Sessions:
                 self._changed.wait()
 
     def _best(self, moves: Sequence[str], sent: int) -> Session | None:
-        """Return the session that has played most of these moves, or one that is free."""
+        """Return the session that has played most of these moves, or a free session."""
         standing = [(session.match(moves, sent), session) for session in self._idle]
         played, best = max(standing, key=lambda pair: pair[0], default=(0, None))
         return best if played else next((x for x in self._idle if x.free), None)
 
     def _leave(self, session: Session | None, *, sound: bool) -> None:
-        """Give a session back, or what may have come of one."""
+        """Give a session back; close it if it is not sound. None: it was never opened."""
         with self._changed:
             if sound and session is not None:
                 self._idle.append(session)
@@ -127,7 +127,7 @@ class Sessions:
             session.close()
 
     def _make_do(self, error: Full) -> bool:
-        """Go on with the sessions that there are; return whether there are some."""
+        """Limit the number of sessions to the existing ones; return whether there are any."""
         with self._changed:
             if not self._count:
                 return False
@@ -140,7 +140,7 @@ class Sessions:
 
 @dataclass(slots=True)
 class _Patience:
-    """How long a server is waited for."""
+    """The waiting time for a server."""
 
     seconds: float
     began: float = field(default_factory=time.monotonic)
@@ -151,7 +151,7 @@ class _Patience:
         """Wait a while, longer each time.
 
         Raises:
-            WireError: `error`, if there is no use in more of it.
+            WireError: `error`, if the time or the tries are used up.
         """
         self.tries += isinstance(error, Lost) and not isinstance(error, Unreachable)
         if self.tries == _TRIES or time.monotonic() - self.began > self.seconds:
@@ -166,7 +166,7 @@ _shared: WeakValueDictionary[tuple[str, int, float], Sessions] = WeakValueDictio
 def shared_sessions(base: str, most: int, timeout: float) -> Sessions:
     """Return the sessions of a server; environments of one process share them.
 
-    Training and evaluation are two environments, and many servers have room for one session only.
+    Training and evaluation are two environments, and many servers allow only one session.
     """
     key = (base, most, timeout)
     sessions = _shared.get(key) or Sessions(*key)

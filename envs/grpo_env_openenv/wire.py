@@ -1,4 +1,4 @@
-"""OpenEnv's protocol (0.10): one WebSocket is one session, which plays one episode at a time."""
+"""OpenEnv's protocol (0.10): each WebSocket is a session, which plays one episode at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.request import urlopen
 from grpo_envs.errors import ConfigError, require, require_extra
 
 Told = Mapping[str, Any]
-"""What a server answers to `reset` and `step`: `observation`, `reward`, `done`."""
+"""A server's answer to `reset` or `step`: `observation`, `reward`, `done`."""
 _SCHEMES = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 _LARGEST = 2**26  # bytes of a message
 _CLOSING_S = 1.0
@@ -22,11 +22,11 @@ _LINE = 300
 
 
 class WireError(Exception):
-    """A server did not do what it was asked; the message is one line."""
+    """A server did not do what was requested; the message is one line."""
 
 
 class Lost(WireError):
-    """A connection ended before the answer came."""
+    """A connection ended before the answer arrived."""
 
 
 class Unreachable(Lost):
@@ -34,21 +34,21 @@ class Unreachable(Lost):
 
 
 class Full(WireError):
-    """The server has no room for one more session."""
+    """The server does not allow another session."""
 
 
 class Outside(WireError):
-    """The server says that an action is none of its schema: an answer's fault, not the server's."""
+    """The server refuses an action by its schema; the answer is wrong, not the server."""
 
 
 def base_of(url: Any) -> str:
-    """Return the address of a server's routes, http or https, from any form of it.
+    """Return the http or https address of a server's routes, from any form of its address.
 
     >>> base_of("ws://127.0.0.1:8000/ws")
     'http://127.0.0.1:8000'
 
     Raises:
-        ConfigError: it is no such address.
+        ConfigError: `url` is not such an address.
     """
     parts = urlsplit(url if isinstance(url, str) else "")
     allowed = "the address of an OpenEnv server, as in ws://127.0.0.1:8000 or https://host/path"
@@ -58,7 +58,7 @@ def base_of(url: Any) -> str:
 
 
 def schema_of(base: str, timeout: float) -> Mapping[str, Any]:
-    """Return what a server's /schema says of its actions and observations.
+    """Return a server's /schema with the schemas of its actions and observations.
 
     Raises:
         ConfigError: websockets is not installed, or no OpenEnv server answers.
@@ -80,14 +80,14 @@ def schema_of(base: str, timeout: float) -> Mapping[str, Any]:
 
 
 class Session:
-    """A connection, with the episode that it stands in."""
+    """A connection, and the episode that it plays."""
 
     def __init__(self, base: str, timeout: float) -> None:
         """Connect.
 
         Args:
-            base: Of the server, see `base_of`.
-            timeout: Seconds that a connection and each answer may take.
+            base: The address of the server, see `base_of`.
+            timeout: Seconds that connecting and each answer may take.
 
         Raises:
             Unreachable: the server cannot be reached.
@@ -104,7 +104,7 @@ class Session:
                     f"{base.replace('http', 'ws', 1)}/ws",
                     open_timeout=timeout,
                     close_timeout=_CLOSING_S,
-                    ping_interval=None,  # a server that steps in its event loop answers no ping
+                    ping_interval=None,  # a server that steps in its event loop cannot answer pings
                     max_size=_LARGEST,
                 )
             )
@@ -115,11 +115,11 @@ class Session:
         """Return how many moves the session has played, if an episode can go on from there.
 
         Args:
-            moves: The data of a reset and of each step behind it, as JSON.
-            sent: So many of the last moves are still to be sent.
+            moves: The data of a reset and of each step after it, as JSON.
+            sent: The number of moves at the end that must still be sent.
 
         Returns:
-            0 where it has played other moves, or too many of these.
+            The number, or 0 if the session has played other moves or too many of these.
         """
         played = len(self._moves)
         fits = played <= len(moves) - sent and self._moves == list(moves[:played])
@@ -127,24 +127,24 @@ class Session:
 
     @property
     def free(self) -> bool:
-        """Whether no episode is lost with it: there is none, it has no step yet, or it is over."""
+        """Whether no running episode would be lost: there is none, or it has no step or is over."""
         return len(self._moves) < len(("reset", "step")) or bool(self._told[-1].get("done"))
 
     def play(self, moves: Sequence[str], sent: int) -> list[Told]:
         """Play an episode up to its end or the last of these moves.
 
         Args:
-            moves: The data of a reset and of each step behind it, as JSON.
-            sent: So many of the last moves are sent, though they may have been sent before.
+            moves: The data of a reset and of each step after it, as JSON.
+            sent: The number of moves at the end that are sent even if they were sent before.
 
         Returns:
-            What was answered to the reset and to each step.
+            The answers to the reset and to each step.
 
         Raises:
-            WireError: the server refused one of them; the episode is lost.
+            WireError: the server refused a move; the episode is lost.
         """
         told = self._told if self.match(moves, sent) else []
-        self._moves = []  # until all is answered: nobody else goes on from here
+        self._moves = []  # no other episode may go on from here until all moves are answered
         for number, move in enumerate(moves[len(told) :], len(told)):
             if told and told[-1].get("done"):
                 break
@@ -153,7 +153,7 @@ class Session:
         return told
 
     def ask_tools(self) -> list[Mapping[str, Any]]:
-        """Return the tools that a server of tools has: `name`, `description`, `input_schema`."""
+        """Return the server's tools: `name`, `description`, `input_schema` of each."""
         self._moves = []
         tools = self._ask("step", '{"type": "list_tools"}')["observation"].get("tools")
         return [tool for tool in tools or () if isinstance(tool, Mapping)]
@@ -166,7 +166,7 @@ class Session:
         from websockets.exceptions import ConnectionClosed
 
         try:
-            with suppress(ConnectionClosed):  # the server may have said why, which is read next
+            with suppress(ConnectionClosed):  # `recv` raises it again, or returns the reason
                 self._socket.send(f'{{"type": "{kind}", "data": {data}}}')
             answer = json.loads(self._socket.recv(timeout=self._timeout))
         except TimeoutError as error:
@@ -175,7 +175,7 @@ class Session:
         except (ConnectionClosed, OSError) as error:
             raise Lost(f"the connection ended during a {kind}: {_one_line(error)}") from error
         except ValueError as error:
-            raise WireError(f"the server's answer to a {kind} is no JSON") from error
+            raise WireError(f"the server's answer to a {kind} is not JSON") from error
         return _observed(answer, kind)
 
 
@@ -183,11 +183,11 @@ def _observed(answer: Any, kind: str) -> Told:
     """Return the data of an answer.
 
     Raises:
-        WireError: it is an error, or no observation.
+        WireError: the answer is an error, or has no observation.
     """
     data = answer.get("data") if isinstance(answer, Mapping) else None
     if not isinstance(data, Mapping):
-        raise WireError(f"the server's answer to a {kind} is no message of OpenEnv's")
+        raise WireError(f"the server's answer to a {kind} is not a message of OpenEnv")
     if answer.get("type") == "error":
         code, said = data.get("code"), data.get("message")
         details = data.get("errors") if isinstance(data.get("errors"), list) else []

@@ -1,13 +1,13 @@
 """The questions of reasoning-gym, which has a generator and a grader for each of 105 tasks.
 
 Task: one item of `env.task`, drawn from a hashed seed, never from its data set's `seed + i`.
-Answer: what stands in the last `<answer>...</answer>`, after any `<think>` block.
-Reward: `correct` is what the task's grader gives: with `env.credit=all` 1 for its maximum and else
-0, with `partial` all that it gives beyond what it gives to any answer; `format` for exactly one
-answer at the end.
+Answer: the text in the last `<answer>...</answer>`, after any `<think>` block.
+Reward: `correct` is the value of the task's grader: with `env.credit=all` 1 for its maximum, else
+0; with `partial` the part of its value above that of a junk answer. `format` for exactly one answer
+at the end.
 
-An empty answer earns nothing whatever the grader says. An answer for which the grader raises, or
-needs too long, is wrong; where the grader raises for its own answer too, the reward is invalid.
+An empty answer earns 0, even if the grader gives more. An answer for which the grader raises or
+takes too long is wrong; if the grader raises for its own answer, too, the reward is invalid.
 """
 
 import random
@@ -25,12 +25,12 @@ from grpo_envs.sandbox import Limits
 from grpo_envs.types import Problem, Reward
 
 _JUNK = "?"
-"""What is worth nothing; what a grader gives for it, it gives for anything."""
+"""A worthless answer: the value of its grade is what a grader gives for any answer."""
 _KEPT = 4096
 
 
 class ReasoningGymEnv(TextEnv):
-    """Questions that a program made and a program grades."""
+    """Questions that a program generates and a program grades."""
 
     parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.1}
     system_prompt = "You may think in <think></think>. Answer in <answer></answer>."
@@ -51,12 +51,12 @@ class ReasoningGymEnv(TextEnv):
         """Make the environment.
 
         Args:
-            split: `train` or `eval`; a hashed quarter of the questions is `eval`'s.
+            split: `train` or `eval`; a quarter of the questions, by hash, belongs to `eval`.
             task: One of reasoning-gym's generators.
-            options: What its configuration takes, seed and size excepted.
+            options: Options of its configuration, except seed and size.
             credit: `all` or nothing, or `partial` as the task's grader gives it.
             sandbox: Isolation of generators and graders, see grpo_envs/sandbox: `auto`, or a level.
-            workers: Answers that are graded side by side; one a processor core when None.
+            workers: Answers that are graded in parallel; None: one per processor core.
             wall_s: Seconds that grading an answer may take.
             rewards: Weights of `correct` and `format`.
             render_mode: None or `ansi`.
@@ -76,11 +76,11 @@ class ReasoningGymEnv(TextEnv):
         self.limits = Limits(wall_s=float(wall_s), cpu_s=max(1, round(wall_s) // 2))
         self.workers = workers or cores()
         self._item = lru_cache(_KEPT)(self.library.draw)
-        for name in ("train", "eval"):  # a split that cannot be drawn from is refused now
+        for name in ("train", "eval"):  # raises now if a split has no questions
             self.problem(0, name)
 
     def draw(self, rng: random.Random, split: str) -> Problem:
-        """Return the question that `rng` decides, drawn in the sandbox."""
+        """Return a question drawn in the sandbox with a key from `rng`."""
         item = self._item(split, rng.getrandbits(62))
         best = item.best is not None and item.best >= 1
         solution = f"<answer>{item.answer}</answer>" if best else ""
@@ -88,7 +88,7 @@ class ReasoningGymEnv(TextEnv):
         return Problem(prompt=item.question, gold=item, solution=solution, meta=meta)
 
     def score(self, problem: Problem, answer: str) -> Reward:
-        """Have the task's grader grade what is in the tags."""
+        """Grade the text in the tags with the task's grader."""
         found = answer_of(answer)
         form = float(well_formed(answer))
         if not found:
@@ -102,12 +102,12 @@ class ReasoningGymEnv(TextEnv):
         return Reward(parts={"correct": correct, "format": form}, note=grade.note)
 
     def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
-        """Grade side by side, each answer in a process of its own."""
+        """Grade in parallel, each answer in a separate process."""
         with ThreadPoolExecutor(self.workers) as threads:
             return list(threads.map(self._score_or_invalid, problems, answers))
 
     def _score_or_invalid(self, problem: Problem, answer: str) -> Reward:
-        """Let a failing sandbox or grader cost one answer and not the batch."""
+        """Return the score; an error of the sandbox or grader makes only this reward invalid."""
         try:
             return self.score(problem, answer)
         except SandboxError as error:

@@ -1,11 +1,12 @@
-"""What runs in the sandbox: the only place where reasoning-gym's generators and graders do.
+"""The code that runs in the sandbox: reasoning-gym's generators and graders run only there.
 
-`library` sends the text of this module there with `grpo_envs.seeding`; nothing else of ours is at
-hand. Each function is one call in a process of its own, which is killed when it takes too long.
+`library` sends the text of this module to the sandbox together with `grpo_envs.seeding`; no other
+module of ours is available there. Each function is called in a separate process, which is killed if
+it takes too long.
 
-Some graders evaluate what the policy wrote (`eval`, sympy's `parse_expr`). Code would run in the
-sandbox, but in the process whose verdict is believed; so what they call here reads literals and
-arithmetic only, and raises for anything else.
+Some graders evaluate the policy's text (`eval`, sympy's `parse_expr`). Its code would run in the
+sandbox, but in the process that computes the verdict. So these functions are replaced by readers of
+literals and arithmetic, which raise for anything else.
 """
 
 import ast
@@ -24,18 +25,19 @@ from typing import Any
 from grpo_envs.seeding import seed_for, split_of
 
 EVAL_SHARE = 0.25
-"""Of the questions: more than elsewhere, because drawing one of them takes 1 / share draws."""
+"""Share of the questions for `eval`: larger than elsewhere, because drawing one of them takes
+1 / share draws on average."""
 TRIES = 200
-"""Draws for a question, at most."""
+"""The most draws for a question."""
 _ITEM_S, _DRAW_S = 5.0, 20.0
-"""Seconds of processor time for one draw, which is given up then, and for all of them."""
+"""The most seconds of processor time for one draw, and for all draws of a question."""
 EVALUATING = (
     *("algorithmic.binary_matrix", "algorithmic.number_sorting", "algorithmic.spiral_matrix"),
     *("algorithmic.string_insertion", "games.n_queens"),
 )
 """Modules whose graders call `eval`."""
 PARSING = ("games.countdown", "games.puzzle24")
-"""Modules that have a `parse_expr` of their own; others call `sympy.parse_expr`."""
+"""Modules with their own name `parse_expr`; others call `sympy.parse_expr`."""
 NOT_OPTIONS = ("seed", "size")
 _LONGEST = 1000
 _NAMES = frozenset(
@@ -46,12 +48,12 @@ _NAMES = frozenset(
         *("asinh", "acosh", "atanh"),
     }
 )
-"""Beside single letters."""
+"""Names that are allowed beside single letters."""
 _TOKEN = re.compile(r"\s+|\d+\.?\d*|\.\d+|([A-Za-z]+)|\*\*|[-+*/(),]", re.ASCII)
 
 
 def tasks() -> list[str]:
-    """Return the names of all generators; `composite` is none, it mixes others."""
+    """Return the names of all generators, without `composite`, which mixes others."""
     from reasoning_gym.factory import DATASETS
 
     return sorted(set(DATASETS) - {"composite"})
@@ -69,14 +71,14 @@ def draw(task: str, given: dict[str, Any], split: str, key: int) -> dict[str, An
         task: A generator.
         given: Its options.
         split: `train` or `eval`.
-        key: Decides the question; neighbours share nothing.
+        key: Determines the question; neighbouring keys are unrelated.
 
     Returns:
-        The question and what its grader needs; where none was found in TRIES draws or in time, how
-        many `draws` there were, and how many `questions` among them.
+        The question and the data for its grader. If no question was found in TRIES draws or in
+        time: the number of `draws`, and the number of different `questions` among them.
     """
     start, number = divmod(seed_for(task, repr(sorted(given.items())), split, key), 2**31 - TRIES)
-    dataset = _dataset(task, given, number)  # whose item 0 may be of one kind: any comes first
+    dataset = _dataset(task, given, number)  # start at any item: item 0 may always be of one kind
     seen: set[str] = set()
     for attempt in range(TRIES):
         if time.process_time() > _DRAW_S:
@@ -90,25 +92,25 @@ def draw(task: str, given: dict[str, Any], split: str, key: int) -> dict[str, An
 
 
 def grade(task: str, given: dict[str, Any], drawn: tuple[int, bytes], answer: str) -> float:
-    """Return what reasoning-gym's grader gives for an answer to a question.
+    """Return the value of reasoning-gym's grader for an answer to a question.
 
     Args:
         task: A generator.
         given: Its options.
-        drawn: The `number` and the `entry` of what `draw` returned.
-        answer: What the policy wrote.
+        drawn: `number` and `entry` of the return value of `draw`.
+        answer: The policy's answer.
     """
     number, entry = drawn
     return _graded(_dataset(task, given, number), pickle.loads(entry), answer)
 
 
 def configured(task: str, given: dict[str, Any]) -> None:
-    """Raise unless the generator takes these options."""
+    """Raise unless the generator accepts these options."""
     _dataset(task, given, 0)
 
 
 def _item(dataset: Any, number: int, index: int) -> dict[str, Any]:
-    """Return an item, {} where the generator seems not to end."""
+    """Return an item; {} if the generator takes too long."""
     _seed(number + index)
     signal.signal(signal.SIGVTALRM, _give_up)
     signal.setitimer(signal.ITIMER_VIRTUAL, _ITEM_S)
@@ -122,7 +124,7 @@ def _item(dataset: Any, number: int, index: int) -> dict[str, Any]:
 
 
 class _Endless(BaseException):
-    """No Exception: generators catch those."""
+    """The time of a draw is up. Not an Exception, because generators catch those."""
 
 
 def _give_up(*_: object) -> None:
@@ -130,13 +132,13 @@ def _give_up(*_: object) -> None:
 
 
 def _answered(dataset: Any, entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer that earns the most, and what that is: None where grading it raises."""
+    """Return the best known answer and its grade, which is None if the grader raises."""
     packed = pickle.dumps(entry)
     known = (entry["answer"], *(entry["metadata"].get(name) for name in _EXAMPLES))
     answer = next((str(one) for one in known if one not in (None, "")), "").strip()
     try:
         best = _graded(dataset, entry, answer) if answer else 0.0
-    except Exception:  # noqa: BLE001  what a grader does with its own answer
+    except Exception:  # noqa: BLE001  a grader can raise anything, also for its own answer
         best = None
     return {"answer": answer, "best": best, "entry": packed}
 
@@ -168,7 +170,7 @@ def _fields(task: str) -> list[Any]:
 
 
 def _read(field: Any, value: Any) -> Any:
-    """Return an option in the type of its default: YAML has no tuples, dates or enumerations."""
+    """Convert an option to the type of its default: YAML has no tuples, dates or enumerations."""
     default = field.default
     if default is dataclasses.MISSING:
         default = field.default_factory()
@@ -193,7 +195,7 @@ def _read(field: Any, value: Any) -> Any:
 
 
 def _allowed(default: Any) -> str:
-    """Return in words which values an option takes."""
+    """Return a description of the values that an option accepts."""
     one = default[0] if default and isinstance(default, list) else default
     if isinstance(one, enum.Enum):
         return f"is one of {', '.join(str(member.value) for member in type(one))}"
@@ -202,14 +204,14 @@ def _allowed(default: Any) -> str:
 
 
 def _seed(number: int) -> None:
-    """Key what a generator draws from the modules `random` and `numpy.random`, too."""
+    """Seed the global generators of `random` and `numpy.random`, which some generators use."""
     random.seed(number)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(number)
 
 
 def _guard() -> None:
-    """Put harmless readers where graders evaluate text."""
+    """Replace the functions with which graders evaluate text by safe readers."""
     for name in EVALUATING:
         vars(sys.modules[f"reasoning_gym.{name}"])["eval"] = ast.literal_eval
     for name in PARSING:
@@ -218,19 +220,19 @@ def _guard() -> None:
 
 
 def arithmetic(text: str, *arguments: Any, **keywords: Any) -> Any:
-    """Parse with sympy what can only be arithmetic: numbers, letters, known functions.
+    """Parse a text with sympy if it is only arithmetic: numbers, letters, known functions.
 
     Raises:
-        ValueError: it might be anything else; sympy would run it as Python.
+        ValueError: the text may be something else, which sympy would run as Python.
     """
     if not readable(text):
         raise ValueError("not arithmetic")
-    parser = sys.modules["sympy.parsing.sympy_parser"]  # imported by reasoning-gym, never by us
+    parser = sys.modules["sympy.parsing.sympy_parser"]  # reasoning-gym has imported it
     return parser.parse_expr(text, *arguments, **keywords)
 
 
 def readable(text: str) -> bool:
-    """Return whether `text` is of arithmetic's tokens only.
+    """Return whether `text` has only tokens of arithmetic.
 
     >>> readable("3*x**2 + sin(x)/2"), readable("__import__('os')"), readable("x.args")
     (True, False, False)

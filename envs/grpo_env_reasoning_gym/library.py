@@ -28,28 +28,28 @@ _PROGRAM = _PREFACE.format(seeding=Path(seeding.__file__).read_text("utf-8")) + 
 ).with_name("inside.py").read_text("utf-8")
 _DRAW = Limits(cpu_s=30, wall_s=120.0, memory_mib=2048)
 _NAN = re.compile(r"(?<![a-z])nan(?![a-ik-z])", re.IGNORECASE)
-"""As a word, or as in nan+2j. It is near to any number for comparisons the wrong way round."""
+"""The word nan, also as in nan+2j. A negated comparison of a distance accepts it for any number."""
 _NEARLY = 0.99
 _BUSY = 0.5
-"""Of the processor time that it may use: an answer that ran out of wall clock with less than that
-waited for the machine."""
+"""Share of the allowed processor time. An answer that ran out of wall-clock time with less than
+this share was waiting for the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """A question of reasoning-gym and what grades an answer to it."""
+    """A question of reasoning-gym and the data for its grader."""
 
     question: str = field(compare=False)
     answer: str
-    """The known answer that earns the most; '' if there is none."""
+    """The best known answer; '' if there is none."""
     best: float | None = field(compare=False)
-    """What it earns; None where the grader raises."""
+    """The grade of this answer; None if the grader raises."""
     number: int = field(compare=False)
-    """The seed of the data set whose item it is."""
+    """The seed of the item's data set."""
     entry: bytes = field(compare=False)
-    """Pickled in the sandbox, and read nowhere else."""
+    """The item, pickled in the sandbox; it is unpickled only there."""
     lonely: bool = True
-    """Whether what looks much like the answer is wrong."""
+    """Whether answers that look very similar to the answer are wrong."""
 
     def __str__(self) -> str:
         return self.answer if self.answer and self.lonely else "(not shown)"
@@ -57,21 +57,22 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grade:
-    """The number that a task's grader gives an answer."""
+    """The grade of an answer by a task's grader."""
 
     value: float
     note: str = ""
-    """Why it is 0 where the grader gave none."""
+    """Why the value is 0, if the grader gave none."""
 
 
 class Library:
     """One generator of reasoning-gym with its options."""
 
     def __init__(self, task: str, options: Mapping[str, Any], backend: Backend) -> None:
-        """Look at the task and the options; `backend` is of `shared`.
+        """Check the task and the options; `backend` is the result of `shared`.
 
         Raises:
-            ConfigError: no such task, one that is refused, or an option that it does not take.
+            ConfigError: there is no such task, the task is refused, or it does not accept an
+                option.
         """
         self.task = task
         self.options = {str(name): value for name, value in options.items()}
@@ -86,7 +87,7 @@ class Library:
         self._check_values()
 
     def draw(self, split: str, key: int) -> Item:
-        """Return the question that `key` decides.
+        """Return the question that `key` determines.
 
         Raises:
             ConfigError: there are too few questions, or a draw takes too long.
@@ -107,7 +108,7 @@ class Library:
         raise ConfigError(f"{self._named}: {counts}, none of {split}: {why}.")
 
     def grade(self, item: Item, answer: str, limits: Limits) -> Grade:
-        """Return what the grader says; 0 where it raises or does not end.
+        """Return the grade of an answer; 0 if the grader raises or does not end.
 
         Raises:
             SandboxError: the sandbox failed, or the grader raises for the known answer, too.
@@ -132,7 +133,7 @@ class Library:
         return f"env.task={self.task}{options}"
 
     def _check_values(self) -> None:
-        """Raise for the first option that makes a difference between good and bad."""
+        """Raise if the generator does not accept the values of the options."""
         values = backend_call(self.backend, "configured", self.task, self.options).values
         outcome = values[0] if values else None
         if isinstance(outcome, Returned):
@@ -152,7 +153,7 @@ class Library:
 
 
 def _share(value: float) -> float:
-    """Return a grader's number in [0, 1]. A number above 1 is a sum of parts, never a match."""
+    """Return a grader's value in [0, 1]. A value above 1 is a sum of parts, never a match."""
     return _NEARLY if value > 1 else value if value > 0 else 0.0
 
 
@@ -164,18 +165,19 @@ def backend_call(
 
 
 def tasks() -> list[str]:
-    """Return the names of all tasks, refused ones among them."""
+    """Return the names of all tasks, including refused ones."""
     names = backend_call(shared("auto", None), "tasks").values[0]
     assert isinstance(names, Returned)
     return list(names.value)
 
 
 def shared(level: str, workers: int | None) -> Backend:
-    """Return the sandbox that has reasoning-gym in it.
+    """Return the sandbox with reasoning-gym imported.
 
     Raises:
-        ConfigError: reasoning-gym is not installed; no such level, or no workers.
-        SandboxUnavailable: this machine has nothing of that level.
+        ConfigError: reasoning-gym is not installed, there is no such level, or there are no
+            workers.
+        SandboxUnavailable: this machine has no isolation of that level.
     """
     require_extra("reasoning-gym", "env=reasoning_gym", ["reasoning_gym"])
     return shared_pool(level, workers, ("reasoning_gym",))

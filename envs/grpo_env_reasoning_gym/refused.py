@@ -1,4 +1,4 @@
-"""What is known of single tasks of reasoning-gym: docs/reasoning_gym.md tells how it was found."""
+"""Known faults of single tasks of reasoning-gym; docs/reasoning_gym.md says how they were found."""
 
 REFUSED: dict[str, str] = {
     "coin_flip": "its grader pays for any beginning of the number, and 0 begins nine of ten",
@@ -9,7 +9,7 @@ REFUSED: dict[str, str] = {
     "puzzle24": "its grader pays for other numbers than those of the question",
     "sokoban": "its grader finds moves in any text, and those in the question solve some",
 }
-"""Tasks that break a promise of ours which nothing of ours can mend, and why."""
+"""Tasks that cannot be used because they break a promise of environments, and why."""
 NEIGHBOURS = frozenset(
     {
         *("advanced_geometry", "decimal_arithmetic", "number_format", "pool_matrix"),
@@ -18,6 +18,6 @@ NEIGHBOURS = frozenset(
         *("power_function", "tower_of_hanoi"),
     }
 )
-"""Tasks where a right answer with a digit before or after it may be right as well, so that
-check_env must not try those as wrong ones. Their graders round, know more than one right answer
-(any constant of integration; U1 is U), or pass over what is none of an answer's words."""
+"""Tasks for which a right answer with an added digit may be right as well, so check_env must not
+use it as a wrong answer. Their graders round, accept several right answers (any constant of
+integration; U1 is U), or ignore words that are not part of an answer."""

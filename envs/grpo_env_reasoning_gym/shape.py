@@ -1,4 +1,4 @@
-"""The answer in a completion, and the shape that the `format` part rewards."""
+"""The answer in a completion, and its format, for the reward part `format`."""
 
 from grpo_envs.graders.text import after_think
 
@@ -6,7 +6,7 @@ _OPEN, _CLOSE = "<answer>", "</answer>"
 
 
 def answer_of(completion: str) -> str | None:
-    """Return what stands in the last closed `<answer>` after the think block, stripped.
+    """Return the text in the last closed `<answer>` after the think block, stripped; None if none.
 
     >>> answer_of("<think>?</think><answer> 7 </answer>"), answer_of("7")
     ('7', None)
@@ -17,7 +17,7 @@ def answer_of(completion: str) -> str | None:
 
 
 def well_formed(completion: str) -> bool:
-    """Return whether it is at most one think block, then one answer that is not empty, at the end.
+    """Return whether a completion ends with its only answer, not empty, after at most one think.
 
     >>> well_formed("<think>?</think>So <answer>7</answer>"), well_formed("<answer>7</answer>!")
     (True, False)

@@ -1,7 +1,7 @@
-"""A small SQLite database that nobody can change, and that no query can hold up.
+"""A small read-only SQLite database with limits for each query.
 
-What limits a query is counted in steps of SQLite's virtual machine and in bytes: the same query has
-the same result on a busy machine. The clock ends only what a step takes far too long for.
+The limits count steps of SQLite's virtual machine and bytes, so that a query has the same result on
+a busy machine. The clock only ends queries with single steps that take far too long.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _EVERY, _MOST = 1000, 100
-"""After how many steps a query is looked at, and after how many looks it is ended: some 10 ms."""
+"""Steps between two checks of a query, and the checks after which it is ended: about 10 ms."""
 _MOST_S = 2.0
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 500,  # bytes of a text, a blob or a row
@@ -39,18 +39,18 @@ _FUNCTIONS = frozenset(
         *("trunc", "typeof", "unicode", "upper"),
     )
 )
-"""What has one result for the same arguments, unlike `random` and the functions of time. `printf`
-is not among them: with a large width one step of it takes minutes, whatever the limits."""
+"""Deterministic functions, unlike `random` and the functions of time. `printf` is not among them:
+with a large width a single step of it takes minutes, in spite of the limits."""
 
 
 class Database:
-    """Tables in memory, to be read only. One thread at a time may use it."""
+    """Read-only tables in memory. Only one thread at a time may use it."""
 
     def __init__(self, tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]) -> None:
         """Fill the tables.
 
         Args:
-            tables: The columns and rows of each, by its name.
+            tables: The columns and rows of each table, by its name.
         """
         self._looks, self._late = 0, 0.0
         self._connection = sqlite3.connect(":memory:", check_same_thread=False)
@@ -71,7 +71,8 @@ class Database:
         """Return the first rows of a query.
 
         Raises:
-            ValueError: it is no query, is not allowed, or takes too long; the message says why.
+            ValueError: `sql` is not a query, is not allowed, or takes too long; the message says
+                why.
         """
         self._looks, self._late = 0, time.monotonic() + _MOST_S
         try:
@@ -86,7 +87,7 @@ class Database:
         return found
 
     def close(self) -> None:
-        """Forget the tables."""
+        """Close the database, which deletes its tables."""
         self._connection.close()
 
     def _look(self) -> bool:

@@ -1,12 +1,12 @@
-"""Questions about a small database, to be found out by querying it.
+"""Questions about a small database, which the policy answers by querying it.
 
 Task: the tables with their columns, and a question about their rows, which are not shown (see
-`questions.py` for the levels). Every problem has a SQLite database of its own.
+`questions.py` for the levels). Every problem has its own SQLite database.
 Tool: `query(sql)` runs one SELECT and returns its rows. The database cannot be changed; a query
-that takes too long or makes too much is answered with an error.
+that takes too long or whose result is too large gets an error.
 Answer: a number, a name, or names separated by commas, in `<answer>...</answer>`, after at most one
-`<think>` block. What is right, a hidden query has found in the same database.
-Reward: `correct` for the values, in any order, `format` for one answer and nothing beside it.
+`<think>` block. The right answer is the result of a hidden query of the same database.
+Reward: `correct` for the values, in any order, `format` for one answer without other text.
 """
 
 import random
@@ -26,7 +26,7 @@ from grpo_envs.graders.text import only_block
 from grpo_envs.seeding import split_of
 
 SHOWN = 20
-"""Rows that a query shows."""
+"""The most rows of a result that are shown."""
 _MOST_VALUES = 4
 _THEMES = {theme.table: theme for theme in THEMES}
 
@@ -56,7 +56,7 @@ def query(state: Database, sql: str) -> str:
 
 
 class SqlEnv(ToolEnv):
-    """A question, and a database that has the answer."""
+    """Questions about a database."""
 
     tools = (query,)
     parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.1}
@@ -76,12 +76,12 @@ class SqlEnv(ToolEnv):
 
         Args:
             split: `train` or `eval`.
-            level: 1 counts by a number in one table, 2 compares text there, 3 joins and groups,
-                4 subqueries, HAVING and window functions.
-            turns: Turns of an episode, the answer among them.
+            level: 1 counts by a number in one table, 2 also compares text, 3 joins and groups, 4
+                uses subqueries, HAVING and window functions.
+            turns: Turns of an episode, including the answer.
             tool_limits: {calls: of an episode, calls_per_turn: 4, result_chars: 2000, call_s: 10,
                 sessions: 128}, see docs/tools.md.
-            rewards: Weights of `correct` and `format`, and of what is counted of the calls.
+            rewards: Weights of `correct` and `format`, and of the counts of calls.
             render_mode: None or `ansi`.
         """
         require_one_of("env.level", level, LEVELS)
@@ -118,14 +118,14 @@ class SqlEnv(ToolEnv):
         return Reward(parts={"correct": float(right), "format": float(form)})
 
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
-        """Run the query that answers the question, and say what it found."""
+        """Call the tool with the hidden query, then answer with its result."""
         if turns and read_calls(turns[-1].action)[1]:
             return f"<answer>{', '.join(turns[-1].observation.splitlines())}</answer>"
         return write_call("query", {"sql": problem.gold.sql})
 
 
 def _answer(theme: Theme, number: int, question: Question) -> str:
-    """Return the answer in a database; '' where it has none, or no clear one."""
+    """Return the answer in a database; '' if there is none, or it is not unique."""
     with closing(fill(theme, number)) as database:
         found = [row[0] for row in database.rows(question.sql, _MOST_VALUES + 1)]
     several = question.text.endswith("separated by commas.")
@@ -134,7 +134,7 @@ def _answer(theme: Theme, number: int, question: Question) -> str:
 
 
 def _values(text: str) -> list[str]:
-    """Return the values of an answer, sorted: numbers as Python writes them, names in lower case.
+    """Return the values of an answer, sorted: numbers in Python's form, names in lower case.
 
     >>> _values("Rome, 'Oslo'"), _values("1,200"), _values("007")
     (['oslo', 'rome'], ['1200'], ['7'])

@@ -11,21 +11,21 @@ from grpo_env_sql.tables import Theme
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked, and a query whose first column is the answer."""
+    """A question, and a query whose first column is the answer."""
 
     text: str
     sql: str
 
 
 def count_kind(t: Theme, rng: random.Random) -> Question:
-    """Count one kind."""
+    """Count the rows of one kind."""
     kind = rng.choice(t.kinds)
     text = f"How many {t.table} have {t.kind} {kind}?"
     return Question(text=text, sql=f"SELECT count(*) FROM {t.table} WHERE {t.kind}='{kind}'")
 
 
 def count_above(t: Theme, rng: random.Random) -> Question:
-    """Count what is above a number, or below it."""
+    """Count the rows above or below a number."""
     word, sign = rng.choice((("above", ">"), ("below", "<")))
     value = rng.randint(*t.numbers)
     text = f"How many {t.table} have {t.number} {word} {value}?"
@@ -33,7 +33,7 @@ def count_above(t: Theme, rng: random.Random) -> Question:
 
 
 def extreme(t: Theme, rng: random.Random) -> Question:
-    """Tell the largest or smallest number of a kind, or their sum."""
+    """Find the largest or smallest number of a kind, or the sum."""
     word, name = rng.choice((("largest", "max"), ("smallest", "min"), ("total", "sum")))
     kind = rng.choice(t.kinds)
     text = f"What is the {word} {t.number} of {t.table} with {t.kind} {kind}?"
@@ -42,7 +42,7 @@ def extreme(t: Theme, rng: random.Random) -> Question:
 
 
 def count_both(t: Theme, rng: random.Random) -> Question:
-    """Count one kind above a number."""
+    """Count the rows of one kind above a number."""
     kind, value = rng.choice(t.kinds), rng.randint(*t.numbers)
     text = f"How many {t.table} have {t.kind} {kind} and {t.number} above {value}?"
     where = f"{t.kind}='{kind}' AND {t.number}>{value}"
@@ -50,7 +50,7 @@ def count_both(t: Theme, rng: random.Random) -> Question:
 
 
 def count_joined(t: Theme, rng: random.Random) -> Question:
-    """Count what belongs to the people of a place."""
+    """Count the rows of one kind that belong to the people of a place."""
     place, kind = rng.choice(t.places), rng.choice(t.kinds)
     text = f"How many {t.table} with {t.kind} {kind} have {t.a_person} whose {t.place} is {place}?"
     where = f"{t.kind}='{kind}' AND {t.place}='{place}'"
@@ -58,7 +58,7 @@ def count_joined(t: Theme, rng: random.Random) -> Question:
 
 
 def sum_joined(t: Theme, rng: random.Random) -> Question:
-    """Add up, or find the largest, of what belongs to the people of a place."""
+    """Sum the numbers that belong to the people of a place, or find the largest."""
     word, name = rng.choice((("total", "sum"), ("largest", "max")))
     place = rng.choice(t.places)
     text = (
@@ -70,7 +70,7 @@ def sum_joined(t: Theme, rng: random.Random) -> Question:
 
 
 def most_of(t: Theme, rng: random.Random) -> Question:
-    """Name the kind, person or place that there are most of."""
+    """Find the most frequent kind, person or place."""
     column = rng.choice((t.kind, t.person, t.place))
     owner = t.people if column == t.place else t.table
     text = f"Which {column} has the most {t.table}?" if owner == t.people else ""
@@ -80,7 +80,7 @@ def most_of(t: Theme, rng: random.Random) -> Question:
 
 
 def names_of(t: Theme, rng: random.Random) -> Question:
-    """Name what one person has of a kind."""
+    """List the rows of one kind that belong to the people of a place."""
     place, kind = rng.choice(t.places), rng.choice(t.kinds)
     text = (
         f"Which {t.table} with {t.kind} {kind} have {t.a_person} whose {t.place} is {place}? "
@@ -91,7 +91,7 @@ def names_of(t: Theme, rng: random.Random) -> Question:
 
 
 def above_mean(t: Theme, rng: random.Random) -> Question:
-    """Count what is above the mean of its kind, or of all."""
+    """Count the rows above the mean of their kind or person, or of all rows."""
     column = rng.choice((t.kind, t.person, ""))
     same = f" WHERE b.{column}=a.{column}" if column else ""
     of = f"those with the same {column}" if column else "all"
@@ -101,7 +101,7 @@ def above_mean(t: Theme, rng: random.Random) -> Question:
 
 
 def groups_having(t: Theme, rng: random.Random) -> Question:
-    """Count the groups of at least a size."""
+    """Count the groups with at least some number of rows."""
     column, least = rng.choice((t.kind, t.person)), rng.randint(2, 6)
     text = f"How many different {t.kind}s" if column == t.kind else f"How many {t.people}"
     verb = "do" if column == t.kind else "have"
@@ -112,7 +112,7 @@ def groups_having(t: Theme, rng: random.Random) -> Question:
 
 
 def second_largest(t: Theme, rng: random.Random) -> Question:
-    """Name the second or third of a kind, by its number."""
+    """Find the row of a kind with the second or third largest number."""
     (word, place), kind = rng.choice((("second", 2), ("third", 3))), rng.choice(t.kinds)
     text = (
         f"Which of the {t.table} with {t.kind} {kind} has the {word} largest {t.number}? Give its "
@@ -126,7 +126,7 @@ def second_largest(t: Theme, rng: random.Random) -> Question:
 
 
 def largest_step(t: Theme, rng: random.Random) -> Question:
-    """Tell the largest difference between neighbours in a sorted column."""
+    """Find the largest difference between neighbours in a sorted column."""
     kind = rng.choice(t.kinds)
     text = (
         f"Sort the {t.table} with {t.kind} {kind} by {t.number}. What is the largest difference "
@@ -140,7 +140,7 @@ def largest_step(t: Theme, rng: random.Random) -> Question:
 
 
 def without_any(t: Theme, rng: random.Random) -> Question:
-    """Count the people who have none of a kind."""
+    """Count the people without a row of one kind."""
     kind = rng.choice(t.kinds)
     text = f"How many {t.people} have none of the {t.table} with {t.kind} {kind}?"
     having = f"SELECT {t.person} FROM {t.table} WHERE {t.kind}='{kind}'"
@@ -153,7 +153,7 @@ LEVELS: dict[int, tuple[Callable[[Theme, random.Random], Question], ...]] = {
     3: (count_joined, sum_joined, most_of, names_of),
     4: (above_mean, groups_having, second_largest, largest_step, without_any),
 }
-"""What is asked at each level."""
+"""The kinds of questions of each level."""
 
 
 def _joined(t: Theme) -> str:
@@ -161,5 +161,5 @@ def _joined(t: Theme) -> str:
 
 
 def _all_of_the_largest(groups: str) -> str:
-    """Return a query for every `x` of the largest `n`: more than one where it is not clear."""
+    """Return a query for every `x` of the largest `n`; several rows if it is not unique."""
     return f"WITH g AS ({groups}) SELECT x FROM g WHERE n=(SELECT max(n) FROM g)"

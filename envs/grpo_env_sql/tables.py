@@ -1,4 +1,4 @@
-"""Tables about pets, books and the like, made from a number."""
+"""Tables about pets, books and the like, generated from a number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SYLLABLES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Theme:
-    """What two tables are about: things of several kinds, each of which belongs to a person."""
+    """The subject of two tables: things of several kinds, each of which belongs to a person."""
 
     table: str
     label: str

@@ -1,4 +1,4 @@
-"""Questions that a tool helps with, which is called in mid-conversation."""
+"""Questions for which the policy calls a tool."""
 
 from grpo_env_tools.env import CalculatorEnv
 

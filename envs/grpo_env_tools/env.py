@@ -2,11 +2,10 @@
 
 Task: "What is 347*286-199?" (see `questions.py` for the levels).
 Tool: `calculator(expression)`, or with `tool=python` the sandbox, `python(code)`.
-Answer: a whole number in `<answer>...</answer>`, after at most one `<think>` block; the question
-itself, or anything else to be worked out, is wrong.
-Reward, paid with the answer: `correct` for the number, `format` for the share of the turns that are
-one call or one answer and nothing beside it; `tool` tells whether a call gave a result, and weighs
-nothing.
+Answer: a whole number in `<answer>...</answer>`, after at most one `<think>` block; an expression,
+such as the question itself, is wrong.
+Reward, with the answer: `correct` for the number, `format` for the share of turns with one call or
+one answer and no other text; `tool`, with weight 0, says whether a call gave a result.
 """
 
 import random
@@ -26,7 +25,7 @@ from grpo_envs.sandbox.shared import shared_pool
 from grpo_envs.seeding import split_of
 
 LONGEST = 60
-"""Characters of the calculator's results: they go into the policy's context."""
+"""The most characters of the calculator's results, which go into the policy's context."""
 _MOST_TRIES = 10_000
 
 
@@ -46,7 +45,7 @@ def calculator(expression: str) -> str:
 
 
 class CalculatorEnv(ToolEnv):
-    """Questions with a whole number as their answer, and a tool that can find it."""
+    """Questions whose answer is a whole number, and a tool that computes it."""
 
     parts: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.1, "tool": 0.0}
     system_prompt = "You may think in <think></think>. Answer in <answer></answer>."
@@ -70,22 +69,22 @@ class CalculatorEnv(ToolEnv):
 
         Args:
             split: `train` or `eval`.
-            level: 1 a product and another term, 2 with three digits, 3 three terms with
-                parentheses, 4 four with quotients, 5 six with six digits.
-            terms: How many terms are added and subtracted, in place of the level's.
-            digits: Digits of a number, in place of the level's.
-            operators: Some of `+-*/` and `(`, in place of the level's.
-            turns: Turns of an episode, the answer among them.
-            tool: What may be called: `calculator`, or `python`, which runs in the sandbox.
+            level: 1 a product and another term, 2 the same with three digits, 3 three terms with
+                parentheses, 4 four terms with quotients, 5 six terms with six digits.
+            terms: How many terms are added and subtracted, instead of the level's number.
+            digits: Digits of a number, instead of the level's.
+            operators: Some of `+-*/` and `(`, instead of the level's.
+            turns: Turns of an episode, including the answer.
+            tool: The tool: `calculator`, or `python`, which runs in the sandbox.
             tool_limits: {calls: of an episode, calls_per_turn: 4, result_chars: 200, call_s: 10,
                 sessions: 128}, see docs/tools.md.
-            sandbox: Isolation of `python`, see grpo_envs/sandbox: `auto`, or a level by name.
-            rewards: Weights of `correct`, `format` and `tool`, and of what is counted of the calls.
+            sandbox: Isolation of `python`, see grpo_envs/sandbox: `auto`, or the name of a level.
+            rewards: Weights of `correct`, `format` and `tool`, and of the counts of calls.
             render_mode: None or `ansi`.
 
         Raises:
             ConfigError: a value is not allowed, or leaves too few questions.
-            SandboxUnavailable: `python` is asked for and this machine has no such isolation.
+            SandboxUnavailable: the tool is `python`, and this machine has no such isolation.
         """
         require_one_of("env.level", level, LEVELS)
         require_one_of("env.tool", tool, ("calculator", "python"))
@@ -119,7 +118,7 @@ class CalculatorEnv(ToolEnv):
         raise ConfigError(f"env.digits={self.recipe.digits}: too few questions for two splits.")
 
     def score(self, problem: Problem, answer: str) -> Reward:
-        """Grade an answer given at once."""
+        """Grade an answer without calls before it."""
         block = only_block(answer, "answer")
         right = block is not None and whole_number(block.text) == int(problem.gold)
         form = block is not None and block.neat
@@ -134,7 +133,7 @@ class CalculatorEnv(ToolEnv):
         return Reward(parts=parts)
 
     def demonstrate(self, problem: Problem, turns: Sequence[Turn]) -> str:
-        """Call the tool with all of it, then say what it said."""
+        """Call the tool with the whole expression, then answer with its result."""
         for turn in turns[::-1]:
             if read_calls(turn.action)[1] and whole_number(turn.observation) is not None:
                 return f"<answer>{turn.observation.strip()}</answer>"
@@ -145,6 +144,6 @@ class CalculatorEnv(ToolEnv):
 
 
 def _neat_call(turn: Turn) -> bool:
-    """Return whether a turn is one call that can be read, after at most one `<think>` block."""
+    """Return whether a turn is one readable call, after at most one `<think>` block."""
     text, calls = read_calls(turn.action)
     return len(calls) == 1 and not calls[0].error and not (after_think(text) or "").strip()

@@ -11,26 +11,26 @@ OPERATORS = "+-*/("
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalculatorRecipe:
-    """What the questions of a level are made of."""
+    """The settings of a level's questions."""
 
     operators: str
     """Kinds of terms, `*`, `/` and `(` for a sum times a number, and the `+-` between them."""
     terms: int
     """Terms that are added or subtracted."""
     digits: int
-    """Digits of a number (of a quotient's parts, not of its dividend)."""
+    """Digits of a number (of divisor and quotient, not of a dividend)."""
 
     def __post_init__(self) -> None:
-        """Refuse what no question can be made of."""
+        """Refuse values that allow no question."""
         known = isinstance(self.operators, str) and set(self.operators) <= set(OPERATORS)
         allowed = f"some of {OPERATORS}"
         require(known and bool(self.operators), "env.operators", self.operators, allowed)
         whole = type(self.terms) is int and 1 <= self.terms <= 10
         require(whole, "env.terms", self.terms, "1 to 10")
         one = self.terms == 1 or set(self.operators) & set("+-")
-        require(bool(one), "env.terms", self.terms, "1, where no + or - is among env.operators")
+        require(bool(one), "env.terms", self.terms, "1, as env.operators has neither + nor -")
         some = self.terms > 1 or set(self.operators) & set("*/(")
-        require(bool(some), "env.terms", self.terms, "2 to 10, where nothing but + and - is")
+        require(bool(some), "env.terms", self.terms, "2 to 10, as env.operators has only + and -")
         whole = type(self.digits) is int and 1 <= self.digits <= 9
         require(whole, "env.digits", self.digits, "1 to 9")
 
@@ -46,14 +46,14 @@ LEVELS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """An expression and what it comes to."""
+    """An expression and its value."""
 
     text: str
     value: int
 
 
 def generate(rng: random.Random, recipe: CalculatorRecipe) -> Question:
-    """Make an expression; at least one term is more than a number, if the recipe has such."""
+    """Make an expression; at least one term is not a single number, if the recipe allows it."""
     kinds = [_KINDS[kind] for kind in recipe.operators if kind in _KINDS]
     signs = [sign for sign in recipe.operators if sign in "+-"]
     hard = rng.randrange(recipe.terms)

@@ -1,5 +1,5 @@
-"""Our environments in other trainers: TRL, verl, verifiers, and a server for OpenEnv's.
+"""Our environments in other trainers and tools: TRL, verl, verifiers, and a server for OpenEnv.
 
-`rows` is what all of them share; each other module is one trainer's, `openenv` and `served` are
-the server's. docs/interop.md and docs/serving.md are the pages about them.
+All of them use `rows`. `openenv`, `served` and `session` belong to the server; each other module is
+for one trainer or tool. docs/interop.md and docs/serving.md describe them.
 """

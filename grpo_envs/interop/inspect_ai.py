@@ -1,4 +1,4 @@
-"""Inspect: an environment as a task of inspect-ai, single answers and conversations.
+"""Inspect: an environment as a task of inspect-ai, for single answers and conversations.
 
     inspect eval grpo_envs/environment -T env=countdown -T level=2 --model openai/gpt-5
 
@@ -40,7 +40,7 @@ from grpo_envs.interop.rows import (
 from grpo_envs.types import Tool
 
 _EARNED = "grpo_envs"
-"""Where a sample's store has what its answers have earned so far."""
+"""Key of a sample's store for the reward of its answers so far."""
 _MESSAGES: dict[str, Any] = {
     "system": ChatMessageSystem,
     "user": ChatMessageUser,
@@ -53,14 +53,14 @@ def environment(env: str = "", *, split: str = "eval", rows: int = 128, **keywor
     """Return the task of the environment registered under `env`, made with `keywords`.
 
     Args:
-        env: Its name.
+        env: The name of the environment.
         split: `eval`, held-out problems, or `train`.
-        rows: How many problems, from seed 0 on.
-        **keywords: Of the environment: `-T level=2`.
+        rows: Number of problems, from seed 0 on.
+        **keywords: Keywords of the environment: `-T level=2`.
 
     Raises:
-        ConfigError: there is no such environment or keyword, it grades all answers of a step
-            together, or Inspect has no place for what a tool's schema says.
+        ConfigError: there is no such environment or keyword, the environment grades all answers of
+            a step together, or Inspect cannot represent the schema of a tool.
     """
     found, _ = environment_of(env, keywords)
     require_each_alone(env, found, "Inspect")
@@ -72,9 +72,9 @@ def environment(env: str = "", *, split: str = "eval", rows: int = 128, **keywor
 
 @solver
 def play() -> Solver:
-    """Play a problem to its end: the environment is the user that answers, if it has turns.
+    """Play a problem to its end; in a conversation the environment is the user.
 
-    The model is shown the environment's tools, and all calls of a turn are made together.
+    The model sees the environment's tools, and all calls of a turn are made together.
     """
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
@@ -97,9 +97,9 @@ def play() -> Solver:
 
 @scorer(metrics={"*": [mean(), stderr()]})
 def reward() -> Scorer:
-    """Score `reward`, the whole reward, and each part of it; a failed grader leaves it unscored.
+    """Score the whole reward, `reward`, and each part of it; a failed grader gives no score.
 
-    A conversation that a limit of Inspect ended early has what it earned until then.
+    A conversation that a limit of Inspect ended early has the reward up to there.
 
     Raises:
         ConfigError: another solver than `play` answered a conversation.
@@ -113,7 +113,7 @@ def reward() -> Scorer:
         total, parts, note = earned
         if total is None:
             return Score.unscored(reason="scoring_failed", answer=answer, explanation=note)
-        # Every sample has every key; NaN, a part that does not apply, is left out of its mean.
+        # Every sample has every key; NaN for a part that does not apply, which the mean ignores.
         known = {name: parts.get(name, math.nan) for name in row.environment.weights}
         return Score(value={**known, "reward": total}, answer=answer, explanation=note)
 
@@ -121,14 +121,14 @@ def reward() -> Scorer:
 
 
 def _shown(tool: Tool) -> ToolDef:
-    """Return a tool as Inspect shows it.
+    """Return a tool in the form of Inspect.
 
     Raises:
-        ConfigError: its schema has keys that Inspect would leave out.
+        ConfigError: Inspect would leave out keys of its schema.
     """
 
     async def make(**_: Any) -> str:
-        raise RuntimeError(f"tool {tool.name}: the solver `play` alone makes calls.")
+        raise RuntimeError(f"tool {tool.name}: only the solver `play` makes calls.")
 
     parameters = ToolParams.model_validate(tool.parameters)
     if parameters.model_dump(exclude_unset=True) != tool.parameters:
@@ -137,14 +137,14 @@ def _shown(tool: Tool) -> ToolDef:
 
 
 def _written(call: ToolCall) -> str:
-    """Return a call as environments read it, also one whose arguments Inspect could not read."""
+    """Return a call in the canonical form, also if Inspect could not read its arguments."""
     if call.parse_error:
         return write_unreadable(call.parse_error)
     return write_call(call.function, call.arguments)
 
 
 def _results(calls: Sequence[ToolCall], results: Sequence[str]) -> list[ChatMessage]:
-    """Return the messages of results; calls beyond the limit of a turn share the last one."""
+    """Return the messages of results; calls beyond the limit of a turn share the last result."""
     own = results[-len(calls) :]
     return [
         ChatMessageTool(
@@ -156,7 +156,7 @@ def _results(calls: Sequence[ToolCall], results: Sequence[str]) -> list[ChatMess
 
 def _sample(row: Row) -> Sample:
     for tool in row.problem.tools:
-        _shown(tool)  # what Inspect cannot show is refused before a model is asked
+        _shown(tool)  # raises before the model runs if Inspect cannot show the tool
     turns: list[ChatMessage] = [
         _MESSAGES[turn["role"]](content=turn["content"]) for turn in messages_of(row)
     ]

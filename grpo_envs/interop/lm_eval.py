@@ -33,10 +33,10 @@ from grpo_envs.interop.rows import (
 
 
 class Task(ConfigurableTask):
-    """The problems of a split, each graded as one answer.
+    """The problems of a split with single answers.
 
-    A metric `reward`, the whole reward, and one for each part. `invalid` is the share of answers
-    whose grader failed: these have no other metric, so that no mean counts them.
+    The metrics are `reward`, the whole reward, each part of it, and `invalid`, the share of answers
+    whose grader failed. Such an answer has no other metric, so the means leave it out.
     """
 
     def __init__(
@@ -52,15 +52,16 @@ class Task(ConfigurableTask):
         """Take the environment registered under `env`, made with `keywords`.
 
         Args:
-            env: Its name.
+            env: The name of the environment.
             split: `eval`, held-out problems, or `train`.
-            rows: How many problems, from seed 0 on.
-            config: lm-eval's, of a YAML file; its `metadata` may have env, split, rows, keywords.
-            **keywords: Of the environment.
+            rows: Number of problems, from seed 0 on.
+            config: lm-eval's config from a YAML file; its `metadata` may have env, split, rows and
+                keywords.
+            **keywords: Keywords of the environment.
 
         Raises:
-            ConfigError: there is no such environment or keyword, its problems are conversations,
-                or it grades all answers of a step together.
+            ConfigError: there is no such environment or keyword, its problems are conversations, or
+                it grades all answers of a step together.
         """
         given = dict(config or {})
         told = given.get("metadata", {})
@@ -69,12 +70,12 @@ class Task(ConfigurableTask):
         self.env, _ = environment_of(env, keywords)
         require_each_alone(env, self.env, "lm-eval")
         self._rows = rows_of(env, keywords, split, rows)
-        require_single(env, self._rows, "which lm-eval has no place for")
+        require_single(env, self._rows, "which lm-eval does not support")
         given.pop("class", None)
         super().__init__(config={**_config(env, self.env.weights), **given})
 
     def download(self, *_: Any, **__: Any) -> None:
-        """Make the data set: rows, which name problems and hold no gold answers."""
+        """Make the data set of rows, which name problems and have no gold answers."""
         self.dataset = {"rows": Dataset.from_list([row.columns for row in self._rows])}
 
     def fewshot_context(
@@ -87,10 +88,10 @@ class Task(ConfigurableTask):
         chat_template: Callable[[list[dict[str, Any]]], str] | None = None,
         **_: Any,
     ) -> str:
-        """Return the prompt as our own runs render it, through the chat template if that is asked.
+        """Return the prompt as in our own runs, by the chat template with `apply_chat_template`.
 
         Raises:
-            ConfigError: it is asked for examples or for another system message.
+            ConfigError: examples or another system message are requested.
         """
         if num_fewshot or system_instruction:
             raise ConfigError("num_fewshot, system_instruction: none, the environment has its own.")
@@ -109,7 +110,7 @@ class Task(ConfigurableTask):
 
 
 def _config(env: str, weights: Mapping[str, float]) -> dict[str, Any]:
-    """Return a config of lm-eval's with the defaults of an environment."""
+    """Return the default config of lm-eval for an environment."""
     parts = {name: weight >= 0 for name, weight in weights.items()}
     better = {**parts, "reward": True, "invalid": False}
     metrics = [

@@ -1,7 +1,7 @@
-"""An environment as an OpenEnv server: one TextEnv for all sessions, as grading has no state.
+"""An environment as an OpenEnv server. All sessions share one TextEnv: grading is stateless.
 
-OpenEnv (0.10) differs from Gymnasium: it has no `truncated`, so `done` is true as well where the
-turns are used up, and a reward may be null: that of an answer whose grading failed.
+OpenEnv (0.10) differs from Gymnasium. It has no `truncated`, so `done` is also true when the turns
+are used up. A reward may be null: the grading of the answer failed.
 """
 
 from __future__ import annotations
@@ -33,50 +33,50 @@ from grpo_envs.interop.served import Served
 from grpo_envs.interop.session import Session, sendable
 
 _IDLE_S = 3600.0
-"""A session that was opened without a connection (MCP) gives its place back after so long."""
+"""Seconds after which an idle session without a connection (MCP) is closed."""
 _ENDING_S = 0.2
-"""Time to send what sessions are told at the end."""
+"""Seconds for sending the last messages to sessions."""
 
 
 class TextAction(Action):
-    """What a policy says."""
+    """An answer of a policy."""
 
-    # Checked at the step: pydantic's `str` has no lone surrogates, which an answer may have.
+    # Checked in `step`: pydantic's `str` allows no lone surrogates, which an answer may have.
     message: Annotated[Any, WithJsonSchema({"type": "string"})] = Field(
         description="The policy's answer, as it was written"
     )
 
 
 class TextObservation(Observation):
-    """What an environment says. `reward` is null at a reset, and where the grading failed."""
+    """A reply of the environment. `reward` is null at a reset, and if the grading failed."""
 
-    prompt: str = Field("", description="The question; after an answer, what is said to it")
+    prompt: str = Field("", description="The question; after an answer, the reply to it")
     system_prompt: str = Field("", description="At a reset: the system message; '' for none")
     messages: list[dict[str, Any]] = Field(
         default_factory=list, description="At a reset: the prompt's turns, if it is a conversation"
     )
     tools: list[dict[str, Any]] = Field(
-        default_factory=list, description="At a reset: tools that may be called, as OpenAI has them"
+        default_factory=list, description="At a reset: tools that may be called, in OpenAI's form"
     )
     meta: dict[str, Any] = Field(default_factory=dict, description="At a reset: level, source, ...")
-    answers_left: int = Field(0, description="Answers that the episode has room for")
+    answers_left: int = Field(0, description="Answers that the episode still allows")
     parts: dict[str, float] = Field(
         default_factory=dict, description="The parts of the reward, before their weights"
     )
     results: list[str] = Field(
-        default_factory=list, description="After an answer that called tools: what each returned"
+        default_factory=list, description="After an answer with tool calls: the result of each call"
     )
     rewards: dict[str, Any] = Field(
         default_factory=dict,
-        description="At a reset: the weight of each part, and how it says what is right",
+        description="At a reset: the weight of each part, and the range of the environment's own",
     )
     reward_range: list[float] = Field(
-        default_factory=list, description="At a reset: the least and the most that can be earned"
+        default_factory=list, description="At a reset: the least and the largest possible reward"
     )
 
 
 class TextState(State):
-    """Which problem a session plays; never its gold answer."""
+    """The problem that a session plays, without its gold answer."""
 
     env: str = ""
     split: str = ""
@@ -84,7 +84,7 @@ class TextState(State):
 
 
 class Place(Environment):
-    """A session as OpenEnv's server calls it."""
+    """A session with the interface of OpenEnv's server."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 
@@ -118,18 +118,18 @@ class Place(Environment):
     def reset(
         self, seed: Any = None, episode_id: str | None = None, **others: Any
     ) -> TextObservation:
-        """Do the same without an event loop; OpenEnv's server calls the other."""
+        """Reset without an event loop; OpenEnv's server calls `reset_async`."""
         return asyncio.run(self.reset_async(seed, episode_id, **others))
 
     def step(
         self, action: TextAction, timeout_s: float | None = None, **others: Any
     ) -> TextObservation:
-        """Do the same without an event loop."""
+        """Step without an event loop."""
         return asyncio.run(self.step_async(action, timeout_s, **others))
 
     @property
     def state(self) -> TextState:
-        """Which problem is played."""
+        """The problem that is played."""
         return self._state
 
     def get_metadata(self) -> EnvironmentMetadata:
@@ -144,7 +144,7 @@ class Place(Environment):
 
 
 def app(served: Served, sessions: int) -> FastAPI:
-    """Return the server's application, with room for so many sessions at once."""
+    """Return the server's application for up to `sessions` sessions at once."""
     made: FastAPI = create_fastapi_app(
         lambda: Place(served),
         TextAction,
@@ -163,21 +163,21 @@ def app(served: Served, sessions: int) -> FastAPI:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket at this address; port 0 for any that is free.
+    """Return a socket at this address; port 0 means any free port.
 
     Raises:
-        ConfigError: the address is taken, or none of this machine's.
+        ConfigError: the address is in use, or does not belong to this machine.
     """
     try:
         return socket.create_server((host, port), backlog=2048)
     except OSError as error:
-        number = error.errno or 0  # below 0: of a name that is no host's
+        number = error.errno or 0  # below 0: the host name is unknown
         cause = os.strerror(number) if number > 0 else error.strerror
         raise ConfigError(f"--host {host} --port {port}: {cause}. Choose another.") from error
 
 
 class Server(uvicorn.Server):
-    """`run(sockets=[...])` serves until Ctrl-C or SIGTERM, then calls the handlers from before."""
+    """`run(sockets=[...])` serves until Ctrl-C or SIGTERM, then calls the previous handlers."""
 
     def __init__(self, served: Served, sessions: int, ready: Callable[[], object]) -> None:
         """Take what is served.
@@ -198,7 +198,7 @@ class Server(uvicorn.Server):
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tell the sessions whose answers are being graded, then end all of them."""
+        """Notify the sessions whose answers are being graded, then end all sessions."""
         self._served.end()
         await asyncio.sleep(_ENDING_S)
         await super().shutdown(sockets)

@@ -1,7 +1,7 @@
 """A task for other trainers: rows that name problems, and the rewards of answers to them.
 
-A row never holds a gold answer. It names the environment, its keywords, the split and the seed;
-whoever grades draws the problem again.
+A row never has a gold answer. It names the environment, its keywords, the split and the seed; the
+grader draws the problem again.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ _locking = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The name of a problem."""
+    """The identity of a problem."""
 
     env: str
     keywords: str
-    """Of the environment: a JSON object."""
+    """Keywords of the environment, as a JSON object."""
     split: str
     seed: int
     digest: str
-    """Of the prompt: tells a grader that draws another problem than the row's maker did."""
+    """Digest of the prompt, by which a grader notices that it draws another problem."""
 
     @classmethod
     def of(cls, columns: Mapping[str, Any]) -> Self:
-        """Return the row that another trainer's columns hold, among others.
+        """Return the row from another trainer's columns, which may have other columns, too.
 
         Raises:
             ConfigError: a column is missing, or has a value that no row has.
         """
         missing = [field.name for field in fields(cls) if field.name not in columns]
         if missing:
-            raise ConfigError(f"no row of grpo-envs: it has no {', '.join(missing)}.")
+            raise ConfigError(f"not a row of grpo-envs: it has no {', '.join(missing)}.")
         named = {field.name: columns[field.name] for field in fields(cls)}
         for name in ("env", "keywords", "split", "digest"):
             require(isinstance(named[name], str), *_column(name, named[name]), "a text")
@@ -64,12 +64,12 @@ class Row:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """The row as columns of another trainer's data set: texts and one number."""
+        """The row as columns of another trainer's data set: strings and one number."""
         return asdict(self)
 
     @property
     def environment(self) -> TextEnv:
-        """The environment; rows of one name and keywords share it, as grading has no state."""
+        """The environment; rows with the same name and keywords share it: grading is stateless."""
         return _environment(self.env, self.keywords)
 
     @property
@@ -77,7 +77,7 @@ class Row:
         """The problem, drawn again.
 
         Raises:
-            ConfigError: it is not the one that the row was made of.
+            ConfigError: it is not the problem from which the row was made.
         """
         env = self.environment
         with _held(env):
@@ -85,25 +85,25 @@ class Row:
         if _digest(problem) != self.digest:
             raise ConfigError(
                 f"env={self.env}, {self.split} problem {self.seed}: its prompt is not the row's. "
-                "The rows are of another version or of a dataset that changed: make them anew."
+                "The rows come from another version or from a dataset that changed: make them anew."
             )
         return problem
 
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """What an answer or a conversation earns."""
+    """The reward of an answer or a conversation."""
 
     total: float | None
-    """The reward; None where the grader failed, which is no wrong answer."""
+    """The reward; None if the grader failed, which does not mean a wrong answer."""
     parts: Mapping[str, float]
-    """Every part that applies to the problem; none where the grader failed."""
+    """Every part that applies to the problem; {} if the grader failed."""
     note: str
-    """For people."""
+    """A note or error for people."""
 
     @classmethod
     def of(cls, env: TextEnv, reward: Reward) -> Self:
-        """Return a reward as other trainers take it."""
+        """Return a reward in the form for other trainers."""
         if not reward.valid:
             return cls(total=None, parts={}, note=reward.detail)
         return cls(total=reward.total, parts=env.parts_of(reward), note=reward.detail)
@@ -115,12 +115,12 @@ class Episode:
     def __init__(self, row: Row) -> None:
         self.env = row.environment
         self.results: tuple[str, ...] = ()
-        """Of the tool calls of the last answer, see `Reply.results`."""
+        """Results of the tool calls of the last answer, see `Reply.results`."""
         self.problem = row.problem
         self._played = episode.Episode(self.env, self.problem)
 
     def answer(self, text: str) -> str:
-        """Grade an answer and return what the environment says to it; nothing once it is over."""
+        """Grade an answer and return the environment's reply; '' if the episode is over."""
         if self.over:
             return ""
         with _held(self.env):
@@ -130,28 +130,28 @@ class Episode:
 
     @property
     def over(self) -> bool:
-        """Whether the environment ended it, or its answers are used up."""
+        """Whether the environment ended the episode, or its answers are used up."""
         return self._played.over
 
     @property
     def turns(self) -> int:
-        """How many answers there were."""
+        """Number of answers so far."""
         return len(self._played.turns)
 
     @property
     def graded(self) -> Graded:
-        """What its answers earn together; a player that said nothing has said ''."""
+        """The reward of all answers together; without any answer, that of ''."""
         if not self.turns:
             self.answer("")
         return Graded.of(self.env, self._played.reward)
 
 
 def environment_of(name: str, keywords: Mapping[str, Any]) -> tuple[TextEnv, str]:
-    """Return an environment and its keywords as rows write them.
+    """Return an environment and its keywords as JSON.
 
     Raises:
-        ConfigError: there is no such environment or keyword, a value is none of JSON, or its
-            problems change with what is learned, which other trainers do not say.
+        ConfigError: there is no such environment or keyword, a value is not a JSON value, or its
+            problems adapt to success, which other trainers do not report.
     """
     require("split" not in keywords, "split", keywords.get("split"), "none, as each row has one")
     try:
@@ -176,7 +176,7 @@ def rows_of(
 
 
 def messages_of(row: Row) -> list[Message]:
-    """Return the prompt as the messages of a chat, the system message first."""
+    """Return the prompt as chat messages, the system message first."""
     problem, env = row.problem, row.environment
     system = env.system_prompt_of(problem)
     turns = problem.messages or ({"role": "user", "content": problem.prompt},)
@@ -185,7 +185,7 @@ def messages_of(row: Row) -> list[Message]:
 
 
 def grade(rows: Sequence[Row], answers: Sequence[str]) -> list[Graded]:
-    """Grade single answers, those of one environment together.
+    """Grade single answers; those of the same environment are graded together.
 
     Raises:
         ConfigError: a row's problem is a conversation, or has tools.
@@ -195,7 +195,7 @@ def grade(rows: Sequence[Row], answers: Sequence[str]) -> list[Graded]:
     for row, problem in problems.items():
         if kind := _more_than_an_answer(row.environment, problem):
             raise ConfigError(
-                f"env={row.env}: {kind}, of which one answer is not the whole. "
+                f"env={row.env}: {kind}, for which a single answer is not enough. "
                 "Play it (docs/interop.md)."
             )
     for env in dict.fromkeys(row.environment for row in rows):
@@ -208,17 +208,17 @@ def grade(rows: Sequence[Row], answers: Sequence[str]) -> list[Graded]:
 
 
 def require_fixed(name: str, env: TextEnv) -> None:
-    """Refuse an environment whose problems change with what is learned."""
+    """Refuse an environment whose problems adapt to success."""
     learns = any(value not in ({}, [], None) for value in env.state_dict().values())
     if type(env).adapt is not TextEnv.adapt and learns:
         raise ConfigError(
-            f"env={name}: its problems follow success (levels), of which other trainers tell it "
-            "nothing. Give it fixed levels."
+            f"env={name}: its levels follow success, which other trainers do not report. Give it "
+            "fixed levels."
         )
 
 
 def require_each_alone(name: str, env: TextEnv, trainer: str) -> None:
-    """Refuse an environment that grades answers together, where each is graded alone."""
+    """Refuse an environment that grades answers together, for a trainer that grades each alone."""
     if env.compares or not env.grades_each_alone:
         what = "sees the group" if env.compares else "takes all answers of a step at once"
         raise ConfigError(
@@ -227,23 +227,23 @@ def require_each_alone(name: str, env: TextEnv, trainer: str) -> None:
 
 
 def require_single(name: str, rows: Sequence[Row], why: str) -> None:
-    """Refuse rows of which one is a conversation or has tools, where answers are graded alone."""
+    """Refuse rows if a problem is a conversation or has tools; `why` ends the message."""
     for row in rows:
         if kind := _more_than_an_answer(row.environment, row.problem):
             raise ConfigError(f"env={name}: {kind}, {why}.")
 
 
 def _more_than_an_answer(env: TextEnv, problem: Problem) -> str:
-    """Return what a problem is beside a question with one answer; '' where it is no more."""
+    """Return the kind of a problem that needs more than one answer; '' for other problems."""
     if problem.tools:
         return "a problem with tools"
     return "a conversation" if env.turns_of(problem) > 1 else ""
 
 
 def _held(env: TextEnv) -> AbstractContextManager[Any]:
-    """Return what a thread holds while it calls an environment: trainers grade in threads.
+    """Return the context that a thread enters to call an environment: trainers grade in threads.
 
-    An environment that is not `reentrant` has a lock of its own: a slow one keeps no other waiting.
+    An environment that is not `reentrant` has its own lock, so a slow one does not block others.
     """
     if reentrant(env):
         return nullcontext()

@@ -1,4 +1,4 @@
-"""An environment that many sessions share: calls in threads, each with a time limit."""
+"""An environment that many sessions share, called in threads with a time limit per call."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """An environment as all sessions share it."""
+    """An environment that all sessions share."""
 
     name: str
     env: TextEnv
     seconds: float
-    """A call of the environment may take so long; an answer whose grading does not end is invalid.
-    Python cannot end the thread that it runs in, which is left behind."""
+    """The time limit of a call; an answer whose grading takes longer is invalid. Python cannot end
+    the thread of such a call, so it is abandoned."""
     _alone: threading.Lock = field(default_factory=threading.Lock)
     _ended: threading.Event = field(default_factory=threading.Event)
     _waiting: set[asyncio.Future[Any]] = field(default_factory=set)
@@ -36,7 +36,7 @@ class Served:
         """Refuse an environment whose rewards or problems depend on more than one answer.
 
         Raises:
-            ConfigError: it is such an environment.
+            ConfigError: the environment is refused.
         """
         require_each_alone(self.name, self.env, "a server")
         require_fixed(self.name, self.env)
@@ -49,18 +49,18 @@ class Served:
 
         Raises:
             TimeoutError: the call takes too long.
-            RunStopped: the server ends.
+            RunStopped: the server is ending.
         """
         if self._ended.is_set():
             raise RunStopped(_ENDS)
         answered: Future[_T] = Future()
-        answered.set_running_or_notify_cancel()  # a session that ends does not cancel it
+        answered.set_running_or_notify_cancel()  # the end of a session does not cancel the call
 
         def work() -> None:
             try:
                 with nullcontext() if reentrant(self.env) else self._alone:
                     answered.set_result(function())
-            except Exception as error:  # noqa: BLE001  handed over to the session
+            except Exception as error:  # noqa: BLE001  the session raises it
                 answered.set_exception(error)
             except BaseException as error:  # noqa: BLE001  SystemExit would end the server
                 answered.set_exception(RuntimeError(repr(error)))
@@ -78,7 +78,7 @@ class Served:
             self._waiting.discard(result)
 
     def end(self) -> None:
-        """Let every call under way raise RunStopped, and every later one."""
+        """Let every running and every later call raise RunStopped."""
         self._ended.set()
         for result in [*self._waiting]:
             result.cancel()

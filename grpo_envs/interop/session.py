@@ -1,8 +1,8 @@
-"""What a session of a server does: one episode at a time, told as values of JSON.
+"""A session of a server: it plays one episode at a time, and its observations are JSON values.
 
-A session holds a problem and the turns so far. It never tells the gold answer: an observation has
-what `TextEnv.reset` tells a player, and the parts of a reward. Why a grader failed stays in the
-server's log, as an exception may quote the gold.
+A session has a problem and the turns so far. It never sends the gold answer: an observation has
+what `TextEnv.reset` shows a player, and the parts of a reward. The reason of a failed grading is
+only in the server's log, because an exception may quote the gold.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from grpo_envs.types import Reply, Reward
 
 log = logging.getLogger(__name__)
 Told = dict[str, Any]
-"""An observation's fields: values of JSON."""
+"""An observation's fields, as JSON values."""
 _SEEDS = 2**31
 _RESET = ("seed", "split", "episode_id")
 
 
 class Session:
-    """A place on a server: one episode at a time."""
+    """A session on a server, with one episode at a time."""
 
     def __init__(self, served: Served) -> None:
         self.served, self.env = served, served.env
@@ -36,7 +36,7 @@ class Session:
         self._episode: Episode | None = None
         self._over = False
         self.steps = 0
-        """How many answers the episode has had."""
+        """Number of answers of the episode so far."""
 
     async def reset(self, seed: Any = None, **others: Any) -> Told:
         """Begin an episode on problem number `seed` of `split` (a random one when None).
@@ -58,7 +58,7 @@ class Session:
             raise ConfigError(f"env={self.served.name}: {late}.") from error
         except GrpoEnvsError:
             raise
-        except Exception as error:  # noqa: BLE001  of an environment
+        except Exception as error:  # noqa: BLE001  an environment can raise anything
             why = self._withheld(f"drawing {split} problem {number}", repr(error))
             raise ConfigError(f"env={self.served.name}: {why}.") from None
         self._episode, self._over, self.steps = Episode(self.env, problem), False, 0
@@ -76,7 +76,7 @@ class Session:
 
         Raises:
             ResetNeeded: there is no episode, or it is over.
-            ConfigError: the answer is no text.
+            ConfigError: the answer is not a text.
         """
         episode = self._episode
         if episode is None or self._over:
@@ -111,7 +111,7 @@ class Session:
             return Reply(reward=Reward(valid=False, error=late))
         except GrpoEnvsError:
             raise
-        except Exception as error:  # noqa: BLE001  of a grader, such as SystemExit
+        except Exception as error:  # noqa: BLE001  a grader can raise anything
             reply = Reply(reward=Reward(valid=False, error=repr(error)))
         if reply.reward.valid:
             return reply
@@ -120,13 +120,13 @@ class Session:
         return replace(reply, reward=Reward(valid=False, error=told))
 
     def _withheld(self, what: str, cause: str) -> str:
-        """Log why something failed; return what a client may know of it."""
+        """Log why something failed; return the message for the client, without the cause."""
         log.warning("env=%s: %s failed: %s", self.served.name, what, sendable(cause))
         return f"{what} failed; the server's log says why"
 
 
 def sendable(value: Any) -> Any:
-    """Return a value of JSON with lone surrogates written as escapes: UTF-8 has none."""
+    """Return a JSON value with lone surrogates as escapes: UTF-8 cannot encode them."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, Mapping):
@@ -135,7 +135,7 @@ def sendable(value: Any) -> Any:
 
 
 def _counted(env: TextEnv) -> Told:
-    """Return the weight of each part; of the environment's own also how it counts as right."""
+    """Return the weight of each part; for the environment's own parts also their range."""
     own = {
         name: {"weight": part.weight, "range": list(part.values)}
         for name, part in env.own_parts.items()

@@ -24,7 +24,7 @@ from grpo_envs.interop.trl_tools import ToolEpisode, earned, episodes_of
 from grpo_policy.chat import Chat
 
 _ROW = "row"
-"""A key of a prompt's last message: a rollout function gets prompts, not rows."""
+"""A key of a prompt's last message with its row: a rollout function gets only prompts."""
 
 
 class Task:
@@ -34,13 +34,13 @@ class Task:
         """Take the environment registered under `name`, made with `keywords`.
 
         Raises:
-            ConfigError: there is no such environment or keyword, or it cannot be used from TRL.
+            ConfigError: there is no such environment or keyword, or TRL cannot use it.
         """
         self.name = name
         self.env, _ = environment_of(name, keywords)
         if self.env.compares:
             raise ConfigError(
-                f"env={name}: env.rewards has a function that sees the group; TRL may split one."
+                f"env={name}: env.rewards has a function that sees the group; TRL may split groups."
             )
         self._keywords = keywords
 
@@ -61,14 +61,14 @@ class Task:
 
     @property
     def reward_funcs(self) -> list[Any]:
-        """The one reward function: it gives the whole reward and logs the parts.
+        """A single reward function, which returns the whole reward and logs the parts.
 
-        TRL sums several functions in float32: one for each part would not give the same sum.
+        TRL would sum one function per part in float32, which does not give the same sum.
         """
         return [self.reward]
 
     def reward(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """Return each completion's reward, None where the grader failed: TRL leaves it out."""
+        """Return each completion's reward; None if the grader failed: TRL leaves it out."""
         graded = self._graded(completions, columns)
         logged = {part: [one.parts.get(part) for one in graded] for part in self.env.weights}
         if log_extra := columns.get("log_extra"):
@@ -99,20 +99,20 @@ class Task:
     def rollout_func(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
         """Play conversations: GRPOTrainer's `rollout_func`.
 
-        An answer is bounded by `max_completion_length`, as is the whole conversation, what the
-        environment says included: where no room is left it ends with what it has earned.
+        `max_completion_length` limits each answer and the whole conversation, including the
+        environment's replies. A conversation without room left ends with its reward so far.
 
         Args:
-            prompts: Of this data set, one a conversation.
-            trainer: TRL's, whose private `_generate_single_turn` samples, whatever its backend.
+            prompts: Prompts of this data set, one per conversation.
+            trainer: TRL's trainer, whose private `_generate_single_turn` samples with any backend.
 
         Returns:
             TRL's `prompt_ids`, `completion_ids`, `logprobs` and `env_mask` (0 on the tokens of the
             environment), and for the reward function `graded` and `turns`.
 
         Raises:
-            ConfigError: there are several processes: their conversations differ in length, and
-                one that has ended would keep the others waiting.
+            ConfigError: there are several processes. Their conversations differ in length, and the
+                others would wait for a process that has finished.
         """
         if trainer.accelerator.num_processes > 1:
             raise ConfigError(f"env={self.name}: conversations in TRL are played in one process.")
@@ -139,20 +139,20 @@ class Task:
     def environment_factory(self) -> type[ToolEpisode]:
         """GRPOTrainer's `environment_factory`, for models that call tools.
 
-        They are the environment's own, and the first turn without a call is the answer. An
-        environment without tools has one here, `answer`: TRL ends an episode at the first turn
-        without a call, so that other models need `rollout_func`. Rewards still come from
-        `reward_funcs`.
+        The tools are the environment's, and the first turn without a call is the answer. For an
+        environment without tools there is one tool, `answer`, because TRL ends an episode at the
+        first turn without a call; models without tool calls need `rollout_func`. Rewards still come
+        from `reward_funcs`.
 
         Raises:
-            ConfigError: the problems' tools differ, or TRL cannot show one of them as it is.
+            ConfigError: the problems' tools differ, or TRL cannot represent one of them.
         """
         return episodes_of(self.name, self.env)
 
 
 @dataclass(slots=True)
 class _Talk:
-    """A conversation as tokens. What was sampled is kept as it is, never tokenised anew."""
+    """A conversation as tokens; sampled tokens are kept and never tokenised again."""
 
     episode: Episode
     chat: Chat
@@ -174,7 +174,7 @@ class _Talk:
         return cls(episode, chat, list(prompt_ids), tools)
 
     def take(self, ids: Sequence[int], logprobs: Sequence[float] | None, most: int) -> bool:
-        """Take an answer of at most as many tokens as are left; return whether the talk goes on."""
+        """Append an answer, cut to the tokens left; return whether the conversation goes on."""
         before = (*self.prompt_ids, *self.ids)
         said = tuple(ids[: most - len(self.ids)])
         self._add(said, 1, logprobs)
@@ -200,7 +200,7 @@ class _Talk:
 
 
 def _chat(trainer: Any) -> Chat:
-    """Return the trainer's tokenizer with its chat template and the tokens that end its answers."""
+    """Return a chat with the trainer's tokenizer, chat template and end tokens."""
     return Chat(
         trainer.processing_class,
         tuple(trainer.eos_token_ids),

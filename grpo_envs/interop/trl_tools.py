@@ -1,8 +1,8 @@
-"""Episodes as TRL plays them with tools: the public methods of a class are what a model may call.
+"""Episodes with tools for TRL, where the tools are the public methods of a class.
 
-TRL has no place for a tool's JSON Schema: Transformers reads the schema from the type hints and the
-docstring of each method (`get_json_schema`), so that methods are written here which it reads back
-as the environment's tools. Written for TRL 1.16.
+TRL does not take a tool's JSON Schema: Transformers derives the schema from the type hints and the
+docstring of each method (`get_json_schema`). So this module makes methods from which Transformers
+derives the schemas of the environment's tools. Written for TRL 1.16.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from grpo_envs.types import Tool
 
 _INSTEAD = "Give GRPOTrainer rollout_func=task.rollout_func instead."
 _OF_TRL = ("get_reward",)
-"""Methods that TRL calls itself; `reset` is one of ours."""
+"""Methods that TRL calls itself; `reset` is defined in our class."""
 _PLAIN = {"string": str, "integer": int, "number": float, "boolean": bool, "object": dict}
 _LOOKED_AT = 32
 """Problems of a split whose tools are compared."""
 
 
 class ToolEpisode:
-    """An episode whose answers are calls of tools."""
+    """An episode whose answers are tool calls."""
 
     _tools: ClassVar[tuple[Tool, ...]] = ()
 
@@ -39,7 +39,7 @@ class ToolEpisode:
         """Begin the episode of a row; its prompt is in the data set.
 
         Raises:
-            ConfigError: the columns are no row, or its problem has other tools.
+            ConfigError: the columns are not a row, or its problem has other tools.
         """
         episode = Episode(Row.of(columns))
         if episode.problem.tools != self._tools:
@@ -58,10 +58,10 @@ class ToolEpisode:
 
 
 def earned(episode: ToolEpisode, completion: Sequence[Mapping[str, Any]] | str) -> Graded:
-    """Return what the calls have earned, and the answer of an environment with tools.
+    """Return the reward of the calls, and of the answer in an environment with tools.
 
-    That is the last turn, which has no call. Where a limit of TRL's has ended the episode before
-    it, there is no answer; without a call and an answer the player has said ''.
+    The answer is the last turn, which has no call. If a limit of TRL ended the episode before it,
+    there is no answer; without any call and answer the reward is that of ''.
     """
     last = completion[-1] if episode._tools and completion else ""
     if isinstance(last, Mapping) and last["role"] == "assistant" and not last.get("tool_calls"):
@@ -85,11 +85,11 @@ def episodes_of(name: str, env: TextEnv) -> type[ToolEpisode]:
     """Return the class of an environment's episodes.
 
     Args:
-        name: The environment's, for messages.
-        env: Its problems have the same tools, or none.
+        name: The name of the environment, for messages.
+        env: An environment whose problems have the same tools, or none.
 
     Raises:
-        ConfigError: the tools of its problems differ, or TRL cannot show one of them as it is.
+        ConfigError: the tools of its problems differ, or TRL cannot represent one of them.
     """
     tools = env.problem(0).tools
     if any(env.problem(seed).tools != tools for seed in range(1, _LOOKED_AT)):
@@ -102,16 +102,16 @@ def episodes_of(name: str, env: TextEnv) -> type[ToolEpisode]:
 
 def _several(name: str) -> str:
     return (
-        f"env={name}: its problems have different tools, and environment_factory shows the same to "
+        f"env={name}: its problems have different tools, but environment_factory shows the same to "
         f"all. {_INSTEAD}"
     )
 
 
 def _method(env: str, tool: Tool) -> Callable[..., str]:
-    """Return a method whose call is the call of a tool, and whose schema is the tool's.
+    """Return a method that calls a tool, and from which Transformers derives the tool's schema.
 
     Raises:
-        ConfigError: TRL would not take it for a tool, or Transformers reads another schema from it.
+        ConfigError: TRL would not treat it as a tool, or Transformers derives another schema.
     """
 
     def call(self: ToolEpisode, /, **arguments: Any) -> str:
@@ -129,7 +129,7 @@ def _method(env: str, tool: Tool) -> Callable[..., str]:
 
 
 def _described(call: Any, tool: Tool) -> bool:
-    """Write a function's name, hints and docstring; return whether they say what the tool is."""
+    """Set a function's name, hints and docstring; return whether they give the tool's schema."""
     properties, required = (tool.parameters.get(key, {}) for key in ("properties", "required"))
     described = [f"    {name}: {about.get('description')}" for name, about in properties.items()]
     self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
@@ -148,12 +148,12 @@ def _described(call: Any, tool: Tool) -> bool:
         ]
         call.__signature__ = inspect.Signature([self, *parameters])
         return bool(get_json_schema(call) == tool.schema)
-    except (AttributeError, KeyError, TypeError, ValueError):  # a type without such a hint
+    except (AttributeError, KeyError, TypeError, ValueError):  # no hint for a type of the schema
         return False
 
 
 def _hint(schema: Mapping[str, Any]) -> Any:
-    """Return the type hint of a JSON Schema, whose description may say what the hint cannot."""
+    """Return the type hint of a JSON Schema; `_described` checks that it loses nothing."""
     if "enum" in schema:
         return Literal[tuple(schema["enum"])]
     match schema.get("type"):

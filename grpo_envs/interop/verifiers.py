@@ -1,6 +1,6 @@
 """verifiers v1: an environment as a taskset, and an `Env` that plays its conversations.
 
-A module of your own makes it a taskset package, `vf-eval my_task --env.taskset.env countdown`:
+Write a module to make it a taskset package for `vf-eval my_task --env.taskset.env countdown`:
 
     # my_task.py
     from grpo_envs.interop.verifiers import GrpoEnv, GrpoTaskset
@@ -35,15 +35,15 @@ from grpo_envs.interop.rows import (
 from grpo_envs.interop.verifiers_tools import tools_of
 
 _EARNED = "grpo_envs"
-"""Where a trace's `info` has what a conversation earned."""
+"""Key of a trace's `info` for the reward of a conversation."""
 
 
 class GraderFailed(GrpoEnvsError):
-    """There is no reward: verifiers keeps the error on the trace, whose reward stays None."""
+    """The grader failed: verifiers stores the error in the trace, whose reward stays None."""
 
 
 class GrpoData(vf.TaskData):
-    """A row beside what verifiers shows to a model."""
+    """The data of a task, with its row."""
 
     row: dict[str, Any]
 
@@ -52,17 +52,18 @@ class GrpoTasksetConfig(vf.TasksetConfig):
     """`--env.taskset.env countdown --env.taskset.keywords '{"level": 2}'`."""
 
     env: str = ""
-    """Its name; verifiers makes this with defaults first, so that '' is refused by the taskset."""
+    """The name of the environment. verifiers first makes a config with defaults, so the taskset
+    refuses ''."""
     keywords: dict[str, Any] = Field(default_factory=dict)
     split: str = "train"
 
 
 class GrpoTask(vf.Task[GrpoData]):
-    """A problem. Its reward is the whole reward, the parts are metrics."""
+    """A problem; its reward is the whole reward, and the parts are metrics."""
 
     @vf.reward
     async def reward(self, trace: vf.Trace) -> float:
-        """Return what the answer earns, or what `GrpoEnv` has noted that the conversation earned.
+        """Return the reward of the answer, or the reward of the conversation that `GrpoEnv` stored.
 
         Raises:
             GraderFailed: the grader failed.
@@ -79,7 +80,7 @@ class GrpoTask(vf.Task[GrpoData]):
 
 
 class GrpoTaskset(vf.Taskset[GrpoTask, GrpoTasksetConfig]):
-    """All problems of a split, in the order of their seeds: there is no last one."""
+    """All problems of a split, in the order of their seeds, without end."""
 
     INFINITE = True
 
@@ -87,7 +88,7 @@ class GrpoTaskset(vf.Taskset[GrpoTask, GrpoTasksetConfig]):
         """Take the environment that the config names.
 
         Raises:
-            ConfigError: there is none, or it grades all answers of a step together.
+            ConfigError: there is no such environment, or it grades all answers of a step together.
         """
         super().__init__(config)
         env, _ = environment_of(config.env, config.keywords)
@@ -111,19 +112,19 @@ class GrpoTaskset(vf.Taskset[GrpoTask, GrpoTasksetConfig]):
 
 
 class GrpoEnvConfig(vf.EnvConfig):
-    """One agent: a chat model without tools of its own, unless another harness is named."""
+    """A single agent: a chat model without its own tools, unless another harness is named."""
 
     player: vf.AgentConfig = vf.AgentConfig(harness={"id": "null"})
 
 
 class GrpoEnv(vf.Env[GrpoEnvConfig]):
-    """Plays a problem: the environment is the user that answers the model, if it has turns.
+    """Plays a problem; in a conversation the environment is the user.
 
-    The model may call the environment's tools, which an MCP server shows to it.
+    The model may call the environment's tools through an MCP server.
     """
 
     async def run(self, task: GrpoTask, agents: Any) -> None:
-        """Play one problem to its end, and note what it earned before it is scored."""
+        """Play one problem to its end, and store its reward for `GrpoTask.reward`."""
         episode = Episode(Row.of(task.data.row))
         async with (
             tools_of(episode) as tools,
@@ -144,7 +145,7 @@ def _noted(graded: Graded) -> dict[str, Any]:
 
 
 def _reply(trace: vf.Trace) -> str:
-    """Return the last answer as it was written: `trace.last_reply` has no spaces at its ends."""
+    """Return the last answer unchanged: `trace.last_reply` is stripped."""
     return (trace.assistant_messages[-1].content or "") if trace.assistant_messages else ""
 
 

@@ -1,7 +1,7 @@
 """An environment's tools in verifiers: an MCP server for each episode, in this process.
 
-verifiers' own tool servers are processes that know a task and not what an episode has called, so
-that the episode's server is here and is lent to the agent. Written for verifiers 0.4.0.
+verifiers' own tool servers are processes that know the task but not the earlier calls of an
+episode. So each episode has a server here, which the agent uses. Written for verifiers 0.4.0.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _BARE = ""
 
 @asynccontextmanager
 async def tools_of(episode: Episode) -> AsyncIterator[dict[str, SharedToolServer] | None]:
-    """Serve an episode's tools while the block runs; yield None where it has none.
+    """Serve an episode's tools within the context; yield None if it has none.
 
-    Every call is a turn: verifiers makes the calls of an answer one by one.
+    Every call is a turn: verifiers makes the calls of an answer one at a time.
     """
     if not episode.problem.tools:
         yield None
@@ -64,7 +64,7 @@ def _app(episode: Episode) -> Any:
                 said = await asyncio.to_thread(episode.answer, call)
         return mcp.CallToolResult(content=[mcp.TextContent(text=said)])
 
-    # It is reached from an agent's container by another name than this machine's.
+    # An agent's container reaches the server under another host name.
     anywhere = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     return Server("grpo-envs", on_list_tools=listed, on_call_tool=called).streamable_http_app(
         json_response=True, stateless_http=True, transport_security=anywhere

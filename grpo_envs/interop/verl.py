@@ -4,7 +4,7 @@
         reward.custom_reward_function.path=pkg://grpo_envs.interop.verl \
         reward.custom_reward_function.name=compute_score ...
 
-Written for verl 0.9.1. It needs nothing of verl.
+Written for verl 0.9.1. This module does not import verl.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from grpo_envs.interop.rows import (
 from grpo_envs.interop.rows import rows_of as _rows_of
 
 SOURCE = "grpo_envs/"
-"""Before the environment's name in `data_source`."""
+"""The prefix of the environment's name in `data_source`."""
 
 
 class GraderFailed(GrpoEnvsError):
-    """No reward can be given, and verl has no place for none."""
+    """The grader failed, and verl does not support a missing reward."""
 
 
 def compute_score(
@@ -41,22 +41,22 @@ def compute_score(
     invalid: float | None = None,
     **_: Any,
 ) -> dict[str, float]:
-    """Grade an answer, called as verl's reward managers do.
+    """Grade an answer; called by verl's reward managers.
 
     Args:
-        data_source: Of the row: `grpo_envs/` and the environment's name.
+        data_source: The row's `data_source`: `grpo_envs/` and the environment's name.
         solution_str: The answer.
-        ground_truth: Of the row: the digest of its prompt.
-        extra_info: Of the row: what names the problem.
-        invalid: The score of an answer whose grader failed; None ends the run. verl takes numbers
-            only, so that any number counts as if the answer had earned it.
+        ground_truth: The row's `ground_truth`: the digest of its prompt.
+        extra_info: The row's `extra_info`, which names the problem.
+        invalid: The score of an answer whose grader failed; None ends the run. verl takes only
+            numbers, so this score counts like an earned one.
 
     Returns:
-        `score`, `valid` (1, or 0 where the grader failed), and each reward part, NaN where it does
-        not apply. All rows of an environment have the same keys, as verl requires of a batch.
+        `score`, `valid` (1, or 0 if the grader failed), and each reward part, NaN if it does not
+        apply. All rows of an environment have the same keys, as verl requires for a batch.
 
     Raises:
-        ConfigError: the row is none of ours.
+        ConfigError: the row is not one of ours.
         GraderFailed: the grader failed and `invalid` is None.
     """
     if not str(data_source).startswith(SOURCE):
@@ -76,16 +76,16 @@ def compute_score(
 
 
 def rows_of(name: str, keywords: Mapping[str, Any], split: str, count: int) -> list[dict[str, Any]]:
-    """Return rows of verl's columns.
+    """Return rows with verl's columns.
 
     Raises:
-        ConfigError: the environment cannot be used from verl: a conversation, or one that grades
+        ConfigError: verl cannot use the environment: its problems are conversations, or it grades
             all answers of a step together.
     """
     env, _ = environment_of(name, keywords)
     require_each_alone(name, env, "verl")
     rows = _rows_of(name, keywords, split, count)
-    require_single(name, rows, "which verl needs an agent loop for")
+    require_single(name, rows, "for which verl needs an agent loop")
     return [_columns(row) for row in rows]
 
 

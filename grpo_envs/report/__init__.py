@@ -1,7 +1,7 @@
-"""A run as a page: `report.html`, and `python -m grpo_envs.report RUN...` for one or several.
+"""The report of a run, `report.html`; `python -m grpo_envs.report RUN...` for one or several runs.
 
-One file that needs no network: curves, what `grpo_envs.doctor` sees, answers before and after, a
-browser of completions, the configuration and the versions.
+The report is a single file that needs no network: curves, the findings of `grpo_envs.doctor`,
+answers before and after, a browser of completions, the configuration and the versions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from grpo_envs.runtime.files import write_atomically
 def write_report(runs: Sequence[Record], out: Path) -> None:
     """Write the page of one or several runs."""
     require_training("a report", ["plotly"])
-    from grpo_envs.report.page import page  # plotly, which the core does without
+    from grpo_envs.report.page import page  # imports plotly, which may not be installed
     from grpo_envs.runs.bundle import shared_bundle
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -27,12 +27,12 @@ def write_report(runs: Sequence[Record], out: Path) -> None:
 
 
 class ReportLogger(Logger):
-    """Writes report.html when a run ends; it is made of the files that the jsonl logger wrote."""
+    """Writes report.html when a run ends, from the files of the jsonl logger."""
 
     def __init__(self, run: Path, steps: int, done: int) -> None:
         self._run = run
 
     def close(self) -> None:
-        """Write the page, unless the run kept nothing to make it of."""
+        """Write the page, unless the run has no metrics.jsonl."""
         if (self._run / "metrics.jsonl").is_file():
             write_report([read_record(self._run)], self._run / "report.html")

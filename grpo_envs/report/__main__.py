@@ -16,14 +16,14 @@ def main() -> None:
     """Read the options and write the page, or serve it."""
     parser = argparse.ArgumentParser(
         prog="python -m grpo_envs.report",
-        description="Runs as one page: curves over each other, completions, configurations.",
+        description="Write a page about runs: curves, completions and configurations.",
     )
     parser.add_argument("runs", nargs="+", type=Path, help="runs, or folders of runs (the newest)")
-    where = "the page (report.html: in the run's folder, of several runs here)"
+    where = "the page (report.html in the run's folder; for several runs, in this folder)"
     parser.add_argument("--out", type=Path, help=where)
-    watch = "serve the page on 127.0.0.1; it shows what the runs write, until Ctrl-C"
+    watch = "serve the page on 127.0.0.1 and update it while the runs go on, until Ctrl-C"
     parser.add_argument("--watch", action="store_true", help=watch)
-    parser.add_argument("--port", type=int, default=0, help="of --watch (a free one)")
+    parser.add_argument("--port", type=int, default=0, help="port of --watch (a free one)")
     options = parser.parse_args()
     runs = [run_at(run) for run in options.runs]
     if options.watch:

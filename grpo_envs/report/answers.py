@@ -1,4 +1,4 @@
-"""Held-out answers on a page: those whose reward changed, and those that stayed wrong."""
+"""Held-out answers on a page: answers whose reward changed, and answers that stayed wrong."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from grpo_envs.runs.record import Record
 
 _Row = Mapping[str, Any]
 _MOST_CHANGED = 12
-"""Problems whose answers before and after are shown."""
+"""The most problems with a changed reward that are shown."""
 _MOST_WORSE = 4
-"""Of them those that earn less than before."""
+"""The most of them with a lower reward."""
 _MOST_WRONG = 12
-"""Problems that stayed wrong which are shown."""
+"""The most problems with wrong answers in both evaluations that are shown."""
 
 
 def held_out(run: Record) -> Iterator[str]:
     """Yield the sections on the greedy answers of the first and the last evaluation, as HTML."""
-    own = [row for row in run.answers if "evaluation" not in row]  # not of trainer.evaluations
+    own = [row for row in run.answers if "evaluation" not in row]  # without trainer.evaluations
     greedy = [row for row in own if row["decoding"] == "greedy"]
     steps = sorted({row["step"] for row in greedy})
     if len(steps) < 2:
@@ -35,7 +35,7 @@ def held_out(run: Record) -> Iterator[str]:
 
 
 def _changed(pairs: Mapping[int, tuple[_Row, _Row]]) -> Iterator[str]:
-    """Yield both answers to the problems whose reward changed most."""
+    """Yield both answers to the problems with the largest changes of the reward."""
     gains = {n: after["reward"] - before["reward"] for n, (before, after) in pairs.items()}
     order = sorted((n for n in gains if gains[n]), key=lambda n: (-abs(gains[n]), n))
     rose, fell = [n for n in order if gains[n] > 0], [n for n in order if gains[n] < 0]
@@ -48,9 +48,9 @@ def _changed(pairs: Mapping[int, tuple[_Row, _Row]]) -> Iterator[str]:
 
 
 def _stayed_wrong(pairs: Mapping[int, tuple[_Row, _Row]]) -> Iterator[str]:
-    """Yield both answers to problems that were answered wrong before and after.
+    """Yield both answers to problems whose answers were wrong before and after.
 
-    Runs that began with version 0.1 do not say which answers are right.
+    Runs that began with version 0.1 do not record which answers are right.
     """
     said = [pair for pair in pairs.values() if all("right" in row for row in pair)]
     wrong = [pair for pair in said if not any(row["right"] for row in pair)]
@@ -64,7 +64,7 @@ def _stayed_wrong(pairs: Mapping[int, tuple[_Row, _Row]]) -> Iterator[str]:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """Return at most so many numbers below `count`, evenly over them.
+    """Return at most `most` numbers below `count`, evenly spaced.
 
     >>> _spread(10, 3), _spread(2, 3)
     ([0, 3, 6], [0, 1])

@@ -1,10 +1,10 @@
-// The browser of completions. Filters stand in the address (#step=3&min=1), so they can be shared.
+// The browser of completions. Filters are in the address (#step=3&min=1), so they can be shared.
 "use strict";
 const FORM = document.getElementById("filters");
 const LIST = document.getElementById("list");
 const MORE = document.getElementById("more");
 const AT_ONCE = 30;
-// What is marked in a text: thoughts, code, answers. Sections that were not closed end with the text.
+// The marked sections of a text: thoughts, code, answers. Unclosed sections end with the text.
 const SECTIONS = /<think>[\s\S]*?(?:<\/think>|$)|```[\s\S]*?(?:```|$)|<answer>[\s\S]*?(?:<\/answer>|$)|\\boxed\{[^\n]*?\}/g;
 
 let rows = [];
@@ -16,7 +16,7 @@ let shown = 0;
 
 function element(tag, text, name) {
   const made = document.createElement(tag);
-  if (text !== undefined) made.textContent = text; // never innerHTML: a model wrote it
+  if (text !== undefined) made.textContent = text; // never innerHTML: a model wrote the text
   if (name) made.className = name;
   return made;
 }
@@ -55,7 +55,7 @@ function keyOf(run, step, problem) {
   return JSON.stringify([run, step, problem]);
 }
 
-// The mean and the std of the valid rewards of a group, as the advantages take them.
+// The mean and the std of the valid rewards of a group, as the advantages use them.
 function statistics(key, run) {
   const rewards = groups.get(key).filter((row) => row.valid).map((row) => row.reward);
   const count = rewards.length;
@@ -185,7 +185,7 @@ function offer(name, options) {
   for (const option of options) if (!there.has(String(option))) select.append(new Option(option, option));
 }
 
-// Takes completions and what stood before them. `more`: they come after those that are there.
+// Takes completions and their contexts. `more`: append them to the completions so far.
 function take(data, more) {
   rows = more ? [...rows, ...data.rows] : data.rows;
   abouts = data.runs;
@@ -207,5 +207,5 @@ FORM.addEventListener("submit", (event) => event.preventDefault());
 FORM.addEventListener("reset", () => setTimeout(writeAddress));
 MORE.addEventListener("click", showMore);
 window.addEventListener("hashchange", () => {
-  if (!document.getElementById(location.hash.slice(1))) readAddress(); // the links to sections filter nothing
+  if (!document.getElementById(location.hash.slice(1))) readAddress(); // a link to a section is not a filter
 });

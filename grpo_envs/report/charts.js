@@ -1,4 +1,4 @@
-// Draws each chart when it comes into view: a page of many opens as fast as one of few.
+// Draws each chart when it comes into view, so that a page with many charts opens fast.
 "use strict";
 const PLACES = [...document.querySelectorAll(".chart")];
 let charts = [];
@@ -20,7 +20,7 @@ function drawWhenSeen() {
   window.addEventListener("beforeprint", () => PLACES.forEach(drawn));
 }
 
-// Appends points to the lines of each chart: `points` has what is new of each of its traces.
+// Appends points to the lines of chart `i`: `points` has the new points of each line.
 function extend(i, points) {
   points.forEach(({ x, y, error }, line) => {
     const trace = charts[i].data[line];

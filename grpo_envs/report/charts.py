@@ -1,4 +1,4 @@
-"""The charts of a page, as plotly's JavaScript takes them."""
+"""The charts of a page, in the form of plotly's JavaScript."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Chart = dict[str, Any]
 def charts(runs: Sequence[Record], names: Sequence[str]) -> list[tuple[str, Chart]]:
     """Return the title of each chart and the chart, as JSON values.
 
-    The template that plotly puts into each figure is left out: they set what they use of it.
+    The template that plotly adds to each figure is removed: the charts set all that they use.
     """
     lines = [Line(label=name, runs=[run]) for run, name in zip(runs, names, strict=True)]
     drawn = [(curve.title, chart(lines, curve)) for curve in curves_of(runs)]

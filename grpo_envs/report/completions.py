@@ -1,4 +1,4 @@
-"""Completions as the browser of a page is given them: JSON, which it shows as text."""
+"""The completions for the browser of a page, as JSON; the browser shows them as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from grpo_envs.runs.record import Record
 
 _MOST = 5000
-"""Completions in the browser, of all runs together."""
+"""The most completions in the browser, of all runs together."""
 _MOST_CHARACTERS = 8_000_000
 _KEPT = ("step", "problem", "prompt", "text", "reward", "parts", "valid", "error", "advantage")
 
@@ -25,7 +25,7 @@ def about_runs(runs: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
 
 
 def browsable(runs: Sequence[Record], names: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
-    """Return the completions to show, whole groups evenly over the steps, and how many they are."""
+    """Return the completions to show, as whole groups evenly over the steps, and their number."""
     groups: dict[tuple[int, int, int], list[dict[str, Any]]] = {}
     for i, run in enumerate(runs):
         for row in run.completions:
@@ -45,7 +45,7 @@ def browsable(runs: Sequence[Record], names: Sequence[str]) -> tuple[list[dict[s
 
 
 def small(run: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the browser shows of a completion; runs of version 0.1 lack some of it."""
+    """Return the fields of a completion for the browser; runs of version 0.1 lack some."""
     found = {key: row[key] for key in _KEPT}
     found |= {"run": run, "tokens": row["tokens"], "cut": row["finish_reason"] == "length"}
     found |= {key: row[key] for key in ("note", "gold") if row.get(key)}
@@ -55,15 +55,15 @@ def small(run: str, row: Mapping[str, Any]) -> dict[str, Any]:
 def contexts(
     runs: Sequence[Record], names: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the system messages and tools that stood before some completions, each once.
+    """Return the system messages and tools of some completions, each once.
 
     Args:
-        runs: They know them.
-        names: What the runs are called.
+        runs: The runs.
+        names: The names of the runs.
         rows: The completions, see `small`.
 
     Returns:
-        Each with `system_prompt`, `tools` and `of`: the `[run, step, problem]` of its groups.
+        Objects with `system_prompt`, `tools` and `of`: the `[run, step, problem]` of their groups.
     """
     shown = {(row["run"], row["step"], row["problem"]) for row in rows}
     found: dict[str, dict[str, Any]] = {}

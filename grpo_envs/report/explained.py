@@ -1,4 +1,4 @@
-"""The last group of a run whose tokens were noted, as `grpo_envs.explain` prints it."""
+"""The last group of a run in tokens.jsonl, as `grpo_envs.explain` prints it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from grpo_envs.runs.record import Record
 
 
 def explained(run: Record) -> Iterator[str]:
-    """Yield a section of the page; nothing of a run without tokens.jsonl."""
+    """Yield a section of the page; nothing for a run without tokens.jsonl."""
     if place := last_noted(run):
         yield "<h2>A group, token by token</h2>"
         for part in explain(run, place):

@@ -1,4 +1,4 @@
-"""Pieces of a page as HTML. What comes from a run is escaped here, or by who calls."""
+"""Parts of a page as HTML. Texts of a run are escaped here or by the caller."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; the cells are HTML already, the first row is the head."""
+    """Return a table; the cells are HTML, and the first row is the head."""
     head, *body = rows
     lines = [f"<tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>"]
     lines += [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body]

@@ -1,4 +1,4 @@
-// What can be done with the keyboard; `?` lists it.
+// The keyboard commands; `?` lists them.
 "use strict";
 const DIALOG = document.getElementById("keys");
 
@@ -6,7 +6,7 @@ function cards() {
   return [...LIST.children];
 }
 
-// Moves the focus by so many completions; shows more of them at the end of the list.
+// Moves the focus by `by` completions; shows more completions at the end of the list.
 function go(by) {
   const now = cards().indexOf(document.activeElement?.closest("#list > article"));
   const next = now < 0 ? 0 : now + by;

@@ -1,7 +1,7 @@
-// Follows a run: asks for what is new, and puts it into the page.
+// Follows a run: requests new data, and adds it to the page.
 "use strict";
 const LIVE = document.getElementById("live");
-const PAUSE = 2000; // [ms] between two questions
+const PAUSE = 2000; // [ms] between two requests
 const SECTIONS_SHOWN = {};
 let version = "";
 
@@ -11,13 +11,13 @@ function tell(text) {
 }
 
 function update(news) {
-  for (const [id, html] of Object.entries(news.html)) { // made and escaped by the server, as the page
+  for (const [id, html] of Object.entries(news.html)) { // the server escaped it, as for the page
     if (SECTIONS_SHOWN[id] !== html) document.getElementById(id).innerHTML = SECTIONS_SHOWN[id] = html;
   }
   news.points.forEach((points, i) => extend(i, points));
   take(news, true);
   found = sorted(rows.filter((row) => matches(row, wanted())), wanted());
-  if (!FORM.elements.sort.value) { // sorted by step: what is shown keeps its place
+  if (!FORM.elements.sort.value) { // sorted by step: shown completions keep their places
     if (shown < AT_ONCE) {
       for (const row of found.slice(shown, AT_ONCE)) LIST.append(card(row));
       shown = Math.min(found.length, AT_ONCE);
@@ -49,7 +49,7 @@ async function follow() {
       await ask();
     } catch (error) {
       const why = error instanceof TypeError ? "the command that serves this page has ended" : error.message;
-      tell(`No longer live: ${why}. What is here stays.`);
+      tell(`No longer live: ${why}. The page keeps its contents.`);
     }
   }
 }

@@ -1,4 +1,4 @@
-"""`python -m grpo_envs.report RUN --watch`: a server on 127.0.0.1, whose page follows runs."""
+"""`python -m grpo_envs.report RUN --watch`: a server on 127.0.0.1 whose page follows runs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def serve(paths: Sequence[Path], port: int) -> ThreadingHTTPServer:
 
     Args:
         paths: The runs.
-        port: Of 127.0.0.1; 0 for one that is free.
+        port: A port of 127.0.0.1; 0 for a free one.
 
     Raises:
-        ConfigError: a folder holds no run, or the port is taken.
+        ConfigError: a folder is not a run, or the port is in use.
     """
     watched = Watched(paths)
 
     class Handler(_Handler):
-        """Of these runs."""
+        """A handler for these runs."""
 
         runs = watched
 
@@ -40,12 +40,12 @@ def serve(paths: Sequence[Path], port: int) -> ThreadingHTTPServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """`/` is the page, `/news?since=VERSION` what came after it."""
+    """`/` is the page, `/news?since=VERSION` the data after a version."""
 
     runs: Watched
 
     def do_GET(self) -> None:
-        """Answer; only to pages of its own, not to others that a name leads here."""
+        """Answer requests for 127.0.0.1 or localhost only, against DNS rebinding."""
         asked = urlsplit(self.path)
         if (self.headers["Host"] or "").rpartition(":")[0] not in (_HOST, "localhost"):
             self._answer(403, "text/plain", "127.0.0.1 only")
@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
                 )
             else:
                 self._answer(404, "text/plain", "nothing here")
-        except (GrpoEnvsError, OSError, ValueError) as error:  # of a folder that is gone
+        except (GrpoEnvsError, OSError, ValueError) as error:  # such as a deleted folder
             self._answer(500, "text/plain", str(error))
 
     def _answer(self, code: int, kind: str, text: str) -> None:
@@ -74,4 +74,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Print nothing of each request."""
+        """Do not log requests."""

@@ -1,4 +1,4 @@
-"""The page of a report. What a model wrote is data: escaped, or set as text, never HTML."""
+"""The page of a report. A model's texts are escaped or set as text, never used as HTML."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ _SCRIPTS = ("unpack", "browser", "keys", "charts", "start")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """What a page must know that is served and follows its runs."""
+    """The data of a served page that follows its runs."""
 
     version: str
-    """Of what the page shows."""
+    """The version of the shown data."""
     state: str
-    """How far the runs are, in words."""
+    """The progress of the runs, in words."""
 
 
 def page(runs: Sequence[Record], *, bundle: str = "", live: Live | None = None) -> str:
     """Return the page as HTML.
 
     Args:
-        runs: What it shows.
-        bundle: Where plotly's code is, relative to the page; '' for a page that has it inside.
-        live: Given for a page that follows its runs.
+        runs: The runs.
+        bundle: Path of plotly's code, relative to the page; '' if the page contains the code.
+        live: Set for a page that follows its runs.
     """
     names = names_of(runs)
     rows, extent = browsable(runs, names)
@@ -79,7 +79,7 @@ def page(runs: Sequence[Record], *, bundle: str = "", live: Live | None = None) 
 
 
 def names_of(runs: Sequence[Record]) -> list[str]:
-    """Return short names that tell the runs apart: the last folders of their paths that differ."""
+    """Return short unique names of the runs: as many last folders of their paths as needed."""
     paths = [run.path.resolve().parts for run in runs]
     for length in range(1, max(map(len, paths)) + 1):
         names = ["/".join(parts[-length:]) for parts in paths]
@@ -94,7 +94,7 @@ def _title(run: Record) -> str:
 
 
 def summary(runs: Sequence[Record], names: Sequence[str]) -> Iterator[str]:
-    """Yield, for each run, how far it came, the evaluation before and after, and what is wrong."""
+    """Yield for each run its progress, the evaluations before and after, and the findings."""
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
         state = f"; {run.state}" if run.state.startswith("failed") else ""
         mark = f'<i style="background:{colour(number)}"></i>'
@@ -114,7 +114,7 @@ def summary(runs: Sequence[Record], names: Sequence[str]) -> Iterator[str]:
 
 
 def reached(run: Record) -> str:
-    """Return how many of its steps a run has done."""
+    """Return how many steps a run has completed, in words."""
     last = run.steps[-1]["step"] if run.steps else 0
     return f"{last} of {run.config.get('trainer.steps', '?')} steps"
 

@@ -1,4 +1,4 @@
-// What a page carries, unpacked: JSON and plotly's code, compressed and in base64.
+// Unpacks the data of a page: JSON and plotly's code, compressed and in base64.
 "use strict";
 async function unpacked(id) {
   const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (c) => c.charCodeAt(0));

@@ -1,4 +1,4 @@
-"""Runs that go on, as a page shows them: all rows first, and after it the new ones only."""
+"""Growing runs for a page: first all rows, then only new rows."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _FILES = {
     "answers": "eval_completions",
     "problems": "problems",
 }
-"""What a record has of a run, by the file that it is in."""
+"""The files of a run, by the field of its record."""
 _Lengths = list[list[int]]
-"""Points of each line of each chart."""
+"""The number of points of each line of each chart."""
 
 
 @dataclass(slots=True)
@@ -37,17 +37,17 @@ class Tail:
 
     path: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """All rows that were read."""
+    """All rows read so far."""
     _read: int = 0
-    """Bytes that were read."""
+    """Bytes read so far."""
     _number: int = 0
-    """The file's inode: another number if the file was written anew."""
+    """The file's inode, which changes if the file is replaced."""
 
     def grow(self) -> bool:
-        """Read the rows that are new; return whether there are any.
+        """Read the new rows; return whether there are any.
 
         Raises:
-            Rewritten: it is another file than before: a resumed run leaves rows out.
+            Rewritten: the file was replaced: a resumed run removes rows.
         """
         if not self.path.is_file():
             return False
@@ -66,12 +66,12 @@ class Tail:
 
 
 class Rewritten(Exception):
-    """A run's file was written anew."""
+    """A run's file was replaced."""
 
 
 @dataclass(frozen=True)
 class Growing(Record):
-    """A record whose rows are given, not read when they are asked for."""
+    """A record whose rows are given instead of read from files."""
 
     completions: list[dict[str, Any]] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
@@ -80,28 +80,28 @@ class Growing(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """What a page of some version shows: it is told only what came after."""
+    """The contents of a page of some version, so that it is sent only newer data."""
 
     titles: list[str]
-    """Of the charts."""
+    """Titles of the charts."""
     points: _Lengths
     completions: list[int]
-    """Of each run."""
+    """Number of completions of each run."""
 
     @property
     def lines(self) -> dict[str, int]:
-        """How many lines each chart has, by its title."""
+        """Number of lines of each chart, by title."""
         return dict(zip(self.titles, map(len, self.points), strict=True))
 
 
 class Watched:
-    """Runs that go on, and what each page that was handed out knows of them."""
+    """Growing runs, and the contents of each version of their page."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """Read the runs.
 
         Raises:
-            ConfigError: a folder holds no run.
+            ConfigError: a folder is not a run.
         """
         for path in paths:
             if not (path / "metrics.jsonl").is_file():
@@ -111,14 +111,14 @@ class Watched:
         self._begin()
 
     def page(self) -> str:
-        """Return the page of what there is now."""
+        """Return the page with the current data."""
         with self._lock:
             self._look()
             version = Live(version=self._version, state=self._state())
             return page(self._runs, live=version)
 
     def news(self, since: str) -> dict[str, Any] | None:
-        """Return what a page of version `since` lacks; None if it lacks nothing."""
+        """Return the data that a page of version `since` lacks; None if it lacks nothing."""
         with self._lock:
             self._look()
             if since == self._version:
@@ -138,7 +138,7 @@ class Watched:
         self._look()
 
     def _look(self) -> None:
-        """Read what is new; it makes another version."""
+        """Read new rows; if there are any, begin a new version."""
         try:
             grown = [tail.grow() for tails in self._tails for tail in tails.values()]
         except Rewritten:
@@ -147,7 +147,7 @@ class Watched:
         records = self._records()
         if any(grown) or [run.state for run in records] != [run.state for run in self._runs]:
             self._runs = records
-            self._version = str(time.time_ns())  # never that of a server before
+            self._version = str(time.time_ns())  # differs from versions of an earlier server
             drawn = charts(records, names_of(records))
             self._charts = [chart for _, chart in drawn]
             self._shown[self._version] = Shown(
@@ -167,7 +167,7 @@ class Watched:
         return found
 
     def _state(self) -> str:
-        """Return how far the runs are, in words."""
+        """Return the progress of the runs, in words."""
         states = {run.state for run in self._runs}
         ends = ["done"] if states == {"done"} else [s for s in states if s.startswith("failed")]
         return "; ".join([", ".join(map(reached, self._runs)), *sorted(ends)])

@@ -78,7 +78,7 @@ def test_a_system_message_that_a_template_does_not_take_stands_before_the_questi
     assert chat.text(chat.render("7+8?", "Be brief.")) == shown
     assert chat.text(chat.render("7+8?")) == shown.replace("Be brief.\n\n", "")
     assert chat.remarks() == [
-        "this template takes no system message: it stands before the user's text."
+        "this template takes no system message: it is put before the user's text."
     ]
 
 
@@ -324,7 +324,7 @@ def test_a_models_own_code_is_run_where_that_is_asked_for(own: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_policy(str(own))
     assert str(caught.value) == (
-        f"model.path={own}: it brings Python code of its own. Read it, and give "
+        f"model.path={own}: the model has Python code of its own. Read that code, and set "
         "model.trust_remote_code=true (export: --trust-remote-code) to run it; or choose "
         "another model."
     )

@@ -201,7 +201,7 @@ def test_one_token(
 ) -> None:
     # Of a completion of one token all three ratios are the same.
     if cfg.get("objective") in OWN_RATIO and ratio_name != "token":
-        with pytest.raises(ConfigError, match="which makes its ratio itself"):
+        with pytest.raises(ConfigError, match="which computes its own ratio"):
             LossConfig(ratio=ratio_name, **cfg)
         return
     config = LossConfig(ratio=ratio_name, **cfg)

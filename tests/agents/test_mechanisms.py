@@ -443,7 +443,7 @@ def test_an_advantage_of_another_shape_is_refused(
         ("a total", "(Tensor of shape (), Tensor of shape (8, 6)). Allowed: (loss_BT, bounded_BT)"),
         ("three", "Allowed: (loss_BT, bounded_BT), two tensors of shape (B, T) = (8, 6)."),
         ("no bound", "(Tensor of shape (8, 6), NoneType). Allowed: (loss_BT, bounded_BT), two"),
-        ("no gradient", "Allowed: a loss_BT with a gradient: made of ratio_BT or x.logps_BT."),
+        ("no gradient", "Allowed: a loss_BT with a gradient, through ratio_BT or x.logps_BT."),
     ],
 )
 def test_an_objective_that_returns_something_else_is_refused(

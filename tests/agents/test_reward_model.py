@@ -197,13 +197,13 @@ def test_a_model_without_a_head_is_refused(make: Make, tmp_path: Path) -> None:
         scored(str(TINY))
     assert str(caught.value) == (
         f"env.rewards.rm.model={TINY} has no sequence-classification head: it is "
-        "Qwen3ForCausalLM. Give a model that is ...ForSequenceClassification."
+        "Qwen3ForCausalLM. Allowed: a model of a class ...ForSequenceClassification."
     )
     headless = shutil.copytree(TINY, tmp_path / "headless")
     config = json.loads((headless / "config.json").read_text())
     kind = {"architectures": ["Qwen3ForSequenceClassification"]}
     (headless / "config.json").write_text(json.dumps(config | kind))
-    with pytest.raises(ConfigError, match=r"lacks weights there \(score\.weight\)\.$"):
+    with pytest.raises(ConfigError, match=r"lacks weights \(score\.weight\)\.$"):
         scored(str(headless))
 
 

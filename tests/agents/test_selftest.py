@@ -177,7 +177,7 @@ def test_a_sampler_that_takes_other_tokens_is_refused(monkeypatch: pytest.Monkey
 def test_weights_that_are_no_numbers_are_named() -> None:
     policy = policy_of("llama")
     policy.model.model.layers[0].mlp.down_proj.weight.data[0, 0] = torch.nan
-    with pytest.raises(ConfigError, match=r"no finite numbers: model\.layers\.0\.mlp\.down_proj"):
+    with pytest.raises(ConfigError, match=r"that are not finite: model\.layers\.0\.mlp\.down_proj"):
         settle(policy, "x")
 
 
@@ -229,7 +229,7 @@ def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "intermediate_size": 96}))
     said = refusal(path)
-    assert "weights there are not of the shape that config.json asks for (model.layers.0." in said
+    assert "weights do not have the shape that config.json asks for (model.layers.0." in said
     assert "96)" in said
 
 
@@ -245,7 +245,7 @@ def test_a_reward_model_is_no_language_model(tmp_path: Path) -> None:
     """Its head would be a random one."""
     torch.manual_seed(0)
     model = LlamaForSequenceClassification(LlamaConfig(**{**SHAPE, "num_labels": 1}))
-    assert "lacks 1 weights there (lm_head.weight)" in refusal(saved(model, tmp_path))
+    assert "lacks 1 weights (lm_head.weight)" in refusal(saved(model, tmp_path))
 
 
 def test_a_token_without_an_embedding_is_named_when_a_prompt_has_it(tmp_path: Path) -> None:

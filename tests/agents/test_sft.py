@@ -144,7 +144,7 @@ def test_an_environment_without_demonstrations_is_refused(tiny: Policy) -> None:
         def draw(self, rng: Any, split: str) -> grpo_envs.Problem:
             return grpo_envs.Problem(prompt="?", gold="", solution="")
 
-    with pytest.raises(ConfigError, match=r"^agent=sft: Mute demonstrates nothing.*Allowed: "):
+    with pytest.raises(ConfigError, match=r"^agent=sft: no problem of Mute.*Allowed: "):
         Demonstrations(Mute(), tiny.chat).check()
 
 

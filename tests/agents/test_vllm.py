@@ -459,13 +459,13 @@ def test_weights_that_cannot_be_written_are_one_line(
         ),
         (
             ["sampler.push=folder"],
-            "missing: sampler.folder=... (sampler.push=folder writes into it).",
+            "missing: sampler.folder=... (sampler.push=folder writes to it).",
         ),
         (["sampler.timeout=0"], "sampler.timeout=0.0. Allowed: above 0."),
         (["sampler.in_flight=0"], "sampler.in_flight=0. Allowed: 1 or more."),
         (
             ["sampler.batch_tokens=100"],
-            "sampler.batch_tokens=100 with sampler=vllm: its servers divide their memory "
+            "sampler.batch_tokens=100 with sampler=vllm: its servers manage their memory "
             "themselves. Allowed: null, and sampler.flags.",
         ),
     ],

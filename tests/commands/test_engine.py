@@ -80,9 +80,9 @@ def test_what_runs_in_vllm_needs_nothing_of_ours() -> None:
         (["--python", "/nowhere"], "sampler.python=/nowhere: No such file or directory."),
         (
             ["--python", sys.executable],
-            f"sampler.python={sys.executable}: it has no vLLM. Allowed: an interpreter that has "
-            "(also GRPO_ENVS_VLLM_PYTHON=...), or sampler.urls=[...] of servers; docs/engines.md "
-            "says how.",
+            f"sampler.python={sys.executable}: it has no vLLM. Allowed: an interpreter with vLLM "
+            "(also GRPO_ENVS_VLLM_PYTHON=...), or sampler.urls=[...] of servers; see "
+            "docs/engines.md.",
         ),
     ],
 )

@@ -381,5 +381,5 @@ def test_trainers_that_have_no_group_refuse_it() -> None:
     assert str(caught.value) == (
         "env=math: env.rewards has a function that sees the group; verl grades each alone."
     )
-    with pytest.raises(ConfigError, match=r"sees the group; TRL may split one\.$"):
+    with pytest.raises(ConfigError, match=r"sees the group; TRL may split groups\.$"):
         Task("math", **keywords)

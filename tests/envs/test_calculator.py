@@ -501,11 +501,11 @@ def test_python_keeps_every_promise() -> None:
         ({"operators": ""}, "env.operators=. Allowed: some of +-*/(."),
         (
             {"operators": "*"},
-            "env.terms=2. Allowed: 1, where no + or - is among env.operators.",
+            "env.terms=2. Allowed: 1, as env.operators has neither + nor -.",
         ),
         (
             {"operators": "+", "terms": 1},
-            "env.terms=1. Allowed: 2 to 10, where nothing but + and - is.",
+            "env.terms=1. Allowed: 2 to 10, as env.operators has only + and -.",
         ),
     ],
     ids=str,

@@ -164,7 +164,8 @@ def test_an_unknown_layout_names_what_was_found_and_what_is_wanted(write: Write)
         CodeEnv(dataset=path)
     assert str(caught.value).startswith(
         f"{path}: no known layout has the columns promt, code. Did you mean 'promt'? Wanted: "
-        "prompt and tests; set env.columns={prompt: ..., tests: ...}, or give rows as LiveCodeBench"
+        "prompt and tests; set env.columns={prompt: ..., tests: ...}, or give rows in the layout "
+        "of LiveCodeBench"
     )
 
 

@@ -123,7 +123,7 @@ def test_what_a_server_of_ours_says_itself_is_refused(keywords: dict[str, Any]) 
     with serving(ours(grpo_envs.make("math"))) as url, pytest.raises(ConfigError) as caught:
         made(url, **keywords)
     assert str(caught.value).startswith(f"env.{next(iter(keywords))}=")
-    assert str(caught.value).endswith("Allowed: nothing, as a server of ours says it itself.")
+    assert str(caught.value).endswith("Allowed: null: a server of ours sends it itself.")
 
 
 def test_calls_and_results_go_over_the_wire() -> None:
@@ -222,7 +222,7 @@ def test_an_answer_that_the_schema_does_not_allow_is_not_sent(answer: str) -> No
     with playing(stand_in, return_range=RANGE) as env:
         done = reply(env, env.problem(0), answer)
         assert (done.reward.total, done.done, done.reward.valid) == (0.0, True, True)
-        assert done.reward.note == "the answer is no action of the server's schema"
+        assert done.reward.note == "the answer is not an action of the server's schema"
         assert stand_in.steps == 0
 
 

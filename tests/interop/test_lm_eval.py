@@ -89,7 +89,7 @@ def test_its_command_reads_the_file_of_the_page(tmp_path: Path) -> None:
     ("name", "keywords", "message"),
     [
         ("countdown", {"levle": 1}, "Did you mean 'level'"),
-        ("guess", {}, "env=guess: a conversation, which lm-eval has no place for."),
+        ("guess", {}, "env=guess: a conversation, which lm-eval does not support."),
         ("countdown", {"split": "test"}, "split=test. Allowed: train, eval"),
     ],
 )

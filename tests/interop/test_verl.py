@@ -124,7 +124,7 @@ def test_an_invalid_reward_ends_the_run_unless_a_number_is_given(
 @pytest.mark.parametrize(
     ("name", "keywords", "message"),
     [
-        ("guess", {}, "env=guess: a conversation, which verl needs an agent loop for."),
+        ("guess", {}, "env=guess: a conversation, for which verl needs an agent loop."),
         ("code", {"turns": 3}, "env=code: a conversation"),
     ],
 )

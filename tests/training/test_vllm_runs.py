@@ -135,7 +135,8 @@ def test_two_processes_share_servers_and_the_first_pushes(
         assert len({*stand_in.salts}) == 4
     alone = [*command, *SMALL, "sampler=vllm", f"hydra.run.dir={tmp_path / 'none'}"]
     done = subprocess.run(alone, capture_output=True, text=True, check=False)
-    assert "sampler.urls=[] in 2 processes: which of them would start the server?" in done.stderr
+    said = "sampler.urls=[] in 2 processes: only a single process can start its own server."
+    assert said in done.stderr
 
 
 def test_a_run_whose_server_dies_saves_and_goes_on(tmp_path: Path, server: Any) -> None:
@@ -147,7 +148,7 @@ def test_a_run_whose_server_dies_saves_and_goes_on(tmp_path: Path, server: Any) 
         made.run()
     assert str(caught.value) == (
         f"no server is left that samples: {url}: Remote end closed connection without response. "
-        "Once one is there again, resume=auto goes on."
+        "Once a server runs, continue with resume=auto."
     )
     assert made.done == 1
     url, _ = server()
@@ -176,11 +177,11 @@ def test_another_version_of_the_engine_does_not_go_on(tmp_path: Path, server: An
         (
             ["sampler.precision=bf16"],
             "computes in float32, and the run samples in bfloat16. Start it with "
-            "python -m grpo_envs.engine --dtype bf16, or give sampler.precision.",
+            "python -m grpo_envs.engine --dtype bf16, or set sampler.precision.",
         ),
         (
             ["model.lora.rank=4"],
-            "takes adapters (LoRA) of a rank up to 0, not 4. Start it with "
+            "accepts adapters (LoRA) of rank 0 or less, not 4. Start it with "
             "python -m grpo_envs.engine --lora-rank 4.",
         ),
         (
@@ -203,7 +204,7 @@ def test_a_context_that_is_too_short_is_refused(tmp_path: Path, server: Any) -> 
     url, stand_in = server()
     stand_in.length = 20
     made = trainer(tmp_path, "sampler=vllm", f"sampler.urls=[{url}]")
-    with pytest.raises(ConfigError, match=r"servers' contexts hold 20\. Allowed: servers with a"):
+    with pytest.raises(ConfigError, match=r"servers' context of 20\. Allowed: servers with a"):
         made.run()
 
 
@@ -291,7 +292,7 @@ def test_a_server_that_cannot_start_is_one_line(tmp_path: Path, place: Path) -> 
         trainer(tmp_path, "sampler=vllm")
     assert str(caught.value).startswith(
         "sampler=vllm: the server that the run started has ended "
-        "(ValueError: no memory for one context). All that it said: "
+        "(ValueError: no memory for one context). Its log: "
     )
 
 

@@ -1,4 +1,4 @@
-"""Aggregation: what each token of an optimiser step counts in its loss."""
+"""Aggregation: the weight of each token in the loss of an optimiser step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from grpo_agent.config import LossConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSize:
-    """How much there is in one optimiser step: all micro-batches of all processes together."""
+    """The size of one optimiser step: all micro-batches of all processes together."""
 
     completions: float
     tokens: float
     """Tokens that count in the loss."""
     max_tokens: int
-    """Most tokens a completion may have (sampler.max_new_tokens)."""
+    """The most tokens that a completion may have (sampler.max_new_tokens)."""
 
 
 def sequence_mean(mask_BT: Tensor, size: StepSize) -> Tensor:
@@ -51,7 +51,7 @@ AGGREGATES: dict[str, Callable[[Tensor, StepSize], Tensor]] = {
 def token_weights(mask_BT: Tensor, size: StepSize, cfg: LossConfig) -> Tensor:
     """Return the weight (B, T) of each token in the loss of one optimiser step.
 
-    The size is that of the whole step: a micro-batch, or a process, weighs its own rows and the
-    sums add up, so the result does not depend on how the step is cut.
+    The size is that of the whole step: each micro-batch and each process weights its own rows, and
+    their sums add up. The result does not depend on how the step is split.
     """
     return AGGREGATES[cfg.aggregate](mask_BT, size)

@@ -1,7 +1,7 @@
 """Correction: rho = pi_old / pi_sampler, the trainer's probability of a token over its sampler's.
 
-They differ in precision or engine, or by updates since. The weight multiplies the objective, not
-the KL penalty.
+Trainer and sampler differ in precision or engine, or the policy was updated since sampling. The
+weight multiplies the objective, not the KL penalty.
 """
 
 from collections.abc import Callable

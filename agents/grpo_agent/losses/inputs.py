@@ -1,4 +1,4 @@
-"""What a loss may look at: the tensors of some rows of an update."""
+"""The inputs of a loss: the tensors of some rows of an update."""
 
 from dataclasses import dataclass
 
@@ -7,26 +7,26 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossInputs:
-    """Everything a loss may look at. `logps_BT` and `entropy_BT` carry gradient."""
+    """The inputs of a loss. Gradients flow through `logps_BT` and `entropy_BT`."""
 
     logps_BT: Tensor
     """Log-probabilities under the policy being trained."""
     old_logps_BT: Tensor
-    """Under the policy before this step's updates: the ratio divides by it."""
+    """Log-probabilities under the policy before this step's updates: the ratio's denominator."""
     sampled_logps_BT: Tensor
-    """Under the policy that sampled the completions, as the sampler reported them."""
+    """Log-probabilities under the policy that sampled, as the sampler reported them."""
     ref_logps_BT: Tensor | None
-    """Under the reference policy; None when beta is 0."""
+    """Log-probabilities under the reference policy; None when beta is 0."""
     entropy_BT: Tensor
     """Entropy in nats of the policy's full distribution."""
     advantages_BT: Tensor
-    """Finite everywhere; one number for all tokens of a completion, unless the rule tells them
-    apart."""
+    """Finite everywhere. All tokens of a completion have the same advantage, unless the rule gives
+    each token its own."""
     mask_BT: Tensor
     """True where the policy chose the token, end-of-turn token included."""
     weights_BT: Tensor
-    """What each token counts in the step's loss, from `token_weights`; 0 outside the mask."""
+    """The weight of each token in the step's loss, from `token_weights`; 0 outside the mask."""
     singled_BT: Tensor | None = None
-    """True at the tokens that `clip_cov` and `kl_cov` treat apart; None for other objectives."""
+    """True at the tokens that `clip_cov` or `kl_cov` selects; None for other objectives."""
     forks_BT: Tensor | None = None
-    """True at the tokens of high entropy, where alone the objective counts; None: everywhere."""
+    """True at the tokens where the objective counts, those of high entropy; None: at all tokens."""

@@ -24,7 +24,7 @@ def k3(gap_BT: Tensor, ratio_BT: Tensor) -> Tensor:
 
 
 def k3_ratio(gap_BT: Tensor, ratio_BT: Tensor) -> Tensor:
-    """rho k3: value and gradient of the reverse KL, off-policy too (DeepSeek-V3.2, 2512.02556)."""
+    """rho k3: value and gradient of the reverse KL, also off-policy (DeepSeek-V3.2, 2512.02556)."""
     return ratio_BT * k3(gap_BT, ratio_BT)
 
 

@@ -1,4 +1,4 @@
-"""The loss of some rows, from the choices of a configuration."""
+"""The loss of some rows, by the choices of a configuration."""
 
 from torch import Tensor
 
@@ -13,15 +13,16 @@ from grpo_agent.mechanisms import Mechanism
 def policy_loss(
     x: LossInputs, cfg: LossConfig, objective: Mechanism
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of these rows (a sum of weighted tokens) and detached values per token.
+    """Return the loss of these rows (a weighted sum over tokens) and detached values per token.
 
-    The values are (B, T): `loss/policy`, the objective alone; `loss/clipped`, 1 where it was
-    bounded; `loss/kl`, the k3 estimate whatever the penalty is; with a correction
-    `policy/correction`, the ratio to the sampler, `policy/correction_square`, and
-    `policy/correction_cut`, 1 where the weight is another number than the ratio.
+    The values are (B, T): `loss/policy`, the objective alone; `loss/clipped`, 1 where a bound of
+    the objective is active; `loss/kl`, the k3 estimate, also where the penalty has another
+    estimator. With a correction also `policy/correction`, the ratio to the sampler,
+    `policy/correction_square`, its square, and `policy/correction_cut`, 1 where the weight is not
+    the ratio.
 
     Raises:
-        ConfigError: the objective returns something else than two tensors (B, T).
+        ConfigError: the objective does not return two tensors (B, T).
     """
     ratio_BT = RATIOS[cfg.ratio](x)
     loss_BT, bounded_BT = _pair(objective(ratio_BT, x), objective, ratio_BT)
@@ -63,5 +64,5 @@ def _pair(value: object, objective: Mechanism, ratio_BT: Tensor) -> tuple[Tensor
             shape = f"(B, T) = {tuple(ratio_BT.shape)}"
             raise objective.refuse(value, f"(loss_BT, bounded_BT), two tensors of shape {shape}")
     if ratio_BT.requires_grad and not loss_BT.requires_grad:
-        raise objective.refuse(value, "a loss_BT with a gradient: made of ratio_BT or x.logps_BT")
+        raise objective.refuse(value, "a loss_BT with a gradient, through ratio_BT or x.logps_BT")
     return loss_BT, bounded_BT.detach().to(ratio_BT.dtype)

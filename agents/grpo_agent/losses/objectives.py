@@ -1,4 +1,4 @@
-"""Objective: what is minimised at each token.
+"""Objective: the loss that is minimised at each token.
 
 An objective is `f(ratio_BT, x, *, option=default) -> (loss_BT, bounded_BT)`: the loss of each token
 and where a bound of the objective is active.
@@ -16,7 +16,7 @@ def clipped(
 ) -> tuple[Tensor, Tensor]:
     """-min(rho A, clip(rho) A): PPO's pessimistic bound (arXiv 1707.06347).
 
-    With `dual_clip` c, at most -c A where A is negative (arXiv 1912.09729).
+    With `dual_clip` c, the loss is at most -c A where A is negative (arXiv 1912.09729).
     """
     a_BT = x.advantages_BT
     clipped_BT = ratio_BT.clamp(1 - clip_low, 1 + clip_high)
@@ -50,8 +50,8 @@ def gmpo(
 ) -> tuple[Tensor, Tensor]:
     """-A times the geometric mean of a completion's clipped ratios (GMPO, arXiv 2507.20673).
 
-    Each log ratio is clipped to [-clip_low, clip_high] on the side that its advantage pushes it to,
-    before the mean; the paper has 0.4 for both.
+    Before the mean each log ratio is clipped on one side: to at most clip_high if its advantage is
+    positive, to at least -clip_low if it is negative. The paper has 0.4 for both.
     """
     a_BT = x.advantages_BT
     log_ratio_BT = (x.logps_BT - x.old_logps_BT).masked_fill(~x.mask_BT, 0.0)
@@ -66,10 +66,10 @@ def gmpo(
 def clip_cov(
     ratio_BT: Tensor, x: LossInputs, *, clip_low: float, clip_high: float, dual_clip: float | None
 ) -> tuple[Tensor, Tensor]:
-    """`clipped`, and 0 at the tokens singled out (Clip-Cov, arXiv 2505.22617).
+    """`clipped`, and 0 at the selected tokens (Clip-Cov, arXiv 2505.22617).
 
-    Those are drawn from the tokens whose log-probability goes with their advantage, which would
-    lower the entropy most, see `grpo_agent.selection.within_covariance`.
+    The selected tokens are drawn from those with a high covariance of log-probability and
+    advantage: they would lower the entropy most. See `grpo_agent.selection.singled_out`.
     """
     loss_BT, bounded_BT = clipped(
         ratio_BT, x, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
@@ -79,10 +79,10 @@ def clip_cov(
 
 
 def kl_cov(ratio_BT: Tensor, x: LossInputs, *, cov_kl: float) -> tuple[Tensor, Tensor]:
-    """-rho A, and + cov_kl |log rho| at the tokens singled out (KL-Cov, arXiv 2505.22617).
+    """-rho A, and + cov_kl |log rho| at the selected tokens (KL-Cov, arXiv 2505.22617).
 
-    Those are the tokens whose log-probability goes most with their advantage, see
-    `grpo_agent.selection.highest_covariance`. No ratio is clipped.
+    The selected tokens are those with the highest covariance of log-probability and advantage, see
+    `grpo_agent.selection.singled_out`. No ratio is clipped.
     """
     singled_BT = _singled_out(x)
     penalty_BT = (x.logps_BT - x.old_logps_BT).abs() * singled_BT
@@ -95,5 +95,5 @@ def _singled_out(x: LossInputs) -> Tensor:
 
 
 def _choose(condition: Tensor, yes: float, no: float, like: Tensor) -> Tensor:
-    """`torch.where` of two numbers in the dtype of `like`, not in the default one."""
+    """`torch.where` of two numbers in the dtype of `like`, not in the default dtype."""
     return torch.full_like(condition, no, dtype=like.dtype).masked_fill(condition, yes)

@@ -1,7 +1,8 @@
 """Objectives with the ratio to the policy that sampled: pi / mu, with mu = x.sampled_logps_BT.
 
-They take the place of the ratio to the policy before the step and of a correction for the sampler,
-whose product is the same ratio: `agent.loss.ratio` and `agent.loss.correction` are left alone.
+This ratio is the product of the ratio to the policy before the step and the correction for the
+sampler, so these objectives use neither: `agent.loss.ratio` stays `token` and
+`agent.loss.correction` stays `auto` or `none`.
 """
 
 import torch
@@ -16,8 +17,8 @@ def dppo_tv(
 ) -> tuple[Tensor, Tensor]:
     """-rho A, and 0 where a token has left the trust region (DPPO, arXiv 2602.04879).
 
-    The divergence is the total variation of two outcomes, the token and all others: |pi - mu|. The
-    region ends at `clip_high` where the advantage pushes up, at `clip_low` where it pushes down.
+    The divergence is the total variation over two outcomes, the token and all others: |pi - mu|.
+    Its bound is `clip_high` where the advantage is positive and `clip_low` where it is negative.
     """
     divergence_BT = x.logps_BT.detach().exp() - _sampled(x).exp()
     return _masked(divergence_BT.abs(), x, clip_low=clip_low, clip_high=clip_high)
@@ -26,7 +27,7 @@ def dppo_tv(
 def dppo_kl(
     ratio_BT: Tensor, x: LossInputs, *, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor]:
-    """As `dppo_tv` with the divergence KL(mu || pi) of two outcomes, the token and all others.
+    """As `dppo_tv` with the divergence KL(mu || pi) over two outcomes, the token and all others.
 
     mu log(mu / pi) + (1 - mu) log((1 - mu) / (1 - pi)).
     """
@@ -48,8 +49,8 @@ def vespo(
 ) -> tuple[Tensor, Tensor]:
     """-sg[phi(W)] A lp with phi(W) = W^k exp(lambda (1 - W)) (VESPO, arXiv 2602.10693).
 
-    W is the product of a completion's ratios; k and lambda go by the sign of the advantage. phi is
-    1 on-policy and falls to 0 on either side, which takes the place of a clip.
+    W is the product of a completion's ratios; k and lambda depend on the sign of the advantage. phi
+    is 1 on-policy and falls to 0 for small and for large W, so no clip is needed.
     """
     gaps_BT = (x.logps_BT.detach() - _sampled(x)).masked_fill(~x.mask_BT, 0.0)
     weight_B1 = clamped_exp(gaps_BT.sum(dim=1, keepdim=True))
@@ -62,14 +63,14 @@ def vespo(
 
 
 def _sampled(x: LossInputs) -> Tensor:
-    """Return log mu, log pi outside the mask."""
+    """Return log mu inside the mask and log pi outside it."""
     return torch.where(x.mask_BT, x.sampled_logps_BT.to(x.logps_BT), x.logps_BT.detach())
 
 
 def _masked(
     divergence_BT: Tensor, x: LossInputs, *, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor]:
-    """Return -rho A, 0 outside the trust region, and what is outside."""
+    """Return the loss, -rho A and 0 outside the trust region, and which tokens are outside."""
     a_BT, sampled_BT = x.advantages_BT, _sampled(x)
     up_BT = x.logps_BT.detach() > sampled_BT
     outside_BT = ((a_BT > 0) & up_BT & (divergence_BT > clip_high)) | (

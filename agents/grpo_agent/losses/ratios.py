@@ -1,4 +1,4 @@
-"""Ratio: how much likelier a completion has become since the policy before the step."""
+"""Ratio: the probability under the policy, divided by that under the policy before the step."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from grpo_agent.losses.inputs import LossInputs
 
 LOG_LIMIT = 20.0
-"""Log ratios are clamped to +-20 before exp: one wild token must not make an infinity."""
+"""Log ratios are clamped to +-20 before exp: a single token must not make the loss infinite."""
 
 
 def token_ratio(x: LossInputs) -> Tensor:
@@ -31,7 +31,7 @@ def _log_ratio_sum(x: LossInputs) -> Tensor:
 
 
 def clamped_exp(log_ratio: Tensor) -> Tensor:
-    """Return exp of log ratios, which count as +-20 beyond that."""
+    """Return exp of log ratios that are clamped to +-20."""
     return log_ratio.clamp(-LOG_LIMIT, LOG_LIMIT).exp()
 
 

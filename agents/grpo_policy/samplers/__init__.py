@@ -1,4 +1,4 @@
-"""How completions are sampled: the protocol, and the sampler that uses the trained model itself."""
+"""Samplers: the protocol, and a sampler that uses the trained model itself."""
 
 from grpo_policy.samplers.protocol import (
     Decoding,

@@ -1,4 +1,4 @@
-"""How many completions are sampled at once: as many as the memory holds the cache of."""
+"""The number of completions that are sampled at once: as many as have their caches in memory."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from grpo_policy.policy import Policy
 
 log = logging.getLogger(__name__)
 _SHARE = 0.5
-"""Of the free memory that the cache may take: rows that are copied and logits take memory, too."""
+"""Share of the free memory for the cache: copies of rows and logits take memory, too."""
 
 
 @dataclass(slots=True)
 class Budget:
-    """Rows that are sampled at once. They get fewer where memory runs out all the same."""
+    """The number of rows that are sampled at once; it falls if memory runs out nevertheless."""
 
     rows: int
-    """At most, or the completions of one prompt where these are more."""
+    """The most rows; if a prompt has more completions than this, their number."""
     tokens: int | None = None
-    """In the cache at once, padding included (`sampler.batch_tokens`); None: by free memory."""
+    """Tokens in the cache at once, padding included (`sampler.batch_tokens`); None: as many as the
+    free memory allows."""
     held: int | None = None
-    """Rows that the memory held, once it ran out."""
+    """The most rows after memory ran out; None before."""
     tried: int = 0
-    """Rows that were begun last."""
+    """The number of rows at the last start of rows."""
     _by_memory: int | None = None
 
     def measure(self, policy: Policy, dtype: torch.dtype, held: int = 0) -> None:
-        """Look at the free memory, before something is sampled.
+        """Measure the free memory, before something is sampled.
 
         Args:
             policy: The model.
-            dtype: Of the cache.
-            held: Tokens in caches of such a kind that are there already: they count as free.
+            dtype: The dtype of the cache.
+            held: Tokens in existing caches of this kind: their memory counts as free.
         """
         found = None if self.tokens else tokens_in_memory(policy, dtype)
         self._by_memory = None if found is None else found + int(_SHARE * held)
 
     def at_once(self, length: int, copies: int) -> int:
-        """Return how many rows are sampled at once, at least 1.
+        """Return how many rows can be sampled at once, at least 1.
 
         Args:
             length: Tokens of the longest prompt and its answer.
@@ -57,7 +58,7 @@ class Budget:
         return max(1, min(limits))
 
     def beside(self, rows: int, length: int) -> float:
-        """Return how many tokens may be in other caches beside so many rows of this length."""
+        """Return how many tokens may be in other caches beside `rows` rows of this length."""
         tokens = self.tokens or self._by_memory
         return tokens - rows * length if tokens else math.inf
 
@@ -65,7 +66,7 @@ class Budget:
         """Sample half as many rows at once from now on.
 
         Raises:
-            MemoryExhausted: it was one row already.
+            MemoryExhausted: memory ran out with a single row.
         """
         if self.tried <= 1:
             raise MemoryExhausted(
@@ -81,10 +82,10 @@ class Budget:
 
 
 def tokens_in_memory(policy: Policy, dtype: torch.dtype) -> int | None:
-    """Return the tokens whose cache half of the free memory holds; None where that is not known.
+    """Return how many tokens' cache fits into half of the free memory; None if unknown.
 
-    A model of recurrent layers alone has no cache that grows; what one that only the model itself
-    can make takes is not known.
+    A model with recurrent layers only has no growing cache, and the size of a cache that only the
+    model itself can make is unknown.
     """
     config = policy.model.config
     if not policy.caching.roomy or not hasattr(config.get_text_config(), "num_attention_heads"):
@@ -94,13 +95,13 @@ def tokens_in_memory(policy: Policy, dtype: torch.dtype) -> int | None:
 
 
 def tokens_in(free: float, config: PreTrainedConfig, dtype: torch.dtype) -> int | None:
-    """Return the tokens whose cache half of so many free bytes holds; None without a cache."""
+    """Return how many tokens' cache fits into half of `free` bytes; None without a cache."""
     size = cache_bytes_a_token(config, dtype) or window_bytes(config, dtype)
     return int(_SHARE * free / size) or 1 if size else None
 
 
 def _free(device: torch.device) -> float | None:
-    """Return the bytes that are free; on a GPU those that PyTorch keeps for later, too."""
+    """Return the free bytes; on a GPU including those that PyTorch keeps reserved."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + kept)

@@ -1,7 +1,6 @@
-"""Caches of completions whose conversations may go on: the next turn passes its new tokens alone.
+"""Caches of completions whose conversations may go on: the next turn passes only its new tokens.
 
-Which prompt goes on behind which completion is found by the tokens: the prompt begins with exactly
-those that the cache is of.
+A prompt continues a completion if it begins with exactly the tokens of the completion's cache.
 """
 
 from __future__ import annotations
@@ -16,36 +15,36 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Past:
-    """A completion behind its prompt, and the model's cache of both."""
+    """A prompt with its completion, and the model's cache of both."""
 
     tokens: tuple[int, ...]
-    """Those that are in the cache: all but the completion's last, which the model was not given."""
+    """The tokens in the cache: all but the completion's last, which did not enter the model."""
     cache: Any
-    """Of one row, without padding."""
+    """A cache of one row, without padding."""
     prompt: int | None = None
-    """The number of the prompt that goes on behind it; None: the next call will tell."""
+    """The number of the prompt that continues the completion; None until the next call."""
 
     def begins(self, prompt: tuple[int, ...]) -> bool:
         """Return whether a prompt begins with these tokens, and has more."""
         length = len(self.tokens)
-        if length >= len(prompt) or prompt[length - 1] != self.tokens[-1]:  # most end here
+        if length >= len(prompt) or prompt[length - 1] != self.tokens[-1]:  # the usual case
             return False
         return prompt[:length] == self.tokens
 
 
 @dataclass(slots=True)
 class Conversations:
-    """Keeps caches from one call of a sampler to the next, as far as the memory goes."""
+    """Keeps caches from one call of a sampler to the next, as far as the memory allows."""
 
     keep: bool = False
     """Whether the completions of this call are kept for the next."""
     _pasts: list[Past] = field(default_factory=list)
     _version: int = -1
-    """The policy's, whose caches these are."""
+    """The version of the policy that made the caches."""
     _held: bool = False
     """Whether any cache was held during this call."""
     _too_large: bool = False
-    """Whether memory ran out beside them: none is kept from then on."""
+    """Whether memory ran out while caches were held; from then on none is kept."""
 
     @property
     def tokens(self) -> int:
@@ -53,17 +52,17 @@ class Conversations:
         return sum(len(past.tokens) for past in self._pasts)
 
     def turn(self, prompts: Sequence[tuple[int, ...]], version: int, *, keep: bool) -> None:
-        """Begin a call: find out which prompts go on; drop the caches that none of them needs.
+        """Begin a call: match prompts with caches, and drop the caches that no prompt continues.
 
         Args:
-            prompts: All of the call.
-            version: The policy's: caches of another one are dropped.
+            prompts: All prompts of the call.
+            version: The version of the policy: caches of another version are dropped.
             keep: Whether the completions of this call may go on in the next.
         """
         if version != self._version:
             self.drop()
         left = dict(enumerate(prompts))
-        self._pasts.sort(key=lambda past: -len(past.tokens))  # of two that fit, the longer one
+        self._pasts.sort(key=lambda past: -len(past.tokens))  # prefer the longest match
         for past in self._pasts:
             past.prompt = next((n for n, prompt in left.items() if past.begins(prompt)), None)
             if past.prompt is not None:
@@ -73,32 +72,35 @@ class Conversations:
         self._held = bool(self._pasts)
 
     def take(self, prompts: Iterable[int]) -> dict[int, Past]:
-        """Hand over what there is of these prompts, by their numbers."""
+        """Return the caches of these prompts, by prompt number, and forget them here."""
         wanted = {*prompts}
         taken = {p.prompt: p for p in self._pasts if p.prompt is not None and p.prompt in wanted}
         self._pasts = [past for past in self._pasts if past.prompt not in taken]
         return taken
 
     def add(self, past: Past) -> None:
-        """Keep this for the next call."""
+        """Keep a cache for the next call."""
         self._pasts.append(past)
         self._held = True
 
     def fit(self, tokens: float) -> None:
-        """Drop caches until those that are left hold so many tokens at most.
+        """Drop caches until the others hold at most `tokens` tokens.
 
-        The shortest first: they are the cheapest to make again.
+        The shortest are dropped first: they are the cheapest to compute again.
         """
         self._pasts.sort(key=lambda past: -len(past.tokens))
         while self._pasts and self.tokens > tokens:
             self._pasts.pop()
 
     def drop(self) -> None:
-        """Drop all: the conversations are over, or the weights have changed."""
+        """Drop all caches: the conversations are over, or the weights have changed."""
         self._pasts.clear()
 
     def give_way(self) -> bool:
-        """Drop all and keep nothing any more, as memory has run out; return whether that helps."""
+        """Drop all caches and keep none from now on, after memory ran out; return if any was held.
+
+        A retry makes sense only if a cache was held.
+        """
         held, self._held = self._held, False
         self.drop()
         if held:

@@ -1,4 +1,4 @@
-"""Which token comes next in each row: drawn, put in, or the last one."""
+"""The next token of each row: drawn or forced; and where an answer ends."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from grpo_policy.samplers.protocol import Decoding
 
 _GREEDY = 0.0
 _BLOCK = 256
-"""Tokens of the vocabulary that are summed before one of them is looked for."""
+"""Tokens of the vocabulary in a block: the search finds the block first, then the token in it."""
 _SLACK = 8
-"""Tokens before a stop string that are decoded with it: a character may take several."""
+"""Tokens that are decoded together with a stop string: a character may take several tokens."""
 
 
 class Draw:
-    """Draws the next token of each row, as a `Decoding` says; each row has a slot of its own."""
+    """Draws the next token of each row by the settings of a `Decoding`; each row has a slot."""
 
     def __init__(self, policy: Policy, how: Decoding, slots: int, longest: int) -> None:
-        """Take memory for rows that are drawn for at once.
+        """Allocate memory for the rows that are sampled at once.
 
         Args:
             policy: The model.
-            how: Its fields.
-            slots: Rows at once, at most.
+            how: Temperature and the other settings.
+            slots: The most rows at once.
             longest: Tokens of the longest prompt.
         """
         self.how, self.device = how, policy.device
@@ -49,7 +49,7 @@ class Draw:
     def begin(
         self, slots_R: Tensor, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int]
     ) -> None:
-        """Give these slots to rows that have written nothing yet."""
+        """Assign these slots to new rows."""
         self.noise_ST[slots_R] = noise(seeds, self.how.max_new_tokens).to(self.device)
         if self.context:
             self.context.begin(slots_R, prompts)
@@ -59,12 +59,12 @@ class Draw:
     def __call__(
         self, logits_RV: Tensor, slots_R: Tensor, t_R: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return a token for each row, its log-probability, and whether it was put in.
+        """Return a token for each row, its log-probability, and whether it was forced, all (R).
 
         Args:
-            logits_RV: The model's.
-            slots_R: Of the rows.
-            t_R: Tokens that each has written so far.
+            logits_RV: The logits of the model.
+            slots_R: The slots of the rows.
+            t_R: Tokens that each row has written so far.
         """
         noise_R = self.noise_ST[slots_R, t_R]
         if self.distortion is None or self.context is None:
@@ -74,7 +74,7 @@ class Draw:
             tokens_R, logps_R = self._choose_distorted(logits_RV, noise_R)
         forced_R = None
         if self.thoughts is not None:
-            last_R = t_R + 1 == self.how.max_new_tokens  # an answer would not fit
+            last_R = t_R + 1 == self.how.max_new_tokens  # no room for an answer after the thought
             tokens_R, forced_R = self.thoughts.force(slots_R, tokens_R, last_R)
             logps_R = logps_R.masked_fill(forced_R, 0.0)
         if self.context:
@@ -82,7 +82,7 @@ class Draw:
         return tokens_R, logps_R, forced_R
 
     def _choose_distorted(self, logits_RV: Tensor, noise_R: Tensor) -> tuple[Tensor, Tensor]:
-        """Return tokens and log-probabilities under logits that are -inf where tokens were cut."""
+        """Return tokens and log-probabilities (R) under logits that are -inf at removed tokens."""
         best_R, best_logps_R = choose(logits_RV, noise_R, _GREEDY)
         if self.how.temperature == _GREEDY:
             return best_R, best_logps_R
@@ -92,9 +92,9 @@ class Draw:
 
 
 class Distortion:
-    """Makes the logits that are sampled from, with the processors of Transformers' `generate`.
+    """Changes the logits with the processors of Transformers' `generate`, in the same order.
 
-    In its order: repetition penalty, temperature, top k, top p, min p.
+    The order is repetition penalty, temperature, top k, top p, min p.
     """
 
     def __init__(self, how: Decoding) -> None:
@@ -111,12 +111,12 @@ class Distortion:
             self.processors.append(MinPLogitsWarper(how.min_p))
 
     def __call__(self, logits_RV: Tensor, ids_RL: Tensor) -> Tensor:
-        """Return the logits of rows, given the tokens in their contexts, in any order."""
+        """Return the changed logits (R, V), given the contexts' tokens (R, L) in any order."""
         return self.processors(ids_RL, logits_RV.float())  # type: ignore[arg-type]
 
 
 class Context:
-    """Which tokens stand in the contexts of rows: their prompts, and what they have written."""
+    """The tokens in the contexts of rows: their prompts and the tokens written so far."""
 
     def __init__(self, how: Decoding, slots: int, longest: int, device: torch.device) -> None:
         self.longest = longest
@@ -124,14 +124,14 @@ class Context:
         self.ids_SL = torch.zeros(slots, length, dtype=torch.long, device=device)
 
     def begin(self, slots_R: Tensor, prompts: Sequence[tuple[int, ...]]) -> None:
-        """Give these slots to rows with these prompts."""
+        """Assign these slots to rows with these prompts."""
         length = self.ids_SL.shape[1]
-        # Filled with a token of the prompt itself, which is penalised once all the same.
+        # Filled up with a token of the prompt: repeated tokens are penalised only once.
         filled = [list(prompt) + [prompt[0]] * (length - len(prompt)) for prompt in prompts]
         self.ids_SL[slots_R] = torch.tensor(filled, device=self.ids_SL.device)
 
     def add(self, slots_R: Tensor, t_R: Tensor, tokens_R: Tensor) -> None:
-        """Take down the token number `t_R` of each of these rows."""
+        """Record token number `t_R` of each of these rows."""
         self.ids_SL[slots_R, self.longest + t_R] = tokens_R
 
 
@@ -140,11 +140,14 @@ class Stops:
 
     def __init__(self, texts: Sequence[str], decode: Callable[[tuple[int, ...]], str]) -> None:
         self.texts, self.decode = texts, decode
-        # A token is at least one byte, unless it is none at all.
+        # A token has at least one byte, unless it is empty.
         self.reach = max(len(text.encode()) for text in texts) + _SLACK
 
     def end(self, tokens: Sequence[int], start: int) -> int | None:
-        """Return how many tokens end with the first stop string; the first `start` hold none."""
+        """Return the number of tokens up to the end of the first stop string; None without one.
+
+        The first `start` tokens are known to have none.
+        """
         for length in range(start + 1, len(tokens) + 1):
             tail = self.decode(tuple(tokens[max(0, length - self.reach) : length]))
             if any(text in tail for text in self.texts):
@@ -153,22 +156,22 @@ class Stops:
 
 
 class Thoughts:
-    """Puts in the token that closes a thought, where one has used up its budget."""
+    """Forces the token that closes a thought when the thought has used up its budget."""
 
     def __init__(self, policy: Policy, slots: int, budget: int) -> None:
         self.chat, self.budget = policy.chat, budget
         self.opens, self.closes = self.chat.thought_tokens()
         self.lengths_S = torch.full((slots,), -1, device=policy.device)
-        """Tokens of the thought so far; -1 outside of one."""
+        """Tokens of the thought so far; -1 outside a thought."""
 
     def begin(self, slots_R: Tensor, prompts: Sequence[tuple[int, ...]]) -> None:
-        """Give these slots to rows with these prompts, which may have begun a thought."""
+        """Assign these slots to rows with these prompts, which may have opened a thought."""
         begun = {prompt: 0 if self.chat.opened(prompt) else -1 for prompt in {*prompts}}
         lengths = [begun[prompt] for prompt in prompts]
         self.lengths_S[slots_R] = torch.tensor(lengths, device=self.lengths_S.device)
 
     def force(self, slots_R: Tensor, tokens_R: Tensor, last_R: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the next tokens, and which of them are put in: none of the last ones."""
+        """Return the next tokens, and which of them are forced; no last token is forced."""
         lengths_R = self.lengths_S[slots_R]
         forced_R = (lengths_R >= self.budget) & ~last_R
         tokens_R = torch.where(forced_R, self.closes, tokens_R)
@@ -179,7 +182,7 @@ class Thoughts:
 
 
 def choose(logits_RV: Tensor, noise_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return a token and its log-probability for each row."""
+    """Return a token and its log-probability (R) for each row."""
     greedy = temperature == _GREEDY
     logits_RV = logits_RV.float() if greedy or temperature == 1 else logits_RV.float() / temperature
     probs_RV = logits_RV.softmax(dim=-1)
@@ -188,9 +191,10 @@ def choose(logits_RV: Tensor, noise_R: Tensor, temperature: float) -> tuple[Tens
 
 
 def invert(weights_RV: Tensor, noise_R: Tensor) -> Tensor:
-    """Return where the cumulative sum of the weights reaches this share of it (R, 1).
+    """Return the index (R, 1) where the cumulative sum of the weights reaches the share `noise_R`.
 
-    First the block, then the place in it: no cumulative sum over the vocabulary is written.
+    The search finds the block first, then the index in it, so no cumulative sum over the whole
+    vocabulary is needed.
     """
     size = weights_RV.shape[1]
     whole = size - size % _BLOCK
@@ -209,7 +213,7 @@ def invert(weights_RV: Tensor, noise_R: Tensor) -> Tensor:
 
 
 def noise(seeds: Sequence[int], length: int) -> Tensor:
-    """Return one uniform number in [0, 1) for each row and token, from a generator of its own."""
+    """Return a uniform number in [0, 1) for each row and token (R, T), seeded for each row."""
     generator = torch.Generator()
     return torch.stack(
         [torch.rand(length, generator=generator.manual_seed(seed)) for seed in seeds]

@@ -1,9 +1,9 @@
-"""A sampled token as one CUDA graph: from token to token values change, and nothing else.
+"""A decoding step as one CUDA graph: from step to step only values change.
 
-Python starts a token's hundreds of kernels more slowly than a GPU runs them. A graph is started at
-once, but repeats what was captured: the same operations on the same memory. So here the tokens,
-their positions, the column of the cache that is written next and the mask are tensors that a step
-changes in place, and attention reaches over a fixed number of columns, behind the filled ones, too.
+Python launches the hundreds of kernels of a step more slowly than a GPU runs them. A CUDA graph is
+launched at once, but it repeats the captured operations on the same memory. So the tokens, their
+positions, the next cache column and the mask are tensors that a step changes in place, and
+attention covers a fixed number of columns, including columns that are not filled yet.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from grpo_policy.samplers.rows import Rows, decode
 
 log = logging.getLogger(__name__)
 _COLUMNS = 256
-"""Attention reaches to the next multiple of so many columns; then a step is made anew."""
+"""Attention covers columns up to the next multiple of this; beyond it a new step is made."""
 _WARM = 3
-"""Steps before a capture: what libraries choose and allocate at first is no part of a graph."""
+"""Steps before a capture, in which libraries choose algorithms and allocate memory."""
 _WORTH = 32
-"""Tokens that there must be columns for: a capture takes the time of a few steps."""
+"""The fewest free columns for which a capture is worth its time, that of a few steps."""
 
 Choose = Callable[[Tensor, Tensor], Tensor]
-"""Draws tokens (R) from logits (R, V) for the rows in these slots (R), and writes them down."""
+"""Draws tokens (R) from logits (R, V) for the rows in these slots (R), and records them."""
 
 
 @dataclass(slots=True)
@@ -39,16 +39,16 @@ class Fixing:
     """How a sampler takes its steps."""
 
     fix: bool = False
-    """Whether they are the same operations on the same memory, where the model allows it."""
+    """Whether steps repeat the same operations on the same memory, if the model allows it."""
     capture: bool = False
-    """Whether these are captured as a CUDA graph."""
+    """Whether these operations are captured as a CUDA graph."""
 
 
 class FixedLayer(DynamicLayer):
     """Keys and values (B, H, L, D) of a fixed number of columns, filled or not."""
 
     def __init__(self, keys: Tensor, values: Tensor, column_1: Tensor) -> None:
-        """Take tensors to write into, and the number of the column that is written next."""
+        """Take the tensors to write to, and the number of the next column."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.whole = keys, values
         self.column_1 = column_1
@@ -58,22 +58,22 @@ class FixedLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write those of one token; return all columns."""
+        """Write key and value of one token; return all columns."""
         for whole, states in zip(self.whole, (key_states, value_states), strict=True):
             whole.index_copy_(2, self.column_1, states)
         return self.whole
 
 
 class FixedStep:
-    """Samples the next token of rows again and again, as long as none leaves or joins."""
+    """Samples the next token of a fixed set of rows, repeatedly, until a row leaves or joins."""
 
     def __init__(self, rows: Rows, choose: Choose, fixing: Fixing) -> None:
-        """Take over the rows as they are; `end` gives them back.
+        """Take over the rows; `end` gives them back.
 
         Args:
-            rows: Their cache holds every token of every layer.
-            choose: Called with the same slots each time.
-            fixing: Whether to capture the step; switched off where it cannot be captured.
+            rows: Rows whose cache holds every token in every layer.
+            choose: Draws the tokens; called with the same slots each time.
+            fixing: Whether to capture the step; switched off if the capture fails.
         """
         self.rows, self.choose, self.fixing = rows, choose, fixing
         self.filled: int
@@ -81,7 +81,7 @@ class FixedStep:
         self.layers: list[RoomyLayer] = cache.layers
         room = min(layer.columns()[0].shape[2] for layer in self.layers)
         self.most: int = min((self.filled // _COLUMNS + 1) * _COLUMNS, room)
-        """Columns that attention reaches over."""
+        """Columns that attention covers."""
         device = self.tokens_R.device
         self.column_1 = torch.full((1,), self.filled, device=device)
         columns_L = torch.arange(self.most, device=device)
@@ -95,7 +95,7 @@ class FixedStep:
     def _fixed(self, layer: RoomyLayer) -> FixedLayer:
         keys, values = (whole[:, :, : self.most] for whole in layer.columns())
         for whole in (keys, values):
-            whole[:, :, self.filled :].zero_()  # is masked, but must be a number
+            whole[:, :, self.filled :].zero_()  # masked, but must be finite
         return FixedLayer(keys, values, self.column_1)
 
     @property
@@ -116,12 +116,12 @@ class FixedStep:
         self.taken, self.filled = self.taken + 1, self.filled + 1
 
     def _capture(self) -> None:
-        """Capture the operations, which does none of them; go on without where that fails."""
+        """Capture the operations without executing them; if that fails, go on without a graph."""
         try:
             captured = torch.cuda.CUDAGraph()
             with torch.cuda.graph(captured):
                 self.operations()
-        except RuntimeError as error:  # of an operation for which the host waits, in many words
+        except RuntimeError as error:  # an operation makes the host wait; the text is long
             if ran_out(error):
                 raise
             self.fixing.fix = self.fixing.capture = False
@@ -131,7 +131,7 @@ class FixedStep:
             self.captured = captured
 
     def operations(self) -> None:
-        """Do what a graph repeats: Python knows no value of it."""
+        """Run the operations that a graph repeats; no value reaches Python."""
         self.mask_R11L.index_fill_(-1, self.column_1, True)
         logits_RV = decode(
             *(self.rows.policy, self.cache, self.tokens_R, self.lengths_R), mask_RL=self.mask_R11L
@@ -147,9 +147,9 @@ class FixedStep:
 
 
 def fits(rows: Rows) -> bool:
-    """Return whether a step of these rows can be fixed.
+    """Return whether `FixedStep` can sample these rows.
 
-    Every layer keeps every token, and attention takes a mask of who attends to whom as it is given.
+    It can if every layer keeps every token and attention takes any mask.
     """
     policy, (cache, *_) = rows.policy, rows.held()
     layers = getattr(cache, "layers", None) or [None]

@@ -1,8 +1,8 @@
-"""Masks of padding that are used as they are: nobody asks the device whether there is any.
+"""Padding masks that attention uses without reading their values on the host.
 
-Transformers looks into a mask before each pass, and leaves it out where it masks nothing: the host
-waits for the device once a token. The sampler knows which batches are padded, and gives the others
-no mask.
+Transformers reads a mask before each pass and drops it if it masks nothing, so the host waits for
+the device at every token. The sampler knows which batches are padded, and passes no mask for the
+others.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 _KIND = "sdpa"
-"""The attention whose masks Transformers looks into; that of `eager` it does not, and flash
-attention has to, as it takes the padding out."""
+"""The attention whose masks Transformers reads. It does not read those of `eager`; flash attention
+must read its masks, because it removes the padding."""
 
 
 @contextmanager
 def taken_as_given() -> Iterator[None]:
-    """Let a model's attention use a mask of padding without a look into it."""
+    """Within the context attention uses padding masks without reading their values."""
     usual = ALL_MASK_ATTENTION_FUNCTIONS[_KIND]
     ALL_MASK_ATTENTION_FUNCTIONS[_KIND] = _mask
     try:
@@ -31,7 +31,7 @@ def taken_as_given() -> Iterator[None]:
 
 
 def _mask(**given: Any) -> Tensor | None:
-    """Return who attends to whom (B, 1, Q, L); None where no mask is given and none is needed."""
+    """Return the attention mask (B, 1, Q, L); None if no mask is given and none is needed."""
     if given.get("attention_mask") is not None:
         given["allow_is_causal_skip"] = False
     return sdpa_mask(**given)

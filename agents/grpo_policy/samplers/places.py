@@ -1,4 +1,4 @@
-"""Places for completions that are sampled at once: one that has ended leaves its to another."""
+"""Places for completions that are sampled at once; a finished one leaves its place to another."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from grpo_policy.samplers.rows import Joining, Row, Rows, prefill
 from grpo_policy.samplers.written import Written
 
 _JOIN = 8
-"""Rows join where this part of the batch is free: each time copies the cache."""
+"""New rows join when 1/8 of the batch is free: every join copies the cache."""
 
 
 class Places:
-    """The rows that are sampled at once: where some have ended, others take their places."""
+    """The rows that are sampled at once; new rows take the places of finished ones."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Places:
         self.policy, self.budget, self.seeds, self.how = policy, budget, seeds, how
         self.conversations, self.fixing = conversations, fixing
         self.fixed: FixedStep | None = None
-        """What samples the rows as they are, where `fixing` asks for it and they allow it."""
+        """The current fixed step, if `fixing` asks for one and the rows allow it."""
         self.copies = len(seeds) // len(prompts)
         self.waiting = Waiting(policy, prompts, self.copies, how.max_new_tokens)
         slots = min(len(seeds), max(budget.rows, self.copies))
@@ -49,15 +49,15 @@ class Places:
         self.stops = Stops(how.stop, policy.decode) if how.stop else None
         self.rows = Rows(policy)
         self.unused = list(range(slots))
-        """Slots of no row."""
+        """Slots without a row."""
         self.room = 0
         """Tokens of the longest prompt and its answer."""
         self.looked = 0
-        """The tick of the last look."""
+        """The tick of the last `look`."""
         self.found: defaultdict[int, dict[int, Completion]] = defaultdict(dict)
         """Completions of groups that are not complete."""
         self.collected: dict[int, Completion] = {}
-        """Completions of rows that have ended and still run along, by their slots."""
+        """Completions of finished rows that are still in the batch, by their slots."""
 
     def step(self) -> None:
         """Sample the next token of each row."""
@@ -76,10 +76,11 @@ class Places:
             self.fixed = None
 
     def look(self) -> Iterator[tuple[int, list[Completion]]]:
-        """Look which rows have ended; yield the groups that are complete.
+        """Find the finished rows; yield the groups that are complete.
 
-        Ended rows leave where others join, or once they are half of all: that copies the cache. At
-        once where some are full, as the model may have no position for another token of them.
+        Dropping rows copies the cache. So finished rows are dropped when new rows join, when at
+        least half of the rows are finished, or when a row is full: the model may have no position
+        for another token of a full row.
         """
         rows = self.rows.rows
         over = self._over()
@@ -95,7 +96,7 @@ class Places:
             self.rows.change(kept, joining, self.room)
 
     def _remember(self, gone: Mapping[int, Completion], left: int) -> None:
-        """Keep the caches of rows that go, by number, as far as the memory goes beside the rest."""
+        """Keep the caches of rows that leave, by number, as far as the memory allows."""
         conversations = self.conversations
         tokens = self.budget.beside(left, self.room)
         conversations.fit(tokens)
@@ -105,14 +106,14 @@ class Places:
                 conversations.add(self.rows.past(number, context))
 
     def _choose(self, logits_RV: Tensor, slots_R: Tensor) -> Tensor:
-        """Draw a token for each row and write it down."""
+        """Draw a token for each row and record it."""
         t_R = self.written.counts_S[slots_R]
         tokens_R, logps_R, forced_R = self.draw(logits_RV, slots_R, t_R)
         self.written.add((slots_R, t_R), tokens_R, logps_R, forced_R)
         return tokens_R
 
     def _over(self) -> list[bool]:
-        """Return which rows have ended, or have so many tokens as they may have."""
+        """Return which rows have ended or have as many tokens as they may have."""
         rows = self.rows.rows
         if not rows:
             return []
@@ -128,7 +129,7 @@ class Places:
         ]
 
     def _collect(self, ended: Sequence[Row]) -> Iterator[tuple[int, list[Completion]]]:
-        """Keep the completions of rows that have ended; yield the groups that are complete."""
+        """Store the completions of finished rows; yield the groups that are complete."""
         new = [row for row in ended if row.slot not in self.collected]
         if not new:
             return
@@ -142,7 +143,7 @@ class Places:
                 del self.found[row.group]
 
     def _next(self, kept: Sequence[Row]) -> list[tuple[int, int]]:
-        """Return which completions join these rows: whole groups, as far as they fit."""
+        """Return the completions (group, member) that join these rows: whole groups if they fit."""
         if not self.waiting or (kept and not self.policy.caching.joins):
             return []
         longest = max(self.waiting.next_length, *(len(row.prompt) for row in kept), 0)
@@ -157,7 +158,7 @@ class Places:
         return new
 
     def _begin(self, new: Sequence[tuple[int, int]]) -> Joining:
-        """Pass the prompts of these completions and draw their first tokens."""
+        """Pass the prompts of these completions through the model and draw their first tokens."""
         prompts, limits = self.waiting.prompts, self.waiting.limits
         pasts = self.conversations.take(group for group, _ in new)
         begun = self.rows.tick - 1
@@ -183,6 +184,6 @@ class Places:
 def _order(
     group: int, prompts: Sequence[tuple[int, ...]], pasts: Mapping[int, Past]
 ) -> tuple[bool, int]:
-    """Return what sorts prompts as `prefill` takes them."""
+    """Return the sort key that puts prompts in the order `prefill` needs."""
     past = pasts.get(group)
     return past is None, len(past.tokens if past else ()) - len(prompts[group])

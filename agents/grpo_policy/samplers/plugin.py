@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Torch:
-    """The sampler's keys, and how it is made."""
+    """The sampler's keys and its constructor."""
 
     Config: ClassVar[type[SamplerConfig]] = SamplerConfig
     ahead: ClassVar[bool] = True
@@ -22,16 +22,16 @@ class Torch:
 
     @classmethod
     def make(cls, cfg: SamplerConfig, parts: SamplerParts) -> Sampler:
-        """Return a sampler that holds the weights as `cfg.precision` says while it samples.
+        """Return a sampler with weights in `cfg.precision`.
 
-        Where it samples while the policy is updated it is a process with weights of its own.
+        If it samples while the policy is updated, it is a process with its own weights.
         """
-        # Not above: `Config` is read for `--help`, and these import torch.
+        # Imported here because they import torch, and `--help` reads `Config`.
         from grpo_policy.masters import DTYPES
         from grpo_policy.samplers.fixed import Fixing
         from grpo_policy.samplers.torch import TorchSampler
 
-        dtype = DTYPES.get(cfg.precision)  # auto: as they are
+        dtype = DTYPES.get(cfg.precision)  # auto: None, the dtype of the weights
         fixing = None if cfg.capture == "auto" else Fixing()
         if parts.ahead:
             from grpo_policy.samplers.process import SamplerProcess

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from grpo_policy.packed_matrix import DTYPES, PackedMatrix, can_be_packed
 
 LEAST = 4 << 20
-"""Numbers in a model's matrices, at least: smaller ones stay in a CPU's caches and gain nothing."""
+"""The fewest elements of a model's matrices: smaller models stay in a CPU's caches and gain
+nothing."""
 
 
 @contextmanager
 def prepacked(model: nn.Module) -> Iterator[None]:
-    """Let linear layers on a CPU compute with prepacked copies of their weights for a while.
+    """Within the context linear layers on a CPU compute with prepacked copies of their weights.
 
-    The weights must not change meanwhile. Results differ from those of the layers by rounding.
+    The weights must not change within it. Results differ from those of the layers by rounding.
 
     Args:
         model: Its `linear_layers` have a `forward` of their own until the context ends.
@@ -61,7 +62,7 @@ def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
 def _forward(
     plain: Callable[[Tensor], Tensor], packed: PackedMatrix, bias_O: Tensor | None, x: Tensor
 ) -> Any:
-    """Return the layer's output for `x` (..., I); with gradients its own `forward` computes it."""
+    """Return the layer's output for `x` (..., I); with gradients, from its own `forward`."""
     if torch.is_grad_enabled() or x.dtype != packed.dtype:
         return plain(x)
     return packed(x, bias_O)

@@ -1,4 +1,4 @@
-"""The sampler `torch` in a process of its own: it samples while the policy is being updated."""
+"""The sampler `torch` in its own process, which samples while the policy is updated."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from grpo_policy.samplers.shared import Memory, Shared, opened
 from grpo_policy.samplers.torch import TorchSampler
 
 _LOOK = 0.05
-"""Seconds between two calls of `tick` while nothing comes."""
+"""Seconds between two calls of `tick` while no message arrives."""
 _RELEASE = "release"
 _PATIENCE = 5.0
-"""Seconds that a process which has closed its end has to be gone."""
+"""Seconds to wait for the end of a process that has closed its connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the process needs to sample as the run itself would."""
+    """The settings with which the process samples exactly as the run itself would."""
 
     device: str
     dtype: torch.dtype | None
@@ -44,10 +44,10 @@ class Settings:
 
 
 class SamplerProcess:
-    """Samples in a process that has weights of its own: those of the last `sync`.
+    """Samples in a process that has its own weights: those of the last `sync`.
 
-    It samples what `TorchSampler` does, to the bit. One call of `sample` at a time, and no `sync`
-    meanwhile.
+    Its samples equal those of `TorchSampler` to the bit. Only one call of `sample` may run at a
+    time, and no `sync` during it.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class SamplerProcess:
         batch_tokens: int | None = None,
         fixing: Fixing | None = None,
     ) -> None:
-        """Start the process with the policy's weights as they are.
+        """Start the process with the policy's current weights.
 
         Args:
-            policy: What is trained; a process starts with a copy of it.
-            dtype: What the weights are held in while sampling; None: as they are.
-            batch_tokens: Tokens in the cache at once, at most; None: as the free memory allows.
+            policy: The trained policy; the process starts with a copy of it.
+            dtype: The dtype of the weights while sampling; None: their own.
+            batch_tokens: The most tokens in the cache; None: as many as the free memory allows.
             fixing: Whether steps are captured as CUDA graphs; None: on a GPU.
 
         Raises:
@@ -92,7 +92,7 @@ class SamplerProcess:
         with _signals_held():
             self._process.start()
         theirs.close()
-        # It never hears SIGTERM, by which Python ends such processes: this comes before that.
+        # The process ignores SIGTERM, with which Python ends daemons, so it is killed before that.
         self._end = util.Finalize(self, self._process.kill, exitpriority=100)
         self._busy = False
 
@@ -121,12 +121,12 @@ class SamplerProcess:
             while (found := self._receive(tick)) is not None:
                 yield found
         finally:
-            if self._busy:  # given up: by `tick`, or by who asked
+            if self._busy:  # `tick` raised, or the caller stopped iterating
                 self._give_up()
 
     def release(self) -> None:
         """Let the process drop the caches of conversations: they are over."""
-        with suppress(OSError):  # where it is gone, the next call says so
+        with suppress(OSError):  # if the process is gone, the next call raises
             self._own.send(_RELEASE)
 
     def metrics(self) -> dict[str, float]:
@@ -142,7 +142,7 @@ class SamplerProcess:
             self._shared.memory.close()
 
     def _give_up(self) -> None:
-        """Let the process stop; what it still sends, or that it is gone, is of no use."""
+        """Let the process stop sampling; ignore what it still sends, and whether it is gone."""
         with suppress(Exception):
             self._send(None)
         while self._busy:
@@ -156,7 +156,7 @@ class SamplerProcess:
             raise self._lost() from error
 
     def _receive(self, tick: Callable[[], None]) -> tuple[int, list[Completion]] | None:
-        """Return the next group; None if there is none any more.
+        """Return the next group; None after the last.
 
         Raises:
             ProcessLost: the process is gone.
@@ -187,8 +187,8 @@ class SamplerProcess:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let processes that are started hear neither Ctrl-C nor SIGTERM: the run ends them."""
-    resource_tracker.ensure_running()  # which would change the mask itself
+    """Within the context new processes inherit blocked SIGINT and SIGTERM: the run ends them."""
+    resource_tracker.ensure_running()  # otherwise its start would change the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -197,11 +197,11 @@ def _signals_held() -> Iterator[None]:
 
 
 class _GivenUp(Exception):
-    """What is being sampled is of no use any more."""
+    """The run does not need the current samples any more."""
 
 
 def _serve(asked: Connection, memory: Memory, rest: bytes, settings: Settings) -> None:
-    """Be the process: sample what is asked for, until the run closes its end or is gone."""
+    """Run the process: sample on request, until the run closes its connection or is gone."""
     torch.set_num_threads(settings.threads)
     torch.set_float32_matmul_precision(settings.products)
     server = _Server(asked, opened(rest, memory), settings)
@@ -210,17 +210,17 @@ def _serve(asked: Connection, memory: Memory, rest: bytes, settings: Settings) -
             message = asked.recv()
             if message == _RELEASE:
                 server.sampler.release()
-            elif message is not None:  # it was given up when it was over
+            elif message is not None:  # None: given up after the last group was sent
                 server.answer(*message)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
 
 class _Server:
-    """Answers in the process."""
+    """Answers the run's requests in the process."""
 
     def __init__(self, asked: Connection, shared: Policy, settings: Settings) -> None:
-        """Have the policy on its device: on a CPU it is the one in the shared memory."""
+        """Put the policy on its device; on a CPU it stays in the shared memory."""
         self.asked, self.shared, self.policy = asked, shared, shared
         if settings.device != "cpu":
             self.policy = shared.copied().to(settings.device)
@@ -231,7 +231,7 @@ class _Server:
         )
 
     def answer(self, version: int, keep: bool, *asked: Any) -> None:
-        """Send the groups, then None; or what went wrong."""
+        """Send the groups, then None; or an exception."""
         try:
             self._take(version)
             for found in self.sampler.sample(*asked, tick=self._tick, keep=keep):
@@ -242,11 +242,11 @@ class _Server:
             self.asked.send(None)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
-        except Exception as error:  # noqa: BLE001 - of any kind; it is raised in the run
+        except Exception as error:  # noqa: BLE001 - any error is raised again in the run
             self.asked.send(_sendable(error))
 
     def _take(self, version: int) -> None:
-        """Sample with the weights that are in the memory, where they are others than before."""
+        """Take over the weights in the shared memory if their version is new."""
         if self.sampler.version == version:
             return
         if self.policy is not self.shared:
@@ -254,7 +254,7 @@ class _Server:
             with torch.no_grad():
                 for name, p in self.shared.masters.computing().items():
                     own[name].copy_(p)
-        self.policy.masters.publish()  # for what the model keeps that follows from them
+        self.policy.masters.publish()  # recomputes merged adapters
         self.policy.version = version
         self.sampler.sync(self.policy)
 
@@ -270,7 +270,7 @@ def _sendable(error: Exception) -> Exception:
         error.add_note("".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 - of somebody's class
+    except Exception:  # noqa: BLE001 - a class of another package
         found = RuntimeError(f"{type(error).__name__}: {error}")
         found.__notes__ = getattr(error, "__notes__", [])
         return found

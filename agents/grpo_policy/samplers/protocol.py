@@ -1,4 +1,4 @@
-"""What a rollout asks of a sampler: tokens in, tokens out. No torch here."""
+"""The protocol of samplers, from prompt tokens to completion tokens. Without torch."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoding:
-    """How to decode."""
+    """The settings of decoding."""
 
     max_new_tokens: int
     temperature: float = 1.0
     """0 takes the most likely token."""
     top_p: float = 1.0
-    """Below 1: only the likeliest tokens of this total probability can be sampled."""
+    """Below 1: only the likeliest tokens with this total probability can be sampled."""
     top_k: int = 0
-    """Above 0: only so many of the likeliest tokens can be."""
+    """Above 0: only this number of the likeliest tokens can be sampled."""
     min_p: float = 0.0
-    """Above 0: only tokens with at least this share of the likeliest's probability can be."""
+    """Above 0: only tokens with at least this share of the highest probability can be sampled."""
     repetition_penalty: float = 1.0
-    """Logits of tokens in the context are divided by it, negative ones multiplied."""
+    """Positive logits of tokens in the context are divided by this, negative ones multiplied."""
     stop: tuple[str, ...] = ()
-    """An answer ends, with "stop", at the token that completes one of these in its text."""
+    """An answer ends with "stop" at the token that completes one of these strings in its text."""
     thinking_budget: int | None = None
-    """Tokens of a thought after which `</think>` is put in, as a token with a mask of False."""
+    """Tokens of a thought after which `</think>` is inserted, as a token with a mask of False."""
 
     def extras(self) -> list[str]:
-        """Return the fields that are set and that a sampler may not know."""
+        """Return the fields with other values than the default, which a sampler may not support."""
         plain = Decoding(max_new_tokens=self.max_new_tokens, temperature=self.temperature)
         names = [field.name for field in fields(self)]
         return [name for name in names if getattr(self, name) != getattr(plain, name)]
@@ -47,19 +47,20 @@ class Decoding:
 class Sampler(Protocol):
     """Samples completions from some version of the policy's weights.
 
-    It may have `identity() -> dict[str, str]`: what decides its samples beside the configuration,
-    such as the version of an engine. A resumed run must share it.
+    A sampler may have `identity() -> dict[str, str]`, which names what determines its samples
+    beside the configuration, such as the version of an engine. A resumed run must have the same
+    identity.
     """
 
     @property
     def version(self) -> int:
-        """The `Policy.version` of the weights that it samples with."""
+        """The `Policy.version` of the weights with which it samples."""
 
     def sync(self, policy: Policy) -> None:
         """Take over the policy's weights and version. Called after each step's update.
 
-        With `trainer.lag` it may be a copy of the trained policy, from any thread, while nothing is
-        sampled. The weights that `sample` uses are those of the last call.
+        With `trainer.lag`, `policy` may be a copy of the trained policy, and the call may come from
+        any thread, but never while `sample` runs. `sample` uses the weights of the last call.
         """
 
     def sample(
@@ -78,34 +79,34 @@ class Sampler(Protocol):
 
         Args:
             prompts: P prompts as tokens.
-            seeds: B seeds, one a completion, those of one prompt in a row: what is sampled depends
-                on the seed, the prompt and the model, not on the batch around it.
-            how: Temperature, length, and what the plugin's `decodes` names.
-            tick: Called often while sampling; what it raises ends the sampling.
+            seeds: B seeds, one per completion; the seeds of a prompt are consecutive. A completion
+                depends on its seed, its prompt and the model, not on the rest of the batch.
+            how: Temperature, length, and the fields that the plugin's `decodes` names.
+            tick: Called often while sampling; its exceptions end the sampling.
             keep: Whether conversations may go on: a prompt of the next call may begin with a prompt
-                of this call and a completion of it. The sampler may keep the caches of these until
-                the next call or `release`. One that finds prefixes by itself ignores it.
+                of this call and its completion. The sampler may keep their caches until the next
+                call or `release`. A sampler with its own prefix cache ignores this.
         """
 
     def release(self) -> None:
-        """Let go of what was kept: the conversations are over. Called at the end of a rollout."""
+        """Drop the kept caches: the conversations are over. Called at the end of a rollout."""
 
     def metrics(self) -> dict[str, float]:
         """Return metrics of the last calls, by `area/name`; {} if there are none."""
 
     def close(self) -> None:
-        """Let go of servers, processes and memory."""
+        """Release servers, processes and memory."""
 
 
 def require_sampler(name: str, sampler: object) -> None:
-    """Refuse a sampler that lacks a method, or an argument of `sample`, as older ones do.
+    """Refuse a sampler that lacks a method or an argument of `sample`, such as an older one.
 
     Args:
-        name: Of its entry point.
-        sampler: What its plugin has made.
+        name: The name of the entry point.
+        sampler: The sampler that the plugin made.
 
     Raises:
-        PluginError: one line that says what it lacks.
+        PluginError: one line that says what is lacking.
     """
     methods = ("sync", "sample", "release", "metrics", "close")
     lacks = [f"{method}()" for method in methods if not hasattr(sampler, method)]
@@ -118,13 +119,13 @@ def require_sampler(name: str, sampler: object) -> None:
 
 
 def identity_of(sampler: Sampler) -> dict[str, str]:
-    """Return what decides a sampler's samples beside the configuration; {} where nothing does."""
+    """Return what determines a sampler's samples beside the configuration; {} if nothing does."""
     found: dict[str, str] = getattr(sampler, "identity", dict)()
     return found
 
 
 def shown_identity(found: Mapping[str, str]) -> str:
-    """Return what `identity_of` returned, in words.
+    """Return the identity of `identity_of` as text.
 
     >>> shown_identity({"engine": "vllm 0.32.0", "dtype": "fp32"})
     'vllm 0.32.0, fp32'
@@ -134,28 +135,30 @@ def shown_identity(found: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerParts:
-    """What a sampler is made of: the framework opens the model and chooses the device."""
+    """The objects that the framework gives to a sampler."""
 
     policy: Policy
-    """The model that is trained, on its device, with the weights to start with."""
+    """The trained model, on its device, with its initial weights."""
     accelerator: Accelerator
-    """Accelerate's: device and processes of the run."""
+    """Accelerate's object with the device and processes of the run."""
     ahead: bool = False
-    """Whether it samples while the policy is updated, from the weights of `sync` (see `lag`)."""
+    """Whether it samples while the policy is updated, with the weights of `sync` (see `lag`)."""
 
 
 class SamplerPlugin(Protocol):
     """An entry point of the group `grpo_envs.samplers`.
 
-    It may have `decodes: ClassVar[tuple[str, ...]]`, the fields of `Decoding` that its sampler
-    obeys beside length and temperature. A run that sets another one is refused. So is `trainer.lag`
-    without `ahead: ClassVar[bool] = True`, which says that the sampler can keep the weights of
-    `sync` while the policy is updated, where `SamplerParts.ahead` asks for it.
+    A plugin may have these class variables:
 
-    It may have `samples_with_policy: ClassVar[bool]`, by default true: whether its samplers compute
-    with the modules of the policy itself. One that has weights of its own, which `sync` gives it,
-    says false: processes may share the policy's weights then (`trainer.shard=full`). `sync` is
-    called in all of them, and finds whole weights in the first (`grpo_policy.parts`).
+    - `decodes: ClassVar[tuple[str, ...]]`: the fields of `Decoding` that its sampler supports
+      beside length and temperature. A run that sets another field is refused.
+    - `ahead: ClassVar[bool]`, default False: whether its sampler can keep the weights of `sync`
+      while the policy is updated, if `SamplerParts.ahead` asks for it. Without it `trainer.lag` is
+      refused.
+    - `samples_with_policy: ClassVar[bool]`, default True: whether its samplers compute with the
+      modules of the policy itself. A sampler with its own weights from `sync` sets False, which
+      allows `trainer.shard=full`. `sync` is then called in all processes, and the first process
+      gets whole weights (`grpo_policy.parts`).
     """
 
     Config: ClassVar[type[SamplerConfig]]
@@ -167,5 +170,5 @@ class SamplerPlugin(Protocol):
 
         Args:
             cfg: An instance of `Config`.
-            parts: What the sampler is made of.
+            parts: The policy and the accelerator of the run.
         """

@@ -1,4 +1,4 @@
-"""Prompts and their answers in a context: how much room there is, and what is sampled next."""
+"""The room for answers in the context, and the queue of completions to sample."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from grpo_policy.policy import Policy
 
 
 def room_behind(prompt: tuple[int, ...], policy: Policy) -> int:
-    """Return how many tokens the model's context has room for behind a prompt.
+    """Return how many tokens fit into the model's context after a prompt.
 
     Raises:
-        ConfigError: none.
+        ConfigError: no token fits.
     """
     room = policy.context_length - len(prompt)
     if room < 1:
@@ -25,29 +25,29 @@ def room_behind(prompt: tuple[int, ...], policy: Policy) -> int:
 
 
 class Waiting:
-    """Completions that are not sampled yet, those of the longest prompts first."""
+    """The queue of completions that are not sampled yet, longest prompts first."""
 
     def __init__(
         self, policy: Policy, prompts: Sequence[tuple[int, ...]], copies: int, tokens: int
     ) -> None:
-        """Queue so many completions of each prompt.
+        """Queue `copies` completions of each prompt.
 
         Args:
             policy: The model.
-            prompts: As tokens.
-            copies: Completions of each.
-            tokens: Of an answer, at most.
+            prompts: Prompts as tokens.
+            copies: Completions of each prompt.
+            tokens: The most tokens of an answer.
 
         Raises:
             ConfigError: a prompt leaves no room for an answer.
         """
         self.policy, self.prompts = policy, prompts
         self.limits = [min(tokens, room_behind(prompt, policy)) for prompt in prompts]
-        """The most tokens of an answer to each."""
-        order = sorted(range(len(prompts)), key=lambda p: -len(prompts[p]))  # little padding
+        """The most tokens of an answer to each prompt."""
+        order = sorted(range(len(prompts)), key=lambda p: -len(prompts[p]))  # for little padding
         self._queue = deque((p, member) for p in order for member in range(copies))
         longest = max(map(len, prompts)) + tokens
-        # Padding that cannot be cut counts in a mask which ends with the context.
+        # Padding that cannot be cut takes columns of a mask that ends with the context.
         own_lengths = policy.masks_end and not policy.caching.joins
         self._apart = own_lengths and longest > policy.context_length
 
@@ -57,11 +57,11 @@ class Waiting:
 
     @property
     def next_length(self) -> int:
-        """The tokens of the prompt of the next one: none behind it is longer."""
+        """Tokens of the prompt of the next completion; no later prompt is longer."""
         return len(self.prompts[self._queue[0][0]])
 
     def take(self, count: int) -> list[tuple[int, int]]:
-        """Return the next ones, `count` at most: numbers of their prompts and in their groups."""
+        """Return the next completions, `count` at most, as (prompt number, member number)."""
         length = self.next_length
         taken: list[tuple[int, int]] = []
         while self._queue and len(taken) < count:

@@ -1,8 +1,9 @@
 """The rows that are being sampled: their cache, their padding, and the next step of the model.
 
-The last tokens of all rows stand in one column of the cache, the shorter rows behind padding: a
-token is written into one column, whatever the rows' lengths. Rows leave and others join in one
-pass over the cache, which also cuts the columns that no row needs any more.
+The cache is right-aligned: the last tokens of all rows are in the same column, and shorter rows
+have padding on the left. So a new token of each row is written to one column, whatever the rows'
+lengths. Rows leave and join in one pass over the cache, which also removes the columns that no row
+needs any more.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from grpo_policy.samplers.conversations import Past
 from grpo_policy.samplers.masks import taken_as_given
 
 _PAIRS = 1 << 26
-"""Pairs of tokens, at most, in the mask of prompts of unequal length that pass together."""
+"""The most pairs of tokens in the mask of prompts of unequal length that pass together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +35,9 @@ class Row:
     """Its number in the group."""
     prompt: tuple[int, ...]
     limit: int
-    """The most tokens that it may have."""
+    """The most tokens of the completion."""
     slot: int
-    """Where its tokens are written down."""
+    """The slot in which its tokens are recorded."""
     begun: int
     """The tick before its first token."""
 
@@ -47,32 +48,32 @@ class Joining:
 
     rows: Sequence[Row]
     parts: list[Part]
-    """Caches of the prompts, and which of them each row takes."""
+    """Caches of the prompts, and the number of its prompt for each row."""
     tokens_R: Tensor
     """The first token of each row."""
 
 
 @dataclass(slots=True)
 class Rows:
-    """The rows that run, in the order of their cache."""
+    """The running rows, in the order of their cache."""
 
     policy: Policy
     rows: list[Row] = field(default_factory=list)
     tick: int = 0
-    """Counts the tokens of every row."""
+    """The number of steps so far: each adds a token to every row."""
     slots_R: Tensor = field(init=False)
     _tokens_R: Tensor = field(init=False)
     """The last token of each row, which is not in the cache yet."""
     _cache: Any = None
     _width: int = 0
-    """Columns of the cache that are filled."""
+    """Filled columns of the cache."""
     _lengths_R: Tensor = field(init=False)
     """Tokens of each row in the cache, without padding."""
     _mask_RL: Tensor | None = None
-    """Attention mask of all columns that there is room for; None: no row has padding."""
+    """Attention mask of all allocated columns; None if no row has padding."""
 
     def __post_init__(self) -> None:
-        """Begin without any row."""
+        """Start without rows."""
         none = torch.zeros(0, dtype=torch.long, device=self.policy.device)
         self.slots_R = self._tokens_R = self._lengths_R = none
 
@@ -81,21 +82,21 @@ class Rows:
         return self.tick - row.begun
 
     def full(self) -> bool:
-        """Return whether some row has so many tokens as it may have: it cannot take a step."""
+        """Return whether some row has as many tokens as it may have and cannot take a step."""
         return any(self.written(row) >= row.limit for row in self.rows)
 
     def past(self, number: int, tokens: tuple[int, ...]) -> Past:
-        """Return these tokens, the first of a row's context, with its cache of them."""
+        """Return the first tokens of a row's context together with their cache."""
         row = self.rows[number]
         start = self._width - (len(row.prompt) + self.written(row) - 1)
         return Past(tokens, row_of(self._cache, number, slice(start, start + len(tokens))))
 
     def change(self, kept: Sequence[int], new: Joining | None, room: int) -> None:
-        """Go on with these of the rows, and with new ones.
+        """Drop the other rows, and add new ones.
 
         Args:
             kept: Numbers of the rows that stay.
-            new: Those that join; only where no row stays, if the model's caches cannot be joined.
+            new: The rows that join. If the model's caches cannot be joined, no row may stay.
             room: Tokens of the longest prompt and its answer.
         """
         device = self.policy.device
@@ -120,7 +121,7 @@ class Rows:
             self._mask_RL = (columns_L >= self._width - self._lengths_R[:, None]).long()
 
     def logits(self) -> Tensor:
-        """Pass the last token of each row through the model; return the logits of the next."""
+        """Pass the last token of each row through the model; return the next logits (R, V)."""
         self._width += 1
         logits_RV = decode(
             self.policy,
@@ -133,11 +134,11 @@ class Rows:
         return logits_RV
 
     def held(self) -> tuple[Any, int, Tensor, Tensor]:
-        """Return what a step changes: cache, filled columns, last tokens (R) and lengths (R)."""
+        """Return the state of a step: cache, filled columns, last tokens (R) and lengths (R)."""
         return self._cache, self._width, self._tokens_R, self._lengths_R
 
     def stepped(self) -> None:
-        """Count a token of each row: a step has changed in place what `held` returned."""
+        """Count a token of each row, after a step changed in place what `held` returned."""
         self._width, self.tick = self._width + 1, self.tick + 1
 
     def feed(self, tokens_R: Tensor) -> None:
@@ -148,14 +149,14 @@ class Rows:
 def decode(
     policy: Policy, cache: Any, tokens_R: Tensor, positions_R: Tensor, *, mask_RL: Tensor | None
 ) -> Tensor:
-    """Return the logits (R, V) after one more token of each row, which goes into the cache.
+    """Return the logits (R, V) after one more token of each row; the cache takes the token.
 
     Args:
         policy: The model.
-        cache: Of the tokens before.
+        cache: The cache of the earlier tokens.
         tokens_R: The tokens.
         positions_R: Their positions.
-        mask_RL: 0 where a column of the cache is padding; None: nowhere.
+        mask_RL: 0 where a column of the cache is padding; None: there is no padding.
     """
     with taken_as_given():
         output = policy.model(
@@ -172,16 +173,17 @@ def decode(
 def prefill(
     policy: Policy, rows: Sequence[Row], pasts: Mapping[int, Past]
 ) -> tuple[list[Part], Tensor]:
-    """Pass the prompts of rows through the model, that of adjacent rows of a group once.
+    """Pass the prompts of rows through the model; adjacent rows of a group share a pass.
 
     Args:
         policy: The model.
-        rows: The rows. Those whose prompts go on behind a past stand first, and the most new
-            tokens before fewer.
-        pasts: By the number of the prompt. They are used up.
+        rows: The rows. Rows whose prompts continue a past come first, in order of decreasing
+            numbers of new tokens.
+        pasts: Pasts by the number of the prompt; their caches cannot be used afterwards.
 
     Returns:
-        Caches of prompts with the number of its prompt for each row, and the rows' next logits.
+        Caches of prompts with the number of its prompt for each row, and the rows' next logits
+        (R, V).
     """
     parts, logits = [], []
     groups = [list(own) for _, own in groupby(rows, key=lambda row: row.group)]
@@ -201,18 +203,18 @@ class _Prompt:
 
     tokens: tuple[int, ...]
     rows: int
-    """Those that begin with it."""
+    """Number of rows that begin with this prompt."""
     past: Past | None
-    """What the model knows of its first tokens."""
+    """The cache of its first tokens, if there is one."""
 
     @property
     def new(self) -> int:
-        """Tokens that the model has not been given."""
+        """Tokens that are not in the cache."""
         return len(self.tokens) - (len(self.past.tokens) if self.past else 0)
 
 
 def _passes(policy: Policy, begun: Sequence[_Prompt]) -> Iterator[Sequence[_Prompt]]:
-    """Yield the prompts that pass together."""
+    """Yield the prompts of each pass through the model."""
     start = 0
     for end in range(1, len(begun) + 1):
         if end == len(begun) or _apart(policy, begun[start : end + 1]):
@@ -221,10 +223,10 @@ def _passes(policy: Policy, begun: Sequence[_Prompt]) -> Iterator[Sequence[_Prom
 
 
 def _apart(policy: Policy, some: Sequence[_Prompt]) -> bool:
-    """Return whether the last of these prompts passes in another pass than the others.
+    """Return whether the last of these prompts needs another pass than the others.
 
-    It does where the mask of their padding would get large, or where it would pass twice as many
-    tokens of a conversation as are new.
+    It does if only some of them have a past, if it would pass at least twice its new tokens, or if
+    the mask of the padding would be too large.
     """
     if (some[0].past is None) != (some[-1].past is None):
         return True
@@ -238,8 +240,9 @@ def _apart(policy: Policy, some: Sequence[_Prompt]) -> bool:
 def _pass(policy: Policy, some: Sequence[_Prompt]) -> tuple[Any, Tensor]:
     """Return the cache of some prompts, padded on the left, and the logits after them (P, V).
 
-    All prompts end in the last column, and as many columns pass as one of them has new tokens at
-    most. A prompt with fewer passes some tokens of its past again: no padding stands within it.
+    All prompts end in the last column. The number of columns that pass is the largest number of new
+    tokens of a prompt. A prompt with fewer new tokens passes some tokens of its past again, so that
+    there is no padding within it.
     """
     longest, new = max(len(each.tokens) for each in some), max(each.new for each in some)
     pads = [longest - len(each.tokens) for each in some]

@@ -1,4 +1,4 @@
-"""A policy in two processes: its weights lie in memory that both see."""
+"""A policy in two processes, with its weights in shared memory."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from transformers.dynamic_module_utils import init_hf_modules
 from grpo_policy.policy import Policy
 
 _ALIGNED = 64
-"""Bytes; as PyTorch aligns tensors itself, so that the same kernels run."""
+"""Alignment of tensors in bytes, as in PyTorch, so that the same kernels run."""
 _PLAIN = (Tensor, nn.Parameter)
-"""Quantised weights are of other classes, and are sent as they are: they never change."""
+"""Classes of tensors in the shared memory. Quantised weights have other classes and are pickled,
+because they never change."""
 Place = tuple[int, torch.dtype, tuple[int, ...]]
-"""Where a tensor lies in a memory: its first byte, its dtype and its shape."""
+"""The place of a tensor in a memory: its first byte, its dtype and its shape."""
 
 
 class Memory:
-    """Bytes that a child process sees, too: sent to it as it is started.
+    """Memory that is shared with a child process, to which it is sent at the start.
 
-    A file without a name; not POSIX shared memory, of which containers have 64 MiB.
+    It is a file without a name; POSIX shared memory is limited to 64 MiB in containers.
     """
 
     def __init__(self, size: int) -> None:
-        """Take memory for so many bytes."""
+        """Allocate `size` bytes."""
         self.size = max(size, 1)
         self._fd = _unnamed()
         os.ftruncate(self._fd, self.size)
@@ -43,34 +44,34 @@ class Memory:
         self._bytes = torch.frombuffer(mmap.mmap(self._fd, self.size), dtype=torch.uint8)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a process that is being started gets."""
+        """Return the state for a process that is being started."""
         return {"size": self.size, "fd": DupFd(self._fd)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """See the same bytes."""
+        """Map the same memory."""
         self.size, self._fd = state["size"], state["fd"].detach()
         self._map()
 
     def tensor(self, place: Place) -> Tensor:
-        """Return the tensor at a place; who writes to it writes to the memory."""
+        """Return the tensor at a place; it is a view of the memory."""
         start, dtype, shape = place
         count = torch.Size(shape).numel()
         part = self._bytes[start : start + count * dtype.itemsize]
         return part.view(dtype).view(shape)
 
     def close(self) -> None:
-        """Close the file; the memory is gone with the last tensor of it."""
+        """Close the file; the memory is freed with its last tensor."""
         os.close(self._fd)
 
 
 class Shared:
-    """Weights of a policy in a `Memory`, and all else of it as bytes."""
+    """The weights of a policy in a `Memory`, and the rest of the policy as a pickle."""
 
     def __init__(self, policy: Policy) -> None:
-        """Copy the policy as it computes now.
+        """Copy the policy with the weights that it computes with now.
 
         Raises:
-            pickle.PicklingError, TypeError, AttributeError: a part of the model is no plain data.
+            pickle.PicklingError, TypeError, AttributeError: a part of the model cannot be pickled.
         """
         every = (*policy.model.parameters(), *policy.model.buffers())
         tensors = {id(tensor): tensor for tensor in every if type(tensor) in _PLAIN}
@@ -91,7 +92,7 @@ class Shared:
         self.memory.tensor(place).copy_(tensor)
 
     def update(self, policy: Policy) -> None:
-        """Take over what is trained, as it computes."""
+        """Copy the trained weights, in the dtype that computes, into the memory."""
         for name, p in policy.masters.computing().items():
             self._write(self.by_name[name], p)
 
@@ -111,7 +112,7 @@ def _pickled(policy: Policy, places: dict[int, Place]) -> bytes:
 
 @contextmanager
 def _only_sampling(policy: Policy) -> Iterator[None]:
-    """Be without the function that saves what is beside the model: it is no plain data."""
+    """Within the context the model has no `save_pretrained` of ours, which cannot be pickled."""
     attributes = vars(policy.model)
     saving = attributes.pop("save_pretrained", None)
     try:
@@ -122,15 +123,15 @@ def _only_sampling(policy: Policy) -> Iterator[None]:
 
 
 def opened(rest: bytes, memory: Memory) -> Policy:
-    """Return the policy of a `Shared`, in another process; its weights are those in the memory."""
-    if b"transformers_modules" in rest:  # the model has code of its own
+    """Return the policy of a `Shared` in another process; its weights are in the memory."""
+    if b"transformers_modules" in rest:  # the model has its own Python code
         init_hf_modules()
     found: dict[Place, Tensor] = {}
 
     class Unpickler(pickle.Unpickler):
         def persistent_load(self, told: tuple[bool, Place, bool]) -> Tensor:
             is_parameter, place, trained = told
-            if place not in found:  # tied weights are one
+            if place not in found:  # tied weights share a place
                 tensor = memory.tensor(place)
                 found[place] = nn.Parameter(tensor, trained) if is_parameter else tensor
             return found[place]

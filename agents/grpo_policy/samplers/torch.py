@@ -18,7 +18,7 @@ from grpo_policy.samplers.prepacked import prepacked
 from grpo_policy.samplers.protocol import Decoding
 
 _LOOK_EVERY = {"cuda": 8}
-"""Tokens between two looks for ended rows; each look makes the host wait for the GPU."""
+"""Tokens between two checks for finished rows; each check makes the host wait for the GPU."""
 
 
 @dataclass(slots=True)
@@ -27,20 +27,20 @@ class TorchSampler:
 
     policy: Policy
     dtype: torch.dtype | None = None
-    """What the weights are held in while sampling; None: as they are."""
+    """The dtype of the weights while sampling; None: their own."""
     batch_size: int = 256
-    """Completions that are sampled at once, at least the completions of one prompt."""
+    """The most completions that are sampled at once; if a prompt has more, their number."""
     batch_tokens: int | None = None
-    """Tokens in the cache at once, at most; None: as many as the free memory holds."""
+    """The most tokens in the cache; None: as many as the free memory allows."""
     fixing: Fixing | None = None
     """Whether steps are captured as CUDA graphs; None: on a GPU."""
     budget: Budget = field(init=False)
     conversations: Conversations = field(init=False, default_factory=Conversations)
     version: int = field(init=False)
-    """The policy's when `sync` was called last."""
+    """The version of the policy at the last call of `sync`."""
 
     def __post_init__(self) -> None:
-        """Begin with the policy's weights as they are."""
+        """Start with the policy's current weights."""
         self.budget = Budget(self.batch_size, self.batch_tokens)
         self.sync(self.policy)
 
@@ -60,12 +60,12 @@ class TorchSampler:
     ) -> Iterator[tuple[int, list[Completion]]]:
         """Sample the prompts, those of similar length together; see `Sampler`.
 
-        Where rows have ended others take their places, as far as the budget goes. Where memory
-        runs out, what is not sampled yet is sampled in smaller batches, with the same seeds: the
-        same completions. Caches of conversations go first.
+        New rows take the places of finished ones, within the budget. If memory runs out, the caches
+        of conversations are dropped first. After that the remaining completions are sampled in
+        smaller batches with the same seeds, so the completions are the same.
 
         Raises:
-            MemoryExhausted: it does with one completion, too.
+            MemoryExhausted: memory ran out with a single completion.
         """
         left, copies = list(range(len(prompts))), len(seeds) // len(prompts)
         conversations = self.conversations
@@ -97,10 +97,10 @@ class TorchSampler:
                     if not conversations.give_way():
                         self.budget.halve()
                 if left and self.policy.device.type == "cuda":
-                    torch.cuda.empty_cache()  # out here the error is gone, and what it held
+                    torch.cuda.empty_cache()  # here the error is freed, with its frames' tensors
 
     def release(self) -> None:
-        """Let go of the caches of conversations: they are over."""
+        """Drop the caches of conversations: they are over."""
         self.conversations.drop()
 
     def metrics(self) -> dict[str, float]:
@@ -108,7 +108,7 @@ class TorchSampler:
         return {}
 
     def close(self) -> None:
-        """Do nothing: the model is the run's."""
+        """Do nothing: the model belongs to the run."""
 
 
 def sample(
@@ -121,16 +121,16 @@ def sample(
     conversations: Conversations | None = None,
     fixing: Fixing | None = None,
 ) -> list[Completion]:
-    """Sample `len(seeds) / len(prompts)` completions of each prompt, those of one prompt in a row.
+    """Sample `len(seeds) / len(prompts)` completions of each prompt; return them in prompt order.
 
     Args:
         policy: Model and tokenizer.
         prompts: P prompts as tokens.
-        seeds: B seeds, one a completion: what is sampled depends on the seed, the prompt and the
-            model, not on the batch around it. Unused when greedy.
+        seeds: B seeds, one per completion. A completion depends on its seed, its prompt and the
+            model, not on the rest of the batch. Unused for greedy decoding.
         how: Temperature and length.
         budget: How many rows are sampled at once; None: all.
-        conversations: Caches that prompts go on behind; None: there are none.
+        conversations: Caches that prompts may continue; None: there are none.
         fixing: Whether steps are captured as CUDA graphs; None: they are not.
 
     Returns:
@@ -160,11 +160,11 @@ def sample_groups(
     Args:
         policy: Model and tokenizer.
         prompts: P prompts as tokens.
-        seeds: B seeds, one a completion.
+        seeds: B seeds, one per completion.
         how: Temperature and length.
         budget: How many rows are sampled at once; None: all.
-        tick: Called before each token; what it raises ends the sampling.
-        conversations: Caches that prompts go on behind; None: there are none.
+        tick: Called before each token; its exceptions end the sampling.
+        conversations: Caches that prompts may continue; None: there are none.
         fixing: Whether steps are captured as CUDA graphs; None: they are not.
     """
     budget, conversations = budget or Budget(len(seeds)), conversations or Conversations()

@@ -1,4 +1,4 @@
-"""The tokens that a sampler has written so far, of the rows that it samples at once."""
+"""The tokens sampled so far, for the rows that are sampled at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grpo_policy.samplers.draw import Stops
 
 
 class Written:
-    """What was sampled so far: a slot for each row, which the next one takes over."""
+    """The tokens sampled so far: each row has a slot, which a later row reuses."""
 
     def __init__(self, policy: Policy, slots: int, length: int) -> None:
         self.policy = policy
@@ -22,16 +22,16 @@ class Written:
         self.tokens_ST = torch.full((slots, length), policy.pad_id, device=device)
         self.logps_ST = torch.zeros((slots, length), device=device)
         self.counts_S = torch.zeros(slots, dtype=torch.long, device=device)
-        """Tokens of each so far, also of those that have ended meanwhile."""
+        """Tokens of each row so far, including tokens after its end."""
         self.lengths_S = torch.zeros(slots, dtype=torch.long, device=device)
-        """Tokens of each until its end."""
+        """Tokens of each row until its end."""
         self.ended_S = torch.zeros(slots, dtype=torch.bool, device=device)
         self.forced_ST: Tensor | None = None
-        """Tokens that were put in, where there may be any."""
+        """True at forced tokens; None if no token can be forced."""
         self.eos = torch.tensor(policy.eos_ids, device=device)
 
     def begin(self, slots_R: Tensor) -> None:
-        """Give these slots to rows that have written nothing yet."""
+        """Assign these slots to new rows."""
         self.counts_S[slots_R], self.lengths_S[slots_R], self.ended_S[slots_R] = 0, 0, False
 
     def add(
@@ -41,13 +41,13 @@ class Written:
         logps_R: Tensor,
         forced_R: Tensor | None,
     ) -> None:
-        """Take down the next token of these rows, none of which is at its limit yet.
+        """Record the next token of these rows, none of which is at its limit.
 
         Args:
-            places: Where each row is (R), and how many tokens it has so far (R).
+            places: The slot of each row (R), and how many tokens it has so far (R).
             tokens_R: The tokens.
             logps_R: Their log-probabilities.
-            forced_R: Which of them were put in; None: none can be.
+            forced_R: Which tokens were forced; None: none can be.
         """
         slots_R, t_R = places
         self.tokens_ST[slots_R, t_R], self.logps_ST[slots_R, t_R] = tokens_R, logps_R
@@ -61,12 +61,12 @@ class Written:
             self.forced_ST[slots_R, t_R] = forced_R
 
     def stop(self, stops: Stops, slots: Sequence[int], since: Sequence[tuple[int, int]]) -> None:
-        """End rows at the token that completes a stop string, if it is among the latest.
+        """End rows at the token that completes a stop string, if there is one in the new tokens.
 
         Args:
             stops: The strings.
-            slots: Of the rows.
-            since: Of each row: the tokens that were searched before, and those that there are.
+            slots: The slots of the rows.
+            since: For each row, the number of tokens that were searched before, and of all tokens.
         """
         slots_R = torch.tensor(slots, device=self.eos.device)
         lengths = self.lengths_S[slots_R].tolist()
@@ -101,7 +101,7 @@ class Written:
 
 
 def _masked(completion: Completion, forced: Sequence[bool]) -> Completion:
-    """Return a completion with a mask of what was sampled, where anything was put in."""
+    """Return a completion with a mask of its sampled tokens, if any token was forced."""
     mask = tuple(not flag for flag in forced[: len(completion.token_ids)])
     if all(mask):
         return completion

@@ -1,1 +1,1 @@
-"""Tools on the model's side: showing them, reading calls in the model's own form, results."""
+"""Tools on the model's side: showing tools, reading calls in the model's form, adding results."""

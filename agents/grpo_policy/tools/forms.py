@@ -1,4 +1,4 @@
-"""How models write tool calls: one `Form` for each family. No torch here."""
+"""The forms in which models write tool calls: one `Form` for each family. Without torch."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A place in an answer that is a call, or several, or the attempt at one."""
+    """A part of an answer that is one call, several calls, or an attempt at a call."""
 
     start: int
     end: int
     body: str
-    """What stands between the marks of the form."""
+    """The text between the marks of the form."""
     calls: tuple[Call, ...]
-    """() where it cannot be read."""
+    """The calls; () if the text cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a family of models writes calls."""
+    """The form in which a family of models writes calls."""
 
     name: str
-    """For people."""
+    """A name for messages."""
     find: Callable[[str, Tools], Iterator[Found]]
-    """Returns the calls in an answer, in their order."""
+    """Yields the calls in an answer, in order."""
     token: str = ""
-    """A token that the tokenizers of the family have, where templates do not write calls."""
+    """A token by which the family's tokenizers are recognised if a template writes no calls."""
 
 
 def _marked(
     pattern: str, read: Callable[[str, Tools], Sequence[Call]]
 ) -> Callable[[str, Tools], Iterator[Found]]:
-    """Return what finds calls between marks: the group `body` of the pattern is one place."""
+    """Return the function that finds calls between marks; the pattern has the group `body`."""
     compiled = re.compile(pattern, re.DOTALL)
 
     def find(text: str, tools: Tools) -> Iterator[Found]:
@@ -74,7 +74,7 @@ _JSON = json.JSONDecoder(parse_constant=no_constant)
 def _find_bare(text: str, _: Tools) -> Iterator[Found]:
     """Find `{"name": ..., "parameters": {...}}` at the beginning of a line, or after a semicolon.
 
-    What cannot be read ends the answer: nothing marks the end of such a call.
+    An unreadable call extends to the end of the answer: nothing marks its end.
     """
     at = 0
     while begun := _BARE.search(text, at):
@@ -90,7 +90,7 @@ HERMES = Form(
     "JSON in <tool_call>",
     _marked(r"<tool_call>(?P<body>.*?)(?:</tool_call>|\Z)", json_calls),
 )
-"""Hermes, Qwen2.5, Qwen3: the writing of `grpo_envs/env/calls.py` itself."""
+"""Hermes, Qwen2.5, Qwen3: the canonical form of `grpo_envs/env/calls.py`."""
 FORMS = (
     HERMES,
     Form(  # Qwen3-Coder, Qwen3.5 and later, Nemotron 3
@@ -160,11 +160,11 @@ FORMS = (
     ),
     Form("bare JSON", _find_bare),  # Llama 3
 )
-"""All that are known; the first that reads what a template writes is the model's."""
+"""All known forms; a model has the first form that reads the call its template writes."""
 
 
 def response_form(tokenizer: PreTrainedTokenizerBase) -> Form | None:
-    """Return the form that a tokenizer's own response template reads; None where it has none."""
+    """Return the form that a tokenizer's response template reads; None if it has none."""
     if getattr(tokenizer, "response_template", None) is None:
         return None
 
@@ -175,7 +175,7 @@ def response_form(tokenizer: PreTrainedTokenizerBase) -> Form | None:
             )
             found = [call["function"] for call in message.get("tool_calls") or ()]
             calls = tuple(call_of(call, "arguments") for call in found)
-        except Exception:  # noqa: BLE001  of somebody's template, on a text that is no call of it
+        except Exception:  # noqa: BLE001  a template can raise anything on a text without a call
             yield Found(0, len(text), text, ())
             return
         if calls:

@@ -1,4 +1,4 @@
-"""What is between the marks of a tool call, as names and arguments. No torch here."""
+"""Reading the text between the marks of a tool call as name and arguments. Without torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grpo_envs.types import Call
 Tools = Sequence[Mapping[str, Any]]
 """Tools as chat templates take them, see `grpo_envs.types.Tool.schema`."""
 _SPELLED = {"True": True, "False": False, "None": None}
-"""Values as Jinja writes them, where a template leaves it to Jinja."""
+"""Values as Jinja prints them, for templates that do not convert them to JSON."""
 _TYPES: Mapping[str, Callable[[Any], bool]] = {
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
     "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
@@ -26,13 +26,13 @@ _TYPES: Mapping[str, Callable[[Any], bool]] = {
 
 
 class Unreadable(ValueError):
-    """A text is no call in the form that it is read in."""
+    """A text is not a call in the expected form."""
 
 
 def typed(text: str, schema: Any) -> Any:
     """Return the value of an argument that a model writes as plain text, by its JSON schema.
 
-    A text that is none of the types is returned as it is: the environment says that it is wrong.
+    A text that has none of the types is returned unchanged; the environment reports the error.
 
     >>> typed("7", {"type": "integer"}), typed("7", {"type": "string"}), typed("x", {})
     (7, '7', 'x')
@@ -49,7 +49,7 @@ def typed(text: str, schema: Any) -> Any:
 
 
 def _types_of(schema: Any) -> set[str]:
-    """Return the types that a schema names; empty where it names none."""
+    """Return the types that a schema names; an empty set if it names none."""
     if not isinstance(schema, Mapping):  # `true` allows anything
         return set()
     named = schema.get("type", [])
@@ -63,7 +63,7 @@ def read_json(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        Unreadable: it is none.
+        Unreadable: the text is not JSON of a usable depth.
     """
     try:
         return json.loads(text, parse_constant=no_constant)
@@ -72,7 +72,7 @@ def read_json(text: str) -> Any:
 
 
 def no_constant(name: str) -> Any:
-    """Refuse NaN and infinities, which Python would read.
+    """Refuse NaN and infinities, which Python's parser would accept.
 
     Raises:
         Unreadable: always.
@@ -81,10 +81,10 @@ def no_constant(name: str) -> Any:
 
 
 def call_of(body: Any, *keys: str) -> Call:
-    """Return the call that a JSON object is, its arguments under one of the keys.
+    """Return a JSON object as a call, with its arguments under one of the keys.
 
     Raises:
-        Unreadable: it is none.
+        Unreadable: the object is not a call.
     """
     if not isinstance(body, dict) or not isinstance(body.get("name"), str):
         raise Unreadable("no object with a name")
@@ -92,12 +92,12 @@ def call_of(body: Any, *keys: str) -> Call:
     if isinstance(arguments, str):
         arguments = read_json(arguments)
     if not isinstance(arguments, dict):
-        raise Unreadable("its arguments are no object")
+        raise Unreadable("its arguments are not an object")
     return Call(name=body["name"], arguments=arguments)
 
 
 def _parameters(name: str, tools: Tools) -> Mapping[str, Any]:
-    """Return the schemas of a tool's parameters by name; none of an unknown tool."""
+    """Return the schemas of a tool's parameters by name; {} for an unknown tool."""
     for tool in tools:
         if tool["function"]["name"] == name:
             parameters = tool["function"].get("parameters", {})
@@ -107,7 +107,7 @@ def _parameters(name: str, tools: Tools) -> Mapping[str, Any]:
 
 
 def tagged(head: str, pair: str) -> Callable[[str, Tools], Sequence[Call]]:
-    """Return what reads a call of a name and tagged values, which the tool's schema types.
+    """Return a reader of calls with a name and tagged values; the tool's schema gives their types.
 
     Args:
         head: Pattern of the beginning, with the group `name`.
@@ -118,7 +118,7 @@ def tagged(head: str, pair: str) -> Callable[[str, Tools], Sequence[Call]]:
     def read(body: str, tools: Tools) -> list[Call]:
         begun = start.match(body)
         if begun is None or argument.sub("", body[begun.end() :]).strip():
-            raise Unreadable("something is neither the name nor an argument")
+            raise Unreadable("a part is neither the name nor an argument")
         schemas = _parameters(begun["name"], tools)
         found = argument.finditer(body, begun.end())
         values = {each["key"]: typed(each["value"], schemas.get(each["key"], {})) for each in found}
@@ -145,7 +145,7 @@ def gemma_call(body: str, _: Tools) -> list[Call]:
 
 
 def named(pattern: str) -> Callable[[str, Tools], Sequence[Call]]:
-    """Return what reads a name and a JSON object: groups `name` and `arguments` of the pattern."""
+    """Return a reader of a name and a JSON object, the pattern's groups `name` and `arguments`."""
     compiled = re.compile(pattern, re.DOTALL)
 
     def read(body: str, _: Tools) -> list[Call]:
@@ -179,7 +179,7 @@ class _Literals(ast.NodeTransformer):
 def python_calls(body: str, _: Tools) -> list[Call]:
     """Read `[price(item='tea', count=2), stock(item='tea')]`.
 
-    A text in it may have several lines, as templates write them.
+    Strings may have line breaks, as templates write them.
     """
     try:
         try:
@@ -189,18 +189,18 @@ def python_calls(body: str, _: Tools) -> list[Call]:
         calls = found.elts if isinstance(found, ast.List) else [found]
         return [_python_call(call) for call in calls]
     except (SyntaxError, RecursionError, MemoryError, TypeError) as error:
-        raise Unreadable("no list of calls") from error
+        raise Unreadable("not a list of calls") from error
 
 
 def _expression(text: str) -> ast.expr:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd escapes: the model's text is not our program
+        warnings.simplefilter("ignore")  # invalid escapes in the model's text do not concern us
         return ast.parse(text, mode="eval").body
 
 
 def _python_call(node: ast.expr) -> Call:
     if not isinstance(node, ast.Call) or node.args:
-        raise Unreadable("no call by the names of parameters")
+        raise Unreadable("not a call with named arguments")
     values = {}
     for keyword in node.keywords:
         value = ast.literal_eval(_Literals().visit(keyword.value))

@@ -1,7 +1,7 @@
-"""What a chat template does with tools: shows them, writes calls in a form, frames results.
+"""How a chat template uses tools: it shows tools, writes calls in a form, and adds results.
 
-Nothing is listed by the names of models: the template is asked to write a call, and the form that
-reads this call back is the model's. No torch here.
+There is no list of model names: the template writes a trial call, and the form that reads this call
+is the model's. Without torch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _GIVE = "Give another: model.chat_template=FILE."
 EXPLAINED = f"""You may call these functions, each of which is described by a line of JSON:
 {{functions}}
 A call is {OPEN}{{"name": "...", "arguments": {{...}}}}{CLOSE}. What it returns comes next."""
-"""What the system prompt says of tools where the chat template shows none."""
+"""The description of tools in the system prompt, for chat templates that show none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +52,22 @@ class ToolUse:
     """How a model is shown tools, how it writes calls, and how it reads their results."""
 
     template: Template | None
-    """None where the template shows no tools: they are explained in the system prompt."""
+    """None if the template shows no tools; the system prompt describes them then."""
     form: Form
-    """What the model's calls are read in."""
+    """The form of the model's calls."""
     _frames: dict[tuple[str, ...], list[tuple[Message, str]]] = field(
         default_factory=dict, init=False, compare=False
     )
-    """By the names of calls: answers that the template takes, and the text up to their end."""
+    """For the names of some calls: answers that the template takes, and the text up to their end.
+    """
 
     @classmethod
     def of(cls, template: Template | None) -> ToolUse:
-        """Ask a template.
+        """Find out how a template uses tools.
 
         Raises:
-            ConfigError: it shows tools, but nothing can read its calls, or it loses their results.
+            ConfigError: the template shows tools, but its form of calls is unknown, or it drops
+                the results of calls.
         """
         if template is None or not _shows(template):
             return cls(None, HERMES)
@@ -82,9 +84,9 @@ class ToolUse:
 
     @classmethod
     def end(cls, template: Template) -> str:
-        """Return what a template writes after a call: an end token may come first.
+        """Return the text that a template writes after a call, which may begin with an end token.
 
-        '' where it shows no tools, or cannot be used with them.
+        '' if the template shows no tools, or cannot be used with tools.
         """
         try:
             return cls.of(template).reply(["?"], [_PROBE.name]).lstrip()
@@ -92,21 +94,21 @@ class ToolUse:
             return ""
 
     def explained(self, system_prompt: str, tools: Tools) -> str:
-        """Return the system prompt with the tools that the template does not show."""
+        """Return the system prompt with a description of the tools."""
         functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
         about = EXPLAINED.replace("{functions}", functions)
         return f"{system_prompt}\n\n{about}" if system_prompt else about
 
     def canonical(self, answer: str, tools: Tools) -> str:
-        """Return an answer with its calls in the writing of `grpo_envs/env/calls.py`.
+        """Return an answer with its calls in the form of `grpo_envs/env/calls.py`.
 
-        A call that cannot be read goes between the marks of a call as a string, which is none, so
-        that the environment answers it with an error. Thoughts are left alone.
+        An unreadable call is written as a string between the marks of a call, so that the
+        environment answers it with an error. Thoughts do not change.
         """
-        if self.form is HERMES:  # it is that writing
+        if self.form is HERMES:  # the same form
             return answer
         head, mark, said = answer.rpartition("</think>")
-        if "<think>" in said:  # it never ended
+        if "<think>" in said:  # the thought is not closed
             return answer
         text, at = head + mark, 0
         for found in self.form.find(said, tools):
@@ -115,23 +117,23 @@ class ToolUse:
         return text + said[at:]
 
     def reply(self, results: Sequence[str], names: Sequence[str]) -> str:
-        """Return the text between an answer with calls and the next: results in their own role.
+        """Return the text between an answer with calls and the next, with results in their role.
 
-        It follows an answer whose calls the template writes itself or, where this fails, one that
-        is a text: Llama's template refuses an answer of two calls.
+        In the rendered conversation the template writes the calls itself. If this fails, the answer
+        is plain text: Llama's template refuses an answer with two calls.
 
         Args:
-            results: What the calls returned, in their order.
+            results: The results of the calls, in order.
             names: The names of the called functions.
 
         Returns:
-            The text, which begins with the end of the answer; '' where the template has none.
+            The text, which begins with the end of the answer; '' if the template shows no results.
         """
         if self.template is None:
             return ""
         known = tuple(name if _NAME.fullmatch(name) else "unknown" for name in names)
         if known not in self._frames:
-            if len(self._frames) == _MOST_FRAMES:  # a policy may make up names without end
+            if len(self._frames) == _MOST_FRAMES:  # a policy may invent any number of names
                 self._frames.clear()
             self._frames[known] = [*self._framed(self.template, known)]
         for answer, head in self._frames[known]:
@@ -142,7 +144,7 @@ class ToolUse:
         return ""
 
     def _framed(self, template: Template, names: Sequence[str]) -> Iterator[tuple[Message, str]]:
-        """Yield the answers behind which the template shows results, and the text up to there."""
+        """Yield answers after which the template shows results, and the text up to their end."""
         marks = [f"(result {number})" for number in range(len(names))]
         calls = [Call(name=name, arguments=_CALL.arguments) for name in names]
         for answer in (_called(calls), {"role": "assistant", "content": _ANSWER}):
@@ -153,7 +155,7 @@ class ToolUse:
                     yield answer, framed[:end]
 
     def _end(self, before: str) -> int:
-        """Return where the answer ends in the text before the first result; 0 where it is lost."""
+        """Return the end of the answer in the text before the first result; 0 if not found."""
         if _ANSWER in before:
             return before.index(_ANSWER) + len(_ANSWER)
         found = [each.end for each in self.form.find(before, [_PROBE.schema]) if each.calls]
@@ -161,7 +163,7 @@ class ToolUse:
 
 
 def _talk(template: Template, answer: Message, names: Sequence[str], results: Sequence[str]) -> str:
-    """Return a conversation of a question, an answer and the results of its calls."""
+    """Return the text of a question, an answer and the results of its calls."""
     returned = [
         {"role": "tool", "name": name, "tool_call_id": _id(number), "content": result}
         for number, (name, result) in enumerate(zip(names, results, strict=True))
@@ -170,7 +172,7 @@ def _talk(template: Template, answer: Message, names: Sequence[str], results: Se
 
 
 def _shows(template: Template) -> bool:
-    """Return whether a template shows the tools that it is given."""
+    """Return whether a template shows tools."""
     try:
         text = template.apply([_USER], opened=True, tools=[_PROBE.schema])
     except ConfigError:
@@ -179,10 +181,10 @@ def _shows(template: Template) -> bool:
 
 
 def _form_of(template: Template) -> Form:
-    """Return the form that reads the call which the template writes.
+    """Return the form that reads the template's trial call.
 
     Raises:
-        ConfigError: none does.
+        ConfigError: no form reads it.
     """
     tools = [_PROBE.schema]
     text = template.apply([_USER, _called([_CALL])], opened=False, tools=tools)
@@ -194,21 +196,21 @@ def _form_of(template: Template) -> Form:
             if form.token in tokens:
                 return form
         raise ConfigError(
-            f"the model's chat template shows tools, but leaves out calls, so that nothing says "
-            f"how they are written. {_GIVE}"
+            f"the model's chat template shows tools, but leaves out calls, so their form is "
+            f"unknown. {_GIVE}"
         )
     own = response_form(tokenizer)
     for form in (*FORMS, *([own] if own else [])):
         if [call for found in form.find(answer, tools) for call in found.calls] == [_CALL]:
             return form
     raise ConfigError(
-        f"the model's chat template writes a call as {answer.strip()[:80]!r}..., which is in no "
-        f"form that is known here. {_GIVE}"
+        f"the model's chat template writes a call as {answer.strip()[:80]!r}..., which is an "
+        f"unknown form. {_GIVE}"
     )
 
 
 def _called(calls: Sequence[Call]) -> Message:
-    """Return an answer that consists of calls, as templates take it."""
+    """Return an answer that consists of calls, in the form of Transformers."""
     written = [
         {
             "type": "function",
@@ -221,7 +223,7 @@ def _called(calls: Sequence[Call]) -> Message:
 
 
 def _id(number: int) -> str:
-    return f"call{number:05}"  # nine letters and digits: Mistral's template takes no other
+    return f"call{number:05}"  # Mistral's template requires nine letters and digits
 
 
 def _written(found: Found) -> str:

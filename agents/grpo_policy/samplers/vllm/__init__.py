@@ -1,1 +1,1 @@
-"""Sampling in servers of vLLM, in processes and perhaps on machines of their own."""
+"""Sampling in vLLM servers: separate processes, on this machine or others."""

@@ -1,4 +1,4 @@
-"""What a server says of itself, and whether a run can use it."""
+"""The properties that a server reports, and whether a run can use it."""
 
 from __future__ import annotations
 
@@ -11,64 +11,64 @@ from grpo_policy.samplers.vllm.client import Refused, Server, ServerLost
 from grpo_policy.samplers.vllm.own import DTYPES
 
 _TIMEOUT = 20.0
-"""Seconds that it may take to say so."""
+"""Seconds until the server must have answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What decides what a server samples, beside the weights."""
+    """The properties that determine what a server samples, beside the weights."""
 
     engine: str
-    """vLLM's version."""
+    """The version of vLLM."""
     dtype: str
-    """What it computes in: float32, ..."""
+    """The dtype in which it computes: float32, ..."""
     length: int
-    """Tokens of a context."""
+    """Tokens of the context."""
     logprobs: str
-    """Of which distribution: processed_logprobs are of the one that is sampled from."""
+    """The kind of log-probabilities: processed_logprobs are those of the sampled distribution."""
     pushes: str
-    """Its backend for weights."""
+    """The backend for new weights."""
     lora_rank: int
-    """The largest rank of adapters that it takes; 0: it takes none."""
+    """The largest rank of adapters that it accepts; 0: it accepts no adapters."""
     broadcasts: bool = False
-    """Whether it takes weights by broadcast; servers of earlier versions do not say so."""
+    """Whether it accepts weights by broadcast; servers of earlier versions do not state this."""
 
 
 def about(server: Server, timeout: float = _TIMEOUT) -> About:
-    """Ask a server what it is.
+    """Ask a server for its properties.
 
     Args:
         server: The server.
-        timeout: Seconds that it may take.
+        timeout: Seconds until the server must have answered.
 
     Raises:
-        ServerLost: it does not answer, or was not started by `python -m grpo_envs.engine`.
+        ServerLost: the server does not answer, or was not started by `python -m grpo_envs.engine`.
     """
     try:
         answer = server.post("/collective_rpc", {"method": "about_for_runs"}, timeout)
         return About(**answer["results"][0])
     except (Refused, LookupError, TypeError) as error:
         raise ServerLost(
-            f"{server.url}: no server that python -m grpo_envs.engine started"
+            f"{server.url}: not a server that python -m grpo_envs.engine started"
         ) from error
 
 
 def adapter_rank(policy: Policy) -> int:
-    """Return the largest rank of a policy's adapters (LoRA); 0 where it has none."""
+    """Return the largest rank of a policy's adapters (LoRA); 0 if it has none."""
     configs = policy.model.peft_config.values() if policy.has_adapters else ()
     return max((int(config.r) for config in configs), default=0)
 
 
 def require_alike(seen: Mapping[Server, About], dtype: str, policy: Policy) -> None:
-    """Refuse servers that would not sample what the run is to learn from.
+    """Refuse servers that would not sample as the run needs.
 
     Args:
-        seen: What each says of itself.
-        dtype: What they are to compute in: fp32, bf16 or fp16.
-        policy: Whose weights they will be given.
+        seen: The properties of each server.
+        dtype: The dtype in which they must compute: fp32, bf16 or fp16.
+        policy: The policy whose weights they will get.
 
     Raises:
-        ConfigError: one line that says how to start them.
+        ConfigError: one line that says how to start the servers.
     """
     wanted = DTYPES[dtype]
     first = next(iter(seen.values()))
@@ -77,20 +77,20 @@ def require_alike(seen: Mapping[Server, About], dtype: str, policy: Policy) -> N
         if found.dtype != wanted:
             raise ConfigError(
                 f"{server.url} computes in {found.dtype}, and the run samples in {wanted}. "
-                f"{by_us} --dtype {dtype}, or give sampler.precision."
+                f"{by_us} --dtype {dtype}, or set sampler.precision."
             )
         if found.logprobs != "processed_logprobs" or found.pushes != "file":
             raise ConfigError(
-                f"{server.url}: its log-probabilities are {found.logprobs} and it takes weights "
-                f"by {found.pushes}. {by_us}."
+                f"{server.url}: its log-probabilities are {found.logprobs} and its backend for "
+                f"weights is {found.pushes}. {by_us}."
             )
         if (rank := adapter_rank(policy)) > found.lora_rank:
             raise ConfigError(
-                f"{server.url} takes adapters (LoRA) of a rank up to {found.lora_rank}, not "
+                f"{server.url} accepts adapters (LoRA) of rank {found.lora_rank} or less, not "
                 f"{rank}. {by_us} --lora-rank {rank}."
             )
         if found != first:
-            raise ConfigError(f"sampler.urls: servers that differ: {first} and {found}.")
+            raise ConfigError(f"sampler.urls: the servers differ: {first} and {found}.")
 
 
 def require_broadcasts(seen: Mapping[Server, About]) -> None:

@@ -1,4 +1,4 @@
-"""A server of vLLM behind HTTP: one call, one connection, one time limit."""
+"""An HTTP client of a vLLM server: each call has its own connection and time limit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 from grpo_envs.errors import ConfigError, GrpoEnvsError
 
 _LOOK = 0.5
-"""Seconds between two looks whether a server that starts is ready."""
+"""Seconds between two checks whether a starting server is ready."""
 _LOOK_TIMEOUT = 2.0
-"""Seconds that such a look takes at most."""
+"""The most seconds of such a check."""
 _CONNECT_TIMEOUT = 5.0
-"""Seconds until there is a connection, at most: the system of the other machine makes it, however
+"""The most seconds until there is a connection: the other machine's kernel accepts it, however
 busy the server is."""
 _ACKNOWLEDGED = {
     "TCP_KEEPIDLE": 10,
@@ -28,10 +28,10 @@ _ACKNOWLEDGED = {
     "TCP_KEEPCNT": 3,
     "TCP_USER_TIMEOUT": 25_000,
 }
-"""Options of a connection [s, s, 1, ms]: where the other machine has acknowledged nothing for 25 s
-it is lost. A server may be silent for longer; its machine is not."""
+"""Socket options [s, s, 1, ms]: the connection is lost if the other machine acknowledges nothing
+for 25 s. The server may be silent for longer; its machine still acknowledges."""
 _LONGEST = 300
-"""Characters of a server's message that are shown."""
+"""The most characters of a server's message that are shown."""
 
 
 class ServerLost(GrpoEnvsError):
@@ -39,23 +39,23 @@ class ServerLost(GrpoEnvsError):
 
 
 class Refused(GrpoEnvsError):
-    """A server answers that it will not do what it was asked: nor would another one."""
+    """A server refuses a request, as any other server would."""
 
 
 class Missing(Refused):
-    """It has nothing of the name that it was asked for."""
+    """The server has nothing of the requested name."""
 
 
 def require_url(url: str) -> str:
     """Return the address of a server without a slash at its end.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: `url` is not an address.
     """
     try:
         parts = urlsplit(url)
         right = parts.scheme in ("http", "https") and parts.hostname and not parts.query
-        _ = parts.port  # which raises where it is no number
+        _ = parts.port  # raises if the port is not a number
     except ValueError:
         right = False
     if not right:
@@ -64,14 +64,14 @@ def require_url(url: str) -> str:
 
 
 class Server:
-    """Calls the routes of a server. Any number of threads may do so at once."""
+    """Calls the routes of a server; several threads may call at once."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        """Remember where it is; connects to nothing yet.
+        """Store the address; nothing connects yet.
 
         Args:
-            url: Its address.
-            timeout: Seconds of silence after which it is lost.
+            url: The address of the server.
+            timeout: Seconds of silence after which the server counts as lost.
         """
         self.url, self.timeout = require_url(url), timeout
         parts = urlsplit(self.url)
@@ -82,13 +82,13 @@ class Server:
         self._lock = threading.Lock()
 
     def get(self, route: str, timeout: float | None = None) -> Any:
-        """Return what the server says at a route, see `_call`."""
+        """Return the answer of a route, see `_call`."""
         return self._call("GET", route, None, timeout)
 
     def post(
         self, route: str, body: Mapping[str, Any] | None = None, timeout: float | None = None
     ) -> Any:
-        """Return what the server answers to a request, see `_call`."""
+        """Return the answer to a request, see `_call`."""
         return self._call("POST", route, body, timeout)
 
     def ready(self) -> bool:
@@ -103,11 +103,11 @@ class Server:
         """Return once the server is up.
 
         Args:
-            limit: Seconds until then, at most.
-            check: Called again and again with the seconds so far; what it raises ends the waiting.
+            limit: The most seconds to wait.
+            check: Called repeatedly with the seconds so far; its exceptions end the waiting.
 
         Raises:
-            ServerLost: it takes longer.
+            ServerLost: the server was not up after `limit` seconds.
         """
         begun = time.monotonic()
         while not self.ready():
@@ -118,7 +118,7 @@ class Server:
             time.sleep(_LOOK)
 
     def abort(self) -> None:
-        """End the calls that are under way: each raises `ServerLost`."""
+        """End the running calls: each raises `ServerLost`."""
         with self._lock:
             for connection in self._open:
                 if connection.sock is not None:
@@ -130,11 +130,11 @@ class Server:
         """Make a call.
 
         Returns:
-            The answer, read from JSON where it is that; else its text.
+            The parsed answer if it is JSON; else its text.
 
         Raises:
-            ServerLost: there was no answer in time, or one of a server that fails.
-            Refused: the server refuses it.
+            ServerLost: there was no answer in time, or the server failed.
+            Refused: the server refuses the request.
         """
         limit = timeout or self.timeout
         connection = self._kind(self.host, self._port, timeout=min(limit, _CONNECT_TIMEOUT))
@@ -148,10 +148,10 @@ class Server:
             with connection.getresponse() as response:
                 return self._read(route, response)
         except TimeoutError as error:
-            if error.errno == errno.ETIMEDOUT:  # of the system, see `_ACKNOWLEDGED`
+            if error.errno == errno.ETIMEDOUT:  # from the kernel, see `_ACKNOWLEDGED`
                 raise ServerLost(f"{self.url}: its machine or the network is gone") from error
             raise ServerLost(f"{self.url}{route}: no answer in {limit:g} s") from error
-        except (OSError, HTTPException, ValueError) as error:  # ValueError: an answer cut off
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: a truncated answer
             cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ServerLost(f"{self.url}: {cause}") from error
         finally:
@@ -160,7 +160,7 @@ class Server:
             connection.close()
 
     def _connect(self, connection: HTTPConnection, limit: float) -> None:
-        """Connect; from then on the connection waits for `limit` seconds [s]."""
+        """Connect; afterwards the connection has a timeout of `limit` seconds."""
         try:
             connection.connect()
         except TimeoutError as error:
@@ -168,7 +168,7 @@ class Server:
         connection.sock.settimeout(limit)
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _ACKNOWLEDGED.items():
-            if hasattr(socket, name):  # not in all systems
+            if hasattr(socket, name):  # not all systems have all of them
                 connection.sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def _read(self, route: str, response: HTTPResponse) -> Any:
@@ -184,7 +184,7 @@ class Server:
 
 
 def _message(text: str) -> str:
-    """Return what an answer says of an error, in one line."""
+    """Return the error message of an answer, in one line."""
     try:
         found: Any = json.loads(text)
     except ValueError:
@@ -197,5 +197,5 @@ def _message(text: str) -> str:
 def _shut(sock: socket.socket) -> None:
     try:
         sock.shutdown(socket.SHUT_RDWR)
-    except OSError:  # the other side was faster
+    except OSError:  # the other side has closed already
         return

@@ -1,4 +1,4 @@
-"""From the keys of `sampler=vllm` to a sampler whose servers are up."""
+"""Opening the sampler `vllm`: start or find its servers and check them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def open_sampler(cfg: VllmConfig, parts: SamplerParts) -> VllmSampler:
-    """Return a sampler whose servers answer as a run needs them to; it has given no weights yet.
+    """Return a sampler whose servers are up and suit the run; no weights are pushed yet.
 
     Raises:
         ConfigError: one line that says what to change.
@@ -78,7 +78,7 @@ def open_sampler(cfg: VllmConfig, parts: SamplerParts) -> VllmSampler:
 
 
 def _require_pushable(cfg: VllmConfig, policy: Policy, processes: int) -> None:
-    """Refuse what no server could be given, before one is started."""
+    """Refuse weights that no server can take, before a server is started."""
     if getattr(policy.model, "quantization_method", None) is not None:
         raise ConfigError(
             "model.quantization with sampler=vllm: packed weights are not pushed. Allowed: "
@@ -86,8 +86,8 @@ def _require_pushable(cfg: VllmConfig, policy: Policy, processes: int) -> None:
         )
     if processes > 1 and not cfg.urls:
         raise ConfigError(
-            f"sampler.urls=[] in {processes} processes: which of them would start the server? "
-            "Allowed: addresses of servers that `python -m grpo_envs.engine` started."
+            f"sampler.urls=[] in {processes} processes: only a single process can start its own "
+            "server. Allowed: addresses of servers that `python -m grpo_envs.engine` started."
         )
     if policy.has_adapters and cfg.push in ("http", "broadcast"):
         raise ConfigError(
@@ -97,7 +97,7 @@ def _require_pushable(cfg: VllmConfig, policy: Policy, processes: int) -> None:
 
 
 def _start(cfg: VllmConfig, policy: Policy, dtype: str, opened: ExitStack) -> Started:
-    """Start a server of the policy's model; it ends with `opened`."""
+    """Start a server for the policy's model; closing `opened` ends it."""
     python = find_python(cfg.python)
     if policy.has_adapters:
         model = next(iter(policy.model.peft_config.values())).base_model_name_or_path
@@ -125,15 +125,15 @@ def _wait(server: Server, started: Started, limit: float) -> None:
         with phase("starting the engine of sampler=vllm"):
             server.wait(limit, started.check)
     except ServerLost as error:
-        said = f"{error} (sampler.start_timeout). What it said: {started.log}"
+        said = f"{error} (sampler.start_timeout). Its log: {started.log}"
         raise ConfigError(f"sampler=vllm: {said}") from error
 
 
 def _look(servers: list[Server], lost: dict[Server, str]) -> dict[Server, About]:
-    """Return what the servers say of themselves; those that do not answer are lost.
+    """Return the properties of the servers; those that do not answer are put into `lost`.
 
     Raises:
-        ConfigError: none of them answers.
+        ConfigError: no server answers.
     """
     seen = {}
     for server in servers:
@@ -183,7 +183,7 @@ def _store(cfg: VllmConfig, fleet: Fleet) -> Store:
 
 
 def _common_name(accelerator: Accelerator) -> str:
-    """Return a name for the run that all of its processes have, and no other run."""
+    """Return a name that all processes of the run share and that no other run has."""
     names = [uuid.uuid4().hex[:16]]
     if accelerator.num_processes > 1:
         broadcast_object_list(names)

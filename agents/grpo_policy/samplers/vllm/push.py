@@ -1,8 +1,8 @@
-"""How the policy's weights get to servers, under a name for each version: in files that these read.
+"""Pushing the policy's weights to servers: in files that servers read, with a name per version.
 
-All weights go through vLLM's own protocol of weight updates, with a backend of ours that runs in
-its workers (`worker/grpo_envs_weights.py`); adapters (LoRA) as those of a new name. `broadcast.py`
-sends them without files.
+Whole weights use vLLM's protocol of weight updates, with our own backend in its workers
+(`worker/grpo_envs_weights.py`). Adapters (LoRA) are loaded under a new name. `broadcast.py` sends
+weights without files.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from grpo_policy.saving import save_weights
 _MEMORY = Path("/dev/shm")
 _PREFIX, _LOCK = "grpo-envs-weights-", "lock"
 _NEW = 60.0
-"""Seconds in which a folder may be there whose run has not locked it yet."""
+"""Seconds for which a new folder may exist before its run has locked it."""
 _DISCARD = 9
-"""A port of the address that is asked for the way to it: nothing is sent there."""
+"""A port for finding the route to an address: nothing is sent to it."""
 
 
 class Snapshot(Protocol):
@@ -79,7 +79,7 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The weights of a version, in files."""
+    """The weights of one version, in files."""
 
     version: str
     folder: Path
@@ -94,18 +94,18 @@ class Files:
 
 
 class Store:
-    """Where a run leaves weights for servers."""
+    """The folder in which a run puts weights for servers."""
 
     def __init__(self, kind: str, folder: str | None, name: str) -> None:
-        """Make a folder.
+        """Make the folder.
 
         Args:
             kind: `sampler.push`.
             folder: `sampler.folder`.
-            name: Of the folder: no other run has it.
+            name: The name of the folder, which no other run uses.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: the folder cannot be made.
         """
         place = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
         if kind == "folder" and folder:
@@ -131,7 +131,7 @@ class Store:
         return Files(version, folder, policy.has_adapters, self.address)
 
     def address(self, file: Path, server: Server) -> str:
-        """Return where a server finds a file."""
+        """Return the path or URL at which a server finds a file."""
         if self._http is None:
             return str(file)
         path = file.relative_to(self.folder).as_posix()
@@ -148,7 +148,7 @@ class Store:
                 shutil.rmtree(folder)
 
     def close(self) -> None:
-        """Let go of files and port."""
+        """Delete the files and close the port."""
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()
@@ -160,18 +160,18 @@ def give(server: Server, snapshot: Snapshot, before: str | None) -> None:
     """Let a server sample with the weights of a snapshot from now on.
 
     Args:
-        server: Waits meanwhile, in the midst of what it writes.
+        server: The server; it pauses its completions during the update.
         snapshot: The weights.
-        before: The version that the server has had of this run; None where it had none.
+        before: The last version of this run on the server; None if there is none.
 
     Raises:
-        ServerLost: it does not take them, or says that it has others.
-        Refused: it refuses them.
+        ServerLost: the server does not take the weights, or reports other weights.
+        Refused: the server refuses the weights.
     """
     if isinstance(snapshot, Files) and snapshot.adapters:
         _give_adapters(server, snapshot, before)
         return
-    # What fails between leaves it paused: nothing is sampled with a mixture of weights.
+    # After a failure in between the server stays paused: it never samples with mixed weights.
     server.post("/pause?mode=keep")
     server.post("/start_weight_update")
     snapshot.send(server)
@@ -181,14 +181,14 @@ def give(server: Server, snapshot: Snapshot, before: str | None) -> None:
 
 
 def end_broken_update(server: Server, timeout: float) -> None:
-    """Let a server take weights though a push before was cut off in its midst.
+    """Let a server take weights again after a push was interrupted.
 
     Args:
-        server: Is not in the midst of a push.
-        timeout: Seconds that it may take.
+        server: A server to which nothing is being pushed.
+        timeout: Seconds until the server must have answered.
 
     Raises:
-        ServerLost: it does not answer.
+        ServerLost: the server does not answer.
     """
     server.post("/collective_rpc", {"method": "end_broken_update"}, timeout)
 
@@ -197,7 +197,7 @@ def require_version(server: Server, version: str, *, adapters: bool = False) -> 
     """Refuse a server that has other weights.
 
     Raises:
-        ServerLost: it has, or does not say.
+        ServerLost: the server has other weights, or does not report them.
     """
     if adapters:
         known = server.get("/v1/models").get("data", ())
@@ -213,7 +213,7 @@ def _give_adapters(server: Server, snapshot: Files, before: str | None) -> None:
     files = {"lora_name": snapshot.version, "lora_path": str(snapshot.folder)}
     server.post("/v1/load_lora_adapter", files)
     if before is not None:
-        with suppress(Refused):  # the server was started anew meanwhile, and does not know them
+        with suppress(Refused):  # the server was restarted and does not have the old adapters
             server.post("/v1/unload_lora_adapter", {"lora_name": before})
     require_version(server, snapshot.version, adapters=True)
 
@@ -227,16 +227,16 @@ def is_here(server: Server) -> bool:
 
 
 def _clear_left(place: Path) -> None:
-    """Take away what runs left in a folder that were killed: nobody has its lock any more."""
+    """Delete the folders of killed runs: no process holds their locks any more."""
     for folder in place.glob(f"{_PREFIX}*"):
-        # In use, of another user, or gone meanwhile.
+        # Suppressed: the folder is in use, belongs to another user, or is gone already.
         with suppress(Timeout, OSError), FileLock(folder / _LOCK, timeout=0):
             if time.time() - folder.stat().st_mtime > _NEW:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def own_address(server: Server) -> str:
-    """Return the address of this machine on the way to a server."""
+    """Return the address of this machine on the route to a server."""
     with socket.socket(_family(server.host), socket.SOCK_DGRAM) as way:
         way.connect((server.host, _DISCARD))
         return str(way.getsockname()[0])
@@ -247,13 +247,13 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    """Sends files of a folder, and lists none."""
+    """Serves the files of a folder without directory listings."""
 
     def list_directory(self, path: Any) -> None:
         self.send_error(404)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def _serve(folder: Path) -> ThreadingHTTPServer:

@@ -1,4 +1,4 @@
-"""What a server is asked for one completion, and how its answer is read."""
+"""The request for a completion, and reading the server's answer."""
 
 from __future__ import annotations
 
@@ -21,59 +21,59 @@ _FINAL_ONLY = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """One completion that is wanted."""
+    """A completion that is requested."""
 
     prompt: tuple[int, ...]
     seed: int
     most: int
-    """Tokens."""
+    """The most tokens of the completion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a server wrote."""
+    """The tokens that a server sampled."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     ended: bool
-    """Whether it ended itself; else it ran out of tokens."""
+    """Whether the completion ended by itself; if not, it reached the token limit."""
 
 
 class Dialect:
-    """Speaks of completions with servers, in the way that a `Decoding` asks for."""
+    """Requests completions from servers with the settings of a `Decoding`."""
 
     def __init__(self, chat: Chat, how: Decoding, version: str, adapter: str | None) -> None:
-        """Begin.
+        """Store the settings of the requests.
 
         Args:
             chat: Has the tokens that end an answer.
-            how: Its fields.
-            version: Of the weights that the completions must come from.
-            adapter: The name that the servers know the adapters (LoRA) by; None: there are none.
+            how: Temperature and the other settings.
+            version: The version of the weights that must sample the completions.
+            adapter: The name of the adapters (LoRA) on the servers; None: there are none.
 
         Raises:
             ConfigError: vLLM would sample from another distribution than Transformers.
         """
         if how.temperature and how.min_p and how.top_p < 1:
             raise ConfigError(
-                f"top_p={how.top_p:g} with min_p={how.min_p:g} and sampler=vllm, which cuts by "
-                "min_p first: not the distribution of Transformers. Allowed: one of them."
+                f"top_p={how.top_p:g} with min_p={how.min_p:g} and sampler=vllm: vLLM applies "
+                "min_p first, unlike Transformers. Allowed: one of them."
             )
         self.chat, self.how, self.version, self.adapter = chat, how, version, adapter
         self._stops = Stops(how.stop, chat.decode) if how.stop else None
 
     def ask(self, server: Server, asked: Asked) -> Written:
-        """Return a completion of a server.
+        """Return a completion from a server.
 
         Raises:
-            ServerLost: it gives none, or one of other weights.
-            Refused: it refuses the request.
+            ServerLost: the server gives no completion, or one of other weights.
+            Refused: the server refuses the request.
         """
         written, by_text = self._ask(server, asked, with_stops=True)
         if self._stops is None:
             return written
         end = self._stops.end(written.token_ids, 0)
-        if end is None and by_text:  # the server reads a stop string where this tokenizer has none
+        if end is None and by_text:  # the server found a stop string that our decoding has not
             written, _ = self._ask(server, asked, with_stops=False)
             end = self._stops.end(written.token_ids, 0)
         if end is None:
@@ -81,7 +81,7 @@ class Dialect:
         return Written(written.token_ids[:end], written.logprobs[:end], ended=True)
 
     def completion(self, written: Written) -> Completion:
-        """Return what was written, with its text."""
+        """Return the tokens as a completion with text."""
         return Completion(
             text=self.chat.decode(written.token_ids),
             token_ids=written.token_ids,
@@ -96,9 +96,9 @@ class Dialect:
             "n": 1,
             "max_tokens": asked.most,
             "temperature": how.temperature,
-            "logprobs": 0,  # that of the sampled token alone
+            "logprobs": 0,  # of the sampled token only
             "stop_token_ids": list(self.chat.eos_ids),
-            "ignore_eos": True,  # the end tokens are those above, whatever the server's model says
+            "ignore_eos": True,  # only the end tokens above count, not those of the server's model
             "detokenize": stops,
             "output_kind": _FINAL_ONLY,
             "repetition_penalty": how.repetition_penalty,
@@ -112,20 +112,20 @@ class Dialect:
         body = {
             "token_ids": list(asked.prompt),
             "sampling_params": params,
-            "cache_salt": self.version,  # never the cache of other weights
+            "cache_salt": self.version,  # no prefix cache of other weights
         }
         return body if self.adapter is None else body | {"model": self.adapter}
 
     def _ask(self, server: Server, asked: Asked, *, with_stops: bool) -> tuple[Written, bool]:
-        """Return what a server writes, and whether it ended at no end token."""
+        """Return the server's tokens, and whether they ended without an end token."""
         try:
             answer = server.post(ROUTE, self.body(asked, with_stops=with_stops))
-        except Missing as error:  # it was started anew, without the run's adapters
+        except Missing as error:  # the server was restarted without the run's adapters
             raise ServerLost(str(error)) from error
         try:
             written = self._read(answer, server)
         except (LookupError, TypeError, ValueError) as error:
-            raise ServerLost(f"{server.url}{ROUTE}: an answer of another form") from error
+            raise ServerLost(f"{server.url}{ROUTE}: an answer of an unknown form") from error
         by_token = written.token_ids[-1:] and written.token_ids[-1] in self.chat.eos_ids
         return written, written.ended and not by_token
 

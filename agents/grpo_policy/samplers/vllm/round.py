@@ -1,7 +1,7 @@
-"""One call of `sample`: its completions are asked for by threads, of all servers at once.
+"""One call of `sample`: threads request its completions from all servers at once.
 
-Each thread takes the next completion that nobody has asked for. A server that is lost gives back
-what it was asked, and the others take over: with the same seeds, so that nothing is lost.
+Each thread takes the next completion that is not requested yet. The unfinished completions of a
+lost server go back to the queue, and other servers sample them with the same seeds.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from grpo_policy.samplers.vllm.client import Server, ServerLost
 from grpo_policy.samplers.vllm.requests import Asked, Dialect, Written
 
 _LOOK = 0.05
-"""Seconds between two looks whether the run is to end."""
+"""Seconds between two checks whether the run should end."""
 
 
 class Round:
-    """The completions of one call, and the threads that ask for them."""
+    """The completions of one call, and the threads that request them."""
 
     def __init__(self, dialect: Dialect, asked: Sequence[Asked], in_flight: int) -> None:
-        """Ask for nothing yet.
+        """Queue the completions; nothing is requested yet.
 
         Args:
-            dialect: Speaks with servers.
-            asked: What is wanted.
-            in_flight: Completions that a server is asked for at once, at most.
+            dialect: Requests completions from servers.
+            asked: The completions.
+            in_flight: The most completions that are requested from a server at once.
         """
         self.dialect, self.asked, self.in_flight = dialect, asked, in_flight
         self._waiting = deque(range(len(asked)))
         self._done: SimpleQueue[tuple[Server, int | None, Written | Exception | None]]
         self._done = SimpleQueue()
         self._at_work: Counter[Server] = Counter()
-        """Threads by their server, as far as they have not said that they are through."""
+        """The number of threads of each server that have not reported their end."""
         self._ended = threading.Event()
 
     def written(
         self, servers: Callable[[], Sequence[Server]], lose: Callable[[Server, ServerLost], None]
     ) -> Generator[tuple[int, Written] | None]:
-        """Yield the number of a completion and what was written; None if there is no news.
+        """Yield the number of a completion and its tokens; None if there is no news.
 
         Args:
-            servers: Returns those that are to be asked; raises if there is none.
-            lose: Called with a server that is lost: `servers` does not return it any more.
+            servers: Returns the servers to use; raises if there is none.
+            lose: Called with a lost server; `servers` must not return it afterwards.
         """
         left, short = len(self.asked), True
         lost: set[Server] = set()
@@ -69,16 +69,16 @@ class Round:
             self._end()
 
     def _abort(self, servers: Iterable[Server]) -> None:
-        """Abort the calls to these servers as long as they have threads.
+        """Abort the calls to those of these servers that have threads.
 
-        It is called repeatedly: a thread may connect after the calls before were aborted.
+        It is called repeatedly: a thread may connect after the last abort.
         """
         for server in servers:
             if self._at_work[server]:
                 server.abort()
 
     def _news(self) -> Iterator[tuple[Server, int | None, Written | Exception | None]]:
-        """Yield what threads have said meanwhile; wait a moment for the first of it."""
+        """Yield the reports of threads; wait up to `_LOOK` seconds for the first."""
         timeout = _LOOK
         while True:
             try:
@@ -86,12 +86,12 @@ class Round:
             except Empty:
                 return
             timeout = 0.0
-            if number is None:  # the last word of a thread
+            if number is None:  # the last report of a thread
                 self._at_work[server] -= 1
             yield server, number, news
 
     def _hire(self, servers: Sequence[Server]) -> None:
-        """Start a thread for each completion that waits, as far as the servers take more."""
+        """Start a thread for each waiting completion, up to `in_flight` per server."""
         for _ in range(len(self._waiting)):
             server = min(servers, key=lambda server: self._at_work[server])
             if self._at_work[server] >= self.in_flight:
@@ -112,12 +112,12 @@ class Round:
                 except ServerLost:
                     self._waiting.appendleft(number)
                     raise
-        except Exception as error:  # noqa: BLE001 - raised by the thread that waits for it
+        except Exception as error:  # noqa: BLE001 - the thread that iterates raises it
             last = error
         self._done.put((server, None, last))
 
     def _end(self) -> None:
-        """End the threads: the calls that are under way are broken off."""
+        """End the threads; running calls are aborted."""
         self._ended.set()
         while any(self._at_work.values()):
             self._abort(self._at_work)

@@ -1,4 +1,4 @@
-"""The sampler whose completions come from servers of vLLM."""
+"""The sampler that gets its completions from vLLM servers."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ from grpo_policy.samplers.vllm.round import Round
 
 log = logging.getLogger(__name__)
 _AGAIN = 5.0
-"""Seconds in which a server that is ready must say what it is."""
+"""Seconds until a ready server must have reported its properties."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """The servers of a run, and this process's place among those that use them."""
+    """The servers of a run, and the index of this process among those that use them."""
 
     servers: Sequence[Server]
     about: About
-    """What they are: all alike."""
+    """Their properties, which are the same for all."""
     name: str
-    """Of the run: no other one has it."""
+    """A name of the run that no other run has."""
     index: int = 0
-    """Of this process."""
+    """The index of this process."""
     count: int = 1
-    """Of processes: each prefers servers of its own, and the first gives them the weights."""
+    """Number of processes: each prefers its own servers, and the first pushes the weights."""
 
     def admit(self, server: Server) -> None:
-        """Make a server ready for its first push, or for one after it was lost.
+        """Prepare a server for its first push, or for a push after it was lost.
 
         Raises:
-            ServerLost: it is not as the others, or does not answer.
+            ServerLost: the server differs from the others, or does not answer.
         """
         if (found := about(server, _AGAIN)) != self.about:
             raise ServerLost(f"{server.url}: {found}, the others are {self.about}")
         end_broken_update(server, _AGAIN)
 
     def told(self, outcome: Sequence[str]) -> Sequence[str]:
-        """Return what the first process says, in all of them; all of them call it."""
+        """Return the value of the first process in all processes; all must call it."""
         said = [outcome]
         if self.count > 1:
             broadcast_object_list(said)
@@ -63,7 +63,7 @@ class Fleet:
 
     @property
     def own(self) -> Sequence[Server]:
-        """The servers that this process asks, as long as one of them answers."""
+        """The servers that this process uses as long as one of them answers."""
         if self.count <= len(self.servers):
             return self.servers[self.index :: self.count]
         return [self.servers[self.index % len(self.servers)]]
@@ -71,43 +71,43 @@ class Fleet:
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class VllmSampler:
-    """Samples with servers that are given the weights at each `sync`."""
+    """Samples with servers that get the weights at each `sync`."""
 
     policy: Policy
     cfg: VllmConfig
     fleet: Fleet
     transport: Transport | None
-    """How the weights get to servers; of the first process only."""
+    """How servers get weights; None in all processes but the first."""
     held: ExitStack = field(repr=False)
-    """What `close` lets go of: the transport, and a server that the run started."""
+    """Closed by `close`: the transport, and a server that the run started."""
     dtype: str
-    """What the servers compute in: fp32, bf16 or fp16."""
+    """The dtype in which the servers compute: fp32, bf16 or fp16."""
     why: Callable[[], str] = field(default=lambda: "", repr=False)
-    """Says why the server that the run started has ended; '' where it has not."""
+    """Returns why the server that the run started has ended; '' while it runs."""
     version: int = -1
-    """The policy's when `sync` was called last."""
+    """The version of the policy at the last call of `sync`."""
     lost: dict[Server, str] = field(default_factory=dict)
-    """Servers that are not asked, and why."""
+    """Servers that are not used, and why."""
     _weights: str = ""
-    """The version by the name that servers know it by."""
+    """The name of the version on the servers."""
     _has: dict[Server, str] = field(default_factory=dict)
-    """The last version that each server was given."""
+    """The last version that was pushed to each server."""
     _seconds: float = 0.0
-    """That the last push took."""
+    """Seconds of the last push."""
 
     def __post_init__(self) -> None:
-        """Let go of everything with the object itself, where nobody has called `close`."""
+        """Close everything when the object is freed, if `close` was not called."""
         finalize(self, self.held.close)
 
     def identity(self) -> dict[str, str]:
-        """Return what a resumed run must share with the run before, beside its configuration."""
+        """Return what a resumed run must share with the run before, beside the configuration."""
         return {"engine": self.fleet.about.engine, "dtype": self.dtype}
 
     def sync(self, policy: Policy) -> None:
-        """Give the servers the policy's weights as they are now. Not in the midst of `sample`.
+        """Push the policy's current weights to the servers. Must not be called during `sample`.
 
-        A server that does not take them is lost, until a later call finds it again; where none is
-        left, `sample` raises.
+        A server that does not take the weights is lost until a later call reaches it again. If no
+        server is left, `sample` raises.
         """
         self.policy = policy
         if policy.version == self.version:
@@ -125,13 +125,13 @@ class VllmSampler:
         self._seconds = time.perf_counter() - begun
 
     def _push(self, transport: Transport) -> list[str]:
-        """Give all servers at once the weights; return why each is lost, '' where it is not."""
+        """Push the weights to all servers in parallel; return why each is lost, '' if it is not."""
         servers = self.fleet.servers
         try:
             snapshot = transport.write(self.policy, self._weights, self.dtype)
-        except Exception as error:  # noqa: BLE001 - of the system, safetensors or torch
+        except Exception as error:  # noqa: BLE001 - from the system, safetensors or torch
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-            # Not raised here: a step is half done.
+            # Not raised here, in the middle of a step: `sample` raises.
             return [f"{transport.name} cannot be written: {cause}"] * len(servers)
 
         def push(server: Server) -> str:
@@ -161,13 +161,13 @@ class VllmSampler:
     ) -> Iterator[tuple[int, list[Completion]]]:
         """Sample the prompts; see `Sampler`.
 
-        What a server that is lost was asked for is sampled again by another one, with the same
-        seeds. Servers find the contexts of conversations in their prefix caches, whatever `keep`
-        says.
+        Another server samples the unfinished completions of a lost server again, with the same
+        seeds. `keep` has no effect: servers find the contexts of conversations in their prefix
+        caches.
 
         Raises:
             RunStopped: no server is left.
-            ConfigError: the servers cannot decode so, or not so many tokens.
+            ConfigError: the servers do not support the decoding, or the number of tokens.
         """
         adapter = self._weights if self.policy.has_adapters else None
         dialect = Dialect(self.policy.chat, how, self._weights, adapter)
@@ -197,8 +197,8 @@ class VllmSampler:
             most = min(how.max_new_tokens, room_behind(prompt, self.policy))
             if len(prompt) + most > length:
                 raise ConfigError(
-                    f"a prompt of {len(prompt):,} tokens with an answer of {most:,}, and the "
-                    f"servers' contexts hold {length:,}. Allowed: servers with a larger "
+                    f"a prompt of {len(prompt):,} tokens with an answer of {most:,} exceeds the "
+                    f"servers' context of {length:,}. Allowed: servers with a larger "
                     "--max-length, or a smaller sampler.max_new_tokens."
                 )
             some = seeds[p * copies : (p + 1) * copies]
@@ -206,17 +206,17 @@ class VllmSampler:
         return asked
 
     def _servers(self) -> Sequence[Server]:
-        """Return the servers to ask: this process's own, or all where none of them answers.
+        """Return the servers to use: this process's own, or all if none of these answers.
 
         Raises:
-            RunStopped: there is none.
+            RunStopped: no server answers.
         """
         for some in (self.fleet.own, self.fleet.servers):
             if live := [server for server in some if server not in self.lost]:
                 return live
         why = self.why() or "; ".join(why.rstrip(".") for why in self.lost.values())
         raise RunStopped(
-            f"no server is left that samples: {why}. Once one is there again, resume=auto goes on."
+            f"no server is left that samples: {why}. Once a server runs, continue with resume=auto."
         )
 
     def _lose(self, server: Server, why: ServerLost | str) -> None:
@@ -225,13 +225,13 @@ class VllmSampler:
         self.lost[server] = str(why)
 
     def release(self) -> None:
-        """Do nothing: servers drop what they kept where they need the room."""
+        """Do nothing: servers drop caches when they need the memory."""
 
     def metrics(self) -> dict[str, float]:
-        """Return the seconds of the last push, and how many servers answer."""
+        """Return the seconds of the last push and the number of servers that answer."""
         live = len(self.fleet.servers) - len(self.lost)
         return {"time/push": self._seconds, "sampler/servers": float(live)}
 
     def close(self) -> None:
-        """End the server that the run started, and take away the weights left for servers."""
+        """End the server that the run started, and delete the weights for servers."""
         self.held.close()

@@ -1,8 +1,8 @@
-"""What runs in vLLM's own processes: takes weights from a file, or from a broadcast of the run.
+"""A module for vLLM's own processes: it loads weights from files, or from a broadcast of the run.
 
-vLLM's interpreter does not have this project, so this module imports vLLM, torch, safetensors and
-its neighbour alone. It is found by PYTHONPATH and imported by `--worker-extension-cls`; importing
-it registers the backend `file` of vLLM's weight updates, which takes broadcasts, too.
+vLLM's interpreter does not have this project, so this module imports only vLLM, torch, safetensors
+and its neighbour. vLLM finds it by PYTHONPATH and imports it for `--worker-extension-cls`. The
+import registers the backend `file` of vLLM's weight updates, which accepts broadcasts, too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TIMEOUT = 60
 
 
 class WorkerExtension:
-    """Is mixed into vLLM's worker, whose attributes these are."""
+    """A mixin of vLLM's worker, which has these attributes."""
 
     vllm_config: VllmConfig
     _weight_update_active: bool
@@ -44,7 +44,7 @@ class WorkerExtension:
     device: torch.device
 
     def about_for_runs(self) -> dict[str, Any]:
-        """Return what decides what is sampled, beside the weights."""
+        """Return the properties that determine what is sampled, beside the weights."""
         config = self.vllm_config
         model, lora, pushes = config.model_config, config.lora_config, config.weight_transfer_config
         return {
@@ -67,7 +67,7 @@ class WorkerExtension:
         }
 
     def end_broken_update(self) -> None:
-        """Forget an update that a run began and did not finish: vLLM would refuse the next one."""
+        """Forget an unfinished update: otherwise vLLM would refuse the next one."""
         self._weight_update_active = False
 
 
@@ -89,7 +89,7 @@ class Update(WeightTransferUpdateInfo):  # type: ignore[misc]
     """Weights by the names of a checkpoint: in a file, or to be broadcast in this order."""
 
     file: str = ""
-    """In safetensors format: its path, or an address that begins with http."""
+    """The path or http URL of a file in safetensors format."""
     names: list[str] = field(default_factory=list)
     dtypes: list[str] = field(default_factory=list)
     """Such as bfloat16."""
@@ -97,7 +97,7 @@ class Update(WeightTransferUpdateInfo):  # type: ignore[misc]
 
 
 class FileEngine(WeightTransferEngine[JoinInit, Update]):  # type: ignore[misc]
-    """Loads weights as vLLM loads those of a checkpoint."""
+    """Loads weights as vLLM loads a checkpoint."""
 
     init_info_cls, update_info_cls = JoinInit, Update
     group: Group | None = None
@@ -117,13 +117,13 @@ class FileEngine(WeightTransferEngine[JoinInit, Update]):  # type: ignore[misc]
         self.group = None
 
     def start_weight_update(self) -> None:
-        """Let layers take weights in the form of a checkpoint."""
-        # Layers that an update before has begun to load would count its weights, too.
+        """Prepare layers for weights in the layout of a checkpoint."""
+        # Finish an interrupted update first: its layers would count the old weights, too.
         finalize_layerwise_reload(self.model, self.model_config)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Load a file. The base class waits for an accelerator, which may not be there."""
+        """Load a file. Unlike the base class, do not wait for an accelerator: there may be none."""
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: Update) -> None:
@@ -143,7 +143,7 @@ class FileEngine(WeightTransferEngine[JoinInit, Update]):  # type: ignore[misc]
             raise
 
     def finish_weight_update(self) -> None:
-        """Bring layers into the form that computes."""
+        """Convert layers to the layout that computes."""
         with torch.device(self.device):
             finalize_layerwise_reload(self.model, self.model_config)
         self._pack_head()
@@ -157,7 +157,7 @@ class FileEngine(WeightTransferEngine[JoinInit, Update]):  # type: ignore[misc]
 
 @contextmanager
 def _local(file: str) -> Iterator[str]:
-    """Give the path of a file; of an address what is there, for a while."""
+    """Yield the path of a file; a URL is downloaded to a temporary file."""
     if not file.startswith("http"):
         yield file
         return
