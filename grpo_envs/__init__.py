@@ -19,7 +19,7 @@ from grpo_envs.env.vector import GroupVectorEnv
 from grpo_envs.types import Call, Completion, Group, Problem, Reply, Reward, Tool, Turn
 
 if TYPE_CHECKING:
-    from grpo_envs.env.mcp_client import mcp
+    from grpo_envs.env.mcp_command import mcp
     from grpo_envs.env.tool_env import ToolEnv
 
 __version__ = "0.1.0"
@@ -54,7 +54,7 @@ def __getattr__(name: str) -> Any:
 
         return ToolEnv
     if name == "mcp":
-        from grpo_envs.env.mcp_client import mcp
+        from grpo_envs.env.mcp_command import mcp
 
         return mcp
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -76,8 +76,8 @@ class SqlEnv(ToolEnv):
 
         Args:
             split: `train` or `eval`.
-            level: 1 counts by a number in one table, 2 also compares text, 3 joins and groups, 4
-                uses subqueries, HAVING and window functions.
+            level: 1 counts by a number in one table, 2 also compares text, 3 uses joins, groups,
+                subqueries and window functions.
             turns: Turns of an episode, including the answer.
             tool_limits: {calls: of an episode, calls_per_turn: 4, result_chars: 2000, call_s: 10,
                 sessions: 128}, see docs/tools.md.

@@ -150,8 +150,10 @@ def without_any(t: Theme, rng: random.Random) -> Question:
 LEVELS: dict[int, tuple[Callable[[Theme, random.Random], Question], ...]] = {
     1: (count_above,),
     2: (count_kind, extreme, count_both),
-    3: (count_joined, sum_joined, most_of, names_of),
-    4: (above_mean, groups_having, second_largest, largest_step, without_any),
+    3: (
+        *(count_joined, sum_joined, most_of, names_of),
+        *(above_mean, groups_having, second_largest, largest_step, without_any),
+    ),
 }
 """The kinds of questions of each level."""
 

@@ -7,6 +7,7 @@ stdio is a separate process, which ends with its session, or at the latest with 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import tempfile
@@ -18,37 +19,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
-from grpo_envs.errors import ConfigError, ToolFailed, require, require_extra
+from grpo_envs.errors import ConfigError, ToolFailed
 from grpo_envs.runtime import with_parent
 from grpo_envs.types import Tool
 
 _CLOSE_S = 10.0
 """The SDK gives a server's process about 4 s to end before it is killed."""
 _SHOWN = 200
-
-
-def mcp(
-    *command: str,
-    env: Mapping[str, str] | None = None,
-    shared: bool = False,
-    start_s: float = 30.0,
-) -> Server:
-    """Return the tools of an MCP server, for `ToolEnv.tools`.
-
-    Args:
-        command: A program that speaks MCP over stdio, with its arguments (`"python", "server.py"`;
-            `python` stands for this interpreter), or the URL of a running server.
-        env: Environment variables of the program, in addition to PATH, HOME and the like.
-        shared: Whether all episodes share one session, for a server without state. By default every
-            episode that calls a tool has its own session; over stdio that is a process.
-        start_s: Seconds that a session may take to start.
-
-    Raises:
-        ConfigError: the SDK is not installed, or no command is given.
-    """
-    require(bool(command) and all(command), "mcp", command, "a program and its arguments, or a URL")
-    require_extra("mcp", "grpo_envs.mcp", ("mcp",))
-    return Server(command, dict(env or {}), shared=shared, start_s=start_s)
 
 
 class Server:
@@ -265,6 +242,20 @@ class Connection:
             command=command[0], args=command[1:], env=self._server.env, cwd=Path.cwd()
         )
         return stdio_client(parameters, errlog=stderr)
+
+
+class _OneLine(logging.Filter):
+    """Says in one line what the SDK logs with a traceback: text on the stdout of a server."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Shorten the record of a failure; keep all."""
+        if record.exc_info:
+            record.msg, record.args, record.exc_info = _NO_MESSAGE, (), None
+        return True
+
+
+_NO_MESSAGE = "An MCP server wrote a line to stdout that is no MCP message: print to stderr there."
+logging.getLogger("mcp.client.stdio").addFilter(_OneLine())
 
 
 def _text(part: Any) -> str:

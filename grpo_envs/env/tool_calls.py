@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -16,7 +16,13 @@ from referencing import Registry
 
 from grpo_envs.env.deadlines import in_time
 from grpo_envs.env.mcp_client import Server
-from grpo_envs.env.tool_schema import checked, takes_state, tool_from, tool_of_schema
+from grpo_envs.env.tool_schema import (
+    checked,
+    require_parameters,
+    takes_state,
+    tool_from,
+    tool_of_schema,
+)
 from grpo_envs.env.tool_session import Answered, Episode
 from grpo_envs.errors import ConfigError, GrpoEnvsError, ToolFailed, nearest, require
 from grpo_envs.types import Call, Tool
@@ -114,7 +120,7 @@ class ServerTool:
         return partial(connection.call, self.tool.name, clean, self.seconds)
 
 
-def own_tools(given: Sequence[Any], limits: ToolLimits, owner: str) -> dict[str, OwnTool]:
+def own_tools(given: Iterable[Any], limits: ToolLimits, owner: str) -> dict[str, OwnTool]:
     """Return an environment's tools by name.
 
     Args:
@@ -123,9 +129,12 @@ def own_tools(given: Sequence[Any], limits: ToolLimits, owner: str) -> dict[str,
         owner: The environment's name, for messages.
 
     Raises:
-        ConfigError: an element is not a tool, two tools have the same name, there is no tool, or a
-            server cannot list its tools.
+        ConfigError: an element is not a tool, two tools have the same name, there is no tool, a
+            function does not accept the parameters of its schema, or a server cannot list its
+            tools.
     """
+    if not isinstance(given, Iterable) or isinstance(given, str | Mapping):
+        raise ConfigError(f"{owner}.tools={given!r}. Allowed: a list of {_ALLOWED}.")
     tools: dict[str, OwnTool] = {}
     for each in (tool for item in given for tool in _own(item, limits)):
         if each.tool.name in tools:
@@ -150,6 +159,7 @@ def _own(given: Any, limits: ToolLimits) -> list[OwnTool]:
         tool, function = tool_from(given), given
     else:
         raise ConfigError(f"tools: {given!r} is no tool. Allowed: {_ALLOWED}.")
+    require_parameters(tool, function)
     return [FunctionTool(tool=tool, function=function, in_order=takes_state(function))]
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import jsonschema
 from jsonschema import Draft202012Validator
 
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, require
 from grpo_envs.types import Tool
 
 STATE = "state"
@@ -44,7 +44,7 @@ def tool_from(function: Callable[..., Any]) -> Tool:
     hints = _hints(name, function)
     for parameter in inspect.signature(function).parameters.values():
         key = parameter.name
-        if key == STATE:
+        if key == STATE and takes_state(function):
             continue
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ConfigError(f"tool {name}: *{key}. Allowed: parameters with a name and a type.")
@@ -80,6 +80,7 @@ def tool_of_schema(given: Mapping[str, Any] | Tool) -> Tool:
         )
     empty = {"type": "object", "properties": {}}
     description, parameters = about.get("description", ""), about.get("parameters", empty)
+    require(isinstance(description, str), f"tool {about['name']}: description", description, "text")
     return checked(Tool(name=about["name"], description=description, parameters=parameters))
 
 
@@ -104,7 +105,37 @@ def checked(tool: Tool) -> Tool:
 
 def takes_state(function: Callable[..., Any]) -> bool:
     """Return whether the first parameter of a function is `state`."""
-    return next(iter(inspect.signature(function).parameters), "") == STATE
+    signature = _signature(function)
+    return signature is not None and next(iter(signature.parameters), "") == STATE
+
+
+def require_parameters(tool: Tool, function: Callable[..., Any]) -> None:
+    """Require that a function takes all parameters of its schema, and the required ones alone.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    signature = _signature(function)
+    state = [None] if takes_state(function) else []
+    for key, which in (("properties", "parameters"), ("required", "required parameters alone")):
+        names = tool.parameters.get(key, ())
+        try:
+            if signature is not None:
+                signature.bind(*state, **dict.fromkeys(names))
+        except TypeError as error:
+            given = f"{which} ({', '.join(names) or 'none'})"
+            raise ConfigError(
+                f"tool {tool.name}: its function cannot be called with the schema's {given}: "
+                f"{error}."
+            ) from None
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    """Return the signature of a function; None for one of C that has none."""
+    try:
+        return inspect.signature(function)
+    except ValueError:
+        return None
 
 
 def _hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from grpo_envs.env.mcp_client import Connection, Server
+from grpo_envs.errors import ToolFailed
 from grpo_envs.types import Call, Problem, Turn
 
 
@@ -50,6 +51,9 @@ class Episode:
         """The value that the environment's `session` yields for this episode."""
         if not self._state:
             opened = self._open_session(self.problem)
+            if not isinstance(opened, AbstractContextManager | Iterator):
+                allowed = "a generator that yields it once, or a context manager"
+                raise ToolFailed(f"session(problem) returned {opened!r}. Allowed: {allowed}.")
             if not isinstance(opened, AbstractContextManager):
                 opened = contextmanager(lambda: opened)()
             self._state.append(self._held.enter_context(opened))

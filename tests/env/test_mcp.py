@@ -163,7 +163,7 @@ def test_a_server_ends_with_a_run_that_is_killed() -> None:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        (["no such program"], "no such program: No such file or directory"),
+        (["no-such-program"], "no-such-program: No such file or directory"),
         (["python", "-c", "import sys; sys.exit('out of apples')"], "(out of apples)."),
         (["http://127.0.0.1:9/mcp"], "All connection attempts failed"),
         (["python", "-c", "import time; time.sleep(60)"], "did not answer within 0.5 s."),
@@ -171,16 +171,56 @@ def test_a_server_ends_with_a_run_that_is_killed() -> None:
     ids=lambda value: str(value)[:30],
 )
 def test_a_server_that_cannot_be_used_is_one_line(command: list[str], says: str) -> None:
-    made = type("Made", (Shop,), {"tools": [grpo_envs.mcp(*command, start_s=0.5)]})
+    start_s = 0.5 if "0.5 s" in says else 30.0
+    made = type("Made", (Shop,), {"tools": [grpo_envs.mcp(*command, start_s=start_s)]})
     with pytest.raises(ConfigError, match=r"^MCP server ") as caught:
         made()
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_is_no_server() -> None:
-    with pytest.raises(ConfigError, match=r"^mcp=\(\)\. Allowed: a program and its arguments"):
-        grpo_envs.mcp()
+def test_a_bare_server_is_no_list_of_tools() -> None:
+    made = type("Made", (Shop,), {"tools": grpo_envs.mcp("python", "server.py")})
+    with pytest.raises(ConfigError, match=r"^Made\.tools=MCP server python server\.py\. Allowed"):
+        made()
+
+
+def test_a_program_that_prints_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    hello = grpo_envs.mcp("python", "-c", "print('hello')")
+    made = type("Made", (Shop,), {"tools": [hello]})
+    with pytest.raises(ConfigError, match="cannot be used: Connection closed"):
+        made()
+    (record,) = [record for record in caplog.records if record.name.startswith("mcp")]
+    assert "wrote a line to stdout that is no MCP message" in record.getMessage()
+    assert record.exc_info is None
+
+
+@pytest.mark.parametrize(
+    ("command", "keywords", "message"),
+    [
+        ((), {}, "mcp=(). Allowed: a program and its arguments, or a URL."),
+        ((3,), {}, "mcp=(3,). Allowed: a program and its arguments, or a URL."),
+        (("python", ""), {}, "mcp=('python', ''). Allowed: a program and its arguments"),
+        (
+            ("python server.py",),
+            {},
+            "mcp=('python server.py',). Allowed: a text for each word, as in mcp('python', 'serv",
+        ),
+        (("x",), {"env": "A=1"}, "mcp: env=A=1. Allowed: {NAME: text}."),
+        (("x",), {"env": {"A": 1}}, "mcp: env={'A': 1}. Allowed: {NAME: text}."),
+        (("x",), {"start_s": 0}, "mcp: start_s=0. Allowed: seconds above 0."),
+        (("x",), {"start_s": "2"}, "mcp: start_s=2. Allowed: seconds above 0."),
+        (("x",), {"shared": "no"}, "mcp: shared=no. Allowed: True or False."),
+    ],
+    ids=str,
+)
+def test_what_is_no_server_is_one_line(
+    command: tuple[Any, ...], keywords: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        grpo_envs.mcp(*command, **keywords)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
 
 
 def test_without_the_sdk_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

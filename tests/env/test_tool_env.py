@@ -158,6 +158,7 @@ def test_deep_arguments_are_an_error() -> None:
                         "type": "object",
                         "properties": {"x": {"$ref": "#/$defs/x"}},
                         "$defs": {"x": {"type": "array", "items": {"$ref": "#/$defs/x"}}},
+                        "required": ["x"],
                     },
                 },
                 anything,
@@ -528,9 +529,79 @@ def needs_state(state: int, x: int) -> int:
     return state + x
 
 
+def state_of(city: str, state: str) -> str:
+    """Tell the weather.
+
+    Args:
+        city: A city.
+        state: The state that it lies in.
+    """
+    return f"{city}, {state}: rain"
+
+
+def by_position(x: int, /) -> int:
+    """Take it by its position.
+
+    Args:
+        x: It.
+    """
+    return x
+
+
+SCHEMA = {
+    "name": "look_up",
+    "description": "Look a word up.",
+    "parameters": {"type": "object", "properties": {"word": {"type": "string"}}},
+}
+
+
+def test_a_schema_and_its_function_are_a_tool() -> None:
+    tools = [(SCHEMA, lambda word="none": word.upper()), (SCHEMA | {"name": "kept"}, dict)]
+    env = type("Made", (Shop,), {"tools": tools})()
+    (reply,) = play(env, call("look_up", word="tea") + call("look_up") + call("kept", word="x"))
+    assert reply.results == ("TEA", "NONE", '{"word": "x"}')
+
+
+def test_a_parameter_named_state_that_is_not_the_first_is_the_policys() -> None:
+    env = type("Made", (Shop,), {"tools": [state_of]})()
+    assert [*env.problem(0).tools[0].parameters["properties"]] == ["city", "state"]
+    (reply,) = play(env, call("state_of", city="Salem", state="Oregon"))
+    assert reply.results == ("Salem, Oregon: rain",)
+
+
+@pytest.mark.parametrize("opened", [5, None])
+def test_a_session_that_is_no_generator_is_told(opened: Any) -> None:
+    made = type("Made", (Shop,), {"tools": [needs_state], "session": lambda *_: opened})
+    (reply,) = play(made(), call("needs_state", x=1))
+    assert reply.reward.error == (
+        f"ToolFailed: session(problem) returned {opened}. Allowed: a generator that yields it "
+        "once, or a context manager."
+    )
+
+
 @pytest.mark.parametrize(
     ("tools", "message"),
     [
+        ("price", "Made.tools='price'. Allowed: a list of functions, (schema, function) or grpo_"),
+        ({"price": price}, "Made.tools={'price': <function"),
+        (price, "Made.tools=<bound method price of"),
+        ([dict], "tools: <class 'dict'> is no tool. Allowed: functions, (schema, function) or"),
+        (
+            [by_position],
+            "tool by_position: its function cannot be called with the schema's parameters (x): 'x' "
+            "parameter is positional only",
+        ),
+        (
+            [(SCHEMA, lambda text: text)],
+            "tool look_up: its function cannot be called with the schema's parameters (word): "
+            "missing a required argument: 'text'.",
+        ),
+        (
+            [(SCHEMA, lambda word: word)],
+            "tool look_up: its function cannot be called with the schema's required parameters "
+            "alone (none): missing a required argument: 'word'.",
+        ),
+        ([(SCHEMA | {"description": 3}, print)], "tool look_up: description=3. Allowed: text."),
         ([], "Made.tools is empty. Allowed: functions, (schema, function) or grpo_envs.mcp(...)."),
         ([3], "tools: 3 is no tool. Allowed: functions, (schema, function) or grpo_envs.mcp(...)."),
         ([price, price], "Made.tools: two of them have the name price."),
@@ -541,7 +612,8 @@ def test_tools_that_cannot_be_used_are_one_line(tools: list[Any], message: str) 
     made = type("Made", (Shop,), {"tools": tools})
     with pytest.raises(ConfigError) as caught:
         made()
-    assert str(caught.value) == message
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

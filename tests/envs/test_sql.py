@@ -272,7 +272,7 @@ def test_what_is_allowed_is_known_to_this_sqlite(pets: Database) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"level": 5}, "env.level=5. Allowed: 1, 2, 3, 4."),
+        ({"level": 4}, "env.level=4. Allowed: 1, 2, 3."),
         ({"turns": 0}, "env.turns=0. Allowed: 1 to 100."),
         ({"levl": 1}, "no env.levl. Allowed: env.split, env.level, env.turns, env.tool_limits, "),
     ],

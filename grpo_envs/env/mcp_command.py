@@ -1,0 +1,51 @@
+"""`grpo_envs.mcp`: an MCP server as an author names it, for `ToolEnv.tools`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from grpo_envs.env.mcp_client import Server
+from grpo_envs.errors import ConfigError, require, require_extra
+
+
+def mcp(
+    *command: str,
+    env: Mapping[str, str] | None = None,
+    shared: bool = False,
+    start_s: float = 30.0,
+) -> Server:
+    """Return the tools of an MCP server, for `ToolEnv.tools`.
+
+    Args:
+        command: A program that speaks MCP over stdio, with its arguments (`"python", "server.py"`;
+            `python` stands for this interpreter), or the URL of a running server.
+        env: Environment variables of the program, in addition to PATH, HOME and the like.
+        shared: Whether all episodes share one session, for a server without state. By default every
+            episode that calls a tool has its own session; over stdio that is a process.
+        start_s: Seconds that a session may take to start.
+
+    Raises:
+        ConfigError: the SDK is not installed, nothing is given, or a value is not allowed.
+    """
+    _require_command(command)
+    given = {} if env is None else env
+    texts = isinstance(given, Mapping) and all(
+        isinstance(x, str) for kv in given.items() for x in kv
+    )
+    require(texts, "mcp: env", env, "{NAME: text}")
+    require(type(shared) is bool, "mcp: shared", shared, "True or False")
+    seconds = type(start_s) in (int, float) and 0 < start_s < math.inf
+    require(seconds, "mcp: start_s", start_s, "seconds above 0")
+    require_extra("mcp", "grpo_envs.mcp", ("mcp",))
+    return Server(command, dict(given), shared=shared, start_s=start_s)
+
+
+def _require_command(command: tuple[str, ...]) -> None:
+    texts = all(isinstance(part, str) and part for part in command)
+    require(bool(command) and texts, "mcp", command, "a program and its arguments, or a URL")
+    words = command[0].split()
+    if len(command) == 1 and len(words) > 1 and not Path(command[0]).exists():
+        apart = ", ".join(map(repr, words))
+        raise ConfigError(f"mcp={command}. Allowed: a text for each word, as in mcp({apart}).")
