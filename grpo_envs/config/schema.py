@@ -20,7 +20,7 @@ SAVED = ("fp32", "bf16", "fp16")
 TOO_LONG = ("drop", "error")
 """What `env.too_long` may be: problems whose prompt leaves no room for an answer in the model's
 context are left out and counted, or are an error."""
-_FIGURES = ("accuracy", "ci95", "reward", "length", "truncated", "too_long")
+_FIGURES = ("accuracy", "ci95", "reward", "length", "truncated", "invalid", "too_long")
 """Names after `eval/` that the main evaluation has."""
 _DEVICES = ("auto", "cpu", "cuda")
 SHARDS = ("auto", "optimizer", "full")
