@@ -28,6 +28,7 @@ class RewardModel:
 
     batched = True
     keeps_time = True
+    each_alone = True
 
     def __init__(
         self,

@@ -32,11 +32,18 @@ class Function:
     """Seconds that it may take: for an answer, or for all if it takes all at once."""
     columns: frozenset[str] = frozenset()
     """Columns of a dataset that it cannot do without."""
+    each_alone: bool = False
+    """Whether what it returns for an answer does not depend on the others that it is given."""
 
     @property
     def late(self) -> bool:
         """Whether it is asked about whole episodes, when those of a group are over."""
         return self.grouped or "episodes" in self.asks
+
+    @property
+    def early(self) -> bool:
+        """Whether it is asked about an episode as soon as that is over, whatever others do."""
+        return self.late and self.each_alone and not self.grouped
 
     def __call__(
         self,

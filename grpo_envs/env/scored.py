@@ -79,10 +79,13 @@ class Asking:
             rewards = [merged(each) for each in zip(rewards, *found, strict=True)]
         return list(rewards)
 
-    def of_groups(self, groups: Sequence[Played]) -> list[list[Reward]]:
+    def of_groups(
+        self, groups: Sequence[Played], *, early: bool | None = None
+    ) -> list[list[Reward]]:
         """Return what each member of each group earns of the functions that see whole episodes.
 
-        A member whose reward is not valid earns nothing of them, and they do not see it.
+        `early` is that of the functions; None asks all of them. A member whose reward is not valid
+        earns nothing of them, and they do not see it.
         """
         valid = [[i for i, reward in enumerate(g.rewards) if reward.valid] for g in groups]
         members = [
@@ -91,7 +94,8 @@ class Asking:
         ]
         nothing = Reward(weights=self._weights)
         found = [[nothing] * len(group.rewards) for group in groups]
-        for function in (f for f in self.functions.values() if f.late):
+        late = [f for f in self.functions.values() if f.late]
+        for function in (f for f in late if early is None or f.early is early):
             earned = self._of_episodes(function, [group.problem for group in groups], members)
             for own, places, rewards in zip(found, valid, earned, strict=True):
                 for i, reward in zip(places, rewards, strict=True):

@@ -186,8 +186,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     def problem(self, seed: int, split: str | None = None) -> Problem:
         """Return problem number `seed` of `split` (this environment's own when None)."""
-        split = split or self.split
-        require_one_of("split", split, SPLITS)
+        require_one_of("split", split := split or self.split, SPLITS)
         if self.rows is not None:
             return self.shots.before(self.problem_of(self.rows.pick(seed, split)))
         return self.shots.before(self.draw(rng_for(type(self).__name__, split, seed), split))
@@ -211,6 +210,11 @@ class TextEnv(gymnasium.Env[str, str]):
         """Whether a reward function is asked when episodes are over, by `group_rewards`."""
         return any(function.late for function in self._functions.values())
 
+    @property
+    def asks_early(self) -> bool:
+        """Whether one of these is asked about each episode as soon as it is over."""
+        return any(function.early for function in self._functions.values())
+
     def reply_batch(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
     ) -> list[Reply]:
@@ -221,9 +225,11 @@ class TextEnv(gymnasium.Env[str, str]):
         pairs = zip(replies, self._asking.of_answers(problems, answers, own), strict=True)
         return [dataclasses.replace(reply, reward=reward) for reply, reward in pairs]
 
-    def group_rewards(self, groups: Sequence[Played]) -> list[list[Reward]]:
-        """Return what the functions that wait for the end give each member of groups."""
-        return self._asking.of_groups(groups)
+    def group_rewards(
+        self, groups: Sequence[Played], *, early: bool | None = None
+    ) -> list[list[Reward]]:
+        """Return what functions that wait for the end give; None asks `early` ones and others."""
+        return self._asking.of_groups(groups, early=early)
 
     def own_replies(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
