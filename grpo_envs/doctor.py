@@ -101,9 +101,10 @@ def _shape_only(run: Record) -> Iterator[Symptom]:
 
 
 def _held_out(run: Record) -> Iterator[Symptom]:
-    if len(run.evals) < 2:
+    known = [row for row in run.evals if "eval/accuracy" in row]
+    if len(known) < 2:
         return
-    first, last = run.evals[0], run.evals[-1]
+    first, last = known[0], known[-1]
     gain = last["eval/accuracy"] - first["eval/accuracy"]
     earned = run.late("reward/mean") - run.early("reward/mean")
     noise = (first["eval/ci95"] ** 2 + last["eval/ci95"] ** 2) ** 0.5

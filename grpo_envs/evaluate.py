@@ -32,10 +32,18 @@ from grpo_envs.runs.rows import json_lines, read_jsonl
 from grpo_envs.runtime import launch
 from grpo_envs.runtime.allocator import keep_freed_memory
 from grpo_envs.runtime.files import fsync, shown, write_atomically
-from grpo_envs.runtime.terminal import exit_on_error
+from grpo_envs.runtime.terminal import exit_on_error, one_line
 from grpo_envs.runtime.threads import wait_passively
 from grpo_envs.training.environments import close_env, make_held_out
-from grpo_envs.training.evaluation import STRATA, Evaluation, by_problem, differences, estimates
+from grpo_envs.training.evaluation import (
+    STRATA,
+    Evaluation,
+    Row,
+    any_valid,
+    by_problem,
+    differences,
+    estimates,
+)
 from grpo_envs.training.tables import difference_table, tables
 
 _FREE = ("eval_every", "eval_problems")
@@ -212,6 +220,8 @@ def _tell(side: Evaluated, by: Sequence[str]) -> None:
     figures = estimates(side.rows, side.own, by)
     for table in tables(side.name, side.rows, side.weights, figures):
         rich.get_console().print(table)
+    for line in _ungraded(side.rows):
+        rich.get_console().print(line, style="yellow", markup=False, soft_wrap=True)
     file = side.folder / "evaluation.json"
     summary = {
         "model": side.name,
@@ -222,6 +232,17 @@ def _tell(side: Evaluated, by: Sequence[str]) -> None:
     }
     write_atomically(file, json.dumps(summary, indent=1))
     rich.get_console().print(f"{shown(file.resolve())}, and the answers beside it", soft_wrap=True)
+
+
+def _ungraded(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a line on the answers of each decoding whose grading failed."""
+    for decoding in ("greedy", "sampled"):
+        own = [row for row in rows if row["decoding"] == decoding]
+        errors = [row["error"] for row in own if not row["valid"]]
+        if errors:
+            head = f"{len(errors)} of {len(own)} rewards of {decoding} answers are invalid"
+            count = "count as wrong" if any_valid(own) else "nothing is known of their accuracy"
+            yield f"{head}: {count} ({one_line(errors[0], 200)})"
 
 
 def _compare(a: Evaluated, b: Evaluated, *, by: Sequence[str]) -> None:

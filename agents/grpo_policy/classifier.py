@@ -88,7 +88,8 @@ class Classifier:
             label: The label whose probability is returned, if there are several.
             batch: Rows of a forward pass, which have similar lengths.
         """
-        rows = [self.encoded(*each) for each in zip(problems, episodes, strict=True)]
+        with self._lock:  # a tokenizer is not for several threads at once either
+            rows = [self.encoded(*each) for each in zip(problems, episodes, strict=True)]
         limit = context_length_of(self.model.config)
         lengths = [len(row["input_ids"]) for row in rows]
         found: list[float | Exception] = [
@@ -155,15 +156,11 @@ def classifier(path: str, revision: str | None, device: str, dtype: str) -> Clas
         ConfigError: one line that says why the classifier cannot be loaded.
     """
     place = _device(device)
-    kind = DTYPES[dtype] if dtype != "auto" else DTYPES["fp32" if place.type == "cpu" else "bf16"]
-    folder = Path(path).expanduser()
-    absent = "" if folder.is_dir() else missing_on_hub(path, "model", revision)
-    where: dict[str, Any] = {"revision": revision or "main", "local_files_only": bool(absent)}
-    source = str(folder) if folder.is_dir() else path
+    kind = classifier_dtype(dtype, place.type)
+    source, where, absent = _source(path, revision)
     disable_progress_bar()
     with _in_one_line(path, absent), torch.random.fork_rng(devices=[]):
-        config = AutoConfig.from_pretrained(source, **where)
-        _require_head(path, config)
+        _require_head(path, AutoConfig.from_pretrained(source, **where))
         model, info = AutoModelForSequenceClassification.from_pretrained(
             source, dtype=kind, output_loading_info=True, **where
         )
@@ -174,6 +171,33 @@ def classifier(path: str, revision: str | None, device: str, dtype: str) -> Clas
     with _in_one_line(path, "", "its chat template fails: "):
         found.encoded(_TRIED, [Turn(action="(an answer)")])
     return found
+
+
+def classifier_dtype(name: str, device: str) -> torch.dtype:
+    """Return the dtype of the weights: auto is bf16 on a GPU, fp32 on a CPU."""
+    return DTYPES[name if name != "auto" else "fp32" if device == "cpu" else "bf16"]
+
+
+def empty_classifier(path: str, revision: str | None) -> PreTrainedModel:
+    """Return a classifier without values, on the meta device.
+
+    Raises:
+        ConfigError: there is none; one line that says why.
+    """
+    source, where, absent = _source(path, revision)
+    with _in_one_line(path, absent), torch.device("meta"):
+        config = AutoConfig.from_pretrained(source, **where)
+        _require_head(path, config)
+        empty: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    return empty
+
+
+def _source(path: str, revision: str | None) -> tuple[str, dict[str, Any], str]:
+    """Return where a model is, as `from_pretrained` takes it, and why the hub has it not."""
+    folder = Path(path).expanduser()
+    absent = "" if folder.is_dir() else missing_on_hub(path, "model", revision)
+    where = {"revision": revision or "main", "local_files_only": bool(absent)}
+    return str(folder) if folder.is_dir() else path, where, absent
 
 
 def _messages(problem: Problem, turns: Sequence[Turn]) -> list[dict[str, str]]:

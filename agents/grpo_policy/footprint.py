@@ -42,6 +42,7 @@ class Part:
     how: str
     """How the size is computed."""
     phases: tuple[str, ...] = PHASES
+    """() on another device: it is shown and not counted."""
     by_weight: bool = True
     """Whether the size depends on the weights alone, not on rows or their length."""
 
@@ -65,6 +66,10 @@ class Job:
     batch_tokens: int | None = None
     """Tokens in the cache at once; None: by free memory, as in the sampler."""
     reference: bool = False
+    average: bool = False
+    """Whether the reference is a moving average of the policy."""
+    others: tuple[Part, ...] = ()
+    """Models beside the policy that only score: see `grpo_policy.scorers`."""
     critic: bool = False
     """Whether there is a critic with its own body."""
     quantized: bool = False
@@ -124,9 +129,9 @@ def footprint(policy: Policy, job: Job) -> Footprint:
     layers = layers_work(policy, rows, row)
     update = _update(policy, job, rows, row, saved=layers.saved, extra=layers.extra)
     sampling = () if job.engine else _sampling(policy, job, row, held)
-    parts = [*lasting, *_ahead(policy, job), *sampling, *update]
+    parts = [*lasting, *job.others, *_ahead(policy, job), *sampling, *update]
     if job.lag:  # both phases at once
-        parts = [replace(part, phases=PHASES) for part in parts]
+        parts = [replace(part, phases=part.phases and PHASES) for part in parts]
     return Footprint(
         parts=tuple(parts),
         parameters=policy.size,
@@ -157,6 +162,9 @@ def _weights(policy: Policy, job: Job) -> Iterator[Part]:
     if job.reference and not policy.has_adapters:
         text = f"{dtype.itemsize} bytes a parameter"
         yield Part(name="reference", size=whole, how=text)
+        if job.average and dtype.itemsize < MASTER:
+            text = f"{MASTER} bytes a parameter of the reference, the average in float32"
+            yield Part(name="average", size=MASTER * policy.size, how=text)
     if job.critic:
         yield _critic(policy, job)
     merged = sum(weight.numel() for weight in merged_weights(policy.model))
@@ -193,11 +201,13 @@ def _critic(policy: Policy, job: Job) -> Part:
 def _in_parts(policy: Policy, job: Job) -> Iterator[Part]:
     """Yield the parts that are proportional to the parameters, with `full_sharding`."""
     size, shared = policy.model.dtype.itemsize, f"shared by {job.shards} processes"
+    averaged = job.reference and job.average and size < MASTER
     for name, each, phases in (
         ("weights", MASTER, PHASES),
         ("moments", job.moments, PHASES),
         ("gradients", GRADIENT, (UPDATE,)),
         *((("reference", size, PHASES),) if job.reference else ()),
+        *((("average", MASTER, PHASES),) if averaged else ()),
     ):
         text = f"{each:g} bytes a parameter, {shared}"
         yield Part(name=name, size=each * policy.size / job.shards, how=text, phases=phases)

@@ -29,6 +29,7 @@ class RewardModel:
 
     batched = True
     keeps_time = True
+    each_alone = True
 
     def __init__(
         self,

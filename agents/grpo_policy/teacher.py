@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from transformers import PreTrainedModel
+
+from grpo_envs.config.model import ModelConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.runs.newest import model_in
-from grpo_policy.models import load_policy
+from grpo_policy.kept import Source
+from grpo_policy.models import load_config, load_policy
 from grpo_policy.policy import Policy
+
+_ALLOWED = "Allowed: a folder of Transformers, a run, or a hub id"
 
 
 def load_teacher(path: str, policy: Policy) -> Policy:
@@ -20,19 +29,37 @@ def load_teacher(path: str, policy: Policy) -> Policy:
     Raises:
         ConfigError: the teacher cannot be loaded, or has other tokens; one line that says so.
     """
-    allowed = "Allowed: a folder of Transformers, a run, or a hub id"
-    try:
-        found = str(model_in(Path(path).expanduser()))
+    with _named(path) as found:
         teacher = load_policy(found, dtype=policy.dtype)
-    except ConfigError as error:
-        cause = str(error).split(". Give model.path")[0].replace("model.path=", "")
-        raise ConfigError(f"agent.teacher={path}: {cause.rstrip('.')}. {allowed}.") from error
     different = _difference(teacher, policy)
     if different:
         raise ConfigError(
-            f"agent.teacher={path}: {different}. {allowed} of a model with the same tokens."
+            f"agent.teacher={path}: {different}. {_ALLOWED} of a model with the same tokens."
         )
     return teacher.requires_grad_(False).eval()
+
+
+def empty_teacher(path: str) -> PreTrainedModel:
+    """Return the teacher without values, on the meta device.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    with _named(path) as found:
+        config = load_config(found, ModelConfig())
+    with torch.device("meta"):
+        empty: PreTrainedModel = Source("", {}, config).auto_class.from_config(config)
+    return empty
+
+
+@contextmanager
+def _named(path: str) -> Iterator[str]:
+    """Give the model that a path means; name the key where it cannot be loaded."""
+    try:
+        yield str(model_in(Path(path).expanduser()))
+    except ConfigError as error:
+        cause = str(error).split(". Give model.path")[0].replace("model.path=", "")
+        raise ConfigError(f"agent.teacher={path}: {cause.rstrip('.')}. {_ALLOWED}.") from error
 
 
 def _difference(teacher: Policy, policy: Policy) -> str:

@@ -153,16 +153,23 @@ class MixtureEnv(TextEnv):
         """Whether a reward function, ours or an environment's, waits for the end of episodes."""
         return super().waits or any(env.waits for env in self._one_each().values())
 
-    def group_rewards(self, groups: Sequence[Played]) -> list[list[Reward]]:
+    @property
+    def asks_early(self) -> bool:
+        """Whether a function, ours or an environment's, scores an episode as soon as it ends."""
+        return super().asks_early or any(env.asks_early for env in self._one_each().values())
+
+    def group_rewards(
+        self, groups: Sequence[Played], *, early: bool | None = None
+    ) -> list[list[Reward]]:
         """Return the rewards of functions that wait for the end, ours and the environments'."""
-        found = super().group_rewards(groups)
+        found = super().group_rewards(groups, early=early)
         places: dict[tuple[str, int | None], list[int]] = {}
         for n, group in enumerate(groups):
             places.setdefault(self._source(group.problem), []).append(n)
         for (name, level), own in places.items():
             env = self._members[name][level]
             inside = [_inner(groups[n], name, env.weights) for n in own]
-            for n, earned in zip(own, env.group_rewards(inside), strict=True):
+            for n, earned in zip(own, env.group_rewards(inside, early=early), strict=True):
                 pairs = zip(found[n], earned, strict=True)
                 found[n] = [merged([ours, _outer(theirs, name)]) for ours, theirs in pairs]
         return found

@@ -20,7 +20,7 @@ SAVED = ("fp32", "bf16", "fp16")
 TOO_LONG = ("drop", "error")
 """Values of `env.too_long`. A problem is too long if its prompt leaves no room for an answer in the
 model's context: such problems are left out and counted, or are an error."""
-_FIGURES = ("accuracy", "ci95", "reward", "length", "truncated", "too_long")
+_FIGURES = ("accuracy", "ci95", "reward", "length", "truncated", "invalid", "too_long")
 """Names after `eval/` that the main evaluation uses."""
 _DEVICES = ("auto", "cpu", "cuda")
 SHARDS = ("auto", "optimizer", "full")

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import math
+import queue
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-from grpo_envs.types import Reply, Turn
+from grpo_envs.types import Reply, Reward, Turn
 
 Grade = Callable[[Sequence[int], Mapping[int, Turn]], list[Reply]]
 """Returns the replies to the answers of these members, in the order of the members."""
+Finish = Callable[[Mapping[int, Turn], Mapping[int, Reply]], Mapping[int, Reward]]
+"""Returns the rewards of the episodes that these answers and replies end, by member."""
 Span = tuple[float, float]
-"""When the grading of a batch began and ended [s]."""
+"""When the work on a batch began and ended [s]."""
+_FINISHING = 32
+"""Batches whose episodes are scored at the same time: most of that time an endpoint or a lock is
+awaited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A batch of answers."""
+
+    actions: Mapping[int, Turn]
+    replies: Future[tuple[list[Reply], Span]]
+    earned: Future[tuple[Mapping[int, Reward], Span]]
 
 
 @dataclass(slots=True)
@@ -23,43 +41,103 @@ class Ahead:
     grade: Grade
     at_once: int = 1
     """Batches that are graded at the same time, each in a thread."""
+    finish: Finish | None = None
+    """Called with each batch that is graded, in a thread beside the grading; None where no function
+    waits for the end of an episode."""
     hidden: float = 0.0
     """Seconds of grading before the last `take` that overlapped with other work."""
-    _begun: list[tuple[Mapping[int, Turn], Future[tuple[list[Reply], Span]]]] = field(
-        default_factory=list
-    )
+    _begun: list[Begun] = field(default_factory=list)
     _threads: ThreadPoolExecutor | None = None
+    _finishing: Daemons = field(default_factory=lambda: Daemons(_FINISHING))
 
     def begin(self, actions: Mapping[int, Turn]) -> None:
         """Start to grade the answers of these members."""
         self._threads = self._threads or ThreadPoolExecutor(self.at_once)
-        self._begun.append((actions, self._threads.submit(self._timed, actions)))
+        begun = Begun(actions, self._threads.submit(self._timed, actions), Future())
+        self._begun.append(begun)
+        begun.replies.add_done_callback(lambda _: self._finish(begun))
 
-    def take(self, actions: Mapping[int, Turn]) -> dict[int, Reply]:
-        """Wait for all batches; return the replies to the answers that are among `actions`."""
+    def take(self, actions: Mapping[int, Turn]) -> tuple[dict[int, Reply], dict[int, Reward]]:
+        """Wait for all batches.
+
+        Returns:
+            The replies to the answers that are among `actions`, and the rewards of those whose
+            episodes are over.
+        """
         all_begun, self._begun = self._begun, []
         start = time.perf_counter()
-        done = [(begun, *future.result()) for begun, future in all_begun]
+        done = [(each.actions, *each.replies.result(), *each.earned.result()) for each in all_begun]
         waited = time.perf_counter() - start
-        self.hidden = max(0.0, _covered([span for _, _, span in done]) - waited)
-        return {
-            i: reply
-            for begun, replies, _ in done
-            for (i, action), reply in zip(begun.items(), replies, strict=True)
-            if actions.get(i) == action
-        }
+        spans = [span for _, _, graded, _, finished in done for span in (graded, finished)]
+        self.hidden = max(0.0, _covered(spans) - waited)
+        replies, earned = {}, {}
+        for begun, found, _, more, _ in done:
+            pairs = zip(begun.items(), found, strict=True)
+            own = {i: reply for (i, action), reply in pairs if actions.get(i) == action}
+            replies |= own
+            earned |= {i: reward for i, reward in more.items() if i in own}
+        return replies, earned
 
     def close(self) -> None:
-        """Wait for the batches that are being graded, and end the threads."""
+        """Wait for the batches that are being graded, not for endpoints, and end the threads."""
         self._begun.clear()
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
             self._threads = None
+        self._finishing.close()
 
     def _timed(self, actions: Mapping[int, Turn]) -> tuple[list[Reply], Span]:
         start = time.perf_counter()
         replies = self.grade(list(actions), actions)
         return replies, (start, time.perf_counter())
+
+    def _finish(self, begun: Begun) -> None:
+        """Let the episodes of a batch that is graded be finished, if anything is to be asked."""
+        if self.finish is None or begun.replies.cancelled() or begun.replies.exception():
+            now = time.perf_counter()
+            begun.earned.set_result(({}, (now, now)))
+            return
+        try:
+            self._finishing.begin(begun.earned, partial(self._finished, self.finish, begun))
+        except BaseException as error:  # noqa: BLE001  no thread can be begun: raised by `take`
+            begun.earned.set_exception(error)
+
+    @staticmethod
+    def _finished(finish: Finish, begun: Begun) -> tuple[Mapping[int, Reward], Span]:
+        start = time.perf_counter()
+        replies = dict(zip(begun.actions, begun.replies.result()[0], strict=True))
+        return finish(begun.actions, replies), (start, time.perf_counter())
+
+
+class Daemons:
+    """Threads that do not keep a process alive, begun as they are needed."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._threads: list[threading.Thread] = []
+        self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
+        self._tasks = queue.SimpleQueue()
+
+    def begin(self, future: Future[Any], call: Callable[[], Any]) -> None:
+        """Make a call soon, and give the future its result or its exception."""
+        self._tasks.put((future, call))
+        if len(self._threads) < self._most:
+            self._threads.append(threading.Thread(target=self._work, daemon=True))
+            self._threads[-1].start()
+
+    def close(self) -> None:
+        """Let the threads end once they have made the calls that are begun."""
+        for _ in self._threads:
+            self._tasks.put(None)
+        self._threads.clear()
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            future, call = task
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001  raised where the result is read
+                future.set_exception(error)
 
 
 def _covered(spans: Sequence[Span]) -> float:

@@ -38,8 +38,7 @@ class Episode:
     def answer(self, action: str) -> Reply:
         """Grade an answer and return the environment's reply."""
         (reply,) = self.env.reply_batch([self.problem], [[*self.turns, Turn(action=action)]])
-        said, total = reply.observation, reply.reward.total
-        self.turns.append(Turn(action=action, observation=said, reward=total))
+        self.turns.append(heard(action, reply))
         self.rewards.append(reply.reward)
         self.terminated = reply.done
         self.truncated = not reply.done and len(self.turns) >= self.env.turns_of(self.problem)
@@ -56,6 +55,11 @@ class Episode:
             if turn.observation:
                 lines.append(f"env:    {turn.observation}")
         return "\n".join(lines)
+
+
+def heard(action: str, reply: Reply) -> Turn:
+    """Return an answer with the reply to it."""
+    return Turn(action=action, observation=reply.observation, reward=reply.reward.total)
 
 
 def graded_alone(

@@ -32,11 +32,18 @@ class Function:
     """Seconds that a call may take: for one answer, or for all answers if `whole`."""
     columns: frozenset[str] = frozenset()
     """Columns of a dataset that the function requires."""
+    each_alone: bool = False
+    """Whether the reward of an answer does not depend on the other answers of the call."""
 
     @property
     def late(self) -> bool:
         """Whether the function sees whole episodes, when those of a group are over."""
         return self.grouped or "episodes" in self.asks
+
+    @property
+    def early(self) -> bool:
+        """Whether it is asked about an episode as soon as that is over, whatever others do."""
+        return self.late and self.each_alone and not self.grouped
 
     def __call__(
         self,

@@ -58,6 +58,7 @@ class Judge:
 
     batched = True
     keeps_time = True
+    each_alone = True
 
     def __init__(
         self,

@@ -172,7 +172,16 @@ def _function(name: str, said: Mapping[str, Any], declared: Mapping[str, float])
     check_keywords(own, options, f"{key}.", also=(*SHAPING, "timeout"))
     check_values(own, options, f"{key}.")
     made = partial(function, **options) if options else function
-    return Function(name, made, whole=whole, grouped=sees_group, asks=asks, timeout=timeout)
+    alone = getattr(function, "each_alone", False)
+    return Function(
+        name,
+        made,
+        whole=whole,
+        grouped=sees_group,
+        asks=asks,
+        timeout=timeout,
+        each_alone=alone,
+    )
 
 
 def _made(kind: type[Any], said: Mapping[str, Any], key: str) -> Any:

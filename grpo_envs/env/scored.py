@@ -80,10 +80,13 @@ class Asking:
             rewards = [merged(each) for each in zip(rewards, *found, strict=True)]
         return list(rewards)
 
-    def of_groups(self, groups: Sequence[Played]) -> list[list[Reward]]:
+    def of_groups(
+        self, groups: Sequence[Played], *, early: bool | None = None
+    ) -> list[list[Reward]]:
         """Return each member's reward from the functions that see whole episodes.
 
-        Members with an invalid reward earn nothing from these functions, which do not see them.
+        Only functions with this `early` are called; None calls all. Members with an invalid reward
+        earn nothing from these functions, which do not see them.
         """
         valid = [[i for i, reward in enumerate(g.rewards) if reward.valid] for g in groups]
         members = [
@@ -92,7 +95,8 @@ class Asking:
         ]
         nothing = Reward(weights=self._weights)
         found = [[nothing] * len(group.rewards) for group in groups]
-        for function in (f for f in self.functions.values() if f.late):
+        late = [f for f in self.functions.values() if f.late]
+        for function in (f for f in late if early is None or f.early is early):
             earned = self._of_episodes(function, [group.problem for group in groups], members)
             for own, places, rewards in zip(found, valid, earned, strict=True):
                 for i, reward in zip(places, rewards, strict=True):

@@ -46,18 +46,15 @@ class TextEnv(gymnasium.Env[str, str]):
     max_turns: int = 1
     """Answers per episode. Above 1, `respond` is called in place of `score_batch`."""
     concurrency: str = "auto"
-    """Where answers are graded: none (sequentially), threads, processes, auto (see
-    `grading.place`)."""
+    """Where answers are graded: none, threads, processes, auto (see `grading.place`)."""
     workers: int | None = None
-    """Number of threads if `concurrency` is threads: more than the cores if grading waits for
-    I/O."""
+    """Threads if `concurrency` is threads: more than there are cores if grading waits for I/O."""
     shots: Shots = Shots()
     """Solved problems before each prompt (`env.shots`)."""
     hidden: bool = False
     """Whether problems with the same prompt may have different golds, such as a number to guess."""
     reentrant: bool | None = None
-    """Whether several threads may call the environment at once; None: yes, unless `concurrency` is
-    none."""
+    """Whether several threads may call it at once; None: yes, unless `concurrency` is none."""
     rows: Rows | None = None
     """Set by an environment whose problems come from a dataset; see `from_row`."""
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -189,8 +186,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     def problem(self, seed: int, split: str | None = None) -> Problem:
         """Return problem number `seed` of `split` (this environment's own when None)."""
-        split = split or self.split
-        require_one_of("split", split, SPLITS)
+        require_one_of("split", split := split or self.split, SPLITS)
         if self.rows is not None:
             return self.shots.before(self.problem_of(self.rows.pick(seed, split)))
         return self.shots.before(self.draw(rng_for(type(self).__name__, split, seed), split))
@@ -214,6 +210,11 @@ class TextEnv(gymnasium.Env[str, str]):
         """Whether a reward function sees whole episodes, see `group_rewards`."""
         return any(function.late for function in self._functions.values())
 
+    @property
+    def asks_early(self) -> bool:
+        """Whether one of these is asked about each episode as soon as it is over."""
+        return any(function.early for function in self._functions.values())
+
     def reply_batch(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]
     ) -> list[Reply]:
@@ -224,9 +225,11 @@ class TextEnv(gymnasium.Env[str, str]):
         pairs = zip(replies, self._asking.of_answers(problems, answers, own), strict=True)
         return [dataclasses.replace(reply, reward=reward) for reply, reward in pairs]
 
-    def group_rewards(self, groups: Sequence[Played]) -> list[list[Reward]]:
-        """Return each member's reward from the functions that see whole episodes."""
-        return self._asking.of_groups(groups)
+    def group_rewards(
+        self, groups: Sequence[Played], *, early: bool | None = None
+    ) -> list[list[Reward]]:
+        """Return each member's reward from the functions that see whole episodes (`early`)."""
+        return self._asking.of_groups(groups, early=early)
 
     def own_replies(
         self, problems: Sequence[Problem], episodes: Sequence[Sequence[Turn]]

@@ -12,8 +12,11 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from grpo_envs.env.ahead import Ahead
+from grpo_envs.env.endings import Endings
+from grpo_envs.env.episode import heard
 from grpo_envs.env.grading import Graders
 from grpo_envs.env.infos import reset_infos, step_infos
+from grpo_envs.env.resetting import marked, of_groups
 from grpo_envs.env.rewards import merged, summed
 from grpo_envs.env.scored import Played
 from grpo_envs.env.text import TextEnv
@@ -44,8 +47,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             group_size: Members of a group, G.
 
         Raises:
-            ConfigError: `num_envs` is not a multiple of `group_size`, or the environment's
-                `concurrency` is unknown.
+            ConfigError: `num_envs` is no multiple of `group_size`, or `env.concurrency` is unknown.
         """
         if group_size < 1 or num_envs < 1 or num_envs % group_size:
             raise ConfigError(
@@ -68,8 +70,9 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         self._cut: NDArray[np.bool_] = np.zeros(num_envs, dtype=np.bool_)
         """Members whose episode was truncated."""
         self._last: dict[int, Reply] = {}
+        self._endings = Endings(env)
         self._graders = Graders(env)
-        self._ahead = Ahead(self._replies, self._graders.at_once)
+        self._ahead = self._made_ahead()
 
     def grade_in(self, where: str) -> None:
         """Grade from now on in `where`, a place that `grading.place` returns.
@@ -80,7 +83,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         self._ahead.close()
         self._graders.close()
         self._graders = Graders(self.env, where)
-        self._ahead = Ahead(self._replies, self._graders.at_once)
+        self._ahead = self._made_ahead()
 
     @property
     def weights(self) -> dict[str, float]:
@@ -145,13 +148,14 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         seeds = self._group_seeds(seed)
         self._ahead.take({})  # replies that are not needed any more
         self._last = {}
-        for group in self._marked(options):
+        for group in marked(options, self.num_envs, self.group_size):
             problem = self.env.problem(seeds[group])
             members = slice(group * self.group_size, (group + 1) * self.group_size)
             self._problems[members] = [problem] * self.group_size
             self._turns[members] = [[] for _ in range(self.group_size)]
             self._rewards[members] = [[] for _ in range(self.group_size)]
             self._ended.discard(group)
+            self._endings.forget(range(members.start, members.stop))
             self._over[members] = self._cut[members] = False
         infos = reset_infos(self.env, self._problems)
         return tuple(map(self._observation, range(self.num_envs))), infos
@@ -170,9 +174,9 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         return any(len(self._turns[i]) + 1 < self._most_turns(i) for i in members)
 
     def truncate(self, members: Sequence[int]) -> None:
-        """End the episodes of these members, for instance because a policy's context is full.
+        """Truncate the episodes of these members: a policy's context is full, for instance.
 
-        They count as truncated. Later steps ignore their actions, and their reward is 0.
+        Later steps ignore their actions, and their reward is 0.
         """
         running = [i for i in members if not self._over[i]]
         self._over[running] = self._cut[running] = True
@@ -201,22 +205,22 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         if not active:
             raise ResetNeeded("GroupVectorEnv.step() needs reset(): every episode is over.")
         given = {i: Turn(action=actions[i]) for i in active}
-        replies = self._ahead.take(given)
+        replies, earned = self._ahead.take(given)
+        self._endings.keep(earned)
         rest = [i for i in active if i not in replies]
         replies |= zip(rest, self._replies(rest, given), strict=True)
         terminated, truncated = self._over & ~self._cut, self._cut.copy()
         for i, reply in replies.items():
-            said, total = reply.observation, reply.reward.total
-            self._turns[i].append(Turn(action=actions[i], observation=said, reward=total))
+            self._turns[i].append(heard(actions[i], reply))
             self._rewards[i].append(self._complete(reply).reward)
             if reply.done:
                 terminated[i] = True
             else:
                 truncated[i] = len(self._turns[i]) >= self._most_turns(i)
         self._over, self._cut = terminated | truncated, truncated.copy()
-        for i, earned in self._end_groups().items():
+        for i, more in self._end_groups().items():
             before = replies.get(i, Reply(reward=Reward(weights=self.weights)))
-            replies[i] = replace(before, reward=merged([before.reward, earned]))
+            replies[i] = replace(before, reward=merged([before.reward, more]))
         self._last = replies
         rows = [replies.get(i, _IDLE) for i in range(self.num_envs)]
         rewards = np.array([row.reward.total for row in rows], dtype=np.float64)
@@ -247,26 +251,8 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             super().reset(seed=None if seed is None else int(seed))
             base = int(self.np_random.integers(2**31)) if seed is None else int(seed)
             return [seed_for("group", base, group) for group in range(groups)]
-        given = list(seed)
-        if len(given) == self.num_envs != groups:
-            given_groups = [given[i :: self.group_size] for i in range(self.group_size)]
-            if any(other != given_groups[0] for other in given_groups):
-                raise ConfigError("seed: members of one group have different seeds.")
-            given = given_groups[0]
-        if len(given) != groups:
-            raise ConfigError(f"seed: {len(seed)} seeds. Allowed: {groups}, one for each group.")
+        given = of_groups(seed, groups, self.num_envs)
         return [int(self.np_random.integers(2**31)) if s is None else int(s) for s in given]
-
-    def _marked(self, options: dict[str, Any] | None) -> list[int]:
-        """Return the groups that `reset` resets."""
-        everyone = np.ones(self.num_envs, dtype=np.bool_)
-        mask = np.asarray((options or {}).get("reset_mask", everyone), dtype=np.bool_)
-        if mask.shape != (self.num_envs,):
-            raise ConfigError(f"reset_mask: shape {mask.shape}. Allowed: ({self.num_envs},).")
-        by_group = mask.reshape(-1, self.group_size)
-        if (by_group.any(axis=1) != by_group.all(axis=1)).any():
-            raise ConfigError("reset_mask: it marks a part of a group. Allowed: whole groups.")
-        return [int(group) for group in np.flatnonzero(by_group.any(axis=1))]
 
     def _replies(self, active: Sequence[int], given: Mapping[int, Turn]) -> list[Reply]:
         problems = [problem for i in active if (problem := self._problems[i]) is not None]
@@ -286,12 +272,27 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             for own in members
             if (problem := self._problems[own[0]]) is not None
         ]
-        found = {}
-        for own, earned in zip(members, self.env.group_rewards(played), strict=True):
-            for i, reward in zip(own, earned, strict=True):
-                self._rewards[i][-1:] = [merged([*self._rewards[i][-1:], reward])]
-                found[i] = reward
+        found = self._endings.of_groups(members, played)
+        for i, reward in found.items():
+            self._rewards[i][-1:] = [merged([*self._rewards[i][-1:], reward])]
         return found
+
+    def _made_ahead(self) -> Ahead:
+        finish = self._finish if self.env.asks_early else None
+        return Ahead(self._replies, self._graders.at_once, finish)
+
+    def _finish(
+        self, actions: Mapping[int, Turn], replies: Mapping[int, Reply]
+    ) -> dict[int, Reward]:
+        """Ask about the episodes that these replies end, in a thread: `step` waits for it."""
+        played = {}
+        for i, reply in replies.items():
+            problem, last = self._problems[i], len(self._turns[i]) + 1 >= self._most_turns(i)
+            if problem is not None and (reply.done or last):
+                turn = heard(actions[i].action, reply)
+                earned = summed([*self._rewards[i], self._complete(reply).reward])
+                played[i] = Played(problem, [[*self._turns[i], turn]], [earned])
+        return dict(zip(played, self._endings.ask([*played.values()]), strict=True))
 
     def _complete(self, reply: Reply) -> Reply:
         """Return the reply with every part that applies in its reward; with none if not valid."""

@@ -16,6 +16,7 @@ from rich.table import Table
 from grpo_envs.runs.metrics import rounded
 from grpo_envs.runs.rows import completion_rows, json_lines, problem_rows, read_jsonl
 from grpo_envs.runtime.files import fsync, write_atomically
+from grpo_envs.runtime.terminal import one_line
 from grpo_envs.types import Group
 
 log = logging.getLogger(__name__)
@@ -102,11 +103,18 @@ class ConsoleLogger(Logger):
     ) -> None:
         """Log the accuracy; `close` shows the first and the last evaluation side by side."""
         self._evals.append(metrics)
+        if "eval/accuracy" not in metrics:
+            error = next((row["error"] for row in rows if row.get("error")), "")
+            log.warning(
+                "held-out accuracy after %d steps: unknown, as no reward is valid%s",
+                *(step, f" ({one_line(error, 200)})" if error else ""),
+            )
+            return
+        invalid = metrics.get("eval/invalid", 0.0)
         log.info(
-            "held-out accuracy after %d steps: %.3f +- %.3f",
-            step,
-            metrics["eval/accuracy"],
-            metrics["eval/ci95"],
+            "held-out accuracy after %d steps: %.3f +- %.3f%s",
+            *(step, metrics["eval/accuracy"], metrics["eval/ci95"]),
+            f"; {invalid:.1%} of the rewards are invalid and count as wrong" if invalid else "",
         )
 
     def close(self) -> None:
@@ -221,10 +229,11 @@ def _keep_until(path: Path, step: int) -> None:
 
 def _side_by_side(first: Mapping[str, float], last: Mapping[str, float]) -> Table:
     table = Table("held-out, greedy", "before", "after", title=None)
-    for name in last:
-        silent = name == "eval/too_long" and not last[name]
+    for name in dict.fromkeys([*first, *last]):
+        silent = name.endswith(("/too_long", "/invalid")) and not last.get(name)
         if not (silent or name.endswith("ci95")):
-            table.add_row(name.removeprefix("eval/"), f"{first[name]:.3f}", f"{last[name]:.3f}")
+            cells = [f"{row[name]:.3f}" if name in row else "-" for row in (first, last)]
+            table.add_row(name.removeprefix("eval/"), *cells)
     return table
 
 

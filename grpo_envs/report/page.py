@@ -122,13 +122,14 @@ def reached(run: Record) -> str:
 def _evaluations(run: Record) -> str:
     first, last = run.evals[0], run.evals[-1]
     rows = []
-    for name in last:
+    for name in dict.fromkeys([*first, *last]):
         if name.startswith("eval/") and not name.endswith("ci95"):
             half = half_width_of(name)
             cells = [
                 f"{row[name]:.3f}" + (f" &plusmn; {row[half]:.3f}" if half in row else "")
-                for row in (first, last)
                 if name in row
+                else "-"
+                for row in (first, last)
             ]
             rows.append([escape(name.removeprefix("eval/")), *cells])
     head = ["held-out", f"step {first['step']}", f"step {last['step']}"]

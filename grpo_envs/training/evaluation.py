@@ -111,7 +111,8 @@ def eval_metrics(rows: Sequence[Row], own: Mapping[str, Part]) -> dict[str, floa
     """Return the metrics of an evaluation: `eval/<name>` for each of `estimates`.
 
     `eval/ci95` is half the width of the 95 % interval of `eval/accuracy`, `eval/reward_ci95` of
-    `eval/reward`, `eval/pass@k_ci95` of `eval/pass@k`.
+    `eval/reward`, `eval/pass@k_ci95` of `eval/pass@k`. `eval/invalid` is the share of all answers
+    whose grading failed.
     """
     found = estimates(rows, own)
     metrics = {f"eval/{name}": estimate.mean for name, estimate in found.items()}
@@ -120,7 +121,7 @@ def eval_metrics(rows: Sequence[Row], own: Mapping[str, Part]) -> dict[str, floa
             metrics[f"eval/{name}_ci95"] = estimate.half_width
         elif name == "accuracy":
             metrics["eval/ci95"] = estimate.half_width
-    return metrics
+    return metrics | {"eval/invalid": fmean(not row["valid"] for row in rows)}
 
 
 def estimates(
@@ -132,7 +133,8 @@ def estimates(
     `reward/<part>`; `length` in tokens; `truncated`. For sampled answers: `pass@k`,
     `sampled_reward` and `sampled_reward/<part>`, `sampled_length`, `sampled_truncated`. If there
     are strata: `accuracy/<stratum>` and `pass@1/<stratum>`. Problems with the same prompt form one
-    cluster. An invalid reward counts as 0.
+    cluster. An invalid reward counts as 0; if no reward is valid,
+    the figures of rewards are left out.
 
     Args:
         rows: The answers.
@@ -200,19 +202,26 @@ def _figures(rows: Sequence[Row], own: Mapping[str, Part], by: Sequence[str]) ->
     found: dict[str, _Figure] = {}
     greedy = [row for row in rows if row["decoding"] == "greedy"]
     sampled = [row for row in rows if row["decoding"] == "sampled"]
-    if greedy:
+    if any_valid(greedy):
         found["accuracy"] = share_of, _right(greedy, own)
-        for name, some in strata(greedy, by).items():
+        for name, some in _graded(strata(greedy, by)):
             found[f"accuracy/{name}"] = share_of, _right(some, own)
-        found |= _means(greedy, "")
-    if sampled:
+    if any_valid(sampled):
         most = min(map(len, by_problem(sampled).values()))
         for k in sorted({2**i for i in range(most.bit_length())} | {most}):
             found[f"pass@{k}"] = share_of, _passed(sampled, own, k)
-        for name, some in strata(sampled, by).items():
+        for name, some in _graded(strata(sampled, by)):
             found[f"pass@1/{name}"] = share_of, _passed(some, own, 1)
-        found |= _means(sampled, "sampled_")
-    return found
+    return found | _means(greedy, "") | _means(sampled, "sampled_")
+
+
+def any_valid(rows: Sequence[Row]) -> bool:
+    """Return whether any answer was graded: without one, nothing is known of rewards."""
+    return any(row["valid"] for row in rows)
+
+
+def _graded(found: Mapping[str, Sequence[Row]]) -> Iterator[tuple[str, Sequence[Row]]]:
+    return ((name, rows) for name, rows in found.items() if any_valid(rows))
 
 
 def _right(rows: Sequence[Row], own: Mapping[str, Part]) -> _Values:
@@ -228,16 +237,17 @@ def _passed(rows: Sequence[Row], own: Mapping[str, Part], k: int) -> _Values:
 
 
 def _means(rows: Sequence[Row], prefix: str) -> dict[str, _Figure]:
-    parts = sorted({name for row in rows if row["valid"] for name in row["parts"]})
-    return {
-        f"{prefix}reward": (mean_of, [(row, float(row["reward"])) for row in rows]),
-        **{f"{prefix}reward/{name}": _part(rows, name) for name in parts},
-        f"{prefix}length": (mean_of, [(row, float(row["tokens"])) for row in rows]),
-        f"{prefix}truncated": (
-            share_of,
-            [(row, float(row["finish_reason"] == "length")) for row in rows],
-        ),
-    }
+    if not rows:
+        return {}
+    found: dict[str, _Figure] = {}
+    if any_valid(rows):
+        found[f"{prefix}reward"] = mean_of, [(row, float(row["reward"])) for row in rows]
+        for name in sorted({name for row in rows if row["valid"] for name in row["parts"]}):
+            found[f"{prefix}reward/{name}"] = _part(rows, name)
+    cut = [(row, float(row["finish_reason"] == "length")) for row in rows]
+    found[f"{prefix}length"] = mean_of, [(row, float(row["tokens"])) for row in rows]
+    found[f"{prefix}truncated"] = share_of, cut
+    return found
 
 
 def _part(rows: Sequence[Row], name: str) -> _Figure:

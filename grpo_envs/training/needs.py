@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,12 +13,13 @@ from grpo_envs.training.decoding import training_decoding
 from grpo_envs.training.precision import precision_name
 from grpo_envs.training.trainable import samples_itself
 from grpo_policy.fake_policy import fake_policy
-from grpo_policy.footprint import MOMENTS, MOMENTS_8BIT, Footprint, Job, footprint
+from grpo_policy.footprint import MOMENTS, MOMENTS_8BIT, Footprint, Job, Part, footprint
 from grpo_policy.learner import LearnerSettings
 from grpo_policy.masters import DTYPES
 from grpo_policy.models import load_config, resolve
 from grpo_policy.pace import Pace, Speed, pace
 from grpo_policy.policy import Policy
+from grpo_policy.scorers import reward_model_parts, teacher_part
 from grpo_policy.shapes import config_of
 
 SPEED = Speed(flops=300e12, bandwidth=2e12)
@@ -67,8 +69,10 @@ def needs(
     precision = precision_name(cfg.trainer, device)
     # The sizes of Qwen are in a table of ours, so the hub is not needed.
     config = config_of(model.size) if model.size else load_config(model.path, cfg.model)
+    others = tuple(_others(cfg, device, DTYPES[precision], shards))
     with fake_policy(config, cfg.model, DTYPES[precision]) as policy:
-        job = replace(_job(cfg, policy, device, prompt), shards=shards, memory=memory)
+        job = _job(cfg, policy, device, prompt)
+        job = replace(job, shards=shards, memory=memory, others=others)
         found = footprint(policy, job)
         steps = (
             None
@@ -100,6 +104,7 @@ def _job(cfg: RunConfig, policy: Policy, device: str, prompt: int) -> Job:
         completions=cfg.agent.group_size * cfg.trainer.prompts_per_step,
         batch_tokens=cfg.sampler.batch_tokens,
         reference=cfg.agent.reference,
+        average=bool(getattr(cfg.agent, "sync_reference_decay", 0.0)),
         critic=cfg.agent.critic_body == "own",
         quantized=cfg.model.quantization is not None,
         moments=MOMENTS_8BIT if _in_eight_bits(cfg) else MOMENTS,
@@ -107,6 +112,13 @@ def _job(cfg: RunConfig, policy: Policy, device: str, prompt: int) -> Job:
         engine=not samples_itself(cfg.sampler.name),
         lag=cfg.trainer.lag,
     )
+
+
+def _others(cfg: RunConfig, device: str, dtype: torch.dtype, shards: int) -> Iterator[Part]:
+    """Yield the models beside the policy that only score."""
+    if teacher := getattr(cfg.agent, "teacher", None):
+        yield teacher_part(teacher, dtype, shards if cfg.trainer.shard == "full" else 1)
+    yield from reward_model_parts(cfg.env, device)
 
 
 def _in_eight_bits(cfg: RunConfig) -> bool:

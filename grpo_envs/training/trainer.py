@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from grpo_policy.parts import held_whole
 from grpo_policy.samplers.protocol import Sampler, identity_of, shown_identity
 
 log = logging.getLogger(__name__)
+_OF_REWARDS = re.compile(r"eval/(\w+/)?(accuracy|pass@|(sampled_)?reward)")
 _CUT_OFF = (
     "not saved after step %d: what is sampled ahead was cut off. The steps since the last "
     "checkpoint are made again."
@@ -237,6 +239,10 @@ class Trainer:
 
     def _require_sweep_metric(self) -> None:
         name, known = self.cfg.sweep_metric, [*self.last, *self._evaluated]
+        if _OF_REWARDS.match(name) and any(
+            share for key, share in self._evaluated.items() if key.endswith("/invalid")
+        ):
+            return  # an evaluation has no such figure where no reward is valid
         if self._evaluated or not name.startswith("eval/"):
             require_one_of("trainer.sweep_metric", name, known)
 

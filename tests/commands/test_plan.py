@@ -6,8 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+)
 
 from grpo_envs import plan
+from grpo_envs.plan import shown_size as mib
+from grpo_policy.models import TINY as TINY_FOLDER
 
 TINY = ("model.size=tiny", "trainer.device=cpu")
 
@@ -65,6 +72,39 @@ def test_an_engine_comes_with_the_arithmetic_of_its_gpus(
     assert "trainer.lag=0, 8 GPUs: 7 GPUs sample, 1 train; a step takes 0.3 s" in printed
     assert run(monkeypatch, *TINY) == 0
     assert "GPU" not in capsys.readouterr().out, "one process does both"
+
+
+def test_models_that_only_score_have_a_row_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A teacher, the average that a reference is, a critic; reward models here and elsewhere."""
+    config = LlamaConfig(
+        **{"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_labels": 1},
+        **{"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1},
+        architectures=["LlamaForSequenceClassification"],
+    )
+    config.save_pretrained(tmp_path)
+    judge = AutoModelForSequenceClassification.from_config(config)
+    scored = sum(p.numel() for p in judge.parameters())
+    rewards = [
+        f"env.of.{env}={{weight: 1, rewards: {{rm: {{model: {tmp_path}, device: {place}}}}}}}"
+        for env, place in (("math", "auto"), ("countdown", "auto"), ("format", "cuda:1"))
+    ]
+    words = [*TINY, "trainer.precision=bf16", "sampler.max_new_tokens=8"]
+    followed = ["agent.sync_reference_every=1", "agent.sync_reference_decay=0.9"]
+    taught = [f"agent.teacher={TINY_FOLDER}", "env=mixture", *rewards]
+    assert run(monkeypatch, *words, *followed, *taught, "--memory", "8GiB") == 0
+    printed = capsys.readouterr().out
+    tiny = AutoModelForCausalLM.from_pretrained(TINY_FOLDER)
+    count = sum(p.numel() for p in tiny.parameters())
+    assert row(printed, "teacher")[1:3] == [mib(2 * count)] * 2
+    assert row(printed, "average")[1:3] == [mib(4 * count)] * 2
+    here, there = (re.split(r"\s{2,}", x) for x in printed.splitlines() if x.startswith("reward"))
+    assert here[1:3] == [mib(4 * scored)] * 2, "the two environments share it"
+    assert there[1:3] == ["-", "-"]
+    assert there[3].endswith("GiB on cuda:1, not counted here")
+    assert run(monkeypatch, *words, "agent=ppo", "--memory", "8GiB") == 0
+    assert row(capsys.readouterr().out, "critic")[1:3] == [mib(14 * count)] * 2
 
 
 def test_where_no_key_is_enough_it_says_so(

@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from grpo_envs.env.rewards import Part
+from grpo_envs.loggers.basic import ConsoleLogger
 from grpo_envs.runs.statistics import mean_of, pass_at_k, share_of, wilson
 from grpo_envs.training.evaluation import differences, estimates, eval_metrics
 from grpo_envs.types import Reward
@@ -56,6 +58,7 @@ def test_eval_metrics_by_hand() -> None:
             "eval/reward/format": 0.75,
             "eval/length": 5.0,
             "eval/truncated": 0.25,
+            "eval/invalid": 0.25,
         },
         abs=1e-5,
     )
@@ -63,7 +66,8 @@ def test_eval_metrics_by_hand() -> None:
 
 def test_an_invalid_answer_is_never_accurate() -> None:
     # Its total is 0, and so is the maximum of an environment that only punishes.
-    assert eval_metrics([row(0, BROKEN)], {"a": Part(weight=-1.0)})["eval/accuracy"] == 0.0
+    rows = [row(0, BROKEN), row(1, Reward(parts={"a": 1.0}, weights={"a": -1.0}))]
+    assert eval_metrics(rows, {"a": Part(weight=-1.0)})["eval/accuracy"] == 0.0
 
 
 def test_accuracy_forgives_rounding_and_nothing_more() -> None:
@@ -208,3 +212,39 @@ def test_a_difference_is_paired_and_says_how_much_more_b_has() -> None:
     assert gain.mean == pytest.approx(0.25)
     assert gain.high == pytest.approx(0.25 + 1.96 * math.sqrt(2.75 / 16))
     assert differences(b, a, OWN)["accuracy"].mean == pytest.approx(-0.25)
+
+
+def test_where_no_answer_was_graded_nothing_is_known_of_rewards() -> None:
+    """Neither 0 nor 1: lengths alone; a stratum without a grade has no accuracy either."""
+    rows = [row(i, BROKEN, 3) for i in range(4)]
+    rows += [{**row(i, BROKEN, 3), "decoding": "sampled"} for i in range(4)]
+    assert eval_metrics(rows, OWN) == {
+        "eval/length": 3.0,
+        "eval/truncated": 0.0,
+        "eval/sampled_length": 3.0,
+        "eval/sampled_truncated": 0.0,
+        "eval/invalid": 1.0,
+    }
+    levels = [row(0, earned(1, 1), meta={"level": 1}), row(1, BROKEN, meta={"level": 2})]
+    found = estimates(levels, OWN)
+    assert found["accuracy/level_1"].mean == 1.0
+    assert "accuracy/level_2" not in found
+    assert eval_metrics(levels, OWN)["eval/invalid"] == 0.5
+
+
+def test_the_console_says_that_no_answer_was_graded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = [row(i, BROKEN, error="sandbox\ndown") for i in range(4)]
+    some = [*broken[:1], row(1, earned(1, 1))]
+    logger = ConsoleLogger(tmp_path, 3, 0)
+    with caplog.at_level("INFO", "grpo_envs"):
+        for step, rows in enumerate((broken, some)):
+            logger.log_eval(step, eval_metrics(rows, OWN), rows)
+    first, second = caplog.messages
+    assert first == (
+        "held-out accuracy after 0 steps: unknown, as no reward is valid (sandbox\\ndown)"
+    )
+    assert second.startswith("held-out accuracy after 1 steps: 0.500 +- ")
+    assert second.endswith("; 50.0% of the rewards are invalid and count as wrong")
+    logger.close()  # side by side: the first has no accuracy

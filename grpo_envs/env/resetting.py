@@ -1,0 +1,43 @@
+"""Which groups of a vector environment a reset is about, and on which problems it puts them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from grpo_envs.errors import ConfigError
+
+
+def marked(options: Mapping[str, Any] | None, members: int, size: int) -> list[int]:
+    """Return the groups that `reset_mask` marks; all of them where there is none.
+
+    Raises:
+        ConfigError: the mask is of another shape, or marks a part of a group.
+    """
+    everyone = np.ones(members, dtype=np.bool_)
+    mask = np.asarray((options or {}).get("reset_mask", everyone), dtype=np.bool_)
+    if mask.shape != (members,):
+        raise ConfigError(f"reset_mask: shape {mask.shape}. Allowed: ({members},).")
+    by_group = mask.reshape(-1, size)
+    if (by_group.any(axis=1) != by_group.all(axis=1)).any():
+        raise ConfigError("reset_mask: it marks a part of a group. Allowed: whole groups.")
+    return [int(group) for group in np.flatnonzero(by_group.any(axis=1))]
+
+
+def of_groups(seeds: Sequence[int | None], groups: int, members: int) -> list[int | None]:
+    """Return a seed for each group, from one for each group or each member.
+
+    Raises:
+        ConfigError: there are more or fewer, or members of a group have different ones.
+    """
+    given, size = list(seeds), members // groups
+    if len(given) == members != groups:
+        first, *others = (given[i::size] for i in range(size))
+        if any(other != first for other in others):
+            raise ConfigError("seed: members of one group have different seeds.")
+        given = first
+    if len(given) != groups:
+        raise ConfigError(f"seed: {len(seeds)} seeds. Allowed: {groups}, one for each group.")
+    return given
