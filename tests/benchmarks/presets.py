@@ -3,9 +3,9 @@
 python tests/benchmarks/presets.py
 python tests/benchmarks/presets.py --only gmpo vespo --seeds 1
 
-A run takes one to three minutes of a core. One that is done is not repeated, one that was cut off
-goes on: the folder of runs is kept. The teacher of `distill` is what `grpo` has learnt with the
-same seed.
+A run takes one to three minutes of a core. A run that is done is not repeated, and one that was
+interrupted resumes: the folder of runs is kept. After each seed the table is printed and written to
+`table.md` in that folder. The teacher of `distill` is the model of `grpo` with the same seed.
 """
 
 import argparse
@@ -84,8 +84,16 @@ def line(preset: str, runs: list[Path]) -> str:
     return f"| {' | '.join(cells)} | {length:.0f} |"
 
 
+def table(finished: dict[str, list[Path]], out: Path) -> None:
+    """Print a row for each variant, and keep the table in `out`."""
+    rows = [line(variant, runs) for variant, runs in finished.items()]
+    text = "\n".join([HEADER, "|---|---|---|---|---|---|---|", *rows])
+    (out / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(f"\n{text}", flush=True)
+
+
 def main() -> None:
-    """Train every preset with every seed and print the table."""
+    """Train every preset with every seed; print the table after each seed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--samples", type=int, default=7680, help="of a run (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of a preset (%(default)s)")
@@ -99,9 +107,7 @@ def main() -> None:
             train("grpo", seed, options.samples, options.out)
         for variant in variants:
             finished[variant].append(train(variant, seed, options.samples, options.out))
-    print(f"\n{HEADER}\n|---|---|---|---|---|---|---|")
-    for preset in variants:
-        print(line(preset, finished[preset]))
+        table(finished, options.out)
 
 
 if __name__ == "__main__":
