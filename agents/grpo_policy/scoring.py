@@ -75,7 +75,7 @@ class _Scores(torch.autograd.Function):
         targets_N, *weights = rest
         head, temperature, size, entropy_grad = how
         chunks = zip(hidden_ND.split(size), targets_N.split(size), strict=True)
-        logits_of = _multiply(head.weight) if _is_plain(head) else head
+        logits_of = _multiply(cast("Tensor", head.weight)) if _is_plain(head) else head
         scores = [_score(logits_of(hidden), targets, temperature) for hidden, targets in chunks]
         logps_N, entropy_N = (torch.cat(parts) for parts in zip(*scores, strict=True))
         ctx.save_for_backward(hidden_ND, targets_N, entropy_N, *weights)
