@@ -27,7 +27,7 @@ HUNG = 60.0  # seconds without an answer
 NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 _COMMAND = struct.Struct("<cq")  # b"F" 0 forks a worker, b"K" pid kills one
 _PID = struct.Struct("<q")
-_KEPT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR")  # of the environment; none decides a verdict
+_KEPT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR")  # variables without effect on verdicts
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
