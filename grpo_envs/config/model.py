@@ -66,7 +66,7 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     """Computes activations again in the backward pass: less memory, about a third slower."""
     quantization: str | None = None
-    """4bit: the base weights of adapters are held in four bits (QLoRA); null: not quantized."""
+    """4bit: the base weights of adapters are held in four bits (QLoRA); null: not quantised."""
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
@@ -120,9 +120,9 @@ class SamplerConfig:
     name: str = "torch"
     """Entry point of the sampler."""
     temperature: Scheduled = 1.0
-    """Divides the logits, both in sampling and in scoring. A number or a schedule."""
+    """Divides the logits of sampling and scoring. Or a schedule."""
     max_new_tokens: int | None = None
-    """Tokens per completion at most; null: the model's default (1024; 64 for the bundled tiny)."""
+    """Most tokens of a completion; null: the model's (1024; tiny's 64)."""
     stop: list[str] = field(default_factory=list)
     """Texts that end an answer: it ends with the token that completes such a text, and keeps it."""
     thinking_budget: int | None = None

@@ -59,7 +59,7 @@ class TrainerConfig:
     eval_every: int = 0
     """Steps between evaluations; 0: only before the first step and after the last."""
     eval_problems: int = 200
-    """Held-out problems of an evaluation, answered greedily; 0: no evaluation."""
+    """Held-out problems of an evaluation, answered greedily; 0: none."""
     evaluations: dict[str, Any] = field(default_factory=dict)
     """Further evaluations by name, each with the keys that differ from env.*: {hard: {level: 5}}
     gives eval/hard/accuracy. Keys with a `name` are those of another environment."""

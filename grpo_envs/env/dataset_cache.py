@@ -83,7 +83,7 @@ def save(key: str, verdict: Verdict) -> None:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(asdict(verdict), file)
-            Path(name).replace(folder / f"{key}.json")  # whole, whoever else writes it now
+            Path(name).replace(folder / f"{key}.json")  # atomic, also between processes
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise

@@ -1,7 +1,7 @@
-"""Arithmetic on whole numbers, read and worked out exactly: `work_out("3*4+5")`.
+"""Arithmetic on whole numbers, parsed and computed exactly: `work_out("3*4+5")`.
 
-Nothing is evaluated by Python and nothing grows: length and depth are bounded, and with them every
-number on the way. Powers, decimals, other digits than ASCII's and 1e9 are not read.
+Python evaluates nothing. Length and depth are bounded, and so are all intermediate numbers. Powers,
+decimals, digits other than ASCII and 1e9 are refused.
 """
 
 import operator
@@ -27,11 +27,11 @@ _WHOLE = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,12}|[0-9]{1,40})")
 
 
 class Unreadable(Exception):
-    """The text is no arithmetic, or has no value; the message says why."""
+    """The text is not arithmetic, or has no value; the message says why."""
 
 
 def whole_number(text: str) -> int | None:
-    """Return the whole number that `text` is, None if it is anything else (also 14/2, 7.0, 1e3).
+    """Return the whole number in `text`; None for any other text (also 14/2, 7.0, 1e3).
 
     >>> whole_number("-1,999"), whole_number("7 8"), whole_number("3+4")
     (-1999, None, None)
@@ -42,11 +42,11 @@ def whole_number(text: str) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arithmetic:
-    """What an expression comes to, and the numbers that stand in it."""
+    """The value of an expression, and the numbers in it."""
 
     value: Fraction
     numbers: tuple[int, ...]
-    """In order, signs not included."""
+    """The numbers in order, without signs."""
 
 
 def work_out(text: str, operators: Collection[str] = "+-*/") -> Arithmetic:
@@ -55,10 +55,10 @@ def work_out(text: str, operators: Collection[str] = "+-*/") -> Arithmetic:
     Args:
         text: Whole numbers, operators (also the signs of times, division and minus) and
             parentheses.
-        operators: Those of `+-*/` that may be used; + and - also as signs of what follows.
+        operators: The allowed operators among `+-*/`; + and - are also signs.
 
     Raises:
-        Unreadable: anything else, a division by zero, or more than the limits.
+        Unreadable: any other text, a division by zero, or a text beyond the limits.
 
     >>> work_out("3*(4 - 5)/2")
     Arithmetic(value=Fraction(-3, 2), numbers=(3, 4, 5, 2))
@@ -86,7 +86,7 @@ def _tokens(text: str) -> list[str]:
 
 @dataclass(slots=True)
 class _Reader:
-    """A Pratt parser that works out what it reads."""
+    """A Pratt parser that computes the value while it reads."""
 
     tokens: list[str]
     operators: Collection[str]
@@ -117,7 +117,7 @@ class _Reader:
         return left
 
     def operand(self) -> Fraction:
-        """Read a number, a parenthesis or a signed one of these."""
+        """Read a number or a parenthesis, with or without a sign."""
         token = self.take()
         if token.isdecimal():
             self.numbers.append(int(token))

@@ -1,12 +1,12 @@
-"""What graders of any kind take out of a completion first."""
+"""Extraction of answers from completions, for all graders."""
 
 from dataclasses import dataclass
 
 
 def after_think(completion: str) -> str | None:
-    """Return what follows the reasoning block, all of it if there is no block.
+    """Return the text after the reasoning block, or the whole text if there is no block.
 
-    None where a `<think>` is never closed: nothing follows it.
+    None if a `<think>` is not closed, because nothing follows it.
 
     >>> after_think("<think>3+4</think>7"), after_think("7"), after_think("<think>3")
     ('7', '7', None)
@@ -16,12 +16,12 @@ def after_think(completion: str) -> str | None:
 
 
 def action_in(completion: str, form: str) -> str:
-    """Return what somebody else's environment is given of a completion.
+    """Return the action for another library's environment.
 
     Args:
         completion: What the model wrote.
-        form: `text`: what follows any reasoning, stripped; `tag`: what is in the last `<answer>`
-            there; '' if there is none.
+        form: `text`: the stripped text after any reasoning; `tag`: the content of the last
+            `<answer>` there, '' if there is none.
 
     >>> action_in("<think>up?</think> north ", "text"), action_in("So <answer>up</answer>", "tag")
     ('north', 'up')
@@ -36,20 +36,20 @@ def action_in(completion: str, form: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """What stands between `<tag>` and `</tag>`."""
+    """The text between `<tag>` and `</tag>`."""
 
     tag: str
     text: str
     neat: bool
-    """Whether it is not empty and ends the completion, after at most one reasoning block."""
+    """Whether the block is not empty and ends the completion, after at most one reasoning block."""
 
 
 def only_block(completion: str, *tags: str) -> Block | None:
-    """Return the block that follows the reasoning, or None if there is none or more than one.
+    """Return the block after the reasoning; None if there is no block, or more than one.
 
     Args:
         completion: What the model wrote.
-        tags: Names of the tags that are looked for.
+        tags: Names of the tags to look for.
 
     >>> only_block("<think>3+4=7</think><answer>7</answer>", "answer")
     Block(tag='answer', text='7', neat=True)

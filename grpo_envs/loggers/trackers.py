@@ -235,7 +235,7 @@ class MlflowLogger(Tracker):
     def _send_table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         # dtype=object avoids a warning of pandas 3 about string columns in MLflow.
         table = _imported(self.name, "pandas").DataFrame(rows, dtype=object)
-        self._client.log_table(self._sent["id"], table, "completions.json")  # after what is there
+        self._client.log_table(self._sent["id"], table, "completions.json")  # appends
 
     def _end(self) -> None:
         self._client.set_terminated(self._sent["id"])

@@ -15,8 +15,8 @@ def keep_freed_memory() -> bool:
     """Keep freed memory in this process, if the C library is glibc and no variable is set.
 
     glibc returns large blocks to the system as soon as they are free. A training step then gets the
-    same pages again, one page fault each, and the system writes zeros into them first. With freed
-    memory kept, the peak does not change, but the process stays at its peak between steps.
+    same pages again, one page fault each, and the system writes zeros into them first. The peak
+    does not change, but the process stays at its peak between steps.
 
     Returns:
         Whether freed memory is kept now.

@@ -75,7 +75,7 @@ def cores() -> int:
 
 
 def _number(name: str, alone: int) -> int:
-    """Return a variable of torchrun; without LOCAL_RANK, another program has set it."""
+    """Return a variable of torchrun; `alone` without LOCAL_RANK, as others set RANK, too."""
     return int(os.environ.get(name, alone)) if "LOCAL_RANK" in os.environ else alone
 
 

@@ -48,8 +48,7 @@ def _prctl(*arguments: int) -> None:
     _checked(_LIBC.prctl(*_longs(*(*arguments, 0, 0, 0, 0)[:5])), "prctl")
 
 
-# For the calls of each child. Without use_errno: its ctypes data is memory that children would
-# copy.
+# For the calls of each child. Without use_errno, whose memory each child would copy.
 _BARE = ctypes.CDLL(None)
 _BARE_PRCTL = getattr(_BARE, "prctl", None)
 _DIE_WITH_PARENT = _longs(_PR_SET_PDEATHSIG, _SIGKILL)
@@ -65,7 +64,7 @@ def _checked(result: int, what: str) -> int:
 def die_with_parent() -> None:
     """Have this process killed when the thread that forked it ends."""
     if _BARE_PRCTL is not None and _BARE_PRCTL(*_DIE_WITH_PARENT) < 0:
-        _prctl(_PR_SET_PDEATHSIG, _SIGKILL)  # with its error
+        _prctl(_PR_SET_PDEATHSIG, _SIGKILL)  # again, with errno
 
 
 def adopt_orphans() -> None:
@@ -177,7 +176,7 @@ class Filter:
         for place in self.places:
             struct.pack_into("<I", self.code, place, pid)
         if self.syscall(*self.call) < 0:
-            _checked(_LIBC.syscall(*self.call), "seccomp")  # with its error
+            _checked(_LIBC.syscall(*self.call), "seccomp")  # again, with errno
 
 
 def seccomp_known() -> bool:

@@ -84,7 +84,7 @@ class Peer:
         raise Unreadable("no such request")
 
     def export(self, value: Any) -> Node | None:
-        """Return the node of what has no value, None for what does not pass."""
+        """Return the node of something that does not pass by value; None if it cannot pass."""
         if id(value) in self.proxies:
             return ["m", self.proxies[id(value)][1]]
         if is_iterator(value) and not callable(value):

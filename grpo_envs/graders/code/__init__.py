@@ -1,8 +1,8 @@
 """Judging programs by running them: `grade_code(tests, program, backend)` -> `CodeVerdict`.
 
-Take the program out of the completion (`extract`); run it in a sandbox (grpo_envs/sandbox); compare
-what it claims with what was expected in this process (`compare`), or let a judge process run test
-code (`grade`). Tests come out of datasets by `read`, literal assertions become calls by `asserts`.
+`extract` takes the program out of the completion; a sandbox (grpo_envs/sandbox) runs it. `compare`
+compares its claimed values with the expected ones in this process, or a judge process runs test
+code (`grade`). `read` reads the tests of a dataset; `asserts` turns literal assertions into calls.
 """
 
 from grpo_envs.graders.code.extract import program_of, well_formed

@@ -1,6 +1,7 @@
 """From assertions to cases: `assert f(1, 2) == 3` is a call and its value.
 
-Read by AST and never evaluated. What these few forms do not cover stays test code, for a process.
+The code is read by AST and never evaluated. Assertions of other forms stay test code, which a
+process runs.
 """
 
 import ast
@@ -21,35 +22,35 @@ Env = Mapping[str, Any]
 
 
 class NotLiteral(Exception):
-    """An expression is not made of constants, or a statement is no literal assertion."""
+    """An expression is not made of constants, or a statement is not a literal assertion."""
 
 
 def cases_of(code: str, entry_point: str) -> tuple[Case, ...] | None:
-    """Return the cases that `code` asserts of `candidate` or `entry_point`.
+    """Return the cases that `code` asserts about `candidate` or `entry_point`.
 
     Args:
         code: Assertions, or a function `check(candidate)` that makes them.
         entry_point: The function that is tested.
 
     Returns:
-        None where anything in `code` is more than a literal assertion, or there is none.
+        The cases; None if `code` has anything else than literal assertions, or no assertion.
     """
     try:
         body, env = _body(ast.parse(code), {})
         cases = [case for node in body if (case := _statement(node, entry_point, env)) is not None]
     except (NotLiteral, SyntaxError, ValueError, RecursionError, MemoryError):
-        return None  # ValueError: a null byte; the last two: nested beyond what Python parses
+        return None  # ValueError: a null byte; the last two: nested too deeply for Python
     return tuple(cases) or None
 
 
 def _callee(node: ast.AST | None) -> str:
-    """Return the name that `node` calls, '' where it is no call of a name."""
+    """Return the name that `node` calls; '' if it is not a call of a name."""
     called = node.func if isinstance(node, ast.Call) else None
     return called.id if isinstance(called, ast.Name) else ""
 
 
 def _body(tree: ast.Module, env: dict[str, Any]) -> tuple[Sequence[ast.stmt], dict[str, Any]]:
-    """Return the statements of `check`, or of the module where it has no such function."""
+    """Return the statements of `check`, or of the module if there is no such function."""
     check = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"]
     if not check:
         return tree.body, env
@@ -212,7 +213,7 @@ def _binary(node: Any, env: Env) -> Any:
     act = _BINARY.get(type(node.op))
     left, right = _value(node.left, env), _value(node.right, env)
     if act is None or (isinstance(node.op, ast.Mod) and isinstance(left, str | bytes)):
-        raise NotLiteral  # "%99999999d" % 1 is no constant that anyone wants
+        raise NotLiteral  # such as "%99999999d" % 1
     if isinstance(node.op, ast.Pow) and not _small_power(left, right):
         raise NotLiteral
     if isinstance(node.op, ast.Mult) and not _small_product(left, right):
@@ -233,7 +234,7 @@ def _small_product(left: Any, right: Any) -> bool:
 
 
 def _call(node: Any, env: Env) -> Any:
-    """Read the few calls that stand in literals: set([1, 2]), list(range(9)), float("inf")."""
+    """Read the few calls that count as literals: set([1, 2]), list(range(9)), float("inf")."""
     name, args = ast.unparse(node.func), [_value(argument, env) for argument in node.args]
     if name not in _CALLS or node.keywords:
         raise NotLiteral

@@ -1,17 +1,18 @@
-"""Checkers: what decides on an answer where several outputs are right.
+"""Checkers: they decide whether an output is right if several outputs can be right.
 
-| `env.checker`, or a row's `checker` | what is right |
+| `env.checker`, or a row's `checker` | right outputs |
 |---|---|
 | `unordered_lines` | the expected lines, in any order |
 | `unordered_words` | the expected words, in any order and on any lines |
 | `ignore_case` | the expected words on the expected lines, in either case |
 | `{tolerance: 1e-6}` | numbers within a relative or absolute difference |
-| Python code with `def check(stdin, stdout, expected)` | what it returns True for |
+| Python code with `def check(stdin, stdout, expected)` | outputs for which it returns True |
 | `package.module:function` | the same, of an installed package |
 
-Code runs in the sandbox, in a process of its own: the program's output reaches it as a value. A
-function of a package runs in this process, so that only the configuration may name one, not a row.
-Tests of a function give a checker the list of arguments and the value. Anything but True is wrong.
+Code runs in the sandbox, in a separate process, which gets the program's output as a value. A
+function of a package runs in this process, so only the configuration may name one, not a row. For
+tests of a function, a checker gets the list of arguments and the value. Any result but True means
+wrong.
 """
 
 import ast
@@ -28,16 +29,16 @@ from grpo_envs.sandbox.types import Backend, Calls, Limits, Raised, Returned
 
 Check = Callable[[Any, Any, Any], bool]
 Triple = tuple[Any, Any, Any]
-"""What was given, the program's answer, what is expected."""
+"""The input, the program's answer and the expected answer."""
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _BATCH = 2**21
-"""Characters that one run of checker code is given."""
+"""Characters of input for one run of checker code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checker:
-    """One of a name, the code of `check`, a function, or a tolerance."""
+    """A checker: exactly one of a name, the code of `check`, a function, or a tolerance."""
 
     name: str = ""
     code: str = ""
@@ -61,15 +62,15 @@ BUILT_IN: Mapping[str, Check] = {
 
 
 def checker_from(given: Any, *, trusted: bool, key: str = "checker") -> Checker | None:
-    """Return the checker that a configuration or a row declares, None for none.
+    """Return the checker that a configuration or a row declares; None if there is none.
 
     Args:
         given: The value of `env.checker`, or the cell of a row.
         trusted: Whether a function of a package may be named.
-        key: How messages call it.
+        key: Name of the key in messages.
 
     Raises:
-        ConfigError: it is none of the documented ones.
+        ConfigError: `given` is not one of the documented checkers.
     """
     if given is None or (isinstance(given, str) and not given.strip()):
         return None
@@ -127,7 +128,7 @@ def _function(text: str, key: str) -> Check:
 def decisions(
     checker: Checker, triples: Sequence[Triple], backend: Backend, limits: Limits | None = None
 ) -> list[str]:
-    """Return '' for each answer that is right, else why it is not.
+    """Return '' for each right answer, and the reason for each wrong one.
 
     Raises:
         SandboxError: the sandbox failed.
@@ -141,7 +142,7 @@ def decisions(
 def _ask(check: Check, triple: Triple) -> str:
     try:
         return "" if check(*triple) is True else "the checker says no"
-    except Exception as error:  # noqa: BLE001  a checker of any package, on any output
+    except Exception as error:  # noqa: BLE001  a package's checker may raise anything
         return f"the checker raised {type(error).__name__}"
 
 

@@ -1,9 +1,9 @@
-"""Is what a program claims what was expected? Decided here, on plain builtins, never in its reach.
+"""Comparison of a program's claimed values with expected ones, on plain builtins, in this process.
 
-A bool is only ever a bool: True is not 1. An int and a float are the same where their values are.
-NaN is NaN and nothing else. Sets have no order and may be frozen. A list and a tuple differ if
-`strict`, as they do for `==`; else one will do for the other, since JSON cannot tell them apart.
-What is no plain builtin (a subclass that overrides `__eq__`, say) equals nothing.
+A bool equals only a bool: True is not 1. An int and a float are equal if their values are. NaN
+equals NaN. Sets have no order and may be frozen. A list and a tuple differ if `strict`, as for
+`==`; otherwise they are equal, because JSON has only lists. Other types, such as a subclass that
+overrides `__eq__`, equal nothing.
 """
 
 import math
@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What counts as the same."""
+    """The rules of the comparison."""
 
     strict: bool = False
     """Whether a list and a tuple differ."""
@@ -67,12 +67,12 @@ def _same_number(claimed: float, expected: float, rule: Rule) -> bool:
         return False
     try:
         return math.isclose(claimed, expected, rel_tol=rule.rel_tol, abs_tol=rule.abs_tol)
-    except OverflowError:  # an int beyond all floats
+    except OverflowError:  # an int too large for a float
         return False
 
 
 def _same_keys(claimed: Any, expected: Any, rule: Rule, depth: int) -> bool:
-    """Compare members of sets or keys of dictionaries: found by hash, then by our own rules."""
+    """Compare members of sets or keys of dictionaries, by hash and then by our own rules."""
     own = {key: key for key in claimed}
     return len(own) == len(expected) and all(
         key in own and _same(own[key], key, rule, depth + 1) for key in expected
@@ -80,7 +80,7 @@ def _same_keys(claimed: Any, expected: Any, rule: Rule, depth: int) -> bool:
 
 
 def _set(items: Any) -> set[Any]:
-    """Return the set of `items`, not of keys that were chosen to collide and to take minutes."""
+    """Return the set of `items`; refuse keys that were chosen to collide, which take minutes."""
     first: dict[int, Any] = {}
     others = Counter(hash(item) for item in items if first.setdefault(hash(item), item) != item)
     if others and max(others.values()) > _MOST_COLLISIONS:
@@ -123,7 +123,7 @@ def _same_word(claimed: str, expected: str, rule: Rule) -> bool:
 
 
 def compare(claimed: Any, expected: Any, through: str, rule: Rule) -> str:
-    """Return '' where the value is the expected one, else what it is instead, for people."""
+    """Return '' if the value is the expected one, else a description of the value, for people."""
     try:
         value = THROUGH[through](claimed)
     except (TypeError, ValueError, OverflowError) as error:  # len(3), sorted([1, "a"]), round(nan)
@@ -141,13 +141,13 @@ THROUGH: dict[str, Callable[[Any], Any]] = {
     "sorted": sorted,
     "tuple": tuple,
 }
-"""What an assertion may do with a value before it compares: `assert sorted(f(x)) == [1, 2]`."""
+"""Functions that an assertion may apply before the comparison: `assert sorted(f(x)) == [1, 2]`."""
 
 
 def short(value: Any, most: int = 80) -> str:
-    """Return `value` as Python writes it, at most `most` characters of it."""
+    """Return the `repr` of `value`, cut to `most` characters."""
     try:
         text = repr(value)
-    except ValueError:  # an int of more digits than Python prints
+    except ValueError:  # an int with too many digits to print
         text = "a very long number"
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -1,4 +1,4 @@
-"""Which function do tests test? Their first assertion that calls one says it."""
+"""The function that tests test: the one that their first assertion with a call calls."""
 
 import ast
 import builtins
@@ -13,9 +13,10 @@ Call = tuple[str, bool]
 
 
 def asserted_function(code: str) -> str | None:
-    """Return the function that the assertions of `code` call, None where they call none.
+    """Return the function that the assertions of `code` call; None if they call none.
 
-    Not what the tests themselves define or import, nor a builtin, unless nothing else is called:
+    Functions that the tests define or import do not count, nor builtins, unless nothing else is
+    called:
     `assert int(f(5)) == 35` tests `f`, `assert sum(2, 3) == 5` a `sum` that the program defines.
     A class `Solution` whose method is called is named as `Solution`.
     """
@@ -35,7 +36,7 @@ def asserted_function(code: str) -> str | None:
 
 
 def _called_before(tree: ast.AST, own: set[str]) -> list[str]:
-    """Return what tests that assert anything call outside of assertions."""
+    """Return the functions that tests with assertions call outside of assertions."""
     if not any(isinstance(node, ast.Assert) or is_check(node) for node in ast.walk(tree)):
         return []
     names = [last_name(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call) if _is_plain(n)]
@@ -47,7 +48,7 @@ def _is_plain(call: ast.Call) -> bool:
 
 
 def _imported_from_program(tree: ast.Module) -> str:
-    """Return the first name imported from a module that is not there, if the tests call it."""
+    """Return the first name imported from a module that does not exist, if the tests call it."""
     called = {last_name(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.level or not exists(node.module or "")):
@@ -58,7 +59,7 @@ def _imported_from_program(tree: ast.Module) -> str:
 
 
 def _own_names(tree: ast.Module) -> Iterator[str]:
-    """Yield what the tests define: functions, parameters, variables, imports."""
+    """Yield the names that the tests define: functions, parameters, variables, imports."""
     yield from ("candidate", "self")
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -72,7 +73,7 @@ def _own_names(tree: ast.Module) -> Iterator[str]:
 
 
 def _calls(node: ast.AST) -> Iterator[Call]:
-    """Yield what an assertion calls, and what it passes to a call, the outermost first."""
+    """Yield the functions that an assertion calls or passes to a call, the outermost first."""
     if not (isinstance(node, ast.Assert) or is_check(node)):
         return
     for inner in ast.walk(node):

@@ -1,9 +1,9 @@
 r"""Take the program out of a completion: the last fenced block of Python.
 
-A fence, of backticks or of tildes, stands at the start of a line: after white space or the marks
-of list items, whose indentation the code loses. What is labelled as Python comes before what has
-no label, which is most often an output; code outside of a block is no program. Where the last
-fence is never closed there is no program either, unless it is a bare one behind labelled Python.
+A fence of backticks or tildes is at the start of a line, after white space or list markers; their
+indentation is removed from the code. Blocks labelled as Python are preferred to blocks without a
+label, which are usually outputs. Code outside of a block is not a program. If the last fence is not
+closed, there is no program, unless that fence has no label and follows labelled Python.
 """
 
 import re
@@ -24,7 +24,7 @@ _QUOTES = re.compile(
     r"#.*|(?P<quotes>\"{3}|'{3})|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\\.", re.DOTALL
 )
 _MOST_LINES = 1000
-"""Lines between a fence within a string and the one that closes the block."""
+"""Most lines between a fence within a string and the fence that closes the block."""
 _STRAY = 3
 """Columns by which a closing fence may be indented beyond its opening fence, as in CommonMark."""
 
@@ -108,9 +108,9 @@ def _blocks(text: str) -> list[_Block]:
 
 
 def _end(lines: Sequence[str], start: int, fence: str, indent: int, *, python: bool) -> int:
-    """Return the number of the line that closes a block, their count where none does.
+    """Return the number of the line that closes a block; the number of lines if none does.
 
-    A fence within a string of several lines, a docstring, closes nothing, unless no other does.
+    A fence within a multi-line string (a docstring) closes the block only if no other fence does.
     """
     open_quotes, first = "", len(lines)
     for at in range(start, len(lines)):
@@ -158,7 +158,7 @@ def _unindented(lines: Sequence[str], indent: int) -> str:
 
 
 def _without(line: str, indent: int) -> str:
-    """Return `line` without its first `indent` columns, as far as they are white space."""
+    """Return `line` without its first `indent` columns, if they are white space."""
     at = columns = 0
     while columns < indent and line[at : at + 1] in (" ", "\t") and at < len(line):
         columns += 4 - columns % 4 if line[at] == "\t" else 1
@@ -167,7 +167,7 @@ def _without(line: str, indent: int) -> str:
 
 
 def _storable(program: str) -> bool:
-    """Return whether there is a program at all that can be written down as UTF-8."""
+    """Return whether the program is not empty and can be encoded as UTF-8."""
     try:
         program.encode()
     except UnicodeEncodeError:  # half of a surrogate pair

@@ -1,4 +1,4 @@
-"""Run a program on its tests and judge what it claims: the comparison is always made here."""
+"""Run a program on its tests and judge its claims; values are always compared in this process."""
 
 import dataclasses
 import secrets
@@ -12,9 +12,9 @@ from grpo_envs.graders.code.words import Case, CodeTests, CodeVerdict
 from grpo_envs.sandbox.types import Backend, Calls, Limits, Raised, Returned, RunResult
 
 _ASSERTION = "AssertionError"
-"""How the error of a program begins that ran, and answered wrongly."""
+"""Prefix of the error of a program that ran, but answered wrongly."""
 _MOST_SLOW = 2
-"""Cases of standard input that may run into a limit of time before the rest is given up."""
+"""Cases of standard input that may reach a time limit before the rest is skipped."""
 _ENDINGS = {
     "wall": "it took too long",
     "cpu": "it took too much processor time",
@@ -33,14 +33,14 @@ def grade_code(
     *,
     until_failure: bool = False,
 ) -> CodeVerdict:
-    """Run `program` in `backend` and say what it passes.
+    """Run `program` in `backend`; return which tests it passes.
 
     Args:
-        tests: What it is tested with.
-        program: Its text.
-        backend: Where it runs.
-        limits: What it may use; None for the usual.
-        until_failure: Whether no input is tried after one that failed: where all must pass.
+        tests: The tests.
+        program: The program's text.
+        backend: The sandbox.
+        limits: The resources that it may use; None: the defaults.
+        until_failure: Whether to stop after the first failed input, because all must pass.
 
     Raises:
         SandboxError: the sandbox failed, so nothing is known about the program.
@@ -54,14 +54,14 @@ def grade_code(
 
 
 def visible_part(tests: CodeTests) -> CodeTests:
-    """Return the tests that the policy may see, with whatever the program does on them."""
+    """Return the tests that the policy may see, with their results."""
     return dataclasses.replace(tests, cases=tests.cases[: tests.visible])
 
 
 def load_error(
     tests: CodeTests, program: str, backend: Backend, limits: Limits | None = None
 ) -> str:
-    """Run `program` without any test; return what ended it, '' where it ended well.
+    """Run `program` without tests; return the error that ended it, '' if there was none.
 
     Raises:
         SandboxError: the sandbox failed.
@@ -109,7 +109,7 @@ def _stdio(
 
 
 def _not_run(slow: int, used: float, limits: Limits, *, failed: bool) -> str:
-    """Return why no more inputs are tried, '' where they are."""
+    """Return why the remaining inputs are skipped; '' if they are not."""
     if failed:
         return "after one that failed"
     if slow >= _MOST_SLOW:
@@ -129,8 +129,8 @@ def _asserts(
 
 
 def _weak(tests: CodeTests, program: str, backend: Backend, limits: Limits | None) -> CodeVerdict:
-    """Run test code in the program's own process: a program that wants to can pass anything."""
-    word = secrets.token_hex(8)  # only against programs that exit before the tests begin
+    """Run test code in the program's own process, where a program can fake a pass."""
+    word = secrets.token_hex(8)  # only detects programs that exit before the tests begin
     tail = f"{tests.code}\ncheck({tests.entry_point})\nprint({word!r})\n"
     result = backend.run(f"{program}\n{tail}", limits=limits)
     if result.status == "ok" and result.stdout.rstrip().endswith(word):
@@ -140,7 +140,7 @@ def _weak(tests: CodeTests, program: str, backend: Backend, limits: Limits | Non
 
 
 def _checked(tests: CodeTests, program: str, backend: Backend, limits: Limits) -> CodeVerdict:
-    """Run the program on every case, and let the tests' checker decide on what it gives."""
+    """Run the program on every case; the tests' checker decides about the outputs."""
     assert tests.checker is not None
     answers = _values if tests.kind == "call" else _outputs
     given, failures, error = answers(tests, program, backend, limits)
@@ -148,7 +148,7 @@ def _checked(tests: CodeTests, program: str, backend: Backend, limits: Limits) -
     triples = [(tests.cases[n].given, value, tests.cases[n].expected) for n, value in given.items()]
     if tests.kind == "call":
         triples = [(list(given), value, expected) for given, value, expected in triples]
-    # Without the row's own limit, which is about the program.
+    # The row's own limit applies to the program only.
     within = Limits(wall_s=limits.wall_s, cpu_s=max(1, round(limits.wall_s) - 1))
     asked = decisions(tests.checker, triples, backend, within)
     failures |= {n: why for n, why in zip(given, asked, strict=True) if why}
@@ -158,7 +158,7 @@ def _checked(tests: CodeTests, program: str, backend: Backend, limits: Limits) -
 def _outputs(
     tests: CodeTests, program: str, backend: Backend, limits: Limits
 ) -> tuple[dict[int, Any], dict[int, str], str]:
-    """Return the outputs of the runs that ended well, and what ended the others."""
+    """Return the outputs of the runs without an error, and the errors of the others."""
     outputs: dict[int, Any] = {}
     failures: dict[int, str] = {}
     slow, used = 0, 0.0
@@ -179,7 +179,7 @@ def _outputs(
 def _values(
     tests: CodeTests, program: str, backend: Backend, limits: Limits | None
 ) -> tuple[dict[int, Any], dict[int, str], str]:
-    """Return the values of the calls that returned, and what the others raised."""
+    """Return the values of calls that returned, and the errors of the others."""
     calls = Calls(entry_point=tests.entry_point, args=[case.given for case in tests.cases])
     result = backend.run(program, calls=calls, limits=limits)
     ending = _ending(result)
@@ -205,7 +205,7 @@ def _verdict(
 
 
 def _ending(result: RunResult) -> str:
-    """Return how the program ended, '' where it ended well: the last line of its traceback."""
+    """Return the error that ended the program (the last line of its traceback); '' if none."""
     if result.status == "ok":
         return ""
     lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""What stands before a program: the prompt's imports and helpers, and what LeetCode gives."""
+"""The code before a program: the prompt's imports and helpers, and LeetCode's definitions."""
 
 import ast
 import itertools
@@ -25,16 +25,16 @@ class TreeNode:
         self.right = right
 """
 LEETCODE = _TYPES + _NODES
-"""What stands before a `class Solution` where LeetCode runs it."""
+"""The definitions that LeetCode puts before a `class Solution`."""
 
 
 def is_leetcode(entry_point: str) -> bool:
-    """Return whether programs are a `class Solution`, as at LeetCode."""
+    """Return whether programs are a `class Solution`, as on LeetCode."""
     return entry_point.partition("().")[0] == "Solution"
 
 
 def program_behind(preamble: str, program: str, entry_point: str) -> str:
-    r"""Return a program behind its preamble, with imports from `__future__` before both.
+    r"""Return the preamble and then the program, with imports from `__future__` before both.
 
     >>> program_behind("import math", "from __future__ import annotations\nx = 1", "f")
     'from __future__ import annotations\nimport math\npass\nx = 1'

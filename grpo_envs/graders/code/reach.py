@@ -1,4 +1,4 @@
-"""What of test code is run: followed from the module by the names that it mentions."""
+"""The parts of test code that run, found by following names from the module."""
 
 import ast
 from collections.abc import Iterable, Iterator
@@ -12,19 +12,19 @@ _AROUND = ("setUp", "tearDown", "setUpClass", "setup_method", "setup_class", "ru
 
 
 class Reached:
-    """The nodes that are run, the names that they mention, and the tests among them."""
+    """The nodes that run, the names that they mention, and the tests among them."""
 
     def __init__(self, tree: ast.Module, root: str, *, collected: bool) -> None:
-        """Follow `tree`, whose own definition of `root` is replaced by the program's.
+        """Follow `tree`; the program's `root` replaces a definition in the tests.
 
         Args:
             tree: The tests.
             root: The name of the tested function or class.
-            collected: Whether test functions and classes are run.
+            collected: Whether test functions and classes run.
         """
         self.mentioned: set[str] = set()
         self.uncaught: list[ast.AST] = []
-        """What is run outside of a `try` that swallows a failed assertion."""
+        """Nodes that run outside of any `try` that swallows a failed assertion."""
         self.tests: list[tuple[Function, ast.ClassDef | None]] = []
         self._named: dict[str, list[Function | ast.ClassDef]] = {}
         for node in ast.walk(tree):
@@ -52,7 +52,7 @@ class Reached:
                 self._enter(inner)
 
     def _enter(self, node: Function | ast.ClassDef) -> None:
-        """Run a function, or the body of a class and what Python calls of it by itself."""
+        """Follow a function, or the body of a class with the methods that Python calls itself."""
         if id(node) in self._seen:
             return
         self._seen.add(id(node))
@@ -98,7 +98,7 @@ def _is_test_class(node: ast.ClassDef) -> bool:
 
 
 def _live(body: Iterable[ast.stmt], *, caught: bool) -> Iterator[tuple[ast.AST, bool]]:
-    """Yield the nodes of statements up to one that ends the block."""
+    """Yield the nodes of statements, up to a statement that ends the block."""
     for statement in body:
         yield from _node(statement, caught=caught)
         if isinstance(statement, ast.Return | ast.Raise | ast.Break | ast.Continue):
@@ -106,7 +106,7 @@ def _live(body: Iterable[ast.stmt], *, caught: bool) -> Iterator[tuple[ast.AST, 
 
 
 def _node(node: ast.AST, *, caught: bool) -> Iterator[tuple[ast.AST, bool]]:
-    """Yield a node and what is in it, but for the bodies of functions and classes."""
+    """Yield a node and its descendants, without the bodies of functions and classes."""
     yield node, caught
     if isinstance(node, ast.If | ast.While) and (known := _known(node.test)) is not None:
         yield from _live(node.body if known else node.orelse, caught=caught)
@@ -123,7 +123,7 @@ def _node(node: ast.AST, *, caught: bool) -> Iterator[tuple[ast.AST, bool]]:
 
 
 def _catches(node: ast.AST) -> bool:
-    """Return whether a failed assertion in the body of `node` would come to nothing."""
+    """Return whether a failed assertion in the body of `node` has no effect."""
     if isinstance(node, ast.Try):
         leaves = any(isinstance(last, _LEAVING) for last in node.finalbody)
         return leaves or any(map(_swallows, node.handlers))
@@ -138,7 +138,7 @@ def _known(test: ast.expr) -> bool | None:
 
 
 def _swallows(handler: ast.ExceptHandler) -> bool:
-    """Return whether a failed assertion would end in `handler`, without a trace."""
+    """Return whether `handler` swallows a failed assertion."""
     kind = handler.type
     kinds = kind.elts if isinstance(kind, ast.Tuple) else [kind] if kind else []
     broad = kind is None or any(last_name(one) in _BROAD for one in kinds)

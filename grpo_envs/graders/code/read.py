@@ -6,10 +6,10 @@ An object of one of the kinds (JSON, or text of it):
     {"kind": "call", "cases": [{"args": [1, 2], "expected": 3}]}
     {"kind": "asserts", "code": "def check(candidate): ..."}
 
-with `visible` (so many first cases may be shown to the policy) and `tolerance` (of floats, relative
-and absolute) where they are wanted; or assertions: a list of them (MBPP), or test code (HumanEval).
-Literal assertions become `call`, what else there is `asserts`: assertions of a module, functions
-`test_...`, classes of unittest or pytest. Tests that could fail no program are refused here.
+with optional `visible` (number of first cases that the policy may see) and `tolerance` (of floats,
+relative and absolute); or assertions: a list of them (MBPP), or test code (HumanEval). Literal
+assertions become `call`, all others `asserts`: assertions in a module, functions `test_...`,
+classes of unittest or pytest. Tests that cannot fail any program are refused.
 """
 
 import ast
@@ -49,10 +49,10 @@ def read_tests(
         entry_point: The function that is tested; '' takes it from the first assertion.
         where: File and row, for messages.
         trust: `weak` also runs tests whose values cannot be passed to another process.
-        packages: What programs and tests may import besides the standard library and numpy.
+        packages: Packages that programs and tests may import, besides numpy.
 
     Raises:
-        DatasetError: there are no tests, they are not of the documented form, they could fail no
+        DatasetError: there are no tests, their form is not documented, they cannot fail any
             program, or the judge cannot run them.
     """
     cell = _parsed(cell, where)
@@ -72,7 +72,7 @@ def read_tests(
 
 
 def _is_function(name: str) -> bool:
-    """Return whether `name` is one, or the method of a class: `Solution().name`."""
+    """Return whether `name` is a name, or the method of a class: `Solution().name`."""
     owner, dot, method = name.partition("().")
     return owner.isidentifier() and (method.isidentifier() or not dot)
 
@@ -105,9 +105,9 @@ def _from_code(code: str, entry_point: str, where: str) -> CodeTests:
 
 
 def _as_check(code: str, entry_point: str, where: str, kind: str = "asserts") -> str:
-    """Return test code that defines `check(candidate)`, as `code` does or where it just asserts.
+    """Return test code that defines `check(candidate)`; plain assertions are wrapped into one.
 
-    Code with functions, classes or imports of another kind stays as it is, to be run as a module.
+    Code with other functions, classes or imports is unchanged, and runs as a module.
     """
     try:
         tree = ast.parse(code)
@@ -126,7 +126,7 @@ def _as_check(code: str, entry_point: str, where: str, kind: str = "asserts") ->
 
 
 def _is_of_a_module(node: ast.AST) -> bool:
-    """Return whether `node` means another thing, or nothing, within a function."""
+    """Return whether `node` has another meaning, or none, within a function."""
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ImportFrom | ast.Global
     names_itself = isinstance(node, ast.Name) and node.id == "__name__"
     return names_itself or isinstance(node, kinds)

@@ -1,6 +1,6 @@
-"""Is there anything in test code that can fail a program, and can the judge run it?
+"""Can test code fail a program, and can the judge run it?
 
-Read by AST, at load: what is refused here would pay every program, or none.
+The code is checked by AST when it is loaded. Refused tests would reward every program, or none.
 """
 
 import ast
@@ -23,13 +23,13 @@ _PROGRAMS = ("answer", "candidate", "main", "program", "solution", "submission",
 def refusal(
     tree: ast.Module, entry_point: str, packages: Sequence[str], *, collected: bool = True
 ) -> str:
-    """Return why the tests `tree` cannot judge a program, '' where they can.
+    """Return why the tests `tree` cannot judge a program; '' if they can.
 
     Args:
         tree: The tests.
         entry_point: The function or class that is tested.
-        packages: What programs and tests may import besides the standard library and numpy.
-        collected: Whether test functions and classes are run.
+        packages: Packages that programs and tests may import, besides numpy.
+        collected: Whether test functions and classes run.
     """
     root, _, method = entry_point.partition("().")
     reached = Reached(tree, root, collected=collected)
@@ -50,7 +50,7 @@ def refusal(
 
 
 def _aliases(tree: ast.Module, root: str) -> Iterator[str]:
-    """Yield the names under which the tests import what is tested."""
+    """Yield the names under which the tests import the tested function or class."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             yield from (alias.asname for alias in node.names if alias.asname and alias.name == root)
@@ -65,7 +65,7 @@ def _can_fail(node: ast.AST, root: str) -> bool:
 
 
 def _is_always_true(test: ast.expr, root: str) -> bool:
-    """Return whether an assertion of `test` holds whatever the program does."""
+    """Return whether an assertion of `test` holds for every program."""
     if isinstance(test, ast.Constant):
         return bool(test.value)
     if isinstance(test, ast.Tuple | ast.List | ast.Set):
@@ -124,7 +124,7 @@ def _pytest(tree: ast.Module) -> str:
 
 
 def _fixtures(tree: ast.Module, root: str, reached: Reached) -> str:
-    """Return what a test function is given that nobody makes."""
+    """Return a parameter of a test function that no fixture makes."""
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     made = {node.name for node in functions if _is_fixture(node)}
     for node in ast.walk(tree):
@@ -133,7 +133,7 @@ def _fixtures(tree: ast.Module, root: str, reached: Reached) -> str:
     for function, owner in reached.tests:
         decorators = [*function.decorator_list, *(owner.decorator_list if owner else ())]
         if any("patch" in ast.unparse(decorator) for decorator in decorators):
-            continue  # it gives what it makes by position
+            continue  # its arguments are passed by position
         varied = {name for decorator in decorators for name in _varied(decorator)}
         every = [*function.args.posonlyargs, *function.args.args]
         count = len(every) - len(function.args.defaults)
@@ -158,7 +158,7 @@ def _varied(decorator: ast.expr) -> Iterator[str]:
 
 
 def _replaced(tree: ast.Module) -> str:
-    """Return what the tests replace in their own process, where the program is not."""
+    """Return an object that the tests replace, without effect on the program's process."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue

@@ -1,4 +1,4 @@
-"""Where the answer stands in a completion, and whether anything else stands there."""
+"""The answer in a completion, and whether there is anything beside it."""
 
 import re
 
@@ -12,7 +12,7 @@ _SHAPES = (
 
 
 def tagged_answer(completion: str) -> str | None:
-    """Return what stands in the one `<answer>` after any thoughts, None if there is not one.
+    """Return the content of the only `<answer>` after any thoughts; None if there is none.
 
     >>> tagged_answer("<think>1 fox</think> So: <answer>fox</answer>")
     'fox'
@@ -28,7 +28,7 @@ def tagged_answer(completion: str) -> str | None:
 
 
 def well_formed(completion: str) -> bool:
-    """Return whether there is at most one think block, then one answer, and nothing beside them.
+    """Return whether the text is at most one think block and then one answer, nothing else.
 
     >>> well_formed("<think>1 fox</think><answer>fox</answer>"), well_formed("<answer>a</answer>.")
     (True, False)
@@ -38,7 +38,7 @@ def well_formed(completion: str) -> bool:
 
 
 def bare_text(completion: str) -> bool:
-    """Return whether there is at most one think block, at the start, then text without our tags.
+    """Return whether the text is at most one think block, then text without our tags.
 
     >>> bare_text("<think>1 fox</think>fox"), bare_text("fox"), bare_text("<answer>fox</answer>")
     (True, True, False)
@@ -50,6 +50,6 @@ def bare_text(completion: str) -> bool:
 
 
 def _outside(completion: str) -> bool:
-    """Return whether nothing but blanks stands outside of the blocks, in a text with right tags."""
+    """Return whether only blanks are outside of the blocks, in a text with correct tags."""
     depth_even = _TAG.split(completion)[::2]
     return not "".join(depth_even).strip()

@@ -1,7 +1,7 @@
-"""What a constraint is, and which options mean something.
+"""The base class of constraints, and checks of their options.
 
-Every check is pure, never raises for any string, and takes time that is linear in its length, or
-nearly so. The demands are in the manner of IFEval (Zhou et al. 2023, arXiv:2311.07911).
+Every check is pure, never raises for any string, and takes time that is nearly linear in its
+length. The constraints are similar to those of IFEval (Zhou et al. 2023, arXiv:2311.07911).
 """
 
 from abc import ABC, abstractmethod
@@ -13,34 +13,34 @@ from grpo_envs.errors import require, require_one_of
 from grpo_envs.graders.format.words import is_word
 
 MOST_CHARACTERS = 50_000
-"""A longer text satisfies nothing: it would take long to read."""
+"""A longer text satisfies no constraint, because reading it would take too long."""
 MOST_DEPTH = 50
-"""Structures that are nested deeper are no answers either."""
+"""Structures that are nested more deeply satisfy no constraint either."""
 
 
 class TooMuch(Exception):
-    """A text would take too long to read, which satisfies nothing."""
+    """A text would take too long to read, so it satisfies no constraint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint(ABC):
-    """One demand on a text. The fields of a subclass are its options."""
+    """A constraint on a text. The fields of a subclass are its options."""
 
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        """Refuse options that mean nothing."""
+        """Refuse options without meaning."""
         self._require()
 
     @property
     def instruction(self) -> str:
-        """What to tell the writer in English, without a capital and a full stop around it."""
+        """The instruction for the writer, in English, without initial capital and full stop."""
         return self._said()
 
     def check(self, text: str) -> float:
-        """Return how far `text` satisfies the constraint: 1 wholly, 0 not at all.
+        """Return how far `text` satisfies the constraint: 1 fully, 0 not at all.
 
-        A blank text satisfies no constraint, one that only forbids something included.
+        A blank text satisfies no constraint, not even one that only forbids something.
         """
         if len(text) > MOST_CHARACTERS or not text.strip():
             return 0.0
@@ -50,7 +50,7 @@ class Constraint(ABC):
             return 0.0
 
     def _require(self) -> None:  # noqa: B027  most refuse nothing
-        """Raise a ConfigError where an option means nothing."""
+        """Raise a ConfigError if an option has no meaning."""
 
     @abstractmethod
     def _said(self) -> str:
@@ -58,12 +58,12 @@ class Constraint(ABC):
 
     @abstractmethod
     def _measure(self, text: str) -> float:
-        """Return how far `text`, neither blank nor too long, satisfies it."""
+        """Return how far `text`, which is neither blank nor too long, satisfies the constraint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted(Constraint):
-    """A constraint on how many there are of something."""
+    """A constraint on the number of something."""
 
     least: int | None = None
     most: int | None = None
@@ -76,14 +76,14 @@ class Counted(Constraint):
 
     @abstractmethod
     def _count(self, text: str) -> int:
-        """Return how many there are."""
+        """Return the number in `text`."""
 
     def _amount(self, noun: str) -> str:
         return amount(self.least, self.most, noun)
 
 
 def within(count: int, least: int | None, most: int | None) -> bool:
-    """Return whether `count` lies between two bounds, None for no bound."""
+    """Return whether `count` is within two bounds; None is no bound."""
     return (least is None or least <= count) and (most is None or count <= most)
 
 
@@ -105,7 +105,7 @@ def amount(least: int | None, most: int | None, noun: str) -> str:
 
 
 def plural(noun: str, count: int | None) -> str:
-    """Return `noun` as it stands after a number; of `a in b`, the a counts."""
+    """Return `noun` in the form after a number; for `a in b`, `a` gets the plural."""
     head, space, tail = noun.partition(" in ")
     return noun if count == 1 else f"{head}s{space}{tail}"
 
@@ -114,7 +114,7 @@ def plural(noun: str, count: int | None) -> str:
 
 
 def need_bounds(name: str, least: Any, most: Any) -> None:
-    """Refuse bounds that are no whole numbers or that nothing can be between."""
+    """Refuse bounds that are not whole numbers, or that exclude every number."""
     require(least is not None or most is not None, f"{name}.least", None, "least or most is needed")
     for key, bound in (("least", least), ("most", most)):
         whole = bound is None or (type(bound) is int and 0 <= bound <= MOST_CHARACTERS)
@@ -124,13 +124,13 @@ def need_bounds(name: str, least: Any, most: Any) -> None:
 
 
 def need_text(name: str, option: str, value: Any) -> None:
-    """Require an option to be a text with something in it."""
+    """Require an option to be a text that is not blank."""
     given = isinstance(value, str) and bool(value.strip()) and len(value) <= MOST_CHARACTERS
     require(given, f"{name}.{option}", repr(value)[:80], "a text that is not empty")
 
 
 def need_texts(name: str, option: str, values: Any) -> None:
-    """Require an option to be a list of such texts, at least one."""
+    """Require an option to be a list of at least one text that is not blank."""
     listed = isinstance(values, tuple) and bool(values)
     require(listed, f"{name}.{option}", repr(values)[:80], "a list of one text or more")
     for value in values:

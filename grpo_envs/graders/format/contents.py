@@ -1,4 +1,4 @@
-"""What stands in a text and where: first and last words, words in order."""
+"""Constraints on the contents of a text: first and last words, words in order."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,7 @@ _STOPS = ".!?:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartsWith(Constraint):
-    """The text starts with a phrase, as it is given and whole: `Dear` is no start of `Dearest`."""
+    """The text starts with exactly this phrase, as whole words: not `Dearest` for `Dear`."""
 
     name: ClassVar[str] = "starts_with"
     phrase: str
@@ -35,7 +35,7 @@ class StartsWith(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndsWith(Constraint):
-    """The text ends with a phrase, exactly as it is given."""
+    """The text ends with exactly this phrase."""
 
     name: ClassVar[str] = "ends_with"
     phrase: str
@@ -56,7 +56,7 @@ class EndsWith(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InOrder(Constraint):
-    """Nothing but these words, in this order or in the reverse one, whatever their case."""
+    """The text is only these words, in this or the reverse order, in any case."""
 
     name: ClassVar[str] = "sequence"
     words: tuple[str, ...]
@@ -76,7 +76,7 @@ class InOrder(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alphabetical(Constraint):
-    """Nothing but these words, sorted by their letters, whatever their case."""
+    """The text is only these words, sorted by their letters, in any case."""
 
     name: ClassVar[str] = "alphabetical"
     words: tuple[str, ...]
@@ -93,7 +93,7 @@ class Alphabetical(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstWord(Constraint):
-    """The `paragraph`-th paragraph starts with this word; there are `paragraphs`, where given."""
+    """The `paragraph`-th paragraph starts with this word; the text has `paragraphs`, if given."""
 
     name: ClassVar[str] = "first_word"
     word: str
@@ -128,7 +128,7 @@ class FirstWord(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepeatPrompt(Constraint):
-    """The text repeats `prompt` first, word for word, and goes on with something else."""
+    """The text first repeats `prompt`, word for word, and then has something else."""
 
     name: ClassVar[str] = "repeat_prompt"
     prompt: str
@@ -142,7 +142,7 @@ class RepeatPrompt(Constraint):
         return f"first repeat these words without change, then go on: {self.prompt.strip(' .,')}"
 
     def rest(self, text: str) -> str | None:
-        """Return what follows the repeated prompt, None where the text does not start with it."""
+        """Return the text after the repeated prompt; None if the text does not start with it."""
         wanted, given = self.prompt.split(), text.split()
         if given[: len(wanted) - 1] != wanted[:-1] or len(given) < len(wanted):
             return None

@@ -1,4 +1,4 @@
-"""How many: words, letters, items, a word's occurrences, numbers with a sum."""
+"""Constraints on numbers of words, letters, items and occurrences, and on a sum of numbers."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,7 +18,7 @@ from grpo_envs.graders.format.words import counts_of, words_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words(Counted):
-    """So many words."""
+    """The number of words."""
 
     name: ClassVar[str] = "words"
 
@@ -31,7 +31,7 @@ class Words(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letters(Counted):
-    """So many letters, of any alphabet; digits and signs are none."""
+    """The number of letters of any alphabet; digits and signs do not count."""
 
     name: ClassVar[str] = "letters"
 
@@ -44,7 +44,7 @@ class Letters(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Items(Counted):
-    """A list: so many items with a separator between them, each with a word in it."""
+    """The number of items in a list with separators; each item has a word."""
 
     name: ClassVar[str] = "items"
     separator: str = ","
@@ -68,7 +68,7 @@ class Items(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frequency(Counted):
-    """One word so many times, whatever its case; in a hyphenated word it must not change that."""
+    """The number of occurrences of a word in any case, with or without hyphenated words."""
 
     name: ClassVar[str] = "frequency"
     word: str
@@ -90,7 +90,7 @@ class Frequency(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sum(Constraint):
-    """Nothing but so many whole numbers above 0 that add up to a total."""
+    """The text is only this number of positive whole numbers, with this sum."""
 
     name: ClassVar[str] = "sum"
     total: int

@@ -1,6 +1,6 @@
-r"""Patterns as JSON Schema has them (ECMA-262), in the words of RE2.
+r"""Translation of JSON Schema's patterns (ECMA-262) to RE2.
 
-RE2 has the same syntax but for a few escapes, which are rewritten: long names of categories
+RE2 has the same syntax except for a few escapes, which are rewritten: long names of categories
 (`\p{Letter}`, `\p{gc=Lu}`), scripts (`\p{Script=Greek}`), `\u0041`, `\u{1F432}` and `\cA`.
 """
 
@@ -28,7 +28,7 @@ _CATEGORY = ("General_Category=", "gc=")
 
 
 def for_re2(pattern: str) -> str:
-    r"""Return a pattern of ECMA-262 for RE2; what RE2 does not have stays as it is.
+    r"""Return a pattern of ECMA-262 for RE2; syntax that RE2 does not have is unchanged.
 
     >>> print(for_re2(r"^\p{Letter}+\u0041\p{Script=Greek}$"))
     ^\p{L}+\x{0041}\p{Greek}$

@@ -1,4 +1,4 @@
-"""Answers in JSON: anything, an object with given keys, or what a JSON Schema allows."""
+"""Answers in JSON: any JSON, or an object with given keys."""
 
 import json
 import math
@@ -16,7 +16,8 @@ def parse_json(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is none, is nested too deeply, has a key twice or a number beyond 1e300.
+        ValueError: the text is not JSON, is nested too deeply, has a key twice or a number beyond
+            1e300.
     """
     if _depth(_STRING.sub("", text)) > MOST_DEPTH:
         raise ValueError("nested too deeply")
@@ -30,7 +31,7 @@ def parse_json(text: str) -> Any:
 
 
 def _depth(text: str) -> int:
-    """Return how deep brackets are nested."""
+    """Return how deeply brackets are nested."""
     deepest = depth = 0
     for character in text:
         if character in "[{":
@@ -74,7 +75,7 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Json(Constraint):
-    """Valid JSON and nothing beside it: an object, an array, or with `type: any` any value."""
+    """The text is valid JSON: an object, an array, or with `type: any` any value."""
 
     name: ClassVar[str] = "json"
     type: str = "object"
@@ -94,7 +95,7 @@ class Json(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JsonKeys(Constraint):
-    """A JSON object with exactly these keys, in any order, and any values."""
+    """The text is a JSON object with exactly these keys, in any order, with any values."""
 
     name: ClassVar[str] = "json_keys"
     keys: tuple[str, ...]

@@ -1,12 +1,12 @@
-"""Which language a text is in, told by its script and its small words.
+"""The language of a text, from its script and its small words.
 
 Most of the letters must be of one script. Greek, Hebrew, Thai, Hangul and most scripts of India
-stand for one language each. Kana make a text Japanese; Han characters without them make it
-Chinese, where characters of the small words of Chinese are among them. Latin, Cyrillic, Arabic
-and Devanagari texts are told apart by small words: a fifth of all words and at least three must
-be those of the language. Of the words, and of letters such as `ã`, that tell it from another
-language, four times as many must be its own; relatives such as Catalan are among the others. A
-text that is too short, mixed, or made of names only is in no language, as far as can be told.
+stand for one language each. A text with kana is Japanese; a text with Han characters but no kana is
+Chinese if it has characters of Chinese small words. Latin, Cyrillic, Arabic and Devanagari texts
+are distinguished by small words: a fifth of all words, and at least three, must belong to the
+language. Of the words, and of letters such as `ã`, that distinguish it from another language, four
+times as many must be its own; related languages such as Catalan are included. For a text that is
+too short, mixed, or only names, the language is unknown.
 """
 
 import unicodedata
@@ -27,8 +27,8 @@ from grpo_envs.graders.format.languages import (
 from grpo_envs.graders.format.sentences import sentences_of
 from grpo_envs.graders.format.words import compared, words_of
 
-_LEAST_SHARE = 0.75  # of the letters, in one script
-_LEAST_COVER = 0.2  # of the words, small ones
+_LEAST_SHARE = 0.75  # share of the letters in one script
+_LEAST_COVER = 0.2  # share of small words among the words
 _LEAST_WORDS = 3
 _LEAD = 4
 _LEAST_KANA = 0.1
@@ -36,11 +36,11 @@ _KANA = {"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"}
 
 
 _LIKE = {"ja": ("zh",), "zh": ("ja",)}
-"""What a single sentence of a language may pass for."""
+"""Languages that a single sentence of a language may be mistaken for."""
 
 
 def language_of(text: str) -> str | None:
-    """Return the code of the language of a text, None where it cannot be told.
+    """Return the code of the language of a text; None if it is unknown.
 
     >>> language_of("The fox is in the house."), language_of("Der Fuchs ist in dem Haus.")
     ('en', 'de')
@@ -59,7 +59,7 @@ def language_of(text: str) -> str | None:
 
 
 def small_words_of(language: str) -> tuple[str, ...]:
-    """Return the small words by which a language is known, () where its script tells it.
+    """Return the small words of a language; () if its script identifies it.
 
     >>> "und" in small_words_of("de"), "in" in small_words_of("de"), small_words_of("ko")
     (True, False, ())
@@ -97,7 +97,7 @@ def _by_small_words(text: str, languages: Mapping[str, str]) -> str | None:
 
 
 def _evidence(word: str, owners: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the languages that a word speaks for, as a small word or by its letters."""
+    """Return the languages that a word indicates, as a small word or by its letters."""
     if word in owners or word.isascii():
         return owners.get(word, ())
     found = [languages.split() for letters, languages in LETTERS if {*letters} & {*word}]
@@ -121,7 +121,7 @@ def _script_of(letter: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Language(Constraint):
-    """The text is in this language, every sentence of it: `en`, `de`, `zh` and 37 others."""
+    """Every sentence of the text is in this language: `en`, `de`, `zh` or one of 37 others."""
 
     name: ClassVar[str] = "language"
     language: str

@@ -1,7 +1,7 @@
-"""The words that languages cannot do without, and the letters of scripts.
+"""The small words of languages, and the letters of scripts.
 
-By these `language.py` tells languages of one script apart. The lists are of small words (articles,
-pronouns, prepositions, conjunctions, forms of `be` and `have`), so they say nothing on the topic.
+`language.py` distinguishes languages of one script by these. Small words are articles, pronouns,
+prepositions, conjunctions, forms of `be` and `have`: they do not depend on the topic.
 """
 
 NAMES = {
@@ -61,7 +61,7 @@ OF_SCRIPT = {
     "KANNADA": "kn",
     "MALAYALAM": "ml",
 }
-"""Scripts that one language is written in, for all purposes here."""
+"""Scripts that stand for one language here."""
 
 CHINESE = frozenset(
     "的是了不我在有他这這们們个個和就也都到说說你她它吗嗎很与與为為那么麼什会會能没沒对對着著从從把被让讓"
@@ -126,7 +126,7 @@ _LATIN = {
     "sw": "na ya wa kwa ni katika la za cha vya kuwa hii hiyo huu huo yake wake yao wao sisi "
     "mimi wewe yeye lakini pia au kama sana si hakuna kila baada kabla ili hapa huko "
     "ambayo ambao hivyo sasa tu bado mtu watu",
-    # Not to be asked for; they are here so that none of them passes for a relative.
+    # Not available to constraints; listed so that they are not mistaken for related languages.
     "no": "og at det som en på er av for med den til ikke han var jeg et om men så de har vi "
     "hun fra når kan skal min mye også ved eller nå hvor etter seg mot bare mange dette "
     "hadde ble blir være hver mellom alle uten noe",
@@ -195,7 +195,7 @@ SMALL_WORDS = {
     "ARABIC": _ARABIC,
     "DEVANAGARI": _DEVANAGARI,
 }
-"""The small words of languages, by script: what tells languages of one script apart."""
+"""The small words of languages, by script."""
 
 LETTERS = (
     ("\u00e3\u00f5", "pt vi"),

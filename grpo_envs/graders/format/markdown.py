@@ -26,25 +26,25 @@ _HIDDEN = re.compile(
     "|[\u00ad\u200b-\u200f\u2060\ufeff]",
     re.DOTALL | re.IGNORECASE,
 )
-"""What a reader of the page does not see."""
+"""Parts of a text that a reader of the page does not see."""
 _LANGUAGE = re.compile(r"[^\s,:{]+")
-"""The first word of what follows the fence; `python:a.py` and `python{1,3}` have it, too."""
+"""The first word after the fence, also in `python:a.py` and `python{1,3}`."""
 _CODE = ("fence", "code_block")
 
 
 @cache
 def _reader() -> MarkdownIt:
-    """Return a reader of blocks; what stands within a line is not read."""
+    """Return a parser of blocks, which does not parse inline markup."""
     reader = MarkdownIt("commonmark", {"maxNesting": 20}).enable("table")
     reader.core.ruler.enableOnly(["normalize", "block"])
     return reader
 
 
 def blocks_of(text: str) -> list[Token]:
-    """Return the blocks of a Markdown text, flat.
+    """Return the blocks of a Markdown text, as a flat list.
 
     Raises:
-        TooMuch: it has too many lines.
+        TooMuch: the text has too many lines.
     """
     if len(text.splitlines()) > _MOST_LINES:
         raise TooMuch
@@ -52,7 +52,7 @@ def blocks_of(text: str) -> list[Token]:
 
 
 def seen(token: Token) -> str:
-    """Return what a reader sees of a block: of code all, else no comments and no tags.
+    """Return the visible text of a block: all of a code block, else without comments and tags.
 
     >>> [seen(token) for token in blocks_of("a <!-- b -->") if token.content]
     ['a']
@@ -63,7 +63,7 @@ def seen(token: Token) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sections(Constraint):
-    """Markdown sections with these headings in this order, no others, and text in each."""
+    """The text has exactly these Markdown headings in this order, and text in each section."""
 
     name: ClassVar[str] = "sections"
     headings: tuple[str, ...]
@@ -88,7 +88,7 @@ class Sections(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table(Counted):
-    """One Markdown table with these columns and so many rows, no cell of them blank."""
+    """One Markdown table with these columns and this number of rows, without blank cells."""
 
     name: ClassVar[str] = "table"
     columns: tuple[str, ...]
@@ -129,7 +129,7 @@ def _rows(tokens: list[Token]) -> Iterator[list[str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bullets(Counted):
-    """So many bullet points of Markdown (`-`, `*` or `+`), each with text."""
+    """The number of Markdown bullet points (`-`, `*` or `+`), each with text."""
 
     name: ClassVar[str] = "bullets"
 
@@ -142,7 +142,7 @@ class Bullets(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbered(Counted):
-    """So many points of a numbered Markdown list (`1.`), each with text."""
+    """The number of items of a numbered Markdown list (`1.`), each with text."""
 
     name: ClassVar[str] = "numbered"
 
@@ -164,7 +164,7 @@ def _points(tokens: list[Token], marks: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodeBlock(Constraint):
-    """One fenced code block that is not blank, in `language` where one is given."""
+    """One fenced code block that is not blank; in `language`, if given."""
 
     name: ClassVar[str] = "code_block"
     language: str = ""

@@ -24,14 +24,14 @@ _OPERAND_BEFORE = re.compile(r"[\w)\]]\s*\Z")
 _OPERAND_BEHIND = re.compile(r"\s*[\w(]")
 _SEPARATOR = re.compile(r"(?m)^[ \t]*\*{3,}[ \t]*\r?$")
 _SIX = re.compile(r"(?m)^[ \t]*\*{6}[ \t]*\r?$")
-_NEAR = 80  # characters on either side of a title that are looked at
+_NEAR = 80  # characters that are checked on either side of a title
 _SECTION = r"[ \t#*_>]*{} (\d{{1,4}})(?!\w)([ \t*_#]*(?:[:.)\u2013\u2014-](?!\d).*)?)"
 _MARKERS = ("P.S.", "P.P.S.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Highlights(Counted):
-    """So many highlights: `*words*` or `**words**` on a line."""
+    """The number of highlights: `*words*` or `**words**` on a line."""
 
     name: ClassVar[str] = "highlights"
 
@@ -44,7 +44,7 @@ class Highlights(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placeholders(Counted):
-    """So many placeholders in square brackets, such as `[name]`."""
+    """The number of placeholders in square brackets, such as `[name]`."""
 
     name: ClassVar[str] = "placeholders"
 
@@ -70,7 +70,7 @@ class Title(Constraint):
 
 
 def _has_title(line: str) -> bool:
-    """Return whether a title stands on a line, and no operators such as in `a << b >> c`."""
+    """Return whether a line has a title, not operators as in `a << b >> c`."""
     for found in _TITLE.finditer(line):
         near = max(found.start() - _NEAR, 0)
         before, behind = line[near : found.start()], line[found.end() : found.end() + _NEAR]
@@ -89,7 +89,7 @@ def _has_title(line: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Postscript(Constraint):
-    """A postscript: a last paragraph that starts with `marker`, P.S. or P.P.S., and goes on."""
+    """A postscript: a last paragraph that starts with `marker`, P.S. or P.P.S., and has text."""
 
     name: ClassVar[str] = "postscript"
     marker: str = "P.S."
@@ -108,7 +108,7 @@ class Postscript(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts(Counted):
-    """So many parts that are not blank, with a line of three asterisks or more between them."""
+    """The number of parts that are not blank, with lines of three or more asterisks between."""
 
     name: ClassVar[str] = "parts"
 
@@ -122,7 +122,7 @@ class Parts(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberedSections(Counted):
-    """So many sections that start with lines such as `Section 1`, counted from 1, text in each."""
+    """The number of sections that start with lines such as `Section 1`, from 1, each with text."""
 
     name: ClassVar[str] = "numbered_sections"
     word: str = "Section"
@@ -144,7 +144,7 @@ class NumberedSections(Counted):
         return len(self._found(text)[0])
 
     def _found(self, text: str) -> tuple[list[int], list[str]]:
-        """Return the numbers of the sections and the text behind each number."""
+        """Return the numbers of the sections, and the text after each number."""
         numbers: list[int] = []
         texts: list[list[str]] = []
         head = re.compile(_SECTION.format(re.escape(self.word)))

@@ -36,7 +36,7 @@ def constraint_from(declared: Any) -> Constraint:
     """Make the constraint that a mapping of `name` and options declares.
 
     Raises:
-        ConfigError: no such name or option, an option is missing or means nothing.
+        ConfigError: a name or an option is unknown, or an option is missing or has no meaning.
 
     >>> constraint_from({"name": "words", "least": 3, "most": 5}).instruction
     'use 3 to 5 words'
@@ -63,7 +63,7 @@ def constraints_from(declared: Any) -> tuple[Constraint, ...]:
     """Make all constraints of a list.
 
     Raises:
-        ConfigError: it is no list, it is empty, or one of them is declared wrongly.
+        ConfigError: the value is not a list, is empty, or has an invalid constraint.
     """
     listed = isinstance(declared, Sequence) and not isinstance(declared, str) and bool(declared)
     require(listed, "constraints", repr(declared)[:80], "a list of {name: ..., <option>: ...}")

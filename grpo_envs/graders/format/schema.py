@@ -1,7 +1,7 @@
-"""Answers that a JSON Schema allows, with the keywords replaced that could hang or fetch.
+"""Answers that a JSON Schema allows. Keywords that could hang or fetch data are replaced.
 
-Patterns are matched by RE2, `$ref` stays within the schema and is followed so many times only,
-`uniqueItems` takes linear time. `format` is an annotation, as the standard has it.
+Patterns are matched by RE2. `$ref` stays within the schema and is followed a limited number of
+times. `uniqueItems` takes linear time. `format` is an annotation, as in the standard.
 """
 
 import json
@@ -28,13 +28,13 @@ _MOST_REFERENCES = 2_000
 _MOST_VALUES = 2_000  # some keywords take quadratic time
 _LEFT: ContextVar[int] = ContextVar("references left to follow")
 _TRIED: tuple[Any, ...] = ({}, [], "", 0, None)
-_NO_FORMATS = jsonschema.FormatChecker(formats=())  # RE2 decides what a pattern is
+_NO_FORMATS = jsonschema.FormatChecker(formats=())  # RE2 decides which patterns are valid
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JsonSchema(Constraint):
-    """JSON that is valid under a JSON Schema (2020-12), without references to elsewhere."""
+    """JSON that is valid under a JSON Schema (2020-12) without external references."""
 
     name: ClassVar[str] = "json_schema"
     schema: Mapping[str, Any]
@@ -67,7 +67,8 @@ def _validator(text: str) -> Any:
     """Return a validator.
 
     Raises:
-        ConfigError: it is no schema, refers to elsewhere, or has a pattern that RE2 refuses.
+        ConfigError: the text is not a schema, has an external reference, or a pattern that RE2
+            refuses.
     """
     schema = json.loads(text)
     try:
@@ -89,7 +90,7 @@ def _validator(text: str) -> Any:
 
 
 def _try_out(validator: Any) -> None:
-    """Refuse a schema that refers to nothing, or to itself for ever."""
+    """Refuse a schema with a reference to nothing, or with endless references."""
     token = _LEFT.set(_MOST_REFERENCES)
     try:
         for value in _TRIED:
@@ -102,7 +103,7 @@ def _try_out(validator: Any) -> None:
 
 
 def _size(value: Any) -> int:
-    """Return how many values there are, those within values included."""
+    """Return the number of values, including nested ones."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return 1 + sum(map(_size, inner))
 
@@ -140,7 +141,7 @@ def _unevaluated_properties(validator: Any, below: Any, instance: Any, schema: A
 
 
 def _evaluated(validator: Any, instance: dict[str, Any], schema: Any) -> set[str]:
-    """Return the keys of an object that a schema's keywords say something of."""
+    """Return the keys of an object that a schema's keywords evaluate."""
     if not isinstance(schema, dict):
         return set()
     found: set[str] = {*schema.get("properties", ())} & {*instance}
@@ -163,7 +164,7 @@ def _evaluated(validator: Any, instance: dict[str, Any], schema: Any) -> set[str
 
 
 def _applied(validator: Any, instance: dict[str, Any], schema: dict[str, Any]) -> Iterator[Any]:
-    """Yield the schemas beside each other that hold for an object."""
+    """Yield the subschemas that apply to an object in place."""
     dependent = schema.get("dependentSchemas", {})
     yield from (below for key, below in dependent.items() if key in instance)
     for keyword in ("allOf", "oneOf", "anyOf"):
@@ -204,7 +205,7 @@ def _count_reference() -> None:
 
 
 def _canonical(value: Any) -> Any:
-    """Return a value in which 1.0 is 1, as JSON Schema has it."""
+    """Return a value in which 1.0 is 1, as in JSON Schema."""
     if isinstance(value, dict):
         return {key: _canonical(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Where a JSON Schema has schemas: a property named `$ref` is none, a value of `enum` neither."""
+"""The subschemas of a JSON Schema; a property named `$ref` or a value of `enum` is not one."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,10 +19,10 @@ _REFERENCES = ("$ref", "$dynamicRef")
 
 
 def parts_of_schema(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield a schema and all schemas within it, also those that only a reference leads to.
+    """Yield a schema and all schemas within it, including those that only references reach.
 
     Args:
-        schema: What its meta-schema has accepted.
+        schema: A schema that its meta-schema has accepted.
 
     Raises:
         ConfigError: a reference leads out of the schema, or to nothing.
@@ -54,7 +54,7 @@ def _below(part: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _place(reference: str, keyword: str, resolver: Any) -> tuple[Any, Any]:
-    """Return what a reference leads to, and a resolver there."""
+    """Return the target of a reference, and a resolver for it."""
     inside = reference.startswith("#")
     require(inside, f"json_schema.schema {keyword}", reference, "a place in the schema, #/...")
     try:

@@ -1,10 +1,10 @@
 """Where sentences end.
 
-A sentence ends at a word with `.`, `!`, `?` or `...` after it, and at the stops of other scripts
-(`。！？`) wherever they stand. No sentence ends at the number of a list (`1. First`), at an
-abbreviation that goes on (`Dr. Smith`, `e.g. this`, `No. 5`, `at 5 p.m. we`), at an initial
-(`J. R. R. Tolkien`), or at the end of a quotation within it (`"Go!" he said`). What follows the
-last stop is a sentence, too.
+A sentence ends at a word followed by `.`, `!`, `?` or `...`, and at every stop of other scripts
+(`。！？`). No sentence ends at the number of a list (`1. First`), at an abbreviation within a
+sentence (`Dr. Smith`, `e.g. this`, `No. 5`, `at 5 p.m. we`), at an initial (`J. R. R. Tolkien`), or
+at the end of a quotation within it (`"Go!" he said`). The text after the last stop is a sentence,
+too.
 """
 
 import re
@@ -38,11 +38,11 @@ _DATES = {
     *("Mon", "Tue", "Tues", "Wed", "Thu", "Thur", "Thurs", "Fri", "Sat", "Sun"),
 }
 _PERHAPS = {"etc", "al", "a.m", "p.m", "usw"}
-"""They end a sentence where a capital follows."""
+"""Abbreviations that end a sentence if a capital follows."""
 _UNITS = {"ft", "in", "lb", "lbs", "oz", "min", "sec", "hr", "hrs", "yr", "yrs"}
-"""The same, behind a number."""
+"""Abbreviations of units, which after a number end a sentence if a capital follows."""
 _NAMED = {"inc", "ltd", "corp", "co", "bros", "jr", "dept", "univ", "ave", "blvd", "est"}
-"""They end one where a word follows that begins sentences, as do abbreviations of letters."""
+"""Abbreviations that end a sentence if a typical first word follows, like single letters."""
 _INITIALISM = re.compile(r"[^\W\d](?:\.[^\W\d])+|[A-Z][a-z]?(?:\.[A-Z][a-z]?)+")
 _LETTERED = {
     *("a", "an", "the", "plan", "vitamin", "option", "type", "class", "grade", "part", "point"),
@@ -59,7 +59,7 @@ _MOST_INITIALS = 4
 
 
 def sentences_of(text: str) -> list[list[str]]:
-    r"""Return the sentences as lists of their words, without the numbers of a list.
+    r"""Return the sentences as lists of words, without the numbers of lists.
 
     >>> sentences_of('It is 3.5 m. "Really?" Yes')
     [['It', 'is', '3.5', 'm'], ['Really'], ['Yes']]
@@ -74,15 +74,15 @@ def sentences_of(text: str) -> list[list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """What stands between blanks."""
+    """A piece of text between blanks."""
 
     text: str
     first: bool
-    """Whether it starts a line, or follows a sign that starts it."""
+    """Whether it starts a line, or follows a sign at the start of a line."""
 
 
 def _paragraphs(text: str) -> Iterator[list[_Token]]:
-    """Yield the tokens of what stands between blank lines."""
+    """Yield the tokens of each paragraph; blank lines separate paragraphs."""
     tokens: list[_Token] = []
     for line in without_tags(text).splitlines():
         first, found = True, line.split()
@@ -99,12 +99,12 @@ def _paragraphs(text: str) -> Iterator[list[_Token]]:
 class _Reader:
     sentences: list[list[str]] = field(default_factory=list)
     open: bool = False
-    """Whether the last sentence goes on."""
+    """Whether the last sentence is incomplete."""
     number: int = 0
     """The last number of a list."""
 
     def read(self, tokens: list[_Token]) -> None:
-        """Read a paragraph; its end alone ends no sentence."""
+        """Read a paragraph, whose end alone does not end a sentence."""
         for place, token in enumerate(tokens):
             if self._numbers(tokens, place):
                 self.open = False
@@ -127,7 +127,7 @@ class _Reader:
         self.open = True
 
     def _numbers(self, tokens: list[_Token], place: int) -> bool:
-        """Return whether a token is the number of a list, with text behind it."""
+        """Return whether a token is the number of a list item with text."""
         token = tokens[place]
         found = _NUMBERED.fullmatch(token.text)
         if found is None or place + 1 == len(tokens) or tokens[place + 1].first:
@@ -154,7 +154,7 @@ class _Reader:
 
 
 def _abbreviates(word: str, before: str, behind: str) -> bool:
-    """Return whether a word that a stop follows is cut short, between two words of a sentence."""
+    """Return whether a word before a stop is an abbreviation between two words of a sentence."""
     small, capital = word.casefold(), behind[0].isupper()
     begins = capital and behind.casefold() in _BEGINNINGS
     if small in _GO_ON:
@@ -171,7 +171,7 @@ def _abbreviates(word: str, before: str, behind: str) -> bool:
 
 
 def _is_name(tokens: list[_Token], place: int) -> bool:
-    """Return whether a name stands at a place, perhaps after more initials."""
+    """Return whether a name is at `place`, possibly after more initials."""
     for token in tokens[place : place + _MOST_INITIALS]:
         text = token.text
         if len(text) == len("J.") and text[0].isupper() and text[1] == ".":
@@ -182,7 +182,7 @@ def _is_name(tokens: list[_Token], place: int) -> bool:
 
 
 def _quotes(tokens: list[_Token], place: int) -> bool:
-    """Return whether a quotation ends at a place, within a sentence."""
+    """Return whether a quotation within a sentence ends at `place`."""
     behind = _first_word(tokens[place + 1]) if place + 1 < len(tokens) else ""
     return tokens[place].text.endswith(tuple(_CLOSERS)) and behind[:1].islower()
 
@@ -192,7 +192,7 @@ def _first_word(token: _Token) -> str:
 
 
 def _breaks(before: str, between: str, behind: str) -> bool:
-    """Return whether what stands between two words without a blank ends a sentence."""
+    """Return whether the signs between two words without a blank end a sentence."""
     if any(sign in _STOPS for sign in between):
         return True
     stop = between.rstrip(_OPENERS).lstrip(_CLOSERS)

@@ -1,7 +1,7 @@
 """Answers in a given structure: tags, a regular expression, XML, YAML.
 
-What reads them has limits: RE2 takes linear time; XML with a document type (hence with entities)
-and YAML with aliases are refused, and nesting beyond `MOST_DEPTH`.
+The parsers have limits: RE2 takes linear time; XML with a document type (which entities need), YAML
+with aliases, and nesting beyond `MOST_DEPTH` are refused.
 """
 
 import re
@@ -23,7 +23,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tags(Constraint):
-    """These tags in this order, each exactly once with something in it, and nothing outside."""
+    """These tags in this order, each exactly once and not empty, with nothing outside."""
 
     name: ClassVar[str] = "tags"
     tags: tuple[str, ...]
@@ -47,12 +47,12 @@ class Tags(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regex(Constraint):
-    """The whole text, without the blanks around it, matches a regular expression of RE2."""
+    """The whole text, without surrounding blanks, matches a regular expression of RE2."""
 
     name: ClassVar[str] = "regex"
     pattern: str
     example: str = ""
-    """A text that matches, for an environment that shows a solution."""
+    """A matching text, for environments that show a solution."""
 
     def _require(self) -> None:
         need_text(self.name, "pattern", self.pattern)
@@ -74,7 +74,7 @@ def compiled(key: str, pattern: str) -> Any:
     """Return a pattern for RE2, which matches in linear time.
 
     Raises:
-        ConfigError: RE2 has no such pattern; it knows no backreferences and no lookaround.
+        ConfigError: RE2 does not support the pattern, such as backreferences or lookaround.
     """
     options = re2.Options()
     options.log_errors = False
@@ -86,7 +86,7 @@ def compiled(key: str, pattern: str) -> Any:
 
 
 def matches(match: Any, text: str) -> bool:
-    """Return whether a matching function of RE2 finds something; text that is no UTF-8 has none."""
+    """Return whether a matching function of RE2 finds a match; text that is not UTF-8 has none."""
     try:
         return match(text) is not None
     except UnicodeEncodeError:
@@ -95,7 +95,7 @@ def matches(match: Any, text: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Xml(Constraint):
-    """Well-formed XML without a document type; its root is `root`, each of `elements` is in it."""
+    """Well-formed XML without a document type, with the root `root` and all of `elements`."""
 
     name: ClassVar[str] = "xml"
     root: str = ""
@@ -125,7 +125,7 @@ def _elements_of(text: str) -> tuple[str, set[str]]:
 
     Raises:
         ExpatError: the text is not well-formed.
-        ValueError: it declares a document type, is nested too deeply, or is no UTF-8.
+        ValueError: the text declares a document type, is nested too deeply, or is not UTF-8.
     """
     names: list[str] = []
     depth = 0
@@ -153,7 +153,7 @@ def _elements_of(text: str) -> tuple[str, set[str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Yaml(Constraint):
-    """One YAML document that is a mapping with these keys, or where none are given a list, too."""
+    """One YAML document that is a mapping with these keys; without keys, a mapping or a list."""
 
     name: ClassVar[str] = "yaml"
     keys: tuple[str, ...] = ()
@@ -178,11 +178,11 @@ class Yaml(Constraint):
 
 
 def _yaml_node(text: str) -> yaml.Node | None:
-    """Return the root of the document; values are not made of it.
+    """Return the root node of the document, without constructing values.
 
     Raises:
-        YAMLError: it is no YAML, or not one document.
-        ValueError: it has an alias or a key twice, is nested too deeply, or is no UTF-8.
+        YAMLError: the text is not YAML, or not one document.
+        ValueError: it has an alias or a repeated key, is nested too deeply, or is not UTF-8.
     """
     depth = 0
     for event in yaml.parse(text, Loader=_LOADER):

@@ -1,4 +1,4 @@
-"""How many: characters, sentences, paragraphs, lines, letters of a kind; a length with a slope."""
+"""Constraints on numbers of characters, sentences, paragraphs, lines, letters; soft length."""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,14 +18,14 @@ from grpo_envs.graders.format.words import folded, words_of
 
 
 def paragraphs_of(text: str) -> list[str]:
-    """Return the paragraphs: what stands between blank lines."""
+    """Return the paragraphs, which blank lines separate."""
     by_blank = groupby(text.splitlines(), key=lambda line: bool(line.strip()))
     return ["\n".join(lines) for filled, lines in by_blank if filled]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Characters(Counted):
-    """So many characters, without the blanks around the text."""
+    """The number of characters, without surrounding blanks."""
 
     name: ClassVar[str] = "characters"
 
@@ -38,7 +38,7 @@ class Characters(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sentences(Counted):
-    """So many sentences, numbers of a list and abbreviations left out of account."""
+    """The number of sentences; numbers of lists and abbreviations end none."""
 
     name: ClassVar[str] = "sentences"
 
@@ -51,7 +51,7 @@ class Sentences(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paragraphs(Counted):
-    """So many paragraphs, with blank lines between them."""
+    """The number of paragraphs, with blank lines between them."""
 
     name: ClassVar[str] = "paragraphs"
 
@@ -64,7 +64,7 @@ class Paragraphs(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lines(Counted):
-    """So many lines that are not blank."""
+    """The number of lines that are not blank."""
 
     name: ClassVar[str] = "lines"
 
@@ -77,7 +77,7 @@ class Lines(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LetterFrequency(Counted):
-    """One letter so many times, whatever its case."""
+    """The number of occurrences of a letter, in any case."""
 
     name: ClassVar[str] = "letter_frequency"
     letter: str
@@ -96,7 +96,7 @@ class LetterFrequency(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapitalWords(Counted):
-    """So many words all in capital letters."""
+    """The number of words in capital letters."""
 
     name: ClassVar[str] = "capital_words"
 
@@ -109,7 +109,7 @@ class CapitalWords(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentenceWords(Counted):
-    """So many words in each of the sentences."""
+    """The number of words in every sentence."""
 
     name: ClassVar[str] = "sentence_words"
 
@@ -126,7 +126,7 @@ class SentenceWords(Counted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Length(Constraint):
-    """A window of lengths: 1 within it, falling to 0 over `slope` more or fewer outside of it."""
+    """A range of lengths: 1 within it, falling linearly to 0 over `slope` outside of it."""
 
     name: ClassVar[str] = "length"
     least: int | None = None

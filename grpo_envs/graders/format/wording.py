@@ -1,4 +1,4 @@
-"""Which words and signs: required, forbidden, in which case and alphabet, each once."""
+"""Constraints on words and signs: required, forbidden, case, alphabet, repetition."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ _CASES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contains(Constraint):
-    """Every one of these phrases stands there, as it is given."""
+    """The text contains each of these phrases exactly as given."""
 
     name: ClassVar[str] = "contains"
     phrases: tuple[str, ...]
@@ -61,7 +61,7 @@ class Contains(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Avoids(Constraint):
-    """None of these words stands there, alone or in a hyphenated word, whatever its case."""
+    """The text has none of these words, alone or in a hyphenated word, in any case."""
 
     name: ClassVar[str] = "avoids"
     words: tuple[str, ...]
@@ -78,7 +78,7 @@ class Avoids(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AvoidsPhrases(Constraint):
-    """None of these phrases stands in a sentence, whatever the case and signs between its words."""
+    """No sentence has any of these phrases; case, and signs between its words, do not matter."""
 
     name: ClassVar[str] = "avoids_phrases"
     phrases: tuple[str, ...]
@@ -103,7 +103,7 @@ class AvoidsPhrases(Constraint):
 
 
 def _plain(words: list[str]) -> str:
-    """Return words for the search of phrases, the parts of hyphenated words apart."""
+    """Return words for the search of phrases; hyphenated words are split."""
     return " ".join(
         part for word in compared(" ".join(words)).split() for part in parts_of_word(word)
     )
@@ -111,7 +111,7 @@ def _plain(words: list[str]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Without(Constraint):
-    """None of these letters or signs stands there, whatever its case; at least one word does."""
+    """The text has none of these letters or signs, in any case, but at least one word."""
 
     name: ClassVar[str] = "without"
     characters: str
@@ -128,7 +128,7 @@ class Without(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distinct(Constraint):
-    """No word stands there twice; at least `least` words do."""
+    """No word occurs twice, and there are at least `least` words."""
 
     name: ClassVar[str] = "distinct"
     least: int = 2
@@ -147,7 +147,7 @@ class Distinct(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case(Constraint):
-    """Letters in one case: `upper`, `lower`, or a capital first in each word or sentence."""
+    """All letters are in one case: `upper`, `lower`, or a capital first in words or sentences."""
 
     name: ClassVar[str] = "case"
     case: str
@@ -199,7 +199,7 @@ def _script_of(letter: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneOf(Constraint):
-    """The text is one of these options, nothing else."""
+    """The text is exactly one of these options."""
 
     name: ClassVar[str] = "one_of"
     options: tuple[str, ...]
@@ -216,7 +216,7 @@ class OneOf(Constraint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quoted(Constraint):
-    """The whole text stands in one pair of double quotes."""
+    """The whole text is in one pair of double quotes."""
 
     name: ClassVar[str] = "quoted"
 

@@ -1,19 +1,19 @@
-"""What a word is: one definition for all constraints.
+"""The definition of a word for all constraints.
 
 Words are separated by blanks and by every sign between letters: dashes, slashes, commas, stops.
-These signs join what stands around them into one word:
+These signs join the characters around them into one word:
 
 - a hyphen or an apostrophe between letters or digits: `well-known`, `it's`, `mother-in-law`;
 - an underscore: `snake_case`;
 - the signs within a number, an abbreviation, an address or a file name: `1,000`, `3.14`, `10:30`,
   `1/2`, `e.g.`, `U.S.`, `R&D`, `https://example.org/a`, `a@b.org`, `notes.txt`.
 
-Tags are no words: `<a>one</a><b>two</b>` is two words. A tag has an end; `<br>` needs none.
+Tags are not words: `<a>one</a><b>two</b>` is two words. Tags need an end tag, except `<br>`.
 
-Chinese and Japanese have no blanks between words: every Han or Hiragana character is a part as the
-parts of a hyphenated word are. What has more than four parts is no word but a list or a sentence,
-and each of its parts counts as a word. Thai, Lao, Khmer and Burmese words cannot be told apart:
-what stands between blanks or signs is one.
+Chinese and Japanese have no blanks between words: every Han or Hiragana character is one part, like
+the parts of a hyphenated word. More than four parts are a list or a sentence, not a word; then each
+part counts as a word. Thai, Lao, Khmer and Burmese words cannot be separated: the text between
+blanks or signs is one word.
 """
 
 import re
@@ -102,7 +102,7 @@ def is_word(text: str) -> bool:
 
 
 def parts_of_word(word: str) -> list[str]:
-    """Return the parts of a hyphenated word, the characters of a Chinese one.
+    """Return the parts of a hyphenated word, or the characters of a Chinese word.
 
     >>> parts_of_word("state-of-the-art"), parts_of_word("it's")
     (['state', 'of', 'the', 'art'], ["it's"])
@@ -115,9 +115,9 @@ def parts_of_word(word: str) -> list[str]:
 
 
 def counts_of(word: str, text: str) -> tuple[int, int]:
-    """Return how often a word stands in a text: as a word, and where parts of words count, too.
+    """Return how often a word occurs in a text: as a word, and including parts of words.
 
-    Neither case nor the shape of an apostrophe matters.
+    Case and the form of apostrophes are ignored.
 
     >>> counts_of("sea", "Sea-salt, a sea/lake, seas")
     (1, 2)
@@ -139,7 +139,7 @@ def _compared_words(text: str) -> tuple[str, ...]:
 
 
 def compared(text: str) -> str:
-    """Return a text for comparing words: without case, apostrophes and hyphens alike."""
+    """Return a text for comparing words: without case, with one form of apostrophes and hyphens."""
     return folded(text).translate(_SAME)
 
 
@@ -152,7 +152,7 @@ def folded(text: str) -> str:
 
 
 def words_in(token: str) -> Iterator[tuple[int, str]]:
-    """Yield the words of a text without blanks, each with the place where it ends."""
+    """Yield the words of a text without blanks, each with the position of its end."""
     plain = token.strip(string.punctuation)
     if plain.isalnum() and (plain.isascii() or not _WITHOUT_BLANKS.search(plain)):
         yield len(token.rstrip(string.punctuation)), plain
@@ -175,7 +175,7 @@ def words_in(token: str) -> Iterator[tuple[int, str]]:
 
 
 def _shape(text: str) -> str:
-    """Return a text of the same length in which accents of their own and joining signs are one."""
+    """Return a text of the same length, with one sign for combining accents and joining signs."""
     for character in {*text}:
         if character in _KEPT:
             break

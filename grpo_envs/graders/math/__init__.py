@@ -1,13 +1,13 @@
 """Grading free-form mathematical answers: `grade(gold, completion)` -> `Verdict`.
 
-Take the answer out of the completion (`extract`); compare it exactly where both are plain numbers
-(`numbers`); else read both as trees (`parse`) and compare those (`compare`: exact values, random
-points, sets, intervals, equations); ask sympy only for the rest, in processes that can be killed
-(`workers`), and math-verify where the grading rules ask for it. Whatever remains unknown is wrong.
-`MathGrading` holds the grading rules: what counts as the same answer.
+`extract` takes the answer out of the completion. Plain numbers are compared exactly (`numbers`).
+Otherwise both texts are read as trees (`parse`), which `compare` compares: exact values, random
+points, sets, intervals, equations. Undecided pairs go to sympy, in processes that can be killed
+(`workers`), and to math-verify if the grading rules enable it. An answer that remains undecided is
+wrong. `MathGrading` has the rules for equality.
 
-Decided once: log without a base is to base 10 and never ln; a constant of integration may have
-another name (`parameters`), and be neither left out nor a number.
+Two conventions: log without a base is to base 10, never ln. A constant of integration may have
+another name (`parameters`), but it may not be left out or be a number.
 """
 
 from grpo_envs.graders.math.extract import extract

@@ -1,4 +1,4 @@
-"""A bounded mapping that forgets what was not used for longest; any thread may use it."""
+"""A bounded mapping that drops the least recently used entry; any thread may use it."""
 
 import threading
 from collections import OrderedDict
@@ -10,7 +10,7 @@ V = TypeVar("V")
 
 
 class Cache(Generic[K, V]):
-    """What `functools.lru_cache` is for one call, where many are answered at once.
+    """A least-recently-used cache like `functools.lru_cache`, for results of batches.
 
     >>> cache = Cache(2)
     >>> for key in "aba" "c": cache.put(key, key.upper())
@@ -24,14 +24,14 @@ class Cache(Generic[K, V]):
         self._lock = threading.Lock()
 
     def get(self, key: K) -> V | None:
-        """Return what is known of `key`, or None."""
+        """Return the value of `key`, or None."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
             return self._values.get(key)
 
     def put(self, key: K, value: V) -> None:
-        """Remember `value`."""
+        """Store `value` under `key`."""
         with self._lock:
             self._values[key] = value
             self._values.move_to_end(key)
@@ -39,6 +39,6 @@ class Cache(Generic[K, V]):
                 self._values.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries."""
         with self._lock:
             self._values.clear()

@@ -1,4 +1,4 @@
-"""The value of an equation: of `x = 5`, and of a chain, each link of which must be true."""
+"""The value of an equation `x = 5`, or of a chain of equations whose links must all be true."""
 
 from itertools import pairwise
 
@@ -18,20 +18,20 @@ _ASKED = frozenset(
 )
 _TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 _MOST_TERMS = 8
-_CLOSE = 0.01  # relative; of a value that is about another one and no decimal
+_CLOSE = 0.01  # relative difference allowed for `about`, unless the value is a decimal
 
 
 def value_of_equation(relation: Node, judge: Judge, *, answered: bool) -> tuple[Node, Comparison]:
     """Return the value that an equation gives, and whether its links are true.
 
-    `x = 5` gives 5, and so do `5 = x`, `4 + 1 = 5` and, where it is the answer, `x + y = 5`. An
-    equation that has to be solved, `2x + z = 5`, gives no value.
+    `x = 5` gives 5, and so do `5 = x`, `4 + 1 = 5` and, in an answer, `x + y = 5`. An equation that
+    has to be solved, such as `2x + z = 5`, gives no value.
 
     Args:
         relation: The equation, or chain of equations.
         judge: Compares the links.
-        answered: Whether the equation is the answer. That x + y is 5 says of the gold x + y = 5
-            that it is a line.
+        answered: Whether the equation is the answer. As a gold, x + y = 5 is a line, without a
+            value.
     """
     relation = _named_first(relation)
     signs = set(relation[2::2])
@@ -50,7 +50,7 @@ def value_of_equation(relation: Node, judge: Judge, *, answered: bool) -> tuple[
 def assigned(relation: Node, judge: Judge) -> tuple[Node, Comparison]:
     """Return the value that a chain x = a = b gives, and whether a is b.
 
-    Where there is an exact value, it counts: x = 1/3, about 0.33.
+    An exact value takes precedence: 1/3 for x = 1/3, about 0.33.
     """
     values, signs = relation[3::2], relation[2::2]
     exact = [value for value, sign in zip(values, signs, strict=True) if sign != "~"] or values[-1:]
@@ -70,9 +70,9 @@ def _named_first(relation: Node) -> Node:
 
 
 def _is_asked(node: Node) -> bool:
-    """Return whether a problem can ask for `node`: x + y, sin 2x, not 2x + z nor x^2.
+    """Return whether a problem can ask for `node`: x + y, sin 2x, but not 2x + z or x^2.
 
-    What holds numbers, or one name only, is the side of an equation to solve.
+    An expression with numbers, or with only one name, is the side of an equation to solve.
     """
     plain = all(part[0] in _ASKED for part in walk(_without_exponents(node)))
     inner = node[1] if node[0] == "pow" else node
@@ -91,7 +91,7 @@ def _without_exponents(node: Node) -> Node:
 
 
 def _about(exact: Node, rounded: Node) -> Comparison:
-    """Return whether `rounded` is about `exact`: a decimal in all of its digits, give or take."""
+    """Return whether `rounded` is about `exact`; a decimal must agree in all of its digits."""
     exact, rounded = (side[1] if side[0] == "unit" else side for side in (exact, rounded))
     near, far = approximate(rounded), approximate(exact)
     if near is None or far is None:
@@ -108,7 +108,7 @@ def _about(exact: Node, rounded: Node) -> Comparison:
 def same_function(gold: Node, answer: Node) -> Node:
     """Return the equation `answer` with the gold's name of the function: f(x) for y, f(x) for f(t).
 
-    The name y stands for a function only where it occurs nowhere else.
+    The name y stands for a function only if it does not occur elsewhere.
     """
     (name, other), value = (gold[1], answer[1]), answer[3]
     y = ("var", "y")
@@ -127,7 +127,7 @@ def _of_names(node: Node) -> bool:
 
 
 def without_denominators(difference: Node) -> Node:
-    """Return the difference of the sides of an equation times what its letters are divided by."""
+    """Return the difference of an equation's sides, multiplied by the divisors of its letters."""
     below = []
     for term in difference[1:]:
         terms = term[1][1:] if term[0] == "neg" and term[1][0] == "add" else (term,)

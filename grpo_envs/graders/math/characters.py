@@ -1,4 +1,4 @@
-r"""Unicode characters as the ASCII or LaTeX that they stand for: `ascii_of("x⁻² ⩽ ½")`."""
+r"""Unicode characters as equivalent ASCII or LaTeX: `ascii_of("x⁻² ⩽ ½")`."""
 
 import re
 import unicodedata
@@ -74,7 +74,7 @@ _DASHED = re.compile(rf"(^|[=(\[{{,:<>$≈≤≥])(\s*)[{_DASHES}](?=\s*[\d.\\A-
 
 
 class _Table(dict[int, str]):
-    """The characters that change, and the ranges whose compatible form is the plain one."""
+    """The characters to replace, and the ranges that their compatibility form replaces."""
 
     def __missing__(self, code: int) -> str:
         char = chr(code)
@@ -95,9 +95,9 @@ _TABLE = _Table(
 
 
 def ascii_of(text: str) -> str:
-    r"""Return `text` with the signs of Unicode in ASCII or LaTeX; letters of other scripts stay.
+    r"""Return `text` with Unicode signs as ASCII or LaTeX; letters of other scripts are unchanged.
 
-    A long dash is a minus only where a value begins: 3—8 may be a range.
+    A long dash is a minus only at the start of a value: 3—8 may be a range.
 
     >>> ascii_of("\uff11\uff15"), ascii_of("4½"), ascii_of("x⁻²"), ascii_of("\u20148")
     ('15', '4\\frac{1}{2}', 'x^{-2}', '-8')

@@ -1,4 +1,4 @@
-r"""What LaTeX commands mean: fractions, roots, accents, sums, integrals, limits, matrices."""
+r"""The meaning of LaTeX commands: fractions, roots, accents, sums, integrals, limits, matrices."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ def _fraction(parser: Parser, _: str) -> Node:
 
 
 def _is_d(node: Node) -> bool:
-    """Return whether `node` is d, d^2, dy or d^2 y: what stands above in a derivative."""
+    """Return whether `node` is d, d^2, dy or d^2 y: the numerator of a derivative."""
     first = node[1] if node[0] in ("mul", "pow") else node
     return first == ("var", "d") or (node[0] == "mul" and _is_d(first))
 
@@ -95,7 +95,7 @@ def _bounds(parser: Parser) -> tuple[Node | None, Node | None]:
 
 
 def _bind(body: Node, variable: Node) -> tuple[Node, Node]:
-    """Return body and variable where the variable may have been read as a constant."""
+    """Return body and variable; the variable may have been read as a constant before."""
     if variable in _BOUND:
         named: Node = ("var", variable[1])
         return substitute(body, variable, named), named
@@ -141,7 +141,7 @@ def _integral(parser: Parser, name: str) -> Node:
 
 
 def _differential(parser: Parser) -> int:
-    """Return where the `dx` of the integral stands, in no deeper bracket."""
+    """Return the position of the integral's `dx`, outside of inner brackets."""
     depth = 0
     for at in range(parser.at, len(parser.tokens) - 1):
         kind, value = parser.tokens[at]

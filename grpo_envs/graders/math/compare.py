@@ -1,6 +1,6 @@
-"""Compare two trees: equal, different or unknown. The gold says which kind of thing is compared.
+"""Compare two trees: equal, different or unknown. The gold decides which rule applies.
 
-The rules stand in a table and are asked in turn; each sees only what those before it let pass.
+The rules are tried in the order of a table; each sees only pairs that no earlier rule decided.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class _Rules:
         if gold == answer:
             return EQUAL
         if self.grading.rounded_digits is None and kinds(gold, answer) <= _PLAIN:
-            return identical(gold, answer)  # no rule is about these
+            return identical(gold, answer)  # no rule applies
         for rule in _RULES:
             comparison = rule(gold, answer, self)
             if comparison is not None:
@@ -87,7 +87,7 @@ def _words(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
     sides = [meant(side[1]) if side[0] == "word" else side for side in (gold, answer)]
     if sides != [gold, answer]:
         return judge.compare(*sides)
-    return different("another word")  # two equal words were seen before any rule
+    return different("another word")  # equal words are handled before the rules
 
 
 def _lines(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
@@ -116,9 +116,9 @@ def _tuples(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
 
 
 def _as_tuple(node: Node) -> Node:
-    """Return the values of several names as a tuple, and a computation with matrices as one.
+    """Return the values of several names as a tuple, and a computation with matrices as a matrix.
 
-    The order is that of the alphabet where the names follow one another: y = 8, x = 3 is (3, 8).
+    Consecutive names are put in alphabetical order: y = 8, x = 3 is (3, 8).
     """
     if node[0] == "list" and _labelled([*node[1:]]):
         return ("tuple", "(", ")", *in_order_of_names(node[1:]))
@@ -126,9 +126,9 @@ def _as_tuple(node: Node) -> Node:
 
 
 def _entries(node: Node) -> tuple[Node, ...] | None:
-    """Return the entries of what can be a vector: a tuple, a column, a bare list of three or more.
+    """Return the entries of a possible vector: a tuple, a column, or a bare list of three or more.
 
-    A bare list of two is no pair and no interval.
+    A bare list of two is neither a pair nor an interval.
     """
     if node[0] == "tuple":
         return node[3:]
@@ -176,24 +176,24 @@ def _items(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
 
 
 def _labelled(items: list[Node]) -> bool:
-    """Return whether these are values of several names."""
+    """Return whether the items are values of several names."""
     return len({item[1] for item in items if item[0] == "rel"}) > 1
 
 
 def _indexed(items: list[Node]) -> bool:
-    """Return whether these are x_1, x_2, ...: the values of one name."""
+    """Return whether the items are x_1, x_2, ...: the values of one name."""
     names = [str(item[1][1]) for item in items if item[0] == "rel" and item[1][0] == "var"]
     letters = {name.partition("_")[0] for name in names}
     return len(letters) == 1 and len(names) == len(items) and all("_" in name for name in names)
 
 
 def _all_tuples(items: list[Node]) -> bool:
-    """Return whether all are tuples: a point that is named twice is one point, no double root."""
+    """Return whether all are tuples: a repeated point is one point, not a double root."""
     return all(item[0] == "tuple" for item in items)
 
 
 def _alternatives(node: Node) -> list[Node]:
-    """Return the answers that `node` lists; 1 plus-minus 2 are two."""
+    """Return the answers that `node` lists; 1 plus-minus 2 is two answers."""
     if node[0] == "set":  # a set within a set is one element
         parts = ([part] if part[0] == "set" else _alternatives(part) for part in node[1:])
         return [item for part in parts for item in part]

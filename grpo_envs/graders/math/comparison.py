@@ -25,17 +25,17 @@ Compare = Callable[[Node, Node], Comparison]
 
 
 def different(reason: str) -> Comparison:
-    """Return that two things differ, and why."""
+    """Return a comparison of different things, with the reason."""
     return Comparison(equal=False, reason=reason)
 
 
 def unknown(reason: str) -> Comparison:
-    """Return that nothing is known, and why."""
+    """Return a comparison without a result, with the reason."""
     return Comparison(equal=None, reason=reason)
 
 
 def all_of(comparisons: Iterable[Comparison]) -> Comparison:
-    """Return whether all are equal: one difference decides, whatever is not known."""
+    """Return whether all are equal: one difference decides, even if others are unknown."""
     result = EQUAL
     for comparison in comparisons:
         if comparison.equal is False:
@@ -46,13 +46,13 @@ def all_of(comparisons: Iterable[Comparison]) -> Comparison:
 
 
 def paired(left: Sequence[Node], right: Sequence[Node], same: Compare) -> Comparison:
-    """Return whether the things on both sides can be paired off, in whatever order.
+    """Return whether the items of both sides can be matched in pairs, in any order.
 
     Equality is transitive, so the first partner that is equal is as good as any other.
 
     Args:
-        left: Some things.
-        right: As many others, or they differ.
+        left: Items.
+        right: Items; with another number of items the sides differ.
         same: Compares one of the left with one of the right.
     """
     if len(left) != len(right):
@@ -77,7 +77,7 @@ def paired(left: Sequence[Node], right: Sequence[Node], same: Compare) -> Compar
 
 
 def _taken(free: list[Node], item: Node) -> bool:
-    """Take `item` out of `free` if it is there as it is written."""
+    """Remove `item` from `free` if the identical node is there."""
     if item not in free:
         return False
     free.remove(item)

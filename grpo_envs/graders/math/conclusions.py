@@ -1,4 +1,4 @@
-r"""Solved chains: `3x+5=17 \Rightarrow x=4` is the answer x=4, where each step before agrees."""
+r"""Solved chains: `3x+5=17 \Rightarrow x=4` is the answer x=4, if all earlier steps agree."""
 
 import re
 
@@ -19,12 +19,13 @@ _INEQUALITIES = frozenset({"<", "<=", ">", ">="})
 
 
 def concluded(text: str) -> str:
-    r"""Return the solution that a chain of steps ends in, `text` itself where it is none.
+    r"""Return the solution at the end of a chain of steps; `text` itself if it is not a chain.
 
-    A step before is an equation that the solutions satisfy, or an inequality of the same numbers.
+    An earlier step is an equation that the solutions satisfy, or an inequality with the same
+    solutions.
 
     Raises:
-        Unreadable: a step is no mathematics that we read.
+        Unreadable: a step is not mathematics that we can read.
 
     >>> concluded(r"3x+5=17 \Rightarrow x=4"), concluded(r"3x+5=20 \Rightarrow x=4")
     (' x=4', '3x+5=20 \\Rightarrow x=4')
@@ -60,7 +61,7 @@ def _is_inequality(node: Node) -> bool:
 
 
 def _same_inequality(step: Node, solution: Node) -> bool:
-    """Return whether a step is an inequality of the same name that the same numbers satisfy."""
+    """Return whether a step is an inequality of the same name with the same solutions."""
     same = _is_inequality(step) and variables(step) == variables(solution)
     return same and compare(solution, step, DEFAULT).equal is True
 
@@ -71,7 +72,7 @@ def _is_solution(node: Node) -> bool:
 
 
 def _holds(step: Node, solutions: tuple[Node, ...]) -> bool:
-    """Return whether the solutions satisfy a step: an equation of their one name."""
+    """Return whether the solutions satisfy a step, which is an equation of their only name."""
     name = solutions[0][1]
     if step[0] != "rel" or set(step[2::2]) != {"="} or variables(step) != [name[1]]:
         return False

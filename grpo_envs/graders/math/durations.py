@@ -1,4 +1,4 @@
-"""Durations of several units: `2 h 30 min` is 2.5 hours and 150 minutes, and no bare number."""
+"""Durations of several units: `2 h 30 min` is 2.5 hours or 150 minutes, but not a bare number."""
 
 import re
 from fractions import Fraction
@@ -16,7 +16,7 @@ _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 def same_duration(gold: str, answer: str) -> bool | None:
-    """Return whether two durations are the same, None where neither has several units.
+    """Return whether two durations are the same; None if neither has several units.
 
     >>> same_duration("2.5 hours", "2 h 30 min"), same_duration("150", "2 h 30 min")
     (True, None)
@@ -37,7 +37,7 @@ def is_duration(gold: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _duration(text: str) -> tuple[Fraction, bool] | None:
-    """Return the seconds, and whether several units make them up."""
+    """Return the seconds, and whether the duration has several units."""
     if not text[:1].isdigit():
         return None
     plain = " ".join(_SPACE.sub(" ", _FONT.sub(r" \1 ", text)).split()).rstrip(".")

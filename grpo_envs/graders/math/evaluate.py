@@ -1,4 +1,4 @@
-"""The exact value of a tree, where it is rational. Nothing here grows beyond its bounds."""
+"""The exact value of a tree, if it is rational. The size of all numbers is bounded."""
 
 import math
 import operator
@@ -15,16 +15,16 @@ _ROOT_BITS = 2_000
 _LARGEST_INDEX = 1_000
 
 Rational = Fraction | int
-"""Whole numbers are faster as int."""
+"""A rational number; whole numbers are `int`, which is faster."""
 Env = Mapping[str, Rational]
 
 
 class Undefined(Exception):
-    """There is no value here: a division by zero, a root outside the domain."""
+    """There is no value: a division by zero, or a root outside of its domain."""
 
 
 def exact(node: Node, env: Env) -> Rational | None:
-    """Return the rational value, or None where it is irrational, too large or not known.
+    """Return the rational value; None if it is irrational, too large or unknown.
 
     Args:
         node: The expression.
@@ -44,7 +44,7 @@ def exact(node: Node, env: Env) -> Rational | None:
 
 
 def bits(value: Rational) -> int:
-    """Return how many bits the fraction takes."""
+    """Return the number of bits of a fraction."""
     return value.numerator.bit_length() + value.denominator.bit_length()
 
 
@@ -159,7 +159,7 @@ def _based(node: Node, env: Env) -> Fraction | None:
     whole, _, places = node[1].partition(".")
     try:
         return Fraction(int(whole + places, base), base ** len(places))
-    except ValueError:  # 2 is no digit of base 2
+    except ValueError:  # 2 is not a digit in base 2
         raise Undefined from None
 
 

@@ -1,4 +1,4 @@
-"""Whether an answer is carried out, or a computation that is left to the reader."""
+"""Whether an answer is evaluated, or is a computation that is not carried out."""
 
 from collections.abc import Callable
 from math import gcd
@@ -16,8 +16,8 @@ def is_evaluated(node: Node) -> bool:
     """Return whether no operation is left in `node`, which may be a number or a collection.
 
     A fraction in lowest terms, a mixed number, a power of ten, scientific notation and a multiple
-    of pi are numbers; a ratio is in lowest terms, or has a term 1. The set whose condition is
-    solved for its element is carried out, and so is a matrix with a factor before it.
+    of pi count as numbers; a ratio must be in lowest terms, or have a term 1. A set whose condition
+    is solved for its element counts as evaluated, and so does a matrix with a factor before it.
 
     >>> from grpo_envs.graders.math.parse import parse
     >>> [is_evaluated(parse(text)) for text in ("-7", "1/2", "1 1/2", "2.5e3", "(7, x)", "x = 7")]
@@ -35,7 +35,7 @@ def is_evaluated(node: Node) -> bool:
 
 
 def _relation(node: Node) -> bool:
-    """Of a chain of equations the last value counts, or the first: 15 = 5 * 3."""
+    """Return whether a relation is evaluated: in a chain, its last or first value (15 = 5 * 3)."""
     values = [part for part in children(node) if part[0] != "var"]
     closed = _EQUALITIES.issuperset(node[2::2]) and not variables(*values)
     return not values or is_evaluated(values[-1]) or (closed and is_evaluated(values[0]))
@@ -47,11 +47,10 @@ def _described(node: Node) -> bool:
 
 
 def asks_for_value(gold: Node) -> bool:
-    """Return whether an answer to `gold` has to be carried out: where the gold itself is.
+    """Return whether an answer to `gold` has to be evaluated, because the gold itself is.
 
-    An equation of several names, or of one that it is not solved for, is a line or a circle, and
-    any equation of it is right; a power of ten, pi/4 or a matrix with a factor before it asks for
-    its value in any form.
+    An equation of several names, or not solved for its name, is a curve, for which any equation is
+    right. For a power of ten, pi/4 or a matrix with a factor, any form of the value is right.
     """
     kind = gold[0]
     if kind == "rel":
@@ -67,7 +66,7 @@ def asks_for_value(gold: Node) -> bool:
 
 
 def is_solved(node: Node) -> bool:
-    """Return whether a relation says what its names are: `x = 4`, `5 > x`, `2 < x <= 9`.
+    """Return whether a relation is solved for its names: `x = 4`, `5 > x`, `2 < x <= 9`.
 
     >>> from grpo_envs.graders.math.parse import parse
     >>> [is_solved(parse(text)) for text in ("x = 4", "4 = x", "2x = 8", "x^2 = 16", "x = y")]
@@ -84,7 +83,7 @@ def is_solved(node: Node) -> bool:
 
 
 def names_value(node: Node) -> bool:
-    """Return whether `node` can be given a value: x, f(x), a word, (x, y), |AB|, AB : CD, dy/dx."""
+    """Return whether `node` can have a value: x, f(x), a word, (x, y), |AB|, AB : CD, dy/dx."""
     if node[0] in ("tuple", "ratio", "div") or node[:2] == ("fn", "abs"):
         return all(part[0] == "var" for part in children(node))
     if node[0] == "derivative":

@@ -1,10 +1,10 @@
 r"""Take the final answer out of a completion, in one pass over the text.
 
-Anchors, the last one wins: `\boxed{...}` and `<answer>...</answer>`; if there is neither,
-`#### ...` and "final answer". The lenient mode then takes the last number.
+The last `\boxed{...}` or `<answer>...</answer>` is the answer; without these, the last `#### ...`
+or "final answer". Without any of them, the lenient mode takes the last number.
 
-Boxes that only commas, `and` or `or` separate are one answer: all of them count. An empty box
-behind words is no answer, nor is one that a program in a fence prints.
+Boxes that are separated only by commas, `and` or `or` are one answer: all of them count. An empty
+box after words is not an answer, nor is a box that a program in a fence prints.
 """
 
 import re
@@ -13,7 +13,7 @@ from collections import deque
 from grpo_envs.graders.math.numbers import parse_number
 from grpo_envs.graders.text import after_think
 
-_TAIL = 1 << 15  # characters that are looked at; an answer stands at the end
+_TAIL = 1 << 15  # characters that are searched; the answer is at the end
 _LONGEST = 2000
 _MOST_BOXES = 50
 _LONGEST_JOIN = 40
@@ -21,7 +21,7 @@ _MOST_ANCHORS = 5
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*(?:(\{)|(-?[0-9]+(?:\.[0-9]+)?))")
 _TAG = re.compile(r"<\s*answer\s*>", re.IGNORECASE)
 _END_TAG = re.compile(r"<\s*/\s*answer\s*>", re.IGNORECASE)
-# What may stand between two boxes that are one answer, the name that the second is given included.
+# Text between two boxes of one answer, including the name of the second one.
 _JOIN = re.compile(
     r"[\s$]*(?:\\[)\]])?[\s$]*(?:[,;、，；]|,?\s*(?:and|or)(?![A-Za-z])|,?\s*\\text\{\s*(?:and|or)\s*\}"
     r"|\\q?quad|\\;|[或和])+[\s$]*(?:\\[(\[])?[\s$]*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
@@ -35,24 +35,24 @@ _FINAL = re.compile(
     r"(?:\n\s*)?([^\n]{1,200})",
     re.IGNORECASE,
 )
-# Sentences behind the answer that take nothing of it back.
+# Sentences after the answer that do not retract it.
 _SENTENCE = re.compile(r"(?<=[.!$*])\s+(?=[A-Z])")
 _TAKES_BACK = re.compile(
     r"[0-9]|\b(?:no|not|wait|wrong|but|actually|or|sorry|incorrect|however|instead|mistake)\b|n't",
     re.IGNORECASE,
 )
 _DIGIT = re.compile(r"[0-9]")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace opens and closes nothing
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace does not count
 _CHINESE = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uff00-\uff0c\uff1a-\uff65]")
-# From the sign (a hyphen between two words is none) to the last digit: (-4). is -4, **10** is 10.
+# From the sign (not a hyphen between two words) to the last digit: (-4). is -4, **10** is 10.
 _CORE = re.compile(r"(?:(?<![\w)+-])[+\-\u2212])?(?:(?<!\.)\.)?[0-9](?:\S*[0-9])?%?")
 
 
 def extract(completion: str, *, lenient: bool = False) -> str | None:
     r"""Return the text of the final answer, or None if there is none.
 
-    Only what follows the last `</think>` counts; a `<think>` that is never closed has no answer
-    after it. A last box or answer tag that is not closed is no answer.
+    Only the text after the last `</think>` counts; after a `<think>` that is not closed there is no
+    answer. A last box or answer tag that is not closed is not an answer.
 
     Args:
         completion: What the model wrote.
@@ -92,10 +92,10 @@ def balanced(text: str, start: int) -> int:
 
 
 def _boxed(text: str) -> tuple[int, str | None]:
-    """Return where the last box stands and what is in it, with the boxes that are joined to it."""
+    """Return the position and the content of the last box, with the boxes joined to it."""
     start = text.rfind("\\boxed{")
     if start >= 0 and text.find("box") == start + 1 == text.rfind("box") and "```" not in text:
-        end = balanced(text, start + len("\\boxed"))  # the only box: nothing to look for
+        end = balanced(text, start + len("\\boxed"))  # the only box
         return start, text[start + len("\\boxed{") : end] if end > 0 else None
     if "box" not in text:
         return -1, None
@@ -126,7 +126,7 @@ def _adjacent(text: str, start: int) -> bool:
 
 
 def _is_printed(text: str, start: int, fences: list[int]) -> bool:
-    """Return whether a box stands in a string of a program: within a fence, behind a quote."""
+    """Return whether a box is in a string of a program: within a fence, after a quote."""
     if sum(fence < start for fence in fences) % 2 == 0:
         return False
     line = text.rfind("\n", 0, start) + 1
@@ -134,9 +134,9 @@ def _is_printed(text: str, start: int, fences: list[int]) -> bool:
 
 
 def _joined(text: str, start: int, end: int, content: str) -> str:
-    """Return the content of a box, or all the boxes that are one answer with it.
+    """Return the content of a box, or all boxes that form one answer with it.
 
-    A box that only repeats the same content is no second answer.
+    A box that only repeats the same content is not a second answer.
     """
     first = start
     other = False
@@ -169,7 +169,7 @@ def _hashed(text: str) -> tuple[int, str | None]:
 
 
 def _final(text: str) -> tuple[int, str | None]:
-    """Return where "final answer" stands and what follows it, on its line or the next."""
+    """Return the position of "final answer", and the text after it, on its line or the next."""
     anchors = [found.start() for found in _ANCHOR.finditer(text)]
     for start in anchors[: -_MOST_ANCHORS - 1 : -1]:
         found = _FINAL.match(text, start)
@@ -179,16 +179,16 @@ def _final(text: str) -> tuple[int, str | None]:
 
 
 def _first_sentence(text: str) -> str:
-    """Return `text` without the sentences behind it, unless one of them may take it back."""
+    """Return the first sentence of `text`; all of it if a later sentence may retract the answer."""
     parts = _SENTENCE.split(text, maxsplit=1)
     return text if len(parts) == 1 or _TAKES_BACK.search(parts[1]) else parts[0]
 
 
 def _last_number(text: str) -> str | None:
-    """Return the number that `text` is or that its last word with a digit in it holds.
+    """Return the number in `text`, or in its last word with a digit.
 
-    Words are never passed over: where the last one holds `2^10`, `7-8` or `1,2,3`, there is none.
-    Chinese has no spaces between words, so its letters and signs separate here.
+    Only that word counts: if it is `2^10`, `7-8` or `1,2,3`, there is no number. Chinese has no
+    spaces between words, so its letters and signs separate words here.
     """
     if parse_number(text) is not None:
         return text.strip()

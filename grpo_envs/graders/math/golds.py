@@ -1,7 +1,8 @@
-r"""Read a gold: as an answer is read, or as a number with whatever words stand behind it.
+r"""Read a gold: like an answer, or as a number with any words after it.
 
-In an answer the words behind a number may be anything (`8 wrong`), so only names of units and of
-things are read. A gold is right: `5\text{ km east}` is 5, unless its words change the value.
+In an answer, the words after a number may be anything (`8 wrong`), so only names of units and
+things are read. A gold is known to be right: `5\text{ km east}` is 5, unless its words change the
+value.
 """
 
 import re
@@ -24,7 +25,7 @@ def gold_tree(gold: str) -> Node:
     r"""Return the tree of a gold.
 
     Raises:
-        Unreadable: it is no mathematics that we read.
+        Unreadable: the gold is not mathematics that we can read.
 
     >>> gold_tree(r"5\text{ km east}")
     ('unit', ('num', '5'), 'km east')

@@ -36,13 +36,13 @@ _STAGES = {"sympy_equal": "sympy", "math_verify_equal": "math-verify"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the grader decided, and how."""
+    """The decision of the grader, and how it was made."""
 
     correct: bool
     extracted: str | None
-    """The answer as it stands in the completion; None when there is none."""
+    """The text of the answer in the completion; None if there is none."""
     stage: str
-    """`extract`, `number`, `text`, `symbolic`, `sympy` or `math-verify`: where it was decided."""
+    """The stage that decided: `extract`, `number`, `text`, `symbolic`, `sympy` or `math-verify`."""
     reason: str
 
 
@@ -50,10 +50,10 @@ class _Decision(NamedTuple):
     comparison: Comparison
     stage: str
     asks: _Pair | None = None
-    """What the workers are asked where nothing is known."""
+    """The question for the workers if nothing is known."""
 
 
-_MOST_WORDS = 4  # of a gold that is words: a sentence is no answer to compare with
+_MOST_WORDS = 4  # of a gold in words: a sentence cannot be compared
 _SAME_NUMBER = _Decision(Comparison(equal=True), "number")
 _OTHER_NUMBER = _Decision(Comparison(equal=False), "number")
 _SAME_TEXT = _Decision(Comparison(equal=True), "text")
@@ -63,18 +63,18 @@ _NO_GOLD = _Decision(different("the gold stands for no answer that can be verifi
 
 
 def grade(gold: str, completion: str, grading: MathGrading = DEFAULT) -> Verdict:
-    r"""Decide whether `completion` answers with `gold`, whatever the two strings are.
+    r"""Decide whether the answer of `completion` is `gold`, for any two strings.
 
-    What cannot be decided is not correct, and the reason says so.
+    An undecided answer counts as not correct, and the reason says so.
 
     Args:
         gold: The right answer.
         completion: What the model wrote.
-        grading: What counts as the same answer. The default is mathematics, where 3+4 is 7; for
-            a reward see `MathGrading.evaluated`.
+        grading: Rules for equality of answers. By default mathematical equality, where 3+4 is 7;
+            for rewards see `MathGrading.evaluated`.
 
     Raises:
-        GrpoEnvsError: the processes that run sympy cannot be started, which is no answer's fault.
+        GrpoEnvsError: the processes for sympy cannot start; the answer is not the cause.
 
     >>> grade("1/2", r"so \boxed{50\%}").correct
     True
@@ -89,9 +89,9 @@ def grade(gold: str, completion: str, grading: MathGrading = DEFAULT) -> Verdict
 def grade_many(
     golds: Sequence[str], completions: Sequence[str], grading: MathGrading = DEFAULT
 ) -> list[Verdict]:
-    """Grade each completion against the gold at the same place, as `grade` does.
+    """Grade each completion against the gold at the same position, as `grade` does.
 
-    What is left for sympy is asked at once, so that its workers decide side by side.
+    All questions for sympy are asked together, so that workers decide concurrently.
     """
     answers = [extract(completion, lenient=grading.lenient) for completion in completions]
     decisions = [
@@ -110,7 +110,7 @@ def grade_many(
 
 
 def readable(gold: str) -> str:
-    """Return '' where `gold` can be compared with answers, else why it cannot: one clause.
+    """Return '' if `gold` can be compared with answers, else the reason in one clause.
 
     >>> readable("x^2 + 1"), readable("2^{10}"), readable("no solution")
     ('', '', '')
@@ -140,7 +140,7 @@ def prepare(grading: MathGrading = DEFAULT) -> None:
     """Start the workers that `grading` may need in the background, so that no answer waits.
 
     Raises:
-        GrpoEnvsError: a package that it needs is not installed.
+        GrpoEnvsError: a required package is not installed.
     """
     from grpo_envs.graders.math.workers import prepare as start
 
@@ -184,12 +184,12 @@ def _decide(gold: str, answer: str, grading: MathGrading) -> _Decision:
         return _symbolic(*_trees(wanted, concluded(given)), grading)
     except Unreadable as error:
         return _Decision(unknown(f"unreadable: {error}"), "symbolic")
-    except RecursionError:  # little stack was left where we were called
+    except RecursionError:  # the caller left little stack
         return _Decision(unknown("too deep"), "symbolic")
 
 
 def _plainly(gold: str, answer: str, grading: MathGrading) -> _Decision | None:
-    """Compare numbers, collections of numbers and equal texts; None if there is more to it."""
+    """Compare numbers, collections of numbers and equal texts; None for anything else."""
     wanted, given = parse_number(gold), parse_number(answer)
     exact = grading.percent_sign and grading.rounded_digits is None
     literal = not grading.evaluated or not _OPERATION.search(answer)
@@ -211,7 +211,7 @@ def _other_money(one: str, two: str) -> bool:
 
 
 def _same_numbers(gold: str, answer: str) -> bool | None:
-    """Compare collections of plain numbers in the same brackets; None where it is not so plain."""
+    """Compare collections of plain numbers in the same brackets; None for anything else."""
     wanted = parse_numbers(gold)
     given = parse_numbers(answer) if wanted else None
     if wanted is None or given is None or wanted[0] != given[0]:
@@ -236,9 +236,9 @@ def _symbolic(gold: Node, answer: Node, grading: MathGrading) -> _Decision:
 
 
 def _trees(wanted: str, given: str) -> tuple[Node, Node]:
-    r"""Read gold and answer; letters behind a number are units where no variable is expected.
+    r"""Read gold and answer; letters after a number are units if no variable is expected.
 
-    In `8 m` they are where the gold has no variable, and where the answer says so in `8\text{ m}`.
+    In `8 m` they are units if the gold has no variable, and in `8\text{ m}` always.
     """
     gold = gold_tree(_bare(wanted))
     if not may_have_unit(given):
@@ -262,17 +262,17 @@ def _free(gold: Node) -> bool:
 
 
 def _tuple(node: Node) -> Node:
-    """Return a list as a tuple, the order of which counts."""
+    """Return a list as a tuple, whose order matters."""
     return ("tuple", "(", ")", *node[1:]) if node[0] == "list" else node
 
 
 def _bare(text: str) -> str:
-    """Take away what only surrounds an expression: dollars, spaces, a full stop, emphasis."""
+    """Remove dollars, spaces, a full stop and emphasis around an expression."""
     return text.strip("$* \t\n").rstrip(". $*")
 
 
 def _in_text(gold: str, answer: str | None, decision: _Decision | None) -> _Decision | None:
-    """Ask about the texts themselves where nothing is known yet."""
+    """Ask about the texts themselves if nothing is known yet."""
     if answer is None or decision is None or decision.comparison.equal is not None:
         return decision
     return decision._replace(asks=(gold, answer))
@@ -282,11 +282,11 @@ _VERDICTS: Cache[tuple[str, _Pair], Comparison] = Cache(4096)
 
 
 def _ask(equal: str, decisions: Sequence[_Decision | None]) -> list[_Decision | None]:
-    """Return the decisions with what the workers found; each pair is asked once, ever.
+    """Return the decisions with the workers' results; no pair is asked twice.
 
-    Timeouts are remembered, too.
+    Timeouts are cached, too.
     """
-    from grpo_envs.graders.math.workers import decide  # only what needs sympy starts processes
+    from grpo_envs.graders.math.workers import decide  # processes start only if sympy is needed
 
     pairs = dict.fromkeys(decision.asks for decision in decisions if decision and decision.asks)
     known = {pair: found for pair in pairs if (found := _VERDICTS.get((equal, pair)))}

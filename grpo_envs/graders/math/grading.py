@@ -1,4 +1,4 @@
-"""What counts as the same answer, chosen per dataset."""
+"""Rules for equality of answers, chosen per dataset."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -9,30 +9,31 @@ from grpo_envs.errors import ConfigError, require, unknown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MathGrading:
-    """How strictly an answer is compared with the gold. What is not set here is mathematics."""
+    """How strictly an answer is compared with the gold. The default is mathematical equality."""
 
     evaluated: bool = False
-    """Where the gold is a number, the answer is one, too: neither 3+4 nor 14/2 is right for 7; and
-    where the gold is a solution, `x = 4`, the answer is none that has to be solved, `2x = 8`."""
+    """If the gold is a number, the answer must be one, too: neither 3+4 nor 14/2 is right for 7. If
+    the gold is a solution, `x = 4`, the answer must not be an equation to solve, `2x = 8`."""
     lenient: bool = False
-    """Take the last number where nothing marks an answer (`extract`)."""
+    """Take the last number if nothing marks an answer (`extract`)."""
     percent_sign: bool = True
-    """50% is 1/2 and never 50; False: 50 is right for the gold 50%, too."""
+    """50% is only 1/2, never 50. False: 50 is also right for the gold 50%."""
     degree_sign: bool = False
-    """Require the sign: 90 is wrong for 90 degrees, as radians; pi/2 is always right."""
+    """Require the degree sign: 90 is wrong for 90 degrees, because it means radians; pi/2 is
+    right."""
     units: bool = False
     """Require the gold's unit. A wrong unit is always wrong."""
     rounded_digits: int | None = None
-    """Decimals with at least so many significant digits stand for all that rounds to them."""
+    """Decimals with at least this many significant digits equal all values that round to them."""
     decimal_comma: bool = False
-    """Read 2,5 as two and a half, and never as two numbers."""
+    """Read 2,5 as two and a half, never as two numbers."""
     ordered: bool = False
-    """Compare answers in a list one by one, in order; sets never have one."""
+    """Compare the items of a list in order; sets have no order."""
     unwrap: bool = True
     """`x = 5` and 5 are the same answer."""
     math_verify: bool = False
-    """Ask math-verify (an extra; in a worker, too) about what is read by none of our stages, or
-    decided by none. Its verdicts depend on the ANTLR that is installed, and some are wrong."""
+    """Ask math-verify (an extra, in a worker) about answers that none of our stages can read or
+    decide. Its verdicts depend on the installed ANTLR, and some are wrong."""
 
 
 DEFAULT = MathGrading()

@@ -1,8 +1,8 @@
 r"""Operator precedence: a Pratt parser over the tokens.
 
-What can begin an expression (`leaves`, `commands`) and what can stand behind one (`infix`) come as
-tables. A unit of `MOST_DEPTH` costs two or three Python frames, so that limit is reached long
-before Python's own; no tree is deeper than twice as much.
+Tables define what can begin an expression (`leaves`, `commands`) and what can follow one (`infix`).
+A unit of `MOST_DEPTH` takes two or three Python frames, so this limit is reached long before
+Python's own. No tree is deeper than twice the limit.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from grpo_envs.graders.math.tokens import Token, Unreadable
 
 MOST_DEPTH = 100
 
-# How strongly an operator binds. A unit belongs to all of what stands before it: 2 + 3 cm.
+# How strongly an operator binds. A unit applies to the whole expression before it: 2 + 3 cm.
 CHOOSE, GROUPS, LIST, MODULO, RELATION, UNIT = range(1, 7)
 SETS, RATIO, SUM, PRODUCT, SIGN, POWER, POSTFIX = range(7, 14)
 
@@ -23,8 +23,8 @@ _BEFORE_POWER = frozenset(
     {"var", "const", "call", "fn", "pow", "root", "fact", "fact2", "binom", "add"}
 )
 
-UNIT_NAME: Token = ("text", "")  # in the table of what stands behind: any text
-NOTHING: Token = ("", "")  # and a factor without a sign
+UNIT_NAME: Token = ("text", "")  # key of any text in the infix table
+NOTHING: Token = ("", "")  # key of a factor without a sign
 
 Start = Callable[["Parser", str], Node]
 Infix = Callable[["Parser", Node], Node]
@@ -44,7 +44,7 @@ class Parser:
         self.infixes = infixes
         self.at = 0
         self.depth = 0
-        self.closing: tuple[str, ...] = ()  # the bars open here: the next one closes
+        self.closing: tuple[str, ...] = ()  # open bars: the next bar closes one
 
     def answer(self) -> Node:
         """Read all the tokens as one expression."""
@@ -56,26 +56,26 @@ class Parser:
         """Read an expression whose operators all bind more strongly than `power`."""
         self.deeper()
         left = self.start()
-        wraps = 0  # 1/2/3/4 grows deep to the left
+        wraps = 0  # 1/2/3/4 nests to the left
         while True:
             bound, read = self._infix(left)
             if bound <= power or wraps > MOST_DEPTH:
                 break
             node = read(self, left)
-            if node is not left:  # a comma with nothing behind it
+            if node is not left:  # a comma with nothing after it
                 wraps += node[1] is left or node[-1] is left or node[-2] is left
             left = node
         self.depth -= 1
         return left
 
     def deeper(self) -> None:
-        """Count one level more; whoever calls it takes it back when the level ends."""
+        """Count one more level; the caller undoes it at the end of the level."""
         self.depth += 1
         if self.depth > MOST_DEPTH:
             raise Unreadable("too deep")
 
     def start(self) -> Node:
-        """Read what can begin an expression."""
+        """Read the start of an expression."""
         kind, value = token = self.take()
         read = self.starts.get(token) or self.starts.get((kind, ""))
         if read is None:
@@ -86,7 +86,7 @@ class Parser:
         return node
 
     def take(self) -> Token:
-        """Return the next token and step over it; the end is never passed."""
+        """Return the next token and advance, but never beyond the end."""
         token = self.tokens[self.at]
         if token[0] != "end":
             self.at += 1
@@ -104,23 +104,23 @@ class Parser:
         return found
 
     def expect(self, *values: str) -> str:
-        """Step over one of these operators, which must stand here, and return it."""
+        """Return the next token, which must be one of these operators, and advance."""
         value = self.tokens[self.at][1]
         return value if self.skip(*values) else self.fail(value)
 
     def fail(self, value: str) -> NoReturn:
-        """Give up: `value` cannot stand here."""
+        """Raise Unreadable: `value` is not allowed here."""
         raise Unreadable(f"unexpected {value[:20]!r}" if value else "it ends too early")
 
     def enclosed(self, *closing: str) -> Node:
-        """Read the inside of brackets; a bar that is open outside does not close there."""
+        """Read the inside of brackets; bars that are open outside do not close inside."""
         outer, self.closing = self.closing, closing
         node = self.expression()
         self.closing = outer
         return node
 
     def argument(self) -> Node:
-        r"""Read what a command takes: a group, one digit (`\frac12`), or one name."""
+        r"""Read an argument of a command: a group, one digit (`\frac12`), or one name."""
         kind, value = self.tokens[self.at]
         if kind == "num" and len(value) > 1:
             if "." in value:
@@ -135,7 +135,7 @@ class Parser:
     def factor_ahead(self) -> bool:
         """Return whether a factor follows that needs no sign before it.
 
-        A number does not: two numbers side by side are one torn apart, or two answers.
+        Not a number: two adjacent numbers are one number with a space, or two answers.
         """
         kind, value = self.tokens[self.at]
         if kind == "op":
@@ -156,7 +156,7 @@ class Parser:
         return (bound if self.factor_ahead() else 0), read
 
     def _power_ahead(self, left: Node) -> bool:
-        """Return whether a power of a number follows a factor that ends in no number: x 2^n."""
+        """Return whether a power of a number follows a factor that ends without a number: x 2^n."""
         if self.tokens[self.at + 1] != ("op", "^"):
             return False
         last = left

@@ -1,4 +1,4 @@
-"""Are two expressions the same function? Exactly where they are rational, else at random points."""
+"""Are two expressions the same function? Compared exactly if rational, else at random points."""
 
 import random
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _SEED = 20_041
 _MOST_VARIABLES = 12
 _ENOUGH = 3  # points at which both sides exist
 _DENOMINATOR = 10_007
-# Between which absolute values the points of each round lie, and whether signs are free.
+# Range of the points' absolute values in each round, and whether signs are random.
 _ROUNDS = (
     *((1.0, 3.0, 1), (0.1, 0.9, 1), (0.2, 3.0, -1), (3.0, 20.0, 1)),
     *((0.2, 3.0, 0), (0.1, 0.9, 0), (20.0, 90.0, 1), (3.0, 20.0, 0)),
@@ -24,13 +24,13 @@ _MANY_ROUNDS = 24  # where several variables can be ordered in many ways
 _WHOLE_ROUNDS = 12
 _FAR, _NEAR = 1e-6, 1e-35
 _NOWHERE = (Undefined, ZeroDivisionError, OverflowError, ValueError)
-# What can be one function here and another there: |x - y| is x - y for half of the points.
+# Piecewise functions: |x - y| is x - y at half of the points.
 _MAY_BEND = frozenset({"root", "fn", "pow"})
 _PIECEWISE = frozenset({"abs", "floor", "ceil", "sgn", "max", "min", "mod", "gcd", "lcm", "norm"})
 
 
 def identical(left: Node, right: Node) -> Comparison:
-    """Return whether two scalar expressions have the same value, wherever both have one."""
+    """Return whether two scalar expressions have the same value wherever both have one."""
     parts = walk(left, right)
     found = {part[0] for part in parts}
     names = tuple(sorted({part[1] for part in parts if part[0] == "var"}))
@@ -75,7 +75,7 @@ def proportional(left: Node, right: Node, *, positive: bool) -> Comparison:
     """Return whether `left` is `right` times a constant other than zero.
 
     Args:
-        left: An expression; of an equation, the difference of its sides.
+        left: An expression; for an equation, the difference of its sides.
         right: Another one.
         positive: Whether the constant must be positive, as for inequalities.
     """
@@ -136,7 +136,7 @@ def _closed(left: Node, right: Node) -> Comparison:
 
 
 def _reach(parts: list[Node]) -> float | None:
-    """Return how far out the pieces of a function may meet, None where nothing is piecewise."""
+    """Return how far out the pieces of a function may meet; None if no function is piecewise."""
     bent = any(
         part[0] == "root"
         or (part[0] == "fn" and part[1] in _PIECEWISE)
@@ -210,7 +210,7 @@ def _numerically(left: Node, right: Node, points: Sequence[Env]) -> Comparison:
             return different("another value" if not point else "another value at a random point")
         good.append(point)
     if not points[0]:
-        return _precisely(left, right, {}, real=real)  # double may overflow where 50 digits do not
+        return _precisely(left, right, {}, real=real)  # double may overflow
     if len(good) < _ENOUGH:
         return unknown("no common domain was found")
     for point in good[:2]:

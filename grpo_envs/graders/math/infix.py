@@ -1,4 +1,4 @@
-"""What can stand behind an expression: signs, lists, relations, units, or another factor."""
+"""What can follow an expression: signs, lists, relations, units, or another factor."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -39,7 +39,7 @@ def joined(kind: str, left: Node, right: Node) -> Node:
 
 
 def words(parser: Parser) -> str:
-    """Read the words that stand here as one text."""
+    """Read the next words as one text."""
     found = []
     while parser.tokens[parser.at][0] == "text":
         found.append(parser.take()[1])
@@ -113,9 +113,9 @@ def _column(row: Node) -> Node:
 
 
 def _part_of(parser: Parser, numbers: Node) -> Node | None:
-    """Read the sign of a set of numbers: R^+, R^-, R^*, or return None.
+    """Read the sign of a set of numbers: R^+, R^-, R^*; None if there is none.
 
-    The last `*` of a text is cut off before it is read: where nothing follows, it stood there.
+    The last `*` of a text is cut off before reading: if nothing follows `^`, it was a `*`.
     """
     braced = parser.ahead("{")
     kind, value = parser.tokens[parser.at + braced]
@@ -131,7 +131,7 @@ def _part_of(parser: Parser, numbers: Node) -> Node | None:
 
 
 def _transposed(parser: Parser) -> bool:
-    r"""Step over the exponent of a matrix if it is T, in whatever font, or \top."""
+    r"""Step over the exponent of a matrix if it is T, in any font, or \top."""
     braced = parser.ahead("{")
     tokens = parser.tokens[parser.at + braced : parser.at + braced + 2]
     if tokens[0] not in _TRANSPOSED or (braced and tokens[1] != ("op", "}")):
@@ -171,7 +171,7 @@ def _degrees(parser: Parser, left: Node) -> Node:
 
 
 def _grouped(parser: Parser, left: Node) -> Node:
-    """Read what semicolons separate; where commas stand between them, each group is a tuple."""
+    """Read groups separated by semicolons; groups with commas are tuples."""
     groups = [left]
     while parser.skip(";"):
         groups.append(parser.expression(GROUPS))
@@ -179,7 +179,7 @@ def _grouped(parser: Parser, left: Node) -> Node:
 
 
 def _either(parser: Parser, left: Node) -> Node:
-    """Read what `or` separates: `x = 1, y = 2 or x = 3, y = 4` are two cases of two values each."""
+    """Read alternatives of `or`: `x = 1, y = 2 or x = 3, y = 4` is two cases of two values each."""
     groups = [left]
     while parser.skip("or"):
         groups.append(parser.expression(GROUPS))
@@ -193,7 +193,7 @@ def _either(parser: Parser, left: Node) -> Node:
 
 
 def _is_case(node: Node) -> bool:
-    """Return whether these are values of several names: x = 1, y = 2."""
+    """Return whether `node` has values of several names: x = 1, y = 2."""
     if node[0] != "list" or any(item[0] != "rel" or item[2] != "=" for item in node[1:]):
         return False
     return len({item[1] for item in node[1:]}) == len(node) - 1
@@ -219,7 +219,7 @@ def _listed(parser: Parser, left: Node) -> Node:
 
 
 def _number_set(node: Node) -> Node:
-    """Return the set of numbers that R stands for where a set is asked for."""
+    """Return the set of numbers that a letter such as R means where a set is expected."""
     if node[0] != "var":
         return node
     bare = node[1].removeprefix("mathbf ")
@@ -258,7 +258,7 @@ def _choose(parser: Parser, left: Node) -> Node:
 
 
 def _unit(parser: Parser, left: Node) -> Node:
-    """Read a unit, which the tokens have in one spelling; other words do not follow a value."""
+    """Read a unit, which tokens have in one spelling; other words cannot follow a value."""
     kind, name = parser.tokens[parser.at]
     if kind == "unit":
         parser.at += 1

@@ -1,4 +1,4 @@
-"""Inequalities, intervals and unions as one thing: a sorted list of pieces of the real line."""
+"""Inequalities, intervals and unions in one form: a sorted list of pieces of the real line."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +14,7 @@ _TOUCH = 1e-12
 
 
 class Piece(NamedTuple):
-    """An interval; a single point where both ends are the same and closed."""
+    """An interval; a single point if both ends are equal and closed."""
 
     low: Node
     low_closed: bool
@@ -23,7 +23,7 @@ class Piece(NamedTuple):
 
 
 def pieces(node: Node) -> list[Piece] | None:
-    """Return the pieces of the line that `node` describes, or None if it is nothing of the kind."""
+    """Return the pieces of the line that `node` describes; None if it describes none."""
     if node == ("const", "R"):
         return [Piece(_MINUS_INFINITY, False, INFINITY, False)]
     read = _PIECES.get(node[0])
@@ -39,7 +39,7 @@ def _joined_pieces(node: Node) -> list[Piece] | None:
     if any(part is None for part in parts):
         return None
     found = [piece for part in parts for piece in part or ()]
-    # x > 0, x < 5: are both meant or either? Where the pieces do not meet it must be either.
+    # x > 0, x < 5: `and` or `or`? If the pieces do not meet, it must be `or`.
     return found if node[0] == "union" or len(_merged(found)) == len(found) else None
 
 
@@ -181,7 +181,7 @@ def _without(node: Node) -> list[Piece] | None:
 
 
 def _merged(found: list[Piece]) -> list[Piece]:
-    """Return the pieces in order, those that touch made one; as they are where ends are unknown."""
+    """Return the pieces in order, merged if they touch; unchanged if ends are unknown."""
     ends: dict[Node, float] = {}
     for piece in found:
         for end in (piece.low, piece.high):

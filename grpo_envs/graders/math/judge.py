@@ -1,4 +1,4 @@
-"""What a rule of comparison may ask."""
+"""The interface that rules of comparison use."""
 
 from typing import Protocol
 
@@ -8,11 +8,11 @@ from grpo_envs.graders.math.nodes import Node
 
 
 class Judge(Protocol):
-    """Compares the parts of what a rule compares."""
+    """Compares parts of expressions for a rule."""
 
     @property
     def grading(self) -> MathGrading:
-        """What counts as the same."""
+        """The rules for equality."""
 
     def compare(self, gold: Node, answer: Node) -> Comparison:
         """Return whether `answer` is `gold`."""

@@ -1,7 +1,9 @@
-r"""Answers that are read as text: choices with their letters, times of day, golds that are none.
+r"""Answers that are read as text: choices, times of day, and golds that are not answers.
 
-A choice is a capital letter, alone or before its text: `(D) 24`, `D: the second one`. Several are
-compared in their order: `ACD`, `A, C, D`. A time has hours and minutes, `4:45 PM` or `16:45:00`.
+A choice is a capital letter, alone or before its text: `(D) 24`, `D: the second one`. Several
+choices are compared in order: `ACD`, `A, C, D`.
+
+A time has hours and minutes, `4:45 PM` or `16:45:00`.
 """
 
 import re
@@ -43,7 +45,7 @@ _HALF_DAY = 12 * 3600
 
 
 def is_sentinel(gold: str) -> bool:
-    """Return whether `gold` says that a row has no answer that can be verified.
+    """Return whether `gold` means that a row has no verifiable answer.
 
     >>> is_sentinel("Proof."), is_sentinel("notfound"), is_sentinel("no solution")
     (True, True, False)
@@ -54,7 +56,7 @@ def is_sentinel(gold: str) -> bool:
 
 
 def same_label(gold: str, answer: str) -> bool | None:
-    """Return whether two choices or two times are the same, None where the gold is neither.
+    """Return whether two choices or two times are the same; None if the gold is neither.
 
     >>> same_label("D", "(D) 24"), same_label("D", "D or C"), same_label("16:45", "4:45 PM")
     (True, None, True)
@@ -62,7 +64,7 @@ def same_label(gold: str, answer: str) -> bool | None:
     if max(len(gold), len(answer)) > _LONGEST or not _MAY_BE_LABEL.search(gold):
         return None
     one, two = _plain(gold), _plain(answer)
-    if one.lower() == two.lower() and _PHRASE.fullmatch(one):  # June 20, in whatever font
+    if one.lower() == two.lower() and _PHRASE.fullmatch(one):  # June 20, in any font
         return True
     wanted, given = _choice(one), _choice(two)
     if wanted and given and (wanted[1] or given[1]):
@@ -117,15 +119,15 @@ def _letters(text: str) -> str:
 class _Time(NamedTuple):
     seconds: int
     certain: bool
-    """Whether it can be nothing else: 4:45 may be a ratio."""
+    """Whether the text can only be a time: 4:45 may be a ratio."""
     meridiem: bool
-    """Whether it says AM or PM."""
+    """Whether the text has AM or PM."""
     fixed: bool
     """Whether the half of the day is known."""
 
 
 def _same_time(gold: str, answer: str) -> bool | None:
-    """Compare times of day; 4:45 without AM or PM is what a clock's face shows."""
+    """Compare times of day; 4:45 without AM or PM may be in either half of the day."""
     wanted, given = _time(gold), _time(answer)
     if wanted is None or given is None or not (wanted.certain or given.certain):
         return None

@@ -1,4 +1,4 @@
-"""What can begin an expression, LaTeX commands apart: numbers, names, functions, brackets."""
+"""What can begin an expression, except LaTeX commands: numbers, names, functions, brackets."""
 
 import re
 from collections.abc import Mapping
@@ -73,9 +73,9 @@ def _name(parser: Parser, name: str) -> Node:
 
 
 def defined(parser: Parser, name: str) -> Node | None:
-    r"""Read what an equation defines, P(x), E(x, 0, z) or P(A \cap B), or return None.
+    r"""Read the left side of a definition, P(x), E(x, 0, z) or P(A \cap B), or return None.
 
-    A small letter before a bracket is a factor, unless it stands before a name or before several.
+    A small letter before a bracket is a factor, unless the bracket has one or several names.
     """
     if not parser.ahead("("):
         return None
@@ -109,7 +109,7 @@ def _call(parser: Parser, name: str) -> Node:
 
 
 def subscript(parser: Parser) -> str:
-    """Read a subscript, or what stands under an accent, as the text that it is."""
+    """Read a subscript, or the argument of an accent, as text."""
     kind, value = parser.take()
     if (kind, value) != ("op", "{"):
         return value if kind in ("num", "name", "text", "const") else parser.fail(value)
@@ -202,7 +202,7 @@ def _between(name: str, closing: str) -> Start:
         inner = parser.enclosed(closing)
         parser.expect(closing)
         if inner[0] == "var" and (segment := _SEGMENT.fullmatch(inner[1])):
-            return ("var", segment[1])  # |AB| is the length that AB stands for, too
+            return ("var", segment[1])  # |AB| is the length of AB
         return ("fn", "det" if inner[0] == "matrix" and name == "abs" else name, inner)
 
     return read

@@ -1,13 +1,13 @@
-"""math-verify's verdict on two texts, in a worker: where it is asked for and nothing else decided.
+"""math-verify's verdict on two texts, in a worker, if it is enabled and no other stage decided.
 
-It is an extra, and never the core: what it says depends on the ANTLR that is installed.
+math-verify is only an extra, because its verdicts depend on the installed ANTLR.
 """
 
 from math_verify import parse, verify
 
 
 def equal(gold: str, answer: str, seconds: float) -> bool | None:
-    """Return whether math-verify takes `answer` for `gold`, None where it cannot read one of them.
+    """Return whether `answer` is `gold` for math-verify; None if it cannot read one of them.
 
     Its own timeouts are off: the worker is killed when its time is over.
     """

@@ -9,7 +9,7 @@ _MOST_ENTRIES = 100
 
 
 def combine_matrices(node: Node) -> Node:
-    """Return a sum, product or transpose of matrices as one, and anything else unchanged."""
+    """Return a sum, product or transpose of matrices as one matrix; other nodes unchanged."""
     if node[0] == "transpose" and (inner := combine_matrices(node[1]))[0] == "matrix":
         return ("matrix", *(("row", *column) for column in _columns(inner)))
     if node[0] == "neg" and (inner := combine_matrices(node[1]))[0] == "matrix":

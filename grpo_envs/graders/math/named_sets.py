@@ -1,4 +1,4 @@
-"""Sets and outcomes that are said in words: no solution, all real numbers."""
+"""Sets and outcomes in words: no solution, all real numbers."""
 
 import re
 from functools import lru_cache
@@ -55,7 +55,7 @@ def meant(text: str) -> Node:
 
 
 def is_number_set(gold: Node, answer: Node) -> bool:
-    """Return whether the answer is the letter of the set of numbers that the gold is: R for R."""
+    """Return whether the gold is a set of numbers and the answer its letter: R for R."""
     if gold[0] != "const" or answer[0] != "var" or gold[1] not in "RQZNC":
         return False
     return bool(answer[1].removeprefix("mathbf ") == gold[1])

@@ -1,4 +1,4 @@
-"""What an expression is made of: nested tuples, and how to walk them. The kinds: `parse`."""
+"""The nodes of expressions: nested tuples, and functions to walk them. Kinds: see `parse`."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -22,7 +22,7 @@ def children(node: Node) -> Iterator[Node]:
 def walk(*nodes: Node) -> list[Node]:
     """Return the nodes and everything under them, without recursion."""
     found = [*nodes]
-    for here in found:  # which grows meanwhile
+    for here in found:  # which grows during the loop
         found += [part for part in here if type(part) is tuple]
     return found
 

@@ -1,8 +1,8 @@
-"""Whether the words behind a number name the things that are counted: 8 hens, but not 8 million.
+"""Whether the words after a number name the counted things: 8 hens, but not 8 million.
 
 The nouns are an open class: a plural in `s`, an irregular plural, or a noun of a list. Adjectives
-may stand before it, and a few phrases behind it. One word that changes a value, denies it or sets a
-condition, and the whole is no name of things.
+may precede the noun, and a few phrases may follow it. Words with a term that changes the value,
+negates it or sets a condition do not name things.
 """
 
 import re
@@ -87,7 +87,7 @@ _DESCRIBING = frozenset(_DESCRIBING_TEXT.split())
 
 
 def counted(phrase: str) -> str | None:
-    """Return the one spelling of the things that are counted, None where `phrase` names none.
+    """Return the standard spelling of the counted things; None if `phrase` names none.
 
     Args:
         phrase: Words in lower case with single spaces.
@@ -114,7 +114,7 @@ def counted(phrase: str) -> str | None:
 
 
 def may_follow(phrase: str) -> bool:
-    """Return whether `phrase` may stand behind a unit: old, in total, of rope."""
+    """Return whether `phrase` may follow a unit: old, in total, of rope."""
     return bool(_BEHIND.fullmatch(phrase)) and _DENIED.isdisjoint(phrase.split())
 
 

@@ -1,8 +1,8 @@
 """Numbers in words, from zero to ninety-nine: `seven` is 7, `twenty-one apples` are 21 apples.
 
-Beyond that, `seven hundred` is read and `seven hundred and one` is not: it has many spellings.
-What stands behind the number must be a unit or what is counted; a word that changes the value
-(`seven halves`) is left alone.
+Beyond that, `seven hundred` is read, but not `seven hundred and one`, which has many spellings.
+After the number there must be a unit or counted things; a text with a word that changes the value
+(`seven halves`) is unchanged.
 """
 
 import re
@@ -27,7 +27,7 @@ _LONGEST = 80
 
 
 def in_digits(text: str) -> str:
-    r"""Return a number in words in digits, and any other text as it is.
+    r"""Return a number in words as digits, and any other text unchanged.
 
     >>> in_digits("seven"), in_digits("minus forty-two"), in_digits(r"\text{Six apples}")
     ('7', '-42', '6 apples')
@@ -48,5 +48,5 @@ def in_digits(text: str) -> str:
 
 
 def _may_follow(words: list[str]) -> bool:
-    """Return whether words are a unit or what is counted, or begin with a scale: seven hundred."""
+    """Return whether words are a unit or counted things, or begin with a scale: seven hundred."""
     return words[0] in SCALES or (unit_of(" ".join(words)) is not None and not _PARTS & {*words})

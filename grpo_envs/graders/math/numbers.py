@@ -21,7 +21,7 @@ _PART = r"(?:\{ ?(-?\d{1,400}) ?\}|(\d))"
 _FRAC = re.compile(rf"\\[dtc]?frac ?{_PART} ?{_PART}", re.ASCII)
 _THIN_SPACE = re.compile(r"(?<=\d)\\,(?=\d{3}(?!\d))", re.ASCII)  # 1\,000 is 1000
 _BRACED_POWER = re.compile(r"\^\{ ?([+-]?\d{1,4}) ?\}", re.ASCII)
-_MARKED = re.compile(r"[\\${\u2212\u00d7]")  # if there is something to take away
+_MARKED = re.compile(r"[\\${\u2212\u00d7]")  # characters that `clean` removes
 _PLAIN = re.compile(r"[+-]?\d+", re.ASCII)
 _REPLACE = (
     ("\u2212", "-"),
@@ -44,7 +44,7 @@ _REPLACE = (
 
 @lru_cache(maxsize=4096)
 def clean(text: str) -> str:
-    r"""Take away what does not change a value: spaces around, `$`, a full stop, `\left`, `\,`.
+    r"""Remove text that does not change a value: outer spaces, `$`, a full stop, `\left`, `\,`.
 
     >>> clean(r"$\frac{1}{2}$.")
     '1/2'
@@ -60,7 +60,7 @@ def clean(text: str) -> str:
 
 
 def parse_number(text: str) -> Fraction | None:
-    r"""Return the number that `text` is, as an exact fraction, or None if it is not one number.
+    r"""Return the number in `text` as an exact fraction; None if the text is not one number.
 
     Integers, decimals, `a/b`, `\frac{a}{b}`, mixed numbers, scientific notation, thousands
     separators and percent (50% is 1/2). Digits are never joined across a space.
@@ -74,7 +74,7 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def parse_numbers(text: str) -> tuple[str, tuple[Fraction, ...]] | None:
-    r"""Return the brackets and the numbers of a flat collection, or None if it is nothing so plain.
+    r"""Return the brackets and the numbers of a flat collection; None for any other text.
 
     Within brackets a comma always separates: (1,200) is a pair.
 

@@ -8,7 +8,7 @@ _WORDS = {"two": "2", "three": "3", "eight": "8", "ten": "10", "twelve": "12", "
 
 
 def numeral(parser: Parser, first: str) -> Node | None:
-    """Read a numeral with letters in it, whose first token was taken, or None if there is none.
+    """Read a numeral with letters, whose first token was taken; None if there is none.
 
     Without a digit it has two letters or more: A_{12} is a name.
     """
@@ -50,7 +50,7 @@ def _in_base(digits: str, base: int) -> bool:
 
 
 def _base(parser: Parser, at: int) -> int | None:
-    """Return the base that stands at a place, where it is a plain number."""
+    """Return the base at position `at` if it is a plain number."""
     at += parser.tokens[at] == ("op", "{")
     kind, value = parser.tokens[at]
     return int(value) if kind == "num" and value.isdecimal() and len(value) < 3 else None

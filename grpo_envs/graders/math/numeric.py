@@ -1,11 +1,12 @@
 """The value of a tree in floating point: double first, then 50 digits.
 
-Reals are the rule: where an intermediate value is not real, the point is outside the expression's
-domain, so sqrt(1/n) and 1/sqrt(n) agree wherever both exist. Only what writes i is complex.
+Values are real by default: if an intermediate value is not real, the point is outside of the
+expression's domain, so sqrt(1/n) and 1/sqrt(n) agree at all points where both exist. Only
+expressions with i are complex.
 
-Two unequal values must never look equal. So wherever digits could hide a difference (a term that
-vanishes beside another, a function at a tiny or huge argument, hyperbolic functions where they
-agree), there is no value at all: `Undefined`, and the stage does not decide.
+Two unequal values must never look equal. If lost digits could hide a difference (a term that
+vanishes beside another, a function at a tiny or huge argument, hyperbolic functions that nearly
+agree), the value is `Undefined`, and this stage does not decide.
 """
 
 import cmath
@@ -19,7 +20,7 @@ from typing import Any
 from grpo_envs.graders.math.evaluate import Rational, Undefined, exact
 from grpo_envs.graders.math.nodes import Node
 
-_LONGEST_LITERAL = 30  # digits; a longer number would lose some in 50
+_LONGEST_LITERAL = 30  # digits; a longer number would lose digits in 50
 _SMALLEST_ARGUMENT, _LARGEST_ARGUMENT = 1e-10, 1e10
 _LARGEST_EXPONENT = 700.0  # of e
 _LARGEST_DETERMINANT = 5
@@ -33,14 +34,14 @@ class System:
     """A kind of floating-point number, with its functions.
 
     Attributes:
-        cancelled: Whether a sum so far has lost most of its digits, so that its value is noise.
+        cancelled: Whether a sum has lost most of its digits, so that its value is noise.
     """
 
     def __init__(self, digits: int, *, real: bool) -> None:
         self.lib, self.functions = _library(digits, real=real)
         self.real = real
         self.largest_exponent = _LARGEST_EXPONENT * (1 if digits < 20 else 100)
-        self.lost = 10.0 ** -(digits * 0.6)  # a term this small beside another could hide
+        self.lost = 10.0 ** -(digits * 0.6)  # a term this small relative to another could vanish
         self.noise = 10.0 ** -(digits * 0.4) if digits < 20 else 10.0 ** -(digits - 10)
         self.cancelled = False
         self.constants = {"pi": self.lib.pi, "e": self.lib.e}
@@ -48,7 +49,7 @@ class System:
             self.constants["i"] = self.lib.mpc(0, 1)
 
     def total(self, terms: list[Any]) -> Any:
-        """Add up; note a cancellation, refuse a sum in which a term is lost."""
+        """Return the sum; record a cancellation, refuse a sum that loses a term."""
         value = sum(terms)
         sizes = [abs(term) for term in terms if term]
         largest = max(sizes, default=0)
@@ -75,7 +76,7 @@ class System:
         return base**exponent
 
     def root(self, value: Any, index: Any) -> Any:
-        """Take a root: real and negative where the value is negative and the index odd."""
+        """Return a root: real and negative if the value is negative and the index odd."""
         if value == 0:
             return value
         if self.real and value < 0:
@@ -85,7 +86,7 @@ class System:
         return self.lib.sqrt(value) if index == 2 else self.power(value, 1 / index)
 
     def apply(self, name: str, values: list[Any]) -> Any:
-        """Apply a named function where its value can be trusted."""
+        """Apply a named function if its value can be trusted."""
         function = self.functions.get(name)
         if function is None:
             raise Undefined
@@ -101,9 +102,9 @@ class System:
 
 @lru_cache(maxsize=8)
 def _library(digits: int, *, real: bool) -> tuple[Any, Mapping[str, Callable[..., Any]]]:
-    """Return the library for numbers of so many digits (15 is double), and our functions."""
+    """Return the library for numbers of `digits` digits (15: double), and our functions."""
     if digits > 20:
-        import mpmath  # sympy's own dependency; heavy enough to keep off the import path
+        import mpmath  # a dependency of sympy; imported here because it is heavy
 
         context = mpmath.mp.clone()
         context.dps = digits
@@ -124,7 +125,7 @@ def numeric(node: Node, env: Env, numbers: System) -> Any:
         numbers: The number system.
 
     Raises:
-        Undefined: there is no value that can be trusted.
+        Undefined: no value can be trusted.
     """
     read = _NUMERIC.get(node[0])
     if read is None:
@@ -208,7 +209,7 @@ def _determinant(rows: list[list[Any]]) -> Any:
 
 
 def _unknown_function(node: Node, env: Env, numbers: System) -> Any:
-    # Any function will do that has no identities, so that f(2) is f(1 + 1) and nothing else.
+    # Any function without identities works: then f(2) equals f(1 + 1) and nothing else.
     value = numbers.lib.mpf(zlib.crc32(node[1].encode("utf-8", "replace")) % 1009 + 1) / 97
     for place, part in enumerate(node[2:], start=1):
         argument = numeric(part, env, numbers)
@@ -227,7 +228,7 @@ def _scaled(divisor: int, constant: str) -> Callable[[Node, Env, System], Any]:
 
 
 def _real(value: Any) -> Any:
-    """Return the real number that `value` is; what has an imaginary part has no order."""
+    """Return a real value as a real number; values with an imaginary part have no order."""
     if value.imag != 0:
         raise Undefined
     return value.real

@@ -1,8 +1,8 @@
-r"""Letters that may be any other: parameters (k in Z) and constants of integration.
+r"""Letters that may have another name: parameters (k in Z) and constants of integration.
 
-Decided once, for `x^3 + C`: a constant of integration may have another name (C, c, K, C_1), where
-it is a term of its own beside an expression of other letters, or the factor of a power of e
-(`Ce^{2x}`). It may not be left out, be a number, or stand where a, b or c are other quantities.
+The convention for `x^3 + C`: a constant of integration may have another name (C, c, K, C_1) if it
+is a separate term beside an expression of other letters, or the factor of a power of e
+(`Ce^{2x}`). It may not be left out, be a number, or have the name of another quantity (a, b, c).
 """
 
 from itertools import permutations
@@ -12,7 +12,7 @@ from grpo_envs.graders.math.identity import approximate, identical
 from grpo_envs.graders.math.nodes import ZERO, Node, substitute, variables
 from grpo_envs.graders.math.signs import signs_of
 
-_FIRST = frozenset({"", "0", "1"})  # N may begin with either
+_FIRST = frozenset({"", "0", "1"})  # N may begin with 0 or 1
 _E: Node = ("const", "e")
 _INTEGERS = frozenset("ijklmnpqrst")
 _MOST_PARAMETERS = 3
@@ -22,10 +22,10 @@ _ABOVE = ("rel", "list", "set", "unit")
 
 
 def reconciled(gold: Node, answer: Node) -> tuple[Node, Node] | Comparison:
-    """Return both without qualifiers, the answer with the gold's letters for what is arbitrary.
+    """Return both without qualifiers, with the gold's names for the answer's arbitrary letters.
 
     Returns:
-        Gold and answer, or that they differ where their letters stand for different things.
+        Gold and answer, or a difference if their letters stand for different things.
     """
     if "where" not in (gold[0], answer[0]):
         return gold, _renamed_constant(gold, answer)[1]
@@ -63,7 +63,7 @@ def _parameters(node: Node) -> dict[str, tuple[str, str]]:
 def _renaming(
     gold: Node, answer: Node, wanted: dict[str, tuple[str, str]], given: dict[str, tuple[str, str]]
 ) -> dict[str, str]:
-    """Return the gold's names for those parameters of the answer that the gold has not."""
+    """Return the gold's names for parameters of the answer that the gold does not have."""
     mine, theirs = variables(gold), variables(answer)
     new = [name for name in mine if name not in theirs and _arbitrary(name, wanted, given)]
     old = [name for name in theirs if name not in mine and _arbitrary(name, given, wanted)]
@@ -83,14 +83,14 @@ def _alike(
 def _arbitrary(
     name: str, said: dict[str, tuple[str, str]], other: dict[str, tuple[str, str]]
 ) -> bool:
-    """Return whether a letter is a parameter: it is said, or the other side says so of its own."""
+    """Return whether a letter is a parameter: one side declares it, or the other its own letter."""
     return name in said or (bool(other) and not said and name in _INTEGERS)
 
 
 def _least(node: Node, name: str) -> Node:
     """Return a + b k for all whole k, with b > 0 and the least a >= 0: k pi for k pi - 5 pi.
 
-    What is not linear in the letter stays as it is. Each item of a list has a letter of its own.
+    Nodes that are not linear in the letter are unchanged. In a list, each item is treated alone.
     """
     if len(both := signs_of(node)) > 1:
         node = ("list", *both)
@@ -120,7 +120,7 @@ def _least(node: Node, name: str) -> Node:
 
 
 def _renamed_constant(gold: Node, answer: Node) -> tuple[dict[str, str], Node]:
-    """Return the answer with the gold's name for the constant of integration, and what changed."""
+    """Return the renaming of the constant of integration to the gold's, and the renamed answer."""
     wanted = _constant(gold)
     given = _constant(answer) if wanted else None
     if wanted is None or given is None or wanted == given or wanted in variables(answer):
@@ -129,9 +129,9 @@ def _renamed_constant(gold: Node, answer: Node) -> tuple[dict[str, str], Node]:
 
 
 def _constant(node: Node) -> str | None:
-    """Return the constant of integration: a term of its own, or a factor of a power of e.
+    """Return the constant of integration: a separate term, or a factor of a power of e.
 
-    No other letter may be like it.
+    None if several letters qualify.
     """
     value = node[-1] if node[0] == "rel" and len(node) == 4 else node
     if value[0] not in ("add", "mul"):

@@ -1,7 +1,7 @@
 r"""Read LaTeX or plain mathematics into an immutable tree, within bounds: `parse(text) -> Node`.
 
-A node is a tuple: its kind, then nodes (always tuples) and leaves (always str or int), so it can
-be hashed, and written as JSON (nested lists). Whatever is a tuple at place 1 or later is a child.
+A node is a tuple: its kind, then nodes (always tuples) and leaves (always str or int), so it can be
+hashed, and written as JSON (nested lists). Every tuple at position 1 or later is a child.
 
 Numbers and names
     ("num", "12")  ("num", "0.50")      digits as written, ASCII, at most one point, never a sign
@@ -43,7 +43,7 @@ For sympy only
     ("derivative", body, ("var", "x"), order)   order: an int
     ("setbuilder", element, condition, ...)     conditions: rel, congruent or word
 
-A bound variable is a `var` in its body, also where it is written i or e.
+A bound variable is a `var` in its body, even if it is written i or e.
 """
 
 import re
@@ -74,7 +74,7 @@ _GOES_ON = re.compile(r"(?<![A-Za-z])(?:and|or)[\s}.$)]*\Z")
 _BREAK: Token = ("op", "\\\\")
 _COMMA: Token = ("op", ",")
 _BAR: Token = ("op", "|")
-_BARS = (4, 6, 8)  # so many may open and close in several ways
+_BARS = (4, 6, 8)  # numbers of bars with several possible pairings
 
 
 def parse(text: str, *, quantity: bool = False) -> Node:
@@ -82,10 +82,10 @@ def parse(text: str, *, quantity: bool = False) -> Node:
 
     Args:
         text: LaTeX or plain mathematics.
-        quantity: Whether letters behind a number are units where they can be: 8 m is 8 metres.
+        quantity: Whether letters after a number are units if possible: 8 m is 8 metres.
 
     Raises:
-        Unreadable: `text` is not mathematics that we read, or is beyond a limit.
+        Unreadable: `text` is not mathematics that we can read, or is beyond a limit.
 
     >>> parse(r"\frac{1}{2}x^2")
     ('mul', ('div', ('num', '1'), ('num', '2')), ('pow', ('var', 'x'), ('num', '2')))
@@ -108,17 +108,17 @@ def _tree(tokens: list[Token]) -> Node:
     if tokens.count(_BAR) not in _BARS:
         return Parser(tokens, _STARTS, INFIXES).answer()
     try:
-        return Parser([*tokens], _STARTS, INFIXES).answer()  # which changes its tokens
+        return Parser([*tokens], _STARTS, INFIXES).answer()  # a copy: the parser changes its tokens
     except Unreadable:
         return _with_bars(tokens, [at for at, token in enumerate(tokens) if token == _BAR])
 
 
 def _with_bars(tokens: list[Token], bars: list[int]) -> Node:
-    """Try which bars open and which close: | |x| |y| | is written with six bars alike."""
+    """Try which bars open and which close: | |x| |y| | has six equal bars."""
     half = len(bars) // 2
     for opening in combinations(range(len(bars)), half):
         if any(place > 2 * number for number, place in enumerate(opening)):
-            continue  # one closes that was not opened
+            continue  # a closing bar without an opening one
         marked = [*tokens]
         for place, at in enumerate(bars):
             marked[at] = ("op", "lbar" if place in opening else "rbar")

@@ -1,7 +1,7 @@
-r"""Words and conditions behind an answer that say what its letters stand for.
+r"""Words and conditions after an answer that declare its letters.
 
 `3^{n-1} \text{ where } n \ge 1`, `k\pi, k \in \mathbb{Z}`, `3x + c \text{ for any } c`.
-A condition on the answer itself, `5 \text{ if } x > 0`, is none of these.
+A condition on the answer itself, `5 \text{ if } x > 0`, is not a qualifier.
 """
 
 import re
@@ -37,11 +37,11 @@ _COUNTERS = frozenset("ijklmn")
 
 
 def split(tokens: list[Token]) -> tuple[list[Token], tuple[Node, ...]]:
-    r"""Return the tokens of the answer itself, and what is said of its letters.
+    r"""Return the tokens of the answer itself, and the declarations of its letters.
 
     Returns:
         The tokens of the answer, with their end, and a node ("param", name, domain, least) for
-        each letter; the domain is Z, N, R, Q, C, or '' where it is not said.
+        each letter; the domain is Z, N, R, Q, C, or '' if there is none.
     """
     found: list[Node] = []
     prefixed = len(tokens) > 3 and tokens[0] in _ALL and tokens[2] == ("op", "in")
@@ -65,7 +65,7 @@ def split(tokens: list[Token]) -> tuple[list[Token], tuple[Node, ...]]:
 
 
 def _tail(tokens: list[Token]) -> tuple[int, list[Node]] | None:
-    """Return where the last qualifier begins and what it says, or None if there is none."""
+    """Return the start of the last qualifier and its declarations; None if there is none."""
     if _MARKS.isdisjoint(tokens) and "text" not in dict(tokens):  # of the kinds, no values matter
         return None
     depth, begins = 0, 0
@@ -100,7 +100,7 @@ def _without_comma(tokens: list[Token]) -> tuple[int, list[Node]] | None:
 
 
 def _said(tokens: list[Token], start: int, first: int) -> tuple[int, list[Node]] | None:
-    """Return what the tokens from `first` on say, where that is all about letters."""
+    """Return the declarations in the tokens from `first` on, if they are nothing else."""
     part = tokens[first : -2 if first > start and tokens[start][1] == "(" else -1]
     words = " ".join(value for kind, value in part if kind == "text").split()
     letters = [word for word in words if len(word) == 1 and word != "a"]
@@ -130,7 +130,7 @@ def _said(tokens: list[Token], start: int, first: int) -> tuple[int, list[Node]]
 
 
 def _stands_alone(head: Sequence[Token], names: Sequence[str]) -> bool:
-    """Return whether a part of a list is about one of the names: `n > 3, n > 1`."""
+    """Return whether an item of a list is about one of the names: `n > 3, n > 1`."""
     return any(
         token[0] == "name" and token[1] in names and sign[1] in _SIGNS and before[1] not in _RAISED
         for before, token, sign in zip([("", ""), *head], head, head[1:], strict=False)

@@ -35,7 +35,7 @@ def congruences(gold: Node, answer: Node, _: Judge) -> Comparison | None:
 
 
 def relations(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
-    """Compare where at least one side is an equation, an inequality or a chain of them."""
+    """Compare if at least one side is an equation, an inequality or a chain of these."""
     if "rel" not in (gold[0], answer[0]):
         return None
     if gold[0] == answer[0]:
@@ -55,7 +55,7 @@ def relations(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
     pair = (value, other) if gold_is_relation else (other, value)
     comparison = judge.compare(*pair)
     if comparison.equal is False and not gold_is_relation and relation[-2] == "~":
-        comparison = judge.compare(other, relation[-1])  # rounded, as the gold is
+        comparison = judge.compare(other, relation[-1])  # rounded like the gold
     return all_of((consistent, comparison))
 
 
@@ -83,7 +83,7 @@ def _two_relations(gold: Node, answer: Node, judge: Judge) -> Comparison:
 
 
 def _is_solved(answer: Node) -> bool:
-    """Return whether an answer is solved; of a chain x = 3 + 4 = 7, the links are compared."""
+    """Return whether an answer is solved; the links of a chain x = 3 + 4 = 7 are compared."""
     return is_solved(answer) or (len(answer) > 4 and EQUALITIES.issuperset(answer[2::2]))
 
 
@@ -131,7 +131,7 @@ def _ascending(relation: Node) -> Node:
 
 
 def on_the_line(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
-    """Compare two sets of real numbers, or return None if they are none."""
+    """Compare two sets of real numbers; return None if they are not sets."""
     found = pieces(gold), pieces(answer)
     if found[0] is None or found[1] is None:
         return None

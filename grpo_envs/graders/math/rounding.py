@@ -1,4 +1,4 @@
-"""Decimals as rounded values, where the grading rules say so."""
+"""Decimals as rounded values, if the grading rules allow it."""
 
 from fractions import Fraction
 
@@ -7,7 +7,7 @@ from grpo_envs.graders.math.nodes import Node
 
 
 def rounds_to(left: Node, right: Node, digits: int) -> bool:
-    """Return whether one side is a decimal of at least so many digits that the other rounds to."""
+    """Return whether one side is a decimal of at least `digits` digits that the other rounds to."""
     return _rounds(left, right, digits) or _rounds(right, left, digits)
 
 

@@ -1,12 +1,12 @@
-"""The two values of an expression with a plus-minus in it."""
+"""The two values of an expression with a plus-minus sign."""
 
 from grpo_envs.graders.math.nodes import Node, kinds, walk
 
 
 def signs_of(node: Node) -> list[Node]:
-    """Return the two values of 1 plus-minus 2, or of a pair with it; else the node alone.
+    """Return the two values of 1 plus-minus 2, or of a pair with this sign; else only the node.
 
-    With two plus-minus signs it may be two values or four: the node stays as it is.
+    Two plus-minus signs may mean two or four values: then the node is unchanged.
     """
     if not kinds(node) & {"pm", "mp"} or sum(part[0] == "pm" for part in walk(node)) > 1:
         return [node]

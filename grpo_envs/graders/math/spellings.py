@@ -1,11 +1,11 @@
-r"""What a text of mathematics is rewritten to before it is cut into tokens: `\not=` is `\ne`."""
+r"""Rewriting of a text before it is split into tokens: `\not=` becomes `\ne`."""
 
 import re
 
 _BEHIND_NUMBER = r"(?<=\d)(?:[\s~]|\\[,;:! ])*"
-_SPELLINGS = (  # what stands in the text, what of it is read otherwise, and how
-    ("\\end", re.compile(r"\.\s*(?=\\\\|\\end)"), ""),  # the full stop behind a line of a system
-    ("Ce^", re.compile(r"Ce\^"), "C e^"),  # the constant of integration, and no word
+_SPELLINGS = (  # text to look for first, the pattern, and its replacement
+    ("\\end", re.compile(r"\.\s*(?=\\\\|\\end)"), ""),  # the full stop after a line of a system
+    ("Ce^", re.compile(r"Ce\^"), "C e^"),  # the constant of integration, not a word
     ("\\not", re.compile(r"\\not\s*="), r"\\ne "),
     ("\\not", re.compile(r"\\not\s*\\in(?![A-Za-z])"), r"\\notin "),
     ("or", re.compile(r"(?<=\d)or(?=[A-Za-z](?:\([A-Za-z]\))?=)"), " or "),  # f(x)=1orf(x)=2
@@ -34,7 +34,7 @@ _IN_BRACKETS = re.compile(
 
 
 def respelt(text: str) -> str:
-    r"""Return `text` as the tokenizer reads it.
+    r"""Return `text` in the spelling that the tokenizer reads.
 
     >>> respelt(r"x \not= 2"), respelt("(x>2 and x<3)")
     ('x \\ne  2', '2 < x < 3')
@@ -47,7 +47,7 @@ def respelt(text: str) -> str:
 
 
 def _between(text: str) -> str:
-    """Write `x > 2 and x < 3` as one chain, without the brackets around it."""
+    """Return `x > 2 and x < 3` as one chain, without outer brackets."""
     if match := _IN_BRACKETS.fullmatch(text):
         text = match[1]
     if match := _ABOVE_AND_BELOW.fullmatch(text):

@@ -1,7 +1,7 @@
 r"""The value that a sentence states: 42 of `The answer is 42`.
 
-For answers only: a gold is no sentence. What stands before the value must neither deny it nor set a
-condition; what stands behind it is read as mathematics or as a unit, or nothing is.
+Only answers are read like this: a gold is not a sentence. The text before the value must not negate
+it or set a condition. The text after it must be mathematics or a unit; otherwise no value is found.
 """
 
 import re
@@ -46,7 +46,7 @@ _MAY_BE_SPOKEN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}[ :,]|[^\x00-\x7f]|\b[A
 
 @lru_cache(maxsize=4096)
 def spoken(text: str) -> str:
-    """Return the value that a sentence states, `text` itself where it is no such sentence.
+    """Return the value that a sentence states; `text` itself if it is not such a sentence.
 
     >>> spoken("The answer is 42"), spoken("Answer: 42"), spoken("The answer is not 42")
     ('42', '42', 'not 42')
@@ -65,7 +65,7 @@ def spoken(text: str) -> str:
 
 
 def _unfonted(text: str) -> str:
-    """Return `text` with the words that it begins with out of their font."""
+    """Return `text` with the font of its first words removed."""
     match = re.match(rf"\\(?:{FONTS})\s*\{{([^{{}}]*)\}}", text)
     if match is None or not (" " in match[1].strip() or ":" in match[1]):
         return text

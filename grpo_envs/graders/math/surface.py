@@ -1,12 +1,12 @@
-r"""The surface of an answer: what does not change its value is taken away or written one way.
+r"""Normalisation of answers: text that does not change the value is removed or rewritten.
 
-It is for golds and answers alike: Unicode, double escapes, delimiters, fonts and colours,
-quotes, a sign before or behind, currency before the amount, ordinals, spaces between thousands.
+It applies to golds and answers: Unicode, double escapes, delimiters, fonts and colours, quotes,
+outer signs, currency before the amount, ordinals, spaces between thousands.
 
-What is debatable is decided here once, and listed in envs/README.md. Spaces and apostrophes join
-thousands (`6 000`, `6'000` are 6,000) where the groups are all the digits that there are; a list
-(`1 200, 3`) is left as it stands. A point is always a decimal point. An ordinal is its number. An
-amount without a currency is that amount in any; two currencies differ.
+Debatable cases are decided here, and listed in envs/README.md. Spaces and apostrophes join
+thousands (`6 000`, `6'000` are 6,000) if the text has no other digits; a list (`1 200, 3`) is
+unchanged. A point is always a decimal point. An ordinal is its number. An amount without a
+currency equals the same amount in any currency; two currencies differ.
 """
 
 import re
@@ -111,7 +111,7 @@ _NO_SOLUTION = tuple(
 )
 
 
-# What only some texts have: a short look before the long ones.
+# A quick test for features that only some texts have, before the slow patterns.
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _TOUCHED_TEXT = """
     \\ ( ) [ ] phantom hphantom vphantom tag label hspace vspace color fcolor colorbox fcolorbox
@@ -133,7 +133,7 @@ _TRIMMED_ENDS = frozenset(" \t\n\r\f\v.,;:~$*`=\\!de")
 
 @lru_cache(maxsize=4096)
 def surface(text: str) -> str:
-    r"""Return `text` written one way; its value is the same.
+    r"""Return the normalised `text`, with the same value.
 
     >>> surface(r"\textcolor{blue}{57}"), surface("6 000"), surface("21st")
     ('57', '6000', '21')
@@ -164,7 +164,7 @@ def surface(text: str) -> str:
 
 
 def _commands(text: str) -> str:
-    """Take away double escapes, delimiters, fonts, colours and other layout."""
+    """Remove double escapes, delimiters, fonts, colours and other layout."""
     if _TOUCHED.isdisjoint(_COMMAND.findall(text)):
         return text
     if "\\\\" in text:
@@ -190,7 +190,7 @@ def _commands(text: str) -> str:
 
 
 def _once(text: str) -> str:
-    r"""Return `text` with `\\frac` as `\frac`, where every backslash is doubled."""
+    r"""Return `text` with `\\frac` as `\frac`, if every backslash is doubled."""
     if any(len(run) % 2 for run in _RUNS.findall(text)):
         return text
     names = [match[1] for match in _ESCAPED.finditer(text)]
@@ -200,7 +200,7 @@ def _once(text: str) -> str:
 
 
 def _unbold(text: str) -> str:
-    """Take bold away, but not from letters that also stand there without it."""
+    """Remove bold, except from letters that also occur without it."""
     if not any(name in text for name in ("mathbf", "boldsymbol", "\\bm", "\\pmb")):
         return text
     if not any(_NAMES.findall(text)):
@@ -215,7 +215,7 @@ def _unbold(text: str) -> str:
 
 
 def _unit_fraction(match: re.Match[str]) -> str:
-    r"""Return `\frac{km}{h}` as ` km/h`, and a fraction of letters that are no units as it is."""
+    r"""Return `\frac{km}{h}` as ` km/h`, and a fraction of letters that are not units unchanged."""
     above, below = match.groups()
     flat = "/".join(_FONT.sub(r"\1", part) for part in (above, below))
     known = unit_of(re.sub(r"[{}\s]", "", flat)) is not None
@@ -223,7 +223,7 @@ def _unit_fraction(match: re.Match[str]) -> str:
 
 
 def _amounts(text: str) -> str:
-    """Write a currency behind its amount: €75 is 75 €."""
+    """Return `text` with currencies after their amounts: €75 becomes 75 €."""
     if _MAY_BE_AMOUNT.search(text):
         text = _AMOUNT.sub(
             lambda match: rf"{match[1]}{match[3]}\text{{ {_CURRENCIES[match[2]]}}}", text
@@ -232,7 +232,7 @@ def _amounts(text: str) -> str:
 
 
 def _digits(text: str) -> str:
-    """Write ordinals as numbers and thousands without what separates them."""
+    """Return `text` with ordinals as numbers, and thousands without separators."""
     if "." in text:
         text = _POINT.sub("", text)
     plain = _ORDINAL.sub(_ordinal, text) if _MAY_BE_ORDINAL.search(text) else text
@@ -247,14 +247,14 @@ def _digits(text: str) -> str:
 
 
 def _ordinal(match: re.Match[str]) -> str:
-    """Return the number of 21st; 21nd is no ordinal, and 2nd may be a product elsewhere."""
+    """Return the number of 21st; 21nd is not an ordinal, and 2nd may be a product elsewhere."""
     digits = match[1]
     ending = "th" if digits[-2:] in ("11", "12", "13") else _ENDINGS.get(digits[-1], "th")
     return digits if ending in match[0] else match[0]
 
 
 def _trimmed(text: str) -> str:
-    """Take away what stands around a value: spaces, dollars, emphasis, quotes, a sign, braces."""
+    """Remove spaces, dollars, emphasis, quotes, a sign and braces around a value."""
     before = None
     while before != text and (text[:1] in _BEGINNINGS or text[-1:] in _TRIMMED_ENDS):
         before = text

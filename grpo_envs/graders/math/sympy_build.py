@@ -1,7 +1,7 @@
-"""From our trees to sympy, by a table of builders: `Builder(a, b)(a)`. Only the workers import it.
+"""From our trees to sympy, by a table of builders: `Builder(a, b)(a)`. Only workers import this.
 
-Nothing here reads text: names become symbols, digits become integers, kinds become classes.
-Sums, integrals, limits and derivatives are built unevaluated; `sympy_equal` decides what to do.
+No text is parsed: names become symbols, digits become integers, kinds become classes. Sums,
+integrals, limits and derivatives are built unevaluated; `sympy_equal` evaluates them if necessary.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 import sympy
 from sympy import S
 
-Tree = Sequence[Any]  # a Node, or what JSON made of it: nested lists
+Tree = Sequence[Any]  # a Node, or its JSON form: nested lists
 Scope = Mapping[str, sympy.Symbol]
 
 _MOST_DIGITS = 1000
@@ -24,11 +24,11 @@ _CONSTANTS = {"pi": S.Pi, "e": S.Exp1, "i": S.ImaginaryUnit, "inf": S.Infinity}
 
 
 class NotSympy(Exception):
-    """A tree holds what is not built, or what is too large."""
+    """A tree has a node that cannot be built, or that is too large."""
 
 
 def subtrees(tree: Tree) -> Iterator[Tree]:
-    """Yield `tree` and every tree in it."""
+    """Yield `tree` and all of its subtrees."""
     stack = [tree]
     while stack:
         here = stack.pop()
@@ -40,7 +40,7 @@ class Builder:
     """Builds the trees of one pair, with the same symbols on both sides."""
 
     def __init__(self, *trees: Tree) -> None:
-        """Learn from all `trees` which names are whole numbers: those in the limits of a sum."""
+        """Find the names in `trees` that are whole numbers: those in the limits of a sum."""
         parts = [part for tree in trees for part in subtrees(tree)]
         limits = [limit for p in parts if p[0] in ("sum", "product") for limit in p[3:5]]
         counts = {p[1] for limit in limits for p in subtrees(limit) if p[0] == "var"}
@@ -52,10 +52,10 @@ class Builder:
         }
 
     def __call__(self, tree: Tree, scope: Scope | None = None) -> Any:
-        """Return the sympy expression of `tree`, `scope` naming its bound variables.
+        """Return the sympy expression of `tree`; `scope` has its bound variables.
 
         Raises:
-            NotSympy: it has none, or no value that is defined.
+            NotSympy: the tree has no expression, or no defined value.
         """
         maker = _BUILDERS.get(tree[0])
         if maker is None:
@@ -70,12 +70,12 @@ class Builder:
         return {part[1] for part in subtrees(tree) if part[0] == "var"}
 
     def each(self, trees: Sequence[Tree], scope: Scope) -> list[Any]:
-        """Build several."""
+        """Build several trees."""
         return [self(tree, scope) for tree in trees]
 
 
 def power(base: Any, exponent: Any) -> Any:
-    """Return base ** exponent, unless it is a number of too many digits."""
+    """Return base ** exponent, unless it is a number with too many digits."""
     if base.is_Rational and exponent.is_Rational:
         bits = max(abs(base.p), base.q).bit_length()
         if bits * max(abs(exponent.p), exponent.q) > _MOST_BITS:
@@ -178,7 +178,7 @@ def _sum(build: Builder, tree: Tree, scope: Scope) -> Any:
 
 def _integral(build: Builder, tree: Tree, scope: Scope) -> Any:
     _, body, variable, *limits = tree
-    if not limits:  # its variable stays free in the result
+    if not limits:  # the variable is free in the result
         symbol = _variable(build, variable, scope)
         return sympy.Integral(build(body, scope), symbol)
     symbol = sympy.Dummy(variable[1], real=True)

@@ -1,7 +1,7 @@
 """Decide whether two trees are equal, with sympy: `equal(gold, answer, seconds)`, in a worker.
 
-True needs a proof (the difference becomes 0) or, for a number, agreement in 50 digits; False needs
-numbers that differ, or a proof. All else is None. Each step has a share of the time.
+True needs a proof (the difference becomes 0) or, for numbers, agreement in 50 digits. False needs
+numbers that differ, or a proof. Otherwise the result is None. Each step has a share of the time.
 """
 
 import signal
@@ -25,20 +25,20 @@ T = TypeVar("T")
 
 
 class OutOfTime(BaseException):
-    """A step used up its share; not an Exception, or sympy would swallow it."""
+    """A step used up its share of time. Not an Exception, which sympy would swallow."""
 
 
 class Clock:
-    """Runs steps, each within a share of the time that a pair has."""
+    """Runs steps, each within a share of a pair's time."""
 
     def __init__(self, seconds: float) -> None:
-        """Divide `seconds`, from now on."""
+        """Start the time of a pair, `seconds` in total."""
         self.seconds = seconds
         self.end = time.monotonic() + 0.95 * seconds
         signal.signal(signal.SIGALRM, self._ring)
 
     def within(self, share: float, step: Callable[..., T], *arguments: Any) -> T | None:
-        """Return what `step` returns, None where it raises or takes too long."""
+        """Return the result of `step`; None if it raises or takes too long."""
         try:
             try:
                 left = max(1e-3, self.end - time.monotonic())
@@ -46,7 +46,7 @@ class Clock:
                 return step(*arguments)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-        except (OutOfTime, Exception):  # noqa: BLE001  sympy raises all kinds, for all reasons
+        except (OutOfTime, Exception):  # noqa: BLE001  sympy may raise anything
             return None
 
     def _ring(self, *_: object) -> None:
@@ -54,12 +54,12 @@ class Clock:
 
 
 def equal(gold: Tree, answer: Tree, seconds: float) -> bool | None:
-    """Return whether `gold` and `answer` are equal, None where that stays open."""
+    """Return whether `gold` and `answer` are equal; None if that is undecided."""
     return Pair(gold, answer, Clock(seconds)).decide(gold, answer)
 
 
 def warm() -> None:
-    """Run through what most pairs need, so that a worker is forked with it loaded."""
+    """Run the steps that most pairs need, so that workers are forked with the code loaded."""
     x, n, one, two = ("var", "x"), ("var", "n"), ("num", "1"), ("num", "2")
     infinity = ("const", "inf")
     bell = ("fn", "exp", ("neg", ("pow", x, two)))
@@ -79,7 +79,7 @@ def warm() -> None:
 
 
 class Pair:
-    """What is decided about one pair, and about its parts."""
+    """The comparison of one pair and of its parts."""
 
     def __init__(self, gold: Tree, answer: Tree, clock: Clock) -> None:
         """Make the symbols that both sides share."""
@@ -91,8 +91,8 @@ class Pair:
         self.naturals = any(tuple(part) == ("const", "N") for part in parts)
 
     def decide(self, a: Tree, b: Tree) -> bool | None:
-        """Decide by kind."""
-        for chain, result in ((a, b), (b, a)):  # x = 1 + ... + 10 = 55 beside 55
+        """Compare two trees, by their kinds."""
+        for chain, result in ((a, b), (b, a)):  # x = 1 + ... + 10 = 55 against 55
             if _is_chain(chain, result):
                 return self._chain(chain, result)
         a, b = _bare(a, b), _bare(b, a)
@@ -104,7 +104,7 @@ class Pair:
         return None if one is None or other is None else self.scalars(one, other)
 
     def scalars(self, one: Any, other: Any) -> bool | None:
-        """Decide two expressions."""
+        """Compare two scalar expressions."""
         if one == other:
             return True
         if any(len(each.limits[0]) == 1 for each in (one - other).atoms(sympy.Integral)):
@@ -115,7 +115,7 @@ class Pair:
             return self._estimates(one, other)
         if x.is_infinite or y.is_infinite:
             return _infinities(x, y)
-        for before, after in ((one, x), (other, y)):  # sympy has integrals that are wrong
+        for before, after in ((one, x), (other, y)):  # some of sympy's integrals are wrong
             if before.has(sympy.Integral) and not after.free_symbols:
                 seen = self.clock.within(0.15, estimate, before, 15)
                 if seen is not None and far(seen, value(after)):
@@ -133,11 +133,11 @@ class Pair:
         return verdicts.pop() if len(verdicts) == 1 else None
 
     def _same_number(self, one: Any, other: Any) -> bool | None:
-        """Compare elements, within the time of their sets: alarms do not nest."""
+        """Compare elements, within the time of their sets, because alarms do not nest."""
         return True if simplifies_to_zero(one - other) else not_equal(one, other)
 
     def _parts(self, a: Tree, b: Tree) -> bool | None:
-        """Compare part by part: collections of one shape, relations also mirrored."""
+        """Compare part by part: collections of the same shape, relations also mirrored."""
         if len(a) != len(b):
             return None if a[0] in ("rel", "list") else False
         if a[0] == "list" and _names_values(a) == _names_values(b):
@@ -168,7 +168,7 @@ class Pair:
         return self.clock.within(0.1, self.build, tree)
 
     def _antiderivatives(self, one: Any, other: Any) -> bool | None:
-        """Compare up to a constant."""
+        """Compare two antiderivatives up to a constant."""
         variables = {i.limits[0][0] for i in (one - other).atoms(sympy.Integral)}
         if len(variables) != 1:
             return None
@@ -178,7 +178,7 @@ class Pair:
         return self._closed(*slopes)
 
     def _estimates(self, one: Any, other: Any) -> bool | None:
-        """Compare as numbers what sympy could not bring into closed form."""
+        """Compare expressions without closed form numerically."""
         if (one - other).free_symbols or self.decimal:
             return None
         for digits in (15, 50):
@@ -216,15 +216,15 @@ class Pair:
         return False
 
     def _apart(self, x: Any, y: Any) -> bool:
-        # How near a rounded decimal must be is decided by the grading rules, not by algebra.
+        # The grading rules, not algebra, decide how close a rounded decimal must be.
         return far(x, y) and not (self.decimal and near(x, y, 2))
 
 
 def closed(expression: Any) -> Any:
-    """Return `expression` evaluated, where it converges and for parameters in general.
+    """Return `expression` evaluated, for the case that it converges and parameters are generic.
 
     Raises:
-        NotSympy: it has no value.
+        NotSympy: the expression has no value.
     """
     if not expression.has(*_OPEN):
         return expression
@@ -237,7 +237,7 @@ def closed(expression: Any) -> Any:
 
 
 def simplifies_to_zero(difference: Any) -> bool:
-    """Return whether `difference` becomes 0, the cheap ways first."""
+    """Return whether `difference` simplifies to 0, with cheap methods first."""
     steps = (sympy.expand, sympy.together, sympy.simplify)
     if any(step(difference) == 0 for step in steps):
         return True
@@ -255,7 +255,7 @@ def simplifies_to_zero(difference: Any) -> bool:
 
 
 def not_equal(one: Any, other: Any) -> bool | None:
-    """Return False where two elements are different numbers, else None."""
+    """Return False if two elements are different numbers, else None."""
     x, y = value(one), value(other)
     return False if x is not None and y is not None and far(x, y) else None
 
@@ -266,9 +266,9 @@ def _is_chain(tree: Tree, other: Tree) -> bool:
 
 
 def _bare(tree: Tree, other: Tree) -> Tree:
-    """Return the value of `x = 5` beside a value, the 5 of `5 cm` beside 5 or 6 cm.
+    """Return the value of `x = 5` for comparison with a value, or the 5 of `5 cm` with 5 or 6 cm.
 
-    Whether these are the same kind of answer was decided before sympy was asked.
+    Earlier stages have decided whether these are the same kind of answer.
     """
     inner: Tree = tree
     if tree[0] == "rel" and other[0] != "rel" and len(tree) == 4 and tree[2] == "=":
@@ -279,12 +279,12 @@ def _bare(tree: Tree, other: Tree) -> Tree:
 
 
 def _names_values(items: Tree) -> bool:
-    """Return whether a list says which value belongs to what: beside bare values, order counts."""
+    """Return whether a list names its values; compared with bare values, order matters."""
     return any(item[0] == "rel" for item in items[1:])
 
 
 def _general_case(piecewise: Any) -> Any:
-    """Take what holds where a sum converges (|x| < 1) and for most exponents (n != -1)."""
+    """Return the case in which a sum converges (|x| < 1), or the generic exponent (n != -1)."""
     cases = [case for case in piecewise.args if not case.expr.has(*_OPEN)]
     if not cases:
         return piecewise

@@ -1,4 +1,4 @@
-"""Values of sympy expressions, and how far they are to be believed. Only the workers import it."""
+"""Values of sympy expressions, and their precision. Only workers import this."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -9,12 +9,12 @@ from sympy import S
 
 _POINTS = [sympy.Rational(p, 100) for p in (37, 171, -83, 290)]
 _COUNTS = (2, 3, 5, 4)
-_PIECES = 5  # that an integral is cut into: a peak that one rule misses, another finds
+_PIECES = 5  # parts of an integral: a peak that one rule misses, another finds
 _INFINITE_CUTS = (-2, sympy.Rational(1, 3), 3)
 
 
 def points(symbols: list[Any]) -> Iterator[dict[Any, Any]]:
-    """Yield values for `symbols`, positive and negative; for whole numbers, whole ones."""
+    """Yield values for `symbols`, positive and negative; whole values for integer symbols."""
     for place in range(len(_POINTS) if symbols else 1):
         yield {
             symbol: _COUNTS[place] + i if symbol.is_integer else _POINTS[place] * (7 + i) / 7
@@ -23,19 +23,19 @@ def points(symbols: list[Any]) -> Iterator[dict[Any, Any]]:
 
 
 def value(expression: Any, digits: int = 20) -> Any:
-    """Return the number that `expression` is, None where it is none."""
+    """Return the numeric value of `expression`; None if it has none."""
     found = expression.evalf(digits)
     if not (found.is_number and found.is_finite) or found.has(*_SYMBOLIC):
         return None
-    # What is left of a difference that may be 0 has fewer digits than were asked for.
+    # A difference that may be 0 has fewer digits than requested.
     exact = all(part._prec > 3 * digits for part in found.atoms(sympy.Float))
     return found if exact else None
 
 
 def estimate(expression: Any, digits: int) -> Any:
-    """Return the number that an expression with integrals and infinite sums is, by quadrature.
+    """Return the value of an expression with integrals and infinite sums, by quadrature.
 
-    None where the methods do not agree, or a sum may diverge: both have answers for that, too.
+    None if the methods disagree, or a sum may diverge: each method gives a number even then.
     """
     for sum_ in expression.atoms(sympy.Sum, sympy.Product):
         if any(bound.is_infinite for bound in sum_.limits[0][1:]) and not sum_.is_convergent():
@@ -56,7 +56,7 @@ def near(one: Any, other: Any, digits: int) -> bool:
 
 
 def far(one: Any, other: Any) -> bool:
-    """Return whether two numbers of 15 digits or more are not the same number."""
+    """Return whether two numbers of 15 digits or more differ."""
     return not near(one, other, 8)
 
 

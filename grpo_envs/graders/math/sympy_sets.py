@@ -1,4 +1,4 @@
-"""Sets in sympy: intervals, unions, what a condition describes. Only the workers import it."""
+"""Sets in sympy: intervals, unions, sets with a condition. Only workers import this."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,7 +21,7 @@ Same = Callable[[Any, Any], bool | None]
 
 
 def is_set(tree: Tree) -> bool:
-    """Return whether `tree` can be nothing but a set."""
+    """Return whether `tree` can only be a set."""
     return tree[0] in SET_KINDS or (tree[0] == "const" and tree[1] in (*_NUMBERS, "N"))
 
 
@@ -29,7 +29,7 @@ class SetBuilder:
     """Turns trees into sympy sets."""
 
     def __init__(self, build: Builder, naturals: Any) -> None:
-        """Build elements with `build`; `naturals` is what N means, with 0 or without."""
+        """Build elements with `build`; `naturals` is the set N, with or without 0."""
         self.build = build
         self.naturals = naturals
 
@@ -37,7 +37,7 @@ class SetBuilder:
         """Return the set of `tree`.
 
         Raises:
-            NotSympy: it is none that we build.
+            NotSympy: the set is not supported.
         """
         kind, *parts = tree
         if kind == "const" and is_set(tree):
@@ -81,7 +81,7 @@ class SetBuilder:
         return sympy.Intersection(S.Reals, *found)
 
     def _where(self, condition: Tree, symbol: Any) -> Any:
-        """Return where `condition` holds, all over the real numbers."""
+        """Return the set of real numbers for which `condition` holds."""
         kind, *parts = condition
         if kind == "congruent":
             left, right, modulus = self.build.each(parts, {})
@@ -115,7 +115,7 @@ class SetBuilder:
 
 
 def sets_equal(one: Any, other: Any, same: Same) -> bool | None:
-    """Return whether two sets are equal: by elements, by inclusion, or a witness against it."""
+    """Return whether two sets are equal: by elements, by inclusion, or by a counterexample."""
     if one == other:
         return True
     if isinstance(one, sympy.FiniteSet) and isinstance(other, sympy.FiniteSet):
@@ -127,7 +127,7 @@ def sets_equal(one: Any, other: Any, same: Same) -> bool | None:
 
 
 def elements_equal(one: list[Any], other: list[Any], same: Same) -> bool | None:
-    """Match elements in any order; None where a match stays open."""
+    """Match elements in any order; None if a match is undecided."""
     if max(len(one), len(other)) > _MOST_ELEMENTS:
         return None
     unsure = False
@@ -144,14 +144,14 @@ def elements_equal(one: list[Any], other: list[Any], same: Same) -> bool | None:
 
 
 def _image(symbol: Any, expression: Any, inside: Any) -> Any:
-    # One bound variable for all: sympy takes {2k} and {2n} for two sets.
+    # The same bound variable for all: sympy takes {2k} and {2n} for different sets.
     return sympy.imageset(sympy.Lambda(_BOUND, expression.subs(symbol, _BOUND)), inside)
 
 
 def _witnesses(one: Any, other: Any) -> list[Any]:
     ends: list[Any] = []
     for each in (one, other):
-        with suppress(NotImplementedError):  # of a lattice, say
+        with suppress(NotImplementedError):  # for a lattice, for example
             if isinstance(each.boundary, sympy.FiniteSet):
                 ends += [end for end in each.boundary if end.is_real]
     ends = sorted(set(ends), key=float)

@@ -1,4 +1,4 @@
-r"""Lines below one another: `cases`, `aligned` and their like are a list, or a chain over lines."""
+r"""Environments with lines: `cases`, `aligned` and similar ones are a list, or one chain."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -22,7 +22,7 @@ _END: Token = ("end", "")
 
 
 def in_order_of_names(equations: Sequence[Node]) -> Sequence[Node]:
-    """Return equations in the order of the coordinates: x, y, z; a, b; x_1, x_2; else as given.
+    """Return equations in the order of their names (x, y, z; a, b; x_1, x_2), else as given.
 
     >>> equations = [("rel", ("var", name), "=", ("num", "1")) for name in "yx"]
     >>> [equation[1][1] for equation in in_order_of_names(equations)]
@@ -38,7 +38,7 @@ def in_order_of_names(equations: Sequence[Node]) -> Sequence[Node]:
 
 
 def lines(parser: Parser, name: str) -> Node:
-    """Read the lines of an environment, whose `begin` was taken, as a list or as one chain."""
+    """Read the lines of an environment after its `begin`, as a list or as one chain."""
     if name in _CASES and (branches := _branches(parser, name)):
         return _read(parser, branches)
     found: list[Token] = []
@@ -47,7 +47,7 @@ def lines(parser: Parser, name: str) -> Node:
         following = parser.tokens[parser.at]
         if token == _BREAK:
             _skip_height(parser)
-            if not _is_relation(_skip_marks(parser)):  # else the chain goes on
+            if not _is_relation(_skip_marks(parser)):  # else the chain continues
                 found.append(_COMMA)
         elif token != _AND:
             found.append(token)
@@ -69,7 +69,7 @@ def _read(parser: Parser, tokens: list[Token]) -> Node:
 def _branches(parser: Parser, name: str) -> list[Token] | None:
     r"""Return the branches of a function, `x & x > 0 \\ -x & x \le 0`, as pairs, in any order.
 
-    They are taken from the parser; where the lines are no branches nothing is, and it is None.
+    Their tokens are taken from the parser. If the lines are not branches, none is taken: None.
     """
     rest = parser.tokens[parser.at :]
     if ("close", name) not in rest:
@@ -98,7 +98,7 @@ def _split(tokens: list[Token], at: Token) -> list[list[Token]]:
 
 
 def _without_ends(tokens: list[Token]) -> list[Token]:
-    """Return a side of a branch without commas around it and the `if` before its condition."""
+    """Return a side of a branch without outer commas and the `if` before its condition."""
     while tokens and (tokens[0] == _COMMA or tokens[0] in _IF):
         tokens = tokens[1:]
     while tokens and tokens[-1] == _COMMA:
@@ -107,13 +107,13 @@ def _without_ends(tokens: list[Token]) -> list[Token]:
 
 
 def as_system(matrix: Node) -> Node:
-    """Return a matrix of one column of equations as their list, and any other as it is."""
+    """Return a matrix with one column of equations as a list, any other matrix unchanged."""
     cells = [row[1] for row in matrix[1:] if len(row) == 2 and row[1][0] == "rel"]
     return ("list", *cells) if 1 < len(cells) == len(matrix) - 1 else matrix
 
 
 def system_ahead(parser: Parser) -> bool:
-    r"""Return whether an environment follows that no `\}` ends: a system behind one big brace."""
+    r"""Return whether an environment follows that no `\}` ends: a system after one large brace."""
     kind, name = parser.tokens[parser.at]
     if kind != "begin" or name not in _BRACED:
         return False

@@ -1,7 +1,8 @@
 r"""Cut LaTeX or plain mathematics into tokens, in one pass: `tokenize(text) -> list[Token]`.
 
 A token is (kind, value): num, sci, repeat, name, const, fn, text, cmd (without its backslash),
-begin, end or op. Spelling ends here: `\le`, `\leq`, `<=` and the Unicode sign are ("op", "<=").
+begin, end or op. All spellings have one token: `\le`, `\leq`, `<=` and the Unicode sign are ("op",
+"<=").
 """
 
 import re
@@ -20,7 +21,7 @@ MOST_DIGITS = 1000
 
 
 class Unreadable(Exception):
-    """The text is not mathematics that we read, or is larger than we read."""
+    """The text is not mathematics that we can read, or is too large."""
 
 
 _FUNCTIONS = """sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh
@@ -101,10 +102,10 @@ _TOKEN = re.compile(
     |(?P<other>.)""",
     re.VERBOSE | re.ASCII,
 )
-# What may begin a unit, and behind which tokens a unit may stand.
+# Tokens that may begin a unit, and tokens that a unit may follow.
 _MAY_BE_UNIT = frozenset(" ~\\(\u20ac\u00a3\u00a5\u20b9\u20bd\u00a2\u00b0" + ascii_letters)
 _UNIT_COMMANDS = frozenset(" ,;:!>qtmhroO")
-"""The characters behind a backslash that may begin a space, a font or a unit."""
+"""Characters after a backslash that may begin a space, a font or a unit."""
 _VALUES = frozenset({"num", "sci", "repeat", "name", "const"})
 _CLOSING = frozenset(")]}|!%'") | {"\\}", "rfloor", "rceil"}
 _NUMBER_AHEAD = re.compile(r"\s*\d", re.ASCII)
@@ -120,10 +121,10 @@ def tokenize(text: str, *, quantity: bool = False) -> list[Token]:
 
     Args:
         text: LaTeX or plain mathematics.
-        quantity: Whether letters behind a number are units where they can be: 8 m is 8 metres.
+        quantity: Whether letters after a number are units if possible: 8 m is 8 metres.
 
     Raises:
-        Unreadable: a character that means nothing here, or one of the limits.
+        Unreadable: a character has no meaning here, or a limit is exceeded.
 
     >>> tokenize(r"\frac{1}{2}\le x")[0], tokenize("2 \u2264 x")[1]
     (('cmd', 'frac'), ('op', '<='))
@@ -170,7 +171,7 @@ def _read(group: str, text: str) -> Sequence[Token]:
 
 
 def _unit(text: str, at: int, tokens: list[Token], bare: bool) -> int:
-    """Add the unit that stands at `at` behind a value; return its end, or 0 if there is none."""
+    """Add the unit at `at`, after a value; return its end, or 0 if there is none."""
     kind, value = tokens[-1]
     found = unit_behind(text, at, bare=bare and kind != "name")
     if found is None:
@@ -252,11 +253,11 @@ def _run(run: str) -> Sequence[Token]:
         return (_WORDS[run],)
     if run[:-1] in ("sin", "cos", "tan", "ln", "log"):
         return (_WORDS[run[:-1]], ("name", run[-1]))
-    if len(run) == 2 and run.isupper():  # AB is a segment; NO is one, too
+    if len(run) == 2 and run.isupper():  # AB is a segment, and so is NO
         return (("name", run),)
     if run.lower() in _KNOWN or (len(run) > 3 and not run.isupper()) or run.istitle():
         return (("text", run.lower()),)
-    # AB is a segment, not A times B: equal to nothing but itself.
+    # AB is a segment, not A times B: it equals only itself.
     return (("name", run),) if run.isupper() else tuple(("name", letter) for letter in run)
 
 

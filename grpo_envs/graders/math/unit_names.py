@@ -1,7 +1,7 @@
-"""The vocabulary of units: each spelling and the one that it is compared in.
+"""The vocabulary of units: each spelling, and the standard spelling for comparison.
 
-SI with its prefixes, imperial units, time, money, and the units and measure words of Chinese. The
-things that are counted are an open class: `nouns`.
+SI with its prefixes, imperial units, time, money, and Chinese units and measure words. Counted
+things are an open class: `nouns`.
 """
 
 _PREFIXABLE_TEXT = """m g s A mol L Hz N Pa J W V F Wb Sv Gy Bq eV Wh Ah bar Ω"""
@@ -36,12 +36,12 @@ SYMBOLS: dict[str, str] = {
 SYMBOLS = {symbol: unit or symbol for symbol, unit in SYMBOLS.items()}
 
 BARE = frozenset(["m", "s", "g", "L", "l", "h", "N", "J", "W", "V", "A", "Ω"])
-"""Letters that are units behind a number without a font, where no variable is expected."""
+"""Letters without a font that are units after a number, if no variable is expected."""
 SPACED = frozenset(["K", "C", "F"])
-"""Letters that are so only behind a space: 8 K is a temperature, 8K may be 8,000."""
+"""Letters that are units only after a space: 8 K is a temperature, 8K may be 8,000."""
 _KNOWN_TEXT = """cm mm km kg ft mi hr hrs sec mph lb lbs oz sq yd yds mins secs yrs kph kmh rpm"""
 KNOWN = frozenset(_KNOWN_TEXT.split())
-"""Symbols that nobody writes for a product of variables."""
+"""Symbols that are never a product of variables."""
 _CLOSE_TEXT = """mg ml mL ms nm dm in kHz Hz kPa Pa kJ kW kV mA USD EUR"""
 CLOSE = KNOWN | BARE | frozenset(_CLOSE_TEXT.split())
 """Symbols that may follow a number without a space; 8 pt is pints, 8pt may be a product."""
@@ -98,17 +98,17 @@ CHINESE: dict[str, str] = {
     **{"\u725b": "N", "\u725b\u987f": "N", "\u7126\u8033": "J", "\u4f0f": "V", "\u74e6": "W"},
     **{"\u5b89": "A", "\u5e73\u65b9": "unit^2", "\u82f1\u5c3a": "ft", "\u82f1\u5bf8": "in"},
 }
-"""Units that are written in Chinese; \u5e73\u65b9 before one is a square, \u7acb\u65b9 a cube."""
+"""Units in Chinese; \u5e73\u65b9 before a unit means square, \u7acb\u65b9 cubic."""
 MEASURE = frozenset(
     "\u4e2a\u540d\u4f4d\u53ea\u672c\u5f20\u6761\u652f\u4ef6\u5757\u68f5\u79cd\u6b21\u5ea7\u8f86"
     "\u67b6\u8258\u5934\u5339\u5bb6\u95f4\u5c42\u9875\u884c\u5217\u7ec4\u888b\u76d2\u7bb1\u74f6"
     "\u676f\u7897\u76d8\u628a\u9897\u7c92\u6735\u7247\u6839\u5377\u679a\u53f0\u90e8\u7bc7\u9996"
     "\u6bb5\u9898\u9053\u4eba\u500d\u73ed\u7b14\u573a\u5c40\u8282\u6b65\u7ad9\u8f6e\u4efd"
 )
-"""Chinese measure words: what follows one is the thing that is counted."""
+"""Chinese measure words; the counted thing follows."""
 _TENS = {
     **{"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "\u767e": 2},
     **{"\u5343": 3, "\u4e07": 4, "\u767e\u4e07": 6, "\u5343\u4e07": 7, "\u4ebf": 8},
 }
 SCALES = {"dozen": 12, **{word: 10**power for word, power in _TENS.items()}}
-"""Words that multiply the number before them, and by what."""
+"""Words that multiply the number before them, with the factors."""

@@ -1,9 +1,9 @@
-r"""Units behind a number: where they stand in a text, and the one spelling of each.
+r"""Units after a number: their positions in a text, and their standard spellings.
 
-A unit is certain where a font sets it (`\text{ m}`) or where nobody writes variables so (`km`,
-`hours`). Bare letters (`8 m`, `8 m/s`) are a unit only where no variable is expected: where the
-gold has none. Which words may be units is closed (`unit_names`), which things can be counted is
-open, but for words that change the value (`nouns`).
+A unit is certain if it is in a font (`\text{ m}`), or if variables are never written so (`km`,
+`hours`). Bare letters (`8 m`, `8 m/s`) are a unit only if no variable is expected, because the
+gold has none. The words for units are a closed list (`unit_names`). Counted things are an open
+class, except for words that change the value (`nouns`).
 """
 
 import re
@@ -48,14 +48,14 @@ _DENYING = frozenset("不非没无错或和负减加乘除以零一二三四五�
 _STROKES = ("/", "per", "Per")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _SUFFIXES = {"squared": 2, "cubed": 3}
-_LIKE_SCALES = frozenset("KMBTk")  # 8K dollars are thousands of them
+_LIKE_SCALES = frozenset("KMBTk")  # 8K dollars are 8,000 dollars
 _FUNCTIONS = frozenset({"min", "sec"})
 _DEGREES = re.compile(r"\bdegrees? (?=(?:celsius|fahrenheit)\b)", re.IGNORECASE)
 _PREFIXED_OHM = re.compile(r"\b([kMm]) (?=Ω)")
 _LONGEST = 160
 
 
-# A short look at a whole text before the long ones behind each of its numbers.
+# A quick test of the whole text, before the slow patterns after each number.
 _MAY_HAVE_UNIT = re.compile(
     r"[0-9)\]}|!'][\s~]*(?:\\[ ,;:!>]\s*|\\q?quad\s*)*(?:[A-Za-z]|(?:\([A-Za-z]|(?<=\s)\()[A-Za-z])"
     r"|\\(?:text|mathrm|mbox|hbox|rm|operatorname|Omega|mu)|[^\x00-\x7f]"
@@ -63,28 +63,28 @@ _MAY_HAVE_UNIT = re.compile(
 
 
 def may_have_unit(text: str) -> bool:
-    """Return False where no unit can stand anywhere in `text`."""
+    """Return False if `text` cannot contain a unit."""
     return _MAY_HAVE_UNIT.search(text) is not None
 
 
 class Quantity(NamedTuple):
-    """A unit as it stands behind a number."""
+    """A unit after a number."""
 
     name: str
-    """Its one spelling; '' if there is only a scale."""
+    """The standard spelling; '' if there is only a scale."""
     end: int
-    """Where the text goes on."""
+    """The position after the unit."""
     scale: int = 0
-    """What multiplies the number: 10**6 in `8 million dollars`; 0 where nothing does."""
+    """The factor of the number: 10**6 in `8 million dollars`; 0 if there is none."""
 
 
 def quantity(text: str, at: int, *, bare: bool) -> Quantity | None:
-    r"""Return the unit that stands at `at`, behind a number; None if there is none.
+    r"""Return the unit at `at`, after a number; None if there is none.
 
     Args:
         text: The text of an answer.
-        at: Where the number ends.
-        bare: Whether letters without a font are units, too, where nothing else follows.
+        at: The end of the number.
+        bare: Whether letters without a font are units, too, if nothing else follows.
 
     >>> quantity(r"8\text{ m}/\text{s}", 1, bare=False).name, quantity("8 m/s", 1, bare=True).name
     ('m/s', 'm/s')
@@ -109,7 +109,7 @@ def quantity(text: str, at: int, *, bare: bool) -> Quantity | None:
 
 @lru_cache(maxsize=4096)
 def _scaled(raw: str) -> Quantity | None:
-    """Return the scale that the phrase begins with: 8 million, 8 million dollars."""
+    """Return the scale at the start of a phrase: 8 million, 8 million dollars."""
     flat = _flat(raw)
     match = _SCALE.match(flat)
     if match is None:
@@ -122,11 +122,11 @@ def _scaled(raw: str) -> Quantity | None:
 class _Named(NamedTuple):
     name: str
     certain: bool
-    """Whether it is a unit wherever it stands behind a value."""
+    """Whether it is always a unit after a value."""
     bare: bool
-    """Whether it may be a unit where no variable is expected."""
+    """Whether it may be a unit if no variable is expected."""
     function: bool
-    """Whether it is the name of a function, too: `min`, `sec`."""
+    """Whether it is also the name of a function: `min`, `sec`."""
 
 
 @lru_cache(maxsize=4096)
@@ -160,7 +160,7 @@ def _flat(raw: str) -> str:
 
 @lru_cache(maxsize=4096)
 def unit_of(flat: str) -> str | None:
-    """Return the one spelling of a unit or of the things that are counted, None for other words.
+    """Return the standard spelling of a unit or of counted things; None for other words.
 
     >>> unit_of("square centimeters"), unit_of("cm^2"), unit_of("feet"), unit_of("miles per hour")
     ('cm^2', 'cm^2', 'ft', 'mi/h')
@@ -184,7 +184,7 @@ def unit_of(flat: str) -> str | None:
 
 
 def _factors(flat: str) -> dict[str, int] | None:
-    """Return the units of a product with their exponents, None where a piece is no unit."""
+    """Return the units of a product with their exponents; None if a piece is not a unit."""
     pieces = _PIECE.findall(flat)
     if "".join(pieces).replace(".", "") != flat.replace(" ", "").replace(".", ""):
         return None
@@ -199,10 +199,10 @@ class _Product:
         self.found: dict[str, int] = {}
         self._last = ""
         self._sign = self._power = 1
-        self._inside = False  # brackets below a stroke
+        self._inside = False  # brackets after a slash
 
     def add(self, piece: str) -> bool:
-        """Read one more piece; return whether it can stand there."""
+        """Read one more piece; return whether it is allowed there."""
         if piece in _STROKES or piece in ("a", "an"):
             self._sign = -1
             return bool(self._last)
@@ -221,7 +221,7 @@ class _Product:
         return True
 
     def complete(self) -> bool:
-        """Return whether there is a unit, and one behind each `square`."""
+        """Return whether there is a unit, and one after each `square`."""
         return bool(self.found) and self._power == 1
 
     def _unit(self, name: str | None) -> bool:
@@ -238,7 +238,7 @@ def _one_unit(piece: str) -> str | None:
 
 
 def _split(name: str) -> list[tuple[str, int]]:
-    """Return the factors of a spelling of the vocabulary: km/h, cm^3."""
+    """Return the factors of a spelling in the vocabulary: km/h, cm^3."""
     top, _, bottom = name.partition("/")
     unit, _, power = top.partition("^")
     return [(unit, int(power or 1)), *([(bottom, -1)] if bottom else [])]

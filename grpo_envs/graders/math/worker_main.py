@@ -37,26 +37,26 @@ def main() -> None:
         sys.path.extend(folders)
         decider = import_module(f"grpo_envs.graders.math.{module}")
         decider.warm()
-    except Exception as error:  # noqa: BLE001  sent to the parent, which raises it in one line
+    except Exception as error:  # noqa: BLE001  sent to the parent, which reports it
         control.sendall(f"E{type(error).__name__}: {error}".encode()[:300])
         sys.exit(1)
     gc.collect()
-    gc.freeze()  # a collection in a worker would copy the pages that it looks through
+    gc.freeze()  # a collection in a worker would copy many pages
     control.sendall(b"R")
     WorkerZygote(control, decider.equal, int(memory), float(deadline)).serve()
 
 
 class WorkerZygote:
-    """Forks workers, kills them on demand and reaps them. Nothing else ever runs here."""
+    """Forks workers, kills them on demand and reaps them. Nothing else runs in this process."""
 
     def __init__(self, control: socket.socket, equal: Equal, memory: int, deadline: float) -> None:
-        """Serve `control`; a worker has `memory` bytes and `deadline` seconds."""
+        """Serve `control`; each worker gets `memory` bytes and `deadline` seconds."""
         self.control = control
         self.equal = equal
         self.memory = memory
         self.deadline = deadline
         self.children: set[int] = set()
-        # A pid is ours until it is reaped, so kills and reaping take turns in one loop.
+        # A pid stays ours until it is reaped, so one loop does both kills and reaping.
         self.woken, self.wake = os.pipe()
         os.set_blocking(self.wake, False)
         signal.set_wakeup_fd(self.wake, warn_on_full_buffer=False)
@@ -65,7 +65,7 @@ class WorkerZygote:
         self.prctl = getattr(libc, "prctl", None)
 
     def serve(self) -> None:
-        """Obey commands until the parent closes its end, by intent or by dying."""
+        """Serve commands until the parent closes its end, also by dying."""
         poller = select.poll()
         poller.register(self.control, select.POLLIN)
         poller.register(self.woken, select.POLLIN)
@@ -115,7 +115,7 @@ class WorkerZygote:
             return
         self._limit()
         size = end.recv(4, socket.MSG_WAITALL)
-        if len(size) == 4:  # else nobody needs this worker any more
+        if len(size) == 4:  # else this worker is not needed any more
             pair = end.recv(struct.unpack("<I", size)[0], socket.MSG_WAITALL)
             end.sendall(_ANSWERS[self._verdict(pair)])
         os._exit(0)
@@ -124,7 +124,7 @@ class WorkerZygote:
         try:
             gold, answer = json.loads(pair)
             return self.equal(gold, answer, self.deadline)
-        except Exception:  # noqa: BLE001  sympy raises all kinds; what it cannot decide stays open
+        except Exception:  # noqa: BLE001  sympy may raise anything: undecided
             return None
 
     def _limit(self) -> None:
@@ -132,7 +132,7 @@ class WorkerZygote:
         sys.setrecursionlimit(3000)
         limits = {
             resource.RLIMIT_AS: self.memory,
-            resource.RLIMIT_CPU: math.ceil(self.deadline) + 1,  # should the parent be stopped
+            resource.RLIMIT_CPU: math.ceil(self.deadline) + 1,  # in case the parent is stopped
             resource.RLIMIT_FSIZE: 0,
             resource.RLIMIT_CORE: 0,
             resource.RLIMIT_NPROC: 0,

@@ -1,10 +1,10 @@
 """Ask sympy or math-verify, in processes that can be killed: `decide([(gold, answer), ...])`.
 
-sympy may think for hours or take all memory, and nothing stops it from inside. So one process, the
-zygote, imports sympy and forks workers that are ready to start; each worker decides one pair and
-ends, so that no verdict depends on what was decided before. A worker that passes its deadline is
-killed and costs a fork (5 ms), not an import (1 s). The zygote is started by exec on first use:
-nothing is ever forked here, where there may be threads. See `worker_main` for the other side.
+sympy may compute for hours or take all memory, and cannot be stopped from inside. So one process,
+the zygote, imports sympy and forks workers. Each worker decides one pair and ends, so that no
+verdict depends on earlier ones. A worker that exceeds its deadline is killed; a new one costs a
+fork (5 ms), not an import (1 s). The zygote is started by exec on first use: this process, which
+may have threads, never forks. See `worker_main` for the other side.
 """
 
 import atexit
@@ -25,11 +25,11 @@ from grpo_envs.graders.math.nodes import Node
 from grpo_envs.graders.math.zygote import HUNG, NEEDS, NO_SIGNAL, Worker, WorkerZygoteHandle, start
 from grpo_envs.runtime.launch import cores
 
-DEADLINE = 1.0  # seconds of wall clock for a pair, from when a worker gets it
+DEADLINE = 1.0  # seconds of wall time for a pair, once a worker has it
 MEMORY = 1 << 30  # bytes of address space of a worker
-_LONGEST = 1 << 16  # bytes of a pair; less than a socket buffers, so that sending never blocks
-_PATIENCE = 1.4  # deadlines that a pair may take with its retry
-_STARTS = 3  # of the zygote, within one call
+_LONGEST = 1 << 16  # bytes of a pair; less than a socket buffer, so that sending never blocks
+_PATIENCE = 1.4  # deadlines for a pair, including its retry
+_STARTS = 3  # starts of the zygote within one call
 _NEVER = float("inf")
 _VERDICT = {b"T": True, b"F": False}
 
@@ -43,13 +43,13 @@ class _Job:
     message: bytes
     tries: int = 0
     until: float = 0.0
-    """When this try is given up (time.monotonic)."""
+    """Time limit of this try (time.monotonic)."""
     last: float = _NEVER
-    """When a second try is given up."""
+    """Time limit of a second try."""
 
 
 class Pool:
-    """Workers of one zygote. Any thread may call it; calls take turns."""
+    """Workers of one zygote. Any thread may call the pool; calls wait for each other."""
 
     def __init__(
         self,
@@ -62,9 +62,9 @@ class Pool:
         """Prepare a pool; no process is started yet.
 
         Args:
-            equal: The module beside this one that decides a pair (see `zygote.NEEDS`).
-            size: Most pairs that are decided at once; None for one a core, 4 at most.
-            deadline: Seconds of wall clock for a pair, from when a worker gets it.
+            equal: The module in this folder that decides a pair (see `zygote.NEEDS`).
+            size: Largest number of concurrent pairs; None: one per core, at most 4.
+            deadline: Seconds of wall time for a pair, once a worker has it.
             memory: Bytes of address space that a worker may use.
         """
         self.equal = equal
@@ -78,10 +78,10 @@ class Pool:
         _EVERY_POOL.add(self)
 
     def decide(self, pairs: Sequence[Pair]) -> list[bool | None]:
-        """Return for each pair whether its sides are equal, None where that stays open.
+        """Return for each pair whether its sides are equal; None if undecided.
 
         Raises:
-            GrpoEnvsError: the workers cannot be started, which is no pair's fault.
+            GrpoEnvsError: the workers cannot start; the pairs are not the cause.
         """
         verdicts: list[bool | None] = [None] * len(pairs)
         messages = map(_encode, pairs)
@@ -90,12 +90,12 @@ class Pool:
             try:
                 self._work(waiting, verdicts)
             except BaseException:
-                self._stop()  # Ctrl-C in the middle: the next call starts afresh
+                self._stop()  # Ctrl-C: the next call starts new processes
                 raise
         return verdicts
 
     def prepare(self) -> None:
-        """Start the zygote without waiting for it, so that the first pair need not wait either."""
+        """Start the zygote without waiting, so that the first pair does not have to wait."""
         with self._lock:
             self._zygote = self._zygote or self._started()
 
@@ -103,21 +103,21 @@ class Pool:
         """End all processes; the next call starts new ones.
 
         Args:
-            patience: Seconds to wait for a thread that is at work; its workers are then let be.
+            patience: Seconds to wait for a working thread; after that its workers are not stopped.
         """
         if self._lock.acquire(timeout=patience):
             self._stop()
             self._lock.release()
 
     def forget(self) -> None:
-        """Drop what belongs to the parent: called in a forked child, which starts its own."""
+        """Drop the parent's processes; called in a forked child, which starts its own."""
         zygote, self._zygote = self._zygote, None
-        # Closed here they stay open in the parent; kept open here, nobody would notice its end.
+        # The parent keeps its copies. Open copies here would hide the parent's end.
         for end in (*self._opening, *(worker.end for _, worker in self._running.values())):
             end.close()
         if zygote is not None:
             zygote.drop()
-            zygote.process.returncode = 0  # not our child: no warning that it still runs
+            zygote.process.returncode = 0  # not our child: no warning about a running process
         self._lock, self._running, self._opening = threading.Lock(), {}, []
 
     def _work(self, waiting: deque[_Job], verdicts: list[bool | None]) -> None:
@@ -135,7 +135,7 @@ class Pool:
             except (
                 OSError,
                 EOFError,
-            ):  # the zygote is gone and its workers with it: no job's fault
+            ):  # the zygote and its workers are gone: not a job's fault
                 waiting.extendleft(job for job, _ in self._running.values())
                 for job in waiting:
                     job.tries, job.last = 0, _NEVER
@@ -145,7 +145,7 @@ class Pool:
         return start(self.equal, self.memory, self.deadline, self._opening)
 
     def _fill(self, zygote: WorkerZygoteHandle, waiting: int) -> None:
-        """Ask for workers until there is one for each pair that can run now, and one to spare."""
+        """Request workers until there is one for each pair that can run now, and a spare one."""
         zygote.wait()
         wanted = 1 + min(self.size, waiting + len(self._running))
         while len(zygote.ready) + zygote.asked + len(self._running) < wanted:
@@ -156,7 +156,7 @@ class Pool:
             worker, job = ready.popleft(), waiting[0]
             try:
                 worker.end.sendall(job.message, NO_SIGNAL)
-            except OSError:  # killed while it was idle: that is no try
+            except OSError:  # killed while idle: does not count as a try
                 worker.end.close()
                 continue
             now = time.monotonic()
@@ -166,7 +166,7 @@ class Pool:
             self._running[worker.end.fileno()] = (waiting.popleft(), worker)
 
     def _poll(self, control: socket.socket) -> set[int]:
-        """Wait for a verdict, a death, a new worker or the next deadline; return who is ready."""
+        """Wait for a verdict, a death, a new worker or the next deadline; return what is ready."""
         poller = select.poll()
         for number in (control.fileno(), *self._running):
             poller.register(number, select.POLLIN)
@@ -182,12 +182,12 @@ class Pool:
     ) -> None:
         events = self._poll(zygote.control)
         now = time.monotonic()
-        if zygote.control.fileno() in events:  # first: its death explains those of its workers
+        if zygote.control.fileno() in events:  # first: its death causes those of its workers
             zygote.receive()
         for number, (job, worker) in list(self._running.items()):
             if number in events:
                 answer = _receive(worker.end)
-                if not answer and job.tries == 1:  # killed, or it died: once more
+                if not answer and job.tries == 1:  # killed or dead: try once more
                     waiting.appendleft(job)
                 verdicts[job.place] = _VERDICT.get(answer)
             elif job.until <= now:
@@ -206,28 +206,28 @@ class Pool:
 
 
 def decide(pairs: Sequence[Pair], equal: str = "sympy_equal") -> list[bool | None]:
-    """Return for each pair whether sympy (or what else `equal` names) finds its sides equal.
+    """Return for each pair whether sympy (or another module `equal`) finds its sides equal.
 
-    None stays open: out of time or memory, or nothing that can be decided. Safe in any thread, in
-    coroutines (it blocks for the deadline at most, per round of workers) and in forked children.
+    None means undecided, also because of time or memory. Safe in any thread, in coroutines (it
+    blocks for at most the deadline per round of workers) and in forked children.
 
     Raises:
-        GrpoEnvsError: the workers cannot be started.
+        GrpoEnvsError: the workers cannot start.
     """
     return _POOLS[equal].decide(pairs)
 
 
 def prepare(equal: str = "sympy_equal") -> None:
-    """Start the zygote in the background; the first pair otherwise waits for it (a second).
+    """Start the zygote in the background; otherwise the first pair waits for it (a second).
 
     Raises:
-        GrpoEnvsError: what it needs is not installed.
+        GrpoEnvsError: a required package is not installed.
     """
     _POOLS[equal].prepare()
 
 
 def _encode(pair: Pair) -> bytes:
-    """Return what is sent to a worker, b"" where the pair is beyond the limits."""
+    """Return the message for a worker; b"" if the pair is beyond the limits."""
     try:
         data = json.dumps(pair).encode()
     except (RecursionError, TypeError, ValueError):
@@ -238,7 +238,7 @@ def _encode(pair: Pair) -> bytes:
 def _receive(end: socket.socket) -> bytes:
     try:
         return end.recv(1)
-    except OSError:  # it died with our message unread
+    except OSError:  # it died before it read our message
         return b""
 
 
@@ -249,7 +249,7 @@ def _forget_all() -> None:
 
 def _close_all() -> None:
     for pool in list(_EVERY_POOL):
-        pool.close(patience=0.1)  # what a daemon thread uses ends with this process
+        pool.close(patience=0.1)  # workers of a daemon thread end with this process
 
 
 _EVERY_POOL: WeakSet[Pool] = WeakSet()

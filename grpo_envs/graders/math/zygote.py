@@ -1,4 +1,4 @@
-"""This side of the process that forks the workers; `worker_main` is the other side."""
+"""Our side of the process that forks workers; `worker_main` is the other side."""
 
 import os
 import socket
@@ -21,12 +21,13 @@ NEEDS = {
         ("math_verify", "latex2sympy2_extended", "antlr4", "sympy", "mpmath"),
     ),
 }
-"""Modules with `equal(gold, answer, seconds)`: how to install what each needs, and what that is."""
-HUNG = 60.0  # seconds without a sign of life
+"""Modules with `equal(gold, answer, seconds)`: the command that installs their packages, and
+these."""
+HUNG = 60.0  # seconds without an answer
 NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 _COMMAND = struct.Struct("<cq")  # b"F" 0 forks a worker, b"K" pid kills one
 _PID = struct.Struct("<q")
-_KEPT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR")  # of the environment; none decides a verdict
+_KEPT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR")  # variables without effect on verdicts
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
@@ -40,21 +41,21 @@ class Worker:
 
 @dataclass(slots=True)
 class WorkerZygoteHandle:
-    """The zygote's process, and the workers that it has forked and nobody has used."""
+    """The zygote's process, and its workers that are not used yet."""
 
     process: subprocess.Popen[bytes]
     control: socket.socket
     answered: bool = False
-    """Whether it said that it is ready."""
+    """Whether the zygote has reported that it is ready."""
     asked: int = 0
-    """Workers that it was asked for and has not sent yet."""
+    """Workers that were requested and not sent yet."""
     ready: deque[Worker] = field(default_factory=deque)
 
     def wait(self) -> None:
-        """Wait until it is ready.
+        """Wait until the zygote is ready.
 
         Raises:
-            GrpoEnvsError: it cannot be; the message says why.
+            GrpoEnvsError: it does not start; the message says why.
         """
         if self.answered:
             return
@@ -64,16 +65,16 @@ class WorkerZygoteHandle:
         self.answered = True
 
     def ask(self) -> None:
-        """Ask for a worker; `receive` gets it."""
+        """Request a worker; `receive` gets it."""
         self.control.sendall(_COMMAND.pack(b"F", 0), NO_SIGNAL)
         self.asked += 1
 
     def receive(self) -> None:
-        """Take a worker that is there.
+        """Receive a worker.
 
         Raises:
             EOFError: the zygote is gone.
-            GrpoEnvsError: the system lets it fork no more.
+            GrpoEnvsError: the system refuses a fork.
         """
         space = socket.CMSG_SPACE(4)
         data, ancillary, _, _ = self.control.recvmsg(_PID.size, space, _CLOSE_ON_EXEC)
@@ -87,11 +88,11 @@ class WorkerZygoteHandle:
         self.ready.append(Worker(socket.socket(fileno=number), pid))
 
     def kill(self, worker: Worker) -> None:
-        """Have a worker killed by its parent, which knows whether the pid is still its own."""
+        """Let the zygote kill a worker: only the parent knows whether the pid is still valid."""
         self.control.sendall(_COMMAND.pack(b"K", worker.pid), NO_SIGNAL)
 
     def stop(self) -> None:
-        """End it, and its workers with it."""
+        """End the zygote and its workers."""
         self.process.kill()
         self.drop()
         self.process.wait()
@@ -112,18 +113,18 @@ def start(
         equal: The module that decides, one of NEEDS.
         memory: Bytes of address space of a worker.
         deadline: Seconds that a worker may take.
-        opening: Holds the sockets while no handle owns them yet: a child that another thread forks
-            at this very moment closes them.
+        opening: Holds the sockets until a handle owns them, so that a child that another thread
+            forks at this moment can close them.
 
     Raises:
-        GrpoEnvsError: a package is not installed, or the system starts no process.
+        GrpoEnvsError: a package is not installed, or the system cannot start a process.
     """
     folders = _folders(equal)
     opening[:] = ours, theirs = socket.socketpair()
     arguments = [equal, str(theirs.fileno()), str(memory), str(deadline), *folders]
     try:
         process = subprocess.Popen(
-            # As isolated as -I, but with a fixed hash seed: sympy's steps follow hash order.
+            # As isolated as -I, but with a fixed hash seed: sympy's steps depend on hash order.
             [sys.executable, "-S", "-s", "-P", boot.__file__, str(PROGRAM), *arguments],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -131,7 +132,7 @@ def start(
             stderr=subprocess.DEVNULL,
             cwd="/",
             env={k: os.environ[k] for k in _KEPT if k in os.environ} | {"PYTHONHASHSEED": "0"},
-            start_new_session=True,  # Ctrl-C in a terminal is for us alone
+            start_new_session=True,  # Ctrl-C in a terminal reaches only us
         )
     except OSError as error:
         ours.close()
@@ -148,7 +149,7 @@ def _no_start(why: str) -> GrpoEnvsError:
 
 
 def _folders(equal: str) -> list[str]:
-    """Return where the packages are that `equal` needs, without importing them."""
+    """Return the folders of the packages that `equal` needs, without importing them."""
     remedy, names = NEEDS[equal]
     folders = []
     for name in names:
