@@ -16,6 +16,9 @@ from grpo_envs.env.spaces import UnicodeText
 
 ID = "TextArenaGame-v0"
 PLAYER = 0
+_WRONG_MOVE = -1.0
+"""What TextArena pays for a wrong move. Four games of 0.7.4 (Countdown, Cryptarithm, Slitherlink,
+ThreeCardMonte) swap the arguments of `set_invalid_move`, so that the reason is the reward."""
 _NLTK = re.compile(r"nltk\.download\('(\w+)'\)")
 """In the message of a corpus that is not there."""
 _generator = threading.Lock()
@@ -53,8 +56,11 @@ class TextArenaGame(gymnasium.Env[str, str]):
             if not done:
                 return self._seen(), 0.0, False, False, {}
             rewards, _ = self.play.close()
-        reason = str(self.play.state.game_info[PLAYER].get("reason") or "")
-        return reason, float((rewards or {}).get(PLAYER, 0.0)), True, False, {}
+        about = self.play.state.game_info[PLAYER]
+        paid = (rewards or {}).get(PLAYER, 0.0)
+        if isinstance(paid, str) and about.get("invalid_move"):
+            return paid, _WRONG_MOVE, True, False, {}
+        return str(about.get("reason") or ""), float(paid), True, False, {}
 
     def _begin(self, seed: int | None) -> None:
         import textarena  # not needed to register the game

@@ -61,6 +61,15 @@ class Dice(Doors):
         return False, {}
 
 
+class Swapped(Doors):
+    """A wrong move ends it; the reason is passed as the reward, as four games do."""
+
+    def step(self, action: str) -> tuple[bool, dict[str, Any]]:
+        self.rewards = {0: "Use `[k]`."}  # type: ignore[dict-item]
+        self.state.game_info[0] |= {"reason": "Invalid Move: 0.0", "invalid_move": action != "[k]"}
+        return True, {}
+
+
 class Words(Doors):
     def reset(self, num_players: int, seed: int | None) -> None:
         raise LookupError(NLTK)
@@ -74,6 +83,8 @@ class Both(Doors):
 GAMES = {
     "Doors-v0": Doors,
     "Dice-v0": Dice,
+    "Swapped-v0": Swapped,
+    "Bandit-v0": Doors,
     "Mastermind-v0-hard": Doors,
     "Words-v0": Words,
     "Both-v0": Both,
@@ -123,6 +134,17 @@ def test_a_game_pays_at_its_end(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("stand_in")
+def test_a_wrong_move_whose_reward_is_its_reason_pays_the_least() -> None:
+    env = grpo_envs.make("textarena", game="Swapped-v0", return_range=[-1, 1])
+    problem = env.problem(0)
+    (wrong,) = env.reply_batch([problem], [[Turn(action="cup 2")]])
+    assert (wrong.reward.valid, wrong.reward.total, wrong.done) == (True, 0.0, True)
+    assert wrong.observation == "Use `[k]`."
+    (right,) = env.reply_batch([problem], [[Turn(action="[k]")]])
+    assert not right.reward.valid  # a text that is no reward is a fault of the game
+
+
+@pytest.mark.usefixtures("stand_in")
 def test_the_global_generator_is_left_as_it_was() -> None:
     """And what others draw in between changes no game."""
     env = grpo_envs.make("textarena", game="Doors-v0", turns=3)
@@ -153,7 +175,9 @@ def test_games_in_threads_have_generators_of_their_own() -> None:
 
 
 @pytest.mark.usefixtures("stand_in")
-@pytest.mark.parametrize(("game", "hidden"), [("Doors-v0", False), ("Mastermind-v0-hard", True)])
+@pytest.mark.parametrize(
+    ("game", "hidden"), [("Doors-v0", False), ("Bandit-v0", True), ("Mastermind-v0-hard", True)]
+)
 def test_games_declare_that_their_problem_is_hidden(game: str, hidden: bool) -> None:
     assert grpo_envs.make("textarena", game=game).hidden is hidden
 
