@@ -66,6 +66,7 @@ class TextArenaGame(gymnasium.Env[str, str]):
         import textarena  # not needed to register the game
 
         try:
+            random.seed(seed)  # some draw their puzzle before `reset` seeds them
             self.play = textarena.make(self.game)
             self.play.reset(num_players=1, seed=seed)
         except LookupError as error:

@@ -61,6 +61,17 @@ class Dice(Doors):
         return False, {}
 
 
+class Early(Doors):
+    """Draws its puzzle before it is seeded, as RushHour does."""
+
+    def __init__(self) -> None:
+        self.puzzle = random.randrange(10**6)
+
+    def reset(self, num_players: int, seed: int | None) -> None:
+        super().reset(num_players, seed)
+        self.said = f"Puzzle {self.puzzle}."
+
+
 class Swapped(Doors):
     """A wrong move ends it; the reason is passed as the reward, as four games do."""
 
@@ -83,6 +94,7 @@ class Both(Doors):
 GAMES = {
     "Doors-v0": Doors,
     "Dice-v0": Dice,
+    "Early-v0": Early,
     "Swapped-v0": Swapped,
     "Bandit-v0": Doors,
     "Mastermind-v0-hard": Doors,
@@ -131,6 +143,14 @@ def test_a_game_pays_at_its_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert replies[-1].observation == "You found it."
     assert [reply.reward.total for reply in replies] == [0.0] * (len(replies) - 1) + [1.0]
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_puzzle_that_is_drawn_before_it_is_seeded_belongs_to_its_seed() -> None:
+    env, other = (grpo_envs.make("textarena", game="Early-v0") for _ in range(2))
+    prompts = [env.problem(seed).prompt for seed in range(6)]
+    assert len({*prompts}) == 6
+    assert [other.problem(seed).prompt for seed in (5, 4, 3, 2, 1, 0)] == prompts[::-1]
 
 
 @pytest.mark.usefixtures("stand_in")
