@@ -20,7 +20,7 @@ from grpo_env_gym.arena_game import ID
 from grpo_env_gym.env import GymEnv
 from grpo_envs.errors import ConfigError, install, nearest
 
-HIDDEN = ("GuessTheNumber", "Hangman", "Mastermind", "Minesweeper", "Wordle")
+HIDDEN = ("Bandit", "GuessTheNumber", "Hangman", "Mastermind", "Minesweeper", "Wordle")
 """Games whose first message does not depend on the solution."""
 
 

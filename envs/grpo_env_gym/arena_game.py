@@ -16,6 +16,9 @@ from grpo_envs.env.spaces import UnicodeText
 
 ID = "TextArenaGame-v0"
 PLAYER = 0
+_WRONG_MOVE = -1.0
+"""What TextArena pays for a wrong move. Four games of 0.7.4 (Countdown, Cryptarithm, Slitherlink,
+ThreeCardMonte) swap the arguments of `set_invalid_move`, so that the reason is the reward."""
 _NLTK = re.compile(r"nltk\.download\('(\w+)'\)")
 """In NLTK's error message about a missing corpus."""
 _generator = threading.Lock()
@@ -53,13 +56,17 @@ class TextArenaGame(gymnasium.Env[str, str]):
             if not done:
                 return self._seen(), 0.0, False, False, {}
             rewards, _ = self.play.close()
-        reason = str(self.play.state.game_info[PLAYER].get("reason") or "")
-        return reason, float((rewards or {}).get(PLAYER, 0.0)), True, False, {}
+        about = self.play.state.game_info[PLAYER]
+        paid = (rewards or {}).get(PLAYER, 0.0)
+        if isinstance(paid, str) and about.get("invalid_move"):
+            return paid, _WRONG_MOVE, True, False, {}
+        return str(about.get("reason") or ""), float(paid), True, False, {}
 
     def _begin(self, seed: int | None) -> None:
         import textarena  # imported here: registering the game does not need it
 
         try:
+            random.seed(seed)  # some draw their puzzle before `reset` seeds them
             self.play = textarena.make(self.game)
             self.play.reset(num_players=1, seed=seed)
         except LookupError as error:

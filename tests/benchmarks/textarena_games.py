@@ -34,12 +34,15 @@ env.game=...` says of its games for one player, with {problems} problems of each
 `env.turns={turns}`, on Python {python}. A variant, such as `Sudoku-v0-hard`, is the same game with
 other numbers.
 
-- Where every seed opens with the same words the problem is hidden (`TextEnv.hidden`: a number to
-  guess), or there is only one, as in TowerOfHanoi.
-- A wrong move is answered once, the second in a row ends the game; some games pay for what is
-  reached by then.
-- A game that raises an exception makes a reward invalid: see Slitherlink and ThreeCardMonte.
-- The example of a move in the rules may itself earn something: `[2 1 4 5]` of Mastermind did.
+- A game whose first message does not tell the problem declares it hidden (`TextEnv.hidden`).
+  Countdown, Cryptarithm, PegJump and TowerOfHanoi have one problem only: both splits have it.
+- Games that ask for a key of OpenRouter are judged by a model; Klondike and UltimateTexasHoldem are
+  written in the syntax of Python 3.12.
+- The first wrong move is answered with a message, the second in a row ends the game. Some games pay
+  for what was reached before.
+- An exception inside a game makes the reward invalid. GuessTheNumber and ThreeCardMonte raise one
+  for a number of more than 4,300 digits.
+- An example of a move in the rules may earn something: `[2 1 4 5]` of Mastermind did.
 
 | game | promises kept | CPU seconds a question | what did not hold |
 |---|---|---|---|"""
@@ -82,7 +85,7 @@ def _short(text: str) -> str:
 def main() -> None:
     """Print the page, or with a name what was found of one game."""
     if len(sys.argv) > 1:
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))  # SIGXCPU, not SIGKILL
         print("\n" + json.dumps(look(sys.argv[1])))
         return
     print(

@@ -61,6 +61,26 @@ class Dice(Doors):
         return False, {}
 
 
+class Early(Doors):
+    """Draws its puzzle before it is seeded, as RushHour does."""
+
+    def __init__(self) -> None:
+        self.puzzle = random.randrange(10**6)
+
+    def reset(self, num_players: int, seed: int | None) -> None:
+        super().reset(num_players, seed)
+        self.said = f"Puzzle {self.puzzle}."
+
+
+class Swapped(Doors):
+    """A wrong move ends it; the reason is passed as the reward, as four games do."""
+
+    def step(self, action: str) -> tuple[bool, dict[str, Any]]:
+        self.rewards = {0: "Use `[k]`."}  # type: ignore[dict-item]
+        self.state.game_info[0] |= {"reason": "Invalid Move: 0.0", "invalid_move": action != "[k]"}
+        return True, {}
+
+
 class Words(Doors):
     def reset(self, num_players: int, seed: int | None) -> None:
         raise LookupError(NLTK)
@@ -74,6 +94,9 @@ class Both(Doors):
 GAMES = {
     "Doors-v0": Doors,
     "Dice-v0": Dice,
+    "Early-v0": Early,
+    "Swapped-v0": Swapped,
+    "Bandit-v0": Doors,
     "Mastermind-v0-hard": Doors,
     "Words-v0": Words,
     "Both-v0": Both,
@@ -123,6 +146,25 @@ def test_a_game_pays_at_its_end(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("stand_in")
+def test_a_puzzle_that_is_drawn_before_it_is_seeded_belongs_to_its_seed() -> None:
+    env, other = (grpo_envs.make("textarena", game="Early-v0") for _ in range(2))
+    prompts = [env.problem(seed).prompt for seed in range(6)]
+    assert len({*prompts}) == 6
+    assert [other.problem(seed).prompt for seed in (5, 4, 3, 2, 1, 0)] == prompts[::-1]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_wrong_move_whose_reward_is_its_reason_pays_the_least() -> None:
+    env = grpo_envs.make("textarena", game="Swapped-v0", return_range=[-1, 1])
+    problem = env.problem(0)
+    (wrong,) = env.reply_batch([problem], [[Turn(action="cup 2")]])
+    assert (wrong.reward.valid, wrong.reward.total, wrong.done) == (True, 0.0, True)
+    assert wrong.observation == "Use `[k]`."
+    (right,) = env.reply_batch([problem], [[Turn(action="[k]")]])
+    assert not right.reward.valid  # a text that is no reward is a fault of the game
+
+
+@pytest.mark.usefixtures("stand_in")
 def test_the_global_generator_is_left_as_it_was() -> None:
     """And what others draw in between changes no game."""
     env = grpo_envs.make("textarena", game="Doors-v0", turns=3)
@@ -153,7 +195,9 @@ def test_games_in_threads_have_generators_of_their_own() -> None:
 
 
 @pytest.mark.usefixtures("stand_in")
-@pytest.mark.parametrize(("game", "hidden"), [("Doors-v0", False), ("Mastermind-v0-hard", True)])
+@pytest.mark.parametrize(
+    ("game", "hidden"), [("Doors-v0", False), ("Bandit-v0", True), ("Mastermind-v0-hard", True)]
+)
 def test_games_declare_that_their_problem_is_hidden(game: str, hidden: bool) -> None:
     assert grpo_envs.make("textarena", game=game).hidden is hidden
 
