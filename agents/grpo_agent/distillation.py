@@ -30,7 +30,9 @@ def teacher_gap(batch: Batch, teacher_logps_BT: Tensor) -> Tensor:
 
 
 def taught(value: Tensor, gap_BT: Tensor, mask_PGT: Tensor, cfg: GrpoConfig) -> Tensor:
-    """Return advantages (P, G, T) of rewards and teacher.
+    """A = reward_weight A_rewards + teacher_weight log(teacher / sampled), the log within +-20.
+
+    Returns (P, G, T).
 
     Args:
         value: Those of rewards: (P, G) or (P, G, T).

@@ -27,6 +27,8 @@ class Step:
     """Of the policy before the step; None where no loss asks for it."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What is known of the step before its updates."""
+    noted: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else `grpo_envs.explain` shows of each token (B, T), by name."""
 
     def rows(self, index: Tensor) -> Self:
         """Return some rows, cut to the longest of them."""
@@ -36,7 +38,8 @@ class Step:
         cut: dict[str, Any] = {
             n: v[index, :tokens] for n, v in values.items() if isinstance(v, Tensor)
         }
-        return replace(self, batch=batch, **cut)
+        noted = {name: value[index, :tokens] for name, value in self.noted.items()}
+        return replace(self, batch=batch, noted=noted, **cut)
 
 
 def minibatches(batch: Batch, groups: int, parts: int) -> list[Tensor]:
