@@ -11,6 +11,7 @@ Shapes: P groups of G members with at most K turns and T tokens. The groups are 
 step, of all processes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +21,9 @@ from grpo_agent.mechanisms import Mechanism
 from grpo_agent.reward_config import AdvantageConfig
 from grpo_agent.turns import DISCOUNTED, PER_TURN, to_go
 from grpo_envs.types import REWARD_TOLERANCE
+
+Parts = Callable[[], tuple[Tensor, Tensor]]
+"""Returns the parts of all rewards, and their weights (P, G, N)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +36,19 @@ class Scores:
     """False where the grader failed; the reward there is ignored."""
     mask_PGT: Tensor
     """True on the tokens that count in the loss."""
-    parts_PGN: Tensor | None = None
-    """The parts of each reward, NaN where a part does not apply or the grader failed; None where
-    turns have advantages of their own."""
-    weights_PGN: Tensor | None = None
-    """The weight of each part in the total reward."""
+    parts: Parts | None = None
+    """Returns `parts_PGN` and `weights_PGN` when a rule reads them; None where turns have
+    advantages of their own."""
+
+    @property
+    def parts_PGN(self) -> Tensor | None:
+        """The parts of each reward, NaN where a part does not apply or the grader failed."""
+        return self.parts()[0] if self.parts else None
+
+    @property
+    def weights_PGN(self) -> Tensor | None:
+        """The weight of each part in the total reward."""
+        return self.parts()[1] if self.parts else None
 
     @property
     def tokens_PG(self) -> Tensor:
@@ -58,10 +70,19 @@ class Episodes:
     """True on the tokens that count in the loss."""
     turn_PGT: Tensor
     """The number of the turn that each token belongs to, from 0."""
-    parts_PGN: Tensor | None = None
+    parts: Parts | None = None
     """As in `Scores`."""
-    weights_PGN: Tensor | None = None
-    """As in `Scores`."""
+
+    @property
+    def scores(self) -> Scores:
+        """What is compared where turns are not told apart."""
+        valid_PG = self.valid_PG & self.taken_PGK[..., 0]
+        return Scores(
+            rewards_PG=torch.where(valid_PG, self.rewards_PGK[..., 0], 0.0),
+            valid_PG=valid_PG,
+            mask_PGT=self.mask_PGT,
+            parts=self.parts,
+        )
 
 
 def centered(s: Scores) -> Tensor:
@@ -85,7 +106,7 @@ def leave_one_out(s: Scores) -> Tensor:
 
 def batch_std(s: Scores, *, eps: float, ddof: int) -> Tensor:
     """(r - mean of the group) / (std of all rewards of the step + eps) (arXiv 2508.08221)."""
-    return centered(s) / (_std(s.rewards_PG, s.valid_PG, ddof) + eps)
+    return centered(s) / (mean_and_std(s.rewards_PG, s.valid_PG, ddof)[1] + eps)
 
 
 def whitened(s: Scores, *, eps: float, ddof: int) -> Tensor:
@@ -110,6 +131,16 @@ def gdpo(s: Scores, *, eps: float, ddof: int) -> Tensor:
     part; a part that is equal for all of them adds 0. The second mean and std are over all members
     of the step. Without parts the total reward is the only part.
     """
+    own_PGN, weights_PGN = part_advantages(s, eps=eps, ddof=ddof)
+    total_PG: Tensor = (own_PGN * weights_PGN).sum(dim=2)
+    return _standardized_over(total_PG, s.valid_PG, eps=eps, ddof=ddof)
+
+
+def part_advantages(s: Scores, *, eps: float, ddof: int) -> tuple[Tensor, Tensor]:
+    """Return (r_n - mean) / (std + eps) of each part, 0 of one that is flat, and the weights.
+
+    Both are (P, G, N); see `gdpo`.
+    """
     raw_PGN, weights_PGN = s.parts_PGN, s.weights_PGN
     if raw_PGN is None or weights_PGN is None:
         raw_PGN, weights_PGN = s.rewards_PG[..., None], torch.ones_like(s.rewards_PG)[..., None]
@@ -121,8 +152,7 @@ def gdpo(s: Scores, *, eps: float, ddof: int) -> Tensor:
     )
     own = torch.where(flat(each)[:, None], 0.0, standardized(each, eps=eps, ddof=ddof))
     own_PGN = own.unflatten(0, (len(raw_PGN), -1)).movedim(1, 2)
-    total_PG: Tensor = (own_PGN * weights_PGN * known_PGN).sum(dim=2)
-    return _standardized_over(total_PG, s.valid_PG, eps=eps, ddof=ddof)
+    return own_PGN * known_PGN, weights_PGN
 
 
 def advantages(s: Scores, rule: Mechanism) -> Tensor:
@@ -164,8 +194,7 @@ def turn_advantages(e: Episodes, rule: Mechanism, cfg: AdvantageConfig) -> Tenso
         rewards_PG=torch.stack(compared_K, dim=1).flatten(0, 1),
         valid_PG=(e.valid_PG[..., None] & e.taken_PGK).movedim(2, 1).flatten(0, 1),
         mask_PGT=mask_PGKT.movedim(2, 1).flatten(0, 1),
-        parts_PGN=e.parts_PGN if turns == 1 else None,
-        weights_PGN=e.weights_PGN,
+        parts=e.parts if turns == 1 else None,
     )
     value = advantages(scores, rule)
     if turns == 1:
@@ -211,19 +240,16 @@ def _group_mean(s: Scores) -> Tensor:
     return (s.rewards_PG * s.valid_PG).sum(dim=1, keepdim=True) / count_P1
 
 
-def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum() / weights.sum().clamp(min=1)
-
-
 def _standardized_over(values_PG: Tensor, weights_PG: Tensor, *, eps: float, ddof: int) -> Tensor:
     """Return (value - mean) / (std + eps), with mean and std weighted by `weights_PG`."""
-    shifted_PG = values_PG - _mean(values_PG, weights_PG)
-    std = _std(values_PG, weights_PG, ddof)
+    mean, std = mean_and_std(values_PG, weights_PG, ddof)
+    shifted_PG = values_PG - mean
     varies = std > 0  # std is 0 if only one member has a weight
     return torch.where(varies, shifted_PG / (torch.where(varies, std, 1.0) + eps), 0.0)
 
 
-def _std(values: Tensor, weights: Tensor, ddof: int) -> Tensor:
-    """Return the weighted standard deviation."""
-    squares = ((values - _mean(values, weights)).square() * weights).sum()
-    return (squares / (weights.sum() - ddof).clamp(min=1)).sqrt()
+def mean_and_std(values: Tensor, weights: Tensor, ddof: int) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean and standard deviation."""
+    mean = (values * weights).sum() / weights.sum().clamp(min=1)
+    squares = ((values - mean).square() * weights).sum()
+    return mean, (squares / (weights.sum() - ddof).clamp(min=1)).sqrt()

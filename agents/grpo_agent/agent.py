@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from statistics import fmean
 from typing import Any, ClassVar
 
@@ -13,8 +14,9 @@ from grpo_agent.advantages import Episodes, per_member, per_token, turn_advantag
 from grpo_agent.config import GrpoConfig
 from grpo_agent.distillation import taught, teacher_gap
 from grpo_agent.mechanisms import ADVANTAGE, resolve
-from grpo_agent.part_batch import collate_parts
+from grpo_agent.part_batch import collate_parts, part_names
 from grpo_agent.policy_gradient import PolicyGradientAgent
+from grpo_agent.rule_terms import rule_terms
 from grpo_agent.shaping import kl_penalty, overlong_penalty
 from grpo_agent.step import Step
 from grpo_agent.turn_batch import TurnBatch, collate_turns
@@ -48,6 +50,16 @@ class GrpoAgent(PolicyGradientAgent):
             metrics["group/turns_flat"] = fmean(flat)
         return Update(metrics, shown)
 
+    def formulas(self) -> dict[str, tuple[str, Callable[..., Any]]]:
+        """Return the choices behind the advantages by key: their names, and what computes them."""
+        name = self.rule.said.partition("=")[2]
+        found: dict[str, tuple[str, Callable[..., Any]]]
+        found = {"agent.advantage.name": (name, self.rule.function)}
+        if self.cfg.teacher:
+            weights = {n: getattr(self.cfg, n) for n in ("teacher_weight", "reward_weight")}
+            found["agent.teacher"] = (self.cfg.teacher, partial(taught, **weights))
+        return found
+
     def _step_of(
         self, groups: Sequence[Group], batch: Batch, parts: Sequence[Tensor]
     ) -> tuple[Step, Tensor]:
@@ -61,23 +73,16 @@ class GrpoAgent(PolicyGradientAgent):
         if ref_logps_BT is not None and self.cfg.loss.kl_in == "reward":
             turns.rewards_BK.sub_(self._kl_penalty(batch, ref_logps_BT, own_B, turns))
         self.term_log.compared(turns.rewards_BK)
-        of_groups = (len(groups), -1)
-        parts_PGN, weights_PGN = collate_parts(groups, turns.rewards_BK)
-        episodes = Episodes(
-            rewards_PGK=turns.rewards_BK.unflatten(0, of_groups),
-            taken_PGK=turns.taken_BK.unflatten(0, of_groups),
-            valid_PG=self._valid(groups, truncated_B).view(of_groups),
-            mask_PGT=counted_BT.unflatten(0, of_groups),
-            turn_PGT=turns.turn_BT.unflatten(0, of_groups),
-            parts_PGN=parts_PGN,
-            weights_PGN=weights_PGN,
-        )
+        episodes = self._episodes(groups, turns, truncated_B, counted_BT)
         value = turn_advantages(episodes, self.rule, self.cfg.advantage)
+        self._note(episodes, groups)
+        noted = {"turn": turns.turn_BT} if self.cfg.advantage.turns != EPISODE else {}
         metrics: dict[str, float] = {}
         if self.teacher is not None:
-            logps_BT = self.learner.logps_of(self.teacher, batch, own_B)
-            gap_BT = teacher_gap(batch, self._everyones(logps_BT, own_B)) * counted_BT
+            logps_BT = self._everyones(self.learner.logps_of(self.teacher, batch, own_B), own_B)
+            gap_BT = teacher_gap(batch, logps_BT) * counted_BT
             metrics["policy/teacher_kl"] = (-gap_BT.sum() / counted_BT.sum().clamp(min=1)).item()
+            noted |= {"teacher": logps_BT, "of rewards": per_token(value, episodes.mask_PGT)}
             value = taught(value, gap_BT, episodes.mask_PGT, self.cfg)
         step = Step(
             batch=batch,
@@ -86,8 +91,27 @@ class GrpoAgent(PolicyGradientAgent):
             old_logps_BT=self.learner.logps(batch, later) if later else None,
             advantages_BT=per_token(value, episodes.mask_PGT),
             metrics=metrics,
+            noted=noted if self.term_log.notes else {},
         )
         return step, per_member(value, episodes.mask_PGT)
+
+    def _episodes(
+        self, groups: Sequence[Group], turns: TurnBatch, truncated_B: Tensor, counted_BT: Tensor
+    ) -> Episodes:
+        of_groups = (len(groups), -1)
+        return Episodes(
+            rewards_PGK=turns.rewards_BK.unflatten(0, of_groups),
+            taken_PGK=turns.taken_BK.unflatten(0, of_groups),
+            valid_PG=self._valid(groups, truncated_B).view(of_groups),
+            mask_PGT=counted_BT.unflatten(0, of_groups),
+            turn_PGT=turns.turn_BT.unflatten(0, of_groups),
+            parts=cache(partial(collate_parts, groups, turns.rewards_BK)),
+        )
+
+    def _note(self, episodes: Episodes, groups: Sequence[Group]) -> None:
+        if self.term_log.notes:
+            terms = rule_terms(episodes, self.cfg.advantage, part_names(groups))
+            self.term_log.on_the_way(*terms)
 
     def _turns(self, groups: Sequence[Group], batch: Batch, truncated_B: Tensor) -> TurnBatch:
         """Return the turns of all members; the length penalty is subtracted from their rewards."""

@@ -45,28 +45,6 @@ class LossConfig:
     """The objective's upper bound of a ratio is 1 + clip_high. Or a schedule."""
     dual_clip: float | None = None
     """clipped: where the advantage is negative, the loss is at most dual_clip * -A (3 is usual)."""
-    cispo_cap: float = 5.0
-    """cispo: the largest ratio (absolute: 1 is an unchanged policy)."""
-    sapo_tau_positive: float = 1.0
-    """sapo: temperature of the gate where the advantage is positive."""
-    sapo_tau_negative: float = 1.05
-    """sapo: temperature of the gate where the advantage is 0 or negative."""
-    vespo_k_positive: float = 2.0
-    """vespo: power of the completion's ratio where the advantage is not negative."""
-    vespo_lambda_positive: float = 3.0
-    """vespo: how fast the weight falls with the ratio, where the advantage is not negative."""
-    vespo_k_negative: float = 3.0
-    """vespo: vespo_k_positive where the advantage is negative."""
-    vespo_lambda_negative: float = 2.0
-    """vespo: vespo_lambda_positive where the advantage is negative."""
-    cov_share: float = 2e-4
-    """clip_cov, kl_cov: share of an update's tokens that are selected, at least one token."""
-    cov_low: float = 1.0
-    """clip_cov: a selected token has a covariance above this."""
-    cov_high: float = 5.0
-    """clip_cov: a selected token has a covariance below this."""
-    cov_kl: float = 1.0
-    """kl_cov: weight of the penalty on |log ratio| at the selected tokens."""
     top_entropy: float = 1.0
     """Share of an update's tokens at which the objective counts: those of the highest entropy
     before the step (0.2 in "Beyond the 80/20 rule"). A share below 1 costs one more forward
@@ -100,7 +78,13 @@ class LossConfig:
     """The largest weight: truncate lowers larger weights to the cap; the masks set weights above
     the cap or below its inverse to 0."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of an objective from another package."""
+    """Numbers of the objective. cispo: cap (5; the largest ratio, absolute: 1 is an unchanged
+    policy). sapo: tau_positive, tau_negative (1, 1.05; temperature of the gate, by the sign of the
+    advantage). vespo: k_positive, lambda_positive (2, 3), k_negative, lambda_negative (3, 2; power
+    of the completion's ratio, and how fast the weight falls with it). clip_cov: share (2e-4; of an
+    update's tokens that are selected, at least one token), low, high (1, 5; bounds of the
+    covariance of a selected token). kl_cov: share, penalty (1; weight of |log ratio| at the
+    selected tokens). An objective of another package: its keyword arguments."""
 
     def __post_init__(self) -> None:
         """Check names, ranges and combinations."""
@@ -115,9 +99,6 @@ class LossConfig:
             setattr(self, name, value)
         dual = self.dual_clip
         require(dual is None or dual > 1, "agent.loss.dual_clip", dual, "above 1, or null")
-        require(self.cispo_cap >= 1, "agent.loss.cispo_cap", self.cispo_cap, "1 or more: absolute")
-        for name in ("sapo_tau_positive", "sapo_tau_negative"):
-            require(getattr(self, name) > 0, f"agent.loss.{name}", getattr(self, name), "above 0")
         require_one_of("agent.loss.correction", self.correction, CORRECTIONS)
         cap = self.correction_cap
         require(cap >= 1, "agent.loss.correction_cap", cap, "1 or more")

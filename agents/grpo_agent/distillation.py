@@ -31,7 +31,9 @@ def teacher_gap(batch: Batch, teacher_logps_BT: Tensor) -> Tensor:
 
 
 def taught(value: Tensor, gap_BT: Tensor, mask_PGT: Tensor, cfg: GrpoConfig) -> Tensor:
-    """Return the weighted sum (P, G, T) of the advantages from rewards and from the teacher.
+    """A = reward_weight A_rewards + teacher_weight log(teacher / sampled), the log within +-20.
+
+    Returns (P, G, T).
 
     Args:
         value: Advantages from rewards: (P, G) or (P, G, T).

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 from grpo_envs.config.scheduled import is_schedule, shown
-from grpo_envs.errors import ConfigError, require
+from grpo_envs.errors import ConfigError, UnknownName, nearest, require
 
 if TYPE_CHECKING:
     from grpo_agent.config import LossConfig
@@ -14,6 +17,69 @@ OFF_POLICY = ("dppo_tv", "dppo_kl", "vespo")
 """Objectives with the ratio to the policy that sampled: they need no correction."""
 OWN_RATIO = ("gmpo", *OFF_POLICY)
 """Objectives that compute a ratio of their own."""
+_AT = "agent.loss.options"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A number that one objective has."""
+
+    default: float
+    allowed: str = "above 0"
+    low: float = 0.0
+    high: float = inf
+    whole: bool = False
+    """Whether `low` itself is allowed."""
+
+    def holds(self, value: object) -> bool:
+        """Return whether a value is a number in the range."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return self.low < value <= self.high or (self.whole and value == self.low)
+
+
+_SHARE = Option(2e-4, "above 0, up to 1", high=1.0)
+OPTIONS: Mapping[str, Mapping[str, Option]] = {
+    "cispo": {"cap": Option(5.0, "1 or more: absolute", low=1.0, whole=True)},
+    "sapo": {"tau_positive": Option(1.0), "tau_negative": Option(1.05)},
+    "clip_cov": {
+        "share": _SHARE,
+        "low": Option(1.0, "a number below high", low=-inf),
+        "high": Option(5.0, "a number above low", low=-inf),
+    },
+    "kl_cov": {"share": _SHARE, "penalty": Option(1.0, "0 or more", whole=True)},
+    "vespo": {
+        "k_positive": Option(2.0),
+        "lambda_positive": Option(3.0),
+        "k_negative": Option(3.0),
+        "lambda_negative": Option(2.0),
+    },
+}
+"""The options of our own objectives, below `agent.loss.options`."""
+
+
+def options_of(cfg: LossConfig) -> dict[str, float]:
+    """Return the options of one of our own objectives, with defaults where none is given."""
+    return {
+        name: float(cfg.options.get(name, option.default))
+        for name, option in OPTIONS[cfg.objective].items()
+    }
+
+
+def _check_own(cfg: LossConfig) -> None:
+    """Refuse options that one of our objectives does not have, and values out of range."""
+    known = OPTIONS.get(cfg.objective)
+    if known is None:
+        return
+    for name, value in cfg.options.items():
+        if name not in known:
+            allowed = ", ".join(f"{_AT}.{each}" for each in known)
+            raise UnknownName(f"no {_AT}.{name}. Allowed: {allowed}.{nearest(name, known)}")
+        require(known[name].holds(value), f"{_AT}.{name}", value, known[name].allowed)
+    values = options_of(cfg)
+    if "low" in known:
+        low, high = values["low"], values["high"]
+        require(low < high, f"{_AT}.low", f"{low:g}", f"below high={high:g}")
 
 
 def check_options(cfg: LossConfig) -> None:
@@ -22,16 +88,9 @@ def check_options(cfg: LossConfig) -> None:
     Raises:
         ConfigError: one line that names the keys, the values and what is allowed.
     """
-    for name in ("positive", "negative"):
-        for sign in ("vespo_k_", "vespo_lambda_"):
-            key = f"{sign}{name}"
-            require(getattr(cfg, key) > 0, f"agent.loss.{key}", getattr(cfg, key), "above 0")
-    for key in ("cov_share", "top_entropy"):
-        share = getattr(cfg, key)
-        require(0 < share <= 1, f"agent.loss.{key}", share, "above 0, up to 1")
-    low, high = cfg.cov_low, cfg.cov_high
-    require(low < high, "agent.loss.cov_low", low, f"below cov_high={high:g}")
-    require(cfg.cov_kl >= 0, "agent.loss.cov_kl", cfg.cov_kl, "0 or more")
+    _check_own(cfg)
+    share = cfg.top_entropy
+    require(0 < share <= 1, "agent.loss.top_entropy", share, "above 0, up to 1")
     require(cfg.entropy_step > 0, "agent.loss.entropy_step", cfg.entropy_step, "above 0")
     target, most = cfg.entropy_target, cfg.entropy_max
     require(target is None or target > 0, "agent.loss.entropy_target", target, "above 0, or null")

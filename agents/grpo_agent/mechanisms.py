@@ -15,6 +15,7 @@ from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grpo_agent.loss_options import OPTIONS, options_of
 from grpo_envs.env.installed import (
     ADVANTAGES,
     OBJECTIVES,
@@ -97,7 +98,7 @@ def require_known(kind: Kind, name: str) -> None:
 def check(kind: Kind, cfg: AdvantageConfig | LossConfig) -> None:
     """Refuse a function that cannot be imported, and options that it does not have.
 
-    Functions of grpo_agent have no options and are not imported, because they import torch.
+    Functions of grpo_agent are not imported, because they import torch; see `OPTIONS`.
 
     Raises:
         ConfigError: an option is unknown, missing or of another type.
@@ -106,7 +107,8 @@ def check(kind: Kind, cfg: AdvantageConfig | LossConfig) -> None:
     name = getattr(cfg, kind.selector)
     values = _registered(kind.group, tuple(sys.path)).get(name, ())
     if values and all(value.startswith("grpo_agent.") for value in values):
-        _require_none(kind, name, cfg.options)
+        if not _is_ours(kind, name):  # whose options the configuration has checked itself
+            _require_none(kind, name, cfg.options)
     else:
         resolve(kind, cfg)
 
@@ -126,14 +128,23 @@ def resolve(kind: Kind, cfg: AdvantageConfig | LossConfig) -> Mechanism:
         raise UnknownName(f"no {kind.table}.options.{key}. Allowed: {kind.table}.{key}.")
     filled = [p for p in parameters if p.name in own and p.kind is not p.VAR_KEYWORD]
     optional = [p for p in parameters if p not in filled]
-    if not optional:
-        _require_none(kind, name, cfg.options)
+    options: dict[str, Any] = cfg.options
+    if _is_ours(kind, name):  # some are the agent's, which chooses tokens by them
+        asked = {p.name for p in optional}
+        options = {key: value for key, value in options_of(cfg).items() if key in asked}
+    elif not optional:
+        _require_none(kind, name, options)
     prefix = f"{kind.table}.options."
-    check_keywords(_Taking(optional), cfg.options, prefix)
-    check_values(_Taking(optional), cfg.options, prefix)
+    check_keywords(_Taking(optional), options, prefix)
+    check_values(_Taking(optional), options, prefix)
     values = {p.name: getattr(cfg, p.name) for p in filled}
     check_values(_Taking(filled), values, f"{kind.table}.")
-    return Mechanism(said, partial(function, **values, **cfg.options))
+    return Mechanism(said, partial(function, **values, **options))
+
+
+def _is_ours(kind: Kind, name: str) -> bool:
+    """Return whether the name is of one of our own objectives that has options."""
+    return kind is OBJECTIVE and name in OPTIONS
 
 
 @cache

@@ -13,6 +13,12 @@ from torch import Tensor
 from grpo_envs.types import Group
 
 
+def part_names(groups: Sequence[Group]) -> list[str]:
+    """Return the names of the parts of all rewards, in order."""
+    rewards = (reward for group in groups for reward in group.rewards)
+    return sorted({name for reward in rewards for name in reward.parts})
+
+
 def collate_parts(groups: Sequence[Group], like: Tensor) -> tuple[Tensor, Tensor]:
     """Return the parts of all rewards and their weights, both (P, G, N), sorted by name.
 
@@ -23,7 +29,7 @@ def collate_parts(groups: Sequence[Group], like: Tensor) -> tuple[Tensor, Tensor
         like: Has the dtype and device of the result.
     """
     rewards = [group.rewards for group in groups]
-    names = sorted({name for row in rewards for reward in row for name in reward.parts})
+    names = part_names(groups)
     parts = [
         [[reward.parts.get(name, nan) if reward.valid else nan for name in names] for reward in row]
         for row in rewards

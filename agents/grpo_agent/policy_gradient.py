@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -94,6 +94,10 @@ class PolicyGradientAgent(ABC):
             sync_reference_decay=cfg.sync_reference_decay,
             memory_keys=cfg.memory_keys,
         )
+
+    def formulas(self) -> dict[str, tuple[str, Callable[..., Any]]]:
+        """Return the choices behind the advantages by key: their names, and what computes them."""
+        return {}
 
     def describe(self) -> str:
         """Return the agent's most important numbers for the first line of the log."""
@@ -237,7 +241,8 @@ class PolicyGradientAgent(ABC):
             values["policy/entropy"] = scored.entropy_BT.detach()
             if on_policy:
                 values["policy/sample_gap"] = (logps_BT.detach() - batch.sampled_logps_BT).abs()
-            self.term_log.take(update, scored, inputs, values)
+            noted = {name: value[rows_B, columns] for name, value in step.noted.items()}
+            self.term_log.take(update, scored, inputs, values | noted)
             return total, values
 
         return loss

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from grpo_agent.config import LossConfig
+from grpo_agent.loss_options import options_of
 from grpo_agent.step import Step
 from grpo_envs.seeding import seed_for
 from grpo_policy.batch import Batch
@@ -26,12 +27,14 @@ def singled_out(step: Step, cfg: LossConfig, number: int) -> Tensor | None:
     """
     if cfg.objective not in ("clip_cov", "kl_cov"):
         return None
+    options = options_of(cfg)
     logps_BT = step.batch.sampled_logps_BT.to(step.advantages_BT)
     covariance_BT = covariance(logps_BT, step.advantages_BT, step.counted_BT)
     if cfg.objective == "kl_cov":
-        return highest(covariance_BT, step.counted_BT, cfg.cov_share)
-    within_BT = step.counted_BT & (covariance_BT > cfg.cov_low) & (covariance_BT < cfg.cov_high)
-    tokens = int(cfg.cov_share * step.counted_BT.sum().item())
+        return highest(covariance_BT, step.counted_BT, options["share"])
+    low, high = options["low"], options["high"]
+    within_BT = step.counted_BT & (covariance_BT > low) & (covariance_BT < high)
+    tokens = int(options["share"] * step.counted_BT.sum().item())
     drawn_BT = noise(step.batch, number).to(covariance_BT)
     share = max(1, tokens) / max(1, within_BT.sum().item())
     return highest(drawn_BT, within_BT, min(1.0, share))

@@ -27,6 +27,8 @@ class Step:
     """Entropy of the policy before the step; None where no loss needs it."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Metrics that are known before the updates of the step."""
+    noted: Mapping[str, Tensor] = field(default_factory=dict)
+    """Further values of each token (B, T) that `grpo_envs.explain` shows, by name."""
 
     def rows(self, index: Tensor) -> Self:
         """Return some rows, cut to the longest of them."""
@@ -36,7 +38,8 @@ class Step:
         cut: dict[str, Any] = {
             n: v[index, :tokens] for n, v in values.items() if isinstance(v, Tensor)
         }
-        return replace(self, batch=batch, **cut)
+        noted = {name: value[index, :tokens] for name, value in self.noted.items()}
+        return replace(self, batch=batch, noted=noted, **cut)
 
 
 def minibatches(batch: Batch, groups: int, parts: int) -> list[Tensor]:

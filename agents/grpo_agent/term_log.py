@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -15,7 +16,6 @@ from grpo_agent.losses.aggregation import AGGREGATES
 from grpo_agent.losses.corrections import CORRECTIONS
 from grpo_agent.losses.kl import KLS
 from grpo_agent.losses.ratios import RATIOS
-from grpo_agent.mechanisms import Mechanism
 from grpo_policy.updates import Scored
 
 if TYPE_CHECKING:
@@ -37,8 +37,11 @@ class TermLog:
         """By group, member and update. An update that is repeated after it ran out of memory
         replaces its rows."""
         self._compared: list[list[float]] = []
+        self._of_members: dict[str, list[float]] = {}
+        self._of_step: dict[str, float] = {}
         self._size = 1
-        self._updates = 0
+        self.update = 0
+        """The number of the update that began last, from 1."""
 
     @property
     def formulas(self) -> dict[str, str]:
@@ -49,10 +52,7 @@ class TermLog:
             "agent.loss.objective": (cfg.objective, self._agent.objective.function),
             "agent.loss.aggregate": (cfg.aggregate, AGGREGATES[cfg.aggregate]),
         }
-        rule = getattr(self._agent, "rule", None)
-        if isinstance(rule, Mechanism):
-            name = rule.said.partition("=")[2]
-            named = {"agent.advantage.name": (name, rule.function), **named}
+        named = {**self._agent.formulas(), **named}
         if cfg.beta:
             named["agent.loss.kl"] = (cfg.kl, KLS[cfg.kl])
         if cfg.correction in CORRECTIONS:
@@ -64,17 +64,33 @@ class TermLog:
         count = min(self._agent.cfg.log_tokens, groups)
         self._noted = {number * groups // count for number in range(count)}
         self._rows, self._compared = {}, []
-        self._size, self._updates = group_size, 0
+        self._of_members, self._of_step = {}, {}
+        self._size, self.update = group_size, 0
 
     def compared(self, rewards_BK: Tensor) -> None:
         """Take the rewards of turns (B, K), after the length and KL penalties are subtracted."""
         if self._noted:
             self._compared = rewards_BK.tolist()
 
+    @property
+    def notes(self) -> bool:
+        """Whether anything is noted of this step."""
+        return bool(self._noted)
+
+    def on_the_way(self, of_members: Mapping[str, Tensor], of_step: Mapping[str, float]) -> None:
+        """Take what the advantages of a step are made of.
+
+        Args:
+            of_members: A number for each completion of the step (B), by what it is.
+            of_step: A number of the whole step, by what it is.
+        """
+        self._of_members = {name: value.tolist() for name, value in of_members.items()}
+        self._of_step = dict(of_step)
+
     def next_update(self) -> int:
         """Return the number of the update that begins, from 1."""
-        self._updates += 1
-        return self._updates
+        self.update += 1
+        return self.update
 
     def take(
         self, update: int, scored: Scored, x: LossInputs, values: Mapping[str, Tensor]
@@ -85,14 +101,9 @@ class TermLog:
             update: The number of the update, from 1.
             scored: The rows; an update has whole groups, one after another.
             x: The inputs of the loss.
-            values: The values of the loss at each token (B, T), by the name of the metric.
+            values: The values of the loss at each token (B, T), by the name of the metric, and the
+                noted ones.
         """
-        if not self._noted:
-            return
-        groups = scored.batch.groups_B.tolist()
-        places = [place for place, group in enumerate(groups) if group in self._noted]
-        if not places:
-            return
         columns = {
             "old": x.old_logps_BT,
             "new": x.logps_BT,
@@ -101,17 +112,28 @@ class TermLog:
             "ratio": RATIOS[self._agent.cfg.loss.ratio](x),
             "advantage": x.advantages_BT,
             "weight": x.weights_BT,
+            "apart": x.singled_BT,
+            "fork": x.forks_BT,
             **{name: value for name, value in values.items() if name not in _INTERNAL},
         }
-        terms = {name: value.detach() for name, value in columns.items() if value is not None}
-        rows = scored.rows_B.tolist()
-        for place in places:
-            mask_T = x.mask_BT[place]
+        self.add(update, scored, {n: value for n, value in columns.items() if value is not None})
+
+    def add(self, update: int, scored: Scored, terms: Mapping[str, Tensor]) -> None:
+        """Take more terms (B, T) of some rows of an update, by name."""
+        if not self._noted:
+            return
+        groups, rows = scored.batch.groups_B.tolist(), scored.rows_B.tolist()
+        for place, group in enumerate(groups):
+            if group not in self._noted:
+                continue
+            mask_T = scored.batch.mask_BT[place]
             tokens = scored.batch.token_ids_BT[place][mask_T].tolist()
-            self._rows[groups[place], rows[place] % self._size, update] = {
-                "tokens": [self._agent.policy.chat.text((token,)) for token in tokens],
-                "terms": {name: value[place][mask_T].tolist() for name, value in terms.items()},
-            }
+            new = {"tokens": [self._agent.policy.chat.text((token,)) for token in tokens]}
+            row = self._rows.setdefault(
+                (group, rows[place] % self._size, update), {**new, "terms": {}}
+            )
+            for name, value in terms.items():
+                row["terms"][name] = value.detach()[place][mask_T].to(torch.float64).tolist()
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of the last step from all processes, by group, member and update."""
@@ -122,8 +144,13 @@ class TermLog:
         noted = []
         for (group, member, update), row in sorted(found, key=lambda item: item[0]):
             key: dict[str, Any] = {"group": group, "member": member, "update": update}
+            place = group * self._size + member
             if self._compared:
-                key["compared"] = self._compared[group * self._size + member]
+                key["compared"] = self._compared[place]
+            if self._of_members:
+                key["of_member"] = {name: x[place] for name, x in self._of_members.items()}
+            if self._of_step:
+                key["of_step"] = self._of_step
             noted.append({**key, **row})
         return noted
 

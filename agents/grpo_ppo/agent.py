@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +23,7 @@ from grpo_policy.samplers import Decoding
 from grpo_policy.value_head import add_value_head, load_value_head, value_head_weights
 from grpo_ppo.config import PpoConfig
 from grpo_ppo.critic import Critic
-from grpo_ppo.gae import advantages, token_rewards, whitened
+from grpo_ppo.gae import advantages, mean_and_std, token_rewards, whitened
 from grpo_ppo.value_loss import explained_variance, value_loss
 
 _FASTER = 10.0
@@ -86,6 +87,17 @@ class PpoAgent(PolicyGradientAgent):
             sync_reference_every=0,
         )
 
+    def formulas(self) -> dict[str, tuple[str, Callable[..., Any]]]:
+        """Return the choices behind the advantages by key: their names, and what computes them."""
+        cfg = self.cfg
+        found: dict[str, tuple[str, Callable[..., Any]]] = {}
+        if cfg.reference and cfg.loss.kl_in == "reward":
+            found["agent.loss.kl_in"] = ("reward", token_rewards)
+        found["agent.lam"] = (f"{cfg.lam:g}", partial(advantages, gamma=cfg.gamma, lam=cfg.lam))
+        if cfg.whiten:
+            found["agent.whiten"] = ("true", whitened)
+        return found | {"agent.critic.clip": (f"{cfg.critic.clip}", value_loss)}
+
     def describe(self) -> str:
         """Return the agent's most important numbers for the first line of the log."""
         body, lr = self.cfg.critic.body, self.learner.settings.head_lr
@@ -111,6 +123,10 @@ class PpoAgent(PolicyGradientAgent):
         )
         counts_BT = counted_BT & taught_BT
         advantages_BT = whitened(raw_BT, counts_BT) if self.cfg.whiten else raw_BT * counts_BT
+        if self.cfg.whiten and self.term_log.notes:
+            mean, std = (x.item() for x in mean_and_std(raw_BT, counts_BT))
+            self.term_log.on_the_way({}, {"mean of A over tokens": mean, "std of A": std})
+        returns_BT = raw_BT + values_BT
         step = PpoStep(
             batch=batch,
             counted_BT=counted_BT,
@@ -118,8 +134,9 @@ class PpoAgent(PolicyGradientAgent):
             old_logps_BT=old_logps_BT,
             advantages_BT=advantages_BT,
             old_values_BT=values_BT,
-            returns_BT=raw_BT + values_BT,
+            returns_BT=returns_BT,
             taught_BT=taught_BT,
+            noted=_shown(rewards_BT, values_BT, raw_BT, returns_BT) if self.term_log.notes else {},
         )
         shape = (len(groups), -1)
         mean_PG = per_member(advantages_BT.unflatten(0, shape), counted_BT.unflatten(0, shape))
@@ -157,7 +174,9 @@ class PpoAgent(PolicyGradientAgent):
         metrics = super()._learn(step, parts)
         if self.critic is not None:
             rows = [step.rows(rows_B) for _ in range(self.cfg.epochs) for rows_B in parts]
-            found = self.critic.learn((part.batch, self._value_loss(part)) for part in rows)
+            found = self.critic.learn(
+                (part.batch, self._value_loss(part, update)) for update, part in enumerate(rows, 1)
+            )
             named = {name: found[f"optim/{name}"] for name in ("lr", "grad_norm", "skipped")}
             metrics |= {f"critic/{name}": value for name, value in named.items()}
             metrics |= {name: value for name, value in found.items() if name.startswith("critic/")}
@@ -172,9 +191,11 @@ class PpoAgent(PolicyGradientAgent):
         """Return the loss of one update; with a shared body the critic's is part of it."""
         assert isinstance(step, PpoStep)
         loss = super()._loss_of(step, on_policy=on_policy)
-        return loss if self.critic is not None else _added(loss, self._value_loss(step))
+        if self.critic is not None:
+            return loss
+        return _added(loss, self._value_loss(step, self.term_log.update))
 
-    def _value_loss(self, step: PpoStep) -> RowLoss:
+    def _value_loss(self, step: PpoStep, update: int) -> RowLoss:
         """Return the value loss of one update, a mean over its tokens, for any of its rows."""
         tokens = max(step.taught_BT.sum().item(), 1)
         cfg = self.cfg.critic
@@ -188,6 +209,7 @@ class PpoAgent(PolicyGradientAgent):
             taught_BT = step.taught_BT[place]
             loss_BT = loss_BT * taught_BT
             values = {"critic/loss": loss_BT.detach(), "critic/clipped": clipped_BT * taught_BT}
+            self.term_log.add(update, scored, {"value new": scored.values_BT, **values})
             return cfg.coef * loss_BT.sum() / tokens, values
 
         return loss
@@ -212,6 +234,11 @@ class PpoAgent(PolicyGradientAgent):
         assert isinstance(critic, Critic)
         critic.load_weights(weights)
         self.critic.load_state_dict(state["critic"]["learner"])
+
+
+def _shown(*values_BT: Tensor) -> dict[str, Tensor]:
+    """Return rewards, values, advantages before whitening and returns, as `explain` names them."""
+    return dict(zip(("reward", "value", "gae", "return"), values_BT, strict=True))
 
 
 def _added(one: RowLoss, other: RowLoss) -> RowLoss:

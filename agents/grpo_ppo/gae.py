@@ -11,7 +11,7 @@ _LEAST = 1e-8
 
 
 def token_rewards(rewards_B: Tensor, kl_BT: Tensor | None, mask_BT: Tensor) -> Tensor:
-    """Return r_t = -beta KL_t, plus the completion's reward at its last token.
+    """r_t = -beta KL_t, and at the completion's last token the reward of all of it, too.
 
     (InstructGPT, arXiv 2203.02155, eq. 2; per token as in arXiv 1909.08593, section 2.)
 
@@ -31,7 +31,7 @@ def token_rewards(rewards_B: Tensor, kl_BT: Tensor | None, mask_BT: Tensor) -> T
 def advantages(
     rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float
 ) -> Tensor:
-    """Return A_t = sum_k (gamma lambda)^k delta_{t+k}, delta_t = r_t + gamma V_{t+1} - V_t.
+    """A_t = sum_k (gamma lambda)^k delta_{t+k}, delta_t = r_t + gamma V_{t+1} - V_t.
 
     Generalised advantage estimation (Schulman et al., arXiv 1506.02438, eq. 16). Time steps are the
     policy's own tokens; the environment's replies between turns are skipped. The value after the
@@ -57,12 +57,17 @@ def advantages(
 
 
 def whitened(advantages_BT: Tensor, counted_BT: Tensor) -> Tensor:
-    """Return advantages with mean 0 and std 1 over the tokens that count, 0 at other tokens.
+    """(A - mean) / (std + 1e-8), mean and std over the tokens that count, where alone it is not 0.
 
     (Engstrom et al., arXiv 2005.12729, section 3.) The std is the population's. If all advantages
     are equal, the result is 0.
     """
+    mean, std = mean_and_std(advantages_BT, counted_BT)
+    return (advantages_BT - mean) * counted_BT / (std + _LEAST)
+
+
+def mean_and_std(advantages_BT: Tensor, counted_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the population's std over the tokens that count."""
     tokens = counted_BT.sum().clamp(min=1)
-    centered_BT = (advantages_BT - (advantages_BT * counted_BT).sum() / tokens) * counted_BT
-    std = (centered_BT.square().sum() / tokens).sqrt()
-    return centered_BT / (std + _LEAST)
+    mean = (advantages_BT * counted_BT).sum() / tokens
+    return mean, (((advantages_BT - mean) * counted_BT).square().sum() / tokens).sqrt()

@@ -7,7 +7,7 @@ from torch import Tensor
 def value_loss(
     values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, clip: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Return 1/2 max((V - R)^2, (V_clip - R)^2) of each token, and 1 where the clip is active.
+    """1/2 max((V - R)^2, (V_clip - R)^2) of each token; and 1 where the clip decides.
 
     V_clip = V_old + clip(V - V_old, -c, c): a value that has moved by more than c towards its
     return has no gradient (PPO's code, arXiv 2005.12729, eq. 3). Without c the loss is

@@ -63,7 +63,7 @@ def page(runs: Sequence[Record], *, bundle: str = "", live: Live | None = None) 
         style=(_HERE / "style.css").read_text(encoding="utf-8"),
         summary="".join(summary(runs, names)),
         figures="".join(_FIGURE.format(escape(title)) for title, _ in drawn),
-        held_out="".join(_detailed(runs[0]) if len(runs) == 1 else _compared(runs)),
+        held_out="".join(detailed(runs, live=live is not None)),
         extent=escape(extent),
         config="".join(configurations(runs, names)),
         version=live.version if live else "",
@@ -136,10 +136,13 @@ def _evaluations(run: Record) -> str:
     return table([head, *rows])
 
 
-def _detailed(run: Record) -> Iterator[str]:
-    """Yield the held-out answers of a run, and the terms of a group's loss."""
-    yield from held_out(run)
-    yield from explained(run)
+def detailed(runs: Sequence[Record], *, live: bool = False) -> Iterator[str]:
+    """Yield the held-out answers of a run, and the terms of a group's loss; compare several."""
+    if len(runs) > 1:
+        yield from _compared(runs)
+        return
+    yield from held_out(runs[0])
+    yield from explained(runs[0], live=live)
 
 
 def _compared(runs: Sequence[Record]) -> Iterator[str]:

@@ -12,10 +12,9 @@ from threading import Lock
 from typing import Any
 
 from grpo_envs.errors import ConfigError
-from grpo_envs.report.answers import held_out
 from grpo_envs.report.charts import charts
 from grpo_envs.report.completions import about_runs, contexts, small
-from grpo_envs.report.page import Live, names_of, page, reached, summary
+from grpo_envs.report.page import Live, detailed, names_of, page, reached, summary
 from grpo_envs.runs.folder import RunFolder
 from grpo_envs.runs.record import Record, state_of
 
@@ -190,7 +189,7 @@ class Watched:
             ],
             "html": {
                 "summary": "".join(summary(self._runs, names)),
-                "held-out": "".join(held_out(self._runs[0])) if len(names) == 1 else "",
+                "held-out": "".join(detailed(self._runs, live=True)),
                 "extent": f"{total:,} completions so far.",
             },
         }

@@ -19,18 +19,43 @@ from grpo_envs.runtime.terminal import one_line
 
 _RULE, _DDOF = "agent.advantage.name", "agent.advantage.ddof"
 _COLUMNS = {
+    "turn": "turn",
+    "sampled": "log p sampled",
     "old": "log p old",
     "new": "log p new",
     "reference": "log p ref",
+    "teacher": "log p teacher",
     "ratio": "ratio",
     "loss/clipped": "clipped",
+    "apart": "apart",
+    "fork": "fork",
     "loss/kl": "KL",
+    "policy/entropy": "entropy",
     "policy/correction": "correction",
+    "reward": "reward",
+    "value": "V old",
+    "gae": "A",
+    "return": "return",
+    "of rewards": "A rewards",
     "advantage": "advantage",
     "loss/policy": "loss",
     "weight": "weight",
+    "value new": "V new",
+    "critic/loss": "V loss",
+    "critic/clipped": "V clipped",
 }
 """Columns of the table of tokens, by the name of the term."""
+_MEANT = {
+    "apart": "apart: 1 where the objective treats the token apart",
+    "fork": "fork: 1 where the objective counts, at the tokens of the highest entropy",
+    "reward": "reward: r_t of the token; V old: the value of the state before it, before the step; "
+    "A: the advantage before it is whitened; return: A + V old",
+    "value new": "V new: the value in this update; V loss: before agent.critic.coef and the mean",
+    "of rewards": "A rewards: the advantage without the teacher",
+}
+"""What columns mean whose titles do not say it, by the name of the term."""
+_OF_TOKENS = ("agent.loss.", "agent.critic.")
+"""Keys whose formulas are about single tokens; the others are about advantages."""
 _ROUNDING = 1e-5
 """Rewards are compared in float32."""
 
@@ -95,9 +120,9 @@ def _shown(steps: Sequence[int]) -> str:
     return f"{steps[0]} to {steps[-1]}" if whole else ", ".join(map(str, steps))
 
 
-def last_noted(run: Record) -> Place | None:
-    """Return the last group with recorded tokens, which a report explains."""
-    noted = _noted(run)
+def last_noted(run: Record, before: int | None = None) -> Place | None:
+    """Return the last group with recorded tokens, before the step if one is given."""
+    noted = [row for row in _noted(run) if before is None or row["step"] < before]
     return Place(step=noted[-1]["step"], group=noted[-1]["group"]) if noted else None
 
 
@@ -129,11 +154,15 @@ def _advantages(
     if lessened:
         rewards = [compared.get(number, reward) for number, reward in enumerate(rewards)]
     parts = list(dict.fromkeys(name for row in members for name in row["parts"]))
-    header = ["member", *parts, "reward", *(["r"] if lessened else []), "advantage", "tokens", ""]
+    found = {row["member"]: row.get("of_member", {}) for row in noted}
+    more = list(next(iter(found.values()), {}))
+    header = ["member", *parts, "reward", *(["r"] if lessened else []), *more, "advantage"]
+    header += ["tokens", ""]
     rows = []
     for number, (row, reward) in enumerate(zip(members, rewards, strict=True)):
         cells = [str(number), *(_number(row["parts"].get(name)) for name in parts)]
         cells += [_number(row["reward"]), *([_number(reward)] if lessened else [])]
+        cells += [_number(found.get(number, {}).get(name)) for name in more]
         remark = "" if row["valid"] else "invalid: no part of the mean, advantage 0"
         rows.append([*cells, _number(row["advantage"]), str(row["tokens"]), remark])
     yield Table(header=header, rows=rows)
@@ -142,16 +171,49 @@ def _advantages(
     if _RULE not in run.config:
         name = run.config.get("agent.name")
         yield f"agent.name={name} compares no group: its advantages are of single tokens"
+        yield from _of_advantages(run, noted)
         return
     valid = [r for r, row in zip(rewards, members, strict=True) if row["valid"]]
     yield from _statistics(run, valid, "the group")
-    yield from _formulas(run, "agent.advantage.")
+    yield from _of_advantages(run, noted)
     if run.config.get("agent.advantage.turns", "episode") != "episode":
         yield "turns are told apart: an advantage above is the mean over a completion's tokens"
+        yield from _turns(run, members, noted)
     if all(row["advantage"] == 0 for row in members):
         yield "every advantage is 0: nothing differs in the group, it teaches nothing"
     everyone = [row["reward"] for row in step if row["valid"]]
     yield from _statistics(run, everyone, "the step, before penalties")
+
+
+def _of_advantages(run: Record, noted: Sequence[Row]) -> Iterator[str]:
+    """Yield how advantages are made, and the numbers of the whole step that they need."""
+    for key, text in run.about.get("formulas", {}).items():
+        if not key.startswith(_OF_TOKENS) or key == "agent.loss.kl_in":
+            yield f"{key}={text}"
+    of_step: Mapping[str, float] = noted[0].get("of_step", {}) if noted else {}
+    if of_step:
+        yield "the step: " + ", ".join(f"{name}={_number(x)}" for name, x in of_step.items())
+
+
+def _turns(run: Record, members: Sequence[Row], noted: Sequence[Row]) -> Iterator[str | Table]:
+    """Yield what is compared in each turn: with the members that took it."""
+    compared = {row["member"]: row["compared"] for row in noted if "compared" in row}
+    ahead = float(run.config.get("agent.advantage.discount", 1.0))
+    discounted = run.config["agent.advantage.turns"] == "discounted"
+    rows, by_turn = [], dict[int, list[float]]()
+    for number, row in enumerate(members):
+        rewards = compared.get(number, [])[: len(row["turns"]) or 1]
+        for turn, reward in enumerate(rewards):
+            to_go = math.fsum(ahead**n * later for n, later in enumerate(rewards[turn:]))
+            if row["valid"]:
+                by_turn.setdefault(turn, []).append(to_go if discounted else reward)
+            cells = [str(number), str(turn), _number(reward)]
+            rows.append([*cells, *([_number(to_go)] if discounted else [])])
+    if rows:
+        more = ["reward to go"] if discounted else []
+        yield Table(header=["of member", "turn", "r of turn", *more], rows=rows)
+    for turn, values in sorted(by_turn.items()):
+        yield from _statistics(run, values, f"turn {turn}")
 
 
 def _statistics(run: Record, values: Sequence[float], what: str) -> Iterator[str]:
@@ -168,12 +230,6 @@ def _statistics(run: Record, values: Sequence[float], what: str) -> Iterator[str
     )
 
 
-def _formulas(run: Record, prefix: str) -> Iterator[str]:
-    for key, text in run.about.get("formulas", {}).items():
-        if key.startswith(prefix):
-            yield f"{key}={text}"
-
-
 def _tokens(run: Record, rows: Sequence[Row], asked: int | None) -> Iterator[str | Table]:
     """Yield a completion token by token, in one update."""
     numbers = [row["update"] for row in rows]
@@ -185,8 +241,11 @@ def _tokens(run: Record, rows: Sequence[Row], asked: int | None) -> Iterator[str
     columns = {name: title for name, title in _COLUMNS.items() if name in terms}
     taken = ", ".join(map(str, numbers))
     yield f"member {row['member']} in update {update}; it took part in {taken} of the step"
-    yield from _formulas(run, "agent.loss.")
+    for key, text in run.about.get("formulas", {}).items():
+        if key.startswith(_OF_TOKENS) and key != "agent.loss.kl_in":
+            yield f"{key}={text}"
     yield from _missing(terms)
+    yield from (text for name, text in _MEANT.items() if name in terms)
     texts = [one_line(text, 24) or "''" for text in row["tokens"]]
     body = [
         [str(place), text, *(_number(terms[name][place]) for name in columns)]
@@ -204,13 +263,18 @@ def _missing(terms: Mapping[str, Sequence[float]]) -> Iterator[str]:
 
 
 def _sums(terms: Mapping[str, Sequence[float]]) -> Iterator[str]:
-    for name, title in (("loss/policy", "loss"), ("loss/kl", "KL")):
+    for name, title in (("loss/policy", "loss"), ("loss/kl", "KL"), ("critic/loss", "V loss")):
         if name in terms:
             mean = _number(fmean(terms[name]))
             yield f"mean of {title}={mean} ({name} is that over all tokens of an update)"
-    pairs = zip(terms["weight"], terms["loss/policy"], strict=True)
+    counted = [x * y for x, y in zip(terms["weight"], _ones(terms, "fork"), strict=True)]
+    pairs = zip(counted, terms["loss/policy"], strict=True)
     total = _number(math.fsum(weight * loss for weight, loss in pairs))
     yield f"sum of weight * loss={total} (without correction, KL penalty and entropy bonus)"
+
+
+def _ones(terms: Mapping[str, Sequence[float]], name: str) -> Sequence[float]:
+    return terms.get(name, [1.0] * len(terms["weight"]))
 
 
 def _number(value: float | None) -> str:

@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -351,10 +352,22 @@ def by_parts(
         for p, row in enumerate(parts)
     ]
     s = scores([[r.total for r in g.rewards] for g in groups])
-    parts_PGN, weights_PGN = collate_parts(groups, s.rewards_PG)
     valid = torch.tensor([[r.valid for r in g.rewards] for g in groups])
-    s = replace(s, valid_PG=valid, parts_PGN=parts_PGN, weights_PGN=weights_PGN)
+    s = replace(s, valid_PG=valid, parts=partial(collate_parts, groups, s.rewards_PG))
     return module.advantages(s, resolve(ADVANTAGE, AdvantageConfig(name="gdpo", eps=eps)))
+
+
+@pytest.mark.parametrize("name", ["standardized", "leave_one_out", "whitened", "gdpo"])
+def test_parts_are_put_into_tensors_for_the_rule_that_asks(name: str) -> None:
+    asked = []
+
+    def parts() -> tuple[Tensor, Tensor]:
+        asked.append(name)
+        return torch.rand(1, 3, 2), torch.ones(1, 3, 2)
+
+    s = replace(scores([[0.0, 1.0, 1.0]]), parts=parts)
+    module.advantages(s, resolve(ADVANTAGE, AdvantageConfig(name=name)))
+    assert bool(asked) == (name == "gdpo")
 
 
 @pytest.mark.parametrize("seed", range(6))

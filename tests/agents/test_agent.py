@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from grpo_agent import policy_gradient as agent_module
 from grpo_agent.agent import GrpoAgent
 from grpo_agent.config import AdvantageConfig, GrpoConfig, LossConfig, OverlongConfig
-from grpo_agent.loss_options import OFF_POLICY
+from grpo_agent.loss_options import OFF_POLICY, options_of
 from grpo_agent.losses import LossInputs
 from grpo_envs.config.composition import compose_run
 from grpo_envs.config.model import LoraConfig
@@ -307,9 +307,10 @@ def apart_from_others(x: LossInputs, entropy_BT: Tensor, cfg: LossConfig) -> Los
     if cfg.objective in ("kl_cov", "clip_cov"):
         sampled, a = x.sampled_logps_BT.tolist(), x.advantages_BT.tolist()
         covariances = oracle_covariances(sampled, a, mask)
-        singled = oracle_highest(covariances, cfg.cov_share)
+        options = options_of(cfg)
+        singled = oracle_highest(covariances, options["share"])
         if cfg.objective == "clip_cov":  # as many as there are: no draw
-            singled = {p for p, c in covariances.items() if cfg.cov_low < c < cfg.cov_high}
+            singled = {p for p, c in covariances.items() if options["low"] < c < options["high"]}
         x = replace(x, singled_BT=at(singled))
     return x
 
@@ -367,7 +368,8 @@ def test_an_update_equals_plain_loops_over_full_logits(random_policy: Policy, na
     if cfg.loss.beta:
         cfg = replace(cfg, loss=replace(cfg.loss, beta=0.3))  # as heavy as the rest
     if name in ("clip_cov", "kl_cov"):  # more than one token, and all that are within bounds
-        loss = replace(cfg.loss, cov_share=1.0 if name == "clip_cov" else 0.2, cov_low=0.1)
+        options = {"share": 1.0, "low": 0.1} if name == "clip_cov" else {"share": 0.2}
+        loss = replace(cfg.loss, options=options)
         cfg = replace(cfg, loss=loss)
     agent = agent_of(random_policy, cfg, temperature=0.7)
     if agent.learner.reference is not None:

@@ -128,7 +128,8 @@ def gradients(x: LossInputs, cfg: LossConfig) -> tuple[Tensor, Tensor, Tensor | 
         pytest.param({"objective": "cispo"}, 6.0, -2.0, -10.0, 10.0, 1, id="cispo, bad, capped"),
         pytest.param({"objective": "cispo"}, 6.0, 0.0, 0.0, 0.0, 0, id="cispo, no advantage"),
         pytest.param(
-            {"objective": "cispo", "cispo_cap": 2.0}, 4.0, 1.0, 2.0, -2.0, 1, id="cap is absolute"
+            {"objective": "cispo", "options": {"cap": 2.0}}, 4.0, 1.0, 2.0, -2.0, 1,
+            id="cap is absolute",
         ),
         # sapo: -(4/tau) s A with s = sigmoid(tau (rho - 1)); gradient -4 s (1 - s) rho A
         pytest.param({"objective": "sapo"}, 1.0, 2.0, -4.0, -2.0, 0, id="sapo on-policy, good"),
@@ -140,12 +141,12 @@ def gradients(x: LossInputs, cfg: LossConfig) -> tuple[Tensor, Tensor, Tensor | 
             {"objective": "sapo"}, 1 + LN3, 1.0, -3.0, -0.75 * (1 + LN3), 0, id="sapo: s = 3/4"
         ),
         pytest.param(
-            {"objective": "sapo", "sapo_tau_positive": 2.0},
+            {"objective": "sapo", "options": {"tau_positive": 2.0}},
             1 + LN3 / 2, 1.0, -1.5, -0.75 * (1 + LN3 / 2), 0,
             id="sapo, tau of a good action: s = 3/4",
         ),
         pytest.param(
-            {"objective": "sapo", "sapo_tau_negative": 2.0},
+            {"objective": "sapo", "options": {"tau_negative": 2.0}},
             1 + LN3 / 2, -1.0, 1.5, 0.75 * (1 + LN3 / 2), 0,
             id="sapo, tau of a bad action: s = 3/4",
         ),
@@ -157,10 +158,11 @@ def gradients(x: LossInputs, cfg: LossConfig) -> tuple[Tensor, Tensor, Tensor | 
         # the first token is singled out
         pytest.param({"objective": "clip_cov"}, 1.1, 2.0, 0.0, 0.0, 1, id="clip_cov: no gradient"),
         pytest.param(
-            {"objective": "kl_cov", "cov_kl": 0.5}, 3.0, 1.0, -3 + LN3 / 2, -2.5, 1, id="kl_cov, up"
+            {"objective": "kl_cov", "options": {"penalty": 0.5}}, 3.0, 1.0, -3 + LN3 / 2, -2.5, 1,
+            id="kl_cov, up",
         ),
         pytest.param(
-            {"objective": "kl_cov", "cov_kl": 0.5}, 0.5, 1.0, -0.5 + LN2 / 2, -1.0, 1,
+            {"objective": "kl_cov", "options": {"penalty": 0.5}}, 0.5, 1.0, -0.5 + LN2 / 2, -1.0, 1,
             id="kl_cov, down: the penalty draws back",
         ),
         # pi is 1/e; mu is that over the ratio. vespo with lp = -1: phi(2) = 4 exp(-3), 8 exp(-2)
@@ -253,8 +255,8 @@ def test_one_token(
             id="tokens are clipped one by one",
         ),
         pytest.param(
-            {"objective": "cispo", "ratio": "sequence", "cispo_cap": 2.5}, [2.0, 4.5], 1.0, 2.5,
-            [-1.25, -1.25], [1, 1], id="cispo of a sequence: the weight has no gradient",
+            {"objective": "cispo", "ratio": "sequence", "options": {"cap": 2.5}}, [2.0, 4.5], 1.0,
+            2.5, [-1.25, -1.25], [1, 1], id="cispo of a sequence: the weight has no gradient",
         ),
         pytest.param(
             {"objective": "cispo"}, [2.0, 6.0], -1.0, -3.5, [1.0, 2.5], [0, 1],
@@ -410,11 +412,11 @@ def test_a_step_in_which_nothing_counts_weighs_nothing(aggregate: str) -> None:
 _CHOICES: dict[str, dict[str, Any]] = {
     "clipped": {"objective": "clipped"},
     "dual_clip": {"objective": "clipped", "dual_clip": 2.0},
-    "cispo": {"objective": "cispo", "cispo_cap": 1.4},
+    "cispo": {"objective": "cispo", "options": {"cap": 1.4}},
     "sapo": {"objective": "sapo"},
     "gmpo": {"objective": "gmpo"},
     "clip_cov": {"objective": "clip_cov"},
-    "kl_cov": {"objective": "kl_cov", "cov_kl": 0.7},
+    "kl_cov": {"objective": "kl_cov", "options": {"penalty": 0.7}},
     "dppo_tv": {"objective": "dppo_tv", "clip_low": 0.04, "clip_high": 0.05},
     "dppo_kl": {"objective": "dppo_kl", "clip_low": 0.01, "clip_high": 0.02},
     "vespo": {"objective": "vespo"},
@@ -780,23 +782,58 @@ def test_a_token_that_weighs_nothing_is_still_in_its_sequence(ratio: str, rho: f
             "kl=k3_ratio with agent.loss.kl_in=reward",
             id="k3_ratio in the reward",
         ),
-        pytest.param({"cispo_cap": 0.9}, "cispo_cap=0.9. Allowed: 1 or more", id="a cap below 1"),
+        pytest.param(
+            {"objective": "cispo", "options": {"cap": 0.9}},
+            "options.cap=0.9. Allowed: 1 or more",
+            id="a cap below 1",
+        ),
+        pytest.param(
+            {"objective": "cispo", "options": {"cap": "two"}},
+            "options.cap=two. Allowed: 1 or more",
+            id="a cap of text",
+        ),
         pytest.param({"dual_clip": 1.0}, "dual_clip=1.0. Allowed: above 1", id="dual clip of 1"),
         pytest.param({"dual_clip": 0.5}, "dual_clip=0.5. Allowed: above 1", id="dual clip below"),
         pytest.param({"clip_low": 1.1}, "clip_low=1.1. Allowed: 0 to 1", id="below a ratio of 0"),
         pytest.param({"clip_low": -0.1}, "clip_low=-0.1. Allowed: 0 to 1", id="low above 1"),
         pytest.param({"clip_high": -0.1}, "clip_high=-0.1. Allowed: 0 or more", id="high below 1"),
-        pytest.param({"sapo_tau_positive": 0.0}, "sapo_tau_positive=0.0. Allowed: above 0", id="+"),
-        pytest.param({"sapo_tau_negative": 0.0}, "sapo_tau_negative=0.0. Allowed: above 0", id="-"),
+        pytest.param(
+            {"objective": "sapo", "options": {"tau_positive": 0.0}},
+            "options.tau_positive=0.0. Allowed: above 0",
+            id="+",
+        ),
+        pytest.param(
+            {"objective": "sapo", "options": {"tau_negative": 0.0}},
+            "options.tau_negative=0.0. Allowed: above 0",
+            id="-",
+        ),
         pytest.param({"beta": -0.1}, "beta=-0.1. Allowed: 0 or more", id="a reward for leaving"),
         pytest.param({"entropy": -0.1}, "entropy=-0.1. Allowed: 0 or more", id="less entropy"),
-        pytest.param({"vespo_k_positive": 0}, "vespo_k_positive=0. Allowed: above 0", id="vespo k"),
-        pytest.param({"vespo_lambda_negative": -1}, "Allowed: above 0", id="vespo lambda"),
-        pytest.param({"cov_share": 0.0}, "cov_share=0.0. Allowed: above 0, up to 1", id="no share"),
         pytest.param(
-            {"cov_low": 5.0}, "cov_low=5.0. Allowed: below cov_high=5", id="no covariance"
+            {"objective": "vespo", "options": {"k_positive": 0}},
+            "options.k_positive=0. Allowed: above 0",
+            id="vespo k",
         ),
-        pytest.param({"cov_kl": -1.0}, "cov_kl=-1.0. Allowed: 0 or more", id="a push"),
+        pytest.param(
+            {"objective": "vespo", "options": {"lambda_negative": -1}},
+            "Allowed: above 0",
+            id="vespo lambda",
+        ),
+        pytest.param(
+            {"objective": "kl_cov", "options": {"share": 0.0}},
+            "options.share=0.0. Allowed: above 0, up to 1",
+            id="no share",
+        ),
+        pytest.param(
+            {"objective": "clip_cov", "options": {"low": 5.0}},
+            "options.low=5. Allowed: below high=5",
+            id="no covariance",
+        ),
+        pytest.param(
+            {"objective": "kl_cov", "options": {"penalty": -1.0}},
+            "options.penalty=-1.0. Allowed: 0 or more",
+            id="a push",
+        ),
         pytest.param(
             {"top_entropy": 1.5}, "top_entropy=1.5. Allowed: above 0, up to 1", id="150 %"
         ),
@@ -832,7 +869,7 @@ def test_a_mistake_ends_with_one_line(given: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        pytest.param({"cispo_cap": 1.0}, id="a cap of 1"),
+        pytest.param({"objective": "cispo", "options": {"cap": 1}}, id="a cap of 1"),
         pytest.param({"dual_clip": 1.01}, id="dual clip above 1"),
         pytest.param({"kl": "k1", "kl_in": "reward"}, id="k1 in the reward"),
         pytest.param({"clip_low": 1.0, "clip_high": 0.0}, id="the ends of the clip range"),

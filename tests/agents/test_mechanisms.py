@@ -15,6 +15,7 @@ from torch import Tensor
 
 from grpo_agent.advantages import Scores, advantages, per_member, per_token
 from grpo_agent.config import AdvantageConfig, LossConfig
+from grpo_agent.loss_options import OPTIONS
 from grpo_agent.mechanisms import ADVANTAGE, OBJECTIVE, Kind, Mechanism, resolve
 from grpo_envs.config.composition import compose_run
 from grpo_envs.env.installed import ADVANTAGES, OBJECTIVES, available
@@ -179,9 +180,11 @@ def test_ours_are_entry_points_whose_options_are_keys_of_the_configuration(kind:
     ours = {n: ep for n, ep in available(group).items() if ep.value.startswith("grpo_agent.")}
     assert len(ours) == {ADVANTAGE.key: 7, OBJECTIVE.key: 9}[kind.key]
     keys = {field.name for field in fields(config)}
-    for ep in ours.values():
+    for name, ep in ours.items():
+        own = set(OPTIONS.get(name, {})) if kind is OBJECTIVE else set()
+        assert not own & keys, "a key of the same name would fill it"
         names = list(inspect.signature(ep.load()).parameters)
-        assert set(names[kind.arguments :]) <= keys
+        assert set(names[kind.arguments :]) <= keys | own
 
 
 def test_names_of_ours_and_their_mistakes_need_no_torch() -> None:

@@ -62,7 +62,7 @@ def test_equal_plain_loops(seed: int, share: float) -> None:
     got_BT = covariance(step.batch.sampled_logps_BT, step.advantages_BT, step.counted_BT)
     for (i, t), value in expected.items():
         assert got_BT[i, t].item() == pytest.approx(value, abs=1e-12)
-    kl_cov = LossConfig(objective="kl_cov", cov_share=share)
+    kl_cov = LossConfig(objective="kl_cov", options={"share": share})
     assert places(singled_out(step, kl_cov, 0)) == oracle_highest(expected, share)
     assert step.entropy_BT is not None
     entropies = {place: step.entropy_BT[place].item() for place in expected}
@@ -74,7 +74,7 @@ def test_equal_plain_loops(seed: int, share: float) -> None:
 @pytest.mark.parametrize("share", [1e-6, 0.2, 1.0])
 def test_clip_cov_draws_within_its_bounds(share: float) -> None:
     step = step_of()
-    cfg = LossConfig(objective="clip_cov", cov_share=share, cov_low=0.1, cov_high=2.0)
+    cfg = LossConfig(objective="clip_cov", options={"share": share, "low": 0.1, "high": 2.0})
     logps, a = (v.tolist() for v in (step.batch.sampled_logps_BT, step.advantages_BT))
     values = oracle_covariances(logps, a, step.counted_BT.tolist())
     within = {place for place, value in values.items() if 0.1 < value < 2.0}
@@ -84,15 +84,17 @@ def test_clip_cov_draws_within_its_bounds(share: float) -> None:
     assert set().union(*drawn) == within, "each of them is drawn in some step"
     assert drawn == [places(singled_out(step, cfg, number)) for number in range(30)]
     assert (len({frozenset(each) for each in drawn}) == 1) == (share == 1.0)
-    none = replace(cfg, cov_low=100.0, cov_high=200.0)
+    none = replace(cfg, options={"share": share, "low": 100.0, "high": 200.0})
     assert places(singled_out(step, none, 0)) == set()
 
 
 @pytest.mark.parametrize(
     "given",
     [
-        pytest.param({"objective": "clip_cov", "cov_share": 0.2, "cov_low": 0.1}, id="clip_cov"),
-        pytest.param({"objective": "kl_cov", "cov_share": 0.2}, id="kl_cov"),
+        pytest.param(
+            {"objective": "clip_cov", "options": {"share": 0.2, "low": 0.1}}, id="clip_cov"
+        ),
+        pytest.param({"objective": "kl_cov", "options": {"share": 0.2}}, id="kl_cov"),
         pytest.param({"top_entropy": 0.2}, id="forks"),
     ],
 )

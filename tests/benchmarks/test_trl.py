@@ -54,12 +54,12 @@ LOSSES = {
     "dapo": CLIP | Twin(ours={"aggregate": "token_mean"}, theirs={"loss_type": "dapo"}),
     "dr_grpo": CLIP | Twin(ours={"aggregate": "fixed_length"}, theirs={"loss_type": "dr_grpo"}),
     "cispo": Twin(  # in both the cap is absolute, not above 1
-        ours={"objective": "cispo", "cispo_cap": 1.4, "aggregate": "token_mean"},
+        ours={"objective": "cispo", "options": {"cap": 1.4}, "aggregate": "token_mean"},
         theirs={"loss_type": "cispo", "epsilon_high": 1.4},
     ),
     # Temperatures that float32 has: TRL's are, whatever the type of the ratio.
     "sapo": Twin(
-        ours={"objective": "sapo", "sapo_tau_positive": 0.75, "sapo_tau_negative": 1.25},
+        ours={"objective": "sapo", "options": {"tau_positive": 0.75, "tau_negative": 1.25}},
         theirs={"loss_type": "sapo", "sapo_temperature_pos": 0.75, "sapo_temperature_neg": 1.25},
     ),
 }

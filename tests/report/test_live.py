@@ -16,6 +16,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from grpo_envs.errors import ConfigError
+from grpo_envs.report import explained
 from grpo_envs.report.live import serve
 from grpo_envs.report.watched import Watched
 from tests.support.pages import RUNS, append, completion, run_with
@@ -69,6 +70,31 @@ def test_only_what_is_new_is_sent(tmp_path: Path) -> None:
     assert "5 of 40 steps" in news["html"]["summary"]
     assert watched.news(news["version"]) is None
     assert (watched.news(version) or {})["rows"] == news["rows"]  # another page, of before
+
+
+def test_the_noted_group_stays_on_a_page_that_follows_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step that is written whole; of a long file there is the command in its place."""
+    run, _ = going_on(tmp_path)
+    about = json.loads((run / "config.json").read_text())
+    about["config"]["agent.group_size"] = 1
+    (run / "config.json").write_text(json.dumps(about))
+    watched = Watched([run])
+    version = version_of(watched.page())
+    terms = {"old": [-1.0], "new": [-1.0], "weight": [1.0], "loss/policy": [0.5]}
+    noted = {"group": 0, "member": 0, "update": 1, "tokens": ["<b>"], "terms": terms}
+    append(run / "completions.jsonl", [completion(4, 9, "second"), completion(5, 9, "third")])
+    append(run / "tokens.jsonl", [{"step": step, **noted} for step in (4, 5)])
+    html = (watched.news(version) or {})["html"]["held-out"]
+    assert "A group, token by token" in html
+    assert "step 4, group 0" in html
+    assert "<td>&lt;b&gt;</td>" in html
+    assert html in watched.page()
+    monkeypatch.setattr(explained, "_MOST_LIVE", 10)
+    html = (watched.news(version) or {})["html"]["held-out"]
+    assert "too much to be read again" in html
+    assert f"grpo_envs.explain {run}" in html
 
 
 def test_a_chart_more_or_a_run_that_begins_anew_is_another_page(tmp_path: Path) -> None:

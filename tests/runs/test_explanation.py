@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 
 def printed(run: Record, **place: Any) -> str:
-    return as_text([*explain(run, Place(step=1, **place))])
+    return as_text([*explain(run, Place(**{"step": 1, **place}))])
 
 
 def table(text: str, first: str) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from grpo_agent.config import AdvantageConfig, LossConfig
+from grpo_agent.loss_options import options_of
 from grpo_agent.losses import LossInputs
 
 _MOST, _LEAST = math.exp(20), math.exp(-20)
@@ -130,11 +131,10 @@ def _objective(rho: Tensor, x: _Token, cfg: LossConfig) -> tuple[Tensor, bool]:
     if cfg.objective in _OTHERS:
         return _OTHERS[cfg.objective](rho, x, cfg)
     if cfg.objective == "cispo":  # the weight is a float: a stopped gradient
-        return -min(value, cfg.cispo_cap) * advantage * logp, bool(
-            value > cfg.cispo_cap and advantage
-        )
+        cap = options_of(cfg)["cap"]
+        return -min(value, cap) * advantage * logp, bool(value > cap and advantage)
     if cfg.objective == "sapo":
-        tau = cfg.sapo_tau_positive if advantage > 0 else cfg.sapo_tau_negative
+        tau = options_of(cfg)["tau_positive" if advantage > 0 else "tau_negative"]
         return -(4 / tau) / (1 + torch.exp(-tau * (rho - 1))) * advantage, False
     # PPO's bound case by case: the ratio stops counting where moving on would be rewarded.
     bound = value
@@ -160,7 +160,7 @@ def _kl_cov(rho: Tensor, x: _Token, cfg: LossConfig) -> tuple[Tensor, bool]:
     """KL-Cov: no bound, and a penalty at a token that is singled out."""
     gap = x.log_ratios[x.t]
     sign = (gap.item() > 0) - (gap.item() < 0)
-    penalty = cfg.cov_kl * sign * gap if x.singled else 0.0
+    penalty = options_of(cfg)["penalty"] * sign * gap if x.singled else 0.0
     return -rho * x.advantage + penalty, x.singled
 
 
@@ -195,7 +195,7 @@ def _vespo(rho: Tensor, x: _Token, cfg: LossConfig) -> tuple[Tensor, bool]:
     """VESPO: REINFORCE, weighted by a float of the whole completion."""
     weight = math.exp(min(max(sum(g.item() for g in x.sampled_ratios.values()), -20), 20))
     sign = "negative" if x.advantage < 0 else "positive"
-    power, decay = (getattr(cfg, f"vespo_{name}_{sign}") for name in ("k", "lambda"))
+    power, decay = (options_of(cfg)[f"{name}_{sign}"] for name in ("k", "lambda"))
     phi = weight**power * math.exp(decay) * math.exp(-decay * weight)
     return -phi * x.advantage * x.logp, False
 

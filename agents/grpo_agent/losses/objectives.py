@@ -28,19 +28,19 @@ def clipped(
     return loss_BT, ((ratio_BT > high_BT) | (ratio_BT < low_BT)) & (a_BT != 0)
 
 
-def cispo(ratio_BT: Tensor, x: LossInputs, *, cispo_cap: float) -> tuple[Tensor, Tensor]:
+def cispo(ratio_BT: Tensor, x: LossInputs, *, cap: float) -> tuple[Tensor, Tensor]:
     """-sg[min(rho, cap)] A lp: every token keeps its gradient (MiniMax-M1, arXiv 2506.13585)."""
-    weights_BT = ratio_BT.detach().clamp(max=cispo_cap)
-    bounded_BT = (ratio_BT > cispo_cap) & (x.advantages_BT != 0)
+    weights_BT = ratio_BT.detach().clamp(max=cap)
+    bounded_BT = (ratio_BT > cap) & (x.advantages_BT != 0)
     return -weights_BT * x.advantages_BT * x.logps_BT, bounded_BT
 
 
 def sapo(
-    ratio_BT: Tensor, x: LossInputs, *, sapo_tau_positive: float, sapo_tau_negative: float
+    ratio_BT: Tensor, x: LossInputs, *, tau_positive: float, tau_negative: float
 ) -> tuple[Tensor, Tensor]:
     """-(4/tau) sigmoid(tau (rho - 1)) A: a soft gate in place of the clip (arXiv 2511.20347)."""
     a_BT = x.advantages_BT
-    tau_BT = _choose(a_BT > 0, sapo_tau_positive, sapo_tau_negative, ratio_BT)
+    tau_BT = _choose(a_BT > 0, tau_positive, tau_negative, ratio_BT)
     loss_BT = -(4 / tau_BT) * torch.sigmoid(tau_BT * (ratio_BT - 1)) * a_BT
     return loss_BT, torch.zeros_like(ratio_BT, dtype=torch.bool)
 
@@ -78,15 +78,15 @@ def clip_cov(
     return loss_BT.masked_fill(singled_BT, 0.0), bounded_BT | singled_BT
 
 
-def kl_cov(ratio_BT: Tensor, x: LossInputs, *, cov_kl: float) -> tuple[Tensor, Tensor]:
-    """-rho A, and + cov_kl |log rho| at the selected tokens (KL-Cov, arXiv 2505.22617).
+def kl_cov(ratio_BT: Tensor, x: LossInputs, *, penalty: float) -> tuple[Tensor, Tensor]:
+    """-rho A, and + penalty |log rho| at the selected tokens (KL-Cov, arXiv 2505.22617).
 
     The selected tokens are those with the highest covariance of log-probability and advantage, see
     `grpo_agent.selection.singled_out`. No ratio is clipped.
     """
     singled_BT = _singled_out(x)
-    penalty_BT = (x.logps_BT - x.old_logps_BT).abs() * singled_BT
-    return -ratio_BT * x.advantages_BT + cov_kl * penalty_BT, singled_BT
+    gap_BT = (x.logps_BT - x.old_logps_BT).abs() * singled_BT
+    return -ratio_BT * x.advantages_BT + penalty * gap_BT, singled_BT
 
 
 def _singled_out(x: LossInputs) -> Tensor:

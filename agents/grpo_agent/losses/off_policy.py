@@ -42,10 +42,10 @@ def vespo(
     ratio_BT: Tensor,
     x: LossInputs,
     *,
-    vespo_k_positive: float,
-    vespo_lambda_positive: float,
-    vespo_k_negative: float,
-    vespo_lambda_negative: float,
+    k_positive: float,
+    lambda_positive: float,
+    k_negative: float,
+    lambda_negative: float,
 ) -> tuple[Tensor, Tensor]:
     """-sg[phi(W)] A lp with phi(W) = W^k exp(lambda (1 - W)) (VESPO, arXiv 2602.10693).
 
@@ -55,8 +55,8 @@ def vespo(
     gaps_BT = (x.logps_BT.detach() - _sampled(x)).masked_fill(~x.mask_BT, 0.0)
     weight_B1 = clamped_exp(gaps_BT.sum(dim=1, keepdim=True))
     negative_BT = x.advantages_BT < 0
-    k_BT = torch.where(negative_BT, vespo_k_negative, vespo_k_positive).to(weight_B1)
-    lambda_BT = torch.where(negative_BT, vespo_lambda_negative, vespo_lambda_positive).to(weight_B1)
+    k_BT = torch.where(negative_BT, k_negative, k_positive).to(weight_B1)
+    lambda_BT = torch.where(negative_BT, lambda_negative, lambda_positive).to(weight_B1)
     phi_BT = (k_BT * weight_B1.log() + lambda_BT * (1 - weight_B1)).exp()
     loss_BT = -phi_BT * x.advantages_BT * x.logps_BT
     return loss_BT, torch.zeros_like(ratio_BT, dtype=torch.bool)
