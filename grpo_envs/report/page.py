@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from grpo_envs.doctor import diagnose
 from grpo_envs.report.answers import held_out
@@ -120,19 +121,22 @@ def reached(run: Record) -> str:
 
 
 def _evaluations(run: Record) -> str:
-    first, last = run.evals[0], run.evals[-1]
-    rows = []
-    for name in last:
-        if name.startswith("eval/") and not name.endswith("ci95"):
-            half = half_width_of(name)
-            cells = [
-                f"{row[name]:.3f}" + (f" &plusmn; {row[half]:.3f}" if half in row else "")
-                for row in (first, last)
-                if name in row
-            ]
-            rows.append([escape(name.removeprefix("eval/")), *cells])
-    head = ["held-out", f"step {first['step']}", f"step {last['step']}"]
+    """Return the table of the first and the last evaluation; of one alone where there is one."""
+    shown = [run.evals[0], run.evals[-1]][: len(run.evals)]
+    rows = [
+        [escape(name.removeprefix("eval/")), *(_cell(row, name) for row in shown)]
+        for name in shown[-1]
+        if name.startswith("eval/") and not name.endswith("ci95")
+    ]
+    head = ["held-out", *(f"step {row['step']}" for row in shown)]
     return table([head, *rows])
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    if name not in row:
+        return "-"
+    half = half_width_of(name)
+    return f"{row[name]:.3f}" + (f" &plusmn; {row[half]:.3f}" if half in row else "")
 
 
 def _detailed(run: Record) -> Iterator[str]:
