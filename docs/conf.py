@@ -10,6 +10,7 @@ from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
+from latex2mathml.converter import convert
 from sphinx.util.nodes import make_refnode
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ root_doc = "docs/README"
 include_patterns = ["*.md", "docs/*.md", "docs/*.png", "agents/README.md", "envs/README.md"]
 highlight_language = "none"  # what commands print is not Python
 html_theme = "furo"
+html_math_renderer = "mathml"  # what browsers draw themselves: no script, no network
 html_title = "grpo-envs"
 default_role = "code"  # docstrings write `names` as Markdown does
 autodoc_member_order = "bysource"
@@ -74,8 +76,16 @@ def resolve_short_name(app: "Sphinx", env: Any, node: Any, content: Any) -> node
     return make_refnode(app.builder, node["refdoc"], found.docname, found.node_id, content)
 
 
+def write_math(writer: Any, node: nodes.math | nodes.math_block) -> None:
+    """Write an equation as MathML."""
+    block = isinstance(node, nodes.math_block)
+    writer.body.append(convert(node.astext(), display="block" if block else "inline"))
+    raise nodes.SkipNode
+
+
 def setup(app: "Sphinx") -> None:
-    """Connect the three functions above."""
+    """Connect the functions above."""
+    app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", keep_first_line, priority=100)
     app.connect("missing-reference", resolve_short_name)

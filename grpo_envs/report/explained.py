@@ -39,7 +39,7 @@ def explained(run: Record, *, live: bool = False) -> Iterator[str]:
 
 def _html(table: Table) -> str:
     cells = [_row("th", table.header), *(_row("td", row) for row in table.rows)]
-    return f'<div class="wide"><table>{"".join(cells)}</table></div>'
+    return f'<div class="wide numbers"><table>{"".join(cells)}</table></div>'
 
 
 def _row(tag: str, cells: Sequence[str]) -> str:

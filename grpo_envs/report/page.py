@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from grpo_envs.doctor import diagnose
 from grpo_envs.report.answers import held_out
@@ -109,7 +110,7 @@ def summary(runs: Sequence[Record], names: Sequence[str]) -> Iterator[str]:
                 f"<p><b>{escape(finding.says)}</b><br>seen: {escape(finding.evidence)}<br>"
                 f"turn: {escape(finding.turn)}</p>"
             )
-        yield "" if findings else "<p>Nothing is wrong that can be seen from here.</p>"
+        yield "" if findings else "<p>Nothing is wrong that these rules can see.</p>"
         yield "</section>"
 
 
@@ -120,20 +121,22 @@ def reached(run: Record) -> str:
 
 
 def _evaluations(run: Record) -> str:
-    first, last = run.evals[0], run.evals[-1]
-    rows = []
-    for name in dict.fromkeys([*first, *last]):
-        if name.startswith("eval/") and not name.endswith("ci95"):
-            half = half_width_of(name)
-            cells = [
-                f"{row[name]:.3f}" + (f" &plusmn; {row[half]:.3f}" if half in row else "")
-                if name in row
-                else "-"
-                for row in (first, last)
-            ]
-            rows.append([escape(name.removeprefix("eval/")), *cells])
-    head = ["held-out", f"step {first['step']}", f"step {last['step']}"]
+    """Return the table of the first and the last evaluation; of one alone where there is one."""
+    shown = [run.evals[0], run.evals[-1]][: len(run.evals)]
+    rows = [
+        [escape(name.removeprefix("eval/")), *(_cell(row, name) for row in shown)]
+        for name in dict.fromkeys(name for row in shown for name in row)
+        if name.startswith("eval/") and not name.endswith("ci95")
+    ]
+    head = ["held-out", *(f"step {row['step']}" for row in shown)]
     return table([head, *rows])
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    if name not in row:
+        return "-"
+    half = half_width_of(name)
+    return f"{row[name]:.3f}" + (f" &plusmn; {row[half]:.3f}" if half in row else "")
 
 
 def detailed(runs: Sequence[Record], *, live: bool = False) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""Every task of reasoning-gym through check_env: what docs/reasoning_gym.md is made by.
+"""Every task of reasoning-gym through check_env: makes the table of docs/reasoning_gym.md.
 
-    python tests/benchmarks/reasoning_gym_tasks.py > docs/reasoning_gym.md
+    python tests/benchmarks/reasoning_gym_tasks.py
 
 Each task has a process of its own with a time limit. Tasks that the environment refuses are checked
 all the same, so the table shows what they break.

@@ -190,3 +190,21 @@ def test_what_stayed_wrong_is_shown_with_its_gold(tmp_path: Path) -> None:
     assert "1 of 4 held-out problems were answered wrong" in wrong
     assert "<b>gold</b> gold 2&lt;b&gt;" in wrong
     assert "answer 3" not in wrong
+
+
+def test_a_run_with_one_evaluation_has_one_column_of_it(tmp_path: Path) -> None:
+    run = run_with(tmp_path, [completion(1, 1, "7")])
+    file = run / "eval.jsonl"
+    both = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert "<th>step 0</th><th>step 40</th>" in page_of(run).read_text(encoding="utf-8")
+    file.write_text(both[0], encoding="utf-8")
+    assert page_of(run).read_text(encoding="utf-8").count("<th>step 0</th>") == 1
+
+
+def test_a_metric_that_only_the_last_evaluation_has_stands_below_it(tmp_path: Path) -> None:
+    run = run_with(tmp_path, [completion(1, 1, "7")])
+    rows = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()]
+    rows[-1]["eval/later"] = 0.5
+    (run / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = page_of(run).read_text(encoding="utf-8")
+    assert "<td>later</td><td>-</td><td>0.500</td>" in text

@@ -1,5 +1,7 @@
 """The pages in docs/: what they say is generated, composes, or is run as it stands."""
 
+import dataclasses
+import importlib
 import importlib.util
 import json
 import os
@@ -11,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from grpo_envs.env import conformance
+from grpo_envs.sandbox import acts, levels
+from grpo_envs.sandbox.types import Limits
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -75,6 +81,55 @@ def test_every_page_is_in_the_index() -> None:
     index = (DOCS / "README.md").read_text(encoding="utf-8")
     for page in PAGES[1:]:
         assert page.name == "README.md" or f"({page.name})" in index
+
+
+def test_the_page_of_the_contract_has_every_promise() -> None:
+    page = (DOCS / "contract.md").read_text(encoding="utf-8")
+    body = page.partition("## The promises")[2].partition("## ")[0]
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", body, re.MULTILINE)
+    assert rows[1:] == list(conformance._PROMISES)
+
+
+def test_the_page_of_the_sandbox_has_every_level_act_and_limit() -> None:
+    page = (DOCS / "sandbox.md").read_text(encoding="utf-8")
+    for word in (*levels.LEVELS, *acts._ACTS):
+        assert word in page.replace("\n", " "), word
+    for limit in dataclasses.astuple(Limits()):
+        assert re.search(rf"\b{limit:g}\b", page), limit
+
+
+def commands_of_the_page() -> dict[str, set[str]]:
+    """The commands of docs/commands.md with their options; the rows of other tables have none."""
+    page = (DOCS / "commands.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (`[a-z_]+[ `][^|]*)\|", page, re.MULTILINE)
+    rows = {re.match(r"`(\w+)", cell)[1]: set(re.findall(r"--[a-z-]+", cell)) for cell in cells}  # type: ignore[index]
+    return {name: options - {"--"} for name, options in rows.items()}
+
+
+def test_the_page_of_commands_has_them_all() -> None:
+    modules = [
+        path.parent.name if path.stem == "__main__" else path.stem
+        for path in (ROOT / "grpo_envs").glob("**/*.py")
+        if re.search(r'^if __name__ == "__main__"', path.read_text(encoding="utf-8"), re.MULTILINE)
+        if path.parent.name == "grpo_envs" or path.stem == "__main__"
+    ]
+    assert set(commands_of_the_page()) == set(modules)
+
+
+@pytest.mark.parametrize("name", sorted(set(commands_of_the_page()) - {"run", "sft"}))
+def test_the_page_of_commands_has_every_option(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of `run` and `sft` are Hydra's."""
+    package = name in ("report", "sandbox")
+    module = importlib.import_module(
+        f"grpo_envs.{name}.__main__" if package else f"grpo_envs.{name}"
+    )
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit):
+        module.main()
+    options = re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)
+    assert commands_of_the_page()[name] == set(options)
 
 
 @pytest.fixture(scope="module")
