@@ -108,8 +108,11 @@ class Broadcast:
         if group is not None and all(each["group"] == group.meeting.name for each in about):
             return group
         self._leave(server)
-        address = own_address(server)
-        store = opened(address)
+        try:
+            store = opened(address := own_address(server))
+        except (OSError, RuntimeError) as error:
+            cause = str(error).partition("\n")[0]
+            raise ServerLost(f"{server.url}: no group can meet at this machine: {cause}") from error
         meeting = Meeting(
             name=f"{self._name}-{next(self._numbers)}",
             address=address,
@@ -122,10 +125,10 @@ class Broadcast:
         answer = _asked(server, "/init_weight_transfer_engine", {"init_info": asdict(meeting)})
         try:
             group = Group(meeting, 0, self._device, store=store, ended=_failed(answer))
-            answer.result()
         except GroupLost as error:
             raise self._lost(server, answer, error) from error
         self._groups[server] = group
+        answer.result()
         log.info("sampler: weights go to %s by %s", server.url, meeting.backend)
         return group
 
