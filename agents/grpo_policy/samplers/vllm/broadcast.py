@@ -94,9 +94,12 @@ class Broadcast:
         answer = _asked(server, "/update_weights", {"update_info": described(weights)})
         try:
             group.send(weights, _failed(answer))
-            answer.result()
+            answer.result(limit := group.meeting.timeout)
         except GroupLost as error:
             raise self._lost(server, answer, error) from error
+        except NotYet as error:
+            late = GroupLost(f"/update_weights: no answer in {limit:g} s")
+            raise self._lost(server, answer, late) from error
         except Exception:
             self._leave(server)  # the server may be in the midst of it
             raise
