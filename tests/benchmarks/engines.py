@@ -2,7 +2,6 @@
 
     python tests/benchmarks/engines.py                          # an hour on two cores
     python tests/benchmarks/engines.py --push qwen smollm2      # seconds of a push by model size
-    python tests/benchmarks/engines.py sampler.push=broadcast --push qwen smollm2
 
 Rows: our own sampler, with a lag of 0, 1 and 2; vLLM in float32; vLLM in bf16 under a float32
 trainer, whose difference `agent.loss.correction` corrects, and the same without it. Needs vLLM: see
@@ -18,7 +17,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -27,13 +27,16 @@ from accelerate import Accelerator
 
 from grpo_envs.config.composition import compose_run
 from grpo_policy.models import TINY, load_policy, resolve
+from grpo_policy.policy import Policy
 from grpo_policy.samplers import SamplerParts
 from grpo_policy.samplers.vllm.client import Server
+from grpo_policy.samplers.vllm.opening import open_sampler
 from grpo_policy.samplers.vllm.own import free_port
-from grpo_policy.samplers.vllm.plugin import Vllm
+from grpo_policy.samplers.vllm.sampler import VllmSampler
 
 SIZES = ("qwen", "smollm2")
 """Models to push: the bundled one on a CPU, and one of 135 M parameters (extra `smollm2`)."""
+KINDS = ("shm", "broadcast")
 _PUSHES = 10
 _BF16 = ("sampler.precision=bf16",)
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -118,25 +121,31 @@ def _server(url: str) -> tuple[str, str]:
     return "sampler=vllm", f"sampler.urls=[{url}]"
 
 
-def push(size: str, python: str | None, more: Sequence[str]) -> str:
-    """Return a row: the seconds of a push of a model, whose server is started for it."""
-    named = [f"model={size}", "sampler=vllm", "trainer.device=cpu", *more]
+def push(size: str, kinds: Sequence[str], python: str | None) -> Iterator[str]:
+    """Yield a row for each `sampler.push`: the seconds with a model, whose server is started."""
+    named = [f"model={size}", "sampler=vllm", "trainer.device=cpu"]
     cfg = compose_run([*named, *([f"sampler.python={python}"] if python else [])])
     accelerator = Accelerator(cpu=True)
     policy = load_policy(resolve(cfg.model, accelerator.device).path, cfg.model)
-    sampler = Vllm.make(cfg.sampler, SamplerParts(policy=policy, accelerator=accelerator))
-    seconds = []
-    for _ in range(_PUSHES + 1):
-        policy.version += 1
-        sampler.sync(policy)
-        metrics = sampler.metrics()
-        if not metrics["sampler/servers"]:
-            raise SystemExit("the server did not take the weights")
-        seconds.append(metrics["time/push"])
-    sampler.close()
-    del seconds[0]  # which loads libraries
-    took = f"{median(seconds):.2f} | {max(seconds):.2f}"
-    return f"| {size} | {policy.size / 1e6:.1f} M | {cfg.sampler.push} | {took} |"
+    parts = SamplerParts(policy=policy, accelerator=accelerator)
+    with closing(open_sampler(cfg.sampler, parts)) as server:
+        urls = [each.url for each in server.fleet.servers]
+        for kind in kinds:
+            with closing(open_sampler(replace(cfg.sampler, urls=urls, push=kind), parts)) as one:
+                seconds = [_pushed(one, policy) for _ in range(_PUSHES + 1)][1:]
+            took = (
+                f"{median(seconds):.2f} | {max(seconds):.2f}"  # not the first: it loads libraries
+            )
+            yield f"| {size} | {policy.size / 1e6:.1f} M | `{kind}` | {took} |"
+
+
+def _pushed(sampler: VllmSampler, policy: Policy) -> float:
+    policy.version += 1
+    sampler.sync(policy)
+    metrics = sampler.metrics()
+    if not metrics["sampler/servers"]:
+        raise SystemExit("the server did not take the weights")
+    return metrics["time/push"]
 
 
 def main() -> None:
@@ -146,13 +155,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--push", nargs="+", choices=SIZES, help="models to push, and no table")
+    parser.add_argument("--by", nargs="+", choices=KINDS, default=KINDS, help="how to push them")
     parser.add_argument("overrides", nargs="*", help="more keys of all runs")
     options = parser.parse_args()
     if options.push:
         print("| model | parameters | `sampler.push` | median [s] | slowest [s] |")
         print("|---|---:|---|---:|---:|")
         for size in options.push:
-            print(push(size, options.python, options.overrides), flush=True)
+            for row in push(size, options.by, options.python):
+                print(row, flush=True)
         return
     print("| sampler | held-out accuracy (seeds) | gap | push [s] | run [s] |")
     print("|---|---:|---:|---:|---:|", flush=True)

@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -174,7 +174,7 @@ class StandIn:
             return
         if self.group is None:
             raise RuntimeError("this worker is in no group that weights are broadcast in")
-        state = {}
+        state: dict[str, torch.Tensor] = {}
         for weights in self.group.received(told):
             if self.fault == "stall":
                 self.stopping.wait()
@@ -239,7 +239,8 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", form)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
-            self.wfile.write(text)
+            with suppress(BrokenPipeError, ConnectionResetError):  # it is waited for no longer
+                self.wfile.write(text)
 
         def log_message(self, *_: Any) -> None:
             """Say nothing."""

@@ -115,9 +115,11 @@ def test_the_correction_is_on(tmp_path: Path, server: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shard", ["auto", "full"])
+@pytest.mark.parametrize(
+    ("shard", "push"), [("auto", "shm"), ("full", "shm"), ("full", "broadcast")]
+)
 def test_two_processes_share_servers_and_the_first_pushes(
-    shard: str, tmp_path: Path, server: Any
+    shard: str, push: str, tmp_path: Path, server: Any
 ) -> None:
     """Each samples its problems with a server of its own; the run is that of one process."""
     trainer(tmp_path / "one").run()
@@ -127,6 +129,7 @@ def test_two_processes_share_servers_and_the_first_pushes(
     command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     command += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "grpo_envs.run"]
     keys = ["sampler=vllm", f"sampler.urls=[{urls}]", f"trainer.shard={shard}"]
+    keys += [f"sampler.push={push}"]
     keys += [f"hydra.run.dir={tmp_path / 'two'}"]
     done = subprocess.run([*command, *SMALL, *keys], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

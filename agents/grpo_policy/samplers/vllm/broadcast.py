@@ -94,9 +94,12 @@ class Broadcast:
         answer = _asked(server, "/update_weights", {"update_info": described(weights)})
         try:
             group.send(weights, _failed(answer))
-            answer.result()
+            answer.result(limit := group.meeting.timeout)
         except GroupLost as error:
             raise self._lost(server, answer, error) from error
+        except NotYet as error:
+            late = GroupLost(f"/update_weights: no answer in {limit:g} s")
+            raise self._lost(server, answer, late) from error
         except Exception:
             self._leave(server)  # the server may be in the midst of it
             raise
@@ -108,8 +111,11 @@ class Broadcast:
         if group is not None and all(each["group"] == group.meeting.name for each in about):
             return group
         self._leave(server)
-        address = own_address(server)
-        store = opened(address)
+        try:
+            store = opened(address := own_address(server))
+        except (OSError, RuntimeError) as error:
+            cause = str(error).partition("\n")[0]
+            raise ServerLost(f"{server.url}: no group can meet at this machine: {cause}") from error
         meeting = Meeting(
             name=f"{self._name}-{next(self._numbers)}",
             address=address,
@@ -122,10 +128,10 @@ class Broadcast:
         answer = _asked(server, "/init_weight_transfer_engine", {"init_info": asdict(meeting)})
         try:
             group = Group(meeting, 0, self._device, store=store, ended=_failed(answer))
-            answer.result()
         except GroupLost as error:
             raise self._lost(server, answer, error) from error
         self._groups[server] = group
+        answer.result()
         log.info("sampler: weights go to %s by %s", server.url, meeting.backend)
         return group
 

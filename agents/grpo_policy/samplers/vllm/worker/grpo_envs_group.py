@@ -29,6 +29,10 @@ _ALIGNED = 16
 """Bytes that the place of a weight in a bucket is a multiple of: of the size of every dtype."""
 _LOOK = 0.001
 """Seconds between two looks whether something has ended."""
+_C10D: Any = distributed
+"""Its types leave out most of what is used here."""
+_ENDED = timedelta(seconds=1)
+"""Of a wait for what has ended: without a limit, NCCL would not raise what has failed."""
 _DISCARD = 9
 """A port of the address that is asked for the way to it: nothing is sent there."""
 _ERRORS, _SETTING = "TORCH_NCCL_ASYNC_ERROR_HANDLING", threading.Lock()
@@ -105,11 +109,11 @@ class Meeting:
     """Bytes of a broadcast, see `BUCKET`."""
 
 
-def opened(address: str) -> distributed.TCPStore:
+def opened(address: str) -> Any:
     """Return the store by which members find each other, at a free port of an address."""
     family = socket.getaddrinfo(address, None)[0][0]
     listening = socket.create_server((address, 0), family=family)
-    return distributed.TCPStore(
+    return _C10D.TCPStore(
         address,
         listening.getsockname()[1],
         is_master=True,
@@ -128,7 +132,7 @@ class Group:
         rank: int,
         device: torch.device,
         *,
-        store: distributed.TCPStore | None = None,
+        store: Any = None,
         ended: Callable[[], bool] = lambda: False,
     ) -> None:
         """Join it; returns once all members have, and have exchanged a byte.
@@ -182,7 +186,7 @@ class Group:
         try:
             work = _begun(self._backend, bucket)
             _until(work.is_completed, self.meeting.timeout, ended, "no broadcast")
-            work.wait()
+            work.wait(_ENDED)
         except RuntimeError as error:
             raise GroupLost(_line(error)) from error
 
@@ -219,18 +223,18 @@ def _let_go(pending: list[Any]) -> None:
     pending.clear()  # here it is destroyed
 
 
-def _found(at: Meeting) -> distributed.TCPStore:
+def _found(at: Meeting) -> Any:
     limit = timedelta(seconds=JOIN)
-    return distributed.TCPStore(at.address, at.port, wait_for_workers=False, timeout=limit)
+    return _C10D.TCPStore(at.address, at.port, wait_for_workers=False, timeout=limit)
 
 
-def _gloo(store: distributed.Store, rank: int, meeting: Meeting) -> Any:
+def _gloo(store: Any, rank: int, meeting: Meeting) -> Any:
     """Return a backend that is connected through the address that the run is reached by."""
     family = socket.getaddrinfo(meeting.address, None)[0][0]
     with socket.socket(family, socket.SOCK_DGRAM) as way:
         way.connect((meeting.address, _DISCARD))
         own = meeting.address if rank == 0 else way.getsockname()[0]
-    gloo = distributed.ProcessGroupGloo
+    gloo = _C10D.ProcessGroupGloo
     options = gloo._Options()
     options._devices = [gloo.create_device(hostname=own)]
     options._timeout = timedelta(seconds=max(JOIN, meeting.timeout))
@@ -238,22 +242,22 @@ def _gloo(store: distributed.Store, rank: int, meeting: Meeting) -> Any:
     return gloo(store, rank, meeting.size, options)
 
 
-def _nccl(store: distributed.Store, rank: int, meeting: Meeting) -> Any:
+def _nccl(store: Any, rank: int, meeting: Meeting) -> Any:
     """Return a backend whose errors are raised here: by default they end the whole process."""
-    options = distributed.ProcessGroupNCCL.Options()
+    options = _C10D.ProcessGroupNCCL.Options()
     # `broadcast` gives up first: NCCL's own watchdog is the last to do so.
     options._timeout = timedelta(seconds=2 * max(JOIN, meeting.timeout))
     with _SETTING:
         before = os.environ.pop(_ERRORS, "3")
         os.environ[_ERRORS] = "0"
         try:
-            return distributed.ProcessGroupNCCL(store, rank, meeting.size, options)
+            return _C10D.ProcessGroupNCCL(store, rank, meeting.size, options)
         finally:
             os.environ[_ERRORS] = before
 
 
 def _begun(backend: Any, bucket: Tensor) -> Any:
-    options = distributed.BroadcastOptions()
+    options = _C10D.BroadcastOptions()
     options.rootRank, options.rootTensor, options.asyncOp = 0, 0, True
     return backend.broadcast([bucket], options)
 
