@@ -9,13 +9,15 @@ from __future__ import annotations
 import gc
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from grpo_envs.errors import ConfigError
 from grpo_envs.runtime.launch import cores
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ Write = Callable[[str, Sequence[Mapping[str, Any]]], str]
 os.environ["OMP_NUM_THREADS"] = "1"  # here, and in the programs that tests start
 os.environ["GRPO_ENVS_PROGRESS"] = "0"  # what takes two seconds on a busy machine says nothing more
 
+
+LIGHT = find_spec("torch") is None
+"""Whether only the light core is installed: what needs more is skipped."""
+
+_EXTRA = re.compile(r'pip install -e "\.\[[^"]*"')
 
 collect_ignore = ["third_party"]  # packages that test_third_party.py installs
 _FIRST = (
@@ -48,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that none of them is left over for one core."""
     order = {f"tests/{name}.py": place for place, name in enumerate(_FIRST)}
     items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
-    if find_spec("torch") is None:  # the light core alone
+    if LIGHT:
         return
     import torch
 
@@ -61,6 +68,49 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("engine"):
                 item.add_marker(pytest.mark.skip(reason="no vLLM here: .ci/engine installs it"))
+
+
+class Light(pytest.Module):
+    """A file of tests, which is skipped where it imports what the light core has not."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            if missing := missing_package(error.__cause__):
+                pytest.skip(f"needs {missing}", allow_module_level=True)
+            raise
+
+
+def pytest_pycollect_makemodule(
+    module_path: Path, parent: pytest.Collector
+) -> pytest.Module | None:
+    """Let files that the light core cannot import be skipped; with the extras nothing is."""
+    return Light.from_parent(parent, path=module_path) if LIGHT else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Have a test skipped that imports what the light core has not."""
+    report = yield
+    if LIGHT and call.excinfo and (missing := missing_package(call.excinfo.value)):
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), item.location[1] or 0, f"needs {missing}")
+    return report
+
+
+def missing_package(error: BaseException | None) -> str:
+    """Return what is not installed and made an import fail, or a call of ours; or ''."""
+    while error is not None:
+        name = error.name if isinstance(error, ModuleNotFoundError) else None
+        if name and find_spec(package := name.partition(".")[0]) is None:
+            return package
+        if isinstance(error, ConfigError) and (asked := _EXTRA.search(str(error))):
+            return asked[0]
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def pytest_collection_finish() -> None:

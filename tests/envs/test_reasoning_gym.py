@@ -20,7 +20,8 @@ from grpo_envs.sandbox import Calls, Limits, LocalPool, Raised, Returned, RunRes
 from tests.benchmarks.reasoning_gym_tasks import look
 
 SPEC = find_spec("reasoning_gym")
-assert SPEC is not None
+if SPEC is None:
+    pytest.skip("needs reasoning-gym", allow_module_level=True)
 PACKAGE = Path(str(SPEC.origin)).parent
 
 

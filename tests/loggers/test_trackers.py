@@ -309,6 +309,7 @@ def test_the_sample_of_completions_is_small_and_spread_over_the_run(
     assert {row["text"] for row in found} == {"\\ud800 <b>"}
 
 
+@pytest.mark.filterwarnings("ignore:The filesystem tracking backend:FutureWarning")  # MLflow 3.7
 @pytest.mark.parametrize("store", ["sqlite", "files"])
 def test_mlflow_gets_names_that_it_takes(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

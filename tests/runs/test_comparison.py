@@ -247,6 +247,7 @@ def test_a_report_of_several_runs_compares_them_over_seeds(tmp_path: Path) -> No
 def test_the_command_prints_a_table_and_draws_bands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("matplotlib")
     two_variants(tmp_path / "sweep")
     picture = tmp_path / "bands.png"
     args = [str(tmp_path / "sweep"), "--metric", "eval/accuracy", "--out", str(picture)]

@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from socket import SHUT_RDWR
 from typing import Any, Protocol
 
@@ -182,7 +182,8 @@ def serving(stand_in: StandIn, port: int = 0) -> Iterator[str]:
         server.shutdown()
         thread.join(20)
         for connection in [*stand_in.open]:
-            connection.socket.shutdown(SHUT_RDWR)
+            with suppress(OSError):  # it has just ended by itself
+                connection.socket.shutdown(SHUT_RDWR)
 
 
 class Slow(Ours):
