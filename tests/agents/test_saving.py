@@ -130,7 +130,7 @@ def test_a_model_without_a_folder_is_written_once_for_its_adapters_to_name(
     shutil.rmtree(written)
     with pytest.raises(ConfigError) as raised:
         load_policy(str(tmp_path / "adapters"), adapters=True)
-    assert f"are of the model {written}, which is not there" in str(raised.value)
+    assert f"belong to the model {written}, which does not exist" in str(raised.value)
 
 
 def test_a_base_that_cannot_be_written_is_one_line(random_policy: Policy, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_what_fp16_cannot_hold_is_refused(random_policy: Policy, tmp_path: Path)
     policy = with_float32(random_policy)
     policy.model.model.norm.weight.data[0] = 70_000.0
     policy.save(tmp_path / "bf16", "bf16")
-    with pytest.raises(ConfigError, match=r"^model\.norm\.weight has numbers that fp16 cannot"):
+    with pytest.raises(ConfigError, match=r"^model\.norm\.weight has values too large for fp16"):
         policy.save(tmp_path / "fp16", "fp16")
     assert policy.model.dtype is torch.float32
 

@@ -220,7 +220,7 @@ def test_so_is_one_in_pytorchs_own_format(end: bytes, tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(end)
     said = refusal(path)
     assert said.startswith(f"model.path={path}: ")
-    assert "PytorchStreamReader" in said or "its weights are cut off" in said
+    assert "PytorchStreamReader" in said or "its weights are truncated" in said
     assert "weights_only" not in said
 
 

@@ -98,7 +98,7 @@ def test_environment_keys_need_no_plus() -> None:
             "truncated=penalise with agent.overlong.buffer=0.2: *pay twice",
         ),
         ("agent=dapi", "agent=dapi. Allowed: cispo, *Did you mean 'dapo'?"),
-        ("agent=distill", "agent.reward_weight=0 without agent.teacher, *agent.teacher=FOLDER"),
+        ("agent=distill", "agent.reward_weight=0 without agent.teacher: *agent.teacher=FOLDER"),
         ("agent.teacher_weight=0", "agent.teacher_weight=0.0. Allowed: above 0"),
         (
             "agent.sync_reference_decay=0.9",

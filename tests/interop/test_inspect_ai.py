@@ -157,7 +157,7 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (("countdown", {"levle": 1}), "Did you mean 'level'"),
         (("countdown", {"split": "test"}), "split=test. Allowed: train, eval"),
-        (("mixture", {"of": {"math": {"levels": [1, 2]}}}), "its problems follow success"),
+        (("mixture", {"of": {"math": {"levels": [1, 2]}}}), "its levels follow success"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: Sequence[Any], message: str) -> None:

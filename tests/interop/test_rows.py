@@ -211,7 +211,7 @@ def test_a_problem_that_changed_is_refused() -> None:
         (
             "mixture",
             {"of": {"math": {"levels": [1, 2]}, "countdown": 1}},
-            "its problems follow success",
+            "its levels follow success",
         ),
     ],
 )
