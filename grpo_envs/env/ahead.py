@@ -70,7 +70,8 @@ class Ahead:
         waited = time.perf_counter() - start
         spans = [span for _, _, graded, _, finished in done for span in (graded, finished)]
         self.hidden = max(0.0, _covered(spans) - waited)
-        replies, earned = {}, {}
+        replies: dict[int, Reply] = {}
+        earned: dict[int, Reward] = {}
         for begun, found, _, more, _ in done:
             pairs = zip(begun.items(), found, strict=True)
             own = {i: reply for (i, action), reply in pairs if actions.get(i) == action}

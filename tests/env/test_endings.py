@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -80,11 +79,11 @@ class Talk(TextEnv):
 
 
 class Asked:
-    """A function that is asked about each episode alone, and notes where and what."""
+    """A function that is asked about episodes, and notes about which."""
 
     def __init__(self) -> None:
         self.episodes: list[list[str]] = []
-        self.threads: list[bool] = []
+        self.calls = 0
 
     def __call__(
         self,
@@ -92,9 +91,16 @@ class Asked:
         answers: Sequence[str],
         episodes: Sequence[Sequence[Turn]],
     ) -> list[float]:
-        self.threads.append(threading.current_thread() is threading.main_thread())
+        self.calls += 1
         self.episodes += [[turn.action for turn in turns] for turns in episodes]
         return [float(len(turns)) for turns in episodes]
+
+    def wait_for(self, episodes: int) -> None:
+        """Wait until it was asked about so many episodes."""
+        until = time.monotonic() + LONG_S
+        while len(self.episodes) < episodes:
+            assert time.monotonic() < until, "it is asked in the step alone"
+            time.sleep(0.01)
 
 
 def talks(members: int, size: int, *, each_alone: bool) -> tuple[GroupVectorEnv, Asked]:
@@ -110,8 +116,17 @@ def talks(members: int, size: int, *, each_alone: bool) -> tuple[GroupVectorEnv,
     return GroupVectorEnv(env, members, size), asked
 
 
-def played(envs: GroupVectorEnv, script: Sequence[Sequence[str]], *, ahead: bool) -> list[float]:
-    """The totals of members that say these words, graded ahead or in the step."""
+def played(
+    envs: GroupVectorEnv,
+    script: Sequence[Sequence[str]],
+    *,
+    ahead: bool,
+    before: Callable[[int], None] = lambda ended: None,
+) -> list[float]:
+    """The totals of members that say these words, graded ahead or in the step.
+
+    `before` each step it is said how many episodes the answers so far end.
+    """
     envs.reset(seed=[1])
     turns = max(map(len, script))
     for turn in range(turns):
@@ -120,6 +135,7 @@ def played(envs: GroupVectorEnv, script: Sequence[Sequence[str]], *, ahead: bool
         if ahead:
             for i, text in running.items():
                 envs.score_ahead({i: text})
+        before(sum(len(words) <= turn + 1 for words in script))
         envs.step(said)
     return [reward.total for reward in envs.episode_rewards]
 
@@ -130,13 +146,11 @@ def test_ahead_or_in_the_step_an_episode_earns_the_same(each_alone: bool) -> Non
     envs, asked = talks(3, 3, each_alone=each_alone)
     other, once = talks(3, 3, each_alone=each_alone)
     wanted = [0.2 + 2, 0.1 + 1, 0.3 + 3]
-    assert played(envs, script, ahead=True) == pytest.approx(wanted)
+    before = asked.wait_for if each_alone else (lambda ended: None)
+    assert played(envs, script, ahead=True, before=before) == pytest.approx(wanted)
     assert played(other, script, ahead=False) == pytest.approx(wanted)
     assert sorted(asked.episodes) == sorted(once.episodes) == sorted(script), "each is asked once"
-    if each_alone:
-        assert len(asked.threads) == 3, "each when it ended"
-    else:
-        assert len(asked.threads) == 1, "all at once, when the group ended"
+    assert (asked.calls, once.calls) == (3 if each_alone else 1, 1)
     for each in (envs, other):
         each.close()
 
@@ -152,7 +166,8 @@ def test_an_episode_that_is_cut_is_asked_about_too_and_a_reset_forgets() -> None
     assert sorted(asked.episodes) == [["a"], ["end"]]
     envs.reset(seed=[2])
     envs.score_ahead({0: "end"})
-    envs.reset(seed=[3])  # the episode was given up
+    envs.step(["end", "a"])
+    envs.reset(seed=[3])  # the group was given up: its first episode was asked about, and ended
     assert played(envs, [["b", "end"], ["end"]], ahead=False) == pytest.approx([2.2, 1.1])
     envs.close()
 
