@@ -77,9 +77,11 @@ def resolve_short_name(app: "Sphinx", env: Any, node: Any, content: Any) -> node
 
 
 def write_math(writer: Any, node: nodes.math | nodes.math_block) -> None:
-    """Write an equation as MathML."""
+    """Write an equation as MathML; below and above a displayed one is room, or it would scroll."""
     block = isinstance(node, nodes.math_block)
-    writer.body.append(convert(node.astext(), display="block" if block else "inline"))
+    equation = convert(node.astext(), display="block" if block else "inline")
+    room = '<div style="padding: .6em 0">{}</div>'
+    writer.body.append(room.format(equation) if block else equation)
     raise nodes.SkipNode
 
 
