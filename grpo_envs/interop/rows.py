@@ -271,8 +271,9 @@ def _is_object(text: str) -> bool:
 
 def _is_seed(value: object) -> bool:
     """Whether a value is a whole number from 0 on, of whatever type a table gives it."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return is_number and value >= 0 and value % 1 == 0
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return bool(value >= 0 and value % 1 == 0)
 
 
 def _digest(problem: Problem) -> str:

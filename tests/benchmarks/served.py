@@ -92,7 +92,7 @@ def served(name: str, env: TextEnv) -> Iterator[str]:
     """Serve the environment in a thread; yield the address of sessions."""
     from grpo_envs.interop.openenv import Server, listen  # the extra `openenv`
 
-    server = Server(Served(name, env, 300.0), 256)
+    server = Server(Served(name, env, 300.0), 256, lambda: None)
     with closing(listen("127.0.0.1", 0)) as at:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [at]})
         thread.start()

@@ -79,8 +79,13 @@ def test_models_that_only_score_have_a_row_each(
 ) -> None:
     """A teacher, the average that a reference is, a critic; reward models here and elsewhere."""
     config = LlamaConfig(
-        **{"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_labels": 1},
-        **{"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1},
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_labels=1,
         architectures=["LlamaForSequenceClassification"],
     )
     config.save_pretrained(tmp_path)

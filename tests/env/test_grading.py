@@ -165,7 +165,7 @@ def test_batches_are_graded_side_by_side_where_there_are_copies_for_them() -> No
     batches = [{0: Turn(action="a")}, {1: Turn(action="b")}]
     for batch in batches:
         ahead.begin(batch)
-    replies = ahead.take(batches[0] | batches[1])
+    replies, _ = ahead.take(batches[0] | batches[1])
     ahead.close()
     assert {i: reply.reward.note for i, reply in replies.items()} == {0: "a", 1: "b"}
 
