@@ -273,7 +273,7 @@ def _is_seed(value: object) -> bool:
     """Whether a value is a whole number from 0 on, of whatever type a table gives it."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
-    return bool(value >= 0 and value % 1 == 0)
+    return bool(value % 1 == 0) and int(value) >= 0
 
 
 def _digest(problem: Problem) -> str:

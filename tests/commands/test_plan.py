@@ -85,9 +85,9 @@ def test_models_that_only_score_have_a_row_each(
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        num_labels=1,
         architectures=["LlamaForSequenceClassification"],
     )
+    config.num_labels = 1
     config.save_pretrained(tmp_path)
     judge = AutoModelForSequenceClassification.from_config(config)
     scored = sum(p.numel() for p in judge.parameters())
