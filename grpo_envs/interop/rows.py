@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -271,9 +271,11 @@ def _is_object(text: str) -> bool:
 
 def _is_seed(value: object) -> bool:
     """Whether a value is a whole number from 0 on, of whatever type a table gives it."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool):
         return False
-    return bool(value % 1 == 0) and int(value) >= 0
+    if isinstance(value, Integral):
+        return int(value) >= 0
+    return isinstance(value, Real) and float(value) >= 0 and float(value).is_integer()
 
 
 def _digest(problem: Problem) -> str:
