@@ -256,5 +256,5 @@ def test_a_token_without_an_embedding_is_named_when_a_prompt_has_it(tmp_path: Pa
     policy = load_policy(path)
     assert policy.render("What is 1+2?")
     for write in (policy.render, lambda text: policy.follow_up(text, ended=True)):
-        with pytest.raises(ConfigError, match="knows '<tool>', for which the model has no embed"):
+        with pytest.raises(ConfigError, match="token '<tool>', for which the model has no embed"):
             write("a <tool>")
