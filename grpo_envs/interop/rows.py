@@ -271,8 +271,12 @@ def _is_object(text: str) -> bool:
 
 def _is_seed(value: object) -> bool:
     """Whether a value is a whole number from 0 on, of whatever type a table gives it."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return is_number and value >= 0 and value % 1 == 0
+    return (
+        isinstance(value, Real)
+        and not isinstance(value, bool)
+        and not value < 0
+        and bool(value % 1 == 0)
+    )
 
 
 def _digest(problem: Problem) -> str:
