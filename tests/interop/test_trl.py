@@ -183,6 +183,20 @@ def test_a_tool_that_trl_cannot_show_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def shows_lists() -> bool:
+    """Whether Transformers' schema of `list` is an array; where not, such a tool is refused."""
+
+    def takes(x: list) -> None:  # type: ignore[type-arg]
+        """Take.
+
+        Args:
+            x: A list.
+        """
+
+    shown = get_json_schema(takes)["function"]["parameters"]["properties"]["x"]
+    return bool(shown["type"] == "array")
+
+
 @pytest.mark.parametrize(
     "about",
     [
@@ -201,6 +215,8 @@ def test_a_tool_that_trl_cannot_show_is_refused(
 def test_a_tool_is_shown_as_it_is(
     monkeypatch: pytest.MonkeyPatch, about: dict[str, Any], required: bool
 ) -> None:
+    if about == {"type": "array"} and not shows_lists():
+        pytest.skip("this release of Transformers shows a list without items as an object")
     env = with_tool("see", about, required=required)
     monkeypatch.setattr(rows, "_environment", lambda *_: env)
     player: Any = Task("calculator").environment_factory()
