@@ -13,7 +13,7 @@ from functools import cache, partial
 from importlib import import_module
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from grpo_agent.loss_options import OPTIONS, options_of
 from grpo_envs.env.installed import (
@@ -131,7 +131,8 @@ def resolve(kind: Kind, cfg: AdvantageConfig | LossConfig) -> Mechanism:
     options: dict[str, Any] = cfg.options
     if _is_ours(kind, name):  # some are the agent's, which chooses tokens by them
         asked = {p.name for p in optional}
-        options = {key: value for key, value in options_of(cfg).items() if key in asked}
+        own_options = options_of(cast("LossConfig", cfg))
+        options = {key: value for key, value in own_options.items() if key in asked}
     elif not optional:
         _require_none(kind, name, options)
     prefix = f"{kind.table}.options."
