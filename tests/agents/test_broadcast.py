@@ -5,6 +5,8 @@ With the real vLLM: test_engine.py.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -285,3 +287,16 @@ def test_nccl_is_between_different_gpus_alone(monkeypatch: pytest.MonkeyPatch) -
 def test_an_error_of_torch_is_one_line_without_its_place() -> None:
     said = "[/a/gloo/pair.cc:537] Read error [127.0.0.1]:1: Connection reset by peer. GLHF!\nmore"
     assert groups._line(RuntimeError(said)) == "Read error [127.0.0.1]:1: Connection reset by peer"
+
+
+ALONE = """
+import torch
+from grpo_policy.samplers.vllm.worker.grpo_envs_group import Group, Meeting, opened
+store = opened("127.0.0.1")
+at = dict(name="", address="127.0.0.1", port=store.port, size=1, backend="gloo", timeout=5.0)
+Group(Meeting(**at), 0, torch.device("cpu"), store=store).close()
+"""
+
+
+def test_a_process_may_exit_as_soon_as_it_has_left_its_group() -> None:
+    subprocess.run([sys.executable, "-c", ALONE], check=True)

@@ -1,9 +1,8 @@
 """A process group of a run and the workers of one server, over which weights are broadcast.
 
-Both ends use this module: the run imports it from grpo_policy, vLLM's workers by PYTHONPATH, as
-their interpreter does not have this project. So it imports torch alone. The group is not one of
-`torch.distributed`'s, whose default group belongs to the trainer: `init_process_group` is never
-called. No step waits without a time limit.
+Both ends use this module. vLLM's workers find it by PYTHONPATH, because their interpreter does not
+have this project: it imports torch alone. `torch.distributed`'s default group belongs to the
+trainer, so `init_process_group` is never called. No step waits without a time limit.
 """
 
 from __future__ import annotations
@@ -25,6 +24,8 @@ BUCKET = 128 * 2**20
 """Bytes of a broadcast, at most; but a larger weight has one of its own."""
 JOIN = 30.0
 """Seconds in which all members must have joined."""
+_LEAVE = 2.0
+"""Seconds that the end of a backend is awaited."""
 _ALIGNED = 16
 """Bytes that the place of a weight in a bucket is a multiple of: of the size of every dtype."""
 _LOOK = 0.001
@@ -199,9 +200,9 @@ class Group:
             self.broadcast(bucket, ended)
 
     def received(self, told: Mapping[str, Sequence[Any]]) -> Iterator[list[tuple[str, Tensor]]]:
-        """Yield the weights that the run broadcasts, by name; see `buckets` and `broadcast`.
+        """Yield the weights that the run broadcasts, by name.
 
-        Each bucket is new memory: vLLM keeps what it is given until a layer is whole.
+        Each bucket is new memory: vLLM keeps the weights until a layer is whole.
         """
         for slots in buckets(told, self.meeting.bucket):
             bucket = self.bucket(slots)
@@ -209,12 +210,11 @@ class Group:
             yield [(slot.name, slot.of(bucket)) for slot in slots]
 
     def close(self) -> None:
-        """Leave it, whatever the others do.
-
-        A backend that waits for a member ends with its time limit only, so a thread waits for it.
-        """
+        """Leave the group, in a thread: the end of a backend that waits for a member takes long."""
+        # The thread is awaited: a process that exits while it works is aborted.
         pending, self._backend = [self._backend], None
-        threading.Thread(target=_let_go, args=(pending,), daemon=True).start()
+        (leaving := threading.Thread(target=_let_go, args=(pending,), daemon=True)).start()
+        leaving.join(_LEAVE)
 
 
 def _let_go(pending: list[Any]) -> None:
