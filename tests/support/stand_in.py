@@ -96,7 +96,7 @@ class StandIn:
         elif route == "/resume":
             self.paused = False
         elif route == "/init_weight_transfer_engine":
-            self.group = Group(Meeting(**body["init_info"]), 1, torch.device("cpu"))
+            self.group = Group(Meeting(**body["init_info"]["meeting"]), 1, torch.device("cpu"))
         elif route == "/start_weight_update":
             assert self.paused
             assert not self.updating, "while a weight update is already active"

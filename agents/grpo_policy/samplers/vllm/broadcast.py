@@ -125,7 +125,8 @@ class Broadcast:
             timeout=min(_TIMEOUT, server.timeout),
             bucket=BUCKET,
         )
-        answer = _asked(server, "/init_weight_transfer_engine", {"init_info": asdict(meeting)})
+        body = {"init_info": {"meeting": asdict(meeting)}}
+        answer = _asked(server, "/init_weight_transfer_engine", body)
         try:
             group = Group(meeting, 0, self._device, store=store, ended=_failed(answer))
         except GroupLost as error:

@@ -73,15 +73,10 @@ class WorkerExtension:
 
 @dataclass(kw_only=True)
 class JoinInit(WeightTransferInitInfo):  # type: ignore[misc]
-    """The group that broadcasts come from, see `Meeting`; files need none."""
+    """The group that broadcasts come from; files need none."""
 
-    name: str
-    address: str
-    port: int
-    size: int
-    backend: str
-    timeout: float
-    bucket: int
+    meeting: dict[str, Any]
+    """The fields of `Meeting`."""
 
 
 @dataclass
@@ -108,7 +103,7 @@ class FileEngine(WeightTransferEngine[JoinInit, Update]):  # type: ignore[misc]
         self.shutdown()
         here = self.parallel_config
         rank = 1 + here.data_parallel_index * here.world_size + here.rank
-        self.group = Group(Meeting(**asdict(init_info)), rank, self.device)
+        self.group = Group(Meeting(**init_info.meeting), rank, self.device)
 
     def shutdown(self) -> None:
         """Leave the group."""
