@@ -187,12 +187,17 @@ def _advantages(
 
 def _of_advantages(run: Record, noted: Sequence[Row]) -> Iterator[str]:
     """Yield how advantages are made, and the numbers of the whole step that they need."""
-    for key, text in run.about.get("formulas", {}).items():
-        if not key.startswith(_OF_TOKENS) or key == "agent.loss.kl_in":
-            yield f"{key}={text}"
+    yield from _formulas(run, of_tokens=False)
     of_step: Mapping[str, float] = noted[0].get("of_step", {}) if noted else {}
     if of_step:
         yield "the step: " + ", ".join(f"{name}={_number(x)}" for name, x in of_step.items())
+
+
+def _formulas(run: Record, *, of_tokens: bool) -> Iterator[str]:
+    """Yield the formulas of a token's terms, or those of advantages and rewards."""
+    for key, text in run.about.get("formulas", {}).items():
+        if (key.startswith(_OF_TOKENS) and key != "agent.loss.kl_in") is of_tokens:
+            yield f"{key}={text}"
 
 
 def _turns(run: Record, members: Sequence[Row], noted: Sequence[Row]) -> Iterator[str | Table]:
@@ -241,9 +246,7 @@ def _tokens(run: Record, rows: Sequence[Row], asked: int | None) -> Iterator[str
     columns = {name: title for name, title in _COLUMNS.items() if name in terms}
     taken = ", ".join(map(str, numbers))
     yield f"member {row['member']} in update {update}; it took part in {taken} of the step"
-    for key, text in run.about.get("formulas", {}).items():
-        if key.startswith(_OF_TOKENS) and key != "agent.loss.kl_in":
-            yield f"{key}={text}"
+    yield from _formulas(run, of_tokens=True)
     yield from _missing(terms)
     yield from (text for name, text in _MEANT.items() if name in terms)
     texts = [one_line(text, 24) or "''" for text in row["tokens"]]
