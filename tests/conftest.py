@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,9 @@ Write = Callable[[str, Sequence[Mapping[str, Any]]], str]
 
 # Tests run side by side, one process a core: threads of their own would only be in the way.
 os.environ["OMP_NUM_THREADS"] = "1"  # here, and in the programs that tests start
+# Modules are compiled once, and not by each of the hundreds of processes that tests start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ["GRPO_ENVS_PROGRESS"] = "0"  # what takes two seconds on a busy machine says nothing more
 
 

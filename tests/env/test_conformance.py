@@ -10,6 +10,7 @@ import signal
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar
 
@@ -659,7 +660,8 @@ def test_a_limit_that_passes_around_the_block_leaves_no_timer(
     """A timer that stays on would interrupt whatever comes next, a second later."""
     handler = signal.getsignal(signal.SIGALRM)
     for _ in range(50):
-        with time_limit(1e-6, "it"):  # passes before the block begins
+        # It passes before the block begins; on a busy machine now and then within it.
+        with suppress(TooLong), time_limit(1e-6, "it"):
             pass
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     passes = partial(ctypes.CDLL(None)["raise"], signal.SIGALRM)  # no Python, as setitimer
