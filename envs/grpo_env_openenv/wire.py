@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit
@@ -14,9 +15,11 @@ from grpo_envs.errors import ConfigError, require, require_extra
 
 Told = Mapping[str, Any]
 """A server's answer to `reset` or `step`: `observation`, `reward`, `done`."""
-_SCHEMES = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
+_SECURE = ("wss", "https")
+_SCHEMES = ("ws", "http", *_SECURE)
 _LARGEST = 2**26  # bytes of a message
 _CLOSING_S = 1.0
+_NO_SERVER = "it is no OpenEnv server"
 _CAPACITY, _VALIDATION = "CAPACITY_REACHED", "VALIDATION_ERROR"
 _LINE = 300
 
@@ -42,19 +45,31 @@ class Outside(WireError):
 
 
 def base_of(url: Any) -> str:
-    """Return the http or https address of a server's routes, from any form of its address.
+    """Return the address of a server from `env.url`, without its last slash and route `/ws`.
 
     >>> base_of("ws://127.0.0.1:8000/ws")
-    'http://127.0.0.1:8000'
+    'ws://127.0.0.1:8000'
 
     Raises:
         ConfigError: `url` is not such an address.
     """
-    parts = urlsplit(url if isinstance(url, str) else "")
     allowed = "the address of an OpenEnv server, as in ws://127.0.0.1:8000 or https://host/path"
-    require(parts.scheme in _SCHEMES and bool(parts.hostname), "env.url", url, allowed)
-    path = parts.path.rstrip("/").removesuffix("/ws")
-    return urlunsplit((_SCHEMES[parts.scheme], parts.netloc, path, "", ""))
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        port = parts.port is None or parts.port > 0
+    except ValueError:  # the port, or brackets that do not match
+        raise ConfigError(f"env.url={url}. Allowed: {allowed}.") from None
+    known = parts.scheme in _SCHEMES and bool(parts.hostname) and port
+    plain = not (parts.query or parts.fragment or "@" in parts.netloc)
+    require(known and plain, "env.url", url, allowed)
+    path = parts.path.rstrip("/").removesuffix("/ws").rstrip("/")
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+def _routed(base: str, kind: str, route: str) -> str:
+    """Return the address of a route: `kind` is `http`, or `ws` for the WebSocket."""
+    scheme, colon, rest = base.partition(":")
+    return f"{kind}{'s' * (scheme in _SECURE)}{colon}{rest}{route}"
 
 
 def schema_of(base: str, timeout: float) -> Mapping[str, Any]:
@@ -65,14 +80,17 @@ def schema_of(base: str, timeout: float) -> Mapping[str, Any]:
     """
     require_extra("openenv-client", "env=openenv", ["websockets"])
     try:
-        with urlopen(f"{base}/schema", timeout=timeout) as answer:
-            schema = json.load(answer)
+        with urlopen(_routed(base, "http", "/schema"), timeout=timeout) as answer:
+            text = answer.read()
     except HTTPError as error:
-        why = f"{base}/schema answers {error.code}: it is no OpenEnv server"
-        raise ConfigError(f"env.url={base}: {why}.") from error
-    except (OSError, ValueError) as error:
+        raise ConfigError(f"env.url={base}: /schema answers {error.code}: {_NO_SERVER}.") from error
+    except (OSError, ValueError, HTTPException) as error:
         why = _one_line(getattr(error, "reason", error))
         raise ConfigError(f"env.url={base}: no OpenEnv server answers: {why}.") from error
+    try:
+        schema = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"env.url={base}: /schema is not JSON: {_NO_SERVER}.") from error
     kinds = ("action", "observation")
     known = isinstance(schema, Mapping) and all(isinstance(schema.get(x), Mapping) for x in kinds)
     require(known, "env.url", base, "an OpenEnv server, whose /schema has action and observation")
@@ -101,7 +119,7 @@ class Session:
         try:
             self._socket = self._open.enter_context(
                 connect(
-                    f"{base.replace('http', 'ws', 1)}/ws",
+                    _routed(base, "ws", "/ws"),
                     open_timeout=timeout,
                     close_timeout=_CLOSING_S,
                     ping_interval=None,  # a server that steps in its event loop cannot answer pings

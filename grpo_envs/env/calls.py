@@ -60,9 +60,18 @@ def join_results(results: Sequence[str]) -> str:
     return "\n".join(results)
 
 
+def no_constant(name: str) -> Any:
+    """Refuse NaN and infinities, which Python's parser would accept.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"{name} is not JSON")
+
+
 def _read(text: str) -> Call:
     try:
-        body = json.loads(text)
+        body = json.loads(text, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
         return Call(name="", error=f"the call is not JSON ({error})")
     if not isinstance(body, dict) or not isinstance(body.get("name"), str):

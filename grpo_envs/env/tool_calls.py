@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any, Protocol
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-from referencing import Registry
-
 from grpo_envs.env.deadlines import in_time
 from grpo_envs.env.mcp_client import Server
+from grpo_envs.env.tool_arguments import LONGEST_MISTAKE, wrong_arguments
 from grpo_envs.env.tool_schema import (
     checked,
     require_parameters,
@@ -27,8 +25,7 @@ from grpo_envs.env.tool_session import Answered, Episode
 from grpo_envs.errors import ConfigError, GrpoEnvsError, ToolFailed, nearest, require
 from grpo_envs.types import Call, Tool
 
-_LONGEST_MISTAKE = 300
-"""Characters of an error that quotes what the policy wrote."""
+_DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +55,11 @@ class ToolLimits:
             if name not in usual:
                 close = nearest(str(name), usual)
                 raise ConfigError(f"{_KEY}={name}. Allowed: {', '.join(usual)}.{close}")
-            number = type(value) in ((int, float) if name == "call_s" else (int,)) and value > 0
+            seconds = name == "call_s"
+            number = type(value) in ((int, float) if seconds else (int,)) and value > 0
+            number = number and not (seconds and value > _DAY_S)
             none = name == "calls" and value is None
-            allowed = "seconds, above 0" if name == "call_s" else "a whole number above 0"
+            allowed = f"seconds above 0, up to {_DAY_S}" if seconds else "a whole number above 0"
             require(number or none, f"{_KEY}.{name}", value, allowed)
         return cls(**{**asdict(cls()), **(given or {})})
 
@@ -152,6 +151,8 @@ def _own(given: Any, limits: ToolLimits) -> list[OwnTool]:
     if isinstance(given, Server):
         server, seconds = given.copy(), limits.call_s
         tools = [checked(tool) for tool in server.tools()]
+        if not tools:
+            raise ConfigError(f"{server} has no tools.")
         return [ServerTool(tool=tool, server=server, seconds=seconds) for tool in tools]
     if isinstance(given, tuple) and len(given) == 2 and callable(given[1]):
         tool, function = tool_of_schema(given[0]), given[1]
@@ -159,6 +160,8 @@ def _own(given: Any, limits: ToolLimits) -> list[OwnTool]:
         tool, function = tool_from(given), given
     else:
         raise ConfigError(f"tools: {given!r} is no tool. Allowed: {_ALLOWED}.")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigError(f"tool {tool.name} is a generator. Allowed: a function that returns.")
     require_parameters(tool, function)
     return [FunctionTool(tool=tool, function=function, in_order=takes_state(function))]
 
@@ -210,37 +213,21 @@ def _mistake(call: Call, tools: Mapping[str, OwnTool], limits: ToolLimits, befor
     if limits.calls is not None and before >= limits.calls:
         return f"no call is left of {limits.calls}. Answer without one."
     if call.error:
-        return call.error[:_LONGEST_MISTAKE]
+        return call.error[:LONGEST_MISTAKE]
     if call.name not in tools:
-        name = call.name[:_LONGEST_MISTAKE]
+        name = call.name[:LONGEST_MISTAKE]
         return f"no tool {name!r}. Tools: {', '.join(tools)}.{nearest(name, tools)}"
-    return _bad_arguments(call, tools[call.name].tool)
-
-
-def _bad_arguments(call: Call, tool: Tool) -> str:
-    known = tool.parameters.get("properties", {})
-    unknown = [name for name in call.arguments if name not in known]
-    if unknown and not tool.parameters.get("additionalProperties"):
-        close = nearest(unknown[0], known)
-        names = ", ".join(known) or "none"
-        return f"{tool.name} has no parameter {unknown[0][:80]!r}. Parameters: {names}.{close}"
-    validator = Draft202012Validator(tool.parameters, registry=Registry())
-    try:
-        worst = best_match(validator.iter_errors(dict(call.arguments)))
-    except RecursionError:
-        return f"{tool.name}: the arguments are nested too deeply."
-    if worst is None:
-        return ""
-    where = ".".join(map(str, worst.absolute_path))
-    return f"{tool.name}: {where and where + ': '}{worst.message}"[:_LONGEST_MISTAKE]
+    return wrong_arguments(call, tools[call.name].tool)
 
 
 def _answered(call: Call, value: Any, limits: ToolLimits) -> Answered:
+    _raise_failure(call.name, value)
+    try:
+        result = value if isinstance(value, str) else _as_text(value, call.name)
+    except ValueError as error:  # an integer of too many digits
+        value = error
     if isinstance(value, ValueError | TimeoutError):
-        result = f"error: {value}"
-    else:
-        _raise_failure(call.name, value)
-        result = value if isinstance(value, str) else _as_json(value)
+        result = f"error: {str(value) or type(value).__name__}"
     return Answered(
         call=call,
         result=_clean(_cut(result, limits.result_chars)),
@@ -259,11 +246,31 @@ def _raise_failure(name: str, value: Any) -> None:
     ) from value
 
 
-def _as_json(value: Any) -> str:
+_JSON = (bool, int, float, list, tuple, dict)
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
+
+
+def _as_text(value: Any, name: str) -> str:
+    """Return a result as JSON; what JSON cannot hold, as Python writes it.
+
+    Raises:
+        ToolFailed: Python writes an object with its address, which differs from call to call.
+        ValueError: an integer has more digits than Python writes.
+    """
+    plain = value if value is None or isinstance(value, _JSON) else _plain(value)
     try:
-        return json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):  # an object of the author's class
-        return str(value)
+        dumped = json.dumps(plain, ensure_ascii=False, default=_plain)
+        text = plain if isinstance(plain, str) else dumped
+    except (TypeError, ValueError):  # keys that are no text, or a list that contains itself
+        text = str(value)
+    if found := _ADDRESS.search(text):
+        raise ToolFailed(f"tool {name} returned {found[0]}. Allowed: text, or a value for JSON")
+    return text
+
+
+def _plain(value: Any) -> Any:
+    """Return a set as a sorted list, for its order differs from run to run, and others as text."""
+    return sorted(value, key=repr) if isinstance(value, set | frozenset) else str(value)
 
 
 def _cut(text: str, most: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -219,6 +220,9 @@ class ToolEnv(TextEnv):
         return dataclasses.replace(problem, tools=problem.tools or every)
 
     def _require_session(self) -> None:
+        if inspect.isasyncgenfunction(self.session) or inspect.iscoroutinefunction(self.session):
+            allowed = "a generator that yields once, or a context manager"
+            raise ConfigError(f"{type(self).__name__}.session is async. Allowed: {allowed}.")
         for name, own in self._own_tools.items():
             takes = isinstance(own, FunctionTool) and own.in_order
             if takes and type(self).session is ToolEnv.session:

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import jsonschema
 from jsonschema import Draft202012Validator
 
-from grpo_envs.errors import ConfigError, require
+from grpo_envs.errors import ConfigError, nearest, require
 from grpo_envs.types import Tool
 
 STATE = "state"
 """A first parameter of this name gets the value that the environment's `session` yields. The policy
 neither sees nor sets it."""
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
-_TYPES = "str, int, float, bool, None, list, dict, Literal, Any, and unions of them"
+_TYPES = (
+    "str, int, float, bool, None, list, dict, Literal, Any, and unions of them; any JSON Schema as "
+    "(schema, function)"
+)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
 def tool_from(function: Callable[..., Any]) -> Tool:
     """Return the tool that a function describes.
 
-    The text before the sections of the docstring is the description of the tool. Its `Args:`
-    (Google style) or `:param x:` lines (reST) describe the parameters.
+    The text before the sections of the docstring is the description of the tool. The section
+    `Args:` (Google style), the section `Parameters` (NumPy style) or the lines `:param x:` (reST)
+    describe the parameters.
 
     Args:
         function: Every parameter needs a type hint and a description; a parameter with a default
@@ -36,9 +42,11 @@ def tool_from(function: Callable[..., Any]) -> Tool:
         ConfigError: a type hint or a description is missing, or a type hint is not supported.
     """
     name = getattr(function, "__name__", type(function).__name__)
+    if isinstance(function, functools.partial):
+        raise ConfigError(f"tools: {function} has no docstring of its own. Allowed: a `def`.")
     about, described = _docstring(function)
     if not about:
-        raise ConfigError(f"tool {name}: it has no docstring, which tells the model what it does.")
+        raise ConfigError(f"tool {name}: no docstring that tells the model what the tool does.")
     properties: dict[str, Any] = {}
     required = []
     hints = _hints(name, function)
@@ -50,10 +58,11 @@ def tool_from(function: Callable[..., Any]) -> Tool:
             raise ConfigError(f"tool {name}: *{key}. Allowed: parameters with a name and a type.")
         if key not in hints:
             raise ConfigError(f"tool {name}: parameter {key} has no type hint. Allowed: {_TYPES}.")
-        if key not in described:
+        if not described.get(key):
             raise ConfigError(
                 f"tool {name}: the docstring does not describe parameter {key}. Allowed: a line "
                 f"`{key}: ...` under `Args:`, or `:param {key}: ...`."
+                f"{nearest(key, described.keys() - hints.keys())}"
             )
         schema = _schema(hints[key], f"tool {name}: parameter {key}")
         properties[key] = schema | {"description": described[key]}
@@ -140,9 +149,14 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
 
 def _hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return get_type_hints(function if inspect.isroutine(function) else type(function).__call__)
+        return get_type_hints(_routine(function))
     except NameError as error:
         raise ConfigError(f"tool {name}: a type hint cannot be read: {error}.") from error
+
+
+def _routine(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function; of a callable object its method `__call__`."""
+    return function if inspect.isroutine(function) else type(function).__call__
 
 
 def _schema(hint: Any, where: str) -> dict[str, Any]:
@@ -154,8 +168,8 @@ def _schema(hint: Any, where: str) -> dict[str, Any]:
         return {}
     if hint in _PLAIN:
         return {"type": _PLAIN[hint]}
-    if origin is Literal:
-        kinds = {_PLAIN[type(value)] for value in given if type(value) in _PLAIN}
+    if origin is Literal and all(type(value) in _PLAIN for value in given):
+        kinds = {_PLAIN[type(value)] for value in given}
         return {"type": kinds.pop(), "enum": [*given]} if len(kinds) == 1 else {"enum": [*given]}
     if origin in (Union, types.UnionType):
         return _union([_schema(each, where) for each in given])
@@ -174,18 +188,22 @@ def _union(schemas: list[dict[str, Any]]) -> dict[str, Any]:
     return {"anyOf": schemas}
 
 
-_SECTION = re.compile(r"^(Args|Arguments|Parameters|Returns?|Raises|Yields?|Examples?|Notes?):\s*$")
-_ENTRY = re.compile(r"(\*{0,2}\w+)\s*(?:\([^)]*\))?:\s*(.*)")
+_SECTION = re.compile(
+    r"^((?:Keyword )?Arg(?:ument)?s|(?:Other )?Param(?:eter)?s|Returns?|Raises|Yields?|Examples?"
+    r"|Notes?|Warnings?|Warns|See Also|References|Attributes):\s*$"
+)
+_ENTRY = re.compile(r"(\*{0,2}\w+)\s*(?:\(.*?\))?:\s*(.*)")
 _FIELD = re.compile(r"^:(\w+)\s*([^:]*):\s*(.*)$")
+_UNDERLINE = re.compile(r"-{3,}\s*")
 
 
 def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """Return the text before the sections of a docstring, and the descriptions of parameters."""
-    lines = (inspect.getdoc(function) or "").splitlines()
     about: list[str] = []
     described: dict[str, str] = {}
     section, depth, current = "", 0, ""
-    for line in lines:
+    text = inspect.getdoc(_routine(function)) or inspect.getdoc(function) or ""
+    for line in _google_style(text.splitlines()):
         indent = len(line) - len(line.lstrip())
         if (found := _SECTION.match(line)) or (field := _FIELD.match(line)):
             section, depth, current = (found[1] if found else "field"), 0, ""
@@ -195,11 +213,27 @@ def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
         elif section == "field" or (current and indent > depth > 0):
             if current and line.strip():
                 described[current] = f"{described[current]} {line.strip()}".strip()
-        elif section in ("Args", "Arguments", "Parameters") and line.strip():
-            depth = depth or indent
-            if entry := _ENTRY.fullmatch(line.strip()):
+        elif ("Arg" in section or "Param" in section) and line.strip():
+            depth, current = depth or indent, ""
+            if indent == depth and (entry := _ENTRY.fullmatch(line.strip())):
                 current = entry[1].lstrip("*")
                 described[current] = entry[2]
         elif not section:
             about.append(line.strip())
     return " ".join(" ".join(about).split()), described
+
+
+def _google_style(lines: Sequence[str]) -> list[str]:
+    """Return a docstring whose sections in NumPy's style, if it has any, are in Google's."""
+    found: list[str] = []
+    in_section = False
+    for line, below in pairwise([*lines, ""]):
+        if line.strip() and _UNDERLINE.fullmatch(below):
+            found.append(f"{line.strip()}:")
+            in_section = True
+        elif in_section and line.strip() and not _UNDERLINE.fullmatch(line):
+            of_entry = line[0].isspace()
+            found.append(f"    {line if of_entry else line.partition(':')[0].strip() + ':'}")
+        elif not in_section:
+            found.append(line)
+    return found

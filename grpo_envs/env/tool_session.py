@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_envs.env.mcp_client import Connection, Server
-from grpo_envs.errors import ToolFailed
+from grpo_envs.errors import GrpoEnvsError, ToolFailed
 from grpo_envs.types import Call, Problem, Turn
 
 
@@ -50,13 +50,14 @@ class Episode:
     def state(self) -> Any:
         """The value that the environment's `session` yields for this episode."""
         if not self._state:
-            opened = self._open_session(self.problem)
-            if not isinstance(opened, AbstractContextManager | Iterator):
-                allowed = "a generator that yields it once, or a context manager"
-                raise ToolFailed(f"session(problem) returned {opened!r}. Allowed: {allowed}.")
-            if not isinstance(opened, AbstractContextManager):
-                opened = contextmanager(lambda: opened)()
-            self._state.append(self._held.enter_context(opened))
+            with _session("opened"):
+                opened = self._open_session(self.problem)
+                if not isinstance(opened, AbstractContextManager | Iterator):
+                    allowed = "a generator that yields it once, or a context manager"
+                    raise ToolFailed(f"session(problem) returned {opened!r}. Allowed: {allowed}.")
+                if not isinstance(opened, AbstractContextManager):
+                    opened = contextmanager(lambda: opened)()
+                self._state.append(self._held.enter_context(opened))
         return self._state[0]
 
     def connection(self, server: Server) -> Connection:
@@ -72,8 +73,25 @@ class Episode:
         return self._connections[id(server)]
 
     def close(self) -> None:
-        """Close all sessions of the episode."""
-        self._held.close()
+        """Close all sessions of the episode.
+
+        Raises:
+            ToolFailed: the environment's `session` raises an exception.
+        """
+        with _session("closed"):
+            self._held.close()
+
+
+@contextmanager
+def _session(done: str) -> Iterator[None]:
+    """Say of an exception that the session could not be opened, or closed."""
+    try:
+        yield
+    except GrpoEnvsError:
+        raise
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise ToolFailed(f"session(problem) could not be {done}: {cause}") from error
 
 
 class Sessions:
@@ -119,6 +137,5 @@ def _close(episodes: Sequence[Episode]) -> None:
     for episode in episodes:
         try:
             episode.close()
-        except Exception as error:  # noqa: BLE001  the author's session may raise anything
-            text = f"closing a session failed: {type(error).__name__}: {error}"
-            warnings.warn(text, stacklevel=2)
+        except GrpoEnvsError as error:
+            warnings.warn(str(error), stacklevel=2)

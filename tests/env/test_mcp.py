@@ -180,6 +180,11 @@ def test_a_server_that_cannot_be_used_is_one_line(command: list[str], says: str)
     assert "\n" not in str(caught.value)
 
 
+def test_a_server_without_tools_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^MCP server python .* bare has no tools\.$"):
+        Basket(str(tmp_path / "notes"), "bare")
+
+
 def test_a_bare_server_is_no_list_of_tools() -> None:
     made = type("Made", (Shop,), {"tools": grpo_envs.mcp("python", "server.py")})
     with pytest.raises(ConfigError, match=r"^Made\.tools=MCP server python server\.py\. Allowed"):

@@ -2,11 +2,13 @@
 
 import asyncio
 import dataclasses
+import datetime
+import math
 import pickle
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -120,6 +122,7 @@ def test_an_environment_of_twenty_lines_keeps_every_promise() -> None:
             "error: price: times: '2' is not of type 'integer'",
         ),
         (call("price", item="plum", times=True), "error: price: times: True is not of type"),
+        (call("price", item="plum", times=2.0), "error: price: times: 2.0 is not of type 'integer"),
         ("<tool_call>price(apple)</tool_call>", "error: the call is not JSON"),
         ("<tool_call>[]</tool_call>", 'error: a call is {"name": ..., "arguments": {...}}'),
         ('<tool_call>{"name": "price", "arguments": "x"}', "error: arguments is not an object"),
@@ -138,6 +141,30 @@ def test_what_a_call_is_answered_with(action: str, result: str) -> None:
     wanted = {"tool_calls": 1.0, "tool_errors": float(result.startswith("error"))}
     assert {name: reply.reward.parts[name] for name in wanted} == wanted
     reply.observation.encode()
+
+
+def weigh(grams: float) -> float:
+    """Return the weight.
+
+    Args:
+        grams: The weight.
+    """
+    return float(grams)
+
+
+@pytest.mark.parametrize(
+    ("grams", "result"),
+    [
+        ("2", "2.0"),
+        ("NaN", "error: the call is not JSON (NaN is not JSON)"),
+        ("-Infinity", "error: the call is not JSON (-Infinity is not JSON)"),
+        ("1e999", "error: weigh: grams: inf is not of type 'number'"),
+    ],
+)
+def test_a_number_is_finite(grams: str, result: str) -> None:
+    action = f'<tool_call>{{"name": "weigh", "arguments": {{"grams": {grams}}}}}</tool_call>'
+    (reply,) = play(type("Made", (Shop,), {"tools": [weigh]})(), action)
+    assert reply.results == (result,)
 
 
 def test_deep_arguments_are_an_error() -> None:
@@ -211,14 +238,35 @@ def test_an_async_function_is_awaited() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [("é", "é"), (3, "3"), (None, "null"), ({"a": [1.5]}, '{"a": [1.5]}'), ({1}, "{1}")],
-    ids=str,
+    [
+        ("é", "é"),
+        (3, "3"),
+        (None, "null"),
+        ({"a": [1.5]}, '{"a": [1.5]}'),
+        ({"c", "a", "b"}, '["a", "b", "c"]'),
+        ({"day": datetime.date(2020, 1, 31)}, '{"day": "2020-01-31"}'),
+        (datetime.date(2020, 1, 31), "2020-01-31"),
+        ({(1, 2): 3}, "{(1, 2): 3}"),
+        ("\ud800", "?"),
+        (ValueError(), "error: ValueError"),
+        (10**5000, "error: Exceeds the limit (4300 digits) for integer string conversion; use "),
+    ],
+    ids=lambda value: f"{value}"[:9] if value != 10**5000 else "",
 )
 def test_a_result_is_text_or_json(value: object, text: str) -> None:
     class Returns(Shop):
         tools = (({"name": "f", "description": "It."}, lambda: value),)
 
-    assert play(Returns(), call("f"))[0].results == (text,)
+    (result,) = play(Returns(), call("f"))[0].results
+    assert result.startswith(text)
+    assert result == text or type(value) is int
+
+
+def test_a_result_with_an_address_is_a_fault_of_the_tool() -> None:
+    tool = ({"name": "f", "description": "It."}, lambda: [object()])
+    (reply,) = play(type("Made", (Shop,), {"tools": [tool]})(), call("f"))
+    assert reply.reward.error.startswith("ToolFailed: tool f returned <object object at 0x")
+    assert reply.reward.error.endswith(">. Allowed: text, or a value for JSON")
 
 
 def test_the_counts_are_of_each_turn() -> None:
@@ -387,7 +435,8 @@ def test_a_context_manager_is_a_session_too_and_its_failure_is_told() -> None:
             yield
 
     (reply,) = play(Broken(), call("count", by=2))
-    assert (reply.done, reply.reward.error) == (True, "OSError: no database")
+    told = "ToolFailed: session(problem) could not be opened: OSError: no database"
+    assert (reply.done, reply.reward.error) == (True, told)
 
 
 def test_a_session_that_cannot_be_closed_is_a_warning() -> None:
@@ -398,7 +447,7 @@ def test_a_session_that_cannot_be_closed_is_a_warning() -> None:
 
     env = Sticks()
     play(env, call("count", by=1))
-    with pytest.warns(UserWarning, match="closing a session failed: OSError: it sticks"):
+    with pytest.warns(UserWarning, match=r"^session\(problem\) could not be closed: OSError: it"):
         env.close()
 
 
@@ -539,6 +588,15 @@ def state_of(city: str, state: str) -> str:
     return f"{city}, {state}: rain"
 
 
+def counts(x: int) -> Iterator[int]:
+    """Count.
+
+    Args:
+        x: Up to here.
+    """
+    yield from range(x)
+
+
 def by_position(x: int, /) -> int:
     """Take it by its position.
 
@@ -579,6 +637,14 @@ def test_a_session_that_is_no_generator_is_told(opened: Any) -> None:
     )
 
 
+def test_an_async_session_is_refused() -> None:
+    async def session(_env: ToolEnv, _problem: Problem) -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(ConfigError, match=r"^Made\.session is async\. Allowed: a generator that "):
+        type("Made", (Shop,), {"session": session})()
+
+
 @pytest.mark.parametrize(
     ("tools", "message"),
     [
@@ -604,6 +670,7 @@ def test_a_session_that_is_no_generator_is_told(opened: Any) -> None:
         ([(SCHEMA | {"description": 3}, print)], "tool look_up: description=3. Allowed: text."),
         ([], "Made.tools is empty. Allowed: functions, (schema, function) or grpo_envs.mcp(...)."),
         ([3], "tools: 3 is no tool. Allowed: functions, (schema, function) or grpo_envs.mcp(...)."),
+        ([counts], "tool counts is a generator. Allowed: a function that returns."),
         ([price, price], "Made.tools: two of them have the name price."),
         ([needs_state], "tool needs_state takes a state, and Made has no session(problem)."),
     ],
@@ -631,7 +698,8 @@ def test_tools_that_cannot_be_used_are_one_line(tools: list[Any], message: str) 
             {"tool_limits": {"calls_per_turn": None}},
             "env.tool_limits.calls_per_turn=None. Allowed: a whole number above 0.",
         ),
-        ({"tool_limits": {"call_s": 0}}, "env.tool_limits.call_s=0. Allowed: seconds, above 0."),
+        ({"tool_limits": {"call_s": 0}}, "env.tool_limits.call_s=0. Allowed: seconds above 0, up"),
+        ({"tool_limits": {"call_s": math.inf}}, "env.tool_limits.call_s=inf. Allowed: seconds abo"),
         ({"tool_limits": {"calls": 1.5}}, "env.tool_limits.calls=1.5. Allowed: a whole number"),
     ],
     ids=str,

@@ -1,5 +1,7 @@
 """From functions to schemas, which are compared with what Transformers makes of them."""
 
+import enum
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -88,6 +90,69 @@ def test_a_docstring_of_rest_is_read_and_the_state_is_left_out() -> None:
     }
 
 
+NUMPY = """Do it.
+
+Parameters
+----------
+a : int, optional
+    It has a colon: this one.
+
+    And a paragraph.
+b
+    The second.
+
+Returns
+-------
+int
+    A number.
+"""
+GOOGLE = """Do it.
+
+Args:
+    a (list(int)): It has a colon: this one.
+        And a line.
+
+Keyword Args:
+    b: The second.
+
+See Also:
+    another
+"""
+
+
+@pytest.mark.parametrize(
+    ("docstring", "more"), [(NUMPY, "And a paragraph."), (GOOGLE, "And a line.")], ids=["numpy", ""]
+)
+def test_a_docstring_of_another_style_is_read(docstring: str, more: str) -> None:
+    def f(a: int, *, b: str) -> None: ...
+
+    f.__doc__ = docstring
+    tool = tool_from(f)
+    assert tool.description == "Do it."
+    assert {name: each["description"] for name, each in tool.parameters["properties"].items()} == {
+        "a": f"It has a colon: this one. {more}",
+        "b": "The second.",
+    }
+
+
+class Looks:
+    """A callable object."""
+
+    def __call__(self, word: str) -> str:
+        """Look a word up.
+
+        Args:
+            word: It.
+        """
+        return word
+
+
+def test_a_callable_object_is_described_by_its_method() -> None:
+    tool = tool_from(Looks())
+    assert (tool.name, tool.description) == ("Looks", "Look a word up.")
+    assert tool.parameters["properties"] == {"word": {"type": "string", "description": "It."}}
+
+
 @pytest.mark.parametrize(
     ("hint", "schema"),
     [
@@ -134,6 +199,34 @@ def no_description(price: int) -> None:
     """Do it."""
 
 
+def empty_description(price: int) -> None:
+    """Do it.
+
+    Args:
+        price:
+    """
+
+
+def misspelt(price: int) -> None:
+    """Do it.
+
+    Args:
+        prise: It.
+    """
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+def a_member(a: Literal[Colour.RED]) -> None:
+    """Do it.
+
+    Args:
+        a: It.
+    """
+
+
 def any_number(*a: int) -> None:
     """Do it."""
 
@@ -157,7 +250,15 @@ def a_class(a: "Unknown") -> None:  # type: ignore[name-defined]  # noqa: F821
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (no_docstring, "tool no_docstring: it has no docstring, which tells the model"),
+        (no_docstring, "tool no_docstring: no docstring that tells the model what the tool does."),
+        (functools.partial(plain), "tools: functools.partial(<function plain at 0x"),
+        (empty_description, "tool empty_description: the docstring does not describe parameter p"),
+        (
+            misspelt,
+            "tool misspelt: the docstring does not describe parameter price. Allowed: a line "
+            "`price: ...` under `Args:`, or `:param price: ...`. Did you mean 'prise'?",
+        ),
+        (a_member, "tool a_member: parameter a has the type hint typing.Literal[<Colour.RED: 1>]."),
         (no_hint, "tool no_hint: parameter a has no type hint. Allowed: str, int,"),
         (
             no_description,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import socketserver
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -406,11 +407,100 @@ def test_a_server_of_something_else_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ws://a:1", "http://a:1/", "ws://a:1/ws", "http://a:1/ws/"], ids=lambda url: url
+    ("url", "base"),
+    [
+        ("ws://a:1", "ws://a:1"),
+        ("http://a:1/", "http://a:1"),
+        ("ws://a:1/ws", "ws://a:1"),
+        ("http://a:1/ws/", "http://a:1"),
+        ("wss://a/env//", "wss://a/env"),
+        ("https://a/env/ws", "https://a/env"),
+        ("ws://[::1]:8000/", "ws://[::1]:8000"),
+    ],
 )
-def test_an_address_may_have_any_form(url: str) -> None:
-    assert base_of(url) == "http://a:1"
-    assert base_of(url.replace("://a:1", "s://a:1/env", 1)) == "https://a:1/env"
+def test_an_address_keeps_its_scheme_and_path(url: str, base: str) -> None:
+    assert base_of(url) == base
+
+
+@pytest.mark.parametrize("form", ["ws{}", "ws{}/", "ws{}/ws", "ws{}/ws/", "http{}", "http{}//"])
+def test_an_address_may_have_any_form(form: str) -> None:
+    with serving(words()) as url:
+        env = made(form.format(url.removeprefix("ws")))
+        assert env.problem(0).prompt
+        env.close()
+
+
+def test_a_path_belongs_to_the_address() -> None:
+    stand_in = words()
+    stand_in.under = "/games/words"
+    with serving(stand_in) as url:
+        env = made(f"{url}/games/words/")
+        assert env.problem(0).prompt
+        env.close()
+        line = rf"^env\.url={url}/games: /schema answers 404: it is no OpenEnv server\.$"
+        with pytest.raises(ConfigError, match=line):
+            made(f"{url}/games")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("127.0.0.1:8000", "localhost:8000", "ws:/a", "ws://", "ws://a:99999", "ws://a:x"),
+        *("ws://a:0", "ws://[::1", "ws://a/?token=1", "ws://me:secret@a", 8000),
+    ],
+)
+def test_what_is_no_address_is_one_line(url: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        made(url)
+    assert str(caught.value).startswith(f"env.url={url}. Allowed: the address of an OpenEnv server")
+    assert "\n" not in str(caught.value)
+
+
+def test_another_server_is_one_line_that_quotes_the_address() -> None:
+    """A server of files, one that hangs up, one that speaks another protocol, and none."""
+    wrong = {
+        b"HTTP/1.0 200 OK\r\n\r\n<html></html>": "/schema is not JSON: it is no OpenEnv server.",
+        b"HTTP/1.0 200 OK\r\n\r\n[]": "Allowed: an OpenEnv server, whose /schema has action and",
+        b"HTTP/1.0 404 Not found\r\n\r\n": "/schema answers 404: it is no OpenEnv server.",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\n{": "no OpenEnv server answers: Incomplete",
+        b"SSH-2.0-OpenSSH\r\n": "no OpenEnv server answers: SSH-2.0-OpenSSH.",
+        b"": "no OpenEnv server answers: Remote end closed connection without response.",
+    }
+    for answer, line in wrong.items():
+        with answering(answer) as url, pytest.raises(ConfigError) as caught:
+            made(url)
+        assert str(caught.value).startswith(f"env.url={url}")
+        assert line in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with answering(b"HTTP/1.0 200 OK\r\n\r\n") as url:
+        secure = url.replace("ws:", "wss:")
+        with pytest.raises(
+            ConfigError, match=rf"^env\.url={secure}: no OpenEnv server answers: \["
+        ):
+            made(secure)
+    with pytest.raises(
+        ConfigError, match=rf"^env\.url={url}: no OpenEnv server answers: .*refused"
+    ):
+        made(url)  # nothing listens there any more
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """A server that gives every connection the same answer, and hangs up."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"ws://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 # Sessions
@@ -492,7 +582,7 @@ def test_a_server_that_is_gone_is_one_line_after_the_timeout() -> None:
     answered = reply(env, problem, "1")
     assert not answered.reward.valid
     assert "no connection: [Errno 111] Connection refused" in answered.reward.error
-    with pytest.raises(ConfigError, match=r"^env\.url=http://127.*: no connection: .*\.$"):
+    with pytest.raises(ConfigError, match=r"^env\.url=ws://127.*: no connection: .*\.$"):
         env.problem(1)
 
 

@@ -1,7 +1,7 @@
 """An MCP server with state over stdio, in plain Python: it starts in no time.
 
 `python mcp_basket.py FILE` also writes a line into the file when it starts and when it ends. With
-`calm` behind the file it has no tools that wait or end it.
+`calm` behind the file it has no tools that wait or end it, with `bare` none.
 """
 
 import json
@@ -82,6 +82,8 @@ def note(text: str) -> None:
 if __name__ == "__main__":
     if "calm" in sys.argv:
         del TOOLS["wait"], TOOLS["end"]
+    if "bare" in sys.argv:
+        TOOLS.clear()
     note("begins")
     for line in sys.stdin:
         asked = json.loads(line)

@@ -71,6 +71,8 @@ class StandIn:
         self.validator = Draft202012Validator(about["action"])
         self.open: set[ServerConnection] = set()
         self.opened = self.resets = self.steps = 0
+        self.under = ""
+        """The path before the routes."""
         self.hang_up = 0
         """So many of the next steps end their connection instead of being answered."""
         self.before: Callable[[str], object] = lambda _kind: None
@@ -79,10 +81,11 @@ class StandIn:
 
     def route(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer a GET; a WebSocket goes on."""
-        if request.path == "/ws":
+        if request.path == f"{self.under}/ws":
             return None
         known = {"/schema": self.about, "/health": {"status": "healthy"}}
-        said = known.get(request.path)
+        inside = request.path.startswith(self.under)
+        said = known.get(request.path.removeprefix(self.under)) if inside else None
         return connection.respond(200 if said else 404, json.dumps(said))
 
     def session(self, connection: ServerConnection) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from grpo_envs.env.calls import no_constant
 from grpo_envs.types import Call
 from grpo_policy.tools.readers import (
     Tools,
@@ -16,7 +17,6 @@ from grpo_policy.tools.readers import (
     json_calls,
     mistral_calls,
     named,
-    no_constant,
     python_calls,
     tagged,
 )

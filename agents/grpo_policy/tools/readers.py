@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from grpo_envs.env.calls import no_constant
 from grpo_envs.types import Call
 
 Tools = Sequence[Mapping[str, Any]]
@@ -69,15 +70,6 @@ def read_json(text: str) -> Any:
         return json.loads(text, parse_constant=no_constant)
     except RecursionError as error:
         raise Unreadable("it is nested too deeply") from error
-
-
-def no_constant(name: str) -> Any:
-    """Refuse NaN and infinities, which Python's parser would accept.
-
-    Raises:
-        Unreadable: always.
-    """
-    raise Unreadable(f"{name} is not JSON")
 
 
 def call_of(body: Any, *keys: str) -> Call:
