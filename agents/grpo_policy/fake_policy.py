@@ -157,12 +157,15 @@ def _pass(policy: Policy, layers: Sequence[nn.Module], rows: int, length: int) -
 
 
 def _with_gradients(policy: Policy) -> list[Tensor]:
-    """Give each trained weight a gradient, as after a micro-batch; return weights and gradients."""
+    """Give each trained weight a gradient, as after a micro-batch; return all that is there then.
+
+    These are weights, gradients, buffers and merged weights.
+    """
     weights = list(policy.model.parameters())
     for weight in weights:
         weight.grad = torch.empty_like(weight) if weight.requires_grad else None
     gradients = (weight.grad for weight in weights if weight.grad is not None)
-    return [*weights, *gradients, *merged_weights(policy.model)]
+    return [*weights, *gradients, *policy.model.buffers(), *merged_weights(policy.model)]
 
 
 def _hidden_size(policy: Policy) -> int:

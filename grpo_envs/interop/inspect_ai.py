@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from click import ClickException
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import (
@@ -48,6 +49,10 @@ _MESSAGES: dict[str, Any] = {
 }
 
 
+class Mistake(ClickException, ConfigError):
+    """A mistake in the task's arguments, which `inspect eval` shows as one line: it uses click."""
+
+
 @task
 def environment(env: str = "", *, split: str = "eval", rows: int = 128, **keywords: Any) -> Task:
     """Return the task of the environment registered under `env`, made with `keywords`.
@@ -59,12 +64,15 @@ def environment(env: str = "", *, split: str = "eval", rows: int = 128, **keywor
         **keywords: Keywords of the environment: `-T level=2`.
 
     Raises:
-        ConfigError: there is no such environment or keyword, the environment grades all answers of
-            a step together, or Inspect cannot represent the schema of a tool.
+        Mistake: there is no such environment or keyword, the environment grades all answers of a
+            step together, or Inspect cannot represent the schema of a tool.
     """
-    found, _ = environment_of(env, keywords)
-    require_each_alone(env, found, "Inspect")
-    samples = [_sample(row) for row in rows_of(env, keywords, split, rows)]
+    try:
+        found, _ = environment_of(env, keywords)
+        require_each_alone(env, found, "Inspect")
+        samples = [_sample(row) for row in rows_of(env, keywords, split, rows)]
+    except ConfigError as error:
+        raise Mistake(str(error)) from error
     return Task(
         dataset=MemoryDataset(samples, name=f"{env}/{split}"), solver=play(), scorer=reward()
     )

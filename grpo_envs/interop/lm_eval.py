@@ -20,7 +20,7 @@ from typing import Any
 from datasets import Dataset
 from lm_eval.api.task import ConfigurableTask
 
-from grpo_envs.errors import ConfigError
+from grpo_envs.errors import ConfigError, require
 from grpo_envs.interop.rows import (
     Row,
     environment_of,
@@ -65,8 +65,9 @@ class Task(ConfigurableTask):
         """
         given = dict(config or {})
         told = given.get("metadata", {})
+        require(isinstance(told, Mapping), "metadata", told, "env, split, rows and keywords")
         env, split, rows = told.get("env", env), told.get("split", split), told.get("rows", rows)
-        keywords |= told.get("keywords", {})
+        keywords = told.get("keywords", keywords)
         self.env, _ = environment_of(env, keywords)
         require_each_alone(env, self.env, "lm-eval")
         self._rows = rows_of(env, keywords, split, rows)

@@ -153,6 +153,8 @@ def environment_of(name: str, keywords: Mapping[str, Any]) -> tuple[TextEnv, str
         ConfigError: there is no such environment or keyword, a value is not a JSON value, or its
             problems adapt to success, which other trainers do not report.
     """
+    require(isinstance(name, str), "env", name, "the name of an environment")
+    require(isinstance(keywords, Mapping), "keywords", keywords, "names with values")
     require("split" not in keywords, "split", keywords.get("split"), "none, as each row has one")
     try:
         written = json.dumps(dict(keywords), sort_keys=True, allow_nan=False)
@@ -168,8 +170,8 @@ def rows_of(
 ) -> list[Row]:
     """Return the rows of `count` problems of a split, from seed `first` on."""
     require_one_of("split", split, SPLITS)
-    require(count > 0, "rows", count, "1 or more")
-    require(first >= 0, "first", first, "0 or more")
+    require(_is_whole(count, 1), "rows", count, "a whole number from 1 on")
+    require(_is_whole(first, 0), "first", first, "a whole number from 0 on")
     env, written = environment_of(name, keywords)
     seeds = range(first, first + count)
     return [Row(name, written, split, i, _digest(env.problem(i, split))) for i in seeds]
@@ -271,11 +273,13 @@ def _is_object(text: str) -> bool:
 
 def _is_seed(value: object) -> bool:
     """Whether a value is a whole number from 0 on, of whatever type a table gives it."""
-    if isinstance(value, bool):
-        return False
     if isinstance(value, Integral):
-        return int(value) >= 0
+        return _is_whole(value, 0)
     return isinstance(value, Real) and float(value) >= 0 and float(value).is_integer()
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def _digest(problem: Problem) -> str:

@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 import verifiers.v1 as vf
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from grpo_envs.env import SPLITS
 from grpo_envs.errors import GrpoEnvsError, require_one_of
@@ -57,6 +57,20 @@ class GrpoTasksetConfig(vf.TasksetConfig):
     keywords: dict[str, Any] = Field(default_factory=dict)
     split: str = "train"
 
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        """Refuse a mistake here, because `vf-eval` shows the errors of a config without traceback.
+
+        Raises:
+            ConfigError: there is no such environment, keyword or split, or the environment grades
+                all answers of a step together.
+        """
+        if self.env:
+            env, _ = environment_of(self.env, self.keywords)
+            require_each_alone(self.env, env, "verifiers")
+        require_one_of("split", self.split, SPLITS)
+        return self
+
 
 class GrpoTask(vf.Task[GrpoData]):
     """A problem; its reward is the whole reward, and the parts are metrics."""
@@ -88,12 +102,10 @@ class GrpoTaskset(vf.Taskset[GrpoTask, GrpoTasksetConfig]):
         """Take the environment that the config names.
 
         Raises:
-            ConfigError: there is no such environment, or it grades all answers of a step together.
+            ConfigError: the config names none.
         """
         super().__init__(config)
-        env, _ = environment_of(config.env, config.keywords)
-        require_one_of("--env.taskset.split", config.split, SPLITS)
-        require_each_alone(config.env, env, "verifiers")
+        environment_of(config.env, config.keywords)
 
     def load(self) -> Iterator[GrpoTask]:
         """Yield the tasks."""

@@ -133,8 +133,13 @@ def test_a_conversation_that_a_limit_ends_has_what_it_earned(tmp_path: Path) -> 
 def test_its_command_finds_the_task(tmp_path: Path) -> None:
     done = command(tmp_path, "-T", "env=countdown", "-T", "level=2", "-T", "rows=2")
     assert done.returncode == 0, done.stderr
+
+
+def test_its_command_shows_a_mistake_as_one_line(tmp_path: Path) -> None:
     done = command(tmp_path, "-T", "env=countdwn")
-    assert "Did you mean 'countdown'?" in done.stdout + done.stderr
+    assert done.returncode == 1
+    (line,) = (done.stdout + done.stderr).strip().splitlines()
+    assert line.startswith("Error: no env 'countdwn'. Allowed: ")
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -72,17 +72,34 @@ def test_prompts_are_those_of_a_run() -> None:
 
 
 def test_its_command_reads_the_file_of_the_page(tmp_path: Path) -> None:
-    (tmp_path / "countdown_2.yaml").write_text(YAML, encoding="utf-8")
+    done = command(tmp_path, YAML)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\|countdown_2\|.*correct", done.stdout), done.stdout
+
+
+def test_its_command_ends_with_the_line_about_a_mistake(tmp_path: Path) -> None:
+    """After a traceback of its own: it has no other form for errors."""
+    done = command(tmp_path, YAML.replace("env: countdown", "env: countdwn"))
+    assert done.returncode == 1
+    assert "no env 'countdwn'. Allowed: " in done.stderr.splitlines()[-1]
+
+
+def command(folder: Path, task: str) -> subprocess.CompletedProcess[str]:
+    """Run `lm_eval run` with the file of a task, and its dummy model."""
+    (folder / "countdown_2.yaml").write_text(task, encoding="utf-8")
     asked = ["--model", "dummy", "--tasks", "countdown_2", "--include_path", "."]
-    done = subprocess.run(
+    return subprocess.run(
         [Path(sys.executable).parent / "lm_eval", "run", *asked],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"\|countdown_2\|.*correct", done.stdout), done.stdout
+
+
+def test_metadata_is_a_mapping() -> None:
+    with pytest.raises(ConfigError, match=r"metadata=7. Allowed: env, split, rows and keywords\."):
+        Task(config={"metadata": 7})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import warnings
@@ -47,10 +48,32 @@ def test_trl_trains_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.slow
 @pytest.mark.skipif(not PYTHON, reason="VERIFIERS_PYTHON names no interpreter")
 def test_verifiers_loads_the_module_of_the_page(tmp_path: Path) -> None:
-    (block,) = [block for block in BLOCKS if "verifiers" in block]
-    (tmp_path / "my_task.py").write_text(block, encoding="utf-8")
+    write_module(tmp_path)
     for name, outcome in (("countdown", "GrpoEnv countdown Make "), ("", "no env ''. Allowed:")):
         done = subprocess.run(
             [PYTHON, "-c", LOAD, name], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert outcome in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PYTHON, reason="VERIFIERS_PYTHON names no interpreter")
+def test_vf_eval_shows_a_mistake_without_a_traceback(tmp_path: Path) -> None:
+    write_module(tmp_path)
+    done = subprocess.run(
+        [Path(PYTHON).parent / "vf-eval", "my_task", "--env.taskset.env", "countdwn"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "no env 'countdwn'" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def write_module(folder: Path) -> None:
+    """Write the page's taskset package."""
+    (block,) = [block for block in BLOCKS if "verifiers" in block]
+    (folder / "my_task.py").write_text(block, encoding="utf-8")

@@ -205,6 +205,8 @@ def test_a_problem_that_changed_is_refused() -> None:
     ("name", "keywords", "message"),
     [
         ("countdwn", {}, "Did you mean 'countdown'?"),
+        (7, {}, "env=7. Allowed: the name of an environment."),
+        ("countdown", 7, "keywords=7. Allowed: names with values."),
         ("countdown", {"levle": 1}, "Did you mean 'level'"),
         ("countdown", {"split": "eval"}, "split=eval. Allowed: none"),
         ("countdown", {"numbers": object()}, "rows hold keywords as JSON"),
@@ -215,9 +217,7 @@ def test_a_problem_that_changed_is_refused() -> None:
         ),
     ],
 )
-def test_what_rows_cannot_name_is_refused(
-    name: str, keywords: dict[str, Any], message: str
-) -> None:
+def test_what_rows_cannot_name_is_refused(name: Any, keywords: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         environment_of(name, keywords)
     assert message in str(caught.value)
@@ -266,7 +266,11 @@ def test_half_a_row_and_half_a_conversation_are_refused() -> None:
         Row.of({"env": "math", "keywords": "{}", "split": "train"})
     with pytest.raises(ConfigError, match="env=guess: a conversation"):
         grade(rows_of("guess", {}, "train", 1), ["<answer>1</answer>"])
-    with pytest.raises(ConfigError, match="rows=0"):
-        rows_of("math", {}, "train", 0)
     with pytest.raises(ConfigError, match=r"split=test. Allowed: train, eval"):
         rows_of("math", {}, "test", 1)
+
+
+@pytest.mark.parametrize("count", [0, "many", 1.5, True])
+def test_a_number_of_rows_is_whole(count: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"rows={count}. Allowed: a whole number from 1 on\."):
+        rows_of("math", {}, "train", count)
