@@ -22,20 +22,7 @@ from grpo_envs.env.grading import require_place
 from grpo_envs.env.installed import available
 from grpo_envs.env.ray_client import SCHEME
 from grpo_envs.errors import ConfigError, install, nearest, require_one_of
-
-_BY_SIGN = (
-    *("tau_positive", "tau_negative"),
-    *("k_positive", "k_negative", "lambda_positive", "lambda_negative"),
-)
-RENAMED = {
-    "trainer.objective": "trainer.sweep_metric",
-    "agent.loss.cispo_cap": "agent.loss.options.cap",
-    "agent.loss.cov_kl": "agent.loss.options.penalty",
-    **{f"agent.loss.sapo_{name}": f"agent.loss.options.{name}" for name in _BY_SIGN[:2]},
-    **{f"agent.loss.vespo_{name}": f"agent.loss.options.{name}" for name in _BY_SIGN[2:]},
-    **{f"agent.loss.cov_{name}": f"agent.loss.options.{name}" for name in ("share", "low", "high")},
-}
-"""Keys of the previous version, and their present names."""
+from grpo_envs.runs.earlier import RENAMED
 
 _BROUGHT_BY = {
     "hydra/launcher=joblib": "sweep",

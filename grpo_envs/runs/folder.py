@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from grpo_envs.errors import ConfigError
+from grpo_envs.runs.earlier import in_present_keys, in_present_words
 from grpo_envs.runs.provenance import now
 from grpo_envs.runtime.files import shown, write_atomically
 
@@ -162,9 +163,12 @@ class RunFolder:
 
     @property
     def config(self) -> dict[str, Any] | None:
-        """The flat configuration of the run in this folder; None if no run has started."""
+        """The flat configuration of the run in this folder; None if no run has started.
+
+        Keys of earlier versions have their present names.
+        """
         note = _read(self.path / "config.json") or {}
-        return dict(note["config"]) if "config" in note else None
+        return in_present_keys(note["config"]) if "config" in note else None
 
     @property
     def about(self) -> dict[str, Any]:
@@ -175,7 +179,7 @@ class RunFolder:
     def overrides(self) -> list[str]:
         """The overrides of the command line."""
         note = _read(self.path / "config.json") or _read(self.path / "failed.json")
-        return [] if note is None else list(note["overrides"])
+        return [] if note is None else in_present_words(note["overrides"])
 
     @property
     def result(self) -> dict[str, float] | None:
@@ -250,10 +254,10 @@ def require_alike(run: Path, before: Mapping[str, Any], config: Mapping[str, Any
     Raises:
         ConfigError: the configurations differ; the message names the keys.
     """
-    now = _as_read(config)
-    different = differences(before, now)
+    then, now = in_present_keys(before), _as_read(config)
+    different = differences(then, now)
     if different:
-        again = f" As it was: {words}" if (words := _back(before, now)) else ""
+        again = f" As it was: {words}" if (words := _back(then, now)) else ""
         raise ConfigError(f"resume={shown(run)}: another configuration: {different}.{again}")
 
 
