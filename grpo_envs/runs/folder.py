@@ -223,7 +223,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     'env.level=1 then, null now; seed=0 then, 1 now'
     """
     keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-    pairs = {key: [_as_typed(values.get(key)) for values in (before, now)] for key in keys}
+    pairs = {key: [as_typed(values.get(key)) for values in (before, now)] for key in keys}
     return "; ".join(f"{key}={then} then, {here} now" for key, (then, here) in pairs.items())
 
 
@@ -235,17 +235,25 @@ def _back(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """
     keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     typed = [key for key in keys if key in before and " " not in key]
-    words = [shlex.quote(f"{key}={_as_typed(before[key])}") for key in typed]
+    words = [shlex.quote(f"{key}={as_typed(before[key])}") for key in typed]
     return " ".join([*words, *(f"without {key}" for key in keys if key not in before)])
 
 
-def _as_typed(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """Return a value in the form of a Hydra override.
 
-    >>> _as_typed(None), _as_typed(True), _as_typed("math"), _as_typed(["a"])
+    >>> as_typed(None), as_typed(True), as_typed("math"), as_typed(["a"])
     ('null', 'true', 'math', '["a"]')
+    >>> as_typed({"prompt": "question", "of": {"a": 1}})
+    '{prompt: "question", of: {a: 1}}'
     """
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else _in_mapping(value)
+
+
+def _in_mapping(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_in_mapping(each)}" for key, each in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def require_alike(run: Path, before: Mapping[str, Any], config: Mapping[str, Any]) -> None:
