@@ -31,6 +31,8 @@ _BROUGHT_BY = {
     "hydra/sweeper=optuna": "optuna",
 }
 """Options of Hydra that need a package, and the extra that installs it."""
+_FORMS = {list: "[a, list]", dict: "{name: value, ...}"}
+"""Forms of values, by the type of a key's value."""
 
 
 def convert(
@@ -122,6 +124,11 @@ def explain(error: Exception) -> ConfigError:
         return _explain_key(error, cause)
     if unknown_key := re.match(r"Could not override '([^']+)'", str(error)):
         return _no_key(unknown_key[1], [f.name for f in fields(RunConfig)], "")
+    if merged := re.match(r"Error merging override (.*)", str(error)):
+        form = _FORMS.get(getattr(cause, "object_type", None))
+        return ConfigError(
+            f"{merged[1]}" + (f". Allowed: {form}." if form else f": {_first(cause)}.")
+        )
     return ConfigError(_first(error))
 
 
@@ -136,8 +143,10 @@ def _explain_word(error: OverrideParseException) -> ConfigError:
 
 def _explain_key(error: Exception, cause: OmegaConfBaseException) -> ConfigError:
     key = str(cause.full_key)
-    given = re.search(rf"{re.escape(key)}=(\S*)", str(error))
+    given = re.search(rf"{re.escape(key)}=(.*)", str(error))
     said = f"{key}={given[1]}" if given else key
+    if isinstance(cause, ValidationError) and "is not a ListConfig" in str(cause):
+        return ConfigError(f"{said}. Allowed: {_FORMS[list]}.")
     if isinstance(cause, ValidationError):
         return ConfigError(f"{said}: {_first(cause)}.")
     node = cause.parent_node
