@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    ConfigTypeError,
     OmegaConfBaseException,
     ValidationError,
 )
@@ -125,10 +126,8 @@ def explain(error: Exception) -> ConfigError:
     if unknown_key := re.match(r"Could not override '([^']+)'", str(error)):
         return _no_key(unknown_key[1], [f.name for f in fields(RunConfig)], "")
     if merged := re.match(r"Error merging override (.*)", str(error)):
-        form = _FORMS.get(getattr(cause, "object_type", None))
-        return ConfigError(
-            f"{merged[1]}" + (f". Allowed: {form}." if form else f": {_first(cause)}.")
-        )
+        form = _FORMS.get(cause.object_type) if isinstance(cause, ConfigTypeError) else None
+        return ConfigError(f"{merged[1]}{f'. Allowed: {form}' if form else f': {_first(cause)}'}.")
     return ConfigError(_first(error))
 
 

@@ -364,6 +364,10 @@ def test_the_command_prints_a_table_and_draws_bands(
     assert "differ between the variants: agent.loss.beta" in printed.err
     assert "sign-flip test" in printed.err
     assert picture.read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(sys, "argv", ["compare", args[0], "--out", f"{picture}.pgn"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "the format of --out=pgn. Allowed: " in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["compare", *args, "--format", "word"])
     with pytest.raises(SystemExit):
         main()
