@@ -23,6 +23,7 @@ from grpo_envs.env.score_sheet import Row, score_sheet
 from grpo_envs.env.time_limit import TooLong, time_limit
 from grpo_envs.env.trial import SECONDS
 from grpo_envs.errors import ConfigError, require
+from grpo_envs.runs.folder import as_typed
 from grpo_envs.runtime.terminal import exit_on_error, number, one_line, printable
 
 _CONSTRUCTOR = 10
@@ -53,7 +54,7 @@ def main() -> None:
     cfg = compose_run(options.overrides)
     name = cfg.env["name"]
     with closing(_make(name, cfg.env_keywords, options.timeout)) as env:
-        sound = _check(env, name, options)
+        sound = _check(env, cfg.env, options)
     sys.exit(0 if sound else 1)
 
 
@@ -71,16 +72,14 @@ def _make(name: str, keywords: Mapping[str, Any], seconds: float) -> TextEnv:
         raise ConfigError(f"env={name}: {error} ({_CONSTRUCTOR} times --timeout).") from error
 
 
-def _check(env: TextEnv, name: str, options: argparse.Namespace) -> bool:
+def _check(env: TextEnv, given: Mapping[str, Any], options: argparse.Namespace) -> bool:
     """Print promises and score sheet; return whether all promises held and there is a sheet."""
     console, problems = rich.get_console(), options.problems
     with console.status("") as status:
         checks = check_promises(env, problems, seconds=options.timeout, begins=status.update)
     broken = [check for check in checks if check.evidence]
-    console.print(_table(name, checks))
-    keys = parameters_of(type(env)).values()
-    values = " ".join(f"env.{key.name}={key.default}" for key in keys if key.name != "render_mode")
-    console.print(f"keys: {values}", markup=False, highlight=False, soft_wrap=True)
+    console.print(_table(given["name"], checks))
+    console.print(f"keys: {_keys(env, given)}", markup=False, highlight=False, soft_wrap=True)
     untried = sum(not check.tried for check in checks)
     held = len(checks) - len(broken) - untried
     rest = f" {untried} could not be tried." if untried else ""
@@ -89,6 +88,13 @@ def _check(env: TextEnv, name: str, options: argparse.Namespace) -> bool:
         print("The other promises are not tried: a call that did not end would hold them up, too.")
         _leave()
     return _show_sheet(env, options.seed, console) and not broken
+
+
+def _keys(env: TextEnv, given: Mapping[str, Any]) -> str:
+    """Return the constructor's keywords with the given values, and defaults for the others."""
+    values = {p.name: p.default for p in parameters_of(type(env)).values()} | {**given}
+    shown = {key: x for key, x in values.items() if key not in ("name", "render_mode")}
+    return " ".join(f"env.{key}={as_typed(value)}" for key, value in shown.items())
 
 
 def _leave() -> NoReturn:

@@ -10,6 +10,7 @@ plotly.min.js from the same folder, as the pages of the jobs do; nothing needs a
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -31,6 +32,8 @@ from grpo_envs.runs.plots import Line, chart, draw
 from grpo_envs.runs.record import Record
 from grpo_envs.runtime.terminal import exit_on_error
 
+_Table = tuple[list[str], list[list[str]]]
+"""Header and rows."""
 _CURVES = (ACCURACY, REWARD, LENGTH)
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -82,7 +85,7 @@ def ranked(jobs: Sequence[Record], by: str, *, ascending: bool = False) -> list[
     return [*done, *(job for job in jobs if by not in job.result)]
 
 
-def table_of(jobs: Sequence[Record], by: str) -> tuple[list[str], list[list[str]]]:
+def table_of(jobs: Sequence[Record], by: str) -> _Table:
     """Return the header and the rows of the table, as texts."""
     keys = varying(jobs) or ["job"]
     more = [] if by in ("eval/reward", "eval/accuracy") else [by]
@@ -130,16 +133,21 @@ def write_page(title: str, jobs: Sequence[Record], by: str, out: Path) -> None:
         code = False if number else NAME  # load plotly's code once, for all figures
         figures.append(figure.to_html(full_html=False, include_plotlyjs=code))
     write_bundle(out.parent)
-    tables = [table_of(jobs, by)]
-    if comparison := over_seeds(jobs, by):
-        tables.append(rows_of(comparison))
-    text = _PAGE.format(
-        title=escape(title), tables="".join(map(_html_table, tables)), figures="".join(figures)
-    )
+    tables, without = _tables(jobs, by)
+    above = "".join(map(_html_table, tables)) + (f"<p>{escape(without)}</p>" if without else "")
+    text = _PAGE.format(title=escape(title), tables=above, figures="".join(figures))
     out.write_text(text, encoding="utf-8")
 
 
-def _html_table(table: tuple[Sequence[str], Sequence[Sequence[str]]]) -> str:
+def _tables(jobs: Sequence[Record], by: str) -> tuple[list[_Table], str]:
+    """Return the tables, and a line about the jobs that the comparison leaves out, if any."""
+    comparison = over_seeds(jobs, by)
+    if comparison is None:
+        return [table_of(jobs, by)], ""
+    return [table_of(jobs, by), rows_of(comparison)], comparison.without
+
+
+def _html_table(table: _Table) -> str:
     header, rows = table
     cells = [_html_row("th", header), *(_html_row("td", row) for row in rows)]
     return f'<div class="wide"><table>\n{"".join(cells)}\n</table></div>'
@@ -153,15 +161,16 @@ def _html_row(tag: str, cells: Sequence[str]) -> str:
 def report(sweep: Path, by: str, *, ascending: bool = False) -> list[Table]:
     """Write report.png and report.html into a sweep's folder; return the tables.
 
-    If seeds vary, a second table compares the variants over them.
+    If seeds vary, a second table compares the variants over them; a line on stderr names the jobs
+    that it leaves out.
 
     Raises:
         ConfigError: the folder holds no jobs, no job has such a metric, or matplotlib is missing.
     """
     jobs = ranked(read_jobs(sweep), by, ascending=ascending)
-    tables = [table_of(jobs, by)]
-    if comparison := over_seeds(jobs, by):
-        tables.append(rows_of(comparison))
+    tables, without = _tables(jobs, by)
+    if without:
+        sys.stderr.write(f"{without}\n")
     draw(_lines(jobs), _CURVES, sweep / "report.png")
     write_page(f"Sweep {sweep.resolve().name}", jobs, by, sweep / "report.html")
     return [rich_table(*table) for table in tables]

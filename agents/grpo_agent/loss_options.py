@@ -30,22 +30,26 @@ class Option:
     high: float = inf
     whole: bool = False
     """Whether `low` itself is allowed."""
+    bound: bool = False
+    """Whether the number is a bound: inf is none."""
 
     def holds(self, value: object) -> bool:
         """Return whether a value is a number in the range."""
         if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if value == inf and not self.bound:
             return False
         return self.low < value <= self.high or (self.whole and value == self.low)
 
 
 _SHARE = Option(2e-4, "above 0, up to 1", high=1.0)
 OPTIONS: Mapping[str, Mapping[str, Option]] = {
-    "cispo": {"cap": Option(5.0, "1 or more: absolute", low=1.0, whole=True)},
+    "cispo": {"cap": Option(5.0, "1 or more: absolute", low=1.0, whole=True, bound=True)},
     "sapo": {"tau_positive": Option(1.0), "tau_negative": Option(1.05)},
     "clip_cov": {
         "share": _SHARE,
-        "low": Option(1.0, "a number below high", low=-inf),
-        "high": Option(5.0, "a number above low", low=-inf),
+        "low": Option(1.0, "a number below high", low=-inf, bound=True),
+        "high": Option(5.0, "a number above low", low=-inf, bound=True),
     },
     "kl_cov": {"share": _SHARE, "penalty": Option(1.0, "0 or more", whole=True)},
     "vespo": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING
 
 from grpo_envs.config.agent import AgentConfig
@@ -47,7 +48,7 @@ class LearningConfig(AgentConfig):
         """Check names and ranges."""
         tokens = self.micro_batch_tokens
         require(tokens >= 1, "agent.micro_batch_tokens", tokens, "1 or more")
-        require(self.lr is None or self.lr >= 0, "agent.lr", self.lr, "0 or more, or null")
+        require(self.lr is None or 0 <= self.lr < inf, "agent.lr", self.lr, "0 or more, or null")
         require_one_of("agent.lr_schedule", self.lr_schedule, SCHEDULES)
         require(0 <= self.lr_end <= 1, "agent.lr_end", self.lr_end, "0 to 1")
         if self.lr_end and self.lr_schedule == "constant":
@@ -63,7 +64,7 @@ class LearningConfig(AgentConfig):
             f"{steps:g}",
             "a number of steps, or below 1 a share of trainer.steps",
         )
-        require(self.weight_decay >= 0, "agent.weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.weight_decay < inf, "agent.weight_decay", self.weight_decay, "0 or more")
         betas = self.adam_betas
         holds = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
         require(holds, "agent.adam_betas", betas, "two numbers from 0 to below 1")

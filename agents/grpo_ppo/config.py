@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, ClassVar
 
 from grpo_agent.config import LossConfig, PolicyGradientConfig
@@ -35,7 +36,9 @@ class CriticConfig:
     def __post_init__(self) -> None:
         """Check names and ranges."""
         require_one_of("agent.critic.body", self.body, BODIES)
-        require(self.lr is None or self.lr >= 0, "agent.critic.lr", self.lr, "0 or more, or null")
+        require(
+            self.lr is None or 0 <= self.lr < inf, "agent.critic.lr", self.lr, "0 or more, or null"
+        )
         require(self.coef > 0, "agent.critic.coef", self.coef, "above 0")
         clip = self.clip
         require(clip is None or clip > 0, "agent.critic.clip", clip, "above 0, or null")

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    ConfigTypeError,
     OmegaConfBaseException,
     ValidationError,
 )
@@ -22,20 +23,7 @@ from grpo_envs.env.grading import require_place
 from grpo_envs.env.installed import available
 from grpo_envs.env.ray_client import SCHEME
 from grpo_envs.errors import ConfigError, install, nearest, require_one_of
-
-_BY_SIGN = (
-    *("tau_positive", "tau_negative"),
-    *("k_positive", "k_negative", "lambda_positive", "lambda_negative"),
-)
-RENAMED = {
-    "trainer.objective": "trainer.sweep_metric",
-    "agent.loss.cispo_cap": "agent.loss.options.cap",
-    "agent.loss.cov_kl": "agent.loss.options.penalty",
-    **{f"agent.loss.sapo_{name}": f"agent.loss.options.{name}" for name in _BY_SIGN[:2]},
-    **{f"agent.loss.vespo_{name}": f"agent.loss.options.{name}" for name in _BY_SIGN[2:]},
-    **{f"agent.loss.cov_{name}": f"agent.loss.options.{name}" for name in ("share", "low", "high")},
-}
-"""Keys of the previous version, and their present names."""
+from grpo_envs.runs.earlier import RENAMED
 
 _BROUGHT_BY = {
     "hydra/launcher=joblib": "sweep",
@@ -44,6 +32,8 @@ _BROUGHT_BY = {
     "hydra/sweeper=optuna": "optuna",
 }
 """Options of Hydra that need a package, and the extra that installs it."""
+_FORMS = {list: "[a, list]", dict: "{name: value, ...}"}
+"""Forms of values, by the type of a key's value."""
 
 
 def convert(
@@ -135,6 +125,9 @@ def explain(error: Exception) -> ConfigError:
         return _explain_key(error, cause)
     if unknown_key := re.match(r"Could not override '([^']+)'", str(error)):
         return _no_key(unknown_key[1], [f.name for f in fields(RunConfig)], "")
+    if merged := re.match(r"Error merging override (.*)", str(error)):
+        form = _FORMS.get(cause.object_type) if isinstance(cause, ConfigTypeError) else None
+        return ConfigError(f"{merged[1]}{f'. Allowed: {form}' if form else f': {_first(cause)}'}.")
     return ConfigError(_first(error))
 
 
@@ -149,8 +142,10 @@ def _explain_word(error: OverrideParseException) -> ConfigError:
 
 def _explain_key(error: Exception, cause: OmegaConfBaseException) -> ConfigError:
     key = str(cause.full_key)
-    given = re.search(rf"{re.escape(key)}=(\S*)", str(error))
+    given = re.search(rf"{re.escape(key)}=(.*)", str(error))
     said = f"{key}={given[1]}" if given else key
+    if isinstance(cause, ValidationError) and "is not a ListConfig" in str(cause):
+        return ConfigError(f"{said}. Allowed: {_FORMS[list]}.")
     if isinstance(cause, ValidationError):
         return ConfigError(f"{said}: {_first(cause)}.")
     node = cause.parent_node

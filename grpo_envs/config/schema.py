@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
+from math import isfinite
 from typing import Any
 
 from omegaconf import MISSING
@@ -13,6 +14,7 @@ from grpo_envs.config.scheduled import is_schedule, shown
 from grpo_envs.env.grading import require_place
 from grpo_envs.env.installed import LOGGERS, available
 from grpo_envs.errors import ConfigError, require, require_one_of
+from grpo_envs.runs.folder import as_typed
 
 _ENDS = ("steps", "max_samples", "target", "patience", "max_minutes", "max_tokens")
 """Keys of the trainer that decide when a run ends: a resumed run may have others."""
@@ -146,6 +148,8 @@ class TrainerConfig:
 
     def _require_evaluations(self) -> None:
         """Refuse keys that need evaluations if there are none, and wrong names of evaluations."""
+        goal = self.target
+        require(goal is None or isfinite(goal), "trainer.target", goal, "a finite number, or null")
         asked = {"target": self.target is not None, "patience": self.patience > 0}
         asked |= {"keep_best": self.keep_best}
         for name in (name for name, is_set in asked.items() if is_set):
@@ -165,6 +169,11 @@ class TrainerConfig:
                     f"{said} with trainer.eval_every=0: nothing is evaluated before the last "
                     "step. Allowed: 1 or more."
                 )
+        if self.evaluations and not self.eval_problems:
+            raise ConfigError(
+                f"trainer.evaluations={as_typed(self.evaluations)} with trainer.eval_problems=0: "
+                "nothing is evaluated. Allowed: 1 or more."
+            )
         for name, keys in self.evaluations.items():
             key = f"trainer.evaluations.{name}"
             plain = name.isidentifier() and name not in _FIGURES

@@ -100,6 +100,12 @@ class Judge:
         require(retries >= 0, f"{at}.retries", retries, "0 or more")
         require(0 < timeout <= _DAY_S, f"{at}.timeout", timeout, f"above 0, up to {_DAY_S} [s]")
         require(body is None or isinstance(body, Mapping), f"{at}.body", body, "{name: value, ...}")
+        for field in ("model", "messages"):
+            if field in (body or {}):
+                own = {"model": "model", "messages": "prompt"}[field]
+                raise ConfigError(
+                    f"{at}.body has {field}, which is made from {at}.{own}. Give that."
+                )
         _require_variable(key, f"{at}.key")
         self.model, self.prompt, self._body = model, prompt, dict(body or {})
         self.endpoint = Endpoint(

@@ -134,6 +134,8 @@ def compose(
     """
     parts = {name: Part(weight=float(weight)) for name, weight in declared.items()}
     functions: dict[str, Function] = {}
+    mapping = given is None or isinstance(given, Mapping)
+    require(mapping, "env.rewards", given, "{part: weight, ...}, such as {correct: 1.0}")
     for name, said in (given or {}).items():
         require(isinstance(name, str), "a name in env.rewards", name, "text, such as correct")
         parts[name] = part_from(name, said, declared.get(name, 1.0))

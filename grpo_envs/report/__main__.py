@@ -1,10 +1,13 @@
 """`python -m grpo_envs.report RUN...`: see the package."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from grpo_envs.errors import ConfigError, require_training
 from grpo_envs.report import write_report
+from grpo_envs.runs.comparison import over_seeds
+from grpo_envs.runs.curves import ACCURACY
 from grpo_envs.runs.newest import run_at
 from grpo_envs.runs.record import read_record
 from grpo_envs.runtime.files import shown
@@ -33,7 +36,10 @@ def main() -> None:
         return
     alone = runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
     out = options.out or alone
-    write_report([read_record(run) for run in runs], out)
+    records = [read_record(run) for run in runs]
+    write_report(records, out)
+    if (comparison := over_seeds(records, ACCURACY.metric)) and comparison.without:
+        sys.stderr.write(f"{comparison.without}\n")
     print(out)
 
 

@@ -8,14 +8,14 @@ runs have the same problems in the same order.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
-from grpo_envs.errors import ConfigError, nearest, require_one_of
+from grpo_envs.errors import ConfigError, nearest, require, require_one_of
+from grpo_envs.runs.comparable import comparable, names_of, reached
 from grpo_envs.runs.record import Record, record_of
 from grpo_envs.runs.statistics import (
     Estimate,
@@ -57,12 +57,19 @@ class Variant:
             found.setdefault(task, []).append(reached(run, metric))
         return list(found.values())
 
-    def by_unit(self, metric: str) -> dict[str, float]:
-        """Return the mean over tasks for each unit that has runs of all tasks."""
-        tasks = {task for task, _ in self.runs}
-        units = {unit for _, unit in self.runs}
-        whole = [u for u in units if all((task, u) in self.runs for task in tasks)]
-        return {u: fmean(reached(self.runs[t, u], metric) for t in tasks) for u in sorted(whole)}
+    @property
+    def tasks(self) -> set[str]:
+        """The tasks of its runs."""
+        return {task for task, _ in self.runs}
+
+    def units(self, tasks: set[str]) -> set[str]:
+        """Return the units that have runs of all these tasks."""
+        every = {unit for _, unit in self.runs} if tasks else set()
+        return {unit for unit in every if all((task, unit) in self.runs for task in tasks)}
+
+    def mean(self, metric: str, unit: str, tasks: set[str]) -> float:
+        """Return the mean over the tasks of a unit."""
+        return fmean(reached(self.runs[task, unit], metric) for task in tasks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +97,18 @@ class Comparison:
     """Keys that define a variant."""
     variants: Sequence[Variant]
     """The variants, the baseline first."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Why runs are left out, by their folder."""
     remarks: Sequence[str] = field(default_factory=list)
-    """Lines about runs that are left out and keys that differ."""
+    """Lines about keys that differ, and about runs without a pair."""
+
+    @property
+    def without(self) -> str:
+        """One line that names the runs that are left out; '' if there are none."""
+        if not self.left_out:
+            return ""
+        named = [f"{path} ({why})" for path, why in sorted(self.left_out.items())]
+        return f"left out of the comparison: {'; '.join(named)}"
 
     @cached_property
     def results(self) -> list[Result]:
@@ -103,23 +120,17 @@ class Comparison:
         ]
 
 
-def reached(run: Record, metric: str) -> float:
-    """Return a run's final value of a metric: of the last evaluation, or a mean of the last steps.
-
-    Metrics of training steps are noisy, so the value is the mean over the last quarter of steps, at
-    most 20.
-    """
-    evaluated = [row[metric] for row in run.evals if metric in row]
-    return float(evaluated[-1]) if evaluated else run.late(metric)
-
-
 def compare(runs: Sequence[Record], question: Question) -> Comparison:
     """Sort runs into variants and leave out what cannot be compared.
 
     Raises:
         ConfigError: no run has such a metric, key or baseline, or none can be compared.
     """
-    kept, remarks = _comparable(runs, question.metrics)
+    _require(runs, question)
+    kept, left = comparable(runs, question.metrics)
+    if not kept:
+        few = [f"left out {path}: {why}" for path, why in [*left.items()][:3]]
+        raise ConfigError("; ".join(["no run can be compared", *few]) + ".")
     by = question.by or varying(kept, [*question.over, question.tasks])
     for option, keys in (("--by", by), ("--over", question.over), ("--tasks", [question.tasks])):
         for key in filter(None, keys):
@@ -130,7 +141,7 @@ def compare(runs: Sequence[Record], question: Question) -> Comparison:
         place = (setting(run, question.tasks), _named(run, question.over))
         if place in members:
             other = shown(members[place].path)
-            remarks.append(f"left out {shown(run.path)}: as {other}, {place[1] or 'no key'} alike")
+            left[shown(run.path)] = f"as {other}, {place[1]} alike"
         members.setdefault(place, run)
     variants = [Variant(name=name, runs=members) for name, members in found.items()]
     if question.baseline:
@@ -139,20 +150,18 @@ def compare(runs: Sequence[Record], question: Question) -> Comparison:
         chosen = short.get(question.baseline, question.baseline)
         require_one_of("--baseline", chosen, names)
         variants.sort(key=lambda variant: variant.name != chosen)
-    remarks += _differing(variants, by, [*question.over, question.tasks])
-    return Comparison(question=question, by=by, variants=variants, remarks=remarks)
+    remarks = [*_differing(variants, by, [*question.over, question.tasks])]
+    for variant in variants[1:]:
+        remarks += _unpaired(variant, variants[0])
+    return Comparison(question=question, by=by, variants=variants, left_out=left, remarks=remarks)
 
 
 def over_seeds(runs: Sequence[Record], metric: str) -> Comparison | None:
     """Return the variants compared over seeds; None if finished runs have only one seed."""
-    done = [
-        run
-        for run in runs
-        if run.state == "done" and any(metric in row for row in (*run.steps, *run.evals))
-    ]
-    if len({setting(run, "seed") for run in done}) < 2:
+    kept, _ = comparable(runs, [metric])
+    if len({setting(run, "seed") for run in kept}) < 2:
         return None
-    return compare(done, Question(metrics=[metric]))
+    return compare(runs, Question(metrics=[metric]))
 
 
 def read(paths: Sequence[Path]) -> list[Record]:
@@ -188,37 +197,23 @@ def _named(run: Record, keys: Sequence[str]) -> str:
     return " ".join(f"{key}={setting(run, key) or '-'}" for key in keys)
 
 
-def _comparable(runs: Sequence[Record], metrics: Sequence[str]) -> tuple[list[Record], list[str]]:
-    """Return finished runs of one length that have the metrics, and remarks on the other runs.
-
-    Raises:
-        ConfigError: no run is left, or no run has a metric.
-    """
-    done = [run for run in runs if run.state == "done" and run.steps]
-    left = {shown(run.path): run.state for run in runs if run not in done}
-    known = {name for run in done for row in (*run.steps, *run.evals) for name in row} - {"step"}
-    for metric in metrics if done else ():
+def _require(runs: Sequence[Record], question: Question) -> None:
+    """Refuse a metric that no finished run has, no metric or key, and a key with two roles."""
+    known = {name for run in runs if run.state == "done" for name in names_of(run)}
+    for metric in question.metrics if known else ():
         if metric not in known:
             close = nearest(metric, known)
             raise ConfigError(
                 f"--metric={metric}: no run has it.{close or f' Allowed: {_all(known)}.'}"
             )
-    lengths = Counter(run.steps[-1]["step"] for run in done)
-    usual = max(lengths, key=lambda steps: (lengths[steps], steps), default=0)
-    kept = []
-    for run in done:
-        own = {name for row in (*run.steps, *run.evals) for name in row}
-        missing = [metric for metric in metrics if metric not in own]
-        if run.steps[-1]["step"] != usual:
-            left[shown(run.path)] = f"{run.steps[-1]['step']} steps, others {usual}"
-        elif missing:
-            left[shown(run.path)] = f"no {', '.join(missing)}"
-        else:
-            kept.append(run)
-    remarks = [f"left out {path}: {why}" for path, why in left.items()]
-    if not kept:
-        raise ConfigError("; ".join(["no run can be compared", *remarks[:3]]) + ".")
-    return kept, remarks
+    for option, values in (("--metric", question.metrics), ("--over", question.over)):
+        require(bool(values), option, "", "names, separated by commas")
+    roles = [("--by", question.by), ("--over", question.over), ("--tasks", [question.tasks])]
+    taken: dict[str, str] = {}
+    for option, keys in roles:
+        for key in filter(None, keys):
+            if taken.setdefault(key, option) != option:
+                raise ConfigError(f"{taken[key]}={key} with {option}={key}. Allowed: one of them.")
 
 
 def _all(names: set[str]) -> str:
@@ -258,6 +253,21 @@ def _differing(
         yield f"warning: differ beside {_options('--by', by)}: {'; '.join(beside)}"
 
 
+def _unpaired(variant: Variant, baseline: Variant) -> Iterator[str]:
+    """Yield lines about the tasks and units that only one of two variants has."""
+    tasks = variant.tasks & baseline.tasks
+    if only := sorted(variant.tasks ^ baseline.tasks):
+        said = f"warning: {variant.name} and {baseline.name} do not both have {', '.join(only)}"
+        yield f"{said}: pairs compare {', '.join(sorted(tasks)) or 'nothing'}"
+    own, base = variant.units(tasks), baseline.units(tasks)
+    alone = [f"{unit} of {variant.name}" for unit in sorted(own - base)]
+    alone += [f"{unit} of {baseline.name}" for unit in sorted(base - own)]
+    if alone:
+        shared = ", ".join(sorted(own & base)) or "nothing"
+        said = f"{variant.name} minus {baseline.name} is over the pairs of {shared}"
+        yield f"{said}; without a pair: {', '.join(alone)}"
+
+
 def _belongs(key: str, groups: Sequence[str]) -> bool:
     """Return whether a key is one of `groups`, or below one of them."""
     return any(key == name or key.startswith(f"{name}.") for name in groups if name)
@@ -273,8 +283,11 @@ def _options(option: str, keys: Sequence[str]) -> str:
 
 def _result(variant: Variant, baseline: Variant, metric: str) -> Result:
     strata = variant.strata(metric)
-    own, base = variant.by_unit(metric), baseline.by_unit(metric)
-    pairs = [own[unit] - base[unit] for unit in own if unit in base and variant is not baseline]
+    tasks = variant.tasks & baseline.tasks
+    units = sorted(variant.units(tasks) & baseline.units(tasks))
+    pairs = [variant.mean(metric, u, tasks) - baseline.mean(metric, u, tasks) for u in units]
+    if variant is baseline:
+        pairs = []
     return Result(
         variant=variant.name,
         metric=metric,

@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from grpo_envs.errors import ConfigError
+from grpo_envs.runs.earlier import in_present_keys, in_present_words
 from grpo_envs.runs.provenance import now
 from grpo_envs.runtime.files import shown, write_atomically
 
@@ -162,9 +163,12 @@ class RunFolder:
 
     @property
     def config(self) -> dict[str, Any] | None:
-        """The flat configuration of the run in this folder; None if no run has started."""
+        """The flat configuration of the run in this folder; None if no run has started.
+
+        Keys of earlier versions have their present names.
+        """
         note = _read(self.path / "config.json") or {}
-        return dict(note["config"]) if "config" in note else None
+        return in_present_keys(note["config"]) if "config" in note else None
 
     @property
     def about(self) -> dict[str, Any]:
@@ -175,7 +179,7 @@ class RunFolder:
     def overrides(self) -> list[str]:
         """The overrides of the command line."""
         note = _read(self.path / "config.json") or _read(self.path / "failed.json")
-        return [] if note is None else list(note["overrides"])
+        return [] if note is None else in_present_words(note["overrides"])
 
     @property
     def result(self) -> dict[str, float] | None:
@@ -219,7 +223,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     'env.level=1 then, null now; seed=0 then, 1 now'
     """
     keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-    pairs = {key: [_as_typed(values.get(key)) for values in (before, now)] for key in keys}
+    pairs = {key: [as_typed(values.get(key)) for values in (before, now)] for key in keys}
     return "; ".join(f"{key}={then} then, {here} now" for key, (then, here) in pairs.items())
 
 
@@ -231,17 +235,25 @@ def _back(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """
     keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     typed = [key for key in keys if key in before and " " not in key]
-    words = [shlex.quote(f"{key}={_as_typed(before[key])}") for key in typed]
+    words = [shlex.quote(f"{key}={as_typed(before[key])}") for key in typed]
     return " ".join([*words, *(f"without {key}" for key in keys if key not in before)])
 
 
-def _as_typed(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """Return a value in the form of a Hydra override.
 
-    >>> _as_typed(None), _as_typed(True), _as_typed("math"), _as_typed(["a"])
+    >>> as_typed(None), as_typed(True), as_typed("math"), as_typed(["a"])
     ('null', 'true', 'math', '["a"]')
+    >>> as_typed({"prompt": "question", "of": {"a": 1}})
+    '{prompt: "question", of: {a: 1}}'
     """
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else _in_mapping(value)
+
+
+def _in_mapping(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_in_mapping(each)}" for key, each in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def require_alike(run: Path, before: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -250,10 +262,10 @@ def require_alike(run: Path, before: Mapping[str, Any], config: Mapping[str, Any
     Raises:
         ConfigError: the configurations differ; the message names the keys.
     """
-    now = _as_read(config)
-    different = differences(before, now)
+    then, now = in_present_keys(before), _as_read(config)
+    different = differences(then, now)
     if different:
-        again = f" As it was: {words}" if (words := _back(before, now)) else ""
+        again = f" As it was: {words}" if (words := _back(then, now)) else ""
         raise ConfigError(f"resume={shown(run)}: another configuration: {different}.{again}")
 
 
@@ -263,7 +275,13 @@ def _as_read(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{shown(path)}: not JSON ({error}).") from error
+    return found
 
 
 def _key(override: str) -> str:

@@ -70,8 +70,10 @@ def _shown(value: Estimate, runs: int) -> str:
 
 
 def rich_table(header: Cells, rows: Sequence[Cells]) -> Table:
-    """Return a table for a terminal."""
-    table = Table(*header)
+    """Return a table for a terminal; long cells are wrapped, not cut."""
+    table = Table()
+    for title in header:
+        table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table

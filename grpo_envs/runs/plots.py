@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo_envs.errors import ConfigError, install
+from grpo_envs.errors import ConfigError, install, require_one_of
 from grpo_envs.runs.curves import Curve
 from grpo_envs.runs.record import Record
 
@@ -47,9 +47,11 @@ def draw(lines: Sequence[Line], curves: Sequence[Curve], out: Path) -> None:
     """Draw a panel for each curve, with all lines in it, as a PNG.
 
     Raises:
-        ConfigError: matplotlib is not installed.
+        ConfigError: matplotlib is not installed, or the name of `out` ends in no format of its.
     """
     plt = _pyplot()
+    form = out.suffix.lstrip(".").lower() or "png"
+    require_one_of("the format of --out", form, plt.Figure().canvas.get_supported_filetypes())
     columns = min(len(curves), _COLUMNS)
     rows = -(-len(curves) // columns)
     legend = 0.25 * -(-len(lines) // _COLUMNS) if len(lines) > 1 else 0.0

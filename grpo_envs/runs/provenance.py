@@ -58,8 +58,9 @@ def packages() -> str:
 def repositories(folders: list[Path]) -> list[dict[str, Any]]:
     """Return the commit of each git repository that holds one of the folders, and its state.
 
-    `dirty` is True if tracked files differ from the commit. Folders outside of a repository are
-    left out; all folders, if git is missing.
+    `dirty` is True if tracked files differ from the commit; `untracked` counts the files and
+    folders that git does not know and does not ignore, such as a module that was never added.
+    Folders outside of a repository are left out; all folders, if git is missing.
     """
     found: dict[str, dict[str, Any]] = {}
     for folder in folders:
@@ -67,9 +68,16 @@ def repositories(folders: list[Path]) -> list[dict[str, Any]]:
         commit = _git(folder, "rev-parse", "HEAD") if top else None
         if not top or not commit or top in found:
             continue
-        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-        if changes is not None:
-            found[top] = {"repository": Path(top).name, "commit": commit, "dirty": bool(changes)}
+        status = _git(folder, "status", "--porcelain", "--untracked-files=normal")
+        if status is not None:
+            changes = status.splitlines()
+            untracked = sum(line.startswith("??") for line in changes)
+            found[top] = {
+                "repository": Path(top).name,
+                "commit": commit,
+                "dirty": len(changes) > untracked,
+                "untracked": untracked,
+            }
     return list(found.values())
 
 

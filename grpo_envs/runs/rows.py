@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_envs.errors import ConfigError
+from grpo_envs.runtime.files import shown
 from grpo_envs.types import Group
 
 
@@ -52,9 +53,16 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a run's file; an incomplete last line is left out.
 
     Raises:
-        ConfigError: there is no such file; the message names the folder.
+        ConfigError: there is no such file, or a line is not JSON; the message names it.
     """
     if not path.is_file():
         raise ConfigError(f"{path.parent}: no {path.name}. Give the folder of a run.")
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.endswith("\n"):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ConfigError(f"{shown(path)}, line {number}: not JSON ({error}).") from error
+    return rows

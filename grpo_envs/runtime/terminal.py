@@ -23,6 +23,8 @@ _GAP = "..."
 def exit_on_error(interrupted: str = "") -> Iterator[None]:
     """End the process with one line on stderr after an error of ours, or after Ctrl-C.
 
+    Also after an error of the system about a file, such as a page that cannot be written.
+
     Also a decorator, for the `main` of each command.
 
     Args:
@@ -35,6 +37,11 @@ def exit_on_error(interrupted: str = "") -> Iterator[None]:
         yield
     except GrpoEnvsError as error:
         sys.stderr.write(f"grpo_envs: {error}\n")
+        sys.exit(MISTAKE)
+    except OSError as error:
+        if error.filename is None:  # about no file of the user's
+            raise
+        sys.stderr.write(f"grpo_envs: {error.filename}: {error.strerror}.\n")
         sys.exit(MISTAKE)
     except KeyboardInterrupt:
         sys.stderr.write(f"grpo_envs: {interrupted}\n" if interrupted else "\n")

@@ -143,6 +143,22 @@ def test_environment_keys_need_no_plus() -> None:
         ("env.columns={prompt:ä}", "its value cannot be read.*in quotes, as in 'env.columns="),
         ("+agent.foo=2", "an added (+) key is none of ours: *foo"),
         ("seed=x", "seed=x: *Integer"),
+        ("agent.lr=inf", "agent.lr=inf. Allowed: 0 or more, or null"),
+        ("agent.weight_decay=inf", "agent.weight_decay=inf. Allowed: 0 or more"),
+        ("agent=sapo agent.loss.options.tau_positive=inf", "tau_positive=inf. Allowed: above 0"),
+        (
+            "trainer.target=nan trainer.eval_every=1",
+            "trainer.target=nan. Allowed: a finite number, or null",
+        ),
+        (
+            "trainer.evaluations={hard:{level:3}} trainer.eval_problems=0",
+            "trainer.evaluations={hard: {level: 3}} with trainer.eval_problems=0: *1 or more",
+        ),
+        ("agent.lr={0:1}", "agent.lr={0:1}: Value *dict*Float"),
+        ("run.tags=paper", "run.tags=paper. Allowed: [a, list]."),
+        ("run.tags={a:1}", "run.tags={a:1}. Allowed: [a, list]."),
+        ("trainer.evaluations=[a]", "trainer.evaluations=[a]. Allowed: {name: value, ...}."),
+        ("trainer.evaluations={1:{level:2}}", "trainer.evaluations={1:{level:2}}*Key 1 (int)"),
     ],
 )
 def test_a_mistake_ends_with_one_line(override: str, said: str) -> None:

@@ -394,6 +394,12 @@ def test_it_is_asked_about_several_answers_at_once() -> None:
             id="no answer",
         ),
         pytest.param(
+            {"body": {"messages": []}},
+            "env.rewards.judge.body has messages, which is made from env.rewards.judge.prompt. "
+            "Give that.",
+            id="a field of its own",
+        ),
+        pytest.param(
             {"retrys": 1},
             "no env.rewards.judge.retrys. Allowed: env.rewards.judge.url, env.rewards.judge.model, "
             "env.rewards.judge.prompt, env.rewards.judge.scale, env.rewards.judge.key, "

@@ -471,6 +471,11 @@ def test_a_function_that_looks_at_all_answers_is_not_asked_ahead_of_them() -> No
             {"correct": True}, "env.rewards.correct=True. Allowed: a finite number.", id="a truth"
         ),
         pytest.param(
+            ["correct"],
+            "env.rewards=['correct']. Allowed: {part: weight, ...}, such as {correct: 1.0}.",
+            id="a list",
+        ),
+        pytest.param(
             {"length": {"weight": math.inf}},
             "env.rewards.length.weight=inf. Allowed: a finite number.",
             id="a weight",
@@ -492,7 +497,7 @@ def test_a_function_that_looks_at_all_answers_is_not_asked_ahead_of_them() -> No
         ),
     ],
 )
-def test_a_mistake_is_one_line(given: dict[str, Any], message: str) -> None:
+def test_a_mistake_is_one_line(given: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Echo(rewards=given)
     assert str(caught.value) == message

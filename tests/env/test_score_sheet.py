@@ -263,6 +263,20 @@ def test_check_prints_the_prompt_and_the_sheet() -> None:
     assert done.stdout.index("15 of 15") < done.stdout.index("Training problem 5")
 
 
+def test_the_keys_are_shown_with_the_values_that_they_have(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = ["env=gsm8k", "env.dataset=openai/gsm8k", "env.split=train"]  # its YAML sets more
+    assert run_check(monkeypatch, MathEnv(), *option) == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("keys: ")]
+    words = line.removeprefix("keys: env.").split(" env.")
+    shown = dict(word.split("=", 1) for word in words)
+    assert shown["dataset"] == "openai/gsm8k"
+    assert shown["columns"] == '{prompt: "question", gold: "answer"}'
+    assert shown["level"] == "1"
+    assert shown["terms"] == "null"
+
+
 def test_an_environment_on_eval_is_answered_on_train(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import random
 import sys
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from grpo_envs.compare import main
 from grpo_envs.errors import ConfigError
 from grpo_envs.report import write_report
+from grpo_envs.report.__main__ import main as report_main
 from grpo_envs.runs.comparison import Question, compare, read, setting
 from grpo_envs.runs.curves import ACCURACY, REWARD
 from grpo_envs.runs.folder import RunFolder
@@ -27,6 +29,7 @@ from grpo_envs.runs.statistics import (
     mean_over,
     paired_difference,
 )
+from grpo_envs.sweep_report import main as sweep_main
 
 Values = Mapping[int, float]
 
@@ -139,17 +142,89 @@ def test_runs_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
     (paths[3] / "metrics.jsonl").write_text(lines)
     again = made(tmp_path / "again", "b", 0, 0.1)
     found = compare(read([*paths, again]), Question(metrics=["reward/mean"], by=["agent"]))
-    told = "\n".join(found.remarks)
-    for text in (
+    told = [f"{Path(path).name}: {why}" for path, why in found.left_out.items()]
+    assert told[:4] == [
         "agent-a_seed-0: cut off after step 8",
         "agent-a_seed-1: failed: no disk",
         "agent-a_seed-2: 4 steps, others 8",
         "agent-a_seed-3: no reward/mean",
-        "again/agent-b_seed-0: as ",
-    ):
-        assert text in told
+    ]
+    assert told[4].startswith("agent-b_seed-0: as ")
+    assert told[4].endswith("agent-b_seed-0, seed=0 alike")
     a, b = found.results
     assert (a.runs, b.runs, b.pairs, b.difference) == (1, 5, 1, None)
+
+
+def last_evaluation(run: Path, line: str) -> None:
+    """Write another last line of eval.jsonl."""
+    first = (run / "eval.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    (run / "eval.jsonl").write_text(f"{first}\n{line}", encoding="utf-8")
+
+
+def test_a_run_without_a_whole_last_evaluation_is_not_compared_by_an_earlier_one(
+    tmp_path: Path,
+) -> None:
+    paths = [made(tmp_path, "a", seed, 0.5) for seed in range(6)]
+    last_evaluation(paths[0], '{"step": 8, "eval/accur')  # cut off
+    last_evaluation(paths[1], '{"step": 8, "eval/reward": 1.0}\n')  # nothing was graded
+    last_evaluation(paths[2], '{"step": 8, "eval/accuracy": NaN}\n')
+    (paths[3] / "eval.jsonl").unlink()
+    (paths[4] / "metrics.jsonl").write_text("")
+    found = compare(read(paths), Question(metrics=["eval/accuracy"]))
+    assert [*found.left_out.values()] == [
+        "its last evaluation is of step 0, not 8",
+        "no eval/accuracy in its last evaluation",
+        "eval/accuracy is nan",
+        "no eval/accuracy",
+        "no metrics.jsonl, or an empty one",
+    ]
+    (result,) = found.results
+    assert (result.runs, result.mean.mean) == (1, 0.5)
+
+
+def test_only_shared_seeds_are_paired_and_the_others_are_named(tmp_path: Path) -> None:
+    a, b = {0: 0.1, 1: 0.5, 2: 0.6}, {1: 0.6, 2: 0.8, 3: 0.9}
+    paths = [made(tmp_path, n, s, x) for n, of in (("a", a), ("b", b)) for s, x in of.items()]
+    found = compare(read(paths), Question(metrics=["eval/accuracy"], by=["agent"]))
+    result = found.results[1]
+    assert result.difference is not None
+    assert (result.runs, result.pairs) == (3, 2)
+    assert result.difference.mean == pytest.approx((0.1 + 0.2) / 2)  # of the means: 0.367
+    assert found.remarks[-1] == (
+        "agent=b minus agent=a is over the pairs of seed=1, seed=2; "
+        "without a pair: seed=3 of agent=b, seed=0 of agent=a"
+    )
+
+
+def test_tasks_that_one_variant_lacks_are_in_no_pair(tmp_path: Path) -> None:
+    values = {("math", "a"): 0.2, ("code", "a"): 0.9, ("math", "b"): 0.3}
+    paths = [
+        made(tmp_path / env, agent, seed, value, **{"env.name": env})
+        for (env, agent), value in values.items()
+        for seed in (0, 1)
+    ]
+    question = Question(metrics=["eval/accuracy"], by=["agent"], tasks="env")
+    found = compare(read(paths), question)
+    difference = found.results[1].difference
+    assert difference is not None
+    assert difference.mean == pytest.approx(0.1)  # not 0.3 less the mean of 0.2 and 0.9
+    said = "warning: agent=b and agent=a do not both have code: pairs compare math"
+    assert said in found.remarks
+
+
+def test_a_key_that_older_runs_do_not_have_is_a_variant_of_its_own(tmp_path: Path) -> None:
+    paths = [made(tmp_path / "old", "a", seed, 0.5) for seed in (0, 1)]
+    paths += [made(tmp_path / "new", "a", s, 0.6, **{"agent.new": 2}) for s in (0, 1)]
+    found = compare(read(paths), Question(metrics=["eval/accuracy"], by=["agent.new"]))
+    assert [v.name for v in found.variants] == ["agent.new=-", "agent.new=2"]
+    assert found.remarks == ["differ between the variants: agent.new (null, 2)"]
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
+    run = made(tmp_path, "a", 0, 0.5)
+    last_evaluation(run, "half\n")
+    with pytest.raises(ConfigError, match=r"eval\.jsonl, line 2: not JSON \(Expecting value"):
+        read([run])
 
 
 def test_keys_that_differ_beside_those_asked_for_are_a_warning(tmp_path: Path) -> None:
@@ -195,6 +270,9 @@ def test_tasks_are_strata_and_pairs_are_seeds(tmp_path: Path) -> None:
         ),
         ({"by": ["agnt"]}, "--by=agnt: no run has such a key. Did you mean 'agent'?"),
         ({"over": ["sed"]}, "--over=sed: no run has such a key. Did you mean 'seed'?"),
+        ({"metrics": []}, "--metric=. Allowed: names, separated by commas."),
+        ({"over": []}, "--over=. Allowed: names, separated by commas."),
+        ({"by": ["seed"]}, "--by=seed with --over=seed. Allowed: one of them."),
         ({"baseline": "c"}, "--baseline=c. Allowed: agent=a, agent=b."),
     ],
 )
@@ -240,8 +318,36 @@ def test_a_report_of_several_runs_compares_them_over_seeds(tmp_path: Path) -> No
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<h2>Over seeds: held-out accuracy, greedy</h2>" in page
     assert "<th>minus a</th>" in page
+    assert "left out" not in page
     write_report(runs[:1], tmp_path / "report.html")
     assert "Over seeds" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", ["report", "sweep_report"])
+def test_runs_that_are_not_over_are_named_on_the_page_and_on_the_terminal(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = [run.path for run in two_variants(tmp_path)]
+    (paths[0] / "done.json").unlink()
+    RunFolder(paths[6]).fail("no <disk>", [])
+    monkeypatch.chdir(tmp_path)
+    runs = [path.name for path in paths]
+    options = (
+        [".", "--by", "eval/accuracy"]
+        if command == "sweep_report"
+        else [*runs, "--out", "report.html"]
+    )
+    monkeypatch.setattr(sys, "argv", [command, *options])
+    by_name = {"report": report_main, "sweep_report": sweep_main}
+    by_name[command]()
+    first, second = "agent-a_seed-0 (cut off after step 8)", "agent-b_seed-1 (failed: no <disk>)"
+    line = f"left out of the comparison: {first}; {second}"
+    assert capsys.readouterr().err.splitlines() == [line]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count(f"<p>{escape(line)}</p>") == 1
 
 
 def test_the_command_prints_a_table_and_draws_bands(
@@ -258,6 +364,10 @@ def test_the_command_prints_a_table_and_draws_bands(
     assert "differ between the variants: agent.loss.beta" in printed.err
     assert "sign-flip test" in printed.err
     assert picture.read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(sys, "argv", ["compare", args[0], "--out", f"{picture}.pgn"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "the format of --out=pgn. Allowed: " in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["compare", *args, "--format", "word"])
     with pytest.raises(SystemExit):
         main()

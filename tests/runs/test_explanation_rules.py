@@ -39,6 +39,43 @@ def of_step(run: Record) -> list[float]:
     return [float(x.split("=")[1]) for x in found.split(", ")]
 
 
+def group_by_hand(name: str, rewards: list[float], step: list[float]) -> list[float]:
+    """The advantages of a group by the equations of agents/README.md, from printed rewards."""
+    mean, others = fmean(rewards), len(rewards) - 1
+    loo = [r - (math.fsum(rewards) - r) / others for r in rewards]
+    divisor = {
+        "standardized": stdev(rewards) + EPS,
+        "batch_std": stdev(step) + EPS,
+        "max_rl": mean,
+    }.get(name, 1.0)
+    return loo if name == "leave_one_out" else [(r - mean) / divisor for r in rewards]
+
+
+@pytest.mark.parametrize(
+    "name", ["standardized", "centered", "leave_one_out", "batch_std", "max_rl"]
+)
+def test_advantages_of_a_group_by_hand(name: str, tmp_path: Path) -> None:
+    run = ran(tmp_path, f"agent.advantage.name={name}")
+    groups = members_of(run)
+    step = [reward for members in groups for reward in column(members, "reward")]
+    told = 0
+    for place, members in enumerate(groups):
+        rewards = column(members, "reward")
+        flat = len(set(rewards)) == 1
+        wanted = [0.0] * SIZE if flat else group_by_hand(name, rewards, step)
+        told += not flat
+        assert column(members, "advantage") == pytest.approx(wanted, abs=1e-6)
+        tokens = table(printed(run, group=place), "t")
+        used = max(wanted, key=abs)
+        assert [abs(float(t["advantage"])) for t in tokens] == pytest.approx(
+            [abs(used)] * len(tokens), abs=1e-6
+        )
+    assert told, "flat groups show nothing"
+    assert f"agent.advantage.name={name}: " in printed(run)
+    if name == "batch_std":
+        assert of_step(run) == pytest.approx([fmean(step), stdev(step)], abs=1e-6)
+
+
 def test_advantages_that_are_whitened_over_the_tokens_of_a_step(tmp_path: Path) -> None:
     run = ran(tmp_path, "agent=reinforce_pp")
     groups = members_of(run)
@@ -55,7 +92,7 @@ def test_advantages_that_are_whitened_over_the_tokens_of_a_step(tmp_path: Path) 
         own = values[place * SIZE :][:SIZE]
         wanted = [(v - fmean(tokens)) / (stdev(tokens) + EPS) for v in own]
         if len({row["reward"] for row in members}) > 1:
-            assert column(members, "advantage") == pytest.approx(wanted, abs=1e-5)
+            assert column(members, "advantage") == pytest.approx(wanted, abs=1e-6)
 
 
 def test_parts_that_are_compared_one_by_one(tmp_path: Path) -> None:
@@ -68,16 +105,16 @@ def test_parts_that_are_compared_one_by_one(tmp_path: Path) -> None:
             raw = column(members, part)
             spread = stdev(raw) + EPS
             own = [(x - fmean(raw)) / spread if len(set(raw)) > 1 else 0.0 for x in raw]
-            assert column(members, f"{part} compared") == pytest.approx(own, abs=1e-5)
+            assert column(members, f"{part} compared") == pytest.approx(own, abs=1e-6)
             total = [x + weight * y for x, y in zip(total, own, strict=True)]
-        assert column(members, "weighted sum") == pytest.approx(total, abs=1e-5)
+        assert column(members, "weighted sum") == pytest.approx(total, abs=1e-6)
         sums += total
-    assert of_step(run) == pytest.approx([fmean(sums), stdev(sums)], abs=1e-5)
+    assert of_step(run) == pytest.approx([fmean(sums), stdev(sums)], abs=1e-6)
     flat = [len({row["reward"] for row in members}) == 1 for members in groups]
     for place, members in enumerate(groups):
         own = sums[place * SIZE :][:SIZE]
         wanted = [0.0 if flat[place] else (x - fmean(sums)) / (stdev(sums) + EPS) for x in own]
-        assert column(members, "advantage") == pytest.approx(wanted, abs=1e-5)
+        assert column(members, "advantage") == pytest.approx(wanted, abs=1e-6)
 
 
 def test_what_a_teacher_says_of_each_token(tmp_path: Path) -> None:

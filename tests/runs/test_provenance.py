@@ -29,10 +29,14 @@ def test_the_commit_and_whether_tracked_files_differ_from_it(tmp_path: Path) -> 
     git(tmp_path, "commit", "-qm", "first")
     commit = git(tmp_path, "rev-parse", "HEAD")
     expected = {"repository": tmp_path.name, "commit": commit, "dirty": False}
-    (tmp_path / "outputs").write_text("untracked", encoding="utf-8")
-    assert provenance.repositories([inner, tmp_path]) == [expected], "one repository is named once"
+    clean = [{**expected, "untracked": 0}]
+    assert provenance.repositories([inner, tmp_path]) == clean, "one repository is named once"
+    (inner / "mine.py").write_text("never added", encoding="utf-8")
+    assert provenance.repositories([tmp_path]) == [{**expected, "untracked": 1}]
     code.write_text("2", encoding="utf-8")
-    assert provenance.repositories([tmp_path]) == [{**expected, "dirty": True}]
+    assert provenance.repositories([inner]) == [{**expected, "dirty": True, "untracked": 1}]
+    git(tmp_path, "checkout", "-q", "--detach")
+    assert provenance.repositories([tmp_path])[0]["commit"] == commit
 
 
 def test_without_git_nothing_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,18 @@ def test_an_error_that_is_not_ours_keeps_its_traceback() -> None:
         raise ZeroDivisionError
 
 
+def test_a_file_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped, exit_on_error():
+        (tmp_path / "nowhere" / "page.html").write_text("")
+    assert stopped.value.code == 2
+    line = f"grpo_envs: {tmp_path}/nowhere/page.html: No such file or directory.\n"
+    assert capsys.readouterr().err == line
+    with pytest.raises(ConnectionResetError), exit_on_error():
+        raise ConnectionResetError
+
+
 def test_what_ends_well_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     with exit_on_error("stopped."):
         pass
