@@ -108,7 +108,10 @@ def test_it_says_what_it_divides_by_and_what_there_is_not(run: Record) -> None:
     assert "divided by n - 1 (G - 1), as agent.advantage.ddof=1 says" in text
     assert "agent.advantage.name=standardized: (r - mean) / (std + eps)" in text
     assert "log p old is log p new: the first update after sampling" in text
-    assert "agent.loss.kl=k3: expm1(y) - y" in text
+    assert "agent.loss.kl=k3: expm1(y) - y with y = log pi_ref - log pi (GRPO" in text
+    aggregate = "sequence_mean: 1 / (B L_i): the mean over a completion's tokens, then over"
+    source = "(GRPO, arXiv 2402.03300, eq. 3.)"  # it is the docstring's second paragraph
+    assert f"{aggregate} completions. {source}\n" in text
 
 
 def test_places_that_are_not_there_are_one_line(run: Record) -> None:
