@@ -23,9 +23,9 @@ from grpo_envs.training.stretch import WHOLE, Symptom, whole
 from grpo_envs.training.tool_rules import tools
 
 _RISE = 0.1
-"""Rise of a reward part that is more than the noise of a quarter of a short run."""
+"""Rise of a reward component that is more than the noise of a quarter of a short run."""
 _LEARNT = 0.5
-"""Value of the main reward part from which on the task counts as being learnt."""
+"""Value of the main reward component from which on the task counts as being learnt."""
 _TIMES, _TOKENS, _BETTER = 1.4, 4.0, 0.05
 """Answers that grow by this factor and by so many tokens; the gain of the main part that justifies
 it."""

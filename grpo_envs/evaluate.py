@@ -61,9 +61,9 @@ class Evaluated:
     folder: Path
     rows: list[dict[str, Any]]
     weights: dict[str, float]
-    """Weights of all reward parts."""
+    """Weights of all reward components."""
     own: dict[str, Part]
-    """The environment's own reward parts."""
+    """The environment's own reward components."""
     too_long: int
     """Problems that were left out because they are too long for the model's context."""
 

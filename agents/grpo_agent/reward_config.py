@@ -84,7 +84,7 @@ class OverlongConfig:
 
 
 def check_parts(advantage: AdvantageConfig, overlong: OverlongConfig, kl_in: str) -> None:
-    """Refuse settings that an advantage of reward parts (gdpo) would ignore.
+    """Refuse settings that an advantage of reward components (gdpo) would ignore.
 
     Raises:
         ConfigError: one line that names the keys, the values and what is allowed.

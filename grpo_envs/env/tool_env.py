@@ -65,7 +65,7 @@ class ToolEnv(TextEnv):
             turns: Turns of an episode, including the answer; the class's `max_turns` when null.
             tool_limits: {calls: of an episode, calls_per_turn: 4, result_chars: 2000, call_s: 10,
                 sessions: 128}, see docs/tools.md.
-            rewards: Weights of the reward parts, and reward functions to add.
+            rewards: Weights of the reward components, and reward functions to add.
             render_mode: None or `ansi`.
             further: Keywords of the next class: `class MyEnv(ToolEnv, DatasetEnv)` has both.
 
@@ -98,7 +98,7 @@ class ToolEnv(TextEnv):
         yield None
 
     def step_reward(self, problem: Problem, call: Call, result: str) -> Mapping[str, float]:
-        """Return the reward parts that a call earns; they are summed over the episode."""
+        """Return the reward components that a call earns; they are summed over the episode."""
         return {}
 
     def score_episode(self, problem: Problem, answer: str, episode: Episode) -> Reward:

@@ -77,7 +77,7 @@ def by_hand(rows: Sequence[Mapping[str, str]], advantage: float) -> list[dict[st
 def test_a_hand_calculation_gives_the_numbers_of_the_run(run: Record) -> None:
     members = table(printed(run), "member")
     rewards = [float(row["reward"]) for row in members]
-    assert len(set(rewards)) > 1, "a flat group shows nothing"
+    assert len(set(rewards)) > 1, "a zero-variance group shows nothing"
     advantages = [(r - fmean(rewards)) / (stdev(rewards) + 1e-4) for r in rewards]
     assert [float(row["advantage"]) for row in members] == pytest.approx(advantages, abs=1e-6)
     (told,) = re.findall(r"^the group: n=6 mean=(\S+) std=(\S+),", printed(run), re.MULTILINE)

@@ -35,12 +35,12 @@ SMALL = [
     *("model.size=tiny", "logger=files", "trainer.steps=5", "trainer.prompts_per_step=2"),
     *("trainer.eval_problems=0", "trainer.save_every=2", "agent.group_size=2"),
     *("sampler.max_new_tokens=8", "agent.lr=1e-3", "agent.loss.beta=0"),
-    "agent.loss.entropy=0.05",  # each update moves the weights, those of flat groups, too
+    "agent.loss.entropy=0.05",  # each update moves the weights, those of zero-variance groups, too
     "agent.loss.correction=truncate",  # of the oracle, too
 ]
 EVALUATED = ["trainer.eval_problems=2", "trainer.eval_every=2"]
 FLAT = ["agent=dapo", "agent.minibatches=1"]
-"""Flat groups are replaced, so that nobody knows where the problems of the next step begin."""
+"""Zero-variance groups are replaced, so the first problem of the next step is not known before."""
 LEVELS = [
     *("env=mixture", "env.of={math: {levels: [1, 2, 3], terms: [2, 2]}}", "env.pace=1"),
     *("sampler.temperature=0.3", "sampler.max_new_tokens=24"),
@@ -139,7 +139,7 @@ def versions_of(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[set[i
     [
         pytest.param(1, [], id="1"),
         pytest.param(3, EVALUATED, id="3, evaluated"),
-        pytest.param(2, FLAT, id="2, flat groups are replaced"),
+        pytest.param(2, FLAT, id="2, zero-variance groups are replaced"),
         pytest.param(2, LEVELS, id="2, the environment adapts"),
     ],
 )
