@@ -256,7 +256,7 @@ def _compare(a: Evaluated, b: Evaluated, *, by: Sequence[str]) -> None:
     rich.get_console().print(shown(file.resolve()), soft_wrap=True)
 
 
-@exit_on_error("stopped; the same command goes on from here.")
+@exit_on_error("stopped; the same command continues from here.")
 def main() -> None:
     """Read the options; exit 2 on a mistake in them."""
     first, _, more = (__doc__ or "").partition("\n\n")

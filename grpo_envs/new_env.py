@@ -240,8 +240,8 @@ def write(name: str, parent: Path, files: Mapping[str, str] = FILES) -> Path:
         close = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_").lstrip("0123456789_")
         hint = f" Did you mean {close!r}?" if close else ""
         raise ConfigError(
-            f"{name!r}: no name for an environment. Allowed: lower-case letters, digits and single "
-            f"underscores, a letter first.{hint}"
+            f"{name!r}: not a name for an environment. Allowed: lower-case letters, digits and "
+            f"single underscores, a letter first.{hint}"
         )
     if name in available(ENVS):
         raise ConfigError(f"env={name} is installed already ({available(ENVS)[name].value}).")

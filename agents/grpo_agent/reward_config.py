@@ -73,7 +73,8 @@ class OverlongConfig:
         if self.truncated == "penalise" and self.buffer > 0:
             raise ConfigError(
                 "agent.overlong.truncated=penalise with agent.overlong.buffer="
-                f"{self.buffer:g}: a truncated completion would pay twice. Allowed: one of them."
+                f"{self.buffer:g}: a truncated completion would be penalised twice. "
+                "Allowed: one of them."
             )
         if not self.in_baseline and self.truncated != "mask":
             raise ConfigError(

@@ -49,4 +49,4 @@ def _require_command(command: tuple[str, ...]) -> None:
     words = command[0].split()
     if len(command) == 1 and len(words) > 1 and not Path(command[0]).exists():
         apart = ", ".join(map(repr, words))
-        raise ConfigError(f"mcp={command}. Allowed: a text for each word, as in mcp({apart}).")
+        raise ConfigError(f"mcp={command}. Allowed: one argument per word, as in mcp({apart}).")

@@ -158,7 +158,7 @@ def _own(given: Any, limits: ToolLimits) -> list[OwnTool]:
     elif callable(given) and not inspect.isclass(given):
         tool, function = tool_from(given), given
     else:
-        raise ConfigError(f"tools: {given!r} is no tool. Allowed: {_ALLOWED}.")
+        raise ConfigError(f"tools: {given!r} is not a tool. Allowed: {_ALLOWED}.")
     require_parameters(tool, function)
     return [FunctionTool(tool=tool, function=function, in_order=takes_state(function))]
 

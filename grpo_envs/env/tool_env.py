@@ -208,8 +208,8 @@ class ToolEnv(TextEnv):
                 results = [each.result for each in self._answer(calls, problem, episode)]
                 if calls and join_results(results) != turn.observation:
                     raise ToolFailed(
-                        f"the calls of turn {number} were made again, in a new session, and gave "
-                        f"{join_results(results)[:80]!r} in place of {turn.observation[:80]!r}"
+                        f"the calls of turn {number} were repeated in a new session and returned "
+                        f"{join_results(results)[:80]!r} instead of {turn.observation[:80]!r}"
                     )
             closing.pop_all()
         return episode

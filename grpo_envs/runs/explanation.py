@@ -177,7 +177,7 @@ def _advantages(
     yield from _statistics(run, valid, "the group")
     yield from _of_advantages(run, noted)
     if run.config.get("agent.advantage.turns", "episode") != "episode":
-        yield "turns are told apart: an advantage above is the mean over a completion's tokens"
+        yield "turns are compared separately: an advantage above is a mean over its tokens"
         yield from _turns(run, members, noted)
     if all(row["advantage"] == 0 for row in members):
         yield "every advantage is 0: nothing differs in the group, it teaches nothing"

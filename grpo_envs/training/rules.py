@@ -276,7 +276,7 @@ def leak(own: Sequence[float], left: float, ahead: float = math.inf) -> Iterator
         f"MiB are left: enough for {left / rate:.0f} steps more.",
         evidence=f"{least[0]:,.0f} to {least[-1]:,.0f} MiB in {_last(judged)}",
         turn="env.rewards (a function of it, or the environment, usually keeps what it sees); a "
-        "run that is killed for its memory goes on with resume=auto",
+        "run that was killed for its memory continues with resume=auto",
     )
 
 

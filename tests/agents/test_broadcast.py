@@ -257,7 +257,7 @@ def test_a_server_that_takes_no_broadcasts_is_refused(servers: Any, sampler: Any
         sampler([url], push="broadcast")
     assert str(caught.value) == (
         f"sampler.push=broadcast with {url}, which does not take weights by broadcast. Start it "
-        "with python -m grpo_envs.engine of this version. Allowed else: shm, folder, http."
+        "with python -m grpo_envs.engine of this version. Otherwise allowed: shm, folder, http."
     )
     sampler([url], push="shm")
 

@@ -67,7 +67,7 @@ def test_workers_of_a_cluster_are_graders(env: str) -> None:
 
 
 def test_two_places_are_one_too_many() -> None:
-    said = rf"^env\.workers={NOWHERE} with trainer\.graders=threads: both say where "
+    said = rf"^env\.workers={NOWHERE} with trainer\.graders=threads: both choose where "
     with pytest.raises(ConfigError, match=said):
         compose_run(["env=code", f"env.workers='{NOWHERE}'", "trainer.graders=threads"])
 

@@ -98,7 +98,7 @@ def test_what_is_compared_in_each_turn(turns: str, tmp_path: Path) -> None:
     words += ["agent.advantage.discount=0.5", "agent.advantage.name=centered"]
     run = ran(tmp_path, *words)
     text = printed(run)
-    assert "turns are told apart" in text
+    assert "turns are compared separately" in text
     rows = table(text, "of member")
     for number in range(SIZE):
         own = [row for row in rows if int(row["of member"]) == number]

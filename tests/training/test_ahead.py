@@ -283,7 +283,7 @@ def test_what_is_graded_wrongly_after_sigterm_is_not_saved(
     in_the_grading(trainer, 4, broken)
     trainer.run()
     assert trainer.checkpoints.last.resolve().name == "step_000002"
-    assert f"not saved after step {trainer.done}: what is sampled ahead was cut off" in caplog.text
+    assert f"not saved after step {trainer.done}: sampling ahead was interrupted" in caplog.text
     made(tmp_path, 1, f"resume={tmp_path}").run()
     assert left_by(tmp_path) == straight(1)
 
@@ -343,8 +343,8 @@ def test_the_process_samples_as_the_run_would_and_its_end_is_one_line(
     with pytest.raises(ProcessLost) as caught:
         trainer.run()
     assert str(caught.value) == (
-        "the process that samples is gone (signal 9, which the system sends where memory runs "
-        "out); resume=auto goes on from the last checkpoint."
+        "the sampling process has ended (signal 9, which the system sends where memory runs "
+        "out); resume=auto continues from the last checkpoint."
     )
     assert not sampler._process.is_alive()
 

@@ -128,7 +128,7 @@ class FileEngine(WeightTransferEngine[JoinInit, Update]):  # type: ignore[misc]
                 self.model.load_weights(load_file(path).items())
             return
         if self.group is None:
-            raise RuntimeError("this worker is in no group that weights are broadcast in")
+            raise RuntimeError("this worker is in no group that receives weights")
         try:
             with torch.device(self.device):
                 for weights in self.group.received(asdict(update_info)):
