@@ -1,6 +1,7 @@
-"""Is an environment sound? `python -m grpo_envs.check env=math`: no model needed.
+"""The contract check of an environment: `python -m grpo_envs.check env=math`. It needs no model.
 
-Below the promises, the score sheet: what answers of each kind earn on one problem.
+It prints the promises of the contract and whether they hold. The score sheet below them shows the
+rewards of several kinds of answers to one problem.
 """
 
 import argparse
@@ -44,7 +45,7 @@ def main() -> None:
         "--seed", type=int, default=0, help="training problem of the score sheet (%(default)s)"
     )
     parser.add_argument(
-        "--timeout", type=float, default=SECONDS, help="seconds a call may take (%(default)g)"
+        "--timeout", type=float, default=SECONDS, help="seconds that a call may take (%(default)g)"
     )
     options = parser.parse_intermixed_args()
     require(options.problems > 0, "--problems", options.problems, "1 or more")

@@ -273,7 +273,9 @@ def main() -> None:
         "--by", nargs="+", default=STRATA, help="keys of the problems' meta to group the figures by"
     )
     out = Path("outputs", "evaluate")
-    parser.add_argument("--out", type=Path, default=out, help="where answers go (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=out, help="folder for the answers (%(default)s)"
+    )
     options = parser.parse_intermixed_args()
     wait_passively()
     keep_freed_memory()

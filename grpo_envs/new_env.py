@@ -268,15 +268,18 @@ def _spell(text: str, spelt: dict[str, str]) -> str:
 def main() -> None:
     """Read the options, write the folder, say what to do next."""
     parser = argparse.ArgumentParser(prog="python -m grpo_envs.new_env", description=__doc__)
-    parser.add_argument("name", help="of the environment: env=NAME")
-    parser.add_argument("--out", type=Path, default=Path(), help="where to (the working folder)")
+    parser.add_argument("name", help="name of the environment: env=NAME")
+    parser.add_argument(
+        "--out", type=Path, default=Path(), help="folder to write into (the working folder)"
+    )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--dataset", action="store_true", help="its problems are rows of a file")
     kind.add_argument("--tools", action="store_true", help="the model calls a function")
     options = parser.parse_args()
     files = DATASET_FILES if options.dataset else TOOLS_FILES if options.tools else FILES
     folder = write(options.name, options.out.absolute(), files)
-    print(f'{shown(folder)}: now\n  cd {shown(folder)} && pip install -e ".[dev]" && pytest')
+    print(f"{shown(folder)} is written. Next:")
+    print(f'  cd {shown(folder)} && pip install -e ".[dev]" && pytest')
     print(f"  python -m grpo_envs.run env={options.name}")
 
 

@@ -139,7 +139,7 @@ def test_a_run_says_once_what_never_acts(tmp_path: Path) -> None:
     quick = ["trainer.steps=1", "trainer.prompts_per_step=2", "trainer.eval_problems=0"]
     quick += ["agent.group_size=2", "sampler.max_new_tokens=4", "logger=files", "agent=dr_grpo"]
     done = forked.run(tmp_path, "grpo_envs.run", *quick, "hydra.run.dir=run")
-    assert done.stdout.count("never acts: with one update a step") == 1
+    assert done.stdout.count("has no effect: with one update per step") == 1
     assert done.stdout.count("there is no KL penalty. Seen: agent.loss.beta=0.") == 1
     run = read_record(tmp_path / "run")
     assert not (run.path / "tokens.jsonl").exists()
