@@ -28,7 +28,8 @@ Written by `python docs/faults.py`, which injects each fault into a real run of 
 | 1 | the run ended early; the last line gives the reason and the remedy |
 | 130 | Ctrl-C ended the run after the current step, and it is saved |
 
-Other commands exit with 2 on a mistake in the command line; `check` and `doctor` exit with 1 if they find something.
+Other commands exit with 2 on a mistake in the command line. `check` and `doctor` exit with 1 if
+they find something.
 
 | fault | exit code | last message |
 |---|---|---|
