@@ -149,7 +149,7 @@ def _print(run: Record) -> bool:
         console.print(f"   seen: {escape(symptom.evidence)}", highlight=False)
         console.print(f"   turn: {escape(symptom.turn)}", highlight=False)
     if not found:
-        console.print("\nNothing is wrong that these rules can see.")
+        console.print("\nThe rules find nothing wrong.")
     return bool(found)
 
 

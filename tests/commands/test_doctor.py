@@ -40,7 +40,7 @@ def test_the_command_says_it_in_words() -> None:
         [*command[:-1], str(FOLDER / "healthy")], capture_output=True, text=True, check=False
     )
     assert healthy.returncode == 0
-    assert "Nothing is wrong" in healthy.stdout
+    assert "The rules find nothing wrong." in healthy.stdout
     nowhere = str(FOLDER / "nowhere")
     none = subprocess.run([*command[:-1], nowhere], capture_output=True, text=True, check=False)
     assert none.returncode == 2
