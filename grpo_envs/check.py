@@ -85,7 +85,7 @@ def _check(env: TextEnv, name: str, options: argparse.Namespace) -> bool:
     untried = sum(not check.tried for check in checks)
     held = len(checks) - len(broken) - untried
     rest = f" {untried} could not be tried." if untried else ""
-    console.print(f"{held} of {len(checks)} promises held on {problems} problems a split.{rest}")
+    console.print(f"{held} of {len(checks)} promises held on {problems} problems per split.{rest}")
     if checks[-1].late:
         print("The other promises are not tried: a call that did not end would hold them up, too.")
         _leave()
@@ -115,7 +115,7 @@ def _show_sheet(env: TextEnv, seed: int, console: Console) -> bool:
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"no score sheet of training problem {seed}: {printable(cause)}")
         return False
-    console.print(f"\nTraining problem {seed}, and what answers to it earn:", highlight=False)
+    console.print(f"\nTraining problem {seed}, and the rewards of answers to it:", highlight=False)
     console.print(Text(printable(prompt)), soft_wrap=True)
     _print_rows(rows, console)
     return True
