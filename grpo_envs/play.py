@@ -179,7 +179,7 @@ def _show_problem(prompt: str, about: Mapping[str, Any], chat: "Chat | None") ->
 
 def _show_reward(env: TextEnv, total: float, info: Mapping[str, Any]) -> None:
     valid = bool(info["reward_valid"])
-    table = Table("part")
+    table = Table("component")
     for name in ("value", "weight", "weighted"):
         table.add_column(name, justify="right")
     for name, weight in env.weights.items():

@@ -190,7 +190,7 @@ def test_a_schema_of_openai_is_taken(wrapped: bool) -> None:
     [
         ({}, "tool schema {}. Allowed: "),
         ({"name": "a b"}, "tool a b: not a name for a tool. Allowed: letters,"),
-        ({"name": "f", "parameters": {"type": "array"}}, "tool f: its parameters are no schema of"),
+        ({"name": "f", "parameters": {"type": "array"}}, "tool f: its parameters are not a"),
         (
             {"name": "f", "parameters": {"type": "thing"}},
             "tool f: its parameters are not a JSON Schema: 'thing' is not",

@@ -144,7 +144,7 @@ def test_a_run_says_once_what_never_acts(tmp_path: Path) -> None:
     run = read_record(tmp_path / "run")
     assert not (run.path / "tokens.jsonl").exists()
     text = printed(run)
-    assert "tokens: not noted (agent.log_tokens=0). agent.log_tokens=4 notes 4 groups" in text
+    assert "tokens: not recorded (agent.log_tokens=0). agent.log_tokens=4 records 4 groups" in text
     assert "agent.advantage.name=centered: r - mean of the group" in text
 
 

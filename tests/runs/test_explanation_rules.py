@@ -83,7 +83,7 @@ def test_parts_that_are_compared_one_by_one(tmp_path: Path) -> None:
 def test_what_a_teacher_says_of_each_token(tmp_path: Path) -> None:
     run = ran(tmp_path, f"agent.teacher={TINY}", "agent.teacher_weight=0.5", "agent.minibatches=3")
     text = printed(run, group=1)
-    assert f"agent.teacher={TINY}: A = reward_weight A_rewards + teacher_weight log(" in text
+    assert f"agent.teacher={TINY}: reward_weight A + teacher_weight log(" in text
     assert "[teacher_weight=0.5, reward_weight=1.0]" in text
     for row in table(text, "t"):
         gap = float(row["log p teacher"]) - float(row["log p sampled"])
