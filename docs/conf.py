@@ -47,14 +47,14 @@ suppress_warnings = ["ref.python"]  # a short name in an annotation that two mod
 
 
 def add_contents(app: "Sphinx", page: str, source: list[str]) -> None:
-    """Append a hidden table of contents to the index: its own sections and links."""
+    """Append a hidden table of contents to the index: its sections, and the links of its rows."""
     if page != root_doc:
         return
     for section in re.split(r"^## ", source[0], flags=re.MULTILINE)[1:]:
         title, _, body = section.partition("\n")
-        links = re.findall(r"\]\(([\w./]+)\.md\)", body)
+        rows = re.findall(r"^\| \[([^\]]+)\]\(([\w./]+)\.md\)", body, flags=re.MULTILINE)
         source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n"
-        source[0] += "\n".join(dict.fromkeys(links)) + "\n```\n"
+        source[0] += "\n".join(f"{name} <{target}>" for name, target in rows) + "\n```\n"
 
 
 def keep_first_line(app: "Sphinx", what: str, name: str, *rest: Any) -> None:

@@ -42,7 +42,7 @@ def _section(name: str) -> Iterator[str]:
     assert module is not None
     yield f"{inspect.cleandoc(module.__doc__ or '')}\n"
     parts = ", ".join(f"`{part}` ({weight:g})" for part, weight in target.parts.items())
-    yield f"Reward parts and their weights: {parts or 'those of the tasks'}.\n"
+    yield f"Reward components and their weights: {parts or 'those of the tasks'}.\n"
     yield "| key | default | what it is |\n|---|---|---|"
     docs = keyword_docs(target)
     for key, parameter in parameters_of(target).items():

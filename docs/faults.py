@@ -22,15 +22,16 @@ _HEAD = """\
 
 Written by `python docs/faults.py`, which injects each fault into a real run of the bundled model.
 
-| exit code of `grpo_envs.run` | what it means |
+| exit code of `grpo_envs.run` | meaning |
 |---|---|
-| 0 | done; or SIGTERM came, and the run is saved |
-| 1 | it ended early; the last line says why, and what to do |
-| 130 | Ctrl-C: the step was finished and saved |
+| 0 | the run is done, or SIGTERM ended it and it is saved |
+| 1 | the run ended early; the last line gives the reason and the remedy |
+| 130 | Ctrl-C ended the run after the current step, and it is saved |
 
-The other commands exit with 2 on a mistake, `check` and `doctor` with 1 where they found something.
+Other commands exit with 2 on a mistake in the command line. `check` and `doctor` exit with 1 if
+they find something.
 
-| fault | exit code | what it says |
+| fault | exit code | last message |
 |---|---|---|
 """
 _QUICK = [

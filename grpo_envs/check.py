@@ -1,6 +1,7 @@
-"""Is an environment sound? `python -m grpo_envs.check env=math`: no model needed.
+"""The contract check of an environment: `python -m grpo_envs.check env=math`. It needs no model.
 
-Below the promises, the score sheet: what answers of each kind earn on one problem.
+It prints the promises of the contract and whether they hold. The score sheet below them shows the
+rewards of several kinds of answers to one problem.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def main() -> None:
         "--seed", type=int, default=0, help="training problem of the score sheet (%(default)s)"
     )
     parser.add_argument(
-        "--timeout", type=float, default=SECONDS, help="seconds a call may take (%(default)g)"
+        "--timeout", type=float, default=SECONDS, help="seconds that a call may take (%(default)g)"
     )
     options = parser.parse_intermixed_args()
     require(options.problems > 0, "--problems", options.problems, "1 or more")
@@ -83,7 +84,7 @@ def _check(env: TextEnv, given: Mapping[str, Any], options: argparse.Namespace) 
     untried = sum(not check.tried for check in checks)
     held = len(checks) - len(broken) - untried
     rest = f" {untried} could not be tried." if untried else ""
-    console.print(f"{held} of {len(checks)} promises held on {problems} problems a split.{rest}")
+    console.print(f"{held} of {len(checks)} promises held on {problems} problems per split.{rest}")
     if checks[-1].late:
         print("The other promises are not tried: a call that did not end would hold them up, too.")
         _leave()
@@ -120,7 +121,7 @@ def _show_sheet(env: TextEnv, seed: int, console: Console) -> bool:
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"no score sheet of training problem {seed}: {printable(cause)}")
         return False
-    console.print(f"\nTraining problem {seed}, and what answers to it earn:", highlight=False)
+    console.print(f"\nTraining problem {seed}, and the rewards of answers to it:", highlight=False)
     console.print(Text(printable(prompt)), soft_wrap=True)
     _print_rows(rows, console)
     return True

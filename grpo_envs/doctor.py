@@ -1,4 +1,4 @@
-"""Why is it not learning? `python -m grpo_envs.doctor RUN` reads a run and says what it sees.
+"""Why is it not learning? `python -m grpo_envs.doctor RUN` reads a run and names likely causes.
 
 Each symptom comes with its evidence and the key to change. During a run, `grpo_envs.training.watch`
 applies the same rules to the last ten steps. The rules that need a whole run are here.
@@ -23,9 +23,9 @@ from grpo_envs.training.stretch import WHOLE, Symptom, whole
 from grpo_envs.training.tool_rules import tools
 
 _RISE = 0.1
-"""Rise of a reward part that is more than the noise of a quarter of a short run."""
+"""Rise of a reward component that is more than the noise of a quarter of a short run."""
 _LEARNT = 0.5
-"""Value of the main reward part from which on the task counts as being learnt."""
+"""Value of the main reward component from which on the task counts as being learnt."""
 _TIMES, _TOKENS, _BETTER = 1.4, 4.0, 0.05
 """Answers that grow by this factor and by so many tokens; the gain of the main part that justifies
 it."""
@@ -43,7 +43,7 @@ def diagnose(run: Record) -> list[Symptom]:
                 name="no steps",
                 says="The run has not finished its first step.",
                 evidence=f"metrics.jsonl is empty; the run is {run.state}",
-                turn="read run.log; trainer.prompts_per_step=1 shows whether it moves at all",
+                turn="read run.log; trainer.prompts_per_step=1 shows whether it progresses",
             )
         ]
     seen = whole(run)
@@ -74,11 +74,11 @@ def _longer(run: Record) -> Iterator[Symptom]:
     if gain < _BETTER:
         yield Symptom(
             name="longer, not better",
-            says="Answers grow without being right more often: length itself pays, or nothing "
-            "holds it back.",
+            says="Answers become longer, but are not right more often: length is rewarded, or "
+            "nothing limits it.",
             evidence=f"{early:.1f} to {late:.1f} tokens, {main} {gain:+.2f}, reward "
             f"{run.early('reward/mean'):.2f} to {run.late('reward/mean'):.2f}",
-            turn="env.rewards (is a part paid by length?), agent.overlong.*, agent=dr_grpo",
+            turn="env.rewards (does a component reward length?), agent.overlong.*, agent=dr_grpo",
         )
 
 
@@ -149,7 +149,7 @@ def _print(run: Record) -> bool:
         console.print(f"   seen: {escape(symptom.evidence)}", highlight=False)
         console.print(f"   turn: {escape(symptom.turn)}", highlight=False)
     if not found:
-        console.print("\nNothing is wrong that these rules can see.")
+        console.print("\nThe rules find nothing wrong.")
     return bool(found)
 
 

@@ -1,4 +1,4 @@
-"""Start a server of vLLM for runs: `python -m grpo_envs.engine --model MODEL --port 8000`.
+"""Start a vLLM server for runs: `python -m grpo_envs.engine --model MODEL --port 8000`.
 
 It sets vLLM's options and environment variables: runs can push their weights into the server and
 get the tokens and log-probabilities that training needs. It says when the server is ready, and ends
@@ -87,13 +87,16 @@ def _read() -> tuple[Engine, int]:
         prog="python -m grpo_envs.engine", description=f"{first} {more}".replace("\n", " ")
     )
     parser.add_argument("--model", required=True, help="a run, a folder of a model, or a hub id")
-    parser.add_argument("--port", type=int, default=8000, help="(%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen at (%(default)s)")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (%(default)s: this machine only)"
     )
     parser.add_argument("--python", help=f"the interpreter that has vLLM (${PYTHON}, or this one)")
     parser.add_argument(
-        "--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="of the weights"
+        "--dtype",
+        default="auto",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        help="dtype of the weights",
     )
     parser.add_argument("--max-length", type=int, help="tokens of a context (the model's own)")
     parser.add_argument(
@@ -101,7 +104,7 @@ def _read() -> tuple[Engine, int]:
     )
     parser.add_argument("--temporary", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("flags", nargs="*", help="more options of vLLM, after --")
+    parser.add_argument("flags", nargs="*", help="further options of vLLM, after --")
     options = parser.parse_args()
     require(0 < options.port < 2**16, "--port", options.port, "1 to 65535")
     require(options.lora_rank >= 0, "--lora-rank", options.lora_rank, "0 (off) or more")

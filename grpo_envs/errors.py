@@ -21,7 +21,7 @@ class ConfigError(GrpoEnvsError, ValueError):
 
 
 class UnknownName(ConfigError, LookupError):
-    """A name (environment, agent, reward part, option, ...) is not known."""
+    """A name (environment, agent, reward component, option, ...) is not known."""
 
 
 class DatasetError(ConfigError):

@@ -61,9 +61,9 @@ class Evaluated:
     folder: Path
     rows: list[dict[str, Any]]
     weights: dict[str, float]
-    """Weights of all reward parts."""
+    """Weights of all reward components."""
     own: dict[str, Part]
-    """The environment's own reward parts."""
+    """The environment's own reward components."""
     too_long: int
     """Problems that were left out because they are too long for the model's context."""
 
@@ -256,7 +256,7 @@ def _compare(a: Evaluated, b: Evaluated, *, by: Sequence[str]) -> None:
     rich.get_console().print(shown(file.resolve()), soft_wrap=True)
 
 
-@exit_on_error("stopped; the same command goes on from here.")
+@exit_on_error("stopped; the same command continues from here.")
 def main() -> None:
     """Read the options; exit 2 on a mistake in them."""
     first, _, more = (__doc__ or "").partition("\n\n")
@@ -273,7 +273,9 @@ def main() -> None:
         "--by", nargs="+", default=STRATA, help="keys of the problems' meta to group the figures by"
     )
     out = Path("outputs", "evaluate")
-    parser.add_argument("--out", type=Path, default=out, help="where answers go (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=out, help="folder for the answers (%(default)s)"
+    )
     options = parser.parse_intermixed_args()
     wait_passively()
     keep_freed_memory()

@@ -1,7 +1,7 @@
 """A run's model for other programs: `python -m grpo_envs.export RUN --out FOLDER`.
 
 Writes a folder that Transformers and vLLM load: weights, configs, tokenizer, chat template and a
-model card. `--merge` adds the adapters of a LoRA run into its weights. The written files are read
+model card. `--merge` merges the adapters of a LoRA run into the weights. The written files are read
 back and compared with the model. `--push NAME` uploads it to the Hugging Face hub.
 """
 
@@ -103,9 +103,11 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run, a checkpoint, or runs (the newest)")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument(
-        "--dtype", choices=SAVED, default="fp32", help="of the weights (%(default)s)"
+        "--dtype", choices=SAVED, default="fp32", help="dtype of the weights (%(default)s)"
     )
-    parser.add_argument("--merge", action="store_true", help="add adapters (LoRA) into the weights")
+    parser.add_argument(
+        "--merge", action="store_true", help="merge adapters (LoRA) into the weights"
+    )
     own_code = "run the Python code that the model brings along"
     parser.add_argument("--trust-remote-code", action="store_true", help=own_code)
     parser.add_argument("--push", metavar="NAME", help="upload it to the hub, too: OWNER/NAME")

@@ -240,8 +240,8 @@ def write(name: str, parent: Path, files: Mapping[str, str] = FILES) -> Path:
         close = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_").lstrip("0123456789_")
         hint = f" Did you mean {close!r}?" if close else ""
         raise ConfigError(
-            f"{name!r}: no name for an environment. Allowed: lower-case letters, digits and single "
-            f"underscores, a letter first.{hint}"
+            f"{name!r}: not a name for an environment. Allowed: lower-case letters, digits and "
+            f"single underscores, a letter first.{hint}"
         )
     if name in available(ENVS):
         raise ConfigError(f"env={name} is installed already ({available(ENVS)[name].value}).")
@@ -268,15 +268,18 @@ def _spell(text: str, spelt: dict[str, str]) -> str:
 def main() -> None:
     """Read the options, write the folder, say what to do next."""
     parser = argparse.ArgumentParser(prog="python -m grpo_envs.new_env", description=__doc__)
-    parser.add_argument("name", help="of the environment: env=NAME")
-    parser.add_argument("--out", type=Path, default=Path(), help="where to (the working folder)")
+    parser.add_argument("name", help="name of the environment: env=NAME")
+    parser.add_argument(
+        "--out", type=Path, default=Path(), help="folder to write into (the working folder)"
+    )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--dataset", action="store_true", help="its problems are rows of a file")
     kind.add_argument("--tools", action="store_true", help="the model calls a function")
     options = parser.parse_args()
     files = DATASET_FILES if options.dataset else TOOLS_FILES if options.tools else FILES
     folder = write(options.name, options.out.absolute(), files)
-    print(f'{shown(folder)}: now\n  cd {shown(folder)} && pip install -e ".[dev]" && pytest')
+    print(f"{shown(folder)} is written. Next:")
+    print(f'  cd {shown(folder)} && pip install -e ".[dev]" && pytest')
     print(f"  python -m grpo_envs.run env={options.name}")
 
 

@@ -1,8 +1,8 @@
 """What memory will a run need? `python -m grpo_envs.plan model.size=4b`: no GPU, no weights.
 
-It takes the keys of a run and prints the parts of its memory, while sampling and in the update. If
-they do not fit, it prints the keys to change. With sampler=vllm it also prints how many GPUs should
-sample for each GPU that trains.
+It accepts the keys of a run and prints the parts of its memory, while sampling and in the update.
+If they do not fit, it prints the keys to change. With sampler=vllm it also prints how many GPUs
+should sample for each GPU that trains.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def main() -> None:
     )
     words = "as for a run, e.g. model.size=4b model.lora.rank=32"
     parser.add_argument("overrides", nargs="*", help=words)
-    parser.add_argument("--memory", help="of the device, e.g. 24GiB (that of this machine's GPU)")
+    parser.add_argument(
+        "--memory", help="the device's memory, e.g. 24GiB (that of this machine's GPU)"
+    )
     parser.add_argument(
         "--prompt-tokens", type=int, default=256, help="tokens of a prompt (%(default)s)"
     )

@@ -1,4 +1,4 @@
-"""Answer a problem yourself: `python -m grpo_envs.play env=math` shows what it earns, and why."""
+"""Answer a problem yourself: `python -m grpo_envs.play env=math` shows your answer's reward."""
 
 import argparse
 import io
@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m grpo_envs.play", description=__doc__)
     parser.add_argument("overrides", nargs="*", help="as for a run, e.g. env=math model=qwen")
     parser.add_argument("--seed", type=int, help="number of the first problem (a random one)")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="(%(default)s)")
+    parser.add_argument(
+        "--split", choices=SPLITS, default="train", help="split of the problems (%(default)s)"
+    )
     parser.add_argument(
         "--raw", action="store_true", help="show plain text, without the model's chat template"
     )
@@ -177,7 +179,7 @@ def _show_problem(prompt: str, about: Mapping[str, Any], chat: "Chat | None") ->
 
 def _show_reward(env: TextEnv, total: float, info: Mapping[str, Any]) -> None:
     valid = bool(info["reward_valid"])
-    table = Table("part")
+    table = Table("component")
     for name in ("value", "weight", "weighted"):
         table.add_column(name, justify="right")
     for name, weight in env.weights.items():

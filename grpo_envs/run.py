@@ -140,7 +140,8 @@ def _in_words(error: Exception) -> str:
         return f"grpo_envs: {explain(error)}"
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         where = f" ({shown(Path(error.filename))})" if error.filename else ""
-        return f"grpo_envs: {error.strerror}{where}. What was saved is whole; resume=auto goes on."
+        saved = "Saved checkpoints are complete; resume=auto continues."
+        return f"grpo_envs: {error.strerror}{where}. {saved}"
     said = " ".join(str(error).split())
     return f"grpo_envs: {type(error).__name__}: {said} (HYDRA_FULL_ERROR=1 shows where)"
 

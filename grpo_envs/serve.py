@@ -22,12 +22,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m grpo_envs.serve", description=__doc__)
     parser.add_argument("overrides", nargs="*", help="as for a run, e.g. env=math env.level=2")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="0.0.0.0: open to other machines (%(default)s)"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; 0.0.0.0: all machines (%(default)s)",
     )
-    parser.add_argument("--port", type=int, default=8000, help="0: a free one (%(default)s)")
-    parser.add_argument("--sessions", type=int, default=256, help="at the same time (%(default)s)")
     parser.add_argument(
-        "--timeout", type=float, default=300.0, help="seconds a grading may take (%(default)g)"
+        "--port", type=int, default=8000, help="port to listen at; 0: a free one (%(default)s)"
+    )
+    parser.add_argument(
+        "--sessions", type=int, default=256, help="most sessions at the same time (%(default)s)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, help="seconds that a grading may take (%(default)g)"
     )
     options = parser.parse_intermixed_args()
     require(0 <= options.port < _PORTS, "--port", options.port, f"0 to {_PORTS - 1}")

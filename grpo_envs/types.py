@@ -1,4 +1,4 @@
-"""The nouns that travel through the system, in the order they appear.
+"""The data types that all floors exchange, in the order in which a step uses them.
 
 Problem -> (policy) -> Completion -> (env) -> Reward -> Group -> (agent) -> update
 

@@ -1,14 +1,17 @@
-"""Advantages of a group's members from their rewards. One function per rule; presets name papers.
+"""The advantages of a group's members, from their rewards. Each rule is one function.
 
-A rule is `f(scores, *, option=default)`, registered as an entry point of `grpo_envs.advantages`;
-`eps` and `ddof` come from `agent.advantage`, other options from `agent.advantage.options`.
+A rule is `f(scores, *, option=default)`, registered as an entry point of `grpo_envs.advantages`.
+The options `eps` and `ddof` come from `agent.advantage`, others from `agent.advantage.options`. The
+first paragraph of a rule's docstring is the formula that `explain` prints. In formulas r is the
+reward of a member, mean and std are those of its group, and n is the number of valid members.
+
 Members whose grader failed are not valid: the statistics leave them out, and their advantage is 0.
-The advantages of a flat group (all valid rewards equal) are exactly 0, and so are those of a group
-with fewer than two valid members.
-Where turns have advantages of their own (`agent.advantage.turns`), the members that took a turn are
-compared with each other: the rule gets one group for each problem and turn.
-Shapes: P groups of G members with at most K turns and T tokens. The groups are those of a whole
-step, of all processes.
+All advantages of a zero-variance group are exactly 0: its valid rewards are equal, or fewer than
+two members are valid. If turns have advantages of their own (`agent.advantage.turns`), the members
+that took a turn are compared with each other: the rule gets one group for each problem and turn.
+
+Shapes: P groups of G members with at most K turns, T tokens and N reward components. The groups are
+those of a whole step, of all processes.
 """
 
 from collections.abc import Callable
@@ -23,7 +26,7 @@ from grpo_agent.turns import DISCOUNTED, PER_TURN, to_go
 from grpo_envs.types import REWARD_TOLERANCE
 
 Parts = Callable[[], tuple[Tensor, Tensor]]
-"""Returns the parts of all rewards, and their weights (P, G, N)."""
+"""Returns the components of all rewards, and their weights, both (P, G, N)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,34 +34,34 @@ class Scores:
     """The inputs of an advantage rule."""
 
     rewards_PG: Tensor
-    """Total reward of each member."""
+    """The total reward of each member."""
     valid_PG: Tensor
     """False where the grader failed; the reward there is ignored."""
     mask_PGT: Tensor
     """True on the tokens that count in the loss."""
     parts: Parts | None = None
-    """Returns `parts_PGN` and `weights_PGN` when a rule reads them; None where turns have
-    advantages of their own."""
+    """Computes `parts_PGN` and `weights_PGN` when a rule reads them; None if turns have advantages
+    of their own."""
 
     @property
     def parts_PGN(self) -> Tensor | None:
-        """The parts of each reward, NaN where a part does not apply or the grader failed."""
+        """The components of each reward, NaN if one does not apply or the grader failed."""
         return self.parts()[0] if self.parts else None
 
     @property
     def weights_PGN(self) -> Tensor | None:
-        """The weight of each part in the total reward."""
+        """The weight of each component in the total reward."""
         return self.parts()[1] if self.parts else None
 
     @property
     def tokens_PG(self) -> Tensor:
-        """How many tokens of each member count in the loss."""
+        """The number of each member's tokens that count in the loss."""
         return self.mask_PGT.sum(dim=-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Episodes:
-    """The turns of all members; K is 1 where a whole episode has one advantage."""
+    """The turns of all members; K is 1 if a whole episode has one advantage."""
 
     rewards_PGK: Tensor
     """Reward of each turn; 0 for a turn that the member did not take."""
@@ -75,7 +78,7 @@ class Episodes:
 
     @property
     def scores(self) -> Scores:
-        """What is compared where turns are not told apart."""
+        """The inputs of a rule that compares whole episodes."""
         valid_PG = self.valid_PG & self.taken_PGK[..., 0]
         return Scores(
             rewards_PG=torch.where(valid_PG, self.rewards_PGK[..., 0], 0.0),
@@ -86,12 +89,12 @@ class Episodes:
 
 
 def centered(s: Scores) -> Tensor:
-    """r - mean of the group (Dr. GRPO, arXiv 2503.20783)."""
+    """Return r - mean of the group (Dr. GRPO, arXiv 2503.20783, section 3.2)."""
     return s.rewards_PG - _group_mean(s)
 
 
 def standardized(s: Scores, *, eps: float, ddof: int) -> Tensor:
-    """(r - mean) / (std + eps), both of the group (GRPO, arXiv 2402.03300, eq. 3)."""
+    """Return (r - mean) / (std + eps), both of the group (GRPO, arXiv 2402.03300, eq. 3)."""
     centered_PG = centered(s)
     degrees_P1 = (s.valid_PG.sum(dim=1, keepdim=True) - ddof).clamp(min=1)
     squares_P1 = (centered_PG.square() * s.valid_PG).sum(dim=1, keepdim=True)
@@ -99,37 +102,48 @@ def standardized(s: Scores, *, eps: float, ddof: int) -> Tensor:
 
 
 def leave_one_out(s: Scores) -> Tensor:
-    """n/(n-1) (r - mean): r minus the mean of the other members (RLOO, arXiv 2402.14740)."""
+    """Return n / (n - 1) (r - mean), which is r minus the mean of the other members.
+
+    (RLOO, arXiv 2402.14740, section 2.3.)
+    """
     n_P1 = s.valid_PG.sum(dim=1, keepdim=True)
     return centered(s) * n_P1 / (n_P1 - 1).clamp(min=1)
 
 
 def batch_std(s: Scores, *, eps: float, ddof: int) -> Tensor:
-    """(r - mean of the group) / (std of all rewards of the step + eps) (arXiv 2508.08221)."""
+    """Return (r - mean of the group) / (std of all rewards of the step + eps).
+
+    (Lite-PPO, arXiv 2508.08221.)
+    """
     return centered(s) / (mean_and_std(s.rewards_PG, s.valid_PG, ddof)[1] + eps)
 
 
 def whitened(s: Scores, *, eps: float, ddof: int) -> Tensor:
-    """r - mean of the group, then whitened over all tokens of the step.
+    """Return r - mean of the group, standardised over all tokens of the step.
 
-    (REINFORCE++-baseline, arXiv 2501.03262.) Each completion is weighted by its number of tokens.
+    (REINFORCE++-baseline, arXiv 2501.03262.) A completion counts in the step's mean and std once
+    for each of its tokens in the loss.
     """
     return _standardized_over(centered(s), s.valid_PG * s.tokens_PG, eps=eps, ddof=ddof)
 
 
 def max_rl(s: Scores) -> Tensor:
-    """(r - mean) / mean of the group, 0 where the mean is not positive (arXiv 2602.02710)."""
+    """Return (r - mean) / mean of the group, and 0 if the mean is not positive.
+
+    (MaxRL, arXiv 2602.02710.)
+    """
     mean_P1 = _group_mean(s)
     positive_P1 = mean_P1 > 0
     return torch.where(positive_P1, centered(s) / torch.where(positive_P1, mean_P1, 1.0), 0.0)
 
 
 def gdpo(s: Scores, *, eps: float, ddof: int) -> Tensor:
-    """Sum of w_n (r_n - mean) / (std + eps) over parts n, then standardised over the step.
+    """Return the sum over n of w_n (r_n - mean) / (std + eps), standardised over the step.
 
-    (GDPO, arXiv 2601.05242.) The mean and std of a part are over the group's members that have the
-    part; a part that is equal for all of them adds 0. The second mean and std are over all members
-    of the step. Without parts the total reward is the only part.
+    (GDPO, arXiv 2601.05242, sections 3.1, 3.2.) r_n is a reward component and w_n its weight. The
+    mean and std of a component are over the group's members that have the component; a component
+    that is equal for all of them adds 0. The second mean and std are over all valid members of the
+    step. A reward without components counts as one component.
     """
     own_PGN, weights_PGN = part_advantages(s, eps=eps, ddof=ddof)
     total_PG: Tensor = (own_PGN * weights_PGN).sum(dim=2)
@@ -137,9 +151,9 @@ def gdpo(s: Scores, *, eps: float, ddof: int) -> Tensor:
 
 
 def part_advantages(s: Scores, *, eps: float, ddof: int) -> tuple[Tensor, Tensor]:
-    """Return (r_n - mean) / (std + eps) of each part, 0 of one that is flat, and the weights.
+    """Return (r_n - mean) / (std + eps) of each component n, and the weights; both (P, G, N).
 
-    Both are (P, G, N); see `gdpo`.
+    It is 0 for a component that is equal for all members of a group; see `gdpo`.
     """
     raw_PGN, weights_PGN = s.parts_PGN, s.weights_PGN
     if raw_PGN is None or weights_PGN is None:
@@ -159,7 +173,7 @@ def advantages(s: Scores, rule: Mechanism) -> Tensor:
     """Return the advantages of a rule: (P, G), or (P, G, T) from a rule of single tokens.
 
     Raises:
-        ConfigError: the rule returns a value of another type or shape.
+        ConfigError: the rule returns something else than a tensor of one of these shapes.
     """
     s = replace(s, rewards_PG=torch.where(s.valid_PG, s.rewards_PG, 0.0))  # no NaN may spread
     value = rule(s)
@@ -217,17 +231,18 @@ def per_token(value: Tensor, mask_PGT: Tensor) -> Tensor:
 
 
 def per_member(value: Tensor, mask_PGT: Tensor) -> Tensor:
-    """Return one advantage per member (P, G): the mean over the tokens that count in the loss."""
+    """Return one advantage per member (P, G): the mean over its tokens that count in the loss."""
     if value.ndim < mask_PGT.ndim:
         return value
     return value.sum(dim=-1) / mask_PGT.sum(dim=-1).clamp(min=1)
 
 
 def flat(s: Scores) -> Tensor:
-    """Return a (P,) mask of the groups with equal valid rewards, or fewer than two valid ones.
+    """Return a mask (P) of the zero-variance groups.
 
-    Rewards within the tolerance of `compare_rewards` are equal: the std of equal floats can be
-    above 0.
+    Their valid rewards are equal, or fewer than two members are valid. Rewards that differ by less
+    than the tolerance of `compare_rewards` are equal, because the std of equal floats can be above
+    0.
     """
     most_P = torch.where(s.valid_PG, s.rewards_PG, -torch.inf).amax(dim=1)
     least_P = torch.where(s.valid_PG, s.rewards_PG, torch.inf).amin(dim=1)
@@ -241,7 +256,7 @@ def _group_mean(s: Scores) -> Tensor:
 
 
 def _standardized_over(values_PG: Tensor, weights_PG: Tensor, *, eps: float, ddof: int) -> Tensor:
-    """Return (value - mean) / (std + eps), with mean and std weighted by `weights_PG`."""
+    """Return (value - mean) / (std + eps) (P, G), with mean and std weighted by `weights_PG`."""
     mean, std = mean_and_std(values_PG, weights_PG, ddof)
     shifted_PG = values_PG - mean
     varies = std > 0  # std is 0 if only one member has a weight
@@ -249,7 +264,7 @@ def _standardized_over(values_PG: Tensor, weights_PG: Tensor, *, eps: float, ddo
 
 
 def mean_and_std(values: Tensor, weights: Tensor, ddof: int) -> tuple[Tensor, Tensor]:
-    """Return the weighted mean and standard deviation."""
+    """Return the weighted mean and standard deviation, two scalars."""
     mean = (values * weights).sum() / weights.sum().clamp(min=1)
     squares = ((values - mean).square() * weights).sum()
     return mean, (squares / (weights.sum() - ddof).clamp(min=1)).sqrt()

@@ -208,7 +208,7 @@ class GrpoConfig(PolicyGradientConfig):
     group_size: int = 8
     """Completions per problem (G)."""
     dynamic_sampling: int = 0
-    """The most rounds of sampling that replace flat groups, all of whose rewards are equal
+    """The most rounds of sampling that replace zero-variance groups, all of whose rewards are equal
     (DAPO)."""
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     teacher: str | None = None
@@ -240,7 +240,7 @@ class GrpoConfig(PolicyGradientConfig):
 
     @property
     def resamplings(self) -> int:
-        """The most rounds of sampling that replace flat groups."""
+        """The most rounds of sampling that replace zero-variance groups."""
         return self.dynamic_sampling
 
     def flat(self, group: Group) -> bool:

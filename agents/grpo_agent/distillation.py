@@ -1,9 +1,9 @@
-"""On-policy distillation: a teacher judges each token of the policy's own completions.
+"""On-policy distillation: a teacher scores each token of the policy's own completions.
 
-teacher_weight * log(teacher / policy) is added to the advantage of a token. Its mean over the
-policy's samples is minus the reverse KL(policy || teacher) at the token; later tokens get no credit
-(Lu et al., Thinking Machines 2025, "On-Policy Distillation"). Shapes: P groups of G members are B
-completions of T tokens.
+The advantage of a token gets an additional term, teacher_weight * log(teacher / policy). The mean
+of log(teacher / policy) over the policy's samples is minus the reverse KL(policy || teacher) at the
+token. A token has no share in the terms of later tokens (Lu et al., Thinking Machines 2025,
+"On-Policy Distillation"). Shapes: P groups of G members are B completions of T tokens.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def teacher_gap(batch: Batch, teacher_logps_BT: Tensor) -> Tensor:
-    """Return log(teacher / policy) of each token (B, T), within +-20.
+    """Return log(teacher / policy) of each token in nats (B, T), clamped to +-20.
 
     Args:
-        batch: Has the log-probabilities of the policy that sampled.
+        batch: The completions, with log-probabilities under the policy that sampled.
         teacher_logps_BT: The teacher's log-probabilities of the same tokens, at the same
             temperature.
     """
@@ -31,15 +31,13 @@ def teacher_gap(batch: Batch, teacher_logps_BT: Tensor) -> Tensor:
 
 
 def taught(value: Tensor, gap_BT: Tensor, mask_PGT: Tensor, cfg: GrpoConfig) -> Tensor:
-    """A = reward_weight A_rewards + teacher_weight log(teacher / sampled), the log within +-20.
-
-    Returns (P, G, T).
+    """Return reward_weight A + teacher_weight log(teacher / policy) of each token (P, G, T).
 
     Args:
-        value: Advantages from rewards: (P, G) or (P, G, T).
-        gap_BT: What `teacher_gap` returns, 0 where a token does not count in the loss.
+        value: A, the advantages from rewards: (P, G) or (P, G, T).
+        gap_BT: The result of `teacher_gap`, with 0 where a token does not count in the loss.
         mask_PGT: True on the tokens that count in the loss.
-        cfg: Has both weights.
+        cfg: `reward_weight` and `teacher_weight`.
     """
     if value.ndim < mask_PGT.ndim:
         value = value[..., None] * mask_PGT

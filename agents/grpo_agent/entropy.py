@@ -1,4 +1,4 @@
-"""The weight of the entropy bonus that follows a target (Skywork-OR1, arXiv 2505.22312)."""
+"""The weight of the entropy bonus under an entropy target (Skywork-OR1, arXiv 2505.22312)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from grpo_agent.config import LossConfig
 
 @dataclass(slots=True)
 class EntropyWeight:
-    """The current weight; part of a checkpoint."""
+    """The current weight, which a checkpoint contains."""
 
     value: float
 
     def follow(self, entropy: float, cfg: LossConfig) -> float:
-        """Take a step towards the target; return the weight of the bonus in this step.
+        """Change the weight by the entropy of a step; return the bonus's weight in this step.
 
-        Below the target the weight grows by `entropy_step`, up to `entropy_max`. At the target and
-        above it shrinks by `entropy_step`, down to 0, and the bonus of this step is 0.
+        If the entropy is below the target, the weight increases by `entropy_step`, up to
+        `entropy_max`. Otherwise it decreases by `entropy_step`, down to 0, and this step has no
+        bonus.
 
         Args:
             entropy: Entropy of the policy that sampled the step [nats per token].
-            cfg: Has a target.
+            cfg: The loss, with an entropy target.
         """
         assert cfg.entropy_target is not None
         low = entropy < cfg.entropy_target

@@ -1,4 +1,7 @@
-"""Allowed values of objectives, token selections and the entropy target. Without torch."""
+"""The allowed values of the keys of objectives, token selection and the entropy target.
+
+This module does not import torch, so that a wrong key is refused at once.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from grpo_agent.config import LossConfig
 
 OFF_POLICY = ("dppo_tv", "dppo_kl", "vespo")
-"""Objectives with the ratio to the policy that sampled: they need no correction."""
+"""Objectives with the ratio to the policy that sampled, which need no correction."""
 OWN_RATIO = ("gmpo", *OFF_POLICY)
 """Objectives that compute a ratio of their own."""
 _AT = "agent.loss.options"
@@ -22,7 +25,7 @@ _AT = "agent.loss.options"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A number that one objective has."""
+    """The default and the range of a number that is an option of one objective."""
 
     default: float
     allowed: str = "above 0"
@@ -63,7 +66,7 @@ OPTIONS: Mapping[str, Mapping[str, Option]] = {
 
 
 def options_of(cfg: LossConfig) -> dict[str, float]:
-    """Return the options of one of our own objectives, with defaults where none is given."""
+    """Return all options of one of our own objectives: the given values, else the defaults."""
     return {
         name: float(cfg.options.get(name, option.default))
         for name, option in OPTIONS[cfg.objective].items()
@@ -87,7 +90,7 @@ def _check_own(cfg: LossConfig) -> None:
 
 
 def check_options(cfg: LossConfig) -> None:
-    """Refuse values out of range, and combinations without a meaning.
+    """Refuse values out of range, and combinations that contradict each other.
 
     Raises:
         ConfigError: one line that names the keys, the values and what is allowed.

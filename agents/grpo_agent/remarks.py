@@ -15,9 +15,9 @@ def remarks(cfg: PolicyGradientConfig) -> Iterator[str]:
     """Yield the finding, its evidence and the key to change, in the form of `grpo_envs.doctor`."""
     if cfg.epochs == cfg.minibatches == 1 and cfg.loss.objective not in OFF_POLICY:
         yield (
-            f"The bound of agent.loss.objective={cfg.loss.objective} never acts: with one update a "
-            "step the ratio to the policy before it is always 1. Seen: agent.epochs=1, "
-            "agent.minibatches=1. Turn: agent.minibatches=4, for several updates a step."
+            f"The bound of agent.loss.objective={cfg.loss.objective} has no effect: with one "
+            "update per step, the ratio to the policy before the step is 1. Seen: agent.epochs=1, "
+            "agent.minibatches=1. Turn: agent.minibatches=4, for several updates per step."
         )
     if cfg.loss.beta == 0:
         yield (

@@ -73,7 +73,8 @@ class OverlongConfig:
         if self.truncated == "penalise" and self.buffer > 0:
             raise ConfigError(
                 "agent.overlong.truncated=penalise with agent.overlong.buffer="
-                f"{self.buffer:g}: a truncated completion would pay twice. Allowed: one of them."
+                f"{self.buffer:g}: a truncated completion would be penalised twice. "
+                "Allowed: one of them."
             )
         if not self.in_baseline and self.truncated != "mask":
             raise ConfigError(
@@ -84,7 +85,7 @@ class OverlongConfig:
 
 
 def check_parts(advantage: AdvantageConfig, overlong: OverlongConfig, kl_in: str) -> None:
-    """Refuse settings that an advantage of reward parts (gdpo) would ignore.
+    """Refuse settings that an advantage of reward components (gdpo) would ignore.
 
     Raises:
         ConfigError: one line that names the keys, the values and what is allowed.

@@ -1,6 +1,6 @@
-"""What the rules calculate on the way to advantages that compare the whole step: for `explain`.
+"""The intermediate values of the advantage rules that use statistics of the whole step.
 
-Rules that compare a group alone need none of it: its rewards give their mean and std.
+`explain` prints them. The other rules need none: the mean and std follow from a group's rewards.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from grpo_agent.reward_config import AdvantageConfig
 from grpo_agent.turns import EPISODE
 
 Terms = tuple[dict[str, Tensor], Tensor, Tensor]
-"""A number of each member (P, G), by what it is; the one that the step compares, and how often it
-counts there."""
+"""Values of each member (P, G) by title; the value of which the step's mean and std are taken, and
+its weight in them."""
 
 
 def rule_terms(
     e: Episodes, cfg: AdvantageConfig, parts: Sequence[str]
 ) -> tuple[Mapping[str, Tensor], Mapping[str, float]]:
-    """Return numbers of each completion (B) and of the step, by what they are.
+    """Return values of each completion (B), and of the step, by title.
 
     Args:
-        e: What was compared.
-        cfg: The rule; of another package's nothing is known.
-        parts: The names of the parts of rewards.
+        e: The members that were compared.
+        cfg: The rule. Both results are empty for a rule of another package.
+        parts: The names of the reward components.
     """
     terms = _terms(e.scores, cfg, parts) if cfg.turns == EPISODE else None
     if terms is None:

@@ -1,7 +1,8 @@
-"""Tokens of an update that its loss selects: by entropy, or by covariance.
+"""The selection of tokens by objectives: by high entropy, or by high covariance.
 
-They are selected among all tokens of the update at once, from values of the policy before the step,
-so they do not depend on micro-batches, on the number of processes or on the order of rows.
+Tokens are selected among all tokens of an update at once, from values of the policy before the
+step. The selection does not depend on micro-batches, on the number of processes or on the order of
+rows.
 Shapes: B completions of an update, T tokens.
 """
 
@@ -22,7 +23,7 @@ def singled_out(step: Step, cfg: LossConfig, number: int) -> Tensor | None:
 
     Args:
         step: The rows of an update.
-        cfg: Names the objective, the share and the bounds.
+        cfg: The objective with its options: the share of tokens, and the bounds of `clip_cov`.
         number: The number of the training step; each step draws other tokens.
     """
     if cfg.objective not in ("clip_cov", "kl_cov"):
@@ -41,9 +42,10 @@ def singled_out(step: Step, cfg: LossConfig, number: int) -> Tensor | None:
 
 
 def forks(step: Step, cfg: LossConfig) -> Tensor | None:
-    """Return the tokens of the highest entropy (B, T); None if all tokens count.
+    """Return a mask (B, T) of the tokens with the highest entropy; None if all tokens count.
 
-    (Beyond the 80/20 rule, arXiv 2506.01939.) The entropy is that of the policy before the step.
+    (Beyond the 80/20 rule, arXiv 2506.01939, section 5.) The policy before the step has this
+    entropy. The share of selected tokens is `cfg.top_entropy`.
     """
     if step.entropy_BT is None:
         return None
@@ -51,9 +53,10 @@ def forks(step: Step, cfg: LossConfig) -> Tensor | None:
 
 
 def covariance(logps_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Return (log pi - mean)(A - mean) of each token, with the means over the mask.
+    """Return (log pi - mean) (A - mean) of each token (B, T), with the means over the mask.
 
-    (arXiv 2505.22617: its mean over the tokens is the covariance that lowers the entropy.)
+    The mean of this over the tokens is the covariance by which an update lowers the entropy
+    (arXiv 2505.22617, eq. 10).
     """
     count = mask_BT.sum().clamp(min=1)
     logp_mean, a_mean = ((value * mask_BT).sum() / count for value in (logps_BT, advantages_BT))

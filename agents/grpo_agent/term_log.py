@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ class TermLog:
 
     @property
     def formulas(self) -> dict[str, str]:
-        """The formula of each choice, by key: the first paragraph of the function's docstring."""
+        """The formula of each choice with its source, by key: from the function's docstring."""
         cfg = self._agent.cfg.loss
         named: dict[str, tuple[str, Callable[..., Any]]] = {
             "agent.loss.ratio": (cfg.ratio, RATIOS[cfg.ratio]),
@@ -156,10 +157,17 @@ class TermLog:
 
 
 def _about(function: Callable[..., Any]) -> str:
-    """Return the first paragraph of a function's docstring, and its options."""
+    """Return what a function returns, the source and the options, on one line.
+
+    The first paragraph of the docstring has the formula. If the next one begins with the source in
+    parentheses, the source follows the formula.
+    """
     options = ""
     if isinstance(function, partial):
         options = ", ".join(f"{name}={value}" for name, value in function.keywords.items())
         function = function.func
     text = inspect.getdoc(function) or "the function has no docstring"
-    return " ".join(text.partition("\n\n")[0].split()) + (f" [{options}]" if options else "")
+    formula, _, more = text.removeprefix("Return ").partition("\n\n")
+    source = re.match(r"\([^()]+\)", more)
+    words = [*formula.split(), *(source[0].split() if source else [])]
+    return " ".join(words) + (f" [{options}]" if options else "")

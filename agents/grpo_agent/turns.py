@@ -1,7 +1,7 @@
-"""Rewards of the turns of a conversation, and the values that are compared. Without torch.
+"""The rewards of a conversation's turns, and the values that a group compares. Without torch.
 
-`agent.advantage.turns` says which tokens a turn's reward reaches; the equations and their sources
-are in agents/README.md.
+`agent.advantage.turns` chooses the tokens whose advantage contains a turn's reward. The equations
+and their sources are in agents/README.md.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class Chat:
         if not end:
             raise ConfigError(
                 "model.path: its chat template ends an answer with none of the end tokens "
-                f"({', '.join(map(repr, ends))}), so no conversation can go on after one."
+                f"({', '.join(map(repr, ends))}), so a conversation cannot continue after one."
             )
         return self._tokens(text.partition(end)[2] if ended else text)
 
@@ -156,7 +156,7 @@ class Chat:
         ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in THOUGHT]
         if [len(some) for some in ids] != [1, 1]:
             raise ConfigError(
-                f"sampler.thinking_budget: {' and '.join(THOUGHT)} are no tokens of this model. "
+                f"sampler.thinking_budget: {' and '.join(THOUGHT)} are not tokens of this model. "
                 "Allowed: null."
             )
         return ids[0][0], ids[1][0]

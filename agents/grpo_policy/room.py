@@ -107,7 +107,7 @@ class Room:
         """Return the error that all problems are too long."""
         return ConfigError(
             f"every problem of the split {self.env.split} leaves no room for an answer in the "
-            f"model's context of {self.chat.context_length:,} tokens. Take shorter problems or a "
+            f"model's context of {self.chat.context_length:,} tokens. Use shorter problems or a "
             "model with a longer context."
         )
 

@@ -1,4 +1,4 @@
-"""What models beside the policy take that only score: a teacher, reward models. No weights here."""
+"""Memory of the models that only score: a teacher and reward models. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from grpo_policy.teacher import empty_teacher
 
 
 def teacher_part(path: str, dtype: torch.dtype, shards: int = 1) -> Part:
-    """Return what a teacher takes: its weights in the dtype that the policy computes in.
+    """Return the memory of a teacher's weights per process.
 
     Args:
         path: `agent.teacher`.
-        dtype: The policy's.
-        shards: Processes that share all weights.
+        dtype: The dtype that the policy computes in; the teacher's weights have it, too.
+        shards: The number of processes among which the weights are divided.
 
     Raises:
         ConfigError: there is no such model.
@@ -30,16 +30,16 @@ def teacher_part(path: str, dtype: torch.dtype, shards: int = 1) -> Part:
 
 
 def reward_model_parts(env: Mapping[str, Any], device: str) -> Iterator[Part]:
-    """Yield what reward models take: the weights, which environments of a process share.
+    """Yield the memory of each reward model's weights, which all environments of a process share.
 
-    One on another device than the policy's is shown and not counted.
+    A reward model on another device than the policy is listed, but its memory is not counted.
 
     Args:
-        env: The keys of the environment; those of a mixture's members are in it.
+        env: The keys of the environment, with those of a mixture's members.
         device: The type of the policy's device: cuda or cpu.
 
     Raises:
-        ConfigError: there is no such model, or it has no head for sequences.
+        ConfigError: there is no such model, or it has no sequence-classification head.
     """
     seen = set()
     for said in _reward_models(env):
@@ -64,7 +64,7 @@ def reward_model_parts(env: Mapping[str, Any], device: str) -> Iterator[Part]:
 
 
 def _reward_models(keys: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the options of each `rm` below a key `rewards`."""
+    """Yield the options of each reward function `rm`, at any depth of the keys."""
     for name, value in keys.items():
         if not isinstance(value, Mapping):
             continue

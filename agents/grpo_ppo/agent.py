@@ -42,13 +42,13 @@ class PpoStep(Step):
 
 
 class PpoAgent(PolicyGradientAgent):
-    """Proximal Policy Optimization (arXiv 1707.06347) on the tokens of a language model.
+    """Proximal Policy Optimization (PPO, arXiv 1707.06347) on the tokens of a language model.
 
         J = E[ sum_t min(rho_t A_t, clip(rho_t, 1-eps, 1+eps) A_t) - coef * L_V ]
 
-    with advantages A_t of `grpo_ppo.gae` and the loss L_V of `grpo_ppo.value_loss`. A critic with
-    its own body has its own learner. Its passes follow the policy's, so the activations of both are
-    never held at once.
+    `grpo_ppo.gae` computes the advantages A_t, `grpo_ppo.value_loss` the critic's loss L_V. A
+    critic with its own body has its own learner. It runs after the policy's, so the activations of
+    both are never in memory together.
     """
 
     Config: ClassVar[type[PpoConfig]] = PpoConfig

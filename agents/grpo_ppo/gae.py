@@ -1,4 +1,4 @@
-"""Advantages and returns from the rewards and values of tokens.
+"""Token advantages from the rewards and values of tokens.
 
 Shapes: B completions, T tokens. Every tensor is (B, T) unless its name says otherwise.
 """
@@ -7,17 +7,18 @@ import torch
 from torch import Tensor
 
 _LEAST = 1e-8
-"""Added to a standard deviation."""
+"""Added to a standard deviation before a division."""
 
 
 def token_rewards(rewards_B: Tensor, kl_BT: Tensor | None, mask_BT: Tensor) -> Tensor:
-    """r_t = -beta KL_t, and at the completion's last token the reward of all of it, too.
+    """Return the reward of each token (B, T): -beta KL_t, plus the completion's reward at its end.
 
-    (InstructGPT, arXiv 2203.02155, eq. 2; per token as in arXiv 1909.08593, section 2.)
+    The completion's reward is added at its last own token. (InstructGPT, arXiv 2203.02155, eq. 2;
+    per token as in arXiv 1909.08593, section 2.)
 
     Args:
         rewards_B: The reward of each completion.
-        kl_BT: beta * KL of each token; None if the reward has no KL penalty.
+        kl_BT: beta * KL of each token in nats; None if the reward has no KL penalty.
         mask_BT: True on the policy's own tokens.
     """
     rewards_BT = torch.zeros(mask_BT.shape, dtype=rewards_B.dtype, device=rewards_B.device)
@@ -31,18 +32,19 @@ def token_rewards(rewards_B: Tensor, kl_BT: Tensor | None, mask_BT: Tensor) -> T
 def advantages(
     rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float
 ) -> Tensor:
-    """A_t = sum_k (gamma lambda)^k delta_{t+k}, delta_t = r_t + gamma V_{t+1} - V_t.
+    """Return A_t = sum_k (gamma lambda)^k delta_{t+k}, delta_t = r_t + gamma V_{t+1} - V_t.
 
-    Generalised advantage estimation (Schulman et al., arXiv 1506.02438, eq. 16). Time steps are the
-    policy's own tokens; the environment's replies between turns are skipped. The value after the
-    last token is 0, also for a truncated completion.
+    (Generalised advantage estimation, Schulman et al., arXiv 1506.02438, eq. 16.) The result is
+    (B, T), with 0 outside the mask. Time steps are the policy's own tokens; the environment's
+    replies between turns are skipped. The value after the last token is 0, also for a truncated
+    completion.
 
     Args:
         rewards_BT: The result of `token_rewards`.
         values_BT: The value of the state before each token.
         mask_BT: True on the policy's own tokens.
         gamma: Discount per token.
-        lam: lambda.
+        lam: lambda, which weighs later temporal differences.
     """
     # On the CPU: a loop over tokens with B numbers each would be many small kernels on a GPU.
     rewards_TB, values_TB, mask_TB = (x.cpu().T for x in (rewards_BT, values_BT, mask_BT))
@@ -57,17 +59,17 @@ def advantages(
 
 
 def whitened(advantages_BT: Tensor, counted_BT: Tensor) -> Tensor:
-    """(A - mean) / (std + 1e-8), mean and std over the tokens that count, where alone it is not 0.
+    """Return (A - mean) / (std + 1e-8) of the tokens that count (B, T), and 0 at all others.
 
-    (Engstrom et al., arXiv 2005.12729, section 3.) The std is the population's. If all advantages
-    are equal, the result is 0.
+    Mean and population std are over the tokens that count (Engstrom et al., arXiv 2005.12729,
+    section 3). If all advantages are equal, the result is 0.
     """
     mean, std = mean_and_std(advantages_BT, counted_BT)
     return (advantages_BT - mean) * counted_BT / (std + _LEAST)
 
 
 def mean_and_std(advantages_BT: Tensor, counted_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and the population's std over the tokens that count."""
+    """Return the mean and the population std, two scalars, over the tokens that count."""
     tokens = counted_BT.sum().clamp(min=1)
     mean = (advantages_BT * counted_BT).sum() / tokens
     return mean, (((advantages_BT - mean) * counted_BT).square().sum() / tokens).sqrt()

@@ -1,4 +1,4 @@
-"""The loss of values. Shapes: B completions, T tokens; every tensor is (B, T)."""
+"""The critic's loss. Shapes: B completions, T tokens; every tensor is (B, T)."""
 
 import torch
 from torch import Tensor
@@ -7,17 +7,17 @@ from torch import Tensor
 def value_loss(
     values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, clip: float | None
 ) -> tuple[Tensor, Tensor]:
-    """1/2 max((V - R)^2, (V_clip - R)^2) of each token; and 1 where the clip decides.
+    """Return 1/2 max((V - R)^2, (V_clip - R)^2) of each token, and 1 where the clip decides.
 
-    V_clip = V_old + clip(V - V_old, -c, c): a value that has moved by more than c towards its
-    return has no gradient (PPO's code, arXiv 2005.12729, eq. 3). Without c the loss is
-    1/2 (V - R)^2.
+    (PPO's code, arXiv 2005.12729, eq. 3.) V_clip is V_old + clip(V - V_old, -c, c): a value that
+    has moved by more than c towards its return has no gradient. Without c the loss is
+    1/2 (V - R)^2. The second tensor is 0 where the clip does not decide.
 
     Args:
         values_BT: V, the values of the current critic, with gradients.
         old_values_BT: V_old, the values before the step.
         returns_BT: R, the advantage before whitening plus the value before the step.
-        clip: c, or None.
+        clip: c, in units of the reward; None turns the clip off.
     """
     error_BT = (values_BT - returns_BT).square()
     if clip is None:
@@ -31,7 +31,8 @@ def value_loss(
 def explained_variance(values_BT: Tensor, returns_BT: Tensor, counted_BT: Tensor) -> float | None:
     """Return 1 - Var(R - V) / Var(R) over the tokens that count; None if all returns are equal.
 
-    1: the values equal the returns up to a constant; 0: no better than a constant; below 0: worse.
+    It is 1 if the values equal the returns up to a constant, 0 if they predict no better than a
+    constant, and negative if they predict worse.
     """
     values_N, returns_N = values_BT[counted_BT], returns_BT[counted_BT]
     if len(returns_N) == 0 or bool((returns_N == returns_N[0]).all()):

@@ -108,7 +108,7 @@ def _cases_in(cell: Any, name: str) -> list[Any]:
     if not cases:
         return []
     if not isinstance(cases, list):
-        raise UnknownForm(f"{name} are no list of tests")
+        raise UnknownForm(f"{name} are not a list of tests")
     return cases
 
 

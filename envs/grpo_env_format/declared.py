@@ -106,7 +106,7 @@ def _read(listed: Any) -> tuple[Constraint, ...]:
         taken = sorted(OURS & {*one.tags}) if isinstance(one, Tags) else []
         if taken:
             names = " and ".join(f"<{tag}>" for tag in taken)
-            raise ConfigError(f"tags: {names}: the reward part `format` checks these already.")
+            raise ConfigError(f"tags: {names}: the reward component `format` checks these already.")
     return constraints
 
 

@@ -1,4 +1,4 @@
-"""The format of an answer, independent of its value, for the reward part `format`."""
+"""The format of an answer, independent of its value, for the reward component `format`."""
 
 from grpo_envs.graders.math import extract, parse_number
 from grpo_envs.graders.math.extract import balanced

@@ -16,7 +16,7 @@ class Entry:
     """One environment of a mixture."""
 
     name: str
-    """The prefix of its reward parts and metrics."""
+    """The prefix of its reward components and metrics."""
     env: str
     weight: float
     levels: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""The answer in a completion, and its format, for the reward part `format`."""
+"""The answer in a completion, and its format, for the reward component `format`."""
 
 from grpo_envs.graders.text import after_think
 

@@ -57,7 +57,7 @@ def convert(
     except OmegaConfBaseException as error:
         raise explain(error) from error
     except AttributeError as error:  # `+key=value`, which Hydra adds and our dataclasses lack
-        raise ConfigError(f"an added (+) key is none of ours: {error}.") from error
+        raise ConfigError(f"an added (+) key does not exist: {error}.") from error
     assert isinstance(run, RunConfig)
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
     for group in OWNERS:
@@ -77,7 +77,7 @@ def _take_cluster(run: RunConfig) -> None:
     require_place(workers)
     if run.trainer.graders not in ("auto", workers):
         raise ConfigError(
-            f"env.workers={workers} with trainer.graders={run.trainer.graders}: both say where "
+            f"env.workers={workers} with trainer.graders={run.trainer.graders}: both choose where "
             "answers are graded. Allowed: one of them."
         )
     del run.env["workers"]

@@ -39,17 +39,17 @@ Train a language model with GRPO on a Gymnasium text environment.
   python -m grpo_envs.run -m env=math,code seed=0,1,2     a sweep: six runs, one after the other
   python -m grpo_envs.run env=code --help                 the keys of env=code
   python -m grpo_envs.run env=code --cfg job              every key and its value, as YAML
-  python -m grpo_envs.plan model.size=4b --memory 24GiB   what memory does it need, does it fit?
-  python -m grpo_envs.engine --model MODEL --port 8000    a server of vLLM, for sampler=vllm
-  python -m grpo_envs.check env=code                      is the environment sound?
+  python -m grpo_envs.plan model.size=4b --memory 24GiB   the memory of a run: does it fit?
+  python -m grpo_envs.engine --model MODEL --port 8000    a vLLM server, for sampler=vllm
+  python -m grpo_envs.check env=code                      the contract check of an environment
   python -m grpo_envs.play env=code                       answer a problem yourself
-  python -m grpo_envs.report RUN...                       runs as a page
+  python -m grpo_envs.report RUN...                       an HTML page of one run or several
   python -m grpo_envs.doctor RUN                          why is it not learning?
   python -m grpo_envs.evaluate env=code a=RUN b=tiny      how good is it? (or model.path=RUN)
   python -m grpo_envs.export RUN --out FOLDER             its model, for Transformers and vLLM
 
-`grpo-envs` stands for `python -m grpo_envs.run`; eval "$(grpo-envs -sc install=bash)" completes it.
-A run leaves its metrics, answers and checkpoints in outputs/<env>/<time>, a sweep in multirun/.
+`grpo-envs` is `python -m grpo_envs.run`; eval "$(grpo-envs -sc install=bash)" adds completion.
+A run writes its files into outputs/<env>/<time>, a sweep into multirun/.
 """
 
 

@@ -64,7 +64,7 @@ class Place(Callback):
             # Only Hydra's own sweeper writes this file. Reports recognise a sweep by it.
             OmegaConf.save(config, free / "multirun.yaml")
             if free != folder:
-                here = "another sweep is at work in it; this one goes to"
+                here = "another sweep is using it; this one goes to"
                 sys.stderr.write(f"{shown(folder)}: {here} {shown(free)}\n")
                 quoted = str(free).replace("\\", "\\\\").replace("'", "\\'")
                 with read_write(config):

@@ -39,7 +39,7 @@ class TrainerConfig:
     """The loop around the agent."""
 
     steps: int = 60
-    """Optimiser steps (updates of the policy)."""
+    """Training steps, each of agent.epochs * agent.minibatches updates."""
     prompts_per_step: int = 16
     """Problems per step (P), with agent.group_size completions each."""
     lag: int = 0

@@ -15,7 +15,7 @@ from grpo_envs.types import Call
 TOOL_PARTS: Mapping[str, float] = dict.fromkeys(
     ("tool_calls", "tool_errors", "tool_repeats", "answered"), 0.0
 )
-"""The reward parts that `ToolEnv` adds, and their weights."""
+"""The reward components that `ToolEnv` adds, and their weights."""
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _CALL = re.compile(rf"{OPEN}(.*?)(?:{CLOSE}|\Z)", re.DOTALL)
 

@@ -51,7 +51,7 @@ class DatasetEnv(TextEnv):
             unreadable: `error` or `drop`: what happens if rows cannot be read.
             held_out: Share of the distinct prompts that is held out for evaluation, 0.1 when null.
                 Not allowed for a dataset with an eval, test or validation split of its own.
-            rewards: Weights of the reward parts, and reward functions to add.
+            rewards: Weights of the reward components, and reward functions to add.
             render_mode: None or `ansi`.
             further: Keywords of the next class: `class MyEnv(ToolEnv, DatasetEnv)` has both.
 

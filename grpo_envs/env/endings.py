@@ -1,7 +1,7 @@
-"""Reward functions that wait for the end: of an episode, or of all episodes of a group.
+"""Reward functions that need a whole episode, or all episodes of a group.
 
-Those that see an episode alone (`Function.early`: judges, reward models) are asked as soon as it is
-over, in the background, while other answers are still being sampled.
+A function that needs one episode only (`Function.early`: judges, reward models) is called in the
+background as soon as the episode ends, while other completions are still sampled.
 """
 
 from __future__ import annotations
@@ -17,31 +17,35 @@ from grpo_envs.types import Reward
 
 @dataclass(slots=True)
 class Endings:
-    """What such functions have given to the members of a vector environment."""
+    """Calls these functions for a vector environment and keeps the rewards of its members."""
 
     env: TextEnv
     _early: dict[int, Reward] = field(default_factory=dict)
-    """By member: what `ask` returned, until its group is over."""
+    """Rewards from early functions by member, until the member's group ends."""
 
     def ask(self, played: Sequence[Played]) -> list[Reward]:
-        """Return what early functions give; each of `played` is one episode. In any thread."""
+        """Return the early functions' reward of each episode in `played`; safe in any thread."""
         return [earned for (earned,) in self.env.group_rewards(played, early=True)]
 
     def keep(self, earned: Mapping[int, Reward]) -> None:
-        """Keep what members earned of early functions."""
+        """Keep rewards from early functions, by member."""
         self._early.update(earned)
 
     def forget(self, members: Iterable[int]) -> None:
-        """Forget what is kept of members that begin anew."""
+        """Forget the rewards of members that begin a new episode."""
         for i in members:
             self._early.pop(i, None)
 
     def of_groups(
         self, members: Sequence[Sequence[int]], played: Sequence[Played]
     ) -> dict[int, Reward]:
-        """Return what all such functions give to the members of groups that are over.
+        """Return the rewards from all these functions for the members of groups that have ended.
 
-        Early ones are asked about the episodes that they have not been asked about.
+        Early functions are called only for episodes that they have not scored yet.
+
+        Args:
+            members: The numbers of each group's members.
+            played: The same groups' problem, episodes and rewards.
         """
         pairs = list(zip(members, played, strict=True))
         rest = {

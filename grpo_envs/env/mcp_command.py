@@ -1,4 +1,4 @@
-"""`grpo_envs.mcp`: an MCP server as an author names it, for `ToolEnv.tools`."""
+"""`grpo_envs.mcp`: the command or URL of an MCP server whose tools an environment offers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ def mcp(
     shared: bool = False,
     start_s: float = 30.0,
 ) -> Server:
-    """Return the tools of an MCP server, for `ToolEnv.tools`.
+    """Return an MCP server, to be listed in `ToolEnv.tools`.
 
     Args:
         command: A program that speaks MCP over stdio, with its arguments (`"python", "server.py"`;
             `python` stands for this interpreter), or the URL of a running server.
-        env: Environment variables of the program, in addition to PATH, HOME and the like.
-        shared: Whether all episodes share one session, for a server without state. By default every
-            episode that calls a tool has its own session; over stdio that is a process.
-        start_s: Seconds that a session may take to start.
+        env: Environment variables of the program, in addition to the SDK's defaults such as PATH
+            and HOME.
+        shared: Whether all episodes share one session, for a server without state. By default each
+            episode that calls a tool has its own session; over stdio a session is a process.
+        start_s: The longest time that a session may take to start, in seconds.
 
     Raises:
-        ConfigError: the SDK is not installed, nothing is given, or a value is not allowed.
+        ConfigError: the SDK is not installed, no command is given, or a value is not allowed.
     """
     _require_command(command)
     given = {} if env is None else env
@@ -48,4 +49,4 @@ def _require_command(command: tuple[str, ...]) -> None:
     words = command[0].split()
     if len(command) == 1 and len(words) > 1 and not Path(command[0]).exists():
         apart = ", ".join(map(repr, words))
-        raise ConfigError(f"mcp={command}. Allowed: a text for each word, as in mcp({apart}).")
+        raise ConfigError(f"mcp={command}. Allowed: one argument per word, as in mcp({apart}).")

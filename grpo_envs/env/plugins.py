@@ -66,7 +66,7 @@ def make(name: str, *, shots: int = 0, **kwargs: Any) -> TextEnv:
     """
     target = load(ENVS, name)
     if not (isinstance(target, type) and issubclass(target, TextEnv)):
-        raise PluginError(f"{ENVS}: {name!r} is {target!r}, which is no TextEnv.")
+        raise PluginError(f"{ENVS}: {name!r} is {target!r}, which is not a TextEnv.")
     check_keywords(target, kwargs, "env.")
     spec = gymnasium.spec(f"grpo_envs/{name}-v0")
     # In the spec: some environments have keywords like `id`, which gymnasium.make takes itself.

@@ -1,4 +1,4 @@
-"""Which groups of a vector environment a reset is about, and on which problems it puts them."""
+"""The arguments of a vector environment's `reset`: the groups to reset, and their seeds."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from grpo_envs.errors import ConfigError
 
 
 def marked(options: Mapping[str, Any] | None, members: int, size: int) -> list[int]:
-    """Return the groups that `reset_mask` marks; all of them where there is none.
+    """Return the numbers of the groups that `options["reset_mask"]` marks; all without a mask.
+
+    Args:
+        options: The options of `reset`; the mask is a bool array (members,).
+        members: The number of members of all groups.
+        size: The number of members of a group.
 
     Raises:
-        ConfigError: the mask is of another shape, or marks a part of a group.
+        ConfigError: the mask has another shape, or marks only some members of a group.
     """
     everyone = np.ones(members, dtype=np.bool_)
     mask = np.asarray((options or {}).get("reset_mask", everyone), dtype=np.bool_)
@@ -27,10 +32,15 @@ def marked(options: Mapping[str, Any] | None, members: int, size: int) -> list[i
 
 
 def of_groups(seeds: Sequence[int | None], groups: int, members: int) -> list[int | None]:
-    """Return a seed for each group, from one for each group or each member.
+    """Return one seed for each group, from one seed for each group or for each member.
+
+    Args:
+        seeds: The seeds of `reset`.
+        groups: The number of groups.
+        members: The number of members of all groups.
 
     Raises:
-        ConfigError: there are more or fewer, or members of a group have different ones.
+        ConfigError: the number of seeds is another, or members of one group have different seeds.
     """
     given, size = list(seeds), members // groups
     if len(given) == members != groups:

@@ -1,4 +1,4 @@
-"""The return of an episode in another library's environment, as a reward part in [0, 1]."""
+"""The return of an episode in another library's environment, as a reward component in [0, 1]."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def compose(
 
 def _function(name: str, said: Mapping[str, Any], declared: Mapping[str, float]) -> Function:
     if name not in available(REWARDS):
-        raise unknown("reward part", name, [*declared, *available(REWARDS)])
+        raise unknown("reward component", name, [*declared, *available(REWARDS)])
     key, function = f"env.rewards.{name}", load(REWARDS, name)
     options = {option: value for option, value in said.items() if option not in SHAPING}
     timeout = options.pop("timeout", TIMEOUT)

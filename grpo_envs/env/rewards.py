@@ -118,11 +118,11 @@ def settle(reward: Reward, parts: Mapping[str, Part], weights: Mapping[str, floa
     shaped = {}
     for name, value in reward.parts.items():
         if name not in parts:
-            raise ContractBroken(f"score returned {unknown('reward part', name, parts)}")
+            raise ContractBroken(f"score returned {unknown('reward component', name, parts)}")
         if not math.isfinite(value):
-            return Reward(valid=False, error=f"reward part {name!r} is {value}")
+            return Reward(valid=False, error=f"reward component {name!r} is {value}")
         if name == ACCURACY and value not in (0, 1):
-            return Reward(valid=False, error=f"reward part {name!r} is {value}, not 1 or 0")
+            return Reward(valid=False, error=f"reward component {name!r} is {value}, not 1 or 0")
         shaped[name] = parts[name].shaped(value)
     return Reward(parts=shaped, weights=weights, note=reward.note)
 

@@ -40,7 +40,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
     parts: ClassVar[Mapping[str, float]] = {"correct": 1.0}
-    """The reward parts that `score` returns, each in [0, 1], with their default weights."""
+    """The reward components that `score` returns, each in [0, 1], with their default weights."""
     system_prompt: str = ""
     """The system message of a chat model; '' for none."""
     max_turns: int = 1
@@ -72,13 +72,13 @@ class TextEnv(gymnasium.Env[str, str]):
 
         Args:
             split: The split that problems come from; the two splits share no problem.
-            parts: The reward parts of this instance; None: those of the class.
-            rewards: Weights of reward parts, in place of the defaults in `parts`, or mappings of
-                `weight`, `scale` and `clip`; also reward functions to add, by name.
+            parts: The reward components of this instance; None: those of the class.
+            rewards: Weights of reward components that replace the defaults in `parts`, or mappings
+                with `weight`, `scale` and `clip`; also reward functions to add, by name.
             render_mode: None, or `ansi` for a transcript as text.
 
         Raises:
-            ConfigError: the split, a reward part or the render mode is unknown.
+            ConfigError: the split, a reward component or the render mode is unknown.
         """
         require_one_of("env.split", split, SPLITS)
         require_one_of("render_mode", render_mode, (None, *self.metadata["render_modes"]))
@@ -242,9 +242,9 @@ class TextEnv(gymnasium.Env[str, str]):
         return [Reply(reward=r) for r in score_safely(self.score_batch, problems, answers)]
 
     def parts_of(self, reward: Reward) -> dict[str, float]:
-        """Return the value of every reward part that applies to the problem, in declared order.
+        """Return the value of each reward component that applies to the problem, in declared order.
 
-        If the grader left out a part of the environment, its value is 0.
+        If the grader left out a component of the environment, its value is 0.
         """
         return {
             name: float(reward.parts.get(name, 0.0))

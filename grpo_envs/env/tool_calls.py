@@ -159,7 +159,7 @@ def _own(given: Any, limits: ToolLimits) -> list[OwnTool]:
     elif callable(given) and not inspect.isclass(given):
         tool, function = tool_from(given), given
     else:
-        raise ConfigError(f"tools: {given!r} is no tool. Allowed: {_ALLOWED}.")
+        raise ConfigError(f"tools: {given!r} is not a tool. Allowed: {_ALLOWED}.")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigError(f"tool {tool.name} is a generator. Allowed: a function that returns.")
     require_parameters(tool, function)

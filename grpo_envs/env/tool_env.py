@@ -66,7 +66,7 @@ class ToolEnv(TextEnv):
             turns: Turns of an episode, including the answer; the class's `max_turns` when null.
             tool_limits: {calls: of an episode, calls_per_turn: 4, result_chars: 2000, call_s: 10,
                 sessions: 128}, see docs/tools.md.
-            rewards: Weights of the reward parts, and reward functions to add.
+            rewards: Weights of the reward components, and reward functions to add.
             render_mode: None or `ansi`.
             further: Keywords of the next class: `class MyEnv(ToolEnv, DatasetEnv)` has both.
 
@@ -99,7 +99,7 @@ class ToolEnv(TextEnv):
         yield None
 
     def step_reward(self, problem: Problem, call: Call, result: str) -> Mapping[str, float]:
-        """Return the reward parts that a call earns; they are summed over the episode."""
+        """Return the reward components that a call earns; they are summed over the episode."""
         return {}
 
     def score_episode(self, problem: Problem, answer: str, episode: Episode) -> Reward:
@@ -209,8 +209,8 @@ class ToolEnv(TextEnv):
                 results = [each.result for each in self._answer(calls, problem, episode)]
                 if calls and join_results(results) != turn.observation:
                     raise ToolFailed(
-                        f"the calls of turn {number} were made again, in a new session, and gave "
-                        f"{join_results(results)[:80]!r} in place of {turn.observation[:80]!r}"
+                        f"the calls of turn {number} were repeated in a new session and returned "
+                        f"{join_results(results)[:80]!r} instead of {turn.observation[:80]!r}"
                     )
             closing.pop_all()
         return episode

@@ -101,14 +101,15 @@ def checked(tool: Tool) -> Tool:
     """
     if not _NAME.fullmatch(tool.name):
         allowed = "letters, digits, _ and -, at most 64, a letter first"
-        raise ConfigError(f"tool {tool.name}: no name for a tool. Allowed: {allowed}.")
+        raise ConfigError(f"tool {tool.name}: not a name for a tool. Allowed: {allowed}.")
     try:
         Draft202012Validator.check_schema(tool.parameters)
     except (jsonschema.SchemaError, RecursionError) as error:
         cause = getattr(error, "message", str(error))
-        raise ConfigError(f"tool {tool.name}: its parameters are no JSON Schema: {cause}") from None
+        message = f"tool {tool.name}: its parameters are not a JSON Schema: {cause}"
+        raise ConfigError(message) from None
     if tool.parameters.get("type") != "object":
-        raise ConfigError(f"tool {tool.name}: its parameters are no schema of type object.")
+        raise ConfigError(f"tool {tool.name}: its parameters are not a schema of type object.")
     return tool
 
 

@@ -150,4 +150,4 @@ def _warn(text: str) -> None:
 
 def _not_written(key: str, what: str, *_: Any, **__: Any) -> None:
     """Replace a callback of TRL's trainer that writes into TRL's tables."""
-    _warn(f"{key} calls {what}: this is not written here; metrics.jsonl has the reward parts.")
+    _warn(f"{key} calls {what}: this is not written here; metrics.jsonl has the reward components.")

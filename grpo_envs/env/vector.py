@@ -86,7 +86,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each reward part."""
+        """The weight of each reward component."""
         return self.env.weights
 
     @property

@@ -85,7 +85,7 @@ class Row:
         if _digest(problem) != self.digest:
             raise ConfigError(
                 f"env={self.env}, {self.split} problem {self.seed}: its prompt is not the row's. "
-                "The rows come from another version or from a dataset that changed: make them anew."
+                "The rows come from another version, or the dataset has changed: export them again."
             )
         return problem
 

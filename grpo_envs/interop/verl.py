@@ -52,8 +52,8 @@ def compute_score(
             numbers, so this score counts like an earned one.
 
     Returns:
-        `score`, `valid` (1, or 0 if the grader failed), and each reward part, NaN if it does not
-        apply. All rows of an environment have the same keys, as verl requires for a batch.
+        `score`, `valid` (1, or 0 if the grader failed), and each reward component, NaN if it does
+        not apply. All rows of an environment have the same keys, as verl requires for a batch.
 
     Raises:
         ConfigError: the row is not one of ours.

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="runs, or folders of runs (the newest)")
     where = "the page (report.html in the run's folder; for several runs, in this folder)"
     parser.add_argument("--out", type=Path, help=where)
-    watch = "serve the page on 127.0.0.1 and update it while the runs go on, until Ctrl-C"
+    watch = "serve the page on 127.0.0.1 and update it during the runs, until Ctrl-C"
     parser.add_argument("--watch", action="store_true", help=watch)
     parser.add_argument("--port", type=int, default=0, help="port of --watch (a free one)")
     options = parser.parse_args()

@@ -8,7 +8,7 @@ const AT_ONCE = 30;
 const SECTIONS = /<think>[\s\S]*?(?:<\/think>|$)|```[\s\S]*?(?:```|$)|<answer>[\s\S]*?(?:<\/answer>|$)|\\boxed\{[^\n]*?\}/g;
 
 let rows = [];
-let abouts = {}; // of each run: the weights of its reward parts, ddof
+let abouts = {}; // of each run: the weights of its reward components, ddof
 let groups = new Map();
 let contexts = new Map(); // system message and tools of a group
 let found = [];

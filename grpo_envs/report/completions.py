@@ -14,7 +14,7 @@ _KEPT = ("step", "problem", "prompt", "text", "reward", "parts", "valid", "error
 
 
 def about_runs(runs: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
-    """Return for each run the weights of its reward parts, and `ddof` of a group's std."""
+    """Return for each run the weights of its reward components, and `ddof` of a group's std."""
     return {
         name: {
             "weights": run.about.get("weights", {}),

@@ -26,7 +26,7 @@ def explained(run: Record, *, live: bool = False) -> Iterator[str]:
     if live and file.is_file() and file.stat().st_size > _MOST_LIVE:
         size = file.stat().st_size / 2**20
         command = f"python -m grpo_envs.explain {shlex.quote(str(run.path))} --step ..."
-        yield f"{_HEAD}<p>tokens.jsonl has {size:.0f} MiB, too much to be read again and again. "
+        yield f"{_HEAD}<p>tokens.jsonl has {size:.0f} MiB, too much to read every two seconds. "
         yield f"<code>{escape(command)}</code> prints a group.</p>"
         return
     growing = live and run.state != "done" and run.completions

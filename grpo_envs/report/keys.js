@@ -33,13 +33,13 @@ function jump(id) {
 }
 
 const BINDINGS = {
-  "?": ["this list", () => DIALOG.showModal()],
+  "?": ["show this list", () => DIALOG.showModal()],
   j: ["next completion", () => go(1)],
-  k: ["completion before", () => go(-1)],
+  k: ["previous completion", () => go(-1)],
   g: ["the group of the completion in focus", () => ofFocused("a.group")?.click()],
   o: ["open or close its system prompt and tools", () => ofFocused("summary")?.click()],
   n: ["completions of the next step", () => turnStep(1)],
-  p: ["completions of the step before", () => turnStep(-1)],
+  p: ["completions of the previous step", () => turnStep(-1)],
   x: ["clear the filters", () => FORM.reset()],
   "/": ["search in prompts and completions", () => FORM.elements.text.focus()],
   t: ["top of the page", () => window.scrollTo(0, 0)],

@@ -110,7 +110,7 @@ def summary(runs: Sequence[Record], names: Sequence[str]) -> Iterator[str]:
                 f"<p><b>{escape(finding.says)}</b><br>seen: {escape(finding.evidence)}<br>"
                 f"turn: {escape(finding.turn)}</p>"
             )
-        yield "" if findings else "<p>Nothing is wrong that these rules can see.</p>"
+        yield "" if findings else "<p>The rules find nothing wrong.</p>"
         yield "</section>"
 
 

@@ -103,7 +103,7 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             older = self.newest_whole()
-            again = "" if state is None else ", resume=auto goes on from it"
+            again = "" if state is None else ", resume=auto continues from it"
             good = f"{older.name} is whole{again}" if older else "none before"
             raise CheckpointError(f"{shown(final)} cannot be written: {cause}; {good}.") from error
         if final.exists():  # a resumed run repeats the step

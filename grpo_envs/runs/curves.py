@@ -99,7 +99,7 @@ MORE = (
     Curve(metric="policy/entropy", title="entropy [nats/token]"),
     LENGTH,
     Curve(metric="completion/truncated", title="share of truncated answers", share=True),
-    Curve(metric="group/zero_std", title="share of flat groups (no signal)", share=True),
+    Curve(metric="group/zero_std", title="share of zero-variance groups (no signal)", share=True),
     Curve(metric="reward/invalid", title="share of invalid rewards", share=True),
     *OPTIMISER,
     Curve(metric="optim/grad_norm", title="norm of the gradient"),
@@ -127,7 +127,7 @@ def curves_of(runs: Sequence[Record]) -> Iterator[Curve]:
             yield curve
     yield REWARD
     for part in sorted({part for run in runs for part in run.parts}):
-        yield Curve(metric=f"reward/{part}", title=f"reward part: {part}")
+        yield Curve(metric=f"reward/{part}", title=f"reward component: {part}")
     logged = {name for run in runs for row in run.steps for name in row}
     for metric in sorted(name for name in logged if name.startswith("env/")):
         if metric.endswith(("/reward", "/level")):

@@ -129,9 +129,10 @@ def last_noted(run: Record, before: int | None = None) -> Place | None:
 def _not_noted(run: Record, place: Place) -> str:
     groups = sorted({row["group"] for row in _noted(run) if row["step"] == place.step})
     if groups:
-        return f"tokens: not noted of this group, but of {', '.join(map(str, groups))}"
+        return f"tokens: not recorded of this group, but of {', '.join(map(str, groups))}"
     count = run.config.get("agent.log_tokens", 0)
-    return f"tokens: not noted (agent.log_tokens={count}). agent.log_tokens=4 notes 4 groups a step"
+    more = "agent.log_tokens=4 records 4 groups per step"
+    return f"tokens: not recorded (agent.log_tokens={count}). {more}"
 
 
 def _noted(run: Record) -> list[dict[str, Any]]:
@@ -177,7 +178,7 @@ def _advantages(
     yield from _statistics(run, valid, "the group")
     yield from _of_advantages(run, noted)
     if run.config.get("agent.advantage.turns", "episode") != "episode":
-        yield "turns are told apart: an advantage above is the mean over a completion's tokens"
+        yield "turns are compared separately: an advantage above is a mean over its tokens"
         yield from _turns(run, members, noted)
     if all(row["advantage"] == 0 for row in members):
         yield "every advantage is 0: nothing differs in the group, it teaches nothing"

@@ -75,7 +75,7 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ConfigError(f"{shown(self.path)}: another run is at work in it.") from None
+            raise ConfigError(f"{shown(self.path)}: another run is using it.") from None
         try:
             yield
         finally:

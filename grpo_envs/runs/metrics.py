@@ -56,9 +56,10 @@ def _sources(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 
 def _by_source(groups: Sequence[Group], flat: Flat) -> dict[str, float]:
-    """Return metrics of each environment of a mixture: share, reward and share of flat groups.
+    """Return metrics of each environment of a mixture.
 
-    Also the level, if the difficulty follows the success.
+    They are its share of the groups, its mean reward, the share of zero-variance groups, and its
+    level if levels follow the success rate.
     """
     metrics: dict[str, float] = {}
     for name, some in _sources(groups).items():

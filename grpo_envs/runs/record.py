@@ -29,9 +29,9 @@ class Record:
     config: dict[str, Any]
     """The configuration by dotted name."""
     about: dict[str, Any]
-    """`weights` of the reward parts, `own` (the environment's parts among them), `versions`, the
-    `choices` of option groups, the `formulas` of the agent by key, `name`, `tags` and `notes` of
-    the run, and its `sessions`: when, where and with which code."""
+    """`weights` of the reward components, `own` (those of the environment itself), `versions`,
+    the `choices` of option groups, the `formulas` of the agent by key, `name`, `tags` and `notes`
+    of the run, and its `sessions` (time, machine and code of each)."""
     state: str
     """`done`, `failed: <why>`, or `cut off after step <N>`."""
     overrides: dict[str, str] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class Record:
 
     @property
     def parts(self) -> list[str]:
-        """The names of the reward parts that were logged."""
+        """The names of the reward components that were logged."""
         names = {key for row in self.steps for key in row if key.startswith("reward/")}
         return sorted(name.removeprefix("reward/") for name in names - NOT_PARTS)
 
@@ -97,7 +97,7 @@ class Record:
 
 
 NOT_PARTS = {"reward/mean", "reward/std", "reward/invalid"}
-"""Metrics below `reward/` that are not reward parts."""
+"""Metrics below `reward/` that are not reward components."""
 
 
 def read_record(path: Path) -> Record:

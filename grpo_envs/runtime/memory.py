@@ -46,9 +46,10 @@ def in_one_line() -> Iterator[None]:
         if isinstance(error, GrpoEnvsError) or not ran_out(error):
             raise
         raise MemoryExhausted(
-            "out of memory. What was saved is whole; resume=auto goes on. If memory/process of "
-            "metrics.jsonl rises with the steps, a function of env.rewards or the environment "
-            "keeps what it sees; else turn agent.group_size or sampler.max_new_tokens down."
+            "out of memory. Saved checkpoints are complete; resume=auto continues. If "
+            "memory/process of metrics.jsonl rises with the steps, a function of env.rewards or "
+            "the environment keeps what it sees; else lower agent.group_size or "
+            "sampler.max_new_tokens."
         ) from error
 
 

@@ -136,7 +136,7 @@ class Processes:
         except RuntimeError as error:
             if self.count == 1 or not _is_of_a_backend(error):
                 raise
-            lost = "another process of the run has failed or was killed; resume=auto goes on"
+            lost = "another process of the run has failed or was killed; resume=auto continues"
             raise ProcessLost(f"{lost} from the last checkpoint.") from error
 
 
@@ -174,8 +174,8 @@ def connect(device: str) -> Processes:
         if not _is_of_a_backend(error):
             raise
         raise ProcessLost(
-            f"the processes of the run do not reach each other ({str(error).splitlines()[0]}). "
-            "Where the name of a machine is not its address on the network that they share, "
-            "GLOO_SOCKET_IFNAME=eth0 (with GPUs NCCL_SOCKET_IFNAME, too) names the interface."
+            f"the processes of the run cannot connect ({str(error).splitlines()[0]}). "
+            "If a machine's host name does not resolve to its address on the shared network, "
+            "GLOO_SOCKET_IFNAME=eth0 (with GPUs also NCCL_SOCKET_IFNAME) selects the interface."
         ) from error
     return Processes(launch.index(), launch.count(), _channel=channel)

@@ -94,5 +94,5 @@ def end_on_sigterm() -> None:
 
 
 def _give_up() -> None:
-    log.warning("SIGTERM: no time to finish; the steps since the last checkpoint are made again.")
+    log.warning("SIGTERM: no time to finish; a resume repeats the steps since the last checkpoint.")
     os._exit(0)

@@ -201,7 +201,7 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
     dtype = compute_dtype(cfg.trainer, device) if cfg.model.lora.rank else torch.float32
     if not adapters and not cfg.model.quantization and (base := base_of(model.path)):
         policy = merged_policy(base, Path(model.path), cfg.model)
-        log.info("model: its adapters (LoRA) are added into the weights of %s", shown(Path(base)))
+        log.info("model: its adapters (LoRA) are merged into the weights of %s", shown(Path(base)))
     else:
         policy = load_policy(model.path, cfg.model, adapters=adapters, dtype=dtype, device=device)
     for remark in remarks(policy, cfg.model):
@@ -263,7 +263,7 @@ def make_accelerator(cfg: TrainerConfig) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     cpu = cfg.device == "cpu" or not torch.cuda.is_available()
     if cpu and torch.backends.mps.is_available():
-        log.info("on the CPU: Apple's GPU (MPS) is not used, as nothing was tried on one.")
+        log.info("on the CPU: Apple's GPU (MPS) is not used, because it has not been tested.")
     # Accelerate does not cast: a policy's weights have the type that it computes in.
     accelerator = sharding_accelerator(cfg.shard, cpu=cpu, mixed_precision="no")
     if accelerator.num_processes != launch.count():

@@ -97,7 +97,7 @@ def place_graders(cfg: RunConfig, members: GroupVectorEnv, device: str) -> None:
     where, cause = place(members.env, cfg.trainer.graders, device)
     members.grade_in(where)
     if cause:
-        log.info("answers are graded by the run's own process, beside the sampler: %s", cause)
+        log.info("answers are graded in the run's own process: %s", cause)
 
 
 def make_held_out(cfg: RunConfig) -> tuple[TextEnv, int]:

@@ -119,7 +119,7 @@ def _plan(run: schema.RunConfig, folder: RunFolder) -> Plan:
     step = checkpoints.require(run.decisive())
     if asked is None and not in_sweep():
         path = shown(folder.path)
-        raise ConfigError(f"{path} holds a run that was cut off. Add resume={path} to go on.")
+        raise ConfigError(f"{path} holds an interrupted run. Add resume={path} to continue it.")
     checkpoints.point_last_to(checkpoints.after(step))
     return Plan(replace(run, resume=str(folder.path)), folder, None)
 
@@ -209,7 +209,7 @@ def _train(run: schema.RunConfig, folder: RunFolder, processes: Processes) -> fl
             return None
         if trainer.stop.asked:
             again = _again(run, folder)
-            log.warning("stopped after step %d, saved. To go on:\n  %s", trainer.done, again)
+            log.warning("stopped after step %d, saved. To continue:\n  %s", trainer.done, again)
             raise Terminated if trainer.stop.terminated else KeyboardInterrupt  # ends a sweep, too
         folder.finish(trainer.done, metrics, trainer.stopped)
     if trainer.stopped:

@@ -25,8 +25,8 @@ COLLAPSED = 0.6
 INVALID = 0.01
 """In a whole run, the grader fails if a step has a larger share of invalid rewards."""
 KNOWN, NEVER = 0.9, 0.1
-"""A task counts as known above the first value of its main reward part, as never solved below the
-second."""
+"""A task counts as known if its main reward component is above the first value, and as never solved
+if it is below the second."""
 _VALUES, _EXPLAINED = "critic/value", "critic/explained_variance"
 _WARM_UP, _PARTS, _PART = 10, 5, 6
 """Steps that are ignored at first; then the number of parts whose minima are compared, and steps of
@@ -186,7 +186,7 @@ def _flat_because(run: Record, evidence: str) -> Iterator[Symptom]:
 
 
 def constant(seen: Stretch) -> Iterator[Symptom]:
-    """A reward part has the same value in all steps, and that is not its best value."""
+    """A reward component has the same value in all steps, and that is not its best value."""
     weights = {} if seen.run is None else seen.run.about.get("weights", {})
     names = {name for row in seen.steps for name in row if name.startswith("reward/")}
     for name in sorted(names - NOT_PARTS):
@@ -276,7 +276,7 @@ def leak(own: Sequence[float], left: float, ahead: float = math.inf) -> Iterator
         f"MiB are left: enough for {left / rate:.0f} steps more.",
         evidence=f"{least[0]:,.0f} to {least[-1]:,.0f} MiB in {_last(judged)}",
         turn="env.rewards (a function of it, or the environment, usually keeps what it sees); a "
-        "run that is killed for its memory goes on with resume=auto",
+        "run that was killed for its memory continues with resume=auto",
     )
 
 

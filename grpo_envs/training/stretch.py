@@ -16,7 +16,7 @@ class Symptom:
     name: str
     """One word or two, for tests and tables."""
     part: str = ""
-    """The reward part, if the symptom is about one."""
+    """The reward component, if the symptom is about one."""
     says: str
     """What is wrong, in plain words."""
     evidence: str
@@ -30,15 +30,15 @@ class Limits:
     """Limits of the rules. They are wider for a running run, because a few steps may be noise."""
 
     flat: float
-    """Mean share of flat groups at or above which hardly anything is learnt."""
+    """Mean share of zero-variance groups at or above which hardly anything is learnt."""
     truncated: float
     """Mean share of truncated answers at or above which there are too many."""
     ungraded: float
-    """Mean share of invalid rewards at or above which flat groups are the grader's fault."""
+    """Mean share of invalid rewards at or above which the grader causes zero-variance groups."""
     drop: float
     """Least loss of reward that counts as a collapse."""
     constant: int
-    """Least number of steps with the same value of a reward part."""
+    """Least number of steps with the same value of a reward component."""
 
 
 WINDOW = Limits(flat=1.0, truncated=1.0, ungraded=1.0, drop=0.0, constant=10)

@@ -17,12 +17,12 @@ def tables(
     weights: Mapping[str, float],
     figures: Mapping[str, Estimate],
 ) -> Iterator[Table]:
-    """Yield the table of the main figures, of reward parts, and of strata if there are any.
+    """Yield the table of the main figures, of reward components, and of strata if there are any.
 
     Args:
         title: Name of the model.
         rows: The answers.
-        weights: The weight of each reward part.
+        weights: The weight of each reward component.
         figures: Metrics of the answers, see `grpo_envs.training.evaluation.estimates`.
     """
     problems, prompts = len(by_problem(rows)), len({row["prompt"] for row in rows})
@@ -37,7 +37,9 @@ def tables(
     for name, label in (("reward", "reward"), ("length", "tokens"), ("truncated", "truncated")):
         main.add_row(label, *_cells(figures, name), *_cells(figures, f"sampled_{name}"))
     yield main
-    parts = _table("reward part", "weight", "greedy", "95 % interval", "sampled", "95 % interval")
+    parts = _table(
+        "reward component", "weight", "greedy", "95 % interval", "sampled", "95 % interval"
+    )
     for part, weight in weights.items():
         names = (f"reward/{part}", f"sampled_reward/{part}")
         cells = [cell for name in names for cell in _cells(figures, name)]

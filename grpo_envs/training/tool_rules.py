@@ -1,4 +1,4 @@
-"""Rules about the use of tools, over the reward parts that `ToolEnv` adds to each reward."""
+"""Rules about the use of tools, over the reward components that `ToolEnv` adds to each reward."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ from grpo_policy.samplers.protocol import Sampler, identity_of, shown_identity
 log = logging.getLogger(__name__)
 _OF_REWARDS = re.compile(r"eval/(\w+/)?(accuracy|pass@|(sampled_)?reward)")
 _CUT_OFF = (
-    "not saved after step %d: what is sampled ahead was cut off. The steps since the last "
-    "checkpoint are made again."
+    "not saved after step %d: sampling ahead was interrupted. A resumed run repeats the steps "
+    "since the last checkpoint."
 )
 
 

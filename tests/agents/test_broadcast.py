@@ -1,6 +1,6 @@
-"""`sampler.push=broadcast`: real gloo groups of a run and stand-ins, and servers that fail in them.
+"""`sampler.push=broadcast`: real gloo groups of a run and stand-ins for servers, also failing ones.
 
-With the real vLLM: test_engine.py.
+The tests with a real vLLM server are in test_engine.py.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from tests.agents.test_vllm import (
 __all__ = ["accelerator", "base", "opened", "sampler", "servers", "tiny"]
 CPU = torch.device("cpu")
 SMALL = 2**18
-"""Bytes of a bucket: the bundled model is sent in several."""
+"""The bytes of a bucket: the bundled model needs several buckets."""
 GREEDY = HOW["greedy"]
 
 
@@ -78,7 +78,7 @@ def pair() -> Iterator[tuple[Group, Group]]:
 
 
 def test_weights_arrive_as_they_are(pair: tuple[Group, Group]) -> None:
-    """Whatever their dtypes and sizes; the trainer's default group is not touched."""
+    """Weights of any dtype and size arrive; the trainer's default group is not initialised."""
     one, other = pair
     weights = {
         "matrix": torch.randn(3, 5),
@@ -127,7 +127,7 @@ def test_a_member_that_leaves_ends_the_broadcast_of_the_others(pair: tuple[Group
 def test_weights_are_those_that_are_written(
     dtype: str, computes: torch.dtype, tiny: Policy, tmp_path: Path
 ) -> None:
-    """Names, dtypes and values; also where the masters are more precise than what computes."""
+    """Names, dtypes and values are equal, also if the model computes in a lower precision."""
     tiny.compute_in(computes)
     moved(tiny)
     save_weights(tiny, tmp_path, dtype)
@@ -215,7 +215,7 @@ def test_the_others_take_over_and_a_server_is_back_in_a_new_group(
 def test_a_server_that_was_started_anew_has_the_next_weights(
     tiny: Policy, servers: Any, sampler: Any
 ) -> None:
-    """It is in no group any more; the run asks before each push."""
+    """The server is in no group after its restart; the run asks for its group before each push."""
     (url, stand_in), *_ = servers(1).items()
     made = sampler([url], push="broadcast")
     stand_in.group.close()
@@ -257,7 +257,7 @@ def test_a_server_that_takes_no_broadcasts_is_refused(servers: Any, sampler: Any
         sampler([url], push="broadcast")
     assert str(caught.value) == (
         f"sampler.push=broadcast with {url}, which does not take weights by broadcast. Start it "
-        "with python -m grpo_envs.engine of this version. Allowed else: shm, folder, http."
+        "with python -m grpo_envs.engine of this version. Otherwise allowed: shm, folder, http."
     )
     sampler([url], push="shm")
 
@@ -274,7 +274,7 @@ def test_adapters_are_refused(base: Policy, servers: Any, sampler: Any) -> None:
 
 
 def test_nccl_is_between_different_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It refuses a GPU that is in a group twice, as where run and server share one."""
+    """NCCL refuses two members on one GPU; the run and a server may share a GPU."""
     own = SimpleNamespace(uuid="GPU-1")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: own)
     gpu = torch.device("cuda", 0)

@@ -236,7 +236,7 @@ def test_problems_that_are_all_too_long_are_one_error() -> None:
             ask(Room(Lengths(10), letters(10)))
         assert str(caught.value) == (
             "every problem of the split train leaves no room for an answer in the model's context "
-            "of 10 tokens. Take shorter problems or a model with a longer context."
+            "of 10 tokens. Use shorter problems or a model with a longer context."
         )
 
 

@@ -235,7 +235,7 @@ def test_a_model_without_tokens_for_thoughts_has_no_budget(tiny: Policy) -> None
     with pytest.raises(ConfigError) as caught:
         plain.thought_tokens()
     assert str(caught.value) == (
-        "sampler.thinking_budget: <think> and </think> are no tokens of this model. Allowed: null."
+        "sampler.thinking_budget: <think> and </think> are not tokens of this model. Allowed: null."
     )
 
 

@@ -299,7 +299,7 @@ def test_a_template_that_ends_no_answer_is_refused(
         talks(tiny)(SEEDS, Timer())
     assert str(caught.value) == (
         "model.path: its chat template ends an answer with none of the end tokens "
-        "('<|im_end|>'), so no conversation can go on after one."
+        "('<|im_end|>'), so a conversation cannot continue after one."
     )
 
 

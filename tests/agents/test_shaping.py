@@ -116,7 +116,7 @@ def test_a_wild_token_costs_no_more_than_a_gap_of_20(kl: str, gap: float, expect
         pytest.param({"buffer": 1.5}, "buffer=1.5. Allowed: 0 to 1", id="more than everything"),
         pytest.param({"penalty": -1.0}, "penalty=-1.0. Allowed: 0 or more", id="a reward"),
         pytest.param(
-            {"truncated": "penalise", "buffer": 0.2}, "would pay twice", id="two penalties"
+            {"truncated": "penalise", "buffer": 0.2}, "would be penalised twice", id="two penalties"
         ),
         pytest.param({"in_baseline": False}, "is in its baseline", id="in the loss, not in it"),
     ],

@@ -40,7 +40,7 @@ def test_the_command_says_it_in_words() -> None:
         [*command[:-1], str(FOLDER / "healthy")], capture_output=True, text=True, check=False
     )
     assert healthy.returncode == 0
-    assert "Nothing is wrong" in healthy.stdout
+    assert "The rules find nothing wrong." in healthy.stdout
     nowhere = str(FOLDER / "nowhere")
     none = subprocess.run([*command[:-1], nowhere], capture_output=True, text=True, check=False)
     assert none.returncode == 2
@@ -332,7 +332,7 @@ FLAT = {"group/zero_std": 0.9, "reward/correct": (0.5, 0.5)}
             "standing still",
             {"loss/kl": 0.0, "reward/mean": 0.5, "group/zero_std": 1.0},
             {"loss/kl": 0.0, "reward/mean": 0.5, "group/zero_std": 1.0, "critic/value": 0.5},
-            id="still: with a critic flat groups are no reason",
+            id="still: with a critic zero-variance groups are no reason",
         ),
         pytest.param(
             "blind critic",

@@ -95,7 +95,7 @@ def test_environment_keys_need_no_plus() -> None:
         ),
         (
             "agent.overlong.truncated=penalise agent.overlong.buffer=0.2",
-            "truncated=penalise with agent.overlong.buffer=0.2: *pay twice",
+            "truncated=penalise with agent.overlong.buffer=0.2: *penalised twice",
         ),
         ("agent=dapi", "agent=dapi. Allowed: cispo, *Did you mean 'dapo'?"),
         ("agent=distill", "agent.reward_weight=0 without agent.teacher: *agent.teacher=FOLDER"),
@@ -141,7 +141,7 @@ def test_environment_keys_need_no_plus() -> None:
         ("agent", "agent: not of the form key=value"),
         ("env.dataset=a(1).csv", "its value cannot be read.*in quotes, as in 'env.dataset="),
         ("env.columns={prompt:ä}", "its value cannot be read.*in quotes, as in 'env.columns="),
-        ("+agent.foo=2", "an added (+) key is none of ours: *foo"),
+        ("+agent.foo=2", "an added (+) key does not exist: *foo"),
         ("seed=x", "seed=x: *Integer"),
         ("agent.lr=inf", "agent.lr=inf. Allowed: 0 or more, or null"),
         ("agent.weight_decay=inf", "agent.weight_decay=inf. Allowed: 0 or more"),

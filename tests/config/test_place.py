@@ -110,7 +110,7 @@ def test_a_sweep_whose_folder_another_one_is_at_work_in_gets_the_next_name(
         Place("new").on_multirun_start(cfg)
         assert cfg.hydra.sweep.dir == "multirun/it's_2"
         assert cfg.hydra.overrides.hydra == ["hydra.sweep.dir='multirun/it\\'s_2'"]
-        said = "multirun/it's: another sweep is at work in it; this one goes to multirun/it's_2\n"
+        said = "multirun/it's: another sweep is using it; this one goes to multirun/it's_2\n"
         assert capsys.readouterr().err == said
         place._held.close()
     cfg = config("multirun/it's")

@@ -67,7 +67,7 @@ def test_workers_of_a_cluster_are_graders(env: str) -> None:
 
 
 def test_two_places_are_one_too_many() -> None:
-    said = rf"^env\.workers={NOWHERE} with trainer\.graders=threads: both say where "
+    said = rf"^env\.workers={NOWHERE} with trainer\.graders=threads: both choose where "
     with pytest.raises(ConfigError, match=said):
         compose_run(["env=code", f"env.workers='{NOWHERE}'", "trainer.graders=threads"])
 
@@ -226,7 +226,7 @@ def test_an_answer_that_kills_its_grader_costs_its_own_reward(nodes: Nodes) -> N
 
 @pytest.mark.slow
 def test_what_a_grader_raises_is_raised_here(nodes: Nodes) -> None:
-    with pytest.raises(ContractBroken, match=r"^score returned no reward part 'undeclared'"):
+    with pytest.raises(ContractBroken, match=r"^score returned no reward component 'undeclared'"):
         graded(Placed(), ["right", "break", "right", "wrong"], nodes.address)
 
 

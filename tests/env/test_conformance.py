@@ -613,7 +613,7 @@ def test_every_promise_has_a_fault_that_breaks_it() -> None:
         pytest.param(
             RaisesOnOddInput, HOSTILE, "ValueError: invalid literal for int()", id="exception"
         ),
-        pytest.param(UndeclaredPart, SOLUTION, "no reward part 'style'", id="name of the part"),
+        pytest.param(UndeclaredPart, SOLUTION, "no reward component 'style'", id="name of it"),
         pytest.param(IntInInfo, FLOATS, "info['length'] is 3, not a float", id="info value"),
         pytest.param(IgnoresSplit, DISJOINT, "grpo_envs.seeding.split_of", id="the remedy"),
         pytest.param(PaysForNothing, EMPTY, "'' earns 0.1", id="the unearned reward"),

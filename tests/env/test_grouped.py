@@ -206,7 +206,7 @@ def test_a_member_whose_grading_failed_is_not_seen() -> None:
         ),
         pytest.param(["number", "yes"], ["broken returned 0.5, no list"] * 2, id="no list"),
         pytest.param(["none", "yes"], ["broken returned None, no number", ""], id="None"),
-        pytest.param(["nan", "yes"], ["reward part 'broken' is nan", ""], id="NaN"),
+        pytest.param(["nan", "yes"], ["reward component 'broken' is nan", ""], id="NaN"),
         pytest.param(["word", "yes"], ["broken returned 'many', no number", ""], id="a word"),
     ],
 )

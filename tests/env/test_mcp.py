@@ -210,7 +210,7 @@ def test_a_program_that_prints_is_one_line(caplog: pytest.LogCaptureFixture) -> 
         (
             ("python server.py",),
             {},
-            "mcp=('python server.py',). Allowed: a text for each word, as in mcp('python', 'serv",
+            "mcp=('python server.py',). Allowed: one argument per word, as in mcp('python', 'serv",
         ),
         (("x",), {"env": "A=1"}, "mcp: env=A=1. Allowed: {NAME: text}."),
         (("x",), {"env": {"A": 1}}, "mcp: env={'A': 1}. Allowed: {NAME: text}."),

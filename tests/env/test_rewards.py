@@ -349,7 +349,7 @@ def test_a_function_that_raises_costs_that_answer_only(name: str) -> None:
 def test_a_value_that_is_no_number_makes_the_reward_invalid() -> None:
     found = rewards(Echo(rewards={"not_a_number": 1.0}), "yes", "nan")
     assert [reward.valid for reward in found] == [True, False]
-    assert found[1].error == "reward part 'not_a_number' is nan"
+    assert found[1].error == "reward component 'not_a_number' is nan"
 
 
 def test_a_function_that_miscounts_is_told() -> None:
@@ -440,7 +440,7 @@ def test_a_function_that_looks_at_all_answers_is_not_asked_ahead_of_them() -> No
     [
         pytest.param(
             {"vowel": 1.0},
-            "no reward part 'vowel'. Allowed: absent, careless, careless_together, correct, "
+            "no reward component 'vowel'. Allowed: absent, careless, careless_together, correct, "
             "in_pieces, judge, length, length_among_right, not_a_number, only_even, "
             "raises, ranked, ranked_later, repetition, rm, short, slowly, too_few, vowels. "
             "Did you mean 'vowels'?",

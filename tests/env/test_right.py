@@ -74,7 +74,7 @@ def test_an_environment_says_what_is_right() -> None:
 
 def test_accuracy_is_yes_or_no() -> None:
     (reply,) = Judge().reply_batch([PROBLEM], [[Turn(action="1 1 0 0.5")]])
-    assert reply.reward.error == "reward part 'accuracy' is 0.5, not 1 or 0"
+    assert reply.reward.error == "reward component 'accuracy' is 0.5, not 1 or 0"
 
 
 @pytest.mark.parametrize("env", [Said, Judge])

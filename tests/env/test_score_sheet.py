@@ -241,7 +241,7 @@ def run_check(monkeypatch: pytest.MonkeyPatch, env: TextEnv | type[TextEnv], *op
 
 def sheet_of(out: str) -> dict[str, list[str]]:
     """The cells of the printed sheet."""
-    lines = out.partition("what answers to it earn")[2].splitlines()
+    lines = out.partition("the rewards of answers to it")[2].splitlines()
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
     return {row[0]: row[1:] for row in cells}
 
@@ -255,7 +255,7 @@ def test_check_prints_the_prompt_and_the_sheet() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     prompt = MathEnv().problem(5, "train").prompt
-    assert f"Training problem 5, and what answers to it earn:\n{prompt}\n" in done.stdout
+    assert f"Training problem 5, and the rewards of answers to it:\n{prompt}\n" in done.stdout
     rows = sheet_of(done.stdout)
     assert list(rows) == KINDS
     assert rows["gold"][1:] == ["1", "1", "1.1", "yes"]

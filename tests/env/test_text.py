@@ -175,10 +175,10 @@ def test_step_needs_reset_before_and_after_an_episode(env: TextEnv) -> None:
         ),
         pytest.param(
             {"rewards": {"corect": 1.0}},
-            "no reward part 'corect'. Allowed: brief, correct, judge, length, "
+            "no reward component 'corect'. Allowed: brief, correct, judge, length, "
             "length_among_right, repetition, rm. "
             "Did you mean 'correct'?",
-            id="reward part",
+            id="reward component",
         ),
     ],
 )
@@ -239,8 +239,8 @@ def test_weights_of_one_environment_are_its_own() -> None:
     ("answer", "cause"),
     [
         pytest.param("raise", "RuntimeError: worker 3 lost", id="score raises"),
-        pytest.param("nan", "reward part 'correct' is nan", id="score says NaN"),
-        pytest.param("inf", "reward part 'correct' is inf", id="score says infinity"),
+        pytest.param("nan", "reward component 'correct' is nan", id="score says NaN"),
+        pytest.param("inf", "reward component 'correct' is inf", id="score says infinity"),
         pytest.param("down", "sandbox down", id="score says so itself"),
     ],
 )
@@ -253,7 +253,7 @@ def test_a_grader_that_fails_is_invalid_and_not_wrong(answer: str, cause: str) -
 
 
 def test_a_part_that_is_not_declared_breaks_the_contract() -> None:
-    message = r"^score returned no reward part 'style'\. Allowed: correct\.$"
+    message = r"^score returned no reward component 'style'\. Allowed: correct\.$"
     with pytest.raises(ContractBroken, match=message):
         played(Scripted(), "undeclared")
 

@@ -399,7 +399,7 @@ def test_a_session_that_does_not_repeat_itself_is_found() -> None:
     turns = [Turn(action=call("count", by=2), observation="7"), Turn(action=call("count", by=1))]
     (reply,) = Counter().reply_batch([problem], [turns])
     assert reply.reward.error == (
-        "ToolFailed: the calls of turn 1 were made again, in a new session, and gave '2' in place "
+        "ToolFailed: the calls of turn 1 were repeated in a new session and returned '2' instead "
         "of '7'"
     )
 
@@ -651,7 +651,7 @@ def test_an_async_session_is_refused() -> None:
         ("price", "Made.tools='price'. Allowed: a list of functions, (schema, function) or grpo_"),
         ({"price": price}, "Made.tools={'price': <function"),
         (price, "Made.tools=<bound method price of"),
-        ([dict], "tools: <class 'dict'> is no tool. Allowed: functions, (schema, function) or"),
+        ([dict], "tools: <class 'dict'> is not a tool. Allowed: functions, (schema, function) or"),
         (
             [by_position],
             "tool by_position: its function cannot be called with the schema's parameters (x): 'x' "
@@ -669,7 +669,7 @@ def test_an_async_session_is_refused() -> None:
         ),
         ([(SCHEMA | {"description": 3}, print)], "tool look_up: description=3. Allowed: text."),
         ([], "Made.tools is empty. Allowed: functions, (schema, function) or grpo_envs.mcp(...)."),
-        ([3], "tools: 3 is no tool. Allowed: functions, (schema, function) or grpo_envs.mcp(...)."),
+        ([3], "tools: 3 is not a tool. Allowed: functions, (schema, function) or"),
         ([counts], "tool counts is a generator. Allowed: a function that returns."),
         ([price, price], "Made.tools: two of them have the name price."),
         ([needs_state], "tool needs_state takes a state, and Made has no session(problem)."),

@@ -290,11 +290,11 @@ def test_a_schema_of_openai_is_taken(wrapped: bool) -> None:
     ("given", "message"),
     [
         ({}, "tool schema {}. Allowed: "),
-        ({"name": "a b"}, "tool a b: no name for a tool. Allowed: letters,"),
-        ({"name": "f", "parameters": {"type": "array"}}, "tool f: its parameters are no schema of"),
+        ({"name": "a b"}, "tool a b: not a name for a tool. Allowed: letters,"),
+        ({"name": "f", "parameters": {"type": "array"}}, "tool f: its parameters are not a"),
         (
             {"name": "f", "parameters": {"type": "thing"}},
-            "tool f: its parameters are no JSON Schema: 'thing' is not",
+            "tool f: its parameters are not a JSON Schema: 'thing' is not",
         ),
     ],
     ids=str,

@@ -466,7 +466,7 @@ def test_a_wrong_argument_is_one_line(arguments: dict[str, Any], message: str) -
 
 
 def test_a_reward_part_that_does_not_exist_is_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"^no reward part 'pased'\. .* mean 'passed'\?$"):
+    with pytest.raises(ConfigError, match=r"^no reward component 'pased'\. .* mean 'passed'\?$"):
         CodeEnv(rewards={"pased": 1.0})
 
 

@@ -259,7 +259,7 @@ def test_answers_to_constraints_together_are_built(names: list[dict[str, Any]]) 
         ),
         (
             {"constraints": [{"name": "tags", "tags": ["answer"]}]},
-            "tags: <answer>: the reward part `format` checks these already.",
+            "tags: <answer>: the reward component `format` checks these already.",
         ),
         ({"constraints": []}, "constraints=[]. Allowed: a list of {name: ..., <option>: ...}."),
         ({"level": 6}, "env.level=6. Allowed: 1, 2, 3, 4, 5. Did you mean"),

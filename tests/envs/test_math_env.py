@@ -365,7 +365,7 @@ def test_a_dataset_whose_questions_hold_their_answer_keeps_every_promise(tmp_pat
         ({"operators": "+="}, "env.operators='+=': '=' stands alone."),
         (
             {"rewards": {"corect": 1.0}},
-            "no reward part 'corect'. Allowed: correct, format, judge, length, "
+            "no reward component 'corect'. Allowed: correct, format, judge, length, "
             "length_among_right, repetition, rm. "
             "Did you mean 'correct'?",
         ),

@@ -305,7 +305,7 @@ def test_without_reasoning_gym_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 def test_wrong_arguments_are_one_line() -> None:
     with pytest.raises(ConfigError, match=r"^env\.answer=tags\. Allowed: tag, boxed, number"):
         GsmSymbolicEnv(answer="tags")
-    with pytest.raises(ConfigError, match="no reward part 'corect'"):
+    with pytest.raises(ConfigError, match="no reward component 'corect'"):
         GsmSymbolicEnv(rewards={"corect": 1.0})
 
 

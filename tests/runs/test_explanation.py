@@ -77,7 +77,7 @@ def by_hand(rows: Sequence[Mapping[str, str]], advantage: float) -> list[dict[st
 def test_a_hand_calculation_gives_the_numbers_of_the_run(run: Record) -> None:
     members = table(printed(run), "member")
     rewards = [float(row["reward"]) for row in members]
-    assert len(set(rewards)) > 1, "a flat group shows nothing"
+    assert len(set(rewards)) > 1, "a zero-variance group shows nothing"
     advantages = [(r - fmean(rewards)) / (stdev(rewards) + 1e-4) for r in rewards]
     assert [float(row["advantage"]) for row in members] == pytest.approx(advantages, abs=1e-6)
     (told,) = re.findall(r"^the group: n=6 mean=(\S+) std=(\S+),", printed(run), re.MULTILINE)
@@ -108,7 +108,10 @@ def test_it_says_what_it_divides_by_and_what_there_is_not(run: Record) -> None:
     assert "divided by n - 1 (G - 1), as agent.advantage.ddof=1 says" in text
     assert "agent.advantage.name=standardized: (r - mean) / (std + eps)" in text
     assert "log p old is log p new: the first update after sampling" in text
-    assert "agent.loss.kl=k3: expm1(y) - y" in text
+    assert "agent.loss.kl=k3: expm1(y) - y with y = log pi_ref - log pi (GRPO" in text
+    aggregate = "sequence_mean: 1 / (B L_i): the mean over a completion's tokens, then over"
+    source = "(GRPO, arXiv 2402.03300, eq. 3.)"  # it is the docstring's second paragraph
+    assert f"{aggregate} completions. {source}\n" in text
 
 
 def test_places_that_are_not_there_are_one_line(run: Record) -> None:
@@ -136,12 +139,12 @@ def test_a_run_says_once_what_never_acts(tmp_path: Path) -> None:
     quick = ["trainer.steps=1", "trainer.prompts_per_step=2", "trainer.eval_problems=0"]
     quick += ["agent.group_size=2", "sampler.max_new_tokens=4", "logger=files", "agent=dr_grpo"]
     done = forked.run(tmp_path, "grpo_envs.run", *quick, "hydra.run.dir=run")
-    assert done.stdout.count("never acts: with one update a step") == 1
+    assert done.stdout.count("has no effect: with one update per step") == 1
     assert done.stdout.count("there is no KL penalty. Seen: agent.loss.beta=0.") == 1
     run = read_record(tmp_path / "run")
     assert not (run.path / "tokens.jsonl").exists()
     text = printed(run)
-    assert "tokens: not noted (agent.log_tokens=0). agent.log_tokens=4 notes 4 groups" in text
+    assert "tokens: not recorded (agent.log_tokens=0). agent.log_tokens=4 records 4 groups" in text
     assert "agent.advantage.name=centered: r - mean of the group" in text
 
 

@@ -120,7 +120,7 @@ def test_parts_that_are_compared_one_by_one(tmp_path: Path) -> None:
 def test_what_a_teacher_says_of_each_token(tmp_path: Path) -> None:
     run = ran(tmp_path, f"agent.teacher={TINY}", "agent.teacher_weight=0.5", "agent.minibatches=3")
     text = printed(run, group=1)
-    assert f"agent.teacher={TINY}: A = reward_weight A_rewards + teacher_weight log(" in text
+    assert f"agent.teacher={TINY}: reward_weight A + teacher_weight log(" in text
     assert "[teacher_weight=0.5, reward_weight=1.0]" in text
     for row in table(text, "t"):
         gap = float(row["log p teacher"]) - float(row["log p sampled"])
@@ -135,7 +135,7 @@ def test_what_is_compared_in_each_turn(turns: str, tmp_path: Path) -> None:
     words += ["agent.advantage.discount=0.5", "agent.advantage.name=centered"]
     run = ran(tmp_path, *words)
     text = printed(run)
-    assert "turns are told apart" in text
+    assert "turns are compared separately" in text
     rows = table(text, "of member")
     for number in range(SIZE):
         own = [row for row in rows if int(row["of member"]) == number]

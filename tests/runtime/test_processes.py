@@ -295,7 +295,7 @@ def test_a_run_of_two_says_and_writes_once_and_saves_on_sigterm(tmp_path: Path) 
     run.send_signal(signal.SIGTERM)  # to the launcher, which sends it on
     said, complained = run.communicate(timeout=60)
     assert time.monotonic() - started < 30
-    for words in ("in 2 processes, fp32", "SIGTERM: saving, then ending.", "saved. To go on:"):
+    for words in ("in 2 processes, fp32", "SIGTERM: saving, then ending.", "saved. To continue:"):
         assert said.count(words) == 1, said
     assert "Error" not in complained.replace("SignalException", "")
     steps = [row["step"] for row in rows(tmp_path / "run", "metrics")]
@@ -334,7 +334,7 @@ def test_a_process_that_is_killed_ends_the_run_and_resume_auto_goes_on(
         pytest.param("env.level=two", "env.level=two. Allowed: 1, 2, 3, 4, 5.", id="of a key"),
         pytest.param("trainer.prompts_per_step=1", "Allowed: 2 or more, one a process.", id="few"),
         pytest.param("model.path=nowhere", "model.path=nowhere: ", id="while building"),
-        pytest.param("+key=1", "an added (+) key is none of ours", id="while composing"),
+        pytest.param("+key=1", "an added (+) key does not exist", id="while composing"),
         pytest.param("-m", "-m in a run of several processes. Allowed: key=value.", id="a flag"),
     ],
 )
@@ -413,8 +413,8 @@ def test_processes_that_do_not_reach_each_other_are_one_line(
     with pytest.raises(ProcessLost) as caught:
         connect("cpu")
     assert str(caught.value) == (
-        "the processes of the run do not reach each other (Gloo connectFullMesh failed with "
-        "Connection refused, remote=...). Where the name of a machine is not its address on the "
-        "network that they share, GLOO_SOCKET_IFNAME=eth0 (with GPUs NCCL_SOCKET_IFNAME, too) "
-        "names the interface."
+        "the processes of the run cannot connect (Gloo connectFullMesh failed with "
+        "Connection refused, remote=...). If a machine's host name does not resolve to its address "
+        "on the shared network, GLOO_SOCKET_IFNAME=eth0 (with GPUs also NCCL_SOCKET_IFNAME) "
+        "selects the interface."
     )

@@ -31,7 +31,7 @@ MISTAKES = {
 """Each command but `run` and `sft`, which is one, with what it refuses."""
 STOPPED = {
     "engine": "grpo_envs: ended.",
-    "evaluate": "grpo_envs: stopped; the same command goes on from here.",
+    "evaluate": "grpo_envs: stopped; the same command continues from here.",
     "serve": "grpo_envs: Ctrl-C: ended.",
 }
 """What commands say after Ctrl-C; the others end the line."""

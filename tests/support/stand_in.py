@@ -173,7 +173,7 @@ class StandIn:
             self._load(told["file"])
             return
         if self.group is None:
-            raise RuntimeError("this worker is in no group that weights are broadcast in")
+            raise RuntimeError("this worker is in no group that receives weights")
         state: dict[str, torch.Tensor] = {}
         for weights in self.group.received(told):
             if self.fault == "stall":

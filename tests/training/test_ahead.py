@@ -35,12 +35,12 @@ SMALL = [
     *("model.size=tiny", "logger=files", "trainer.steps=5", "trainer.prompts_per_step=2"),
     *("trainer.eval_problems=0", "trainer.save_every=2", "agent.group_size=2"),
     *("sampler.max_new_tokens=8", "agent.lr=1e-3", "agent.loss.beta=0"),
-    "agent.loss.entropy=0.05",  # each update moves the weights, those of flat groups, too
+    "agent.loss.entropy=0.05",  # each update moves the weights, those of zero-variance groups, too
     "agent.loss.correction=truncate",  # of the oracle, too
 ]
 EVALUATED = ["trainer.eval_problems=2", "trainer.eval_every=2"]
 FLAT = ["agent=dapo", "agent.minibatches=1"]
-"""Flat groups are replaced, so that nobody knows where the problems of the next step begin."""
+"""Zero-variance groups are replaced, so the first problem of the next step is not known before."""
 LEVELS = [
     *("env=mixture", "env.of={math: {levels: [1, 2, 3], terms: [2, 2]}}", "env.pace=1"),
     *("sampler.temperature=0.3", "sampler.max_new_tokens=24"),
@@ -139,7 +139,7 @@ def versions_of(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[set[i
     [
         pytest.param(1, [], id="1"),
         pytest.param(3, EVALUATED, id="3, evaluated"),
-        pytest.param(2, FLAT, id="2, flat groups are replaced"),
+        pytest.param(2, FLAT, id="2, zero-variance groups are replaced"),
         pytest.param(2, LEVELS, id="2, the environment adapts"),
     ],
 )
@@ -283,7 +283,7 @@ def test_what_is_graded_wrongly_after_sigterm_is_not_saved(
     in_the_grading(trainer, 4, broken)
     trainer.run()
     assert trainer.checkpoints.last.resolve().name == "step_000002"
-    assert f"not saved after step {trainer.done}: what is sampled ahead was cut off" in caplog.text
+    assert f"not saved after step {trainer.done}: sampling ahead was interrupted" in caplog.text
     made(tmp_path, 1, f"resume={tmp_path}").run()
     assert left_by(tmp_path) == straight(1)
 
@@ -343,8 +343,8 @@ def test_the_process_samples_as_the_run_would_and_its_end_is_one_line(
     with pytest.raises(ProcessLost) as caught:
         trainer.run()
     assert str(caught.value) == (
-        "the process that samples is gone (signal 9, which the system sends where memory runs "
-        "out); resume=auto goes on from the last checkpoint."
+        "the sampling process has ended (signal 9, which the system sends where memory runs "
+        "out); resume=auto continues from the last checkpoint."
     )
     assert not sampler._process.is_alive()
 

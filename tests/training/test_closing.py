@@ -170,7 +170,7 @@ def test_of_an_evaluation_that_is_stopped(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert (process.returncode, closed(tmp_path)) == (130, ["eval"])
-    assert errors == "grpo_envs: stopped; the same command goes on from here.\n"
+    assert errors == "grpo_envs: stopped; the same command continues from here.\n"
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ KINDS = {
         *("env=mixture", "env.of={math: {levels: [1, 2, 3]}, countdown: 1}", "env.pace=1"),
         *("agent.sync_reference_every=2", "agent.group_size=2", "sampler.temperature=0.3"),
     ],
-    "flat groups are replaced": ["agent=dapo", "agent.minibatches=1"],
+    "zero-variance groups are replaced": ["agent=dapo", "agent.minibatches=1"],
     "a lag": ["trainer.lag=2", "agent.minibatches=2", "sampler.temperature={0: 1.0, 5: 0.7}"],
 }
 PLACES: dict[str, tuple[type, str, int]] = {

@@ -580,7 +580,7 @@ def test_the_first_prompt_is_logged_as_the_model_sees_it(
 def test_reasons_for_not_learning_are_warnings_of_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Loud, once, with the step: what ten steps of flat groups by hand are told of."""
+    """Loud, once, with the step: what ten steps of zero-variance groups by hand are told of."""
     with caplog.at_level(logging.WARNING):
         scripted(tmp_path, Scripted(EVERYTHING), "trainer.steps=12").run()
     said = [r.getMessage() for r in caplog.records if r.name == "grpo_envs.training.trainer"]

@@ -92,7 +92,7 @@ def test_a_full_disk_ends_with_a_line_and_the_run_goes_on_where_there_is_room(
     (line,) = done.stderr.splitlines()
     assert line.startswith("grpo_envs: disk/run/checkpoints/step_000004 cannot be written: ")
     assert "No space left on device" in line
-    assert line.endswith("step_000002 is whole, resume=auto goes on from it.")
+    assert line.endswith("step_000002 is whole, resume=auto continues from it.")
     subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
     again = run(small_disk.parent, "hydra.run.dir=disk/run", "trainer.steps=4", "resume=auto")
     assert again.returncode == 0, again.stderr
@@ -152,7 +152,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     with folder.locked():
         done = run(tmp_path, "hydra.run.dir=run")
     assert done.returncode == 1
-    assert done.stderr == "grpo_envs: run: another run is at work in it.\n"
+    assert done.stderr == "grpo_envs: run: another run is using it.\n"
     with folder.locked():  # who is gone holds nothing
         pass
 

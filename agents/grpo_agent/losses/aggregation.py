@@ -20,23 +20,35 @@ class StepSize:
 
 
 def sequence_mean(mask_BT: Tensor, size: StepSize) -> Tensor:
-    """1/(B L_i): mean over a completion's tokens, then over completions (GRPO)."""
+    """Return 1 / (B L_i): the mean over a completion's tokens, then over completions.
+
+    (GRPO, arXiv 2402.03300, eq. 3.)
+    """
     lengths_B1 = mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
     return mask_BT / (lengths_B1 * size.completions)
 
 
 def token_mean(mask_BT: Tensor, size: StepSize) -> Tensor:
-    """Mean over the tokens of the step: a long completion counts more (DAPO, arXiv 2503.14476)."""
+    """Return 1 / tokens of the step: a longer completion has more weight.
+
+    (DAPO, arXiv 2503.14476, eq. 8.)
+    """
     return mask_BT / max(size.tokens, 1.0)
 
 
 def fixed_length(mask_BT: Tensor, size: StepSize) -> Tensor:
-    """1/(B L_max): length changes no token's weight (Dr. GRPO, arXiv 2503.20783)."""
+    """Return 1 / (B L_max): a token's weight does not depend on its completion's length.
+
+    (Dr. GRPO, arXiv 2503.20783.)
+    """
     return mask_BT / (size.completions * size.max_tokens)
 
 
 def sequence_sum(mask_BT: Tensor, size: StepSize) -> Tensor:
-    """1/B: sum over a completion's tokens, mean over completions (LUSPO, arXiv 2602.05261)."""
+    """Return 1 / B: the sum over a completion's tokens, then the mean over completions.
+
+    (LUSPO, arXiv 2602.05261.)
+    """
     return mask_BT / size.completions
 
 

@@ -1,7 +1,8 @@
-"""Correction: rho = pi_old / pi_sampler, the trainer's probability of a token over its sampler's.
+"""Corrections for the sampler: the weights (B, T) that multiply the objective of each token.
 
-Trainer and sampler differ in precision or engine, or the policy was updated since sampling. The
-weight multiplies the objective, not the KL penalty.
+They are functions of rho = pi_old / pi_sampler: the trainer's probability of a token, divided by
+the sampler's. It differs from 1 if trainer and sampler have another precision or engine, or if the
+policy was updated since sampling. The KL penalty has no such weight.
 """
 
 from collections.abc import Callable
@@ -13,29 +14,38 @@ from grpo_agent.losses.ratios import clamped_exp
 
 
 def truncate(x: LossInputs, cap: float) -> Tensor:
-    """min(rho, cap) of each token (truncated importance sampling, Yao et al. 2025)."""
+    """Return min(rho, cap) of each token, with rho = pi_old / pi_sampler.
+
+    (Truncated importance sampling, Yao et al. 2025.)
+    """
     return sampler_ratio(x).clamp(max=cap)
 
 
 def mask(x: LossInputs, cap: float) -> Tensor:
-    """rho of each token, 0 outside [1 / cap, cap] (IcePop, arXiv 2510.18855)."""
+    """Return rho = pi_old / pi_sampler of each token, and 0 outside [1 / cap, cap].
+
+    (IcePop, arXiv 2510.18855.)
+    """
     return _within(sampler_ratio(x), cap)
 
 
 def sequence_mask(x: LossInputs, cap: float) -> Tensor:
-    """Prod rho of a completion at each of its tokens, 0 outside [1 / cap, cap] (MIS, Liu 2025)."""
+    """Return a completion's product of pi_old / pi_sampler, and 0 outside [1 / cap, cap].
+
+    (MIS, Liu 2025.) Each token of the completion gets this value.
+    """
     gaps_BT = _sampler_gaps(x)
     product_B1 = clamped_exp(gaps_BT.sum(dim=1, keepdim=True))
     return _within(product_B1, cap).expand_as(gaps_BT)
 
 
 def sampler_ratio(x: LossInputs) -> Tensor:
-    """Return rho of each token, 1 outside the mask."""
+    """Return rho of each token (B, T), with 1 outside the mask."""
     return clamped_exp(_sampler_gaps(x))
 
 
 def _sampler_gaps(x: LossInputs) -> Tensor:
-    """Return log rho of each token, 0 outside the mask."""
+    """Return log rho of each token (B, T), with 0 outside the mask."""
     return (x.old_logps_BT - x.sampled_logps_BT).masked_fill(~x.mask_BT, 0.0)
 
 

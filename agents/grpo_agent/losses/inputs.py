@@ -7,12 +7,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossInputs:
-    """The inputs of a loss. Gradients flow through `logps_BT` and `entropy_BT`."""
+    """The inputs of a loss: tensors (B, T). `logps_BT` and `entropy_BT` have gradients."""
 
     logps_BT: Tensor
     """Log-probabilities under the policy being trained."""
     old_logps_BT: Tensor
-    """Log-probabilities under the policy before this step's updates: the ratio's denominator."""
+    """Log-probabilities under the policy before this step's updates, the ratio's denominator."""
     sampled_logps_BT: Tensor
     """Log-probabilities under the policy that sampled, as the sampler reported them."""
     ref_logps_BT: Tensor | None

@@ -1,4 +1,7 @@
-"""KL(policy || reference) at each token, from y = log pi_ref - log pi (Schulman 2020)."""
+"""Estimators of KL(policy || reference) in nats at each token (Schulman 2020).
+
+`gap_BT` is y, `ratio_BT` is rho. All tensors are (B, T).
+"""
 
 from collections.abc import Callable
 
@@ -9,27 +12,39 @@ from grpo_agent.losses.ratios import LOG_LIMIT
 
 
 def k1(gap_BT: Tensor, ratio_BT: Tensor) -> Tensor:
-    """-y: unbiased; its gradient is 0 in expectation, so it belongs in the reward."""
+    """Return -y with y = log pi_ref - log pi.
+
+    It is unbiased. Its gradient is 0 in expectation, so it belongs in the reward.
+    """
     return -gap_BT
 
 
 def k2(gap_BT: Tensor, ratio_BT: Tensor) -> Tensor:
-    """y^2 / 2: a little biased; on-policy its gradient is the reverse KL's."""
+    """Return y^2 / 2 with y = log pi_ref - log pi.
+
+    It has a small bias. On-policy its gradient is that of the reverse KL.
+    """
     return gap_BT.square() / 2
 
 
 def k3(gap_BT: Tensor, ratio_BT: Tensor) -> Tensor:
-    """expm1(y) - y: unbiased and never negative (GRPO); its gradient is the forward KL's."""
+    """Return expm1(y) - y with y = log pi_ref - log pi (GRPO, arXiv 2402.03300, eq. 4).
+
+    It is unbiased and never negative; its gradient is that of the forward KL.
+    """
     return torch.expm1(gap_BT) - gap_BT
 
 
 def k3_ratio(gap_BT: Tensor, ratio_BT: Tensor) -> Tensor:
-    """rho k3: value and gradient of the reverse KL, also off-policy (DeepSeek-V3.2, 2512.02556)."""
+    """Return rho k3 with rho = pi / pi_old (DeepSeek-V3.2, arXiv 2512.02556).
+
+    Its value and gradient are unbiased for the reverse KL, also off-policy.
+    """
     return ratio_BT * k3(gap_BT, ratio_BT)
 
 
 def reference_gap(logps_BT: Tensor, ref_logps_BT: Tensor) -> Tensor:
-    """Return y = log pi_ref - log pi, clamped to +-20."""
+    """Return y = log pi_ref - log pi of each token (B, T), clamped to +-20 nats."""
     return (ref_logps_BT - logps_BT).clamp(-LOG_LIMIT, LOG_LIMIT)
 
 

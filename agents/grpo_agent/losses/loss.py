@@ -1,4 +1,4 @@
-"""The loss of some rows, by the choices of a configuration."""
+"""The loss of some rows of an update, put together as `agent.loss` says."""
 
 from torch import Tensor
 

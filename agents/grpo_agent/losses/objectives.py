@@ -1,7 +1,8 @@
-"""Objective: the loss that is minimised at each token.
+"""Objectives: the loss of each token, before the KL penalty and the weights of tokens.
 
-An objective is `f(ratio_BT, x, *, option=default) -> (loss_BT, bounded_BT)`: the loss of each token
-and where a bound of the objective is active.
+An objective is `f(ratio_BT, x, *, option=default) -> (loss_BT, bounded_BT)`. `bounded_BT` is True
+where a bound of the objective, such as the clip, is active. In formulas rho is `ratio_BT`, A the
+advantage, lp the log-probability under the policy, and sg stops the gradient.
 """
 
 import torch
@@ -14,9 +15,10 @@ from grpo_agent.losses.ratios import clamped_exp
 def clipped(
     ratio_BT: Tensor, x: LossInputs, *, clip_low: float, clip_high: float, dual_clip: float | None
 ) -> tuple[Tensor, Tensor]:
-    """-min(rho A, clip(rho) A): PPO's pessimistic bound (arXiv 1707.06347).
+    """Return -min(rho A, clip(rho, 1 - low, 1 + high) A), PPO's clipped loss.
 
-    With `dual_clip` c, the loss is at most -c A where A is negative (arXiv 1912.09729).
+    (PPO, arXiv 1707.06347, eq. 7.) With `dual_clip` c, the loss is at most -c A where A is negative
+    (arXiv 1912.09729).
     """
     a_BT = x.advantages_BT
     clipped_BT = ratio_BT.clamp(1 - clip_low, 1 + clip_high)
@@ -29,7 +31,10 @@ def clipped(
 
 
 def cispo(ratio_BT: Tensor, x: LossInputs, *, cap: float) -> tuple[Tensor, Tensor]:
-    """-sg[min(rho, cap)] A lp: every token keeps its gradient (MiniMax-M1, arXiv 2506.13585)."""
+    """Return -sg[min(rho, cap)] A lp (MiniMax-M1, arXiv 2506.13585, eq. 4, 5).
+
+    The cap bounds the weight of a token; no token loses its gradient.
+    """
     weights_BT = ratio_BT.detach().clamp(max=cap)
     bounded_BT = (ratio_BT > cap) & (x.advantages_BT != 0)
     return -weights_BT * x.advantages_BT * x.logps_BT, bounded_BT
@@ -38,7 +43,11 @@ def cispo(ratio_BT: Tensor, x: LossInputs, *, cap: float) -> tuple[Tensor, Tenso
 def sapo(
     ratio_BT: Tensor, x: LossInputs, *, tau_positive: float, tau_negative: float
 ) -> tuple[Tensor, Tensor]:
-    """-(4/tau) sigmoid(tau (rho - 1)) A: a soft gate in place of the clip (arXiv 2511.20347)."""
+    """Return -(4 / tau) sigmoid(tau (rho - 1)) A (SAPO, arXiv 2511.20347, eq. 5, 6).
+
+    The sigmoid replaces the clip; the gradient decreases smoothly as rho leaves 1. tau depends on
+    the sign of the advantage. No token counts as bounded.
+    """
     a_BT = x.advantages_BT
     tau_BT = _choose(a_BT > 0, tau_positive, tau_negative, ratio_BT)
     loss_BT = -(4 / tau_BT) * torch.sigmoid(tau_BT * (ratio_BT - 1)) * a_BT
@@ -48,10 +57,11 @@ def sapo(
 def gmpo(
     ratio_BT: Tensor, x: LossInputs, *, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor]:
-    """-A times the geometric mean of a completion's clipped ratios (GMPO, arXiv 2507.20673).
+    """Return -A times the geometric mean of a completion's clipped ratios.
 
-    Before the mean each log ratio is clipped on one side: to at most clip_high if its advantage is
-    positive, to at least -clip_low if it is negative. The paper has 0.4 for both.
+    (GMPO, arXiv 2507.20673, eq. 4.) Each log ratio is clipped on one side before the mean: to at
+    most `clip_high` if the advantage is positive, to at least -`clip_low` if it is negative. The
+    paper uses 0.4 for both.
     """
     a_BT = x.advantages_BT
     log_ratio_BT = (x.logps_BT - x.old_logps_BT).masked_fill(~x.mask_BT, 0.0)
@@ -66,10 +76,11 @@ def gmpo(
 def clip_cov(
     ratio_BT: Tensor, x: LossInputs, *, clip_low: float, clip_high: float, dual_clip: float | None
 ) -> tuple[Tensor, Tensor]:
-    """`clipped`, and 0 at the selected tokens (Clip-Cov, arXiv 2505.22617).
+    """Return the loss of `clipped`, with 0 at the selected tokens (Clip-Cov, arXiv 2505.22617).
 
-    The selected tokens are drawn from those with a high covariance of log-probability and
-    advantage: they would lower the entropy most. See `grpo_agent.selection.singled_out`.
+    The selected tokens are drawn at random from those whose covariance of log-probability and
+    advantage is high: their updates lower the entropy most. `grpo_agent.selection.singled_out`
+    selects them.
     """
     loss_BT, bounded_BT = clipped(
         ratio_BT, x, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
@@ -79,10 +90,10 @@ def clip_cov(
 
 
 def kl_cov(ratio_BT: Tensor, x: LossInputs, *, penalty: float) -> tuple[Tensor, Tensor]:
-    """-rho A, and + penalty |log rho| at the selected tokens (KL-Cov, arXiv 2505.22617).
+    """Return -rho A, plus penalty |log rho| at the selected tokens (KL-Cov, arXiv 2505.22617).
 
-    The selected tokens are those with the highest covariance of log-probability and advantage, see
-    `grpo_agent.selection.singled_out`. No ratio is clipped.
+    The selected tokens have the highest covariance of log-probability and advantage
+    (`grpo_agent.selection.singled_out`). No ratio is clipped; selected tokens count as bounded.
     """
     singled_BT = _singled_out(x)
     gap_BT = (x.logps_BT - x.old_logps_BT).abs() * singled_BT
@@ -95,5 +106,5 @@ def _singled_out(x: LossInputs) -> Tensor:
 
 
 def _choose(condition: Tensor, yes: float, no: float, like: Tensor) -> Tensor:
-    """`torch.where` of two numbers in the dtype of `like`, not in the default dtype."""
+    """Return `torch.where` of two numbers in the dtype of `like`, not in the default dtype."""
     return torch.full_like(condition, no, dtype=like.dtype).masked_fill(condition, yes)

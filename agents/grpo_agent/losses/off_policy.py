@@ -1,8 +1,8 @@
-"""Objectives with the ratio to the policy that sampled: pi / mu, with mu = x.sampled_logps_BT.
+"""Objectives with the ratio rho = pi / mu; mu is the policy that sampled (`sampled_logps_BT`).
 
 This ratio is the product of the ratio to the policy before the step and the correction for the
-sampler, so these objectives use neither: `agent.loss.ratio` stays `token` and
-`agent.loss.correction` stays `auto` or `none`.
+sampler. Therefore these objectives ignore `ratio_BT`, allow only `agent.loss.ratio=token`, and
+allow only `auto` and `none` for `agent.loss.correction`.
 """
 
 import torch
@@ -15,10 +15,11 @@ from grpo_agent.losses.ratios import clamped_exp
 def dppo_tv(
     ratio_BT: Tensor, x: LossInputs, *, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor]:
-    """-rho A, and 0 where a token has left the trust region (DPPO, arXiv 2602.04879).
+    """Return -rho A, and 0 where the token is outside the trust region (DPPO, arXiv 2602.04879).
 
-    The divergence is the total variation over two outcomes, the token and all others: |pi - mu|.
-    Its bound is `clip_high` where the advantage is positive and `clip_low` where it is negative.
+    The divergence is the total variation of two outcomes, the token and any other: |pi - mu|. A
+    token is outside if its divergence is above `clip_high` and the update would raise it further
+    (positive advantage, pi > mu), or above `clip_low` in the other direction.
     """
     divergence_BT = x.logps_BT.detach().exp() - _sampled(x).exp()
     return _masked(divergence_BT.abs(), x, clip_low=clip_low, clip_high=clip_high)
@@ -27,9 +28,9 @@ def dppo_tv(
 def dppo_kl(
     ratio_BT: Tensor, x: LossInputs, *, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor]:
-    """As `dppo_tv` with the divergence KL(mu || pi) over two outcomes, the token and all others.
+    """Return the loss of `dppo_tv` with another divergence, KL(mu || pi) of the two outcomes.
 
-    mu log(mu / pi) + (1 - mu) log((1 - mu) / (1 - pi)).
+    It is mu log(mu / pi) + (1 - mu) log((1 - mu) / (1 - pi)), in nats.
     """
     logps_BT, sampled_BT = x.logps_BT.detach(), _sampled(x)
     mu_BT, least = sampled_BT.exp(), torch.finfo(logps_BT.dtype).tiny
@@ -47,10 +48,10 @@ def vespo(
     k_negative: float,
     lambda_negative: float,
 ) -> tuple[Tensor, Tensor]:
-    """-sg[phi(W)] A lp with phi(W) = W^k exp(lambda (1 - W)) (VESPO, arXiv 2602.10693).
+    """Return -sg[phi(W)] A lp with phi(W) = W^k exp(lambda (1 - W)) (VESPO, arXiv 2602.10693).
 
-    W is the product of a completion's ratios; k and lambda depend on the sign of the advantage. phi
-    is 1 on-policy and falls to 0 for small and for large W, so no clip is needed.
+    W is the product of a completion's ratios rho; k and lambda depend on the sign of the advantage.
+    phi is 1 on-policy and tends to 0 for small and for large W, so the loss needs no clip.
     """
     gaps_BT = (x.logps_BT.detach() - _sampled(x)).masked_fill(~x.mask_BT, 0.0)
     weight_B1 = clamped_exp(gaps_BT.sum(dim=1, keepdim=True))
@@ -70,7 +71,7 @@ def _sampled(x: LossInputs) -> Tensor:
 def _masked(
     divergence_BT: Tensor, x: LossInputs, *, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss, -rho A and 0 outside the trust region, and which tokens are outside."""
+    """Return the loss, which is 0 outside the trust region and else -rho A, and what is outside."""
     a_BT, sampled_BT = x.advantages_BT, _sampled(x)
     up_BT = x.logps_BT.detach() > sampled_BT
     outside_BT = ((a_BT > 0) & up_BT & (divergence_BT > clip_high)) | (

@@ -1,8 +1,8 @@
-"""Weights in the memory layout of oneDNN's matrix products, while a CPU samples.
+"""Packed copies of a model's matrices (`PackedMatrix`) while it samples on a CPU.
 
-A sampled token multiplies each matrix by a few rows only, so packed copies of the matrices save
-time. The copies take as much memory as the gradients of these weights, and are freed before the
-update.
+Each decoding step multiplies every matrix by a few rows only, so packed copies save time. They need
+as much memory as the gradients of the same weights, and they are freed before the update allocates
+the gradients.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from grpo_policy.packed_matrix import DTYPES, PackedMatrix, can_be_packed
 
 LEAST = 4 << 20
-"""The fewest elements of a model's matrices: smaller models stay in a CPU's caches and gain
-nothing."""
+"""The fewest elements of all matrices together for which copies are made. The matrices of a
+smaller model stay in the CPU's caches, and copies save no time."""
 
 
 @contextmanager
 def prepacked(model: nn.Module) -> Iterator[None]:
-    """Within the context linear layers on a CPU compute with prepacked copies of their weights.
+    """Let linear layers on a CPU compute with packed copies of their weights inside the context.
 
-    The weights must not change within it. Results differ from those of the layers by rounding.
+    The weights must not change inside the context. Results differ by rounding.
 
     Args:
-        model: Its `linear_layers` have a `forward` of their own until the context ends.
+        model: The model; `forward` of its `linear_layers` is replaced until the context ends.
     """
     layers = [layer for layer in linear_layers(model) if can_be_packed(layer.weight)]
     try:
@@ -43,10 +43,11 @@ def prepacked(model: nn.Module) -> Iterator[None]:
 
 
 def linear_layers(model: nn.Module) -> list[nn.Linear]:
-    """Return the layers of a model that `prepacked` makes copies for, on any device.
+    """Return the layers of a model that `prepacked` copies; the device is not checked.
 
-    Each is one matrix, without hooks or adapters, and is trained: the copy of a frozen matrix would
-    take memory that no gradient needs later. A small model has none.
+    Each is an `nn.Linear` without hooks and adapters, and its weights are trained: a copy of a
+    frozen matrix would need memory that no gradient needs later. The list of a model with fewer
+    than `LEAST` elements is empty.
     """
     found = [layer for layer in model.modules() if _is_plain(layer)]
     return found if sum(layer.weight.numel() for layer in found) >= LEAST else []
@@ -62,7 +63,7 @@ def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
 def _forward(
     plain: Callable[[Tensor], Tensor], packed: PackedMatrix, bias_O: Tensor | None, x: Tensor
 ) -> Any:
-    """Return the layer's output for `x` (..., I); with gradients, from its own `forward`."""
+    """Return the layer's output (..., O) for `x` (..., I); use `plain` if gradients are needed."""
     if torch.is_grad_enabled() or x.dtype != packed.dtype:
         return plain(x)
     return packed(x, bias_O)

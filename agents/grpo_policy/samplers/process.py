@@ -180,7 +180,7 @@ class SamplerProcess:
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         memory = ", which the system sends where memory runs out" if code == -signal.SIGKILL else ""
         return ProcessLost(
-            f"the process that samples is gone ({how}{memory}); resume=auto goes on from the last "
+            f"the sampling process has ended ({how}{memory}); resume=auto continues from the last "
             "checkpoint."
         )
 

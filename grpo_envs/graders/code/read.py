@@ -176,7 +176,7 @@ def _case(case: Any, kind: str, tolerance: float, where: str) -> Case:
     given, expected = case[before], case[after]
     if kind == "call":
         if not isinstance(given, list | tuple):
-            raise DatasetError(f"{where}: args {str(given)[:40]!r} are no list.")
+            raise DatasetError(f"{where}: args {str(given)[:40]!r} are not a list.")
         given = tuple(given)
     elif not (isinstance(given, str) and isinstance(expected, str)):
         raise DatasetError(f"{where}: stdin and stdout are texts.")

@@ -76,7 +76,7 @@ def _validator(text: str) -> Any:
         parts = list(parts_of_schema(schema))
     except (jsonschema.SchemaError, RecursionError) as error:
         why = str(error).splitlines()[0]
-        raise ConfigError(f"json_schema.schema is no JSON Schema: {why}") from error
+        raise ConfigError(f"json_schema.schema is not a JSON Schema: {why}") from error
     for part in parts:
         dialect = part.get("$schema", _DIALECT)
         require(dialect.rstrip("#") == _DIALECT, "json_schema.schema $schema", dialect, _DIALECT)

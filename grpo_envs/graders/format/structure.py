@@ -82,7 +82,8 @@ def compiled(key: str, pattern: str) -> Any:
         return re2.compile(pattern, options)
     except (re2.error, UnicodeEncodeError) as error:
         why = error.args[0].decode() if isinstance(error.args[0], bytes) else error
-        raise ConfigError(f"{key}={pattern[:80]!r} is no pattern of RE2: {why}. {_HAS}") from error
+        message = f"{key}={pattern[:80]!r} is not a pattern of RE2: {why}. {_HAS}"
+        raise ConfigError(message) from error
 
 
 def matches(match: Any, text: str) -> bool:

@@ -268,7 +268,7 @@ def test_weak_tests_must_be_asked_for() -> None:
         ),
         (
             {"kind": "call", "cases": [{"args": 1, "expected": 1}]},
-            "case 1: args '1' are no list.",
+            "case 1: args '1' are not a list.",
         ),
         (
             {"kind": "stdio", "cases": [{"stdin": 1, "stdout": "1"}]},

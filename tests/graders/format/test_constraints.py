@@ -150,12 +150,12 @@ def test_a_length_falls_off_by_its_slope(words: int, value: float) -> None:
         ({"name": "words", "least": 5, "most": 3}, "words.least=5. Allowed: at most words.most=3."),
         ({"name": "case", "case": "uper"}, "case.case=uper. Allowed: *Did you mean 'upper'?"),
         ({"name": "contains", "phrases": "fox"}, "contains.phrases='fox'. Allowed: a list*"),
-        ({"name": "regex", "pattern": "(a"}, "regex.pattern='(a' is no pattern of RE2: *"),
-        ({"name": "regex", "pattern": r"(a)\1"}, "regex.pattern=* is no pattern of RE2: *"),
+        ({"name": "regex", "pattern": "(a"}, "regex.pattern='(a' is not a pattern of RE2: *"),
+        ({"name": "regex", "pattern": r"(a)\1"}, "regex.pattern=* is not a pattern of RE2: *"),
         ({"name": "regex", "pattern": "a+", "example": "b"}, "regex.example='b'. Allowed: *"),
         (
             {"name": "json_schema", "schema": {"type": "objct"}},
-            "json_schema.schema is no JSON Schema*",
+            "json_schema.schema is not a JSON Schema*",
         ),
         (
             {"name": "json_schema", "schema": {"$ref": "https://x.org/s"}},
@@ -172,15 +172,15 @@ def test_a_length_falls_off_by_its_slope(words: int, value: float) -> None:
         ),
         (
             {"name": "json_schema", "schema": {"x": {"pattern": "(?=a)"}, "not": {"$ref": "#/x"}}},
-            "*pattern='(?=a)' is no pattern of RE2*no lookaround*",
+            "*pattern='(?=a)' is not a pattern of RE2*no lookaround*",
         ),
         (
             {"name": "json_schema", "schema": {"pattern": r"\p{Alphabetic}"}},
-            "*is no pattern of RE2: *only categories (\\p{L}) and scripts.",
+            "*is not a pattern of RE2: *only categories (\\p{L}) and scripts.",
         ),
         (
             {"name": "json_schema", "schema": {"pattern": "(?=a)"}},
-            "*pattern='(?=a)' is no pattern*",
+            "*pattern='(?=a)' is not a pattern*",
         ),
         ({"name": "tags", "tags": ["a b"]}, "tags.tags='a b'. Allowed: names."),
         ({"name": "language", "language": "xx"}, "language.language=xx. Allowed: en, de, fr*"),

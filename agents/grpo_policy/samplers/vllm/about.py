@@ -107,5 +107,5 @@ def require_broadcasts(seen: Mapping[Server, About]) -> None:
             raise ConfigError(
                 f"sampler.push=broadcast with {server.url}, which does not take weights by "
                 "broadcast. Start it with python -m grpo_envs.engine of this version. "
-                "Allowed else: shm, folder, http."
+                "Otherwise allowed: shm, folder, http."
             )

@@ -1,8 +1,9 @@
-"""Weights without files: the run broadcasts them to each server in a process group of the two.
+"""The transport `broadcast`: weights go to each server through a process group, without files.
 
-NCCL carries them between GPUs, gloo between all else. What is broadcast is announced by HTTP, and
-the answer says whether the server has taken it. A server that dies, hangs or is started anew costs
-its group alone: the next push makes another one.
+Each group has the run and the workers of one server. The backend is NCCL between different GPUs and
+gloo otherwise. An HTTP request announces the names, dtypes and shapes of a broadcast; its answer
+says whether the server loaded the weights. If a server dies, hangs or restarts, only its group is
+lost, and the next push makes a new group.
 """
 
 from __future__ import annotations
@@ -34,45 +35,45 @@ from grpo_policy.saving import checkpoint_weights
 
 log = logging.getLogger(__name__)
 _TIMEOUT = 60.0
-"""Seconds of a broadcast of one bucket, at most; less where `sampler.timeout` is less."""
+"""The longest time of one bucket's broadcast in seconds; `sampler.timeout` may lower it."""
 _ASK = 20.0
-"""Seconds in which a server must say which group it is in."""
+"""Seconds that a server has to answer which group it is in."""
 _LAST_WORD = 2.0
-"""Seconds in which a server may still say why it gave up."""
+"""Seconds that a failed server has to answer with its own error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """The weights of a version, in memory."""
+    """The weights of one version of the policy, in memory."""
 
     version: str
     weights: Mapping[str, Tensor]
-    """By the names of a checkpoint."""
+    """Tensors of any shape by their names in a checkpoint."""
     broadcast: Broadcast
 
     def send(self, server: Server) -> None:
-        """Broadcast them to a server, see `Snapshot`."""
+        """Broadcast the weights to a server; see `Snapshot.send`."""
         self.broadcast.send(server, self.weights)
 
 
 class Broadcast:
-    """The groups of a run, one with each server. Servers may be sent to at once."""
+    """The process groups of a run, one per server. `send` is safe from one thread per server."""
 
     name = "the weights"
 
     def __init__(self, name: str, device: torch.device) -> None:
-        """Join no group yet.
+        """Begin without a group; `send` makes them.
 
         Args:
-            name: Of the run: no other one has it.
-            device: Where it computes.
+            name: A name that no other run has.
+            device: The device that the policy computes on.
         """
         self._name, self._device = name, device
         self._groups: dict[Server, Group] = {}
         self._numbers = count()
 
     def write(self, policy: Policy, version: str, dtype: str) -> Tensors:
-        """Take the weights without copying them where `dtype` is theirs; see `Transport`."""
+        """Return the weights in `dtype`, without a copy if they have it; see `Transport.write`."""
         return Tensors(version, checkpoint_weights(policy, dtype), self)
 
     def clear(self, *, adapters: bool) -> None:
@@ -84,11 +85,11 @@ class Broadcast:
             self._leave(server)
 
     def send(self, server: Server, weights: Mapping[str, Tensor]) -> None:
-        """Broadcast weights to a server, in the group with it; a new one where it is in no other.
+        """Broadcast weights to a server; make a new group if the server is not in the current one.
 
         Raises:
-            ServerLost: it does not take them.
-            Refused: it refuses them.
+            ServerLost: the server does not answer in time, or its group cannot be made.
+            Refused: the server answers that it does not accept the weights.
         """
         group = self._joined(server)
         answer = _asked(server, "/update_weights", {"update_info": described(weights)})
@@ -101,11 +102,11 @@ class Broadcast:
             late = GroupLost(f"/update_weights: no answer in {limit:g} s")
             raise self._lost(server, answer, late) from error
         except Exception:
-            self._leave(server)  # the server may be in the midst of it
+            self._leave(server)  # the server may have received only a part
             raise
 
     def _joined(self, server: Server) -> Group:
-        """Return the group with a server that is in it, too."""
+        """Return the group with a server; both ends are members."""
         about = server.post("/collective_rpc", {"method": "about_group"}, _ASK)["results"]
         group = self._groups.get(server)
         if group is not None and all(each["group"] == group.meeting.name for each in about):
@@ -115,7 +116,7 @@ class Broadcast:
             store = opened(address := own_address(server))
         except (OSError, RuntimeError) as error:
             cause = str(error).partition("\n")[0]
-            raise ServerLost(f"{server.url}: no group can meet at this machine: {cause}") from error
+            raise ServerLost(f"{server.url}: no port can be opened for a group: {cause}") from error
         meeting = Meeting(
             name=f"{self._name}-{next(self._numbers)}",
             address=address,
@@ -137,12 +138,12 @@ class Broadcast:
         return group
 
     def _lost(self, server: Server, answer: Future[Any], error: GroupLost) -> Exception:
-        """Leave the group with a server that was asked something; return why it is lost."""
+        """Leave the group with a server; return the server's own error, or else `error`."""
         self._leave(server)
         try:
             said = answer.exception(_LAST_WORD)
         except NotYet:
-            server.abort()  # it would be waited for, for as long as it may be silent
+            server.abort()  # else its thread would wait until `sampler.timeout`
             said = None
         return said if isinstance(said, Exception) else ServerLost(f"{server.url}: {error}")
 
@@ -152,7 +153,7 @@ class Broadcast:
 
 
 def _asked(server: Server, route: str, body: Mapping[str, Any]) -> Future[Any]:
-    """Return what a server will answer: it does so once the run has done its part."""
+    """Post a request from a thread, because the server answers after the run's part; no wait."""
     answer: Future[Any] = Future()
 
     def ask() -> None:
@@ -166,13 +167,18 @@ def _asked(server: Server, route: str, body: Mapping[str, Any]) -> Future[Any]:
 
 
 def _failed(answer: Future[Any]) -> Callable[[], bool]:
+    """Return a function that returns whether the server has answered with an error."""
     return lambda: answer.done() and answer.exception() is not None
 
 
 def _backend(device: torch.device, gpus: list[str]) -> str:
-    """Return what carries weights from a device to the GPUs of a server's workers.
+    """Return the backend between the run's device and the GPUs of a server's workers.
 
-    NCCL connects different GPUs alone: not one with itself, where run and server share it.
+    NCCL needs a different GPU for each member: if run and server share a GPU, it is gloo.
+
+    Args:
+        device: The run's.
+        gpus: The UUID of each worker's GPU; an empty text for a worker on a CPU.
     """
     if device.type != "cuda" or not all(gpus):
         return "gloo"

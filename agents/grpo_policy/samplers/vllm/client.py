@@ -149,7 +149,7 @@ class Server:
                 return self._read(route, response)
         except TimeoutError as error:
             if error.errno == errno.ETIMEDOUT:  # from the kernel, see `_ACKNOWLEDGED`
-                raise ServerLost(f"{self.url}: its machine or the network is gone") from error
+                raise ServerLost(f"{self.url}: its machine does not respond") from error
             raise ServerLost(f"{self.url}{route}: no answer in {limit:g} s") from error
         except (OSError, HTTPException, ValueError) as error:  # ValueError: a truncated answer
             cause = getattr(error, "strerror", None) or str(error) or type(error).__name__

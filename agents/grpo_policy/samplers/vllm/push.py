@@ -35,18 +35,18 @@ _DISCARD = 9
 
 
 class Snapshot(Protocol):
-    """The weights of a version."""
+    """The weights of one version of the policy."""
 
     @property
     def version(self) -> str:
-        """Return its name."""
+        """Return the name of the version."""
 
     def send(self, server: Server) -> None:
-        """Let a server have the weights, between the start and the end of an update.
+        """Send the weights to a server that has begun an update and not finished it.
 
         Raises:
-            ServerLost: it does not take them.
-            Refused: it refuses them.
+            ServerLost: the server does not answer, or loses the weights.
+            Refused: the server answers that it does not accept the weights.
         """
 
 
@@ -55,26 +55,26 @@ class Transport(Protocol):
 
     @property
     def name(self) -> str:
-        """Return what a message says where weights cannot be written."""
+        """Return where weights are written, for an error message."""
 
     def write(self, policy: Policy, version: str, dtype: str) -> Snapshot:
-        """Take the weights as they are; those of the version before go.
+        """Return a snapshot of the weights; the previous version's may be deleted.
 
         Args:
-            policy: Does not change until `clear`.
-            version: The name of what is written.
-            dtype: Of the weights.
+            policy: A policy that does not change until `clear`.
+            version: The snapshot's name.
+            dtype: The dtype of the weights that servers receive.
         """
 
     def clear(self, *, adapters: bool) -> None:
-        """Take away weights that all servers have; adapters stay, as vLLM may read them anew.
+        """Delete weights that all servers have loaded; keep adapters: vLLM may read them again.
 
         Args:
-            adapters: Whether they are adapters.
+            adapters: Whether the weights are adapters.
         """
 
     def close(self) -> None:
-        """Let go of all that it holds."""
+        """Release files, ports and groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,10 @@ class Files:
     folder: Path
     adapters: bool
     address: Callable[[Path, Server], str]
-    """Where a server finds a file."""
+    """Returns the path or URL at which a server finds a file."""
 
     def send(self, server: Server) -> None:
-        """Let a server load the files, see `Snapshot`."""
+        """Let a server load the files; see `Snapshot.send`."""
         for file in sorted(self.folder.glob("*.safetensors")):
             server.post("/update_weights", {"update_info": {"file": self.address(file, server)}})
 
@@ -124,7 +124,7 @@ class Store:
         return str(self.folder)
 
     def write(self, policy: Policy, version: str, dtype: str) -> Files:
-        """Write the weights, or the adapters alone where there are any; see `Transport`."""
+        """Write the weights, or only the adapters if the policy has any; see `Transport.write`."""
         self._remove()
         folder = self.folder / version
         save_weights(policy, folder, dtype)
@@ -138,7 +138,7 @@ class Store:
         return f"http://{own_address(server)}:{self._http.server_address[1]}/{path}"
 
     def clear(self, *, adapters: bool) -> None:
-        """Remove the files, see `Transport`."""
+        """Remove the files; see `Transport.clear`."""
         if not adapters:
             self._remove()
 

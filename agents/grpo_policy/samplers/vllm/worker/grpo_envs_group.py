@@ -1,8 +1,8 @@
-"""A process group of a run and the workers of one server, over which weights are broadcast.
+"""The process group of a run and the workers of one server; the run broadcasts its weights in it.
 
-Both ends use this module. vLLM's workers find it by PYTHONPATH, because their interpreter does not
-have this project: it imports torch alone. `torch.distributed`'s default group belongs to the
-trainer, so `init_process_group` is never called. No step waits without a time limit.
+Both ends use this module. It imports nothing but torch: vLLM's workers find it by PYTHONPATH, and
+their interpreter does not have this project. It never calls `init_process_group`, because
+`torch.distributed`'s default group belongs to the trainer. Every wait has a time limit.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ import torch
 from torch import Tensor, distributed
 
 BUCKET = 128 * 2**20
-"""Bytes of a broadcast, at most; but a larger weight has one of its own."""
+"""The most bytes of one broadcast; a weight that is larger has a broadcast of its own."""
 JOIN = 30.0
-"""Seconds in which all members must have joined."""
+"""Seconds that all members have to join."""
 _LEAVE = 2.0
-"""Seconds that the end of a backend is awaited."""
+"""Seconds that `Group.close` waits for the backend to end."""
 _ALIGNED = 16
-"""Bytes that the place of a weight in a bucket is a multiple of: of the size of every dtype."""
+"""Each weight starts at a multiple of so many bytes, a multiple of every dtype's size."""
 _LOOK = 0.001
-"""Seconds between two looks whether something has ended."""
+"""Seconds between two checks of a condition that a thread waits for."""
 _C10D: Any = distributed
-"""Its types leave out most of what is used here."""
+"""`torch.distributed` without types: its stubs lack most functions that this module uses."""
 _ENDED = timedelta(seconds=1)
-"""Of a wait for what has ended: without a limit, NCCL would not raise what has failed."""
+"""Time limit for work that has ended: without one, NCCL's `wait` does not raise its error."""
 _DISCARD = 9
-"""A port of the address that is asked for the way to it: nothing is sent there."""
+"""The port (discard, RFC 863) with which the own address is found; nothing is sent to it."""
 _ERRORS, _SETTING = "TORCH_NCCL_ASYNC_ERROR_HANDLING", threading.Lock()
-"""What a backend reads while it is made; "3" is torch's own choice."""
+"""The variable that NCCL's constructor reads ("3" is torch's default), and a lock for changes."""
 
 
 class GroupLost(Exception):
-    """A member has died, does not answer in time, or never joined."""
+    """A member died, did not answer in time, or never joined."""
 
 
 class Slot(NamedTuple):
@@ -51,20 +51,20 @@ class Slot(NamedTuple):
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
-    """Bytes."""
+    """Its first byte."""
 
     @property
     def end(self) -> int:
-        """Return the byte behind its last one."""
+        """Return the byte after its last one."""
         return self.start + self.dtype.itemsize * torch.Size(self.shape).numel()
 
     def of(self, bucket: Tensor) -> Tensor:
-        """Return the weight in a bucket (bytes), without copying it."""
+        """Return the weight (`shape`) as a view of a bucket, a 1-D tensor of bytes."""
         return bucket[self.start : self.end].view(self.dtype).view(self.shape)
 
 
 def described(weights: Mapping[str, Tensor]) -> dict[str, list[Any]]:
-    """Return what a server is told of weights before they are sent, in their order."""
+    """Return names, dtypes and shapes of weights, in their order: a server needs them first."""
     return {
         "names": list(weights),
         "dtypes": [str(weight.dtype).removeprefix("torch.") for weight in weights.values()],
@@ -73,11 +73,11 @@ def described(weights: Mapping[str, Tensor]) -> dict[str, list[Any]]:
 
 
 def buckets(told: Mapping[str, Sequence[Any]], most: int) -> Iterator[list[Slot]]:
-    """Yield the weights of each broadcast; both ends divide them in the same way.
+    """Yield the places of the weights of each broadcast; they are the same at both ends.
 
     Args:
-        told: What `described` returned.
-        most: Bytes of a broadcast.
+        told: The result of `described`.
+        most: The most bytes of a broadcast.
     """
     bucket: list[Slot] = []
     for name, dtype, shape in zip(told["names"], told["dtypes"], told["shapes"], strict=True):
@@ -93,25 +93,25 @@ def buckets(told: Mapping[str, Sequence[Any]], most: int) -> Iterator[list[Slot]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meeting:
-    """Where the members of a group meet, and what they agree on."""
+    """The address where the members of a group meet, and the settings that they share."""
 
     name: str
-    """Of the group."""
+    """The group's name."""
     address: str
-    """Of the run, on the way to the server."""
+    """The run's address in the network of the server."""
     port: int
     size: int
-    """Members: the run, which is the first, and the server's workers."""
+    """The number of members: the run, which has rank 0, and the server's workers."""
     backend: str
     """nccl or gloo."""
     timeout: float
-    """Seconds of a broadcast, at most."""
+    """The longest time of a broadcast in seconds."""
     bucket: int = BUCKET
-    """Bytes of a broadcast, see `BUCKET`."""
+    """The most bytes of a broadcast, see `BUCKET`."""
 
 
 def opened(address: str) -> Any:
-    """Return the store by which members find each other, at a free port of an address."""
+    """Return the store through which members find each other, at a free port of an address."""
     family = socket.getaddrinfo(address, None)[0][0]
     listening = socket.create_server((address, 0), family=family)
     return _C10D.TCPStore(
@@ -125,7 +125,7 @@ def opened(address: str) -> Any:
 
 
 class Group:
-    """One end of a process group."""
+    """One member's end of a process group."""
 
     def __init__(
         self,
@@ -136,17 +136,17 @@ class Group:
         store: Any = None,
         ended: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Join it; returns once all members have, and have exchanged a byte.
+        """Join the group; return when all members have joined and one byte was broadcast.
 
         Args:
-            meeting: Where.
-            rank: Of this process; 0 is the run.
-            device: Where it computes; with gloo, buckets are on the CPU.
-            store: What `opened` returned, in the run.
-            ended: Says that the others have given up.
+            meeting: Address and settings.
+            rank: This process's rank; the run has rank 0.
+            device: The process's device. With gloo, buckets are on the CPU.
+            store: The result of `opened` in the run; None in a worker.
+            ended: Returns whether the other end has given up.
 
         Raises:
-            GroupLost: a member does not come.
+            GroupLost: a member did not join in time, or the other end has given up.
         """
         self.meeting, self._rank = meeting, rank
         self.device = device if meeting.backend == "nccl" else torch.device("cpu")
@@ -161,28 +161,28 @@ class Group:
             raise GroupLost(_line(error)) from error
 
     def _connected(self) -> Any:
-        """Return the backend; NCCL makes its communicator with the first broadcast."""
+        """Return a backend that has broadcast a byte: NCCL connects at the first broadcast."""
         make = _nccl if self.meeting.backend == "nccl" else _gloo
         backend = make(self._store, self._rank, self.meeting)
         if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)  # of this thread
+            torch.cuda.set_device(self.device)  # each thread has its own current device
         byte = torch.ones(1, dtype=torch.uint8, device=self.device)
         _begun(backend, byte).wait(timedelta(seconds=JOIN))
         return backend
 
     def bucket(self, slots: Sequence[Slot]) -> Tensor:
-        """Return a new bucket (bytes) for some weights, on the device that sends or receives."""
+        """Return a new bucket, a 1-D tensor of bytes, for the weights of one broadcast."""
         return torch.empty(slots[-1].end, dtype=torch.uint8, device=self.device)
 
     def broadcast(self, bucket: Tensor, ended: Callable[[], bool] = lambda: False) -> None:
-        """Send a bucket from the run; the others receive it. Returns once it is there.
+        """Send a bucket from the run, or receive it in a worker; return when it has arrived.
 
         Args:
-            bucket: Bytes.
-            ended: Says that the others have given up.
+            bucket: 1-D tensor of bytes, of equal size at all members.
+            ended: Returns whether the other end has given up.
 
         Raises:
-            GroupLost: it does not arrive. The group cannot be used any more.
+            GroupLost: the bucket did not arrive in time. The group cannot be used again.
         """
         try:
             work = _begun(self._backend, bucket)
@@ -192,7 +192,7 @@ class Group:
             raise GroupLost(_line(error)) from error
 
     def send(self, weights: Mapping[str, Tensor], ended: Callable[[], bool]) -> None:
-        """Broadcast weights that the others have been told of (`described`), see `broadcast`."""
+        """Broadcast weights whose description the workers have; arguments as in `broadcast`."""
         for slots in buckets(described(weights), self.meeting.bucket):
             bucket = self.bucket(slots)
             for slot in slots:
@@ -200,9 +200,9 @@ class Group:
             self.broadcast(bucket, ended)
 
     def received(self, told: Mapping[str, Sequence[Any]]) -> Iterator[list[tuple[str, Tensor]]]:
-        """Yield the weights that the run broadcasts, by name.
+        """Yield the run's weights with their names, one list per broadcast.
 
-        Each bucket is new memory: vLLM keeps the weights until a layer is whole.
+        Each bucket is new memory, because vLLM keeps weights until a layer is complete.
         """
         for slots in buckets(told, self.meeting.bucket):
             bucket = self.bucket(slots)
@@ -210,17 +210,17 @@ class Group:
             yield [(slot.name, slot.of(bucket)) for slot in slots]
 
     def close(self) -> None:
-        """Leave the group, in a thread: the end of a backend that waits for a member takes long."""
-        # The thread is awaited: a process that exits while it works is aborted.
+        """Leave the group, in a thread: a backend that waits for a lost member ends slowly."""
+        # Wait for the thread: a process that exits while the thread works is aborted.
         pending, self._backend = [self._backend], None
         (leaving := threading.Thread(target=_let_go, args=(pending,), daemon=True)).start()
         leaving.join(_LEAVE)
 
 
 def _let_go(pending: list[Any]) -> None:
-    with suppress(RuntimeError, AttributeError):  # None, where it was never made
+    with suppress(RuntimeError, AttributeError):  # the backend is None if it was never made
         pending[0].abort()
-    pending.clear()  # here it is destroyed
+    pending.clear()  # the last reference: torch destroys the backend here
 
 
 def _found(at: Meeting) -> Any:
@@ -229,7 +229,7 @@ def _found(at: Meeting) -> Any:
 
 
 def _gloo(store: Any, rank: int, meeting: Meeting) -> Any:
-    """Return a backend that is connected through the address that the run is reached by."""
+    """Return a gloo backend bound to this machine's address on the route to the run."""
     family = socket.getaddrinfo(meeting.address, None)[0][0]
     with socket.socket(family, socket.SOCK_DGRAM) as way:
         way.connect((meeting.address, _DISCARD))
@@ -243,9 +243,9 @@ def _gloo(store: Any, rank: int, meeting: Meeting) -> Any:
 
 
 def _nccl(store: Any, rank: int, meeting: Meeting) -> Any:
-    """Return a backend whose errors are raised here: by default they end the whole process."""
+    """Return an NCCL backend that raises its errors; by default NCCL ends the whole process."""
     options = _C10D.ProcessGroupNCCL.Options()
-    # `broadcast` gives up first: NCCL's own watchdog is the last to do so.
+    # The limit of NCCL's watchdog is longer, so that `Group.broadcast` gives up first.
     options._timeout = timedelta(seconds=2 * max(JOIN, meeting.timeout))
     with _SETTING:
         before = os.environ.pop(_ERRORS, "3")
@@ -263,10 +263,10 @@ def _begun(backend: Any, bucket: Tensor) -> Any:
 
 
 def _made(make: Callable[[], Any], ended: Callable[[], bool]) -> Any:
-    """Return what a function returns, which may wait for others without a limit of its own.
+    """Return the result of a function that may wait for other members without a time limit.
 
     Raises:
-        GroupLost: it takes too long, or raises.
+        GroupLost: the function takes longer than `JOIN`, or raises.
     """
     made: list[Any] = []
 
@@ -294,7 +294,7 @@ def _until(done: Callable[[], bool], seconds: float, ended: Callable[[], bool], 
 
 
 def _line(error: Exception) -> str:
-    """Return what torch says of an error, without where in its source it was found."""
+    """Return the first sentence of torch's message, without the position in torch's source."""
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     place, _, rest = said.partition("] ")
     return (rest if place.startswith("[/") else said).partition(". ")[0]

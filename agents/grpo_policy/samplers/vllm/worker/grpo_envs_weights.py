@@ -1,4 +1,4 @@
-"""A module for vLLM's own processes: it loads weights from files, or from a broadcast of the run.
+"""A module for vLLM's worker processes: it loads weights from files or from a run's broadcast.
 
 vLLM's interpreter does not have this project, so this module imports only vLLM, torch, safetensors
 and its neighbour. vLLM finds it by PYTHONPATH and imports it for `--worker-extension-cls`. The
@@ -58,7 +58,7 @@ class WorkerExtension:
         }
 
     def about_group(self) -> dict[str, Any]:
-        """Return what decides how weights can be broadcast to this worker."""
+        """Return this worker's group, the number of workers and its GPU's UUID, or "" on a CPU."""
         group, cuda = self.weight_transfer_engine.group, self.device.type == "cuda"
         return {
             "group": group.meeting.name if group else "",
@@ -73,7 +73,7 @@ class WorkerExtension:
 
 @dataclass(kw_only=True)
 class JoinInit(WeightTransferInitInfo):  # type: ignore[misc]
-    """The group that broadcasts come from; files need none."""
+    """The request to join a run's group; weights in files need no group."""
 
     meeting: dict[str, Any]
     """The fields of `Meeting`."""
@@ -81,13 +81,13 @@ class JoinInit(WeightTransferInitInfo):  # type: ignore[misc]
 
 @dataclass
 class Update(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """Weights by the names of a checkpoint: in a file, or to be broadcast in this order."""
+    """The request to load weights: a file, or a broadcast of these tensors in this order."""
 
     file: str = ""
     """The path or http URL of a file in safetensors format."""
     names: list[str] = field(default_factory=list)
     dtypes: list[str] = field(default_factory=list)
-    """Such as bfloat16."""
+    """Names of torch, such as bfloat16."""
     shapes: list[list[int]] = field(default_factory=list)
 
 
@@ -96,10 +96,10 @@ class FileEngine(WeightTransferEngine[JoinInit, Update]):  # type: ignore[misc]
 
     init_info_cls, update_info_cls = JoinInit, Update
     group: Group | None = None
-    """That the run broadcasts in."""
+    """The group in which the run broadcasts; None before the first broadcast."""
 
     def init_transfer_engine(self, init_info: JoinInit) -> None:
-        """Join a group, and leave the one before: it may be of a run that is gone."""
+        """Join a group; leave the previous one, whose run may have ended."""
         self.shutdown()
         here = self.parallel_config
         rank = 1 + here.data_parallel_index * here.world_size + here.rank
@@ -122,18 +122,18 @@ class FileEngine(WeightTransferEngine[JoinInit, Update]):  # type: ignore[misc]
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: Update) -> None:
-        """Load one of the files, or what is broadcast."""
+        """Load one file, or the weights of one broadcast."""
         if update_info.file:
             with _local(update_info.file) as path, torch.device(self.device):
                 self.model.load_weights(load_file(path).items())
             return
         if self.group is None:
-            raise RuntimeError("this worker is in no group that weights are broadcast in")
+            raise RuntimeError("this worker is in no group that receives weights")
         try:
             with torch.device(self.device):
                 for weights in self.group.received(asdict(update_info)):
                     self.model.load_weights(weights)
-        except Exception:  # some of a broadcast may be left: the group cannot be used any more
+        except Exception:  # a part of the broadcast may be unread: the group cannot be used again
             self.shutdown()
             raise
 
