@@ -8,6 +8,9 @@ from grpo_envs.graders.code.reach import last_name
 from grpo_envs.sandbox.testing import exists, is_check
 
 _OF_MODULES = ("isclose", "allclose", "array_equal", "approx", "raises", "deepcopy")
+_OF_LIBRARY = frozenset(
+    ("Counter", "OrderedDict", "defaultdict", "deque", "Decimal", "Fraction", "date", "datetime")
+)
 Call = tuple[str, bool]
 """A name that an assertion calls or passes, and whether it is called."""
 
@@ -15,8 +18,8 @@ Call = tuple[str, bool]
 def asserted_function(code: str) -> str | None:
     """Return the function that the assertions of `code` call; None if they call none.
 
-    Functions that the tests define or import do not count, nor builtins, unless nothing else is
-    called:
+    Functions that the tests define or import do not count, nor builtins and classes of the standard
+    library, unless nothing else is called:
     `assert int(f(5)) == 35` tests `f`, `assert sum(2, 3) == 5` a `sum` that the program defines.
     A class `Solution` whose method is called is named as `Solution`.
     """
@@ -31,8 +34,12 @@ def asserted_function(code: str) -> str | None:
     called = [name for name, is_called in found if is_called]
     passed = [name for name, is_called in found if not is_called]
     before = _called_before(tree, own)  # result = f(1), and an assertion of `result`
-    foreign = [name for name in [*called, *passed, *before] if not hasattr(builtins, name)]
+    foreign = [name for name in [*called, *passed, *before] if not _is_known(name)]
     return next(iter([*foreign, *called]), None)
+
+
+def _is_known(name: str) -> bool:
+    return hasattr(builtins, name) or name in _OF_LIBRARY
 
 
 def _called_before(tree: ast.AST, own: set[str]) -> list[str]:

@@ -139,11 +139,17 @@ def _compared_words(text: str) -> tuple[str, ...]:
 
 
 def compared(text: str) -> str:
-    """Return a text for comparing words: without case, with one form of apostrophes and hyphens."""
-    return folded(text).translate(_SAME)
+    """Return a text for comparing words: without case, with one form of letters and hyphens.
+
+    Full-width letters are the usual ones, and invisible signs do not divide a Latin word.
+    """
+    same = folded(text).translate(_SAME)
+    return same if same.isascii() else _INVISIBLE.sub("", same)
 
 
-_SAME = str.maketrans(_ALIKE)
+_WIDE = {chr(0xFF41 + at): letter for at, letter in enumerate(string.ascii_lowercase)}
+_SAME = str.maketrans({**_ALIKE, **_WIDE})
+_INVISIBLE = re.compile(r"(?<=[a-z])[\u00ad\u200b-\u200d\u2060\ufeff]+(?=[a-z])")
 
 
 def folded(text: str) -> str:

@@ -16,6 +16,7 @@ _ASKED = frozenset(
         *("matrix", "binom", "fact", "union", "inter"),
     )
 )
+_OF_A_FUNCTION = frozenset({"sum", "product", "integral", "limit", "derivative"})
 _TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 _MOST_TERMS = 8
 _CLOSE = 0.01  # relative difference allowed for `about`, unless the value is a decimal
@@ -74,6 +75,9 @@ def _is_asked(node: Node) -> bool:
 
     An expression with numbers, or with only one name, is the side of an equation to solve.
     """
+    found = kinds(node)
+    if "dots" in found or ("call" in found and found & _OF_A_FUNCTION):  # 1 + ... + 7, lim f(x)
+        return True
     plain = all(part[0] in _ASKED for part in walk(_without_exponents(node)))
     inner = node[1] if node[0] == "pow" else node
     named = {part for part in walk(node) if part[0] in ("var", "call")}

@@ -71,6 +71,12 @@ _SUPERS = re.compile(f"[{''.join(_SUPER)}]+")
 _SUBS = re.compile(f"[{''.join(_SUB)}]+")
 _VULGAR = re.compile(f"[{''.join(_FRACTIONS)}]")
 _DASHED = re.compile(rf"(^|[=(\[{{,:<>$≈≤≥])(\s*)[{_DASHES}](?=\s*[\d.\\A-Za-z(])")
+# LaTeX read with the escapes of JSON or Python: a form feed and "rac" were \\frac.
+_READ_AS_ESCAPES = re.compile(
+    r"[\x07\x08\x0b\x0c](?=[a-z])|\t(?=(?:ext|imes|heta|an|au|frac|riangle|ilde)(?![a-z]))"
+    r"|\r(?=(?:ight|ho|angle)(?![a-z]))|\n(?=(?:eq|abla|otin)(?![a-z]))"
+)
+_LETTERS = {"\a": "a", "\b": "b", "\v": "v", "\f": "f", "\t": "t", "\r": "r", "\n": "n"}
 
 
 class _Table(dict[int, str]):
@@ -113,3 +119,12 @@ def ascii_of(text: str) -> str:
 def _fraction(match: re.Match[str]) -> str:
     above, below = _FRACTIONS[match[0]].split("/")
     return rf"\frac{{{above}}}{{{below}}}"
+
+
+def unescaped(text: str) -> str:
+    r"""Return LaTeX whose backslashes were read as escapes with its commands.
+
+    >>> unescaped("\frac{1}{2}"), unescaped("\theta"), unescaped("a\nb")
+    ('\\frac{1}{2}', '\\theta', 'a\nb')
+    """
+    return _READ_AS_ESCAPES.sub(lambda match: f"\\{_LETTERS[match[0]]}", text)

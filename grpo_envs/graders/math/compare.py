@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from grpo_envs.graders.math.comparison import EQUAL, Comparison, all_of, different, paired, unknown
 from grpo_envs.graders.math.grading import MathGrading
 from grpo_envs.graders.math.identity import approximate, identical, value_of
-from grpo_envs.graders.math.intervals import excludes, variable
+from grpo_envs.graders.math.intervals import excludes, listed, variable
 from grpo_envs.graders.math.judge import Judge
 from grpo_envs.graders.math.matrices import combine_matrices
 from grpo_envs.graders.math.named_sets import is_number_set, meant
@@ -66,6 +66,8 @@ def _units(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
         letter = ("var", quantity[2])
         if letter in walk(plain):  # 5 m, where m was read as a name
             return judge.compare(("mul", quantity[1], letter), plain)
+        if quantity[2] == "rad" and "deg" in kinds(plain):
+            return identical(plain, quantity[1])
         angles = ["deg" in kinds(side) for side in (plain, quantity)]
         temperature = quantity is gold and quantity[2].startswith("\u00b0")  # 90 of 90 °C
         if angles == [True, False] and not temperature:
@@ -94,6 +96,8 @@ def _lines(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
     if excludes(gold) or excludes(answer):
         names = {variable(side) for side in (gold, answer)} - {None}
         return different("another name") if len(names) > 1 else on_the_line(gold, answer, judge)
+    if "setbuilder" in (gold[0], answer[0]) and (listed(gold), listed(answer)) != (gold, answer):
+        return judge.compare(listed(gold), listed(answer))
     both = {gold[0], answer[0]}
     if both & _LINES or (("const", "R") in (gold, answer) and both != {"const"}):
         if gold[0] == answer[0] == "list":

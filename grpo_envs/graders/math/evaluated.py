@@ -3,13 +3,53 @@
 from collections.abc import Callable
 from math import gcd
 
-from grpo_envs.graders.math.nodes import ONE, ZERO, Node, children, variables
+from grpo_envs.graders.math.nodes import ONE, SYMPY_KINDS, ZERO, Node, children, variables, walk
 
 _LEAVES = frozenset({"num", "repeat", "base", "var", "const", "word", "dots"})
 _AROUND = frozenset({"list", "tuple", "set", "matrix", "row", "pct", "deg", "unit", "union"})
 _PI: Node = ("const", "pi")
+_I: Node = ("const", "i")
+_TEN: Node = ("num", "10")
+_LIMITS = SYMPY_KINDS - {"setbuilder"}
 _EQUALITIES = frozenset({"=", "~", "in"})
 _LONGEST = 400  # digits
+
+
+def left_to_do(gold: Node, answer: Node) -> str:
+    """Return what `answer` leaves to do until it is a value like `gold`; '' if nothing.
+
+    >>> from grpo_envs.graders.math.parse import parse
+    >>> left_to_do(parse("7"), parse("3+4")), left_to_do(parse("101_2"), parse("5"))
+    ('not carried out', 'another base')
+    """
+    if asks_for_value(gold) and not is_evaluated(answer):
+        return "not carried out"
+    allowed = _operations(gold) | _rewritten(gold)
+    if all(_operations(side) - allowed for side in _values(answer)):
+        return "not carried out"
+    return "" if _in_bases_of(gold, answer) else "another base"
+
+
+def _values(answer: Node) -> list[Node]:
+    """Return the sides of a relation that are no names, or the answer itself."""
+    if answer[0] != "rel":
+        return [answer]
+    return [side for side in children(answer) if not names_value(side)] or [answer]
+
+
+def _operations(node: Node) -> set[str]:
+    """Return the operations that a simplified value has no need of: sums, functions of numbers."""
+    parts = walk(node)
+    found = {part[0] for part in parts} & _LIMITS
+    closed = [part for part in parts if part[0] in ("fn", "add") and not variables(part)]
+    return found | {part[0] for part in closed if not is_evaluated(part)}
+
+
+def _rewritten(gold: Node) -> set[str]:
+    """Return operations of other simplified forms of a gold: 1 +- 2, and e^(it) as a sum."""
+    two = ("pm", "mp")
+    found = any(p[0] in two or (p[0] == "pow" and _I in walk(p[2])) for p in walk(gold))
+    return {"fn", "add"} if found else set()
 
 
 def is_evaluated(node: Node) -> bool:
@@ -65,6 +105,19 @@ def asks_for_value(gold: Node) -> bool:
     return is_evaluated(gold) and not (kind == "div" and _fraction_of_pi(gold))
 
 
+def _in_bases_of(gold: Node, answer: Node) -> bool:
+    """Return whether the value of `answer`, a side of it, is written in the bases of `gold`.
+
+    To change the base is what such a problem asks for: neither 5 for 101_2, nor 101_2 for 5.
+    """
+    wanted = _bases(gold)
+    return any(_bases(side) == wanted for side in _values(answer))
+
+
+def _bases(node: Node) -> set[Node]:
+    return {part[2] for part in walk(node) if part[0] == "base"} - {_TEN}
+
+
 def is_solved(node: Node) -> bool:
     """Return whether a relation is solved for its names: `x = 4`, `5 > x`, `2 < x <= 9`.
 
@@ -101,6 +154,12 @@ def _product(node: Node) -> bool:
     if right == _PI:
         return _fraction(left) or left[0] == "num"
     return left[0] == "num" and _power_of_ten(right)
+
+
+def _without(node: Node) -> bool:
+    """Return whether `node` is a set without some points, or R without an interval."""
+    apart = node[2][0] == "set" or (node[1], node[2][0]) == (("const", "R"), "tuple")
+    return apart and all(map(is_evaluated, children(node)))
 
 
 def _reduced(ratio: Node) -> bool:
@@ -148,8 +207,7 @@ _EVALUATED: dict[str, Callable[[Node], bool]] = {
     "pow": _power_of_ten,
     "pm": lambda node: node[1] == ZERO and is_evaluated(node[2]),
     "mp": lambda node: node[1] == ZERO and is_evaluated(node[2]),
-    # R without some points
-    "minus": lambda node: node[2][0] == "set" and all(map(is_evaluated, children(node))),
+    "minus": _without,
     "setbuilder": _described,
     "transpose": lambda node: is_evaluated(node[1]),
     "ratio": _reduced,

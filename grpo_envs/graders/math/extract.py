@@ -18,6 +18,7 @@ _LONGEST = 2000
 _MOST_BOXES = 50
 _LONGEST_JOIN = 40
 _MOST_ANCHORS = 5
+_LONGEST_SIGN = 20
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*(?:(\{)|(-?[0-9]+(?:\.[0-9]+)?))")
 _TAG = re.compile(r"<\s*answer\s*>", re.IGNORECASE)
 _END_TAG = re.compile(r"<\s*/\s*answer\s*>", re.IGNORECASE)
@@ -26,6 +27,8 @@ _JOIN = re.compile(
     r"[\s$]*(?:\\[)\]])?[\s$]*(?:[,;、，；]|,?\s*(?:and|or)(?![A-Za-z])|,?\s*\\text\{\s*(?:and|or)\s*\}"
     r"|\\q?quad|\\;|[或和])+[\s$]*(?:\\[(\[])?[\s$]*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
 )
+# Not the dash of a list or a sentence before a box.
+_MINUS = re.compile(r"(?:(?<![-\w])|(?<=[=($\[]))-\Z|(?:[=($\[]|\\approx)\s*-\s*\Z")
 _FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
 _PRINTED = re.compile(r"[\"'][^\n]*\Z")
 _ANCHOR = re.compile(r"final answer|\u6700\u7ec8\u7b54\u6848", re.IGNORECASE)
@@ -96,7 +99,8 @@ def _boxed(text: str) -> tuple[int, str | None]:
     start = text.rfind("\\boxed{")
     if start >= 0 and text.find("box") == start + 1 == text.rfind("box") and "```" not in text:
         end = balanced(text, start + len("\\boxed"))  # the only box
-        return start, text[start + len("\\boxed{") : end] if end > 0 else None
+        content = text[start + len("\\boxed{") : end] if end > 0 else None
+        return start, _signed(text, start, content)
     if "box" not in text:
         return -1, None
     fences = [found.start() for found in _FENCE.finditer(text)] if "```" in text else []
@@ -116,8 +120,15 @@ def _boxed(text: str) -> tuple[int, str | None]:
         if content is not None and not content.strip() and not _adjacent(text, start):
             first = first or (start, None)
             continue
-        return start, content if content is None else _joined(text, start, end, content)
+        whole = content if content is None else _joined(text, start, end, content)
+        return start, whole if whole != content else _signed(text, start, content)
     return first or (-1, None)
+
+
+def _signed(text: str, start: int, content: str | None) -> str | None:
+    r"""Return the content of a box with the minus before it: -\boxed{4} is -4."""
+    negative = content and _MINUS.search(text[max(0, start - _LONGEST_SIGN) : start])
+    return f"-({content})" if negative else content
 
 
 def _adjacent(text: str, start: int) -> bool:

@@ -11,7 +11,7 @@ from grpo_envs.graders.math.compare import compare
 from grpo_envs.graders.math.comparison import Comparison, different, unknown
 from grpo_envs.graders.math.conclusions import concluded
 from grpo_envs.graders.math.durations import is_duration, same_duration
-from grpo_envs.graders.math.evaluated import asks_for_value, is_evaluated
+from grpo_envs.graders.math.evaluated import left_to_do
 from grpo_envs.graders.math.extract import extract
 from grpo_envs.graders.math.golds import gold_tree
 from grpo_envs.graders.math.grading import DEFAULT, MathGrading
@@ -226,8 +226,8 @@ def _symbolic(gold: Node, answer: Node, grading: MathGrading) -> _Decision:
     if isinstance(pair, Comparison):
         return _Decision(pair, "symbolic")
     gold, answer = pair
-    if grading.evaluated and asks_for_value(gold) and not is_evaluated(answer):
-        return _Decision(different("not carried out"), "symbolic")
+    if grading.evaluated and (reason := left_to_do(gold, answer)):
+        return _Decision(different(reason), "symbolic")
     comparison = compare(gold, answer, grading)
     if comparison.equal is None and not kinds(gold, answer) & _BEYOND_SYMPY:
         pair = (_tuple(gold), _tuple(answer)) if grading.ordered else (gold, answer)

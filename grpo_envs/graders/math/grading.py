@@ -13,7 +13,9 @@ class MathGrading:
 
     evaluated: bool = False
     """If the gold is a number, the answer must be one, too: neither 3+4 nor 14/2 is right for 7. If
-    the gold is a solution, `x = 4`, the answer must not be an equation to solve, `2x = 8`."""
+    the gold is a solution, `x = 4`, the answer must not be an equation to solve, `2x = 8`. A sum,
+    integral, limit or function of a number must occur in the gold: sin 60 degrees is not accepted
+    for sqrt(3)/2. A numeral must be in the gold's base."""
     lenient: bool = False
     """Take the last number if nothing marks an answer (`extract`)."""
     percent_sign: bool = True

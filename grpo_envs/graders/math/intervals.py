@@ -1,5 +1,6 @@
 """Inequalities, intervals and unions in one form: a sorted list of pieces of the real line."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ _MINUS_INFINITY: Node = ("neg", INFINITY)
 _INFINITE = (INFINITY, _MINUS_INFINITY)
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "!=": "!="}
 _TOUCH = 1e-12
+_MOST_LISTED = 200
 
 
 class Piece(NamedTuple):
@@ -118,6 +120,28 @@ def _described(node: Node) -> list[Piece] | None:
     if element[0] != "var" or any(variable(part) != element for part in conditions):
         return None
     return pieces(conditions[0] if len(conditions) == 1 else ("list", *conditions))
+
+
+def listed(node: Node) -> Node:
+    """Return the elements of `x in Z with 1 <= x < 4`; other nodes, and large sets, unchanged."""
+    match node:
+        case ("setbuilder", ("rel", element, "in", ("const", "Z" | "N")), condition):
+            found = _solved(condition) if variable(condition) == element else None
+        case _:
+            return node
+    ends = [approximate(end) for end in (found[0].low, found[0].high)] if found else []
+    if not found or len(found) > 1 or None in ends:
+        return node
+    low, high = (float(end) for end in ends if end is not None)
+    if not 0 <= high - low <= _MOST_LISTED or (node[1][3][1] == "N" and low < 0):
+        return node
+    first = math.floor(low) + 1 if not found[0].low_closed else math.ceil(low)
+    last = math.ceil(high) - 1 if not found[0].high_closed else math.floor(high)
+    return ("set", *(_whole(number) for number in range(first, last + 1)))
+
+
+def _whole(number: int) -> Node:
+    return ("num", str(number)) if number >= 0 else ("neg", ("num", str(-number)))
 
 
 def _excluded(node: Node) -> Node | None:

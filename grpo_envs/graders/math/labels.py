@@ -15,7 +15,9 @@ from grpo_envs.graders.math.units import FONTS
 _SENTINELS_TEXT = """proof; notfound; not found; not_found; not-found; n/a; #n/a; null; tbd; todo
     no answer; no answer found; answer not found; no final answer; no ground truth; not available
     not provided; not applicable; unverifiable; omitted; proof omitted; proof problem; see proof
-    proof required; [not found]; <notfound>; 略; 证明略"""
+    proof required; [not found]; <notfound>; 略; 证明略; proved; proven; qed; see solution
+    see above; see below; see explanation; not given; not specified; mcq; answers vary
+    answers may vary; answers will vary; [no answer]; no answer given; 见解析; 无答案; 证明见解析"""
 _SENTINELS = frozenset(re.split(r"[;\n]\s*", _SENTINELS_TEXT))
 _MATHEMATICAL = re.compile(r"[0-9=+^*]")
 _MAY_BE_LABEL = re.compile(r"[A-Z:]|[ap]\.?m|noon|midnight")

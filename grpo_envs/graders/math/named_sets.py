@@ -39,19 +39,26 @@ _SETS: tuple[tuple[re.Pattern[str], Node], ...] = (
         ),
         ("word", "infinitely many"),
     ),
-    (re.compile(r"dne|(?:the )?(?:limit )?does not exist"), ("word", "does not exist")),
+    (
+        re.compile(
+            r"dne|(?:the )?(?:limit )?does not exist|(?:it )?is undefined|(?:not |un)defined"
+        ),
+        ("word", "does not exist"),
+    ),
 )
+_ARTICLE = re.compile(r"^(?:an?|the) (?=[a-z])")
 
 
 @lru_cache(maxsize=1024)
 def meant(text: str) -> Node:
-    """Return the set that words name, or the words themselves.
+    """Return the set that words name, or the words themselves without their article.
 
-    >>> meant("no real solutions"), meant("blue")
-    (('set',), ('word', 'blue'))
+    >>> meant("no real solutions"), meant("an ellipse")
+    (('set',), ('word', 'ellipse'))
     """
     words = " ".join(text.strip(" .").split())
-    return next((node for pattern, node in _SETS if pattern.fullmatch(words)), ("word", text))
+    node = next((node for pattern, node in _SETS if pattern.fullmatch(words)), None)
+    return node or ("word", _ARTICLE.sub("", text))
 
 
 def is_number_set(gold: Node, answer: Node) -> bool:

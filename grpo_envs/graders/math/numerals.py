@@ -4,7 +4,9 @@ from grpo_envs.graders.math.grammar import Parser
 from grpo_envs.graders.math.nodes import Node
 
 _LARGEST_BASE = 36
-_WORDS = {"two": "2", "three": "3", "eight": "8", "ten": "10", "twelve": "12", "sixteen": "16"}
+_WORDS_TEXT = """two three four five six seven eight nine ten eleven twelve thirteen fourteen
+    fifteen sixteen"""
+_WORDS = {word: str(base) for base, word in enumerate(_WORDS_TEXT.split(), 2)}
 
 
 def numeral(parser: Parser, first: str) -> Node | None:

@@ -45,6 +45,7 @@ class System:
         self.noise = 10.0 ** -(digits * 0.4) if digits < 20 else 10.0 ** -(digits - 10)
         self.cancelled = False
         self.constants = {"pi": self.lib.pi, "e": self.lib.e}
+        self.zero = self.lib.mpf(0)  # added to a value, it makes -4 - 0i the real number -4
         if not real:
             self.constants["i"] = self.lib.mpc(0, 1)
 
@@ -73,7 +74,7 @@ class System:
             raise Undefined
         if self.real and base < 0 and exponent != int(exponent):
             raise Undefined
-        return base**exponent
+        return (base + self.zero) ** exponent
 
     def root(self, value: Any, index: Any) -> Any:
         """Return a root: real and negative if the value is negative and the index odd."""
@@ -83,7 +84,7 @@ class System:
             if index % 2 != 1:
                 raise Undefined
             return -self.root(-value, index)
-        return self.lib.sqrt(value) if index == 2 else self.power(value, 1 / index)
+        return self.lib.sqrt(value + self.zero) if index == 2 else self.power(value, 1 / index)
 
     def apply(self, name: str, values: list[Any]) -> Any:
         """Apply a named function if its value can be trusted."""
@@ -94,7 +95,7 @@ class System:
         for value in values:
             if value and name not in _ANY_SIZE and not _SMALLEST_ARGUMENT < abs(value) < largest:
                 raise Undefined
-        result = function(*values)
+        result = function(*(value + self.zero for value in values))
         if self.real and getattr(result, "imag", 0) != 0:
             raise Undefined
         return result

@@ -29,6 +29,7 @@ def reconciled(gold: Node, answer: Node) -> tuple[Node, Node] | Comparison:
     """
     if "where" not in (gold[0], answer[0]):
         return gold, _renamed_constant(gold, answer)[1]
+    gold, answer = _family(gold), _family(answer)
     wanted, given = _parameters(gold), _parameters(answer)
     gold, answer = (side[1] if side[0] == "where" else side for side in (gold, answer))
     constant, answer = _renamed_constant(gold, answer)
@@ -53,6 +54,21 @@ def reconciled(gold: Node, answer: Node) -> tuple[Node, Node] | Comparison:
     if len(whole) == 1:
         return _least(gold, whole[0]), _least(answer, whole[0])
     return gold, answer
+
+
+def _family(node: Node) -> Node:
+    """Return the set of all `2k` with k in Z as `2k, k in Z`; other trees unchanged."""
+    match node:
+        case ("setbuilder", x, ("rel", y, "=", value), member) if x == y:  # of all x = 2k
+            pass
+        case ("setbuilder", value, member) if value[0] not in ("var", "rel"):
+            pass
+        case _:
+            return node
+    match member:
+        case ("rel", ("var", name), "in", ("const", domain)) if domain in "ZNRQC":
+            return ("where", value, ("param", name, domain, ""))
+    return node
 
 
 def _parameters(node: Node) -> dict[str, tuple[str, str]]:

@@ -17,7 +17,33 @@ _SPELLINGS = (  # text to look for first, the pattern, and its replacement
     (")", re.compile(r"\(\s*([0-9A-Z]+)\s*\)\s*_(?=\s*\{?\s*\d)"), r"\1_"),  # (2A7)_{16}
     ("\\min", re.compile(rf"{_BEHIND_NUMBER}\\min\s*\Z"), r"\\text{ min}"),  # 15 \min
     ("\\sec", re.compile(rf"{_BEHIND_NUMBER}\\sec\s*\Z"), r"\\text{ s}"),
+    ("\\deg", re.compile(rf"{_BEHIND_NUMBER}\\deg(?![A-Za-z])"), r"^\\circ "),
+    (  # 413 (base 7), 413 in base 7
+        "base",
+        re.compile(
+            r"(?<![\w.])([0-9A-Z]+(?:\.[0-9A-Z]+)?)\s*(?:\\[ ,]\s*)?"
+            r"(?:\\text\s*\{)?\s*\(?(?:in )?base"
+            r"[\s~-]*(?:\}\s*)?(\d{1,2}|[a-z]+)\s*\)?\s*\}?(?=\s*\Z)"
+        ),
+        r"\1_{\2}",
+    ),
+    (  # the constant of integration
+        "const",
+        re.compile(r"(?<=\+)\s*(?:\\(?:text|mathrm)\s*\{\s*)?const(?:ant)?\.?(?:\s*\})?\s*\Z"),
+        " C",
+    ),
+    (  # the ratio 2 to 3
+        "to",
+        re.compile(r"\A\s*(\d+)\s*(?:to|\\text\s*\{\s*to\s*\})\s*(\d+)\s*\Z"),
+        r"\1:\2",
+    ),
     ("qq", re.compile(r"\\([lg]e)qq(?![A-Za-z])"), r"\\\1 "),
+)
+_EDGE = r"(?:\A|(?:\\(?:c[au]p|in|setminus)|=|\bU)(?![A-Za-z]))\s*"
+_BOUNDS = r"\s*([^\[\](){},;]+[,;][^\[\](){},;]+?)\s*"
+# Intervals that are open at a bracket turned outwards: ]2, 3], [2, 3[.
+_TURNED = re.compile(
+    rf"({_EDGE})(?:\\left\s*)?([\[\]]){_BOUNDS}([\[\]])(?=\s*(?:\Z|[.$=]|\\c[au]p|\bU))"
 )
 _GREATER, _LESS = (
     r"(>=?|\\g(?:e|eq|eqslant|t)(?![A-Za-z]))",
@@ -42,8 +68,16 @@ def respelt(text: str) -> str:
     for mark, pattern, spelling in _SPELLINGS:
         if mark in text:
             text = pattern.sub(spelling, text)
+    if "]" in text[:-1] or "[" in text[1:]:
+        text = _TURNED.sub(_interval, text)
     joined = "and" in text or "or" in text or "\\land" in text or "\\wedge" in text
     return _between(text) if joined else text
+
+
+def _interval(match: re.Match[str]) -> str:
+    before, opening, bounds, closing = match.groups()
+    open_, close = ("[", "(")[opening == "]"], ("]", ")")[closing == "["]
+    return f"{before}{open_}{bounds.replace(';', ',')}{close}"
 
 
 def _between(text: str) -> str:

@@ -12,7 +12,7 @@ currency equals the same amount in any currency; two currencies differ.
 import re
 from functools import lru_cache
 
-from grpo_envs.graders.math.characters import ascii_of
+from grpo_envs.graders.math.characters import ascii_of, unescaped
 from grpo_envs.graders.math.number_words import in_digits
 from grpo_envs.graders.math.units import FONTS, unit_of
 
@@ -30,8 +30,8 @@ _DROPPED = re.compile(
     r"\\[hv]?phantom\s*\{[^{}]*\}|\\(?:tag|label)\*?\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}"
     r"|\\f?color(?:box)?\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}(?:\s*\{[^{}]*\}(?=\s*\{))?"
     r"|\\textcolor\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}|\\bbox\s*(?:\[[^\]]*\])?"
-    r"|\\(?:begin|end)\s*\{(?:equation|split|center|displaymath|math|multline)\*?\}"
-    r"|\\(?:underline|emph|ensuremath|boxed|fbox|framebox|mathord|mathop|mathinner|smash|tiny|large"
+    r"|\\(?:begin|end)\s*\{(?:equation|center|displaymath|math|multline)\*?\}"
+    r"|\\(?:under(?:line|brace)|overbrace|emph|ensuremath|boxed|fbox|framebox|mathord|mathop|mathinner|smash|tiny|large"
     r"|scriptsize|footnotesize|small|normalsize|Large|LARGE|huge|Huge|bf|it|em|bfseries|itshape"
     r"|mathstrut|strut|noindent|centering|boldmath|displaystyle|textstyle|scriptstyle|nonumber|notag|tt|sf"
     r"|hfill|enspace|enskip|relax|mathit|mathsf|mathtt|mathnormal|uline|xspace|protect)(?![A-Za-z])"
@@ -115,8 +115,9 @@ _NO_SOLUTION = tuple(
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _TOUCHED_TEXT = """
     \\ ( ) [ ] phantom hphantom vphantom tag label hspace vspace color fcolor colorbox fcolorbox
-    textcolor bbox begin underline emph ensuremath boxed fbox framebox mathord mathop mathinner
-    smash tiny large scriptsize footnotesize small normalsize Large LARGE huge Huge bf it em
+    textcolor bbox begin underline underbrace overbrace emph ensuremath boxed fbox framebox mathord
+    mathop mathinner smash tiny large scriptsize footnotesize small normalsize Large LARGE huge Huge
+    bf it em
     bfseries itshape mathstrut strut noindent centering boldmath displaystyle textstyle scriptstyle
     nonumber notag hfill enspace enskip relax mathit mathsf mathtt mathnormal uline xspace protect
     tt sf mathbf boldsymbol bm pmb over genfrac SI qty text textbf textit textrm textnormal textsf
@@ -140,8 +141,8 @@ def surface(text: str) -> str:
     """
     if len(text) > _LONGEST:
         return text
-    if not text.isascii():
-        text = ascii_of(text)
+    if not (text.isascii() and text.isprintable()):
+        text = ascii_of(unescaped(text))
         for words, empty in _NO_SOLUTION:
             text = text.replace(words, empty)
     if "\\" in text:
@@ -173,7 +174,7 @@ def _commands(text: str) -> str:
         text = _BOXES.sub("},", text)
     if "\\rm" in text:
         text = _ROMAN_END.sub(r"\\mathrm{\1}", _ROMAN_VALUE.sub("", text))
-    text = _DELIMITERS.sub(" ", text)
+    text = _DELIMITERS.sub(" ", text.replace("\\text{,}", "{,}"))
     text = _DROPPED.sub(" ", text)
     if "&" not in text and "\\\\" not in text:
         text = _ALIGNED.sub(" ", text)
