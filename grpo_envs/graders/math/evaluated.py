@@ -46,9 +46,11 @@ def _operations(node: Node) -> set[str]:
 
 
 def _rewritten(gold: Node) -> set[str]:
-    """Return operations of other simplified forms of a gold: 1 +- 2, and e^(it) as a sum."""
-    two = ("pm", "mp")
-    found = any(p[0] in two or (p[0] == "pow" and _I in walk(p[2])) for p in walk(gold))
+    """Return operations of other simplified forms of a gold.
+
+    `1 +- 2` may be a sum, as `ln 6` and a complex number may; the latter may be `cos t + i sin t`.
+    """
+    found = any(part[0] in ("pm", "mp", "fn") or part == _I for part in walk(gold))
     return {"fn", "add"} if found else set()
 
 
