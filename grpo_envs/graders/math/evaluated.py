@@ -48,9 +48,12 @@ def _operations(node: Node) -> set[str]:
 def _rewritten(gold: Node) -> set[str]:
     """Return operations of other simplified forms of a gold.
 
-    `1 +- 2` may be a sum, as `ln 6` and a complex number may; the latter may be `cos t + i sin t`.
+    `1 +- 2` and `ln 6` may be sums, and so may a power or root with i, which is `cos t + i sin t`.
     """
-    found = any(part[0] in ("pm", "mp", "fn") or part == _I for part in walk(gold))
+    found = any(
+        part[0] in ("pm", "mp", "fn") or (part[0] in ("pow", "root") and _I in walk(part))
+        for part in walk(gold)
+    )
     return {"fn", "add"} if found else set()
 
 
