@@ -16,7 +16,7 @@ _SENTINELS_TEXT = """proof; notfound; not found; not_found; not-found; n/a; #n/a
     no answer; no answer found; answer not found; no final answer; no ground truth; not available
     not provided; not applicable; unverifiable; omitted; proof omitted; proof problem; see proof
     proof required; [not found]; <notfound>; 略; 证明略; proved; proven; qed; see solution
-    see above; see below; see explanation; not given; not specified; mcq; answers vary
+    see above; see explanation; not given; not specified; mcq; answers vary
     answers may vary; answers will vary; [no answer]; no answer given; 见解析; 无答案; 证明见解析"""
 _SENTINELS = frozenset(re.split(r"[;\n]\s*", _SENTINELS_TEXT))
 _MATHEMATICAL = re.compile(r"[0-9=+^*]")
