@@ -12,7 +12,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
-SMALL = " trainer.steps=2 trainer.prompts_per_step=2 agent.group_size=2 trainer.eval_problems=2"
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def followed(environment: dict[str, str], cwd: Path, *, small: bool) -> dict[str, str]:
+def followed(environment: dict[str, str], cwd: Path) -> dict[str, str]:
     """What each command printed; the files that the page has you save are saved before."""
     printed = {}
     for kind, block in re.findall(r"```(py|shell)\n(.*?)```", PAGE, flags=re.DOTALL):
@@ -43,9 +42,8 @@ def followed(environment: dict[str, str], cwd: Path, *, small: bool) -> dict[str
             (cwd / ("make.py" if "totals.csv" in block else "use.py")).write_text(block)
             continue
         for command in block.splitlines():
-            smaller = small and "grpo_envs.run" in command
             done = subprocess.run(
-                ["bash", "-c", command + (SMALL if smaller else "")],
+                ["bash", "-c", command],
                 cwd=cwd,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -54,8 +52,7 @@ def followed(environment: dict[str, str], cwd: Path, *, small: bool) -> dict[str
                 timeout=900,
                 check=False,
             )
-            found_something = "doctor" in command and small and done.returncode == 1
-            assert done.returncode == 0 or found_something, f"{command}\n{done.stderr}"
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
             printed[command] = done.stdout
     return printed
 
@@ -65,21 +62,16 @@ def last_of(printed: dict[str, str], name: str) -> str:
     return printed[command]
 
 
+@pytest.mark.slow
 def test_a_reader_gets_from_the_csv_to_a_model(environment: dict[str, str], tmp_path: Path) -> None:
-    printed = followed(environment, tmp_path, small=True)
+    printed = followed(environment, tmp_path)
     assert "15 of 15 promises held" in last_of(printed, "grpo_envs.check")
     config = json.loads((tmp_path / "outputs/totals/config.json").read_text(encoding="utf-8"))
     assert config["config"]["env.dataset"] == "totals.csv"
-    assert (tmp_path / "totals-model" / "model.safetensors").exists()
-    assert last_of(printed, "use.py").strip()
-
-
-@pytest.mark.slow
-def test_as_it_stands_the_model_learns(environment: dict[str, str], tmp_path: Path) -> None:
-    printed = followed(environment, tmp_path, small=False)
     lines = (tmp_path / "outputs/totals/eval.jsonl").read_text(encoding="utf-8").splitlines()
     before, after = (json.loads(line)["eval/accuracy"] for line in lines)
     assert before < 0.5
     assert after > 0.8
     assert "b higher" in last_of(printed, "grpo_envs.evaluate")
+    assert (tmp_path / "totals-model" / "model.safetensors").exists()
     assert last_of(printed, "use.py").strip().endswith("<answer>102</answer>")
