@@ -14,6 +14,7 @@ _NO_EFFECT = ("resume", "logger", "run")
 def setting(run: Record, key: str) -> str:
     """Return the value of a key or the option of a group in a run, as text; '' if there is none.
 
+    >>> from pathlib import Path
     >>> setting(Record(Path("run"), [], [], {"agent.name": "grpo", "seed": 3}, {}, "done"), "seed")
     '3'
     """
