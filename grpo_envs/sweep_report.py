@@ -19,17 +19,13 @@ import rich
 from rich.table import Table
 
 from grpo_envs.errors import ConfigError, require_one_of, require_training
-from grpo_envs.runs.comparison import (
-    over_seeds,
-    read,
-    variant_name,
-    varying,
-)
+from grpo_envs.runs.comparison import over_seeds, read
 from grpo_envs.runs.curves import ACCURACY, LENGTH, REWARD
 from grpo_envs.runs.newest import newest_run
 from grpo_envs.runs.paper import rich_table, rows_of
 from grpo_envs.runs.plots import Line, chart, draw
 from grpo_envs.runs.record import Record
+from grpo_envs.runs.variants import variant_name, varying
 from grpo_envs.runtime.terminal import exit_on_error
 
 _Table = tuple[list[str], list[list[str]]]

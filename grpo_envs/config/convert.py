@@ -32,7 +32,7 @@ _BROUGHT_BY = {
     "hydra/sweeper=optuna": "optuna",
 }
 """Options of Hydra that need a package, and the extra that installs it."""
-_FORMS = {list: "[a, list]", dict: "{name: value, ...}"}
+_FORMS: Mapping[object, str] = {list: "[a, list]", dict: "{name: value, ...}"}
 """Forms of values, by the type of a key's value."""
 
 

@@ -24,6 +24,7 @@ from grpo_envs.runs.statistics import (
     mean_over,
     paired_difference,
 )
+from grpo_envs.runs.variants import named, setting, variant_name, varying
 from grpo_envs.runtime.files import shown
 
 
@@ -138,7 +139,7 @@ def compare(runs: Sequence[Record], question: Question) -> Comparison:
     found: dict[str, dict[tuple[str, str], Record]] = {}
     for run in kept:
         members = found.setdefault(variant_name(run, by), {})
-        place = (setting(run, question.tasks), _named(run, question.over))
+        place = (setting(run, question.tasks), named(run, question.over))
         if place in members:
             other = shown(members[place].path)
             left[shown(run.path)] = f"as {other}, {place[1]} alike"
@@ -167,34 +168,6 @@ def over_seeds(runs: Sequence[Record], metric: str) -> Comparison | None:
 def read(paths: Sequence[Path]) -> list[Record]:
     """Return the records of runs; repeated folders count once."""
     return [record_of(path) for path in dict.fromkeys(paths)]
-
-
-def setting(run: Record, key: str) -> str:
-    """Return the value of a key or the option of a group in a run, as text; '' if there is none.
-
-    >>> setting(Record(Path("run"), [], [], {"agent.name": "grpo", "seed": 3}, {}, "done"), "seed")
-    '3'
-    """
-    for found in (run.about.get("choices", {}), run.config, run.overrides):
-        if key in found:
-            value = found[key]
-            return value if isinstance(value, str) else json.dumps(value)
-    return str(run.config.get(f"{key}.name", ""))
-
-
-def varying(runs: Sequence[Record], but: Sequence[str] = ()) -> list[str]:
-    """Return the overrides in which runs differ, in the order of the commands."""
-    keys = dict.fromkeys(key for run in runs for key in run.overrides if key not in but)
-    return [key for key in keys if len({setting(run, key) for run in runs}) > 1]
-
-
-def variant_name(run: Record, by: Sequence[str]) -> str:
-    """Return the name of the variant that a run belongs to."""
-    return _named(run, by) or "all runs"
-
-
-def _named(run: Record, keys: Sequence[str]) -> str:
-    return " ".join(f"{key}={setting(run, key) or '-'}" for key in keys)
 
 
 def _require(runs: Sequence[Record], question: Question) -> None:

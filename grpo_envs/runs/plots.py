@@ -50,7 +50,7 @@ def draw(lines: Sequence[Line], curves: Sequence[Curve], out: Path) -> None:
         ConfigError: matplotlib is not installed, or the name of `out` ends in no format of its.
     """
     plt = _pyplot()
-    form = out.suffix.lstrip(".").lower() or "png"
+    form = out.suffix.lstrip(".").lower()
     require_one_of("the format of --out", form, plt.Figure().canvas.get_supported_filetypes())
     columns = min(len(curves), _COLUMNS)
     rows = -(-len(curves) // columns)

@@ -17,7 +17,7 @@ from grpo_envs.compare import main
 from grpo_envs.errors import ConfigError
 from grpo_envs.report import write_report
 from grpo_envs.report.__main__ import main as report_main
-from grpo_envs.runs.comparison import Question, compare, read, setting
+from grpo_envs.runs.comparison import Question, compare, read
 from grpo_envs.runs.curves import ACCURACY, REWARD
 from grpo_envs.runs.folder import RunFolder
 from grpo_envs.runs.paper import FORMATS
@@ -29,6 +29,7 @@ from grpo_envs.runs.statistics import (
     mean_over,
     paired_difference,
 )
+from grpo_envs.runs.variants import setting
 from grpo_envs.sweep_report import main as sweep_main
 
 Values = Mapping[int, float]
@@ -218,6 +219,16 @@ def test_a_key_that_older_runs_do_not_have_is_a_variant_of_its_own(tmp_path: Pat
     found = compare(read(paths), Question(metrics=["eval/accuracy"], by=["agent.new"]))
     assert [v.name for v in found.variants] == ["agent.new=-", "agent.new=2"]
     assert found.remarks == ["differ between the variants: agent.new (null, 2)"]
+
+
+def test_a_resumed_or_a_named_run_is_no_variant_of_its_own(tmp_path: Path) -> None:
+    paths = [made(tmp_path, "a", seed, 0.5) for seed in (0, 1, 2)]
+    for path, word in zip(paths, ("resume=x", "run.name=b", "logger=files"), strict=True):
+        note = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        note["overrides"].append(word)
+        (path / "config.json").write_text(json.dumps(note), encoding="utf-8")
+    (result,) = compare(read(paths), Question(metrics=["eval/accuracy"])).results
+    assert (result.variant, result.runs) == ("all runs", 3)
 
 
 def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
