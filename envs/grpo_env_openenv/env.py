@@ -62,17 +62,20 @@ class OpenEnvEnv(TextEnv):
         Args:
             split: `train` or `eval`; they have different seeds, and different first observations if
                 there are enough.
-            url: The address of the server: ws://HOST:PORT or http://HOST:PORT.
-            action: The field of its actions for the answer, or `call_tool`; None: the only field.
-            observation: The field of its observations that is shown, `metadata.NAME` for a field of
-                the metadata, or a list of fields, a line each.
-            answer: The part that is the action: `text`, all after any think block, or `tag`, the
-                text in <answer>.
+            url: The address of the server: ws://HOST:PORT, wss, http or https, and its path if it
+                has one.
+            action: The field of an action that receives the answer; `call_tool`: each tool call of
+                an answer is an action; None: the only field.
+            observation: The field of an observation that the policy reads, `metadata.NAME` for a
+                field of the metadata, or a list of fields, a line each; None: the first of prompt,
+                question, text, message.
+            answer: The part of an answer that is sent: `text`, everything after a think block, or
+                `tag`, the content of <answer>.
             reset: Arguments of its reset beside the seed.
             return_range: [least, most] return of an episode; None: [0, 1].
             turns: The most answers of an episode; None: 16, or the number of a server of ours.
-            sessions: Connections at once, which is also the number of answers graded at once.
-            timeout: Seconds until the server must have answered, or a lost server must be back.
+            sessions: The number of connections, and of answers that are graded in parallel.
+            timeout: Seconds to wait for a reply of the server, and for a lost server to come back.
             system_prompt: The system message of a chat model; a server of ours sends its own.
             rewards: Weights of the parts.
             render_mode: None or `ansi`.

@@ -33,7 +33,7 @@ class Sessions:
         Args:
             base: The address of the server.
             most: Connections at once.
-            timeout: Seconds until the server must have answered, or a lost server must be back.
+            timeout: Seconds to wait for a reply of the server, and for a lost server to come back.
         """
         self.base, self.most, self.timeout = base, most, timeout
         self._idle: list[Session] = []

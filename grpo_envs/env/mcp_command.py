@@ -16,7 +16,7 @@ def mcp(
     shared: bool = False,
     start_s: float = 30.0,
 ) -> Server:
-    """Return an MCP server, to be listed in `ToolEnv.tools`.
+    """Return an MCP server, an element of `ToolEnv.tools`: all its tools are the environment's.
 
     Args:
         command: A program that speaks MCP over stdio, with its arguments (`"python", "server.py"`;
