@@ -124,6 +124,13 @@ def test_numbers_of_any_length_are_looked_at_in_bounds() -> None:
 # sympy's part
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give sympy time enough on a busy machine."""
+    monkeypatch.setattr(workers._POOLS["sympy_equal"], "deadline", 20.0)
+
+
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(
     ("gold", "answer", "correct"),
     [
