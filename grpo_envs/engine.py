@@ -87,16 +87,13 @@ def _read() -> tuple[Engine, int]:
         prog="python -m grpo_envs.engine", description=f"{first} {more}".replace("\n", " ")
     )
     parser.add_argument("--model", required=True, help="a run, a folder of a model, or a hub id")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen at (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="the port (%(default)s)")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (%(default)s: this machine only)"
     )
     parser.add_argument("--python", help=f"the interpreter that has vLLM (${PYTHON}, or this one)")
     parser.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        help="dtype of the weights",
+        "--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="of the weights"
     )
     parser.add_argument("--max-length", type=int, help="tokens of a context (the model's own)")
     parser.add_argument(

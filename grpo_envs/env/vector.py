@@ -62,7 +62,7 @@ class GroupVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         self._problems: list[Problem | None] = [None] * num_envs
         self._turns: list[list[Turn]] = [[] for _ in range(num_envs)]
         self._rewards: list[list[Reward]] = [[] for _ in range(num_envs)]
-        """Of each turn; the last includes the parts of functions that see whole episodes."""
+        """The reward of each turn; the last one includes functions that score whole episodes."""
         self._ended = set(range(num_envs // group_size))
         """Groups whose last episode has ended."""
         self._over: NDArray[np.bool_] = np.ones(num_envs, dtype=np.bool_)

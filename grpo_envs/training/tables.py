@@ -28,7 +28,7 @@ def tables(
     problems, prompts = len(by_problem(rows)), len({row["prompt"] for row in rows})
     of = f"{problems} problems" + (f" ({prompts} different)" if prompts < problems else "")
     samples = sum(row["decoding"] == "sampled" for row in rows) // problems
-    sampled = f" and {samples} samples" if samples else ""
+    sampled = f" and {samples} sample{'s' * (samples > 1)}" if samples else ""
     main = _table("", "greedy", "95 % interval", "sampled", "95 % interval", title=title)
     main.caption = f"{of}, the greedy answer{sampled} to each"
     main.add_row("accuracy, pass@1", *_cells(figures, "accuracy"), *_cells(figures, "pass@1"))

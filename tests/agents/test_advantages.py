@@ -1,4 +1,4 @@
-"""Advantages against numbers by hand and an oracle in plain loops (tests/support/oracle.py)."""
+"""Advantages compared with numbers by hand and with plain loops (tests/support/oracle.py)."""
 
 import math
 import random
@@ -152,7 +152,7 @@ def test_leave_one_out_is_less_the_mean_of_the_others() -> None:
 
 
 def random_scores(seed: int) -> Scores:
-    """Groups of binary and of real rewards, members without a grade, completions of all lengths."""
+    """Return groups of binary and real rewards, with invalid members and all completion lengths."""
     rng = random.Random(seed)
     groups, members = 7, 6
     rewards = [[rng.gauss(0.3, 1) for _ in range(members)] for _ in range(groups)]
@@ -338,7 +338,7 @@ def test_each_part_is_compared_by_itself() -> None:
 def by_parts(
     parts: list[list[dict[str, float] | None]], weights: dict[str, float], *, eps: float
 ) -> Tensor:
-    """The advantages of rewards with these parts; a member that is None has no grade."""
+    """Return the advantages of rewards with these components; a member that is None is invalid."""
     groups = [
         Group(
             key=p,
@@ -372,7 +372,7 @@ def test_parts_are_put_into_tensors_for_the_rule_that_asks(name: str) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_parts_equal_the_oracle(seed: int) -> None:
-    """Of weights of both signs; parts that some have not, that are flat; members with no grade."""
+    """Weights have both signs; components are absent or constant; some members are invalid."""
     rng = random.Random(seed)
     parts: list[list[dict[str, float] | None]] = []
     for p in range(5):

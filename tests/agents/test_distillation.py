@@ -1,4 +1,4 @@
-"""A teacher's log-probabilities as advantages, a reference that follows, a weight that adapts."""
+"""The teacher's term of advantages, a moving reference, and the weight of the entropy bonus."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ FLAT = [[0.3, 0.3, 0.3, 0.3], [1.0, 0.0, 0.0, 1.0]]
 
 @pytest.fixture
 def teacher(random_policy: Policy, tmp_path: Path) -> tuple[str, Policy]:
-    """A folder with another model of the same tokens, and that model."""
+    """Return the folder of another model with the same tokenizer, and that model."""
     other = random_policy.frozen_copy()
     move(other, 5)
     other.save(tmp_path / "teacher")
@@ -36,7 +36,7 @@ def teacher(random_policy: Policy, tmp_path: Path) -> tuple[str, Policy]:
 
 
 def gaps_of(teacher: Policy, given: list[Group], temperature: float) -> list[list[Tensor]]:
-    """log(teacher / policy) of each token of each member, from the teacher's full logits."""
+    """Return log(teacher / policy) of each member's tokens, from the teacher's full logits."""
     return [
         [
             chosen(teacher, group, i, temperature).detach() - torch.tensor(c.logprobs)
@@ -91,7 +91,7 @@ def test_a_policy_comes_near_its_teacher(
 
     @torch.no_grad()
     def kl() -> float:
-        """The reverse KL over the whole vocabulary, at the tokens of `given`."""
+        """Return the reverse KL over the whole vocabulary, at the tokens of `given`."""
         total = 0.0
         for group in given:
             for i in range(len(group.completions)):
@@ -154,7 +154,7 @@ def test_a_reference_is_the_moving_average_of_the_policy(random_policy: Policy) 
 def test_a_moving_average_survives_a_round_trip_to_the_bit(
     random_policy: Policy, dtype: torch.dtype
 ) -> None:
-    """In bf16, too, where a step of the average is smaller than what the weights tell apart."""
+    """It also holds in bf16, although a step of the average is smaller than bf16's resolution."""
     policy = random_policy
     if dtype != torch.float64:
         policy.model.to(torch.float32)

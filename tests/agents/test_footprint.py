@@ -1,4 +1,4 @@
-"""What a plan says of memory, against what a real update and a real cache take."""
+"""The planned memory, compared with that of a real update and a real cache."""
 
 from dataclasses import replace
 from typing import Any
@@ -42,12 +42,12 @@ JOB = Job(
 
 @pytest.fixture
 def tiny() -> Policy:
-    """The bundled model with layers as on a GPU: those of a CPU keep less for the way back."""
+    """Return the bundled model with a GPU's layers: a CPU's keep less for the backward pass."""
     return as_on_a_gpu(load_policy(str(TINY)))
 
 
 def planned(job: Job = JOB, model: ModelConfig | None = None, **kept: Any) -> Footprint:
-    """The footprint of the bundled model, or of a size of Qwen."""
+    """Return the footprint of the bundled model, or of a size of Qwen."""
     size = kept.get("size")
     config = load_config(str(TINY), ModelConfig()) if size is None else config_of(size)
     with fake_policy(config, model or ModelConfig(), kept.get("dtype", torch.float32)) as policy:
@@ -56,7 +56,7 @@ def planned(job: Job = JOB, model: ModelConfig | None = None, **kept: Any) -> Fo
 
 @pytest.fixture(scope="module")
 def found() -> Footprint:
-    """Of the bundled model."""
+    """Return the footprint of the bundled model."""
     return planned()
 
 
@@ -181,7 +181,7 @@ def test_in_bf16_a_copy_computes_and_masters_are_trained() -> None:
 
 
 def test_layers_in_four_bits_and_moments_in_eight_are_counted() -> None:
-    """Against a model that bitsandbytes has quantised, with the scales of its weights."""
+    """Compare with a model that bitsandbytes has quantised, including the scales of its weights."""
     cfg = ModelConfig(quantization="4bit", lora=LoraConfig(rank=4))
     job = replace(JOB, quantized=True, moments=MOMENTS_8BIT)
     found = planned(job, cfg)
@@ -252,7 +252,7 @@ def test_an_engine_samples_in_memory_of_its_own(found: Footprint) -> None:
 def test_with_a_lag_both_phases_hold_their_memory_at_once(
     lag: int, copies: int, found: Footprint
 ) -> None:
-    """And a copy of the weights more, or several, as `Ahead` and `SamplerProcess` make them."""
+    """A lag adds one copy of the weights or several, as `Ahead` and `SamplerProcess` make them."""
     weights = size(found, "weights")
     late = planned(replace(JOB, lag=lag))
     both = sum(part.size for part in found.parts) + (1 + copies) * weights
@@ -292,7 +292,7 @@ def test_the_phases_do_not_count_each_others_parts(found: Footprint) -> None:
 
 
 def test_activations_do_not_grow_with_the_square_of_the_row() -> None:
-    """In bf16 throughout; autocast took 2.4 MiB a token, and its copies of the weights."""
+    """All of it is in bf16; autocast took 2.4 MiB per token, and copies of the weights."""
     job = replace(JOB, device="cuda", micro_batch_tokens=4096, answer=1024 - PROMPT)
     short, long = (
         planned(replace(job, answer=row - PROMPT), size="0.6b", dtype=torch.bfloat16)
@@ -305,7 +305,7 @@ def test_activations_do_not_grow_with_the_square_of_the_row() -> None:
 @pytest.mark.parametrize("rank", [0, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_critic_takes_what_a_plan_says(tiny: Policy, rank: int, dtype: torch.dtype) -> None:
-    """Weights, masters and moments of a real one, beside what it shares with the policy."""
+    """Compare with the weights, masters and moments of a real critic that are its own."""
     lora = ModelConfig(lora=LoraConfig(rank=rank))
     job = replace(JOB, critic=True)
     planned_for = planned(job, lora if rank else None, dtype=dtype)

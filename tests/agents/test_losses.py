@@ -1,4 +1,4 @@
-"""The loss against numbers by hand, and every combination against tests/support/oracle.py."""
+"""The loss compared with numbers by hand, and every combination with tests/support/oracle.py."""
 
 import dataclasses
 import itertools
@@ -27,7 +27,7 @@ MAX_TOKENS = 8
 
 
 def policy_loss(x: LossInputs, cfg: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss with the objective that `cfg` names."""
+    """Return the loss with the objective that `cfg` names."""
     return losses.policy_loss(x, cfg, objective(repr(cfg), cfg))
 
 
@@ -35,7 +35,7 @@ _OBJECTIVES: dict[str, Mechanism] = {}
 
 
 def objective(key: str, cfg: LossConfig) -> Mechanism:
-    """Entry points are read once for each configuration: a thousand tests ask."""
+    """Cache the objective of a configuration, because a thousand tests resolve one."""
     if key not in _OBJECTIVES:
         _OBJECTIVES[key] = resolve(OBJECTIVE, cfg)
     return _OBJECTIVES[key]
@@ -52,7 +52,7 @@ def inputs(
     cfg: LossConfig | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> LossInputs:
-    """Rows that are a whole optimiser step."""
+    """Return rows that make a whole optimiser step."""
     logps_BT = torch.tensor(logps, dtype=dtype, requires_grad=True)
     mask_BT = torch.tensor(mask or [[1] * len(row) for row in logps], dtype=torch.bool)
     size = StepSize(completions=len(logps), tokens=float(mask_BT.sum()), max_tokens=MAX_TOKENS)
@@ -77,7 +77,7 @@ def inputs(
 
 
 def of_ratios(ratios: Rows, advantages: list[float], cfg: LossConfig, **more: Any) -> LossInputs:
-    """Tokens of log-probability -1 that have become `ratios` times as likely since sampling."""
+    """Return tokens with log-probability -1 and these ratios to the policy before the step."""
     logps = [[-1.0] * len(row) for row in ratios]
     old = [[-1.0 - math.log(ratio) for ratio in row] for row in ratios]
     return inputs(logps, old, advantages, cfg=cfg, **more)
@@ -88,7 +88,7 @@ def close(got: Tensor, expected: Any) -> None:
 
 
 def gradients(x: LossInputs, cfg: LossConfig) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the loss and its gradients: of log-probabilities, and of entropy where it has one."""
+    """Return the loss and its gradients by log-probabilities, and by entropy if there is one."""
     loss, _ = policy_loss(x, cfg)
     logps_BT, entropy_BT = torch.autograd.grad(loss, (x.logps_BT, x.entropy_BT), allow_unused=True)
     assert logps_BT is not None
@@ -473,7 +473,7 @@ def config(
 
 
 def spread(cfg: LossConfig, *, columns: int = 6) -> LossInputs:
-    """Rows of many lengths, on every side of every bound, with nonsense outside the mask."""
+    """Return rows of many lengths, on both sides of every bound, with nonsense outside the mask."""
     rng = random.Random(7)
     mask = [[int(t < length) for t in range(columns)] for length, _, _ in _ROWS]
     logps, old, ref, entropy = ([[9.0, -9.0] * 3 for _ in _ROWS] for _ in range(4))
@@ -490,7 +490,7 @@ def spread(cfg: LossConfig, *, columns: int = 6) -> LossInputs:
 
 
 def wild(cfg: LossConfig) -> LossInputs:
-    """Log ratios, of tokens and to the reference, within and beyond +-20."""
+    """Return rows whose log ratios, also to the reference, are inside and outside of +-20."""
     logps = [[-50.0, -50.0, -50.0], [-50.0, -50.0, -50.0], [-50.0, -49.0, 0.0]]
     old = [[-75.0, -70.5, -49.0], [-10.0, -31.0, -51.0], [-31.0, -49.5, 0.0]]
     ref = [[-20.0, -69.0, -50.1], [-31.0, -85.0, -49.0], [-71.0, -48.0, 0.0]]
@@ -545,7 +545,7 @@ def test_equals_the_oracle_with_a_correction(
 
 
 def drifted(cfg: LossConfig) -> LossInputs:
-    """The rows of `spread`, sampled with another arithmetic: near, and far on either side."""
+    """Return the rows of `spread` with other sampled log-probabilities, near and far."""
     x = spread(cfg)
     rng = random.Random(5)
     width = [0.02, 1.2, 0.1, 2.0, 0.3]
@@ -558,7 +558,7 @@ def drifted(cfg: LossConfig) -> LossInputs:
 def test_equals_the_oracle_with_an_advantage_of_each_token(
     ratio: str, choice: str, kl: str
 ) -> None:
-    """Of both signs, and 0, within a completion."""
+    """The advantages of one completion are positive, negative and 0."""
     cfg = config(ratio, choice, kl)
     x = spread(cfg)
     rng = random.Random(11)
@@ -570,7 +570,7 @@ def test_equals_the_oracle_with_an_advantage_of_each_token(
 
 @pytest.mark.parametrize("choice", OFF_POLICY)
 def test_equals_the_oracle_with_another_policy_that_sampled(choice: str) -> None:
-    """The ratio and the trust region are to the sampler, not to the policy before the step."""
+    """Ratio and trust region refer to the policy that sampled, not to that before the step."""
     cfg = config("token", choice, "no_kl")
     x = drifted(cfg)
     x = dataclasses.replace(x, sampled_logps_BT=x.sampled_logps_BT.clamp(max=-0.05))
@@ -641,7 +641,7 @@ def test_no_log_ratio_makes_an_infinity(
 
 
 def part(x: LossInputs, rows: list[int], columns: int) -> LossInputs:
-    """Return some rows, cut to the longest of them."""
+    """Return some rows without the columns beyond the longest of them."""
     assert x.ref_logps_BT is not None
     return LossInputs(
         logps_BT=x.logps_BT[rows, :columns],

@@ -1,4 +1,4 @@
-"""PPO: advantages, the value loss and whole updates against plain loops; critics of both bodies."""
+"""PPO: advantages, value loss and whole updates compared with plain loops, for both bodies."""
 
 import math
 from collections.abc import Sequence
@@ -53,12 +53,12 @@ def agent_of(policy: Policy, cfg: PpoConfig, temperature: float = 1.0) -> PpoAge
 
 
 def critic_of(agent: PpoAgent) -> Policy:
-    """What has the value head."""
+    """Return the policy that has the value head."""
     return agent.policy if agent.critic is None else agent.critic.policy
 
 
 def everything(agent: PpoAgent) -> dict[str, Tensor]:
-    """All that is trained, of both."""
+    """Return copies of all trained weights, of the policy and of a critic."""
     own = {} if agent.critic is None else agent.critic.policy.trained_weights()
     found = {**agent.policy.trained_weights(), **{f"critic.{n}": v for n, v in own.items()}}
     return {name: value.clone() for name, value in found.items()}
@@ -78,7 +78,7 @@ def move_all(agent: PpoAgent, seed: int) -> None:
 
 
 def catch(agent: PpoAgent) -> list[Gradients]:
-    """A list that the gradients of each update go into: the policy's, then those of a critic."""
+    """Return a list to which each update appends its gradients: the policy's, then a critic's."""
     caught: list[Gradients] = []
     for learner in [agent.learner] if agent.critic is None else [agent.learner, agent.critic]:
 
@@ -94,7 +94,7 @@ def catch(agent: PpoAgent) -> list[Gradients]:
 
 
 def rows(seed: int, count: int = 5, tokens: int = 9) -> tuple[Tensor, Tensor, Tensor]:
-    """Rewards, values and a mask with gaps (B, T); each row has a token at least."""
+    """Return rewards, values and a mask with gaps (B, T); each row has at least one token."""
     random = torch.Generator().manual_seed(seed)
     shape = (count, tokens)
     rewards_BT, values_BT = (
@@ -120,7 +120,7 @@ def test_advantages_are_the_sum_of_the_paper(gamma: float, lam: float) -> None:
 
 
 def test_advantages_by_hand() -> None:
-    """With lambda 1 it is the discounted return less the value: 0.81 - 0.5, 0.9 - 0.2, 1 - 0.4."""
+    """With lambda 1 it is the discounted return minus the value: 0.81 - 0.5, 0.9 - 0.2, 1 - 0.4."""
     rewards_BT = torch.tensor([[0.0, 0.0, 1.0]])
     values_BT = torch.tensor([[0.5, 0.2, 0.4]])
     mask_BT = torch.ones(1, 3, dtype=torch.bool)
@@ -202,7 +202,7 @@ def test_the_explained_variance_by_hand() -> None:
 
 
 def plain_values(policy: Policy, group: Group) -> Tensor:
-    """The value before each token of a completion, from one unpadded row."""
+    """Return the value before each token of a completion, from one unpadded row."""
     prompt, completion = group.prompt_ids, group.completions[0].token_ids
     ids = torch.tensor([[*prompt, *completion]])
     hidden = policy.model.model(input_ids=ids).last_hidden_state[0]
@@ -216,7 +216,7 @@ Before = tuple[list[Tensor], list[Tensor], list[list[float]], list[list[float]]]
 
 
 def before(agent: PpoAgent, given: Sequence[Group]) -> Before:
-    """Log-probabilities, values, advantages and returns before the step."""
+    """Return log-probabilities, values, advantages and returns before the step."""
     cfg, reference = agent.cfg, agent.learner.reference
     temperature = agent.learner.settings.temperature
     old = [chosen(agent.policy, g, 0, temperature).detach() for g in given]
@@ -243,7 +243,7 @@ def before(agent: PpoAgent, given: Sequence[Group]) -> Before:
 def plain_losses(
     agent: PpoAgent, given: Sequence[Group], known: Before, *, on_policy: bool
 ) -> tuple[Tensor, Tensor]:
-    """The policy's and the critic's loss of one update."""
+    """Return the policy's and the critic's loss of one update."""
     old, values, whitened, returns = known
     temperature = agent.learner.settings.temperature
     lps = [chosen(agent.policy, g, 0, temperature) for g in given]
@@ -276,7 +276,7 @@ def plain_losses(
 def plain_gradients(
     agent: PpoAgent, given: Sequence[Group], known: Before, *, on_policy: bool
 ) -> list[Gradients]:
-    """What `catch` should find of one update."""
+    """Return the gradients that `catch` should find in one update."""
     policy_loss, loss_of_values = plain_losses(agent, given, known, on_policy=on_policy)
     (policy_loss + loss_of_values).backward()
     found = []
@@ -301,7 +301,7 @@ def plain_gradients(
 def test_updates_equal_plain_loops(
     random_policy: Policy, body: str, changes: dict[str, Any]
 ) -> None:
-    """The first, on-policy, and a second one of weights that have moved."""
+    """The first update is on-policy; the weights have changed before the second."""
     changes = dict(changes)
     kl, place = changes.pop("kl", ("k1", "reward"))
     cfg = config(body, epochs=2, lr=0.0, **{"critic": {}, **changes})
@@ -332,7 +332,7 @@ def test_updates_equal_plain_loops(
 
 
 def move_after_the_first(agent: PpoAgent) -> None:
-    """Let what a learner trains move after its first update."""
+    """Change the weights of each learner after its first update."""
     learners = [agent.learner] if agent.critic is None else [agent.learner, agent.critic]
     for number, learner in enumerate(learners):
         seeds = iter([30 + number])
@@ -399,7 +399,7 @@ def test_a_critic_of_adapters_shares_the_weights_beneath(tiny: Policy) -> None:
 
 
 def test_the_gradient_of_a_value_head_is_taken_with_those_of_the_model(tiny: Policy) -> None:
-    """What is taken is added up over processes; what stays behind is each process's own."""
+    """Gradients that are taken are summed over processes; the others stay in each process."""
     add_value_head(tiny)
     assert tiny.value_head is not None
     batch = collate([made([3], [1.0])], tiny.pad_id, tiny.device)
@@ -420,7 +420,7 @@ def test_before_training_every_state_is_worth_nothing(random_policy: Policy, bod
 
 @BODIES
 def test_values_become_the_returns(tiny: Policy, body: str) -> None:
-    """Six answers with rewards of their own, over and over: the critic tells them apart."""
+    """The critic learns to distinguish six answers with different rewards."""
     cfg = config(body, lr=1e-6, max_grad_norm=1.0, lam=1.0, critic={"lr": 3e-3, "clip": None})
     if body == "shared":  # the body has the policy's rate
         cfg.lr = 1e-3

@@ -1,4 +1,4 @@
-"""Weights that are prepacked for oneDNN while a CPU samples: the same numbers, sooner read."""
+"""Weights that are packed for oneDNN while a CPU samples: the results do not change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOW = Decoding(max_new_tokens=12)
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prepack small models, too."""
+    """Let small models have packed copies, too."""
     monkeypatch.setattr(prepacked, "LEAST", 0)
 
 
@@ -35,7 +35,7 @@ def tiny() -> Policy:
 
 
 class Products(TorchDispatchMode):
-    """Counts products with prepacked matrices, and plain ones."""
+    """Counts products with packed matrices, and other products."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -49,7 +49,7 @@ class Products(TorchDispatchMode):
 
 
 def sampled(policy: Policy, dtype: torch.dtype | None = None) -> list[Completion]:
-    """Three completions of each prompt."""
+    """Return three completions of each prompt."""
     found = dict(TorchSampler(policy, dtype).sample(PROMPTS, range(6), HOW))
     return [*found[0], *found[1]]
 
@@ -122,7 +122,7 @@ def test_what_is_sampled_does_not_depend_on_it(
 
 @pytest.mark.usefixtures("small")
 def test_changed_weights_are_prepacked_again(tiny: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place, as an update changes them."""
+    """The weights change in place, as in an update."""
     before = sampled(tiny)
     with torch.no_grad():
         for p in tiny.model.parameters():

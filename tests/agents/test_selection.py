@@ -1,4 +1,4 @@
-"""Tokens that a loss treats apart: which they are, and what must not change them."""
+"""The tokens that a loss selects, and what must not change the selection."""
 
 import random
 from dataclasses import replace
@@ -19,7 +19,7 @@ LENGTHS = [6, 4, 1, 5, 3, 6, 2]
 
 
 def step_of(seed: int = 0, *, columns: int = 6) -> Step:
-    """Rows of many lengths with nonsense outside the mask; the third does not count."""
+    """Return rows of many lengths with nonsense outside the mask; the third does not count."""
     rng = random.Random(seed)
     mask_BT = torch.tensor([[t < length for t in range(columns)] for length in LENGTHS])
     counted_BT = mask_BT.clone()

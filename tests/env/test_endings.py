@@ -1,4 +1,4 @@
-"""Functions that see one episode are asked about it while other answers are being sampled."""
+"""Functions that score one episode are called while other completions are still sampled."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.support.judge_server import Said, judging
 from tests.support.scripted import Scripted, letters
 
 LONG_S = 60.0
-"""Seconds that are waited for what should happen at once."""
+"""The most seconds that a test waits for an event that should happen at once."""
 
 
 @dataclass
 class Waiting(Scripted):
-    """Answers a prompt once the judge was asked about the answers to those before."""
+    """Answers a prompt after the judge was called for the answers to the previous prompts."""
 
     asked: Callable[[], int] = lambda: 0
     late: bool = False
@@ -66,7 +66,7 @@ def test_a_judge_is_asked_while_others_are_sampled(
 
 
 class Talk(TextEnv):
-    """As many turns as the gold says; a turn pays 0.1."""
+    """The gold is the number of turns; each turn earns 0.1."""
 
     max_turns = 3
 
@@ -79,7 +79,7 @@ class Talk(TextEnv):
 
 
 class Asked:
-    """A function that is asked about episodes, and notes about which."""
+    """A function of episodes that records its calls."""
 
     def __init__(self) -> None:
         self.episodes: list[list[str]] = []
@@ -96,7 +96,7 @@ class Asked:
         return [float(len(turns)) for turns in episodes]
 
     def wait_for(self, episodes: int) -> None:
-        """Wait until it was asked about so many episodes."""
+        """Wait until the function was called for this number of episodes."""
         until = time.monotonic() + LONG_S
         while len(self.episodes) < episodes:
             assert time.monotonic() < until, "it is asked in the step alone"
@@ -123,9 +123,9 @@ def played(
     ahead: bool,
     before: Callable[[int], None] = lambda ended: None,
 ) -> list[float]:
-    """The totals of members that say these words, graded ahead or in the step.
+    """Return the total rewards of members that give these answers, graded ahead or in the step.
 
-    `before` each step it is said how many episodes the answers so far end.
+    `before` is called before each step with the number of episodes that have ended.
     """
     envs.reset(seed=[1])
     turns = max(map(len, script))

@@ -1,4 +1,4 @@
-"""The mathematics of the agent in plain loops, from the papers: what the fast code must equal.
+"""The mathematics of the agent in plain loops, from the papers; the fast code must equal it.
 
 Nothing is vectorised and nothing is shared with agents/grpo_agent but its data classes. Numbers of
 the loss are 0-d float64 tensors, only so that autograd finds their gradient; those of advantages
