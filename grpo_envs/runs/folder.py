@@ -68,7 +68,7 @@ class RunFolder:
         """Lock the folder against other runs. The system releases the lock of a killed run.
 
         Raises:
-            ConfigError: another run is at work in the folder.
+            ConfigError: another run uses the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")

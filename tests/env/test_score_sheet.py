@@ -282,7 +282,7 @@ def test_an_environment_on_eval_is_answered_on_train(
 ) -> None:
     env = MathEnv("eval")
     assert run_check(monkeypatch, env) == 0
-    assert f"earn:\n{env.problem(0, 'train').prompt}\n" in capsys.readouterr().out
+    assert f"answers to it:\n{env.problem(0, 'train').prompt}\n" in capsys.readouterr().out
 
 
 def test_markup_and_control_characters_do_nothing(
@@ -292,7 +292,7 @@ def test_markup_and_control_characters_do_nothing(
     rows = [{"prompt": f"{prompt}{n}", "gold": str(n)} for n in range(40)]
     run_check(monkeypatch, MathEnv(dataset=write("rows.jsonl", rows)))
     printed = capsys.readouterr().out
-    assert "earn:\n[red]3+4[/nope] \\x1b[2J :smile:" in printed
+    assert "answers to it:\n[red]3+4[/nope] \\x1b[2J :smile:" in printed
     assert "\x1b" not in printed
     echo = sheet_of(printed)["echo"][0]
     assert echo.startswith("[red]3")
@@ -314,7 +314,8 @@ def test_a_repeated_answer_stands_there_once(
     assert run_check(monkeypatch, GuessEnv()) == 0
     printed = capsys.readouterr().out
     assert sheet_of(printed)["truncated"][0] == "<answer>21 (x3)"
-    assert max(map(len, printed.partition("earn:")[2].partition("\nhacked:")[0].splitlines())) <= 80
+    shown = printed.partition("to it:")[2].partition("\nhacked:")[0]
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_many_parts_are_not_cut(
