@@ -5,21 +5,21 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
 from grpo_envs import serve
-from tests.support.forked import Forked
 
 SERVES = pytest.mark.skipif(
     find_spec("openenv") is None, reason='needs pip install -e ".[openenv]"'
 )
-Start = Callable[..., tuple[Forked, int]]
+Server = subprocess.Popen[str]
+Start = Callable[..., tuple[Server, int]]
 HANGS = "```python\nwhile True:\n    pass\n```"
 
 
@@ -66,14 +66,21 @@ def test_without_the_extra_the_command_that_installs_it_is_named(
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start a server at a free port and wait until it takes connections; kill it at the end."""
-    made: list[Forked] = []
+    made: list[Server] = []
 
-    def started(*options: str) -> tuple[Forked, int]:
+    def started(*options: str) -> tuple[Server, int]:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port: int = free.getsockname()[1]
-        process = Forked(Path.cwd(), "grpo_envs.serve", *options, "--port", str(port))
+        # No fork of a prepared process: the place of OpenEnv has the light core alone.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "grpo_envs.serve", *options, "--port", str(port)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
         made.append(process)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while process.poll() is None:
             with contextlib.suppress(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port)).close()
@@ -101,7 +108,7 @@ def test_sigterm_ends_it_cleanly_in_the_midst_of_a_grading(start: Start) -> None
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         assert json.loads(player.recv(30))["data"]["message"] == "the server ends."
-        out, err = process.communicate(30)
+        out, err = process.communicate(timeout=90)
     assert (process.returncode, err) == (0, "")
     assert out == f"env=code at http://127.0.0.1:{port}, 256 sessions; Ctrl-C ends it.\n"
     with pytest.raises(ProcessLookupError):  # nothing of the sandbox is left
@@ -126,5 +133,5 @@ def test_it_is_valid_by_openenvs_own_check_and_keeps_its_port_until_ctrl_c(
         f"grpo_envs: --host 127.0.0.1 --port {port}: Address already in use. Choose another."
     )
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(30)
+    _, err = process.communicate(timeout=90)
     assert (process.returncode, err) == (130, "grpo_envs: Ctrl-C: ended.\n")
