@@ -192,10 +192,10 @@ def test_a_mistake_leaves_no_folder_of_a_new_run(tmp_path: Path) -> None:
 
 def test_a_bug_is_one_line_and_its_traceback_is_in_the_log(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "config.json").write_text("{")  # which no run of ours writes
+    (tmp_path / "here" / "config.json").write_text('{"config": 3}')  # which no run of ours writes
     done = grpo(tmp_path, "hydra.run.dir=here")
     assert done.returncode == 1
-    assert done.stderr.startswith("grpo_envs: JSONDecodeError: ")
+    assert done.stderr.startswith("grpo_envs: AttributeError: ")
     assert done.stderr.endswith("(HYDRA_FULL_ERROR=1 shows where)\n")
     assert "Traceback" not in done.stdout + done.stderr
     assert "Traceback" in (tmp_path / "here" / "run.log").read_text()

@@ -211,10 +211,10 @@ def test_a_job_that_fails_stops_no_other_and_is_told_at_the_end(tmp_path: Path) 
 def test_a_bug_in_a_job_leaves_its_traceback_in_the_log(tmp_path: Path) -> None:
     folder = tmp_path / "here" / job_name(["seed=0"])
     folder.mkdir(parents=True)
-    (folder / "done.json").write_text("{")  # which no run of ours writes
+    (folder / "done.json").write_text("[]")  # which no run of ours writes
     code, _, err = sweep(tmp_path, "seed=0", "hydra.sweep.dir=here")
     assert code == 1
-    assert err.splitlines()[-1].startswith("  here/seed-0: JSONDecodeError: ")
+    assert err.splitlines()[-1].startswith("  here/seed-0: AttributeError: ")
     assert "Traceback" in (folder / "run.log").read_text()
 
 

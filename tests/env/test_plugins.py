@@ -412,7 +412,7 @@ def test_what_is_no_text_environment_is_refused(value: str, tmp_path: Path) -> N
         tmp_path,
     )
     assert message.startswith("grpo_envs.envs: 'other' is ")
-    assert message.endswith(" no TextEnv.")
+    assert message.endswith(" not a TextEnv.")
 
 
 def test_a_vector_entry_point_of_no_environment_is_absent() -> None:

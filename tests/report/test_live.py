@@ -93,7 +93,7 @@ def test_the_noted_group_stays_on_a_page_that_follows_its_run(
     assert html in watched.page()
     monkeypatch.setattr(explained, "_MOST_LIVE", 10)
     html = (watched.news(version) or {})["html"]["held-out"]
-    assert "too much to be read again" in html
+    assert "too much to read every two seconds" in html
     assert f"grpo_envs.explain {run}" in html
 
 

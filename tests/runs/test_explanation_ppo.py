@@ -104,7 +104,7 @@ def test_it_prints_the_formulas_of_advantages_and_of_the_values(run: Record) -> 
     assert line(text, "agent.lam=0.9: A_t = sum_k (gamma lambda)^k delta_{t+k}, delta_t = r_t +")
     assert "[gamma=0.97, lam=0.9]" in text
     assert line(text, "agent.whiten=true: (A - mean) / (std + 1e-8)")
-    assert line(text, "agent.loss.kl_in=reward: r_t = -beta KL_t")
+    assert line(text, "agent.loss.kl_in=reward: the reward of each token (B, T): -beta KL_t")
     assert line(text, "agent.critic.clip=0.05: 1/2 max((V - R)^2, (V_clip - R)^2)")
 
 

@@ -85,7 +85,9 @@ def test_this_process_and_what_it_takes() -> None:
 )
 def test_no_memory_is_one_line(greedy: Callable[[], object]) -> None:
     with (
-        pytest.raises(MemoryExhausted, match=r"^out of memory\. What was saved") as caught,
+        pytest.raises(
+            MemoryExhausted, match=r"^out of memory\. Saved checkpoints are complete"
+        ) as caught,
         in_one_line(),
     ):
         greedy()

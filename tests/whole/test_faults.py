@@ -226,7 +226,7 @@ def test_a_run_in_a_locked_folder_is_told_apart_from_a_mistake(tmp_path: Path) -
     folder = RunFolder(tmp_path)
     with (
         folder.locked(),
-        pytest.raises(ConfigError, match="another run is at work"),
+        pytest.raises(ConfigError, match="another run is using it"),
         RunFolder(tmp_path).locked(),
     ):
         pass
