@@ -283,7 +283,7 @@ FAULTS: dict[str, Callable[[Place], tuple[int, str]]] = {
     "a reward function that raises for some answers": lambda place: place.run(
         "env.rewards={raises_at_times: 0.1}",
         "trainer.max_invalid_fraction=0.9",
-        about="invalid",
+        about="rewards are invalid",
     ),
     "a reward function that returns NaN": lambda place: place.run("env.rewards={returns_nan: 1}"),
     "a reward function that sleeps": lambda place: place.run(
@@ -295,7 +295,7 @@ FAULTS: dict[str, Callable[[Place], tuple[int, str]]] = {
         "env.rewards={kills: 0.1}",
         "trainer.max_invalid_fraction=0.9",
         "trainer.steps=2",
-        about="invalid",
+        about="rewards are invalid",
     ),
     "the sandbox's processes are killed while `env=code` trains": helpers_killed,
     "a reward function that leaks memory, after 40 steps": lambda place: leaking(place, "grows by"),
