@@ -246,10 +246,10 @@ class Policy(nn.Module):
     @property
     def takes_pairs(self) -> bool:
         """Whether all layers use PyTorch's attention (sdpa), which takes any mask of pairs."""
-        config = self.model.config
-        layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-        plain = layers == {"full_attention"} and not getattr(config, "sliding_window", None)
-        masked = getattr(config, "_attn_implementation", "") == "sdpa"
+        text = self.model.config.get_text_config()  # the language part of a multimodal model
+        layers = set(getattr(text, "layer_types", None) or ["full_attention"])
+        plain = layers == {"full_attention"} and not getattr(text, "sliding_window", None)
+        masked = getattr(self.model.config, "_attn_implementation", "") == "sdpa"
         return self.share_prompts and plain and masked
 
     def packs(self, batch: Batch, budget: int | None = None) -> bool:

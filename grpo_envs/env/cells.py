@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,9 @@ _ROLES = {
     "function": "tool",
 }
 """Names of roles in conversations, and the role that each means."""
-_STARTS = ("[{", "{", "[ {", "[\n")
+_STARTS = ("[{", "{", "[ {", "[\n", "array([{")
+_PRINTED = re.compile(r"(array\()?\[\s*\{'(role|content|from|value)': ['\"]")
+"""The beginning of messages as pandas writes an array of them into a CSV."""
 
 
 class Unreadable(Exception):
@@ -108,14 +111,29 @@ def _is_message(item: Any) -> bool:
 
 
 def _messages_in(text: str) -> list[Any] | None:
-    """Return the messages of a conversation in a text, written as JSON or as a Python literal."""
+    """Return the messages of a conversation in a text.
+
+    Raises:
+        Unreadable: the text is a conversation as NumPy prints it, without commas between messages.
+    """
     if not ("role" in text and "content" in text) and not ("from" in text and "value" in text):
         return None
+    found = _messages_of(opened(text))
+    if found is None and _PRINTED.match(text):
+        raise Unreadable(
+            "is a printed array of messages, which cannot be read back: write the column as JSON"
+        )
+    return found
+
+
+def opened(text: str) -> Any:
+    """Return the object or list in a text, written as JSON or as a Python literal; else None."""
     for read in (json.loads, ast.literal_eval):
         try:
-            return _messages_of(read(text))
+            found = read(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
             continue
+        return found if isinstance(found, Mapping | list) else None
     return None
 
 
@@ -214,14 +232,12 @@ def joined(cells: Sequence[Any]) -> Any:
 def nested(cell: Any, keys: Sequence[str]) -> Any:
     """Return the value under `keys` in a cell; None if there is none.
 
-    A key is a name in an object or a position in a list; an object may be given as JSON text.
+    A key is a name in an object or a position in a list; an object may be given
+    as JSON or as a Python literal.
     """
     for number, key in enumerate(keys):
         if isinstance(cell, str) and cell.lstrip().startswith(("{", "[")):
-            try:
-                cell = json.loads(cell)
-            except (ValueError, RecursionError):
-                return None
+            cell = opened(cell)
         if isinstance(cell, Mapping):
             whole = ".".join(keys[number:])
             if whole in cell:  # a name with a dot

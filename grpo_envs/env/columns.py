@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from grpo_envs.env.cells import nested
-from grpo_envs.env.tables import Table
+from grpo_envs.env.cells import nested, opened
+from grpo_envs.env.records import Table
 from grpo_envs.errors import ConfigError, DatasetError, nearest, unknown
 
 Names = Mapping[str, tuple[str, ...]]
@@ -110,10 +109,7 @@ def _inside(name: str, cells: Sequence[Any]) -> list[str]:
 
 def _paths(name: str, cell: Any, depth: int) -> Iterator[str]:
     if isinstance(cell, str) and cell.lstrip().startswith("{"):
-        try:
-            cell = json.loads(cell)
-        except (ValueError, RecursionError):
-            return
+        cell = opened(cell)
     if isinstance(cell, Mapping) and depth:
         for key, inner in cell.items():
             yield f"{name}.{key}"

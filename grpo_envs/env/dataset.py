@@ -10,8 +10,9 @@ from typing import Any
 from grpo_envs.env.columns import names_of
 from grpo_envs.env.dataset_cache import key_of, load, save
 from grpo_envs.env.reading import Reading, Verdict, shown
+from grpo_envs.env.records import Records, Table
 from grpo_envs.env.row import Row
-from grpo_envs.env.tables import Records, Table, load_tables
+from grpo_envs.env.tables import load_tables
 from grpo_envs.errors import ConfigError, DatasetError, require, require_one_of
 from grpo_envs.runtime.progress import phase
 from grpo_envs.seeding import rng_for

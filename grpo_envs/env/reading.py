@@ -9,8 +9,8 @@ from typing import Any
 
 from grpo_envs.env.cells import Asked, Unreadable, asked, joined
 from grpo_envs.env.columns import PART, Names, cells_of, heads, name_of, require_columns
+from grpo_envs.env.records import Table
 from grpo_envs.env.row import Row
-from grpo_envs.env.tables import Table
 from grpo_envs.errors import ConfigError, DatasetError
 from grpo_envs.runtime.progress import phase
 from grpo_envs.seeding import seed_for
@@ -18,7 +18,7 @@ from grpo_envs.seeding import seed_for
 _EVAL_NAMES = ("eval", "test", "validation")
 _HELD_OUT = 0.1
 _EXAMPLES = 3
-_CONVERSATION = ("[", "{")
+_CONVERSATION = ("[", "{", "array(")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

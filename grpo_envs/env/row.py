@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, time
 from typing import Any
 
 from grpo_envs.env.cells import Unreadable, plain_text
-from grpo_envs.env.tables import Table
+from grpo_envs.env.records import Table
 from grpo_envs.errors import DatasetError
 from grpo_envs.types import Problem
 
 _RESERVED = frozenset({"env"})
 """Keys of `Problem.meta` that are not taken from columns, because a mixture writes them."""
+_HALF = re.compile("[\ud800-\udfff]")
+"""Code points that neither UTF-8 nor a tokenizer can encode; JSON may escape one alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +41,8 @@ class Row:
         """Return a column as stripped text.
 
         Raises:
-            DatasetError: the cell is empty, an object or a list of anything but numbers; the
-                message names file, row and column.
+            DatasetError: the cell is empty, an object or a list of anything but numbers, or no
+                Unicode text; the message names file, row and column.
         """
         value = self.values[column]
         if type(value) is str:
@@ -51,6 +54,8 @@ class Row:
                 raise DatasetError(f"{self.where}: {column!r} {error}.") from None
         if not text:
             raise DatasetError(f"{self.where} has no {column!r}.")
+        if not text.isascii() and _HALF.search(text):
+            raise DatasetError(f"{self.where}: {column!r} has half of a surrogate pair.")
         return text
 
     @property

@@ -7,76 +7,22 @@ layout of pandas: columns of cells (`to_json()`), of lists, by index, `split` or
 
 from __future__ import annotations
 
-import glob
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import Any, overload
 
+from grpo_envs.env.arrow import REMEDY, arrow_tables
 from grpo_envs.env.cells import Unreadable
-from grpo_envs.errors import ConfigError, DatasetError, require_training
-from grpo_envs.runtime.hub import missing_on_hub
-
-if TYPE_CHECKING:
-    import datasets
+from grpo_envs.env.records import Records, Table
+from grpo_envs.errors import ConfigError, DatasetError
 
 _READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-_SPLITS = ("train", "eval", "test", "validation")
-_REMEDY = "Give a local .jsonl, .json, .csv or .parquet file, or a reachable hub id."
+_SPLITS = {name: name for name in ("train", "eval", "test", "validation")}
+_SPLITS |= dict.fromkeys(("val", "valid", "dev"), "validation")
+"""File names of splits, and the split that each means (as in `datasets`)."""
 _LAYOUTS = "a list of rows, or pandas' columns, index, split or table"
-
-
-class Table(Protocol):
-    """Rows with named columns, read on request."""
-
-    @property
-    def column_names(self) -> Sequence[str]:
-        """The names of all columns, in order of appearance."""
-
-    def __len__(self) -> int:
-        """Return how many rows there are."""
-
-    def record(self, number: int) -> Mapping[str, Any]:
-        """Return a row with all of its columns.
-
-        Raises:
-            Unreadable: the row is not an object with columns.
-        """
-
-    def part(self, start: int, stop: int, names: Collection[str]) -> Records:
-        """Return rows `start` to `stop` with at least these columns; faster than single rows."""
-
-
-@dataclass(frozen=True)
-class Records:
-    """A table of plain records; a column may hold values of several types."""
-
-    records: Sequence[Any]
-    """Mappings; any other member is a row that cannot be read, and an Unreadable has the reason."""
-
-    @cached_property
-    def column_names(self) -> Sequence[str]:
-        """The names that any record has, in order of appearance."""
-        found = (record for record in self.records if isinstance(record, Mapping))
-        return list(dict.fromkeys(name for record in found for name in record))
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def record(self, number: int) -> Mapping[str, Any]:
-        """Return a record."""
-        record = self.records[number]
-        if isinstance(record, Unreadable):
-            raise record
-        if not isinstance(record, Mapping):
-            raise Unreadable(" is no object with columns")
-        return record
-
-    def part(self, start: int, stop: int, names: Collection[str]) -> Records:
-        """Return some of the records, whole."""
-        return Records(self.records[start:stop])
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,31 +49,6 @@ class _Lines(Sequence[Any]):
             return Unreadable(f" is no JSON ({error})")
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrow:
-    """A table of the library `datasets`."""
-
-    dataset: datasets.Dataset
-
-    @property
-    def column_names(self) -> Sequence[str]:
-        return list(self.dataset.column_names)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def record(self, number: int) -> Mapping[str, Any]:
-        record: Mapping[str, Any] = self.dataset[number]
-        return record
-
-    def part(self, start: int, stop: int, names: Collection[str]) -> Records:
-        own = [name for name in self.dataset.column_names if name in names]
-        columns = self.dataset.select_columns(own)[start:stop]
-        return Records(
-            [dict(zip(own, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        )
-
-
 def load_tables(dataset: str, names: Collection[str] = ()) -> Mapping[str, Table]:
     """Return the tables of `dataset` by split.
 
@@ -145,33 +66,50 @@ def load_tables(dataset: str, names: Collection[str] = ()) -> Mapping[str, Table
         raise ConfigError(f"env.dataset={dataset}: not one of {', '.join(_READERS)}.")
     if reader and not path.is_file():
         raise DatasetError(f"env.dataset={dataset}: no such file (looked in {Path.cwd()}).")
-    if reader and not path.read_bytes().strip():
+    if reader:
+        return _file_tables(path, dataset, names, reader)
+    files = sorted(path.iterdir()) if path.is_dir() else []
+    splits = list(map(_split_of, files))
+    if files and all(splits) and len({*splits}) == len(files):
+        return {
+            split: _file_tables(file, str(file), names, _READERS[file.suffix.lower()])["train"]
+            for split, file in zip(splits, files, strict=True)
+        }
+    return arrow_tables(dataset, path, None)
+
+
+def _split_of(file: Path) -> str:
+    """Return the split that a file of JSON or CSV is named after; '' for any other file."""
+    plain = _READERS.get(file.suffix.lower()) in ("json", "csv") and file.is_file()
+    return _SPLITS.get(file.stem, "") if plain else ""
+
+
+def _file_tables(
+    path: Path, dataset: str, names: Collection[str], reader: str
+) -> Mapping[str, Table]:
+    if not path.read_bytes().strip():
         raise DatasetError(f"env.dataset={dataset}: the file is empty, it has no rows.")
     if reader == "json":
         return {"train": _json_table(path, dataset, names)}
-    files = sorted(path.iterdir()) if path.is_dir() else []
-    if files and all(_is_json_of_a_split(file) for file in files):
-        return {file.stem: _json_table(file, dataset, names) for file in files}
-    return _arrow_tables(dataset, path, reader)
-
-
-def _is_json_of_a_split(file: Path) -> bool:
-    return _READERS.get(file.suffix.lower()) == "json" and file.stem in _SPLITS and file.is_file()
+    return arrow_tables(dataset, path, reader)
 
 
 def _json_table(path: Path, dataset: str, names: Collection[str]) -> Records:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
-        raise DatasetError(f"env.dataset={dataset}: cannot be read ({error}). {_REMEDY}") from error
-    if path.suffix.lower() == ".json":
-        try:
-            return _records(json.loads(text), dataset, names)
-        except (ValueError, RecursionError) as error:
-            if len(text.splitlines()) == 1 or _first_line_is_no_object(text):
-                why = f"env.dataset={dataset}: cannot be read ({error}). {_REMEDY}"
-                raise DatasetError(why) from error
-    return _of_lines(text, dataset, names)
+        raise DatasetError(f"env.dataset={dataset}: cannot be read ({error}). {REMEDY}") from error
+    lines = path.suffix.lower() != ".json"
+    if lines and not text.lstrip().startswith("["):
+        return _of_lines(text, dataset, names)
+    try:
+        whole = json.loads(text)  # a list of rows, under either name
+    except (ValueError, RecursionError) as error:
+        if not lines and (len(text.splitlines()) == 1 or _first_line_is_no_object(text)):
+            why = f"env.dataset={dataset}: cannot be read ({error}). {REMEDY}"
+            raise DatasetError(why) from error
+        return _of_lines(text, dataset, names)
+    return _records(whole, dataset, names)
 
 
 def _first_line_is_no_object(text: str) -> bool:
@@ -234,43 +172,3 @@ def _is_one_row(whole: Mapping[str, Any], names: Collection[str]) -> bool:
     """Return whether an object of lists is a single row, because one list is a conversation."""
     firsts = [cell[0] for name, cell in whole.items() if name in names and cell]
     return bool(firsts) and all(isinstance(one, dict) and "role" in one for one in firsts)
-
-
-def _arrow_tables(dataset: str, path: Path, reader: str | None) -> Mapping[str, Table]:
-    require_training(f"env.dataset={dataset}", ["datasets", "pandas"])
-    import datasets  # heavy, like pandas: kept off the import path of grpo_envs
-    import pandas
-
-    local = bool(reader) or path.is_dir()
-    source, _, subset = (str(path), "", "") if local else dataset.partition(":")
-    absent = "" if local else missing_on_hub(source, "dataset")
-    if absent:
-        raise DatasetError(f"env.dataset={dataset}: {absent}. {_REMEDY}")
-    bars_were_on = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        if reader == "csv":  # as text: guessing types would turn 007 into 7 and NA into nothing
-            frame = pandas.read_csv(path, dtype=str, keep_default_na=False)
-            return {"train": _Arrow(datasets.Dataset.from_pandas(frame))}
-        if reader:
-            exact = glob.escape(str(path))  # escaped: [ and * would be patterns
-            table = datasets.load_dataset(reader, data_files=exact, split="train")
-            return {"train": _Arrow(_undecoded(table))}
-        loaded = datasets.load_dataset(source, subset or None)
-    except Exception as error:  # of any library: reported as one line with the remedy
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        raise DatasetError(
-            f"env.dataset={dataset}: cannot be read ({first[0]}). {_REMEDY}"
-        ) from error
-    finally:
-        if bars_were_on:
-            datasets.enable_progress_bars()
-    return {str(name): _Arrow(_undecoded(table)) for name, table in loaded.items()}
-
-
-def _undecoded(table: datasets.Dataset) -> datasets.Dataset:
-    """Return the table with pictures and sounds as bytes, because decoding needs packages."""
-    for name, feature in table.features.items():
-        if getattr(feature, "decode", False):
-            table = table.cast_column(name, type(feature)(decode=False))
-    return table

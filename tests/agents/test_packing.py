@@ -24,6 +24,7 @@ from grpo_policy.models import TINY
 from grpo_policy.packing import mask_bytes, pack, saves
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
+from tests.benchmarks.architectures import multimodal
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY)
 CPU = torch.device("cpu")
@@ -323,6 +324,16 @@ def test_a_long_prompt_passes_once_and_a_short_one_as_it_did() -> None:
 )
 def test_other_attention_gets_rows(changes: dict[str, Any]) -> None:
     assert tokens_of(qwen3(**changes), batch()) == 6 * 44
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken"), [("gemma3", False), ("mistral3", False), ("llava", True)]
+)
+def test_a_window_of_the_text_model_counts(kind: str, taken: bool) -> None:
+    """The window is longer than the texts of the self-test, which therefore cannot see it."""
+    policy = Policy(multimodal(kind), AutoTokenizer.from_pretrained(TINY))
+    assert policy.share_prompts
+    assert policy.takes_pairs == taken
 
 
 def test_groups_stay_together_within_the_budget() -> None:

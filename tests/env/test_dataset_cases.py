@@ -148,3 +148,142 @@ def test_a_row_keeps_its_number_where_others_are_left_out(tmp_path: Path) -> Non
 def test_unreadable_is_one_of_two_words() -> None:
     with pytest.raises(ConfigError, match=r"env.unreadable=skip. Allowed: error, drop"):
         MathEnv(dataset="rows.jsonl", unreadable="skip")
+
+
+# Files as programs write them
+
+
+def golds(dataset: Path) -> list[str]:
+    return [gold for _, gold in problems(MathEnv(dataset=str(dataset)))]
+
+
+@pytest.mark.parametrize(
+    ("rows", "cause"),
+    [
+        pytest.param(["P0,0,9", "P1,1,9"], "rows have more cells", id="a cell without a name"),
+        pytest.param(["P0,0", "P1,1,9"], "Expected 2 fields in line 3", id="one row of three"),
+    ],
+)
+def test_cells_of_csv_without_a_name_do_not_shift_the_columns(
+    rows: list[str], cause: str, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text("\n".join(["prompt,gold", *rows]), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"^env.dataset=.*rows.csv.*{cause}.*$"):
+        MathEnv(dataset=str(tmp_path / "rows.csv"))
+
+
+def test_csv_may_end_each_line_with_a_comma(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("prompt,gold,\nP0,0,\nP1,1,\n", encoding="utf-8")
+    assert golds(tmp_path / "rows.csv") == ["0", "1"]
+
+
+@pytest.mark.parametrize("own", ["test", "val", "valid", "dev"])
+def test_a_folder_of_csv_is_read_as_text(own: str, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("prompt,gold\nP0,007\nP1,1.50\n", encoding="utf-8")
+    (tmp_path / f"{own}.csv").write_text("prompt,gold\nP2,2.0\n", encoding="utf-8")
+    env = MathEnv("eval", dataset=str(tmp_path))
+    assert env.rows is not None
+    assert env.rows.count("train") == 2
+    assert {env.problem(seed).gold for seed in range(2)} == {"2.0"}
+    assert sorted(gold for _, gold in problems(env)) == ["007", "1.50", "2.0"]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_lines_may_be_a_list(indent: int | None, tmp_path: Path) -> None:
+    rows = [{"prompt": f"P{i}", "gold": 10**20 + i} for i in range(2)]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows, indent=indent), encoding="utf-8")
+    assert golds(tmp_path / "rows.jsonl") == [str(10**20), str(10**20 + 1)]
+
+
+def test_narrow_numbers_of_parquet_keep_the_digits_that_were_written(tmp_path: Path) -> None:
+    import datasets
+
+    narrow = {name: datasets.Value(name) for name in ("float32", "float64")}
+    features = {"prompt": datasets.Value("string"), "gold": datasets.List(narrow["float32"])}
+    rows = [
+        {"prompt": f"P{i}", "gold": [i + 0.1], "of": {**dict.fromkeys(narrow, 0.7)}} for i in (1, 2)
+    ]
+    table = datasets.Dataset.from_list(rows, features=datasets.Features(features | {"of": narrow}))
+    path = tmp_path / "rows.parquet"
+    table.to_parquet(str(path))
+    env = MathEnv(dataset=str(path))
+    assert [gold for _, gold in problems(env)] == ["1.1", "2.1"]
+    assert env.problem(0).meta["of"] == {"float32": 0.7, "float64": 0.7}
+
+
+def test_parquet_without_rows_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import pandas
+
+    path = tmp_path / "rows.parquet"
+    pandas.DataFrame(columns=["prompt", "gold"]).to_parquet(path)
+    with pytest.raises(ConfigError) as caught:
+        MathEnv(dataset=str(path))
+    assert str(caught.value) == f"env.dataset={path}: the file is empty, it has no rows."
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        MathEnv(dataset=str(path))
+    assert not caplog.text
+
+
+def test_a_folder_of_save_to_disk_is_read(tmp_path: Path) -> None:
+    import datasets
+
+    rows = [{"prompt": f"P{i}", "gold": str(i)} for i in range(3)]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    assert golds(tmp_path / "saved") == ["0", "1", "2"]
+
+
+def test_an_object_of_another_layout_is_named_once(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('{"train": [{"prompt": "a"}], "test": []}', encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        MathEnv(dataset=str(path))
+    assert str(caught.value).startswith(f"env.dataset={path}: one JSON object with train, test.")
+    assert str(caught.value).count("env.dataset") == 1
+
+
+def test_csv_holds_objects_as_pandas_writes_them(tmp_path: Path) -> None:
+    import pandas
+
+    rows = [{"prompt": f"P{i}", "reward_model": {"ground_truth": str(i)}} for i in range(3)]
+    path = tmp_path / "rows.csv"
+    pandas.DataFrame(rows).to_csv(path, index=False)
+    env = MathEnv(dataset=str(path), columns={"gold": "reward_model.ground_truth"})
+    assert problems(env) == [(f"P{i}", str(i)) for i in range(3)]
+    with pytest.raises(ConfigError, match=r"Did you mean 'reward_model.ground_truth'\?"):
+        MathEnv(dataset=str(path), columns={"gold": "reward_model.groundtruth"})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "gold", "cause"),
+    [
+        pytest.param(
+            "[{'role': 'system', 'content': 'S'} {'role': 'user', 'content': 'Q'}]",
+            "1",
+            "'prompt' is a printed array of messages",
+            id="an array of messages that pandas wrote into a CSV",
+        ),
+        pytest.param(
+            "array([{'role': 'user', 'content': 'Q'}], dtype=object)",
+            "1",
+            "'prompt' is a printed array of messages",
+            id="the repr of an array",
+        ),
+        pytest.param("half \ud800", "1", "'prompt' has half of a surrogate pair", id="no Unicode"),
+        pytest.param("Q", "nan", "gold 'nan' cannot be graded", id="a missing number"),
+    ],
+)
+def test_a_text_that_is_no_text_cannot_be_read(
+    prompt: str, gold: str, cause: str, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "P0", "gold": "0"}, {"prompt": prompt, "gold": gold}]
+    path = written({"file": "rows.jsonl", "rows_like": rows}, tmp_path)
+    with pytest.raises(ConfigError, match=rf": row 2: {cause}.*1 of 2 rows cannot be read"):
+        MathEnv(dataset=path)
+
+
+def test_a_prompt_about_messages_is_a_text(tmp_path: Path) -> None:
+    texts = ["[{'role': x} is Python with a mistake: role, content?", "{role} and {content}?"]
+    rows = [{"prompt": text, "gold": "1"} for text in texts]
+    path = written({"file": "rows.jsonl", "rows_like": rows}, tmp_path)
+    assert [prompt for prompt, _ in problems(MathEnv(dataset=path))] == texts
