@@ -147,7 +147,7 @@ def _loaded(source: str, subset: str) -> Mapping[str, datasets.Dataset]:
     if any((Path(source) / name).is_file() for name in _SAVED):
         saved = datasets.load_from_disk(source)
         return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
-    loaded: datasets.DatasetDict = datasets.load_dataset(source, subset or None)
+    loaded: Mapping[str, datasets.Dataset] = datasets.load_dataset(source, subset or None)
     return loaded
 
 
