@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 from grpo_envs.graders.math.units import FONTS
 
-_SENTINELS_TEXT = """proof; notfound; not found; not_found; not-found; n/a; #n/a; nan; null; tbd
-    todo
+_SENTINELS_TEXT = """proof; notfound; not found; not_found; not-found; n/a; #n/a; null; tbd; todo
     no answer; no answer found; answer not found; no final answer; no ground truth; not available
     not provided; not applicable; unverifiable; omitted; proof omitted; proof problem; see proof
     proof required; [not found]; <notfound>; 略; 证明略; proved; proven; qed; see solution
