@@ -14,6 +14,9 @@ from grpo_envs.errors import ConfigError
 from grpo_envs.training.build import make_accelerator
 from grpo_envs.training.precision import compute_dtype
 
+# PyTorch 2.9 warns when the precision is read or set.
+pytestmark = pytest.mark.filterwarnings("ignore:Please use the new API settings:UserWarning")
+
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
