@@ -24,9 +24,11 @@ def comparable(
 ) -> tuple[list[Record], dict[str, str]]:
     """Return finished runs of one length that have the metrics, and why the others are left out.
 
-    The length is that of most finished runs; of two that are equally frequent, the larger one.
+    The length is that of most finished runs; of two that are equally frequent, the larger one. A
+    run that a limit of its own ended, such as `trainer.target`, may have any length.
     """
-    lengths = Counter(run.steps[-1]["step"] for run in runs if run.state == "done" and run.steps)
+    whole = [run for run in runs if run.state == "done" and run.steps and not run.stopped]
+    lengths = Counter(run.steps[-1]["step"] for run in whole)
     usual = max(lengths, key=lambda steps: (lengths[steps], steps), default=0)
     reasons = [_why_not(run, metrics, usual) for run in runs]
     pairs = list(zip(runs, reasons, strict=True))
@@ -46,7 +48,7 @@ def _why_not(run: Record, metrics: Sequence[str], usual: int) -> str:
     if not run.steps:
         return "no metrics.jsonl, or an empty one"
     last = run.steps[-1]["step"]
-    if last != usual:
+    if last != usual and not run.stopped:
         return f"{last} steps, others {usual}"
     if missing := [metric for metric in metrics if metric not in names_of(run)]:
         return f"no {', '.join(missing)}"

@@ -151,7 +151,7 @@ def compare(runs: Sequence[Record], question: Question) -> Comparison:
         chosen = short.get(question.baseline, question.baseline)
         require_one_of("--baseline", chosen, names)
         variants.sort(key=lambda variant: variant.name != chosen)
-    remarks = [*_differing(variants, by, [*question.over, question.tasks])]
+    remarks = [*_differing(variants, by, [*question.over, question.tasks]), *_stopped(variants)]
     for variant in variants[1:]:
         remarks += _unpaired(variant, variants[0])
     return Comparison(question=question, by=by, variants=variants, left_out=left, remarks=remarks)
@@ -224,6 +224,14 @@ def _differing(
         yield f"differ between the variants: {'; '.join(expected)}"
     if beside:
         yield f"warning: differ beside {_options('--by', by)}: {'; '.join(beside)}"
+
+
+def _stopped(variants: Sequence[Variant]) -> Iterator[str]:
+    """Yield a line about the runs that a limit of their own ended: they are of other lengths."""
+    runs = [run for variant in variants for run in variant.runs.values() if run.stopped]
+    if runs:
+        each = [f"{shown(run.path)} (step {run.steps[-1]['step']}, {run.stopped})" for run in runs]
+        yield f"warning: ended by a limit, compared by their last values: {'; '.join(each)}"
 
 
 def _unpaired(variant: Variant, baseline: Variant) -> Iterator[str]:

@@ -178,8 +178,8 @@ class RunFolder:
     @property
     def overrides(self) -> list[str]:
         """The overrides of the command line."""
-        note = _read(self.path / "config.json") or _read(self.path / "failed.json")
-        return [] if note is None else in_present_words(note["overrides"])
+        note = _read(self.path / "config.json") or _read(self.path / "failed.json") or {}
+        return in_present_words(note.get("overrides", []))
 
     @property
     def result(self) -> dict[str, float] | None:
@@ -188,26 +188,15 @@ class RunFolder:
         return None if done is None else dict(done.get("metrics", {}))
 
     @property
+    def stopped(self) -> str:
+        """The limit that ended a run that is done before its last step; '' if there was none."""
+        return str((_read(self.path / "done.json") or {}).get("stopped", ""))
+
+    @property
     def error(self) -> str | None:
         """Why the run ended early; None if it did not."""
         failed = _read(self.path / "failed.json")
         return None if failed is None else str(failed["error"])
-
-
-def newest_cut_off(runs: Path, overrides: Sequence[str]) -> Path | None:
-    """Return the newest interrupted run of a command; None if there is none.
-
-    Args:
-        runs: The folder that holds the runs' folders.
-        overrides: Overrides of the command; `resume=` is ignored.
-    """
-    said = [override for override in overrides if not override.startswith("resume=")]
-    for path in sorted(runs.glob("*/config.json"), reverse=True):
-        folder = RunFolder(path.parent)
-        before = [override for override in folder.overrides if not override.startswith("resume=")]
-        if before == said and folder.result is None:
-            return folder.path
-    return None
 
 
 def failures(sweep: Path, since: float) -> list[RunFolder]:

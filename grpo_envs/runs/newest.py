@@ -1,13 +1,14 @@
-"""The run that a path means: the run itself, or the newest run in a folder of runs."""
+"""The run that a path means, and the one that a command goes on with: the newest of a folder."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from grpo_envs.errors import ConfigError
+from grpo_envs.runs.folder import RunFolder
 from grpo_envs.runtime.files import shown
 
 _DEEPEST = 3
@@ -67,6 +68,22 @@ def model_in(path: Path) -> Path:
     if newest := newest_run(path):  # ambiguous: the next run would be newer
         raise ConfigError(f"model.path={shown(path)}: a folder of runs. Give model.path={newest}.")
     return path
+
+
+def newest_cut_off(runs: Path, overrides: Sequence[str]) -> Path | None:
+    """Return the newest interrupted run of a command; None if there is none.
+
+    Args:
+        runs: The folder that holds the runs' folders.
+        overrides: Overrides of the command; `resume=` is ignored.
+    """
+    said = [override for override in overrides if not override.startswith("resume=")]
+    for path in sorted(runs.glob("*/config.json"), reverse=True):
+        folder = RunFolder(path.parent)
+        before = [override for override in folder.overrides if not override.startswith("resume=")]
+        if before == said and folder.result is None:
+            return folder.path
+    return None
 
 
 def _is_run(path: Path) -> bool:

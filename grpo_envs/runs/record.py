@@ -38,6 +38,9 @@ class Record:
     """Overrides of the command line."""
     result: dict[str, float] = field(default_factory=dict)
     """The last metrics of a finished run; else empty."""
+    stopped: str = ""
+    """The limit that ended a finished run before its last step, such as `trainer.target=0.9: ...`;
+    '' if there was none."""
 
     @property
     def seconds(self) -> float:
@@ -126,6 +129,7 @@ def record_of(path: Path) -> Record:
         state=state_of(folder, steps),
         overrides={key.lstrip("+"): value for key, _, value in pairs},
         result=folder.result or {},
+        stopped=folder.stopped,
     )
 
 

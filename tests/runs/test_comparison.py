@@ -37,7 +37,7 @@ Values = Mapping[int, float]
 
 def made(folder: Path, agent: str, seed: int, accuracy: float, **more: Any) -> Path:
     """The folder of a run that is done after `steps`."""
-    steps = more.pop("steps", 8)
+    steps, stopped = more.pop("steps", 8), more.pop("stopped", "")
     path = folder / f"agent-{agent}_seed-{seed}"
     config = {"seed": seed, "agent.name": "grpo", "agent.loss.beta": float(agent == "a"), **more}
     run = RunFolder(path)
@@ -49,7 +49,7 @@ def made(folder: Path, agent: str, seed: int, accuracy: float, **more: Any) -> P
     for name, lines in (("metrics", rows), ("eval", evals)):
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (path / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    run.finish(steps, evals[-1])
+    run.finish(steps, evals[-1], stopped)
     return path
 
 
@@ -154,6 +154,24 @@ def test_runs_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
     assert told[4].endswith("agent-b_seed-0, seed=0 alike")
     a, b = found.results
     assert (a.runs, b.runs, b.pairs, b.difference) == (1, 5, 1, None)
+
+
+def test_runs_that_a_limit_ended_are_compared_by_their_last_values_and_named(
+    tmp_path: Path,
+) -> None:
+    two_variants(tmp_path)
+    why = "trainer.target=0.9: eval/accuracy is 0.91"
+    for seed, steps in ((0, 3), (1, 5), (2, 5)):
+        made(tmp_path, "b", seed, 0.91, steps=steps, stopped=why)
+    runs = read(sorted(tmp_path.iterdir()))
+    found = compare(runs, Question(metrics=["eval/accuracy"], by=["agent"]))
+    assert not found.left_out
+    a, b = found.results
+    assert (a.runs, b.runs, b.pairs) == (5, 5, 5)
+    assert b.mean.mean == pytest.approx((3 * 0.91 + 0.70 + 0.75) / 5)
+    (warning,) = [line for line in found.remarks if "ended by a limit" in line]
+    assert f"agent-b_seed-0 (step 3, {why})" in warning
+    assert "agent-b_seed-3" not in warning
 
 
 def last_evaluation(run: Path, line: str) -> None:

@@ -7,7 +7,8 @@ import pytest
 from grpo_agent.loss_options import OPTIONS
 from grpo_envs.config.composition import compose_run
 from grpo_envs.errors import ConfigError
-from grpo_envs.runs.folder import RunFolder, newest_cut_off, require_alike
+from grpo_envs.runs.folder import RunFolder, require_alike
+from grpo_envs.runs.newest import newest_cut_off
 
 THEN = {
     **{"cispo_cap": 5.0, "sapo_tau_positive": 1.0, "sapo_tau_negative": 1.05},

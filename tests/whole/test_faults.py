@@ -26,7 +26,8 @@ from grpo_envs.env.function import Function
 from grpo_envs.env.rewards import score_safely
 from grpo_envs.errors import ConfigError
 from grpo_envs.runs.checkpoint import Checkpoints
-from grpo_envs.runs.folder import RunFolder, newest_cut_off
+from grpo_envs.runs.folder import RunFolder
+from grpo_envs.runs.newest import newest_cut_off
 from grpo_envs.runs.rows import read_jsonl
 from grpo_envs.training.environments import make_envs
 from grpo_envs.types import Completion, Group
