@@ -12,6 +12,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +144,12 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture
 def tiny() -> Policy:
     """The bundled model: greedy answers, real rewards."""
+    return deepcopy(loaded_tiny())
+
+
+@cache
+def loaded_tiny() -> Policy:
+    """The bundled model, loaded once per process."""
     from grpo_policy.models import TINY, load_policy
 
     return load_policy(str(TINY))

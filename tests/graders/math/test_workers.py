@@ -134,7 +134,7 @@ def state(pid: int) -> str:
         return "gone"
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "waited in vain"
@@ -539,7 +539,7 @@ def test_workers_die_with_their_zygote(puppet: Pool) -> None:
         pids = wait_for(lambda: running(puppet))
         time.sleep(0.1)
         kill(zygote_of(puppet))
-        wait_for(lambda: all(state(pid) in ("gone", "Z") for pid in pids), seconds=1)
+        wait_for(lambda: all(state(pid) in ("gone", "Z") for pid in pids))
         assert asked.result() == [None]
 
 
@@ -775,7 +775,7 @@ def test_a_parent_that_is_killed_leaves_nothing(judge: Path) -> None:
         family = wait_for(lambda: len(found := children(pid)) >= 2 and found | {pid})
         process.kill()
         process.wait(timeout=10)
-        wait_for(lambda: {state(pid) for pid in family} <= {"gone", "Z"}, seconds=3)
+        wait_for(lambda: {state(pid) for pid in family} <= {"gone", "Z"})
 
 
 def test_a_child_that_outlives_its_parent_keeps_no_zygote_alive(judge: Path) -> None:
@@ -793,7 +793,7 @@ time.sleep(60)
         process.kill()
         process.wait(timeout=10)
         try:
-            wait_for(lambda: state(pid) in ("gone", "Z"), seconds=3)
-            assert state(child) == "S"
+            wait_for(lambda: state(pid) in ("gone", "Z"))
+            assert state(child) in ("R", "S"), "it is alive"
         finally:
             os.kill(child, signal.SIGKILL)
