@@ -36,7 +36,7 @@ def lines_of(comparison: Comparison) -> list[Line]:
 def remarks_of(comparison: Comparison) -> list[str]:
     """Return the remarks that belong to the table."""
     remarks = [f"left out {path}: {why}" for path, why in comparison.left_out.items()]
-    remarks += comparison.remarks
+    remarks += [*filter(None, [comparison.ended]), *comparison.remarks]
     first = comparison.variants[0].name
     poor = {r.variant: r.pairs for r in comparison.results if r.difference is None}
     remarks += [

@@ -129,18 +129,18 @@ def write_page(title: str, jobs: Sequence[Record], by: str, out: Path) -> None:
         code = False if number else NAME  # load plotly's code once, for all figures
         figures.append(figure.to_html(full_html=False, include_plotlyjs=code))
     write_bundle(out.parent)
-    tables, without = _tables(jobs, by)
-    above = "".join(map(_html_table, tables)) + (f"<p>{escape(without)}</p>" if without else "")
+    tables, about = _tables(jobs, by)
+    above = "".join(map(_html_table, tables)) + (f"<p>{escape(about)}</p>" if about else "")
     text = _PAGE.format(title=escape(title), tables=above, figures="".join(figures))
     out.write_text(text, encoding="utf-8")
 
 
 def _tables(jobs: Sequence[Record], by: str) -> tuple[list[_Table], str]:
-    """Return the tables, and a line about the jobs that the comparison leaves out, if any."""
+    """Return the tables, and what `Comparison.about_runs` says."""
     comparison = over_seeds(jobs, by)
     if comparison is None:
         return [table_of(jobs, by)], ""
-    return [table_of(jobs, by), rows_of(comparison)], comparison.without
+    return [table_of(jobs, by), rows_of(comparison)], comparison.about_runs
 
 
 def _html_table(table: _Table) -> str:
@@ -158,15 +158,15 @@ def report(sweep: Path, by: str, *, ascending: bool = False) -> list[Table]:
     """Write report.png and report.html into a sweep's folder; return the tables.
 
     If seeds vary, a second table compares the variants over them; a line on stderr names the jobs
-    that it leaves out.
+    that it leaves out, and those that a limit ended early.
 
     Raises:
         ConfigError: the folder holds no jobs, no job has such a metric, or matplotlib is missing.
     """
     jobs = ranked(read_jobs(sweep), by, ascending=ascending)
-    tables, without = _tables(jobs, by)
-    if without:
-        sys.stderr.write(f"{without}\n")
+    tables, about = _tables(jobs, by)
+    if about:
+        sys.stderr.write(f"{about}\n")
     draw(_lines(jobs), _CURVES, sweep / "report.png")
     write_page(f"Sweep {sweep.resolve().name}", jobs, by, sweep / "report.html")
     return [rich_table(*table) for table in tables]

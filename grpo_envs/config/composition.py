@@ -28,6 +28,7 @@ from grpo_envs.env.installed import CONF, available
 from grpo_envs.env.plugins import conf_dir
 from grpo_envs.runs.folder import job_name, sweep_name
 from grpo_envs.runs.newest import newest_cut_off, newest_run
+
 _OLD_HYDRA = hydra.__version__.startswith("1.3")
 COMPOSING = {"version_base": "1.3"} if _OLD_HYDRA else {}
 """An argument that Hydra 1.3 needs and 1.4 does not have."""

@@ -38,8 +38,8 @@ def main() -> None:
     out = options.out or alone
     records = [read_record(run) for run in runs]
     write_report(records, out)
-    if (comparison := over_seeds(records, ACCURACY.metric)) and comparison.without:
-        sys.stderr.write(f"{comparison.without}\n")
+    if (comparison := over_seeds(records, ACCURACY.metric)) and comparison.about_runs:
+        sys.stderr.write(f"{comparison.about_runs}\n")
     print(out)
 
 

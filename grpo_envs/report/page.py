@@ -154,4 +154,4 @@ def _compared(runs: Sequence[Record]) -> Iterator[str]:
         header, rows = rows_of(comparison)
         yield f"<h2>Over seeds: {ACCURACY.title}</h2>"
         yield table([[escape(cell) for cell in line] for line in (header, *rows)])
-        yield f"<p>{escape(comparison.without)}</p>" if comparison.without else ""
+        yield f"<p>{escape(comparison.about_runs)}</p>" if comparison.about_runs else ""

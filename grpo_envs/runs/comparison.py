@@ -104,12 +104,19 @@ class Comparison:
     """Lines about keys that differ, and about runs without a pair."""
 
     @property
-    def without(self) -> str:
-        """One line that names the runs that are left out; '' if there are none."""
-        if not self.left_out:
-            return ""
+    def ended(self) -> str:
+        """A warning that names the runs that a limit ended early; '' if there are none."""
+        runs = [run for variant in self.variants for run in variant.runs.values() if run.stopped]
+        each = [f"{shown(run.path)} (step {run.steps[-1]['step']}, {run.stopped})" for run in runs]
+        line = f"warning: ended by a limit, compared by their last values: {'; '.join(each)}"
+        return line if runs else ""
+
+    @property
+    def about_runs(self) -> str:
+        """One line that names the runs that are left out, or ended by a limit; '' if none is."""
         named = [f"{path} ({why})" for path, why in sorted(self.left_out.items())]
-        return f"left out of the comparison: {'; '.join(named)}"
+        left_out = f"left out of the comparison: {'; '.join(named)}" if named else ""
+        return ". ".join(filter(None, (left_out, self.ended)))
 
     @cached_property
     def results(self) -> list[Result]:
@@ -151,7 +158,7 @@ def compare(runs: Sequence[Record], question: Question) -> Comparison:
         chosen = short.get(question.baseline, question.baseline)
         require_one_of("--baseline", chosen, names)
         variants.sort(key=lambda variant: variant.name != chosen)
-    remarks = [*_differing(variants, by, [*question.over, question.tasks]), *_stopped(variants)]
+    remarks = [*_differing(variants, by, [*question.over, question.tasks])]
     for variant in variants[1:]:
         remarks += _unpaired(variant, variants[0])
     return Comparison(question=question, by=by, variants=variants, left_out=left, remarks=remarks)
@@ -224,14 +231,6 @@ def _differing(
         yield f"differ between the variants: {'; '.join(expected)}"
     if beside:
         yield f"warning: differ beside {_options('--by', by)}: {'; '.join(beside)}"
-
-
-def _stopped(variants: Sequence[Variant]) -> Iterator[str]:
-    """Yield a line about the runs that a limit of their own ended: they are of other lengths."""
-    runs = [run for variant in variants for run in variant.runs.values() if run.stopped]
-    if runs:
-        each = [f"{shown(run.path)} (step {run.steps[-1]['step']}, {run.stopped})" for run in runs]
-        yield f"warning: ended by a limit, compared by their last values: {'; '.join(each)}"
 
 
 def _unpaired(variant: Variant, baseline: Variant) -> Iterator[str]:

@@ -342,7 +342,7 @@ def test_what_counts_as_arithmetic(text: str, expected: bool) -> None:
 
 
 def test_an_answer_that_never_ends_costs_its_own_reward() -> None:
-    env = made(task="countdown", wall_s=2)
+    env = made(task="countdown", wall_s=3)
     problem = env.problem(0)
     answers = ["<answer>9**9**9**9</answer>", problem.solution]
     endless, right = env.score_batch([problem] * 2, answers)

@@ -169,9 +169,11 @@ def test_runs_that_a_limit_ended_are_compared_by_their_last_values_and_named(
     a, b = found.results
     assert (a.runs, b.runs, b.pairs) == (5, 5, 5)
     assert b.mean.mean == pytest.approx((3 * 0.91 + 0.70 + 0.75) / 5)
-    (warning,) = [line for line in found.remarks if "ended by a limit" in line]
-    assert f"agent-b_seed-0 (step 3, {why})" in warning
-    assert "agent-b_seed-3" not in warning
+    assert f"agent-b_seed-0 (step 3, {why})" in found.ended
+    assert "agent-b_seed-3" not in found.ended
+    RunFolder(runs[0].path).finish(8, {}, "trainer.patience=2: no progress")
+    again = compare(read([run.path for run in runs[:5]]), Question(metrics=["eval/accuracy"]))
+    assert again.about_runs == again.ended
 
 
 def last_evaluation(run: Path, line: str) -> None:
@@ -362,6 +364,7 @@ def test_runs_that_are_not_over_are_named_on_the_page_and_on_the_terminal(
     paths = [run.path for run in two_variants(tmp_path)]
     (paths[0] / "done.json").unlink()
     RunFolder(paths[6]).fail("no <disk>", [])
+    RunFolder(paths[9]).finish(8, {}, "trainer.max_tokens=9: 9 tokens")
     monkeypatch.chdir(tmp_path)
     runs = [path.name for path in paths]
     options = (
@@ -373,7 +376,11 @@ def test_runs_that_are_not_over_are_named_on_the_page_and_on_the_terminal(
     by_name = {"report": report_main, "sweep_report": sweep_main}
     by_name[command]()
     first, second = "agent-a_seed-0 (cut off after step 8)", "agent-b_seed-1 (failed: no <disk>)"
-    line = f"left out of the comparison: {first}; {second}"
+    ended = "agent-b_seed-4 (step 8, trainer.max_tokens=9: 9 tokens)"
+    line = (
+        f"left out of the comparison: {first}; {second}. "
+        f"warning: ended by a limit, compared by their last values: {ended}"
+    )
     assert capsys.readouterr().err.splitlines() == [line]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count(f"<p>{escape(line)}</p>") == 1
