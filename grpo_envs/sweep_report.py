@@ -2,9 +2,10 @@
 
 Prints a table of the jobs, best first: the overrides in which they differ, the held-out reward and
 accuracy at the end (with 95 % intervals) and the time of the steps. If seeds vary, a second table
-compares the variants over them, as `grpo_envs.compare` does. Writes the curves to report.png and
-report.html in the sweep's folder; a variant's curve is the mean over its seeds. The page loads
-plotly.min.js from the same folder, as the pages of the jobs do; nothing needs a network.
+compares the variants over them, as `grpo_envs.compare` does. Writes the curves to report.html and,
+with the extra `plot`, to report.png in the sweep's folder; a variant's curve is the mean over its
+seeds. The page loads plotly.min.js from the same folder, as the pages of the jobs do; nothing needs
+a network.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 
 import rich
 from rich.table import Table
 
-from grpo_envs.errors import ConfigError, require_one_of, require_training
+from grpo_envs.errors import ConfigError, install, require_one_of, require_training
 from grpo_envs.runs.comparison import over_seeds, read
 from grpo_envs.runs.curves import ACCURACY, LENGTH, REWARD
 from grpo_envs.runs.newest import newest_run
@@ -154,22 +156,30 @@ def _html_row(tag: str, cells: Sequence[str]) -> str:
     return f"<tr>{inside}</tr>"
 
 
-def report(sweep: Path, by: str, *, ascending: bool = False) -> list[Table]:
-    """Write report.png and report.html into a sweep's folder; return the tables.
+def report(sweep: Path, by: str, *, ascending: bool = False) -> tuple[list[Table], list[Path]]:
+    """Write report.png and report.html into a sweep's folder; return the tables and the files.
+
+    Without matplotlib there is no picture, and a line on stderr says so.
 
     If seeds vary, a second table compares the variants over them; a line on stderr names the jobs
     that it leaves out, and those that a limit ended early.
 
     Raises:
-        ConfigError: the folder holds no jobs, no job has such a metric, or matplotlib is missing.
+        ConfigError: the folder holds no jobs, or no job has such a metric.
     """
     jobs = ranked(read_jobs(sweep), by, ascending=ascending)
     tables, about = _tables(jobs, by)
     if about:
         sys.stderr.write(f"{about}\n")
-    draw(_lines(jobs), _CURVES, sweep / "report.png")
-    write_page(f"Sweep {sweep.resolve().name}", jobs, by, sweep / "report.html")
-    return [rich_table(*table) for table in tables]
+    picture, page = sweep / "report.png", sweep / "report.html"
+    write_page(f"Sweep {sweep.resolve().name}", jobs, by, page)
+    written = [page]
+    if find_spec("matplotlib"):
+        draw(_lines(jobs), _CURVES, picture)
+        written.insert(0, picture)
+    else:
+        sys.stderr.write(f"no {picture.name}: pictures need matplotlib: {install('plot')}\n")
+    return [rich_table(*table) for table in tables], written
 
 
 @exit_on_error()
@@ -183,10 +193,11 @@ def main() -> None:
     parser.add_argument("--by", default="eval/reward", help="metric to sort by (%(default)s)")
     parser.add_argument("--ascending", action="store_true", help="the lowest first")
     options = parser.parse_args()
-    for table in report(options.sweep, options.by, ascending=options.ascending):
+    tables, written = report(options.sweep, options.by, ascending=options.ascending)
+    for table in tables:
         rich.get_console().print(table)
-    for name in ("report.png", "report.html"):
-        rich.get_console().print(options.sweep / name, highlight=False, soft_wrap=True)
+    for path in written:
+        rich.get_console().print(path, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,24 @@ def test_the_report_writes_a_picture_and_a_page(grid: tuple[Path, dict[Path, int
     assert page.count("env-math_seed-1") >= 3  # what a curve says when it is pointed at
 
 
+def test_without_matplotlib_the_report_is_a_table_and_a_page(
+    grid: tuple[Path, dict[Path, int], str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, _, _ = grid
+    (folder / "report.html").unlink(missing_ok=True)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(sys, "argv", ["sweep_report", str(folder)])
+    main()
+    told = capsys.readouterr()
+    assert told.err == 'no report.png: pictures need matplotlib: pip install -e ".[plot]"\n'
+    assert told.out.count("done") == 4
+    assert told.out.splitlines()[-1] == str(folder / "report.html")
+    assert "report.png" not in told.out
+    assert (folder / "report.html").is_file()
+
+
 def started(sweep: Path, name: str) -> RunFolder:
     """A run that has just begun."""
     run = RunFolder(sweep / name)
