@@ -17,10 +17,13 @@ from grpo_envs.runtime.hub import missing_on_hub
 if TYPE_CHECKING:
     import datasets
 
+ENCODING = "the file is not UTF-8. Save it as UTF-8."
 REMEDY = "Give a local .jsonl, .json, .csv or .parquet file, or a reachable hub id."
 _SAVED = ("state.json", "dataset_dict.json")
 """Files in a folder that `save_to_disk` wrote: of one dataset, of one with splits."""
 _NARROW = ("float16", "float32")
+_SEPARATORS = (";", "\t", "|")
+"""That tables are written with in place of commas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,8 @@ def _reading(dataset: str) -> Iterator[None]:
         yield
     except DatasetError as error:
         raise DatasetError(f"env.dataset={dataset}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"env.dataset={dataset}: {ENCODING}") from error
     except Exception as error:  # of any library: reported as one line with the remedy
         made = isinstance(error, datasets.exceptions.DatasetGenerationError)
         cause = (made and error.__cause__) or error
@@ -110,11 +115,15 @@ def _csv(path: Path) -> _Arrow:
     """Read a CSV as text: guessing types would turn 007 into 7 and NA into nothing.
 
     Raises:
-        DatasetError: rows have more cells than the header; pandas would shift or drop columns.
+        DatasetError: rows have more cells than the header, and pandas would shift or drop columns;
+            or cells are not separated by commas, and pandas would read a single column.
     """
     import datasets
     import pandas
 
+    header = list(pandas.read_csv(path, dtype=str, nrows=0).columns)
+    if len(header) == 1 and (found := [mark for mark in _SEPARATORS if mark in header[0]]):
+        raise DatasetError(f"its cells are separated by {found[0]!r}. Save it with commas.")
     with warnings.catch_warnings():
         warnings.simplefilter("error", pandas.errors.ParserWarning)
         try:

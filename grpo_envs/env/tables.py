@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from grpo_envs.env.arrow import REMEDY, arrow_tables
+from grpo_envs.env.arrow import ENCODING, REMEDY, arrow_tables
 from grpo_envs.env.cells import Unreadable
 from grpo_envs.env.records import Records, Table
 from grpo_envs.errors import ConfigError, DatasetError
@@ -97,7 +97,9 @@ def _file_tables(
 def _json_table(path: Path, dataset: str, names: Collection[str]) -> Records:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"env.dataset={dataset}: {ENCODING}") from error
+    except OSError as error:
         raise DatasetError(f"env.dataset={dataset}: cannot be read ({error}). {REMEDY}") from error
     lines = path.suffix.lower() != ".json"
     if lines and not text.lstrip().startswith("["):

@@ -112,7 +112,7 @@ def chart(lines: Sequence[Line], curve: Curve) -> Figure:
         points = curve.points(line.runs)
         tint = colour(number)
         many = len(line.runs) > 1
-        faint = {"mode": "lines", "line": {"color": tint, "width": 1}, "opacity": 0.35}
+        faint = {"mode": "lines", "line": {"color": tint, "width": 1}, "opacity": 0.5}
         for run in line.runs if many else ():
             alone = curve.points([run])
             name = _label(run.path.name)

@@ -596,10 +596,22 @@ def test_a_mistake_in_a_plain_file_is_one_line(
 
 
 def test_a_plain_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"prompt": "\xff"}')
-    with pytest.raises(DatasetError, match=r"cannot be read \('utf-8' codec"):
+    for name, text in (("rows.jsonl", b'{"prompt": "\xff"}'), ("rows.csv", b"prompt,gold\n\xdf,2")):
+        (tmp_path / name).write_bytes(text)
+        with pytest.raises(
+            DatasetError, match=rf"{name}: the file is not UTF-8\. Save it as UTF-8"
+        ):
+            Rows(str(tmp_path / name), needs=NEEDS)
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_a_csv_without_commas_says_what_separates_its_cells(mark: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"prompt{mark}gold\nP0{mark}0,5\n", encoding="utf-8")
+    why = f"env.dataset={path}: its cells are separated by {mark!r}. Save it with commas."
+    with pytest.raises(DatasetError) as caught:
         Rows(str(path), needs=NEEDS)
+    assert str(caught.value) == why
 
 
 def test_a_plain_file_that_is_missing_says_so() -> None:
