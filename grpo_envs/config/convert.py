@@ -8,7 +8,15 @@ from dataclasses import fields
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import (
+    BooleanNode,
+    DictConfig,
+    FloatNode,
+    IntegerNode,
+    OmegaConf,
+    StringNode,
+    ValueNode,
+)
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -34,6 +42,12 @@ _BROUGHT_BY = {
 """Options of Hydra that need a package, and the extra that installs it."""
 _FORMS: Mapping[object, str] = {list: "[a, list]", dict: "{name: value, ...}"}
 """Forms of values, by the type of a key's value."""
+_LEAVES: Mapping[type[ValueNode], str] = {
+    FloatNode: "a number",
+    IntegerNode: "a whole number",
+    BooleanNode: "true or false",
+    StringNode: "text",
+}
 
 
 def convert(
@@ -146,9 +160,13 @@ def _explain_key(error: Exception, cause: OmegaConfBaseException) -> ConfigError
     said = f"{key}={given[1]}" if given else key
     if isinstance(cause, ValidationError) and "is not a ListConfig" in str(cause):
         return ConfigError(f"{said}. Allowed: {_FORMS[list]}.")
-    if isinstance(cause, ValidationError):
-        return ConfigError(f"{said}: {_first(cause)}.")
     node = cause.parent_node
+    if isinstance(cause, ValidationError):
+        leaf = node._get_node(cause.key) if isinstance(node, DictConfig) else None
+        if allowed := next((text for kind, text in _LEAVES.items() if isinstance(leaf, kind)), ""):
+            null = ", or null" if leaf is not None and leaf._is_optional() else ""
+            return ConfigError(f"{said}. Allowed: {allowed}{null}.")
+        return ConfigError(f"{said}: {_first(cause)}.")
     keys = [str(name) for name in node if name != "hydra"] if isinstance(node, DictConfig) else []
     return _no_key(said, keys, key.rpartition(".")[0])
 

@@ -135,7 +135,7 @@ def test_an_agent_has_keys_of_its_own() -> None:
             "Did you mean 'agent.gamma'?",
         ),
         (["agent=paced", "agent.gamma=2"], "agent.gamma=2.0. Allowed: 0 to 1."),
-        (["agent=paced", "agent.gamma=much"], "agent.gamma=much: Value 'much'"),
+        (["agent=paced", "agent.gamma=much"], "agent.gamma=much. Allowed: a number."),
         (["agent=paced", "agent.loss.beta=0"], "no agent.loss"),
         (["agent=paced", "trainer.steps=1000"], "trainer.steps=1000. Allowed: less than 1000."),
         (["agent=ppaced"], "Did you mean 'paced'?"),
