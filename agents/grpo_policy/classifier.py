@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from grpo_envs.errors import ConfigError, GrpoEnvsError, nearest
 from grpo_envs.runtime.hub import missing_on_hub
 from grpo_envs.types import Problem, Turn
-from grpo_policy.context import context_length_of
+from grpo_policy.context import cap_scores, context_length_of
 from grpo_policy.masters import DTYPES
 
 _AT = "env.rewards.rm"
@@ -167,6 +167,7 @@ def classifier(path: str, revision: str | None, device: str, dtype: str) -> Clas
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
     if missing := sorted(info["missing_keys"]):
         raise ConfigError(f"{_AT}.model={path} lacks weights ({', '.join(missing[:3])}).")
+    cap_scores(model)
     found = Classifier(path, model.eval().requires_grad_(False).to(place), tokenizer)
     with _in_one_line(path, "", "its chat template fails: "):
         found.encoded(_TRIED, [Turn(action="(an answer)")])

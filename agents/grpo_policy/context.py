@@ -1,4 +1,4 @@
-"""The context length of a model, prompt and answer together, and its attention heads."""
+"""The context length of a model, prompt and answer together, and its attention."""
 
 from __future__ import annotations
 
@@ -38,6 +38,17 @@ def heads_of(config: Any) -> tuple[int, int]:
     heads = int(getattr(config, "num_attention_heads", 0) or 1)
     size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // heads
     return heads, int(size)
+
+
+def cap_scores(model: PreTrainedModel) -> None:
+    """Let a model compute the cap of its attention scores (Gemma 2, arXiv 2408.00118, section 2).
+
+    Before Transformers 5.21 such a model gets PyTorch's attention (sdpa), which ignores the cap.
+    """
+    text = model.config.get_text_config()
+    capped = getattr(text, "attn_logit_softcapping", None) is not None
+    if capped and getattr(text, "_attn_implementation", "") == "sdpa":
+        model.set_attn_implementation("eager")
 
 
 def rope_line(config: Any) -> str:

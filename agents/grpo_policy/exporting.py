@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from grpo_envs.config.model import ModelConfig
 from grpo_envs.errors import ConfigError
+from grpo_policy.context import cap_scores
 from grpo_policy.kept import Source
 from grpo_policy.masters import DTYPES
 from grpo_policy.models import load_policy
@@ -83,6 +84,7 @@ def export(policy: Policy, folder: Path, dtype: str, *, own_code: bool = False) 
             here, read = _logits(policy.model, ids), DTYPES[dtype]
     source = Source.of(base_of(folder) or str(folder), {"trust_remote_code": own_code})
     there = source.auto_class.from_pretrained(folder, dtype=read, **source.where).eval()
+    cap_scores(there)
     _require_same(here, _logits(there, ids), f"{type(there).__name__} in {folder}")
 
 

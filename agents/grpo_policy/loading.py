@@ -43,7 +43,7 @@ def at_load(cfg: ModelConfig) -> dict[str, Any]:
 
 
 def attend(policy: Policy, cfg: ModelConfig) -> None:
-    """Switch to an attention that the trial at load could not use.
+    """Switch to an attention that the trial at load could not use; require the one asked for.
 
     Flash attention has kernels for half precision on a GPU only. The trial runs in float32 on the
     CPU, with the attention that Transformers chooses.
@@ -51,13 +51,16 @@ def attend(policy: Policy, cfg: ModelConfig) -> None:
     Raises:
         ConfigError: the attention is not installed, or the model does not support it.
     """
-    if cfg.attention is None or not _needs_gpu(cfg.attention):
+    if cfg.attention is None:
         return
-    try:
-        policy.model.set_attn_implementation(cfg.attention)
-    except Exception as error:  # a package for attention can raise anything
-        raise ConfigError(f"model.attention={cfg.attention}: {_first_line(error)}") from error
-    if "flash" not in str(policy.model.config._attn_implementation):
+    wanted = cfg.attention
+    if _needs_gpu(cfg.attention):
+        wanted = "flash"
+        try:
+            policy.model.set_attn_implementation(cfg.attention)
+        except Exception as error:  # a package for attention can raise anything
+            raise ConfigError(f"model.attention={cfg.attention}: {_first_line(error)}") from error
+    if wanted not in str(policy.model.config._attn_implementation):
         name = type(policy.model).__name__
         text = f"model.attention={cfg.attention}: {name} does not support it. Allowed: null."
         raise ConfigError(text)

@@ -24,6 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from grpo_envs.config.model import ModelConfig
 from grpo_envs.errors import ConfigError, install
 from grpo_envs.runs.newest import model_in
+from grpo_envs.runtime.files import shown
 from grpo_envs.runtime.hub import missing_on_hub
 from grpo_policy.chat import NO_LIMIT, Chat, end_tokens
 from grpo_policy.context import context_length_of
@@ -249,20 +250,35 @@ def restore(
         folder: The folder of the checkpoint.
         exact: The trained weights, if those of the folder are in another dtype.
         own_code: Whether the model's own Python code may run (`model.trust_remote_code`).
+
+    Raises:
+        ConfigError: the adapters of the checkpoint are not those of the policy.
     """
     with policy.masters.in_place():
         if exact is not None:
             load_whole(policy.model, exact, strict=False)
         elif policy.has_adapters:
-            import peft  # the extra `peft`; loaded only here
-
-            weights = peft.load_peft_weights(str(folder), device="cpu")
-            peft.set_peft_model_state_dict(policy.model, weights)
+            _restore_adapters(policy, folder)
         else:
             loaded = load_policy(str(folder), ModelConfig(trust_remote_code=own_code))
             load_whole(policy.model, loaded.model.state_dict())
     policy.masters.publish()
     policy.version += 1
+
+
+def _restore_adapters(policy: Policy, folder: Path) -> None:
+    """Load adapters; PEFT itself skips weights that have no counterpart, without a word."""
+    import peft  # the extra `peft`; loaded only here
+
+    weights = peft.load_peft_weights(str(folder), device="cpu")
+    found: Any = peft.set_peft_model_state_dict(policy.model, weights)
+    absent = policy.masters.computing().keys() & set(found.missing_keys)
+    if other := sorted({*found.unexpected_keys, *absent}):
+        raise ConfigError(
+            f"{shown(folder)}: its adapters (LoRA) are not those of the policy: {len(other)} "
+            f"weights have no counterpart ({', '.join(other[:2])}). Give the checkpoint of a run "
+            "with the same model and model.lora.targets, and install PEFT from 0.20 on."
+        )
 
 
 def hints(policy: Policy) -> Hints:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grpo_policy.batch import Batch
 from grpo_policy.block_attention import by_blocks
 from grpo_policy.chat import Chat, end_tokens
-from grpo_policy.context import context_length_of, fix_rope, heads_of
+from grpo_policy.context import cap_scores, context_length_of, fix_rope, heads_of
 from grpo_policy.gated_layers import fuse_gated_layers
 from grpo_policy.head import OwnHead, decoder_of
 from grpo_policy.kv_cache import Caching
@@ -45,6 +45,7 @@ class Policy(nn.Module):
         self.masters = Masters(self.model)
         """The trained parameters, in the precision in which the optimiser updates them."""
         fix_rope(self.model)
+        cap_scores(self.model)
         fuse_norms(self.model)
         fuse_gated_layers(self.model)
         self.tokenizer = tokenizer

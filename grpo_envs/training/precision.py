@@ -8,6 +8,7 @@ from grpo_envs.config.schema import TrainerConfig
 from grpo_envs.errors import ConfigError
 from grpo_policy.masters import DTYPES, dtype_name
 from grpo_policy.policy import Policy
+from grpo_policy.products import set_float32_products
 
 _TRIAL = 4
 """Tokens of the trial run of a model."""
@@ -20,7 +21,7 @@ def compute_dtype(cfg: TrainerConfig, device: torch.device) -> torch.dtype:
     """
     name = precision_name(cfg, device.type)
     if device.type == "cuda" and name == "fp32":
-        torch.set_float32_matmul_precision("high")
+        set_float32_products("high")
     return DTYPES[name]
 
 

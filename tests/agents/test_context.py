@@ -1,4 +1,7 @@
-"""The model's context: what limits it, what fits into it, and that no row changes another."""
+"""The model's context: what limits it, what fits into it, and that no row changes another.
+
+And that the scores of its attention are capped where its configuration says so.
+"""
 
 import random
 from collections.abc import Callable
@@ -7,17 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Gemma2PreTrainedModel
 
 import grpo_envs
 from grpo_envs.config.composition import compose_run
+from grpo_envs.config.model import ModelConfig
 from grpo_envs.env.dataset import Row, Rows
 from grpo_envs.errors import ConfigError
 from grpo_envs.training.build import open_policy
 from grpo_envs.types import Completion, Group, Problem, Reward
 from grpo_policy.batch import collate
 from grpo_policy.context import context_length_of, rope_line
-from grpo_policy.models import TINY, load_chat
+from grpo_policy.exporting import export
+from grpo_policy.models import TINY, load_chat, load_policy
 from grpo_policy.policy import Policy
 from grpo_policy.room import Room
 from grpo_policy.samplers import Decoding
@@ -256,3 +261,51 @@ def test_a_dataset_is_looked_through_where_long_prompts_are_an_error(write: Writ
     Room(OfRows(), letters(7)).check()
     with pytest.raises(ConfigError, match=r"^env.too_long=error: the prompt 'x+'... has \d+"):
         Room(OfRows(), letters(7), drop=False).check()
+
+
+# --- capped scores of attention
+
+CAPPED: dict[str, Any] = {"head_dim": 8, "query_pre_attn_scalar": 1, "attn_logit_softcapping": 1.0}
+
+
+@pytest.fixture
+def as_before_5_21(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers chose PyTorch's attention for Gemma 2 then, which ignores the cap."""
+    monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)
+
+
+@pytest.mark.usefixtures("as_before_5_21")
+def test_capped_scores_are_computed_with_their_cap(tmp_path: Path) -> None:
+    model = model_of("gemma2", **CAPPED)
+    assert model.config._attn_implementation == "sdpa"
+    ids = torch.arange(12)[None]
+    path = saved(model, tmp_path)
+    eager = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
+    policy = load_policy(path)
+    expected = eager(input_ids=ids).logits
+    torch.testing.assert_close(policy.model(input_ids=ids).logits, expected)
+    for layer in eager.model.layers:
+        layer.self_attn.attn_logit_softcapping = None
+    assert (eager(input_ids=ids).logits - expected).abs().max() > 0.1
+
+
+@pytest.mark.usefixtures("as_before_5_21")
+def test_an_attention_that_ignores_the_cap_is_refused(tmp_path: Path) -> None:
+    path = saved(model_of("gemma2", **CAPPED), tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load_policy(path, ModelConfig(attention="sdpa"))
+    assert str(caught.value) == (
+        "model.attention=sdpa: Gemma2ForCausalLM does not support it. Allowed: null."
+    )
+
+
+@pytest.mark.usefixtures("as_before_5_21")
+def test_an_exported_model_with_capped_scores_is_compared_with_their_cap(tmp_path: Path) -> None:
+    policy = load_policy(saved(model_of("gemma2", **CAPPED), tmp_path / "model"))
+    export(policy, tmp_path / "exported", "fp32")  # raises if the logits differ
+
+
+@pytest.mark.usefixtures("as_before_5_21")
+def test_scores_without_a_cap_keep_their_attention() -> None:
+    policy = policy_of("gemma2", head_dim=8, attn_logit_softcapping=None)
+    assert policy.model.config._attn_implementation == "sdpa"

@@ -18,7 +18,7 @@ from grpo_envs.config.model import LoraConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.training.trainer import Trainer
 from grpo_policy.adapters import add_adapters
-from grpo_policy.models import TINY, load_policy
+from grpo_policy.models import TINY, load_policy, restore
 from grpo_policy.policy import Policy
 from tests.agents.test_agent import agent_of, chosen, gradients, groups, same, size_of, weights
 from tests.training import test_trainer
@@ -299,6 +299,27 @@ def test_a_run_saves_adapters_and_goes_on_from_them(
     rows = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     kl = [json.loads(row)["loss/kl"] for row in rows]
     assert (len(kl), kl[0], kl[-1] > 0) == (4, 0, True)
+
+
+@pytest.mark.parametrize(
+    ("kept", "targets", "count"),
+    [
+        pytest.param(["q_proj"], ["q_proj", "v_proj"], 8, id="the checkpoint has fewer"),
+        pytest.param(["q_proj", "v_proj"], ["q_proj"], 8, id="the checkpoint has more"),
+    ],
+)
+def test_adapters_that_are_not_those_of_the_policy_are_refused(
+    tmp_path: Path, kept: list[str], targets: list[str], count: int
+) -> None:
+    other, policy = load_policy(str(TINY)), load_policy(str(TINY))
+    add_adapters(other, LoraConfig(rank=4, targets=kept), torch.float32)
+    other.model.save_pretrained(tmp_path)
+    add_adapters(policy, LoraConfig(rank=4, targets=targets), torch.float32)
+    with pytest.raises(ConfigError) as raised:
+        restore(policy, tmp_path)
+    said = str(raised.value)
+    assert f"its adapters (LoRA) are not those of the policy: {count} weights have no" in said
+    assert "\n" not in said
 
 
 def test_the_seed_of_the_run_decides_the_first_weights_of_the_adapters(tmp_path: Path) -> None:

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForSequenceClassification
+from transformers import (
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForSequenceClassification,
+    Gemma2PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
+)
 
 import grpo_envs
 from grpo_envs import GroupVectorEnv, errors
@@ -190,6 +197,37 @@ def test_it_may_be_in_half_precision(make: Make) -> None:
 
 
 # Mistakes
+
+
+def test_capped_scores_of_attention_are_capped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Transformers 5.21 PyTorch's attention was chosen for Gemma 2; it ignores the cap."""
+    monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "query_pre_attn_scalar": 1}
+    given: dict[str, Any] = {**sizes, **heads, "vocab_size": len(tokenizer), "num_labels": 1}
+    config = Gemma2Config(
+        **given,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_logit_softcapping=0.1,
+        initializer_range=0.3,
+    )
+    Gemma2ForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    eager = Gemma2ForSequenceClassification.from_pretrained(
+        tmp_path, attn_implementation="eager"
+    ).eval()
+    found = classifier(str(tmp_path), None, "cpu", "fp32")
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        expected = eager(input_ids=ids).logits
+        torch.testing.assert_close(found.model(input_ids=ids).logits, expected)
+        for layer in eager.model.layers:
+            layer.self_attn.attn_logit_softcapping = None
+        assert (eager(input_ids=ids).logits - expected).abs().max() > 1e-2
 
 
 def test_a_model_without_a_head_is_refused(make: Make, tmp_path: Path) -> None:

@@ -342,7 +342,9 @@ def test_what_counts_as_arithmetic(text: str, expected: bool) -> None:
 
 
 def test_an_answer_that_never_ends_costs_its_own_reward() -> None:
-    env = made(task="countdown", wall_s=3)
+    env = made(task="countdown", wall_s=2)
+    assert env.limits == Limits(wall_s=2.0, cpu_s=1)
+    env.limits = Limits(wall_s=60.0, cpu_s=1)  # a busy machine takes longer for a second of the CPU
     problem = env.problem(0)
     answers = ["<answer>9**9**9**9</answer>", problem.solution]
     endless, right = env.score_batch([problem] * 2, answers)

@@ -13,17 +13,15 @@ from grpo_envs.config.schema import TrainerConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.training.build import make_accelerator
 from grpo_envs.training.precision import compute_dtype
-
-# PyTorch 2.9 warns when the precision is read or set.
-pytestmark = pytest.mark.filterwarnings("ignore:Please use the new API settings:UserWarning")
+from grpo_policy.products import float32_products, set_float32_products
 
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     """Accelerate and PyTorch keep what one run has set for the next."""
-    precision = torch.get_float32_matmul_precision()
+    precision = float32_products()
     yield
-    torch.set_float32_matmul_precision(precision)
+    set_float32_products(precision)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -63,7 +61,7 @@ def test_a_gpu_computes_in_what_it_has_itself(
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    torch.set_float32_matmul_precision("highest")
+    set_float32_products("highest")
     found = compute_dtype(TrainerConfig(precision=asked), torch.device("cuda"))
     assert found == expected
-    assert torch.get_float32_matmul_precision() == products
+    assert float32_products() == products

@@ -18,6 +18,7 @@ from grpo_envs.errors import ConfigError, GrpoEnvsError
 from grpo_envs.runtime.processes import ProcessLost
 from grpo_envs.types import Completion
 from grpo_policy.policy import Policy
+from grpo_policy.products import float32_products, set_float32_products
 from grpo_policy.samplers.fixed import Fixing
 from grpo_policy.samplers.protocol import Decoding
 from grpo_policy.samplers.shared import Memory, Shared, opened
@@ -83,7 +84,7 @@ class SamplerProcess:
             batch_tokens=batch_tokens,
             fixing=fixing,
             threads=torch.get_num_threads(),
-            products=torch.get_float32_matmul_precision(),
+            products=float32_products(),
         )
         spawn = get_context("spawn")
         self._own, theirs = spawn.Pipe()
@@ -203,7 +204,7 @@ class _GivenUp(Exception):
 def _serve(asked: Connection, memory: Memory, rest: bytes, settings: Settings) -> None:
     """Run the process: sample on request, until the run closes its connection or is gone."""
     torch.set_num_threads(settings.threads)
-    torch.set_float32_matmul_precision(settings.products)
+    set_float32_products(settings.products)
     server = _Server(asked, opened(rest, memory), settings)
     try:
         while True:
