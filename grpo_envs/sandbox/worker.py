@@ -146,8 +146,8 @@ class Worker:
 
     def stop(self) -> None:
         """End the worker and all of its processes."""
-        # The keeper notices this at any time, and so does a thread that waits for a reply. While one
-        # waits, `close` alone tells neither.
+        # The keeper notices this at any time, and so does a thread that waits for a reply. `close`
+        # alone tells neither while such a thread waits.
         with suppress(OSError):  # macOS: the keeper is gone
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
