@@ -19,6 +19,9 @@ from grpo_envs.runtime.files import shown
 from grpo_envs.runtime.terminal import exit_on_error
 
 _FILES = {"train": "train.parquet", "eval": "test.parquet"}
+_BATCH = 128
+"""Prompts of a step in the command; fewer if there are fewer rows: verl drops an incomplete batch,
+and its default, 1024, may be more than all rows."""
 
 
 @exit_on_error()
@@ -40,8 +43,9 @@ def main() -> None:
     require(options.held_out > 0, "--held-out", options.held_out, "1 or more")
     require_training("export_data", ("pyarrow",))
     cfg = compose_run(options.overrides)
-    files = export(cfg.env["name"], cfg.env_keywords, options)
-    rich.get_console().print(command(*files), soft_wrap=True, highlight=False, markup=False)
+    train, held_out = export(cfg.env["name"], cfg.env_keywords, options)
+    printed = command(train, held_out, min(_BATCH, options.rows))
+    rich.get_console().print(printed, soft_wrap=True, highlight=False, markup=False)
 
 
 def export(name: str, keywords: dict[str, object], options: argparse.Namespace) -> list[Path]:
@@ -64,15 +68,25 @@ def export(name: str, keywords: dict[str, object], options: argparse.Namespace) 
     return files
 
 
-def command(train: Path, held_out: Path) -> str:
-    """Return the command that trains on the files with verl."""
+def command(train: Path, held_out: Path, batch: int) -> str:
+    """Return the command that trains on the files with verl.
+
+    Args:
+        train: The file to train on.
+        held_out: The file to evaluate on.
+        batch: Prompts of a step, on which verl makes one update.
+    """
+    actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     return " \\\n    ".join(
         [
             "python -m verl.trainer.main_ppo algorithm.adv_estimator=grpo",
             f"data.train_files={_path(train)} data.val_files={_path(held_out)}",
+            f"data.train_batch_size={batch} {actor}.ppo_mini_batch_size={batch}",
             f"reward.custom_reward_function.path=pkg://{verl.__name__}",
             f"reward.custom_reward_function.name={verl.compute_score.__name__}",
-            "actor_rollout_ref.rollout.n=8 actor_rollout_ref.model.path=MODEL",
+            f"{rollout}.name=vllm {rollout}.n=8",
+            f"{actor}.use_dynamic_bsz=True trainer.logger=console",
+            "trainer.n_gpus_per_node=GPUS actor_rollout_ref.model.path=MODEL",
         ]
     )
 

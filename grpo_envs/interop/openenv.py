@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Annotated, Any
 from uuid import uuid4
@@ -34,8 +35,8 @@ from grpo_envs.interop.session import Session, sendable
 
 _IDLE_S = 3600.0
 """Seconds after which an idle session without a connection (MCP) is closed."""
-_ENDING_S = 0.2
-"""Seconds for sending the last messages to sessions."""
+_ENDING_S = 10.0
+"""Longest time in seconds for answering the last messages of sessions, when the server ends."""
 
 
 class TextAction(Action):
@@ -176,6 +177,34 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"--host {host} --port {port}: {cause}. Choose another.") from error
 
 
+class Unanswered:
+    """ASGI middleware that knows the messages of WebSocket sessions that wait for an answer."""
+
+    def __init__(self, within: Any) -> None:
+        """Take the application."""
+        self._within = within
+        self.messages: set[object] = set()
+        """One object for each message that was received and is not answered yet."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Handle a connection. A session that asks for its next message has answered the last."""
+        last = object()
+
+        async def received() -> Any:
+            nonlocal last
+            self.messages.discard(last)
+            message = await receive()
+            if message["type"] == "websocket.receive":
+                last = object()
+                self.messages.add(last)
+            return message
+
+        try:
+            await self._within(scope, received, send)
+        finally:
+            self.messages.discard(last)
+
+
 class Server(uvicorn.Server):
     """`run(sockets=[...])` serves until Ctrl-C or SIGTERM, then calls the previous handlers."""
 
@@ -188,8 +217,8 @@ class Server(uvicorn.Server):
             ready: Called once connections are answered. Before that the socket takes them, and a
                 client waits in the handshake, for which it has a time limit (OpenEnv's 10 s).
         """
-        made = app(served, sessions)
-        super().__init__(uvicorn.Config(made, log_level="warning", access_log=False))
+        self._unanswered = Unanswered(app(served, sessions))
+        super().__init__(uvicorn.Config(self._unanswered, log_level="warning", access_log=False))
         self._served, self._ready = served, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -200,5 +229,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Notify the sessions whose answers are being graded, then end all sessions."""
         self._served.end()
-        await asyncio.sleep(_ENDING_S)
+        last, until = {*self._unanswered.messages}, time.monotonic() + _ENDING_S
+        while last & self._unanswered.messages and time.monotonic() < until:
+            await asyncio.sleep(0.01)
         await super().shutdown(sockets)

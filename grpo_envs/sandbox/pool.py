@@ -28,6 +28,7 @@ from grpo_envs.sandbox.worker import Setting, Worker, WorkerDied, payload
 
 log = logging.getLogger(__name__)
 _TRIES = 2
+_CLOSED = "the sandbox is closed."
 
 
 class LocalPool:
@@ -185,6 +186,8 @@ class LocalPool:
                             worker.wait()
                     reply = worker.ask(limits, blobs, judge=judge, full=full)
                 except WorkerDied as error:
+                    if self._closed:  # that is why
+                        raise SandboxError(_CLOSED) from error
                     self._discard(worker)
                     why = str(error)
                     if attempt == 0:
@@ -200,7 +203,7 @@ class LocalPool:
     def _taken(self, setting: Setting, *, new: bool) -> Worker:
         with self._lock:
             if self._closed:
-                raise SandboxError("the sandbox is closed.")
+                raise SandboxError(_CLOSED)
             if self._idle and not new:
                 return self._idle.pop()
             worker = Worker(setting, self._opening)
@@ -252,11 +255,16 @@ def _forget_all() -> None:
         pool._forget()
 
 
-def _close_all() -> None:
+def close_pools() -> None:
+    """Close every pool of this process, as at its end.
+
+    The interpreter first waits for the threads of executors. A program that such a thread waits for
+    ends only with its pool.
+    """
     for pool in list(_POOLS):
         pool.close()
 
 
 _POOLS: WeakSet[LocalPool] = WeakSet()
 os.register_at_fork(after_in_child=_forget_all)
-atexit.register(_close_all)
+atexit.register(close_pools)

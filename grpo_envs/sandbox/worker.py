@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from grpo_envs.sandbox.wire import receive_message, send_message
 
 _HERE = Path(__file__).parent
 _HUNG = 60.0  # seconds without an answer, beyond the limits
+_ENDING_S = 1.0  # until a keeper that was told to end is killed
 # As isolated as -I, but with a fixed hash seed: results may depend on the order of a set.
 _BOOT = (sys.executable, "-S", "-s", "-P", "-B", str(_HERE / "boot.py"))
 _ENVIRONMENT = {
@@ -144,9 +146,13 @@ class Worker:
 
     def stop(self) -> None:
         """End the worker and all of its processes."""
-        self.socket.close()  # the keeper notices this at any time
+        # The keeper notices this at any time, and so does a thread that waits for a reply. `close`
+        # alone tells neither while such a thread waits.
+        with suppress(OSError):  # macOS: the keeper is gone
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
         try:
-            self.process.wait(1.0)
+            self.process.wait(_ENDING_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -92,10 +92,10 @@ def test_values(text: str, value: int) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:30]))
 def test_what_is_no_arithmetic_is_unreadable_at_once(text: str) -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     with pytest.raises(Unreadable) as caught:
         work_out(text)
-    assert time.perf_counter() - begun < 0.2
+    assert time.thread_time() - begun < 0.2  # of the processor, as the machine may be busy
     assert len(str(caught.value)) < 80
 
 

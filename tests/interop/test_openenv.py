@@ -1,5 +1,6 @@
 """An environment over the wire: OpenEnv's server, spoken to as any client would."""
 
+import asyncio
 import json
 import random
 import threading
@@ -18,8 +19,10 @@ from grpo_envs import Problem, Reply, Reward, TextEnv, Turn
 from grpo_envs.env.function import Function
 from grpo_envs.errors import ConfigError
 from grpo_envs.interop.served import Served
+from grpo_envs.interop.session import Session
 
 pytest.importorskip("openenv", reason='needs pip install -e ".[openenv]"')
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from grpo_envs.env.conformance import check_promises
@@ -299,6 +302,35 @@ def test_a_grading_that_does_not_end_is_invalid_and_the_server_ends_all_the_same
     assert (got["reward"], got["done"]) == (None, True)
     assert got["metadata"]["error"] == "the grading took longer than 0.3 s"
     assert env.inside == 1
+    env.go_on.set()
+
+
+def test_a_server_that_ends_tells_the_sessions_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a busy machine needs for the message."""
+    step = Session.step
+
+    async def slow(session: Session, message: Any) -> Any:
+        try:
+            return await step(session, message)
+        finally:
+            await asyncio.sleep(1.0)
+
+    monkeypatch.setattr(Session, "step", slow)
+    env = EchoEnv()
+    with ExitStack() as later:
+        with serving(env) as at:
+            socket = later.enter_context(session(at))
+            idle = later.enter_context(session(at))
+            ask(socket, "reset", seed=0)
+            ask(idle, "reset", seed=0)
+            socket.send(json.dumps({"type": "step", "data": {"message": "wait"}}))
+            wait_for(lambda: env.inside == 1)
+        assert json.loads(socket.recv(20))["data"]["message"] == "the server ends."
+        for each in (socket, idle):
+            with pytest.raises(ConnectionClosed) as ended:
+                each.recv(20)
+            assert ended.value.rcvd is not None
+            assert ended.value.rcvd.code == 1012  # the service restarts
     env.go_on.set()
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.interop.test_rows import FailingEnv
 from tests.support.door_answers import cases
 
 PROGRAM = Path(__file__).parents[1] / "support" / "in_verl.py"
+CHECK = PROGRAM.with_name("in_verl_command.py")
 PYTHON = os.environ.get("VERL_PYTHON", "")
 
 
@@ -89,6 +91,27 @@ def test_verls_own_classes_read_and_grade(tmp_path: Path) -> None:
     assert all(own == theirs for own, theirs in graded)
     made = rows_of("countdown", {}, "train", 24)
     assert [shown for shown, _ in found] == [row["prompt"] for row in made]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PYTHON, reason="VERL_PYTHON names none: pip install verl==0.9.1 .")
+@pytest.mark.parametrize("rows", [24, 512])
+def test_verl_takes_the_command_that_is_printed(tmp_path: Path, rows: int) -> None:
+    sizes = ("--rows", str(rows), "--held-out", "1", "--out", "my data")
+    printed = command("verl", "env=countdown", *sizes, cwd=tmp_path).stdout
+    filled = printed.replace("=GPUS", "=8").replace("=MODEL", f"={TINY}")
+    words = shlex.split(filled.replace("\\\n", ""))
+    assert words[:3] == ["python", "-m", "verl.trainer.main_ppo"]
+    done = subprocess.run(
+        [PYTHON, str(CHECK), *words[3:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == {"steps": max(1, rows // 128), "loggers": "console"}
 
 
 class NamedEnv(FailingEnv):

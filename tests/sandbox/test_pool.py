@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from grpo_envs.errors import ConfigError, DatasetError
-from grpo_envs.sandbox import Calls, Limits, LocalPool, Raised, Returned, SandboxError
+from grpo_envs.sandbox import Calls, Limits, LocalPool, Raised, Returned, SandboxError, worker
 
 LIMITS = Limits(wall_s=5.0, cpu_s=2, memory_mib=256, result_kib=1024)
 DOUBLE = "def f(x):\n    return x * 2\n"
@@ -551,6 +551,23 @@ def test_close_leaves_no_process_and_no_descriptor() -> None:
     assert descriptors_of(os.getpid()) == before
     with pytest.raises(SandboxError, match="closed"):
         pool.run("pass")
+
+
+def test_close_ends_a_program_that_runs(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It neither waits until the keeper is killed, nor says that the program runs again."""
+    monkeypatch.setattr(worker, "_ENDING_S", 30.0)
+    pool = LocalPool(workers=1, level="confined", preload=())
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(pool.run, "while True: pass", limits=Limits(wall_s=99, cpu_s=99))
+        assert soon(lambda: any(children(pid) for pid in zygotes(pool)), 20)
+        (keeper,) = [each.process for each in pool._workers]
+        pool.close()
+        with pytest.raises(SandboxError, match="the sandbox is closed"):
+            running.result()
+    assert keeper.returncode == 0
+    assert caplog.messages == []
 
 
 SCRIPT = """
