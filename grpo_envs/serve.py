@@ -3,7 +3,7 @@
 import argparse
 import signal
 import sys
-from contextlib import ExitStack, closing
+from contextlib import closing
 from types import FrameType
 from typing import NoReturn
 
@@ -11,7 +11,6 @@ from grpo_envs.config.composition import compose_run
 from grpo_envs.env import plugins
 from grpo_envs.errors import require, require_extra
 from grpo_envs.runtime.terminal import exit_on_error
-from grpo_envs.sandbox.pool import close_pools
 
 _PORTS = 2**16
 _DAY_S = 86_400
@@ -47,9 +46,7 @@ def _serve(options: argparse.Namespace) -> None:
     cfg = compose_run(options.overrides)
     name = cfg.env["name"]
     signal.signal(signal.SIGTERM, _end)
-    with ExitStack() as at_last:
-        at_last.callback(close_pools)  # or the process would wait for programs of answers
-        env = at_last.enter_context(closing(plugins.make(name, **cfg.env_keywords)))
+    with closing(plugins.make(name, **cfg.env_keywords)) as env:
         require_extra("openenv", "serving", ["openenv"])
         # Imported here: they take seconds, and a mistake is reported before.
         from grpo_envs.interop import openenv, served

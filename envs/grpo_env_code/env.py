@@ -14,7 +14,6 @@ itself without an exception on all tests; `format` for exactly one block, at the
 
 import random
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 from grpo_env_code.feedback import detail, feedback
@@ -31,6 +30,7 @@ from grpo_envs import ToolEnv
 from grpo_envs.env.dataset import Row, Rows, require_dataset
 from grpo_envs.errors import DatasetError, SandboxError, require_one_of
 from grpo_envs.graders.code import Case, CodeTests, grade_code, program_of, well_formed
+from grpo_envs.runtime.daemons import side_by_side
 from grpo_envs.runtime.launch import cores
 from grpo_envs.sandbox import python_tool
 from grpo_envs.seeding import split_of
@@ -169,8 +169,7 @@ class CodeEnv(ToolEnv):
 
     def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
         """Run the programs in parallel."""
-        with ThreadPoolExecutor(self.workers) as threads:
-            return list(threads.map(self._score_or_invalid, problems, answers))
+        return side_by_side(self._score_or_invalid, problems, answers, most=self.workers or cores())
 
     def respond(self, problem: Problem, turns: Sequence[Turn]) -> Reply:
         """Reply with what went wrong on the visible tests; the last program is graded on all tests.

@@ -12,7 +12,6 @@ takes too long is wrong; if the grader raises for its own answer, too, the rewar
 
 import random
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -20,6 +19,7 @@ from grpo_env_reasoning_gym.library import Item, Library, shared
 from grpo_env_reasoning_gym.shape import answer_of, well_formed
 from grpo_envs.env import TextEnv
 from grpo_envs.errors import SandboxError, require, require_one_of
+from grpo_envs.runtime.daemons import side_by_side
 from grpo_envs.runtime.launch import cores
 from grpo_envs.sandbox import Limits
 from grpo_envs.types import Problem, Reward
@@ -103,8 +103,7 @@ class ReasoningGymEnv(TextEnv):
 
     def score_batch(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Reward]:
         """Grade in parallel, each answer in a separate process."""
-        with ThreadPoolExecutor(self.workers) as threads:
-            return list(threads.map(self._score_or_invalid, problems, answers))
+        return side_by_side(self._score_or_invalid, problems, answers, most=self.workers or cores())
 
     def _score_or_invalid(self, problem: Problem, answer: str) -> Reward:
         """Return the score; an error of the sandbox or grader makes only this reward invalid."""

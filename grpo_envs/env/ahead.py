@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import queue
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
+from grpo_envs.runtime.daemons import Daemons
 from grpo_envs.types import Reply, Reward, Turn
 
 Grade = Callable[[Sequence[int], Mapping[int, Turn]], list[Reply]]
@@ -108,37 +106,6 @@ class Ahead:
         start = time.perf_counter()
         replies = dict(zip(begun.actions, begun.replies.result()[0], strict=True))
         return finish(begun.actions, replies), (start, time.perf_counter())
-
-
-class Daemons:
-    """Threads that do not keep a process alive, begun as they are needed."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._threads: list[threading.Thread] = []
-        self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
-        self._tasks = queue.SimpleQueue()
-
-    def begin(self, future: Future[Any], call: Callable[[], Any]) -> None:
-        """Make a call soon, and give the future its result or its exception."""
-        self._tasks.put((future, call))
-        if len(self._threads) < self._most:
-            self._threads.append(threading.Thread(target=self._work, daemon=True))
-            self._threads[-1].start()
-
-    def close(self) -> None:
-        """Let the threads end once they have made the calls that are begun."""
-        for _ in self._threads:
-            self._tasks.put(None)
-        self._threads.clear()
-
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            future, call = task
-            try:
-                future.set_result(call())
-            except BaseException as error:  # noqa: BLE001  raised where the result is read
-                future.set_exception(error)
 
 
 def _covered(spans: Sequence[Span]) -> float:

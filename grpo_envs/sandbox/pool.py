@@ -255,16 +255,11 @@ def _forget_all() -> None:
         pool._forget()
 
 
-def close_pools() -> None:
-    """Close every pool of this process, as at its end.
-
-    The interpreter first waits for the threads of executors. A program that such a thread waits for
-    ends only with its pool.
-    """
+def _close_all() -> None:
     for pool in list(_POOLS):
         pool.close()
 
 
 _POOLS: WeakSet[LocalPool] = WeakSet()
 os.register_at_fork(after_in_child=_forget_all)
-atexit.register(close_pools)
+atexit.register(_close_all)

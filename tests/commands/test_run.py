@@ -209,7 +209,7 @@ def test_a_bug_is_one_line_and_its_traceback_is_in_the_log(tmp_path: Path) -> No
             f"env=maths. Allowed: {ENVIRONMENTS}. Did you mean 'math'?",
         ),
         (["agent.group_sise=8"], "Did you mean 'agent.group_size'?"),
-        (["agent.group_size=eight"], "agent.group_size=eight: Value 'eight'"),
+        (["agent.group_size=eight"], "agent.group_size=eight. Allowed: a whole number."),
         (["model.path=nowhere"], "model.path=nowhere: no such folder"),
         (["trainer.steps=0"], "trainer.steps=0. Allowed: 1 or more."),
         (
