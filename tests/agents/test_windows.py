@@ -146,7 +146,6 @@ DOGE = {"keep_window_size": WINDOW, "max_position_embeddings": 128}
         # its padding counts as positions
         pytest.param("llama4_text", LLAMA4, "attention_chunk_size", id="Llama 4"),
         pytest.param("deepseek_v32", {**LATENT, "index_n_heads": 16}, "index_topk", id="DeepSeek"),
-        pytest.param("doge", DOGE, "keep_window_size", id="Doge"),
     ],
 )
 def test_a_model_that_is_exact_only_within_its_window_gets_the_context_of_it(
@@ -188,6 +187,7 @@ def test_lengths_are_narrowed_where_the_model_reads_them_and_put_back() -> None:
         pytest.param("mistral", {"sliding_window": 40}, ("sliding_window", 40), id="one"),
         pytest.param("llama4_text", {**LLAMA4, "floor_scale": 9}, ("floor_scale", 9), id="two"),
         pytest.param("mistral", {"sliding_window": 7}, None, id="a few tokens"),
+        pytest.param("doge", DOGE, ("keep_window_size", WINDOW), id="keys that are kept"),
         pytest.param(
             "doge", {**DOGE, "max_position_embeddings": WINDOW}, None, id="the whole context"
         ),
