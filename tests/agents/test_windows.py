@@ -11,11 +11,13 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from grpo_envs.config.composition import compose_run
+from grpo_envs.config.model import ModelConfig
 from grpo_envs.errors import ConfigError
 from grpo_envs.training.build import open_policy
 from grpo_envs.types import Completion, Group
 from grpo_policy.batch import collate
 from grpo_policy.kv_cache import Caching
+from grpo_policy.loading import remarks
 from grpo_policy.models import TINY
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
@@ -117,6 +119,8 @@ def test_past_its_window_a_model_is_sampled_and_scored_as_a_whole_text(
 ) -> None:
     policy = settled(model())
     assert (policy.reach, policy.caching.whole) == (None, whole)
+    names = "its configuration names a window that its attention does not have"
+    assert any(line.startswith(names) for line in remarks(policy, ModelConfig())) == whole
     how = Decoding(max_new_tokens=30)
     for fixing in (Fixing(), Fixing(fix=True)):
         sampler = TorchSampler(policy, batch_size=4, fixing=fixing)  # rows leave and join
