@@ -92,15 +92,17 @@ def settle(policy: Policy, path: str) -> None:
     _require_padding(policy, name)
     require_loaded_as_saved(policy.model, name)
     lengths = reaches(policy.model)
-    policy.reach = next((reach for reach in lengths if reach.selects), None)
+    policy.reach = None  # while it is tried
+    limit = next((reach for reach in lengths if reach.selects), None)
     try:
         with narrowed(policy.model) if lengths else nullcontext():
             _settle(policy, name)
     except ConfigError:
         if not lengths:
             raise
-        policy.reach = lengths[0]
+        limit = lengths[0]
         _settle(policy, name)
+    policy.reach = limit
 
 
 def _settle(policy: Policy, name: str) -> None:

@@ -170,10 +170,12 @@ def test_a_model_that_is_exact_only_within_its_window_gets_the_context_of_it(
     assert off(policy, prompts, [c for n in (0, 1) for c in found[n]]) < 2e-4
 
 
-def test_a_window_that_the_texts_of_the_test_pass_is_not_narrowed_and_the_model_refused() -> None:
+@pytest.mark.parametrize("window", [5, 8])
+def test_a_model_that_fails_within_its_window_is_refused_for_that(window: int) -> None:
     """With two heads most index scores are 0, and keys with equal scores have no order."""
-    model = model_of("deepseek_v32", **{**LATENT, "index_topk": 5, "index_n_heads": 2})
-    with pytest.raises(ConfigError, match=r"^model\.path=x: DeepseekV32ForCausalLM cannot be sam"):
+    model = model_of("deepseek_v32", **{**LATENT, "index_topk": window, "index_n_heads": 2})
+    begins = r"^model\.path=x: DeepseekV32ForCausalLM cannot be sampled .* are off by"
+    with pytest.raises(ConfigError, match=begins):
         settle(Policy(model, AutoTokenizer.from_pretrained(TINY)), "x")
 
 
