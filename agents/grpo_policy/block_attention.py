@@ -6,7 +6,7 @@ which, and skips the blocks without any such pair.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, cast
 
@@ -64,13 +64,12 @@ def attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, T
 
     Args:
         module: The attention layer.
-        given: Queries, keys, values (K, H, L, D), and the mask.
+        given: Queries, keys, values (K, H, L, D), and the mask, unless it is among the options.
         options: Other keyword arguments of the layer, such as `scaling`.
     """
-    *qkv, mask = given
+    query, key, value, mask = in_order(given, options)
     if not isinstance(mask, BlockMask):
-        return sdpa_attention_forward(module, *given, **options)
-    query, key, value = qkv
+        return sdpa_attention_forward(module, query, key, value, mask, **options)
     attend: Callable[..., Tensor] = flex_attention
     heads_KHLD = (_compiled(attend) if query.is_cuda else attend)(
         query,
@@ -81,6 +80,14 @@ def attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, T
         enable_gqa=key.shape[1] != query.shape[1],
     )
     return heads_KHLD.transpose(1, 2).contiguous(), None
+
+
+def in_order(given: Sequence[Any], options: dict[str, Any]) -> tuple[Any, ...]:
+    """Return queries, keys, values and the mask, which is taken from the options if it is there.
+
+    Most models pass the mask by its place, AFMoE and Doge by its name.
+    """
+    return (*given, options.pop("attention_mask")) if "attention_mask" in options else (*given,)
 
 
 @cache

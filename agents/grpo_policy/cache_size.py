@@ -9,7 +9,9 @@ from transformers.cache_utils import DynamicLayer
 from grpo_policy.context import heads_of
 
 
-def cache_bytes_a_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+def cache_bytes_a_token(
+    config: PreTrainedConfig, dtype: torch.dtype, *, whole: bool = False
+) -> int:
     """Return the bytes [B] that a token adds to the cache of one row.
 
     This is (size of a key + size of a value) x key-value heads, summed over the layers that keep
@@ -19,8 +21,10 @@ def cache_bytes_a_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     Args:
         config: The configuration of a language model, or of a model that contains one.
         dtype: The dtype of the cache.
+        whole: Whether layers with a window keep every token, too (`Caching.whole`).
     """
-    growing = sum(not getattr(layer, "is_sliding", False) for layer in attention_layers(config))
+    layers = attention_layers(config)
+    growing = sum(whole or not getattr(layer, "is_sliding", False) for layer in layers)
     return growing * _layer_bytes(config, dtype)
 
 

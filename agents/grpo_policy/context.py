@@ -30,6 +30,12 @@ def context_length_of(config: Any) -> int:
     return int(min(limits))
 
 
+def masks_end(model: PreTrainedModel) -> bool:
+    """Return whether a model keeps a mask of its whole context and cannot exceed it (GPT-Neo)."""
+    length = context_length_of(model.config)
+    return any(buffer.shape[-2:] == (length, length) for buffer in model.buffers())
+
+
 def heads_of(config: Any) -> tuple[int, int]:
     """Return the number of attention heads and the size of each.
 

@@ -100,12 +100,16 @@ def gathered(parts: Sequence[tuple[Tensor, Tensor]], length: int, room: int) -> 
     return whole
 
 
-def roomy_cache(config: PreTrainedConfig) -> DynamicCache:
-    """Return an empty cache; layers with a window or a state stay Transformers' own."""
+def roomy_cache(config: PreTrainedConfig, *, whole: bool = False) -> DynamicCache:
+    """Return an empty cache; layers with a window or a state stay Transformers' own.
+
+    Args:
+        config: The configuration of the model.
+        whole: Whether layers with a window keep every token, too.
+    """
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer) if whole else (DynamicLayer,)
     cache = DynamicCache(config=config)
-    cache.layers = [
-        RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
-    ]
+    cache.layers = [RoomyLayer() if type(layer) in kinds else layer for layer in cache.layers]
     return cache
 
 
@@ -218,6 +222,9 @@ class Caching:
     """The name of the argument of the model's `forward`, and of the attribute of its result."""
     roomy: bool = True
     """Whether the first cache is a `roomy_cache`; if not, the model makes its own kind of cache."""
+    whole: bool = False
+    """Whether a `roomy_cache` keeps every token where the configuration names a window: a model
+    whose attention has none needs them all."""
     joins: bool = True
     """Whether new rows can join rows in progress; if not, a batch ends before the next begins."""
     keeps: bool = True
@@ -233,7 +240,8 @@ class Caching:
             past: A cache of earlier tokens, which is extended; None: there are none.
             inputs: Arguments of the model's `forward`.
         """
-        past = roomy_cache(model.config) if past is None and self.roomy else past
+        if past is None and self.roomy:
+            past = roomy_cache(model.config, whole=self.whole)
         given = {self.name: past} if self.roomy else {}
         output = model(**inputs, **given, use_cache=True)
         cache = given[self.name] if self.roomy else getattr(output, self.name)
@@ -273,7 +281,7 @@ def ways_to_cache(parameters: Container[str]) -> list[Caching]:
     """
     names = [name for name in (_ATTENTION, _RECURRENT) if name in parameters]
     return [
-        Caching(name=name, roomy=roomy, joins=False, keeps=False)
+        Caching(name=name, roomy=roomy, whole=whole, joins=False, keeps=False)
         for name in names
-        for roomy in (True, False)
+        for roomy, whole in ((True, False), (True, True), (False, False))
     ]

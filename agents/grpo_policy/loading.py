@@ -170,6 +170,11 @@ def remarks(policy: Policy, cfg: ModelConfig) -> list[str]:
     own, name = getattr(policy.model.config, "auto_map", None), type(policy.model).__name__
     if own and not cfg.trust_remote_code:
         found.append(f"its own Python code is not run: this is {name} of Transformers.")
+    if policy.caching.whole:
+        found.append(
+            "its configuration names a window that its attention does not have: it is sampled with "
+            "all tokens, and `generate` of Transformers, whose cache is cut, gives other answers."
+        )
     return found
 
 

@@ -29,6 +29,7 @@ from grpo_policy.rms_norm import fuse_norms
 from grpo_policy.saving import save
 from grpo_policy.scoring import score_tokens
 from grpo_policy.value_head import ValueHead
+from grpo_policy.windows import Reach
 
 
 class Policy(nn.Module):
@@ -60,6 +61,8 @@ class Policy(nn.Module):
         """Whether a decoding step may take the cache column that it writes from a tensor."""
         self.caching = Caching()
         """How the model takes its cache while sampling."""
+        self.reach: Reach | None = None
+        """The length up to which the model is sampled as it scores; None: at any length."""
         self.own_head = False
         """Whether logits are more than a matrix times the last hidden state (scaled, capped)."""
         self.computes_in: torch.dtype | None = None
@@ -93,13 +96,9 @@ class Policy(nn.Module):
 
     @property
     def context_length(self) -> int:
-        """The most tokens that the model can attend to; `NO_LIMIT` if its config names none."""
-        return context_length_of(self.model.config)
-
-    @property
-    def masks_end(self) -> bool:
-        """Whether the model keeps a mask of its whole context and cannot exceed it (GPT-Neo)."""
-        return any(b.shape[-2:] == (self.context_length,) * 2 for b in self.model.buffers())
+        """The most tokens that the model can attend to; `NO_LIMIT` if there is no limit."""
+        own = context_length_of(self.model.config)
+        return min(own, self.reach.tokens) if self.reach else own
 
     @property
     def has_adapters(self) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from grpo_policy.block_attention import attention
+from grpo_policy.block_attention import attention, in_order
 
 _MOST_KEYS = 2
 """The most keys of all rows per token of the packs: the prompt's keys are copied to each row."""
@@ -103,13 +103,13 @@ def _attention(module: nn.Module, *given: Any, **options: Any) -> tuple[Tensor, 
 
     Args:
         module: The attention layer.
-        given: Queries, keys, values (K, H, L, D), and the mask.
+        given: Queries, keys, values (K, H, L, D), and the mask, unless it is among the options.
         options: Other keyword arguments of the layer, such as `scaling`.
     """
-    query, key, value, mask = given
+    query, key, value, mask = in_order(given, options)
     rows: Rows | None = getattr(mask, "rows", None)
     if rows is None:
-        return attention(module, *given, **options)
+        return attention(module, query, key, value, mask, **options)
     taken = [_taken(query, rows.queries_N), _taken(key, rows.keys_N), _taken(value, rows.keys_N)]
     count = rows.prompts[0] * rows.prompts[1]
     of_prompts = [x[:count].unflatten(0, rows.prompts).transpose(1, 2) for x in taken]

@@ -5,12 +5,17 @@ The reference is the model's plain pass over one whole sequence. Compared with i
 fixed memory) and the scores of an update (right padding, the head in chunks, shared prompts). If
 one of these differs, another way is used or the model is refused, so that sampling and training
 always compute the model itself.
+
+The prompts are short. A model whose attention changes past some length, such as a sliding window,
+is tried with that length narrowed to a few tokens, so that it is tried past it. If it is exact only
+within the length, or selects keys beyond it, its context is limited to it (`Policy.reach`).
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -28,6 +33,7 @@ from grpo_policy.samplers.conversations import Conversations
 from grpo_policy.samplers.fixed import Fixing
 from grpo_policy.samplers.protocol import Decoding
 from grpo_policy.samplers.torch import sample
+from grpo_policy.windows import narrowed, reaches
 
 _LENGTHS = (9, 5)
 """Tokens of the two prompts: the shorter one is padded."""
@@ -75,7 +81,7 @@ def settle(policy: Policy, path: str) -> None:
     """Find out how to cache and pack the model and to compute its logits; refuse inexact models.
 
     Args:
-        policy: Its `caching`, `own_head`, `share_prompts` and `fixes` are set.
+        policy: Its `caching`, `own_head`, `share_prompts`, `fixes` and `reach` are set.
         path: The path of the model, for messages.
 
     Raises:
@@ -85,6 +91,22 @@ def settle(policy: Policy, path: str) -> None:
     _require_numbers(policy, name)
     _require_padding(policy, name)
     require_loaded_as_saved(policy.model, name)
+    lengths = reaches(policy.model)
+    policy.reach = None  # while it is tried
+    limit = next((reach for reach in lengths if reach.selects), None)
+    try:
+        with narrowed(policy.model) if lengths else nullcontext():
+            _settle(policy, name)
+    except ConfigError:
+        if not lengths:
+            raise
+        limit = lengths[0]
+        _settle(policy, name)
+    policy.reach = limit
+
+
+def _settle(policy: Policy, name: str) -> None:
+    """Find out all this for the lengths past which the model's attention changes now."""
     trial = _sampled_exactly(policy, name)
     policy.caching = replace(policy.caching, joins=_joins(policy, trial))
     policy.caching = replace(policy.caching, keeps=policy.caching.joins and _keeps(policy, trial))

@@ -206,7 +206,8 @@ def open_policy(cfg: RunConfig, *, adapters: bool = False) -> tuple[Policy, Acce
         policy = load_policy(model.path, cfg.model, adapters=adapters, dtype=dtype, device=device)
     for remark in remarks(policy, cfg.model):
         log.info("model: %s", remark)
-    if line := rope_line(policy.model.config):
+    reach = policy.reach.line if policy.reach else ""
+    for line in filter(None, (rope_line(policy.model.config), reach)):
         log.info(line)
     if device.type == "cpu":
         processes = 2 if cfg.trainer.lag else 1  # one samples, one learns

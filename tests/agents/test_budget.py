@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from grpo_envs.runtime.memory import MemoryExhausted
 from grpo_envs.types import Completion
 from grpo_policy.cache_size import cache_bytes_a_token
+from grpo_policy.kv_cache import Caching
 from grpo_policy.policy import Policy
 from grpo_policy.samplers import Decoding
 from grpo_policy.samplers import budget as module
@@ -110,6 +111,19 @@ def test_half_of_the_free_memory_is_for_the_cache(tiny: Policy, free: None) -> N
     given = Budget(256, tokens=700)
     given.measure(tiny, torch.float32)
     assert given.at_once(100, 4) == 7
+
+
+def test_a_cache_that_keeps_more_than_the_window_is_counted_whole(
+    tiny: Policy, free: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration names a window that the model does not have."""
+    size = cache_bytes_a_token(tiny.model.config, torch.float32)
+    monkeypatch.setattr(tiny.model.config, "sliding_window", 8, raising=False)
+    monkeypatch.setattr(tiny.model.config, "layer_types", None)
+    monkeypatch.setattr(tiny, "caching", Caching())
+    assert tokens_in_memory(tiny, torch.float32) == 3 * 2**20 // 2 // (8 * size)
+    tiny.caching = Caching(whole=True)
+    assert tokens_in_memory(tiny, torch.float32) == 3 * 2**20 // 2 // size
 
 
 def test_without_a_number_of_free_bytes_the_rows_alone_count(

@@ -91,12 +91,15 @@ def tokens_in_memory(policy: Policy, dtype: torch.dtype) -> int | None:
     if not policy.caching.roomy or not hasattr(config.get_text_config(), "num_attention_heads"):
         return None
     free = _free(policy.device)
-    return None if free is None else tokens_in(free, config, dtype)
+    whole = policy.caching.whole
+    return None if free is None else tokens_in(free, config, dtype, whole=whole)
 
 
-def tokens_in(free: float, config: PreTrainedConfig, dtype: torch.dtype) -> int | None:
+def tokens_in(
+    free: float, config: PreTrainedConfig, dtype: torch.dtype, *, whole: bool = False
+) -> int | None:
     """Return how many tokens' cache fits into half of `free` bytes; None without a cache."""
-    size = cache_bytes_a_token(config, dtype) or window_bytes(config, dtype)
+    size = cache_bytes_a_token(config, dtype, whole=whole) or window_bytes(config, dtype)
     return int(_SHARE * free / size) or 1 if size else None
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from grpo_envs.errors import ConfigError
+from grpo_policy.context import masks_end
 from grpo_policy.policy import Policy
 
 
@@ -47,8 +48,9 @@ class Waiting:
         order = sorted(range(len(prompts)), key=lambda p: -len(prompts[p]))  # for little padding
         self._queue = deque((p, member) for p in order for member in range(copies))
         longest = max(map(len, prompts)) + tokens
-        # Padding that cannot be cut takes columns of a mask that ends with the context.
-        own_lengths = policy.masks_end and not policy.caching.joins
+        # Padding that cannot be cut takes columns, and the context ends with a column.
+        ends = masks_end(policy.model) or policy.reach is not None
+        own_lengths = ends and not policy.caching.joins
         self._apart = own_lengths and longest > policy.context_length
 
     def __len__(self) -> int:

@@ -1,9 +1,10 @@
 r"""Take the program out of a completion: the last fenced block of Python.
 
 A fence of backticks or tildes is at the start of a line, after white space or list markers; their
-indentation is removed from the code. Blocks labelled as Python are preferred to blocks without a
-label, which are usually outputs. Code outside of a block is not a program. If the last fence is not
-closed, there is no program, unless that fence has no label and follows labelled Python.
+indentation is removed from the code. Answer tags may stand beside a fence. Blocks labelled as
+Python are preferred to blocks without a label, which are usually outputs. Code outside of a block
+is not a program. If the last fence is not closed, there is no program, unless that fence has no
+label and follows labelled Python.
 """
 
 import re
@@ -16,6 +17,10 @@ from grpo_envs.graders.text import after_think
 _FENCE = re.compile(
     r"(?P<lead>\ufeff?[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*)"
     r"(?:(?P<ticks>`{3,})(?P<info>[^`]*)|(?P<tildes>~{3,})(?P<words>.*))"
+)
+_TAGGED = re.compile(
+    r"^[ \t]*<answer>(?=[ \t]*(?:`{3}|~{3}))|^[ \t]*(?:`{3,}|~{3,})[ \t]*(?=</answer>)",
+    re.MULTILINE,
 )
 _LANGUAGE = re.compile(r"[\s{.]*([\w+#-]*)")
 _PYTHON = ("python", "python3", "py", "py3")
@@ -83,7 +88,7 @@ def _chosen(blocks: Sequence[_Block]) -> _Block | None:
 
 def _blocks(text: str) -> list[_Block]:
     blocks: list[_Block] = []
-    lines = text.replace("\r\n", "\n").split("\n")
+    lines = _TAGGED.sub(r"\g<0>\n", text.replace("\r\n", "\n")).split("\n")
     at, written = 0, max((n for n, line in enumerate(lines) if line.strip()), default=-1)
     while at < len(lines):
         opening = _FENCE.fullmatch(lines[at])

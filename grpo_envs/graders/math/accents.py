@@ -12,6 +12,7 @@ _SAME = {
     **{"boldsymbol": "mathbf", "bm": "mathbf", "bf": "mathbf", "dddot": "dot dot dot"},
     **{"ddot": "dot dot"},
 }
+_DOTLESS = {"imath": "i", "jmath": "j"}
 _NUMBER_SETS = frozenset("RQZNC")
 _ACCENTS = (
     *("vec", "hat", "bar", "tilde", "dot", "breve", "check", "acute", "grave", "mathring"),
@@ -20,7 +21,8 @@ _ACCENTS = (
 
 
 def _accented(parser: Parser, accent: str) -> Node:
-    name = f"{_SAME.get(accent, accent)} {subscript(parser)}"
+    letter = subscript(parser)
+    name = f"{_SAME.get(accent, accent)} {_DOTLESS.get(letter, letter)}"
     if parser.skip("_"):
         name += "_" + subscript(parser)
     while parser.skip("'"):

@@ -19,6 +19,7 @@ _ASKED = frozenset(
 _OF_A_FUNCTION = frozenset({"sum", "product", "integral", "limit", "derivative"})
 _TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 _MOST_TERMS = 8
+_ARGUMENTS = frozenset(("var", letter) for letter in "kmnrstuvwxyz")
 _CLOSE = 0.01  # relative difference allowed for `about`, unless the value is a decimal
 
 
@@ -121,7 +122,8 @@ def same_function(gold: Node, answer: Node) -> Node:
         return ("rel", name, "=", value)
     if not (_of_names(name) and _of_names(other) and name[1] == other[1]):
         return answer
-    if len(name) == len(other) == 3 and name[2] not in walk(value):
+    bound = name[2] in walk(gold[3]) or {name[2], other[2]} <= _ARGUMENTS  # P(A) is not P(B)
+    if len(name) == len(other) == 3 and bound and name[2] not in walk(value):
         return ("rel", name, "=", substitute(value, other[2], name[2]))
     return answer
 

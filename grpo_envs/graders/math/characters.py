@@ -70,6 +70,9 @@ _SUB = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙᵢₓₐₑₒ
 _SUPERS = re.compile(f"[{''.join(_SUPER)}]+")
 _SUBS = re.compile(f"[{''.join(_SUB)}]+")
 _VULGAR = re.compile(f"[{''.join(_FRACTIONS)}]")
+_LINE, _DOT = "\u0305", "\u0307"  # combining, over the character before
+_OVERLINED = re.compile(rf"(?:\d{_LINE})+", re.ASCII)
+_DOTTED = re.compile(rf"(\d){_DOT}", re.ASCII)
 _DASHED = re.compile(rf"(^|[=(\[{{,:<>$≈≤≥])(\s*)[{_DASHES}](?=\s*[\d.\\A-Za-z(])")
 # LaTeX read with the escapes of JSON or Python: a form feed and "rac" were \\frac.
 _READ_AS_ESCAPES = re.compile(
@@ -111,6 +114,8 @@ def ascii_of(text: str) -> str:
     if text.isascii():
         return text
     text = _VULGAR.sub(_fraction, text)
+    text = _OVERLINED.sub(lambda m: rf"\overline{{{m[0].replace(_LINE, '')}}}", text)
+    text = text if _DOT not in text else _DOTTED.sub(r"\\dot{\1}", text)
     text = _SUPERS.sub(lambda match: f"^{{{''.join(map(_SUPER.__getitem__, match[0]))}}}", text)
     text = _SUBS.sub(lambda match: f"_{{{''.join(map(_SUB.__getitem__, match[0]))}}}", text)
     return _DASHED.sub(r"\1\2-", text.translate(_TABLE))

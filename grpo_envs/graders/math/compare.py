@@ -130,7 +130,7 @@ def _as_tuple(node: Node) -> Node:
 
 
 def _entries(node: Node) -> tuple[Node, ...] | None:
-    """Return the entries of a possible vector: a tuple, a column, or a bare list of three or more.
+    """Return the entries of a possible vector: a tuple, column, row, or list of three or more.
 
     A bare list of two is neither a pair nor an interval.
     """
@@ -140,6 +140,8 @@ def _entries(node: Node) -> tuple[Node, ...] | None:
         return node[1:]
     if node[0] == "matrix" and len(node[1]) == 2:
         return tuple(row[1] for row in node[1:])
+    if node[0] == "matrix" and len(node) == 2:
+        return tuple(node[1][1:])
     return None
 
 
@@ -174,9 +176,22 @@ def _items(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
             return different("values of several names are no set")
     elif _labelled(found[0]) != _labelled(found[1]):  # x = 1, y = 2 and only 1, 2
         return _in_order(tuple(found[0]), tuple(found[1]), judge)
+    if gold[0] == answer[0] == "set":
+        return paired(found[0], found[1], _elements(judge))
     if judge.grading.ordered and gold[0] == answer[0] == "list":
         return _in_order(tuple(found[0]), tuple(found[1]), judge)
     return paired(found[0], found[1], judge.compare)
+
+
+def _elements(judge: Judge) -> Callable[[Node, Node], Comparison]:
+    """Return how elements of two sets are compared: {2} is an element other than 2."""
+
+    def same(one: Node, other: Node) -> Comparison:
+        if (one[0] == "set") != (other[0] == "set"):
+            return different("a set is another element")
+        return judge.compare(one, other)
+
+    return same
 
 
 def _labelled(items: list[Node]) -> bool:

@@ -206,7 +206,6 @@ def _whole(node: Node) -> bool:
 _EVALUATED: dict[str, Callable[[Node], bool]] = {
     "rel": _relation,
     "neg": lambda node: node[1][0] != "neg" and is_evaluated(node[1]),
-    "add": lambda node: len(node) == 3 and _whole(node[1]) and _fraction(node[2]),  # 1 1/2
     "mul": _product,
     "div": lambda node: _fraction(node) or _fraction_of_pi(node),
     "pow": _power_of_ten,
@@ -216,4 +215,5 @@ _EVALUATED: dict[str, Callable[[Node], bool]] = {
     "setbuilder": _described,
     "transpose": lambda node: is_evaluated(node[1]),
     "ratio": _reduced,
+    "congruent": lambda node: is_evaluated(node[2]),
 }

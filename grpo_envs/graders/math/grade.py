@@ -17,7 +17,7 @@ from grpo_envs.graders.math.golds import gold_tree
 from grpo_envs.graders.math.grading import DEFAULT, MathGrading
 from grpo_envs.graders.math.labels import is_label, is_sentinel, same_label
 from grpo_envs.graders.math.nodes import Node, kinds, variables, walk
-from grpo_envs.graders.math.number_words import in_digits
+from grpo_envs.graders.math.number_words import is_word
 from grpo_envs.graders.math.numbers import clean, parse_number, parse_numbers
 from grpo_envs.graders.math.parameters import reconciled
 from grpo_envs.graders.math.parse import Unreadable, parse
@@ -196,8 +196,7 @@ def _plainly(gold: str, answer: str, grading: MathGrading) -> _Decision | None:
     if wanted is not None:
         if given == wanted and literal:
             return _SAME_NUMBER
-        word = answer.isalpha() and len(answer) > 1 and in_digits(answer) == answer
-        if given != wanted and (exact if given is not None else word):
+        if given != wanted and (exact if given is not None else is_word(answer)):
             return _OTHER_NUMBER
     if clean(gold) == clean(answer):
         return _NO_GOLD if is_sentinel(gold) else _SAME_TEXT

@@ -166,6 +166,9 @@ def _degrees(parser: Parser, left: Node) -> Node:
     if not seconds:
         return ("deg", left)
     part = Fraction(seconds, 3600)
+    if left[0] == "num" and left[1].isdecimal():
+        part += int(left[1])
+        return ("deg", ("div", ("num", str(part.numerator)), ("num", str(part.denominator))))
     small: Node = ("div", ("num", str(part.numerator)), ("num", str(part.denominator)))
     return ("deg", ("add", left, small))
 
@@ -236,6 +239,8 @@ def _related(parser: Parser, left: Node) -> Node:
 
 def _congruent(parser: Parser, left: Node) -> Node:
     parser.at += 1
+    if left[0] not in ("rel", "list"):
+        return ("congruent", ("word", ""), left, parser.argument())  # a residue, 4 (mod 7)
     if left[0] != "rel" or len(left) != 4 or left[2] != "=":
         parser.fail("mod")
     return ("congruent", left[1], left[3], parser.argument())

@@ -31,14 +31,22 @@ def _number(parser: Parser, digits: str) -> Node:
     ):  # 2\frac12 is two and a half, 2\frac x2 is a product
         fraction = parser.start()
         mixed = fraction[0] == "div" and fraction[1][0] == fraction[2][0] == "num"
-        return ("add", number, fraction) if mixed else joined("mul", number, fraction)
+        return _mixed(number, fraction) if mixed else joined("mul", number, fraction)
     if parser.tokens[parser.at][0] != "num":
         return number
     following = parser.tokens[parser.at : parser.at + 3]
     if [kind for kind, _ in following] == ["num", "op", "num"] and following[1][1] == "/":
         parser.at += 3
-        return ("add", number, ("div", following[0], following[2]))
+        return _mixed(number, ("div", following[0], following[2]))
     return number
+
+
+def _mixed(whole: Node, fraction: Node) -> Node:
+    """Return a mixed number as one fraction: it is a value, and 3 + 1/4 a sum to carry out."""
+    _, (_, above), (_, below) = fraction
+    if not (whole[1].isdecimal() and above.isdecimal() and below.isdecimal()):
+        return ("add", whole, fraction)
+    return ("div", ("num", str(int(whole[1]) * int(below) + int(above))), fraction[2])
 
 
 def _scientific(_parser: Parser, text: str) -> Node:
@@ -136,6 +144,8 @@ def _function(parser: Parser, name: str) -> Node:
     if exponent == _MINUS_ONE and name in _ARC:
         name, exponent = f"arc{name}", None
     node: Node = ("fn", name, *_arguments(parser, name), *((base,) if base else ()))
+    if name == "exp":
+        node = ("pow", ("const", "e"), node[2])
     return node if exponent is None else ("pow", node, exponent)
 
 

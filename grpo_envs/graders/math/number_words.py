@@ -2,11 +2,12 @@
 
 Beyond that, `seven hundred` is read, but not `seven hundred and one`, which has many spellings.
 After the number there must be a unit or counted things; a text with a word that changes the value
-(`seven halves`) is unchanged.
+(`seven halves`) is unchanged. For Chinese characters see `chinese_numbers`.
 """
 
 import re
 
+from grpo_envs.graders.math.chinese_numbers import in_arabic
 from grpo_envs.graders.math.unit_names import SCALES
 from grpo_envs.graders.math.units import FONTS, unit_of
 
@@ -34,6 +35,8 @@ def in_digits(text: str) -> str:
     >>> in_digits("seven halves"), in_digits("seven or eight"), in_digits("seventh")
     ('seven halves', 'seven or eight', 'seventh')
     """
+    if not text.isascii():
+        return in_arabic(text)
     if not (text[:1].isalpha() or text[:1] == "\\") or len(text) > _LONGEST:
         return text
     inside = _IN_FONT.fullmatch(text) if text[:1] == "\\" else None
@@ -45,6 +48,16 @@ def in_digits(text: str) -> str:
         return text
     value = sum(_VALUES[word.lower()] for word in (tens, digit, teen) if word)
     return f"{'-' * bool(sign)}{value} {counted}".rstrip()
+
+
+def is_word(text: str) -> bool:
+    """Return whether a text is one Latin word that is no number.
+
+    >>> is_word("wrong"), is_word("seven"), is_word("x"), is_word("三十")
+    (True, False, False, False)
+    """
+    latin = text.isascii() and text.isalpha()
+    return latin and len(text) > 1 and in_digits(text) == text
 
 
 def _may_follow(words: list[str]) -> bool:

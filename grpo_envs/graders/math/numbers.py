@@ -53,7 +53,8 @@ def clean(text: str) -> str:
         text = _BRACED_POWER.sub(r"^\1", _THIN_SPACE.sub("", text))
         for old, new in _REPLACE:
             text = text.replace(old, new)
-    text = " ".join(text.split()).rstrip(". ").strip()
+    text = " ".join(text.split()).rstrip()
+    text = text if text.endswith("...") else text.rstrip(". ")
     if "frac" in text:
         text = _FRAC.sub(_plain_fraction, text).removeprefix("--")
     return text.strip()

@@ -10,6 +10,7 @@ from itertools import permutations
 from grpo_envs.graders.math.comparison import Comparison, different
 from grpo_envs.graders.math.identity import approximate, identical
 from grpo_envs.graders.math.nodes import ZERO, Node, substitute, variables
+from grpo_envs.graders.math.notations import as_meant
 from grpo_envs.graders.math.signs import signs_of
 
 _FIRST = frozenset({"", "0", "1"})  # N may begin with 0 or 1
@@ -27,6 +28,7 @@ def reconciled(gold: Node, answer: Node) -> tuple[Node, Node] | Comparison:
     Returns:
         Gold and answer, or a difference if their letters stand for different things.
     """
+    gold, answer = as_meant(gold, answer)
     if "where" not in (gold[0], answer[0]):
         return gold, _renamed_constant(gold, answer)[1]
     gold, answer = _family(gold), _family(answer)

@@ -10,21 +10,24 @@ from grpo_envs.graders.math.chains import (
 )
 from grpo_envs.graders.math.comparison import EQUAL, Comparison, all_of, different, unknown
 from grpo_envs.graders.math.evaluated import is_solved, names_value
-from grpo_envs.graders.math.identity import proportional, value_of
+from grpo_envs.graders.math.identity import approximate, proportional, value_of
 from grpo_envs.graders.math.intervals import pieces, same_pieces, variable
 from grpo_envs.graders.math.judge import Judge
 from grpo_envs.graders.math.nodes import Node, kinds
 
 _NO_SCALAR = frozenset({"tuple", "set", "list", "matrix", "union", "pm", "mp"})
 _INEQUALITIES = frozenset({"<", "<=", ">", ">=", "!="})
+_NAMELESS: Node = ("word", "")
 _ELSEWHERE = frozenset({"to", "subset", "notin"})
 
 
 def congruences(gold: Node, answer: Node, _: Judge) -> Comparison | None:
-    """Compare congruences: 3 (mod 5) is 8 (mod 5)."""
+    """Compare congruences: 3 (mod 5) is 8 (mod 5), and 3 (mod 5) or x = 3 (mod 5) right for 3."""
     if "congruent" not in (gold[0], answer[0]):
         return None
-    if gold[0] != answer[0] or gold[1] != answer[1]:
+    if gold[0] != answer[0]:
+        return _residue(gold, answer) or different("another congruence")
+    if gold[1] != answer[1] and _NAMELESS not in (gold[1], answer[1]):
         return different("another congruence")
     values = [value_of(part) for part in (*gold[2:], *answer[2:])]
     first, modulus, second, other = values
@@ -32,6 +35,16 @@ def congruences(gold: Node, answer: Node, _: Judge) -> Comparison | None:
         return unknown("a congruence that is not numeric")
     same = modulus == other and (first - second) % modulus == 0
     return EQUAL if same else different("another residue")
+
+
+def _residue(gold: Node, answer: Node) -> Comparison | None:
+    """Return that the least residue is the gold; None if the answer is no such congruence."""
+    if answer[0] != "congruent":
+        return None
+    wanted, found, modulus = (value_of(part) for part in (gold, *answer[2:]))
+    if wanted is None or found is None or modulus is None:
+        return None
+    return EQUAL if found == wanted and 0 <= found < modulus else None
 
 
 def relations(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
@@ -49,6 +62,8 @@ def relations(gold: Node, answer: Node, judge: Judge) -> Comparison | None:
         return on_the_line(gold, answer, judge) or different("what is outside of it is not it")
     if not judge.grading.unwrap:
         return different("an equation is no value")
+    if "in" in relation[2::2] and approximate(relation[-1]) is not None:
+        return different("a number has no elements")
     value, consistent = value_of_equation(relation, judge, answered=not gold_is_relation)
     if consistent.equal is False:
         return consistent

@@ -37,6 +37,15 @@ _SPELLINGS = (  # text to look for first, the pattern, and its replacement
         re.compile(r"\A\s*(\d+)\s*(?:to|\\text\s*\{\s*to\s*\})\s*(\d+)\s*\Z"),
         r"\1:\2",
     ),
+    (  # _nC_k, ^nC_k: choices
+        "C",
+        re.compile(
+            r"(?:\{\}|(?<![\w}]))[_^]\s*(?:\{\s*(\w+)\s*\}|(\w))\s*"
+            r"(?:C|\\(?:mathrm|text|mathbf)\s*\{C\})\s*_\s*(?:\{\s*(\w+)\s*\}|(\w))"
+        ),
+        lambda match: rf"\binom{{{match[1] or match[2]}}}{{{match[3] or match[4]}}}",
+    ),
+    ("(mod", re.compile(r"\(mod(?:ulo)?\s+(\w+)\s*\)"), r"\\pmod{\1}"),
     ("qq", re.compile(r"\\([lg]e)qq(?![A-Za-z])"), r"\\\1 "),
 )
 _EDGE = r"(?:\A|(?:\\(?:c[au]p|in|setminus)|=|\bU)(?![A-Za-z]))\s*"

@@ -31,7 +31,7 @@ _ABOUT = re.compile(
 _SUFFIX = re.compile(r"\s+is (?:the|my|our) (?:final |correct )?answer$", re.IGNORECASE)
 _CHINESE_LEAD = re.compile(
     r"(?:[\u4e00-\u9fff,的\w ]{0,24}?(?:是|为|等于|共有|有|共需|共|得到|得|需要|需)"
-    r"|[\u4e00-\u9fff]{1,8}(?=:)|答|解|所以|因此|故|则|即|约为|约)[:=\s]*(?=[^\u4e00-\u9fff\s])"
+    r"|[\u4e00-\u9fff]{1,8}(?=:)|答|解|所以|因此|故|则|即|约为|约)[:=\s]*(?=[^\u4e00-\u9fff\s]|负?[零〇一二两三四五六七八九十百千万亿分之点]+[\u4e00-\u9fff]{0,2}\Z)"
 )
 _DENYING = re.compile(
     r"\b(?:not|no|never|isn't|wasn't|aren't|wrong|false|incorrect|if|unless|either|neither|nor|or|"

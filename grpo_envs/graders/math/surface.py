@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from grpo_envs.graders.math.characters import ascii_of, unescaped
 from grpo_envs.graders.math.number_words import in_digits
+from grpo_envs.graders.math.repeating import repeating
 from grpo_envs.graders.math.units import FONTS, unit_of
 
 _LONGEST = 4000
@@ -100,7 +101,9 @@ _GROUPS = re.compile(rf"(?<![\d.,/^_\w])([1-9]\d{{0,2}}(?:{_GROUP}\d{{3}})+)(?![
 _GROUPED = re.compile(_GROUP)
 _POINT = re.compile(r"(?<=\d)(?<!\.\d)\.(?=\s*[/*+\-^)=}])")
 _MARKUP = re.compile(r"</?(?:b|i|u|p|strong|em|span|code|math|sub|br|div)\s*/?>", re.IGNORECASE)
-_BEHIND = re.compile(r"(?:[\s.,;:~$*`=]|\\\\|\\(?:[ ,;:!]|q?quad|newline|square|blacksquare|qed))$")
+_BEHIND = re.compile(
+    r"(?:[\s.,;:~$*`=]|\\\\|\\(?:[ ,;:!]|q?quad|newline|square|blacksquare|qed|checkmark))$"
+)
 _BEFORE = re.compile(
     r"(?:[\s~$`:：•#*]|={1,2}(?!=)|≈|→|\\[,;:! ]"
     r"|\\(?:approx|quad|qquad|simeq|sim|therefore|Rightarrow|implies)"
@@ -129,7 +132,7 @@ _UNRAISED_ENDS = frozenset("23.$ ")
 _MAY_BE_ORDINAL = re.compile(r"st|nd|rd|th")
 _MAY_BE_GROUPED = re.compile(r"[0-9](?:[ ~\\'{])")
 _BEGINNINGS = frozenset(" \t\n\r\f\v~$*`=\\:：•#≈→\"'{")
-_TRIMMED_ENDS = frozenset(" \t\n\r\f\v.,;:~$*`=\\!de")
+_TRIMMED_ENDS = frozenset(" \t\n\r\f\v.,;:~$*`=\\!dek")
 
 
 @lru_cache(maxsize=4096)
@@ -141,6 +144,7 @@ def surface(text: str) -> str:
     """
     if len(text) > _LONGEST:
         return text
+    text = repeating(text)
     if not (text.isascii() and text.isprintable()):
         text = ascii_of(unescaped(text))
         for words, empty in _NO_SOLUTION:

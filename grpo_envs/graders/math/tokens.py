@@ -89,7 +89,8 @@ _TOKEN = re.compile(
       |\\(?:left|right)(?![A-Za-z])\s*\.?
       |\\(?:middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|thinspace
         |hspace\{{[^{{}}]*\}}|ldotp|,)(?![A-Za-z]))
-    |(?P<repeat>\d*\.\d*\\(?:overline|bar|dot)\s*\{{\d+\}})
+    |(?P<repeat>\d*\.\d*\\dot\s*(?:\{{\d\}}|\d)\d*\\dot\s*(?:\{{\d\}}|\d)
+      |\d*\.\d*\\(?:overline|bar|dot)\s*(?:\{{\d+\}}|\d)|\d*\.\(\d+\))
     |(?P<sci>(?:\d+\.?\d*|\.\d+)[eE][+-]?\d{{1,4}}(?![\w.]))
     |(?P<num>\d+(?:(?:\{{,\}}|\\[,!]|,\\!\s*)\d{{3}}(?!\d))*(?:\.\d+)?|\.\d+)
     |(?P<matrix>\\(?:begin|end)\s*\{{[A-Za-z]+\*?\}})
@@ -219,7 +220,8 @@ def _number(text: str) -> Sequence[Token]:
 
 
 def _repeat(text: str) -> Sequence[Token]:
-    return (("repeat", "".join(char for char in text if char in "0123456789.{")),)
+    first, period = re.split(r"[\\\\(]", text, maxsplit=1)
+    return (("repeat", f"{first}{{{re.sub('[^0-9]', '', period)}"),)
 
 
 def _text(text: str) -> Sequence[Token]:

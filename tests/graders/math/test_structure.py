@@ -72,7 +72,7 @@ def equals(name: Node, digits: int) -> Node:
         pytest.param(
             "P(x>2) = 1", ("rel", ("call", "P", ("rel", X, ">", num(2))), "=", num(1)), id="P of"
         ),
-        pytest.param("30^\\circ 30'", ("deg", ("add", num(30), ("div", num(1), num(2)))), id="arc"),
+        pytest.param("30^\\circ 30'", ("deg", ("div", num(61), num(2))), id="arc"),
     ],
 )
 def test_it_reads(text: str, node: Node) -> None:

@@ -60,8 +60,8 @@ HALF: Node = ("div", num(1), num(2))
         pytest.param("x^-1", ("pow", X, ("neg", num(1))), id="a negative exponent"),
         pytest.param("1/2x", ("mul", HALF, X), id="a quotient times a name"),
         pytest.param(r"\frac12x", ("mul", HALF, X), id="a fraction times a name"),
-        pytest.param(r"2\frac12", ("add", num(2), HALF), id="a mixed number"),
-        pytest.param("2 1/2", ("add", num(2), HALF), id="a mixed number in plain text"),
+        pytest.param(r"2\frac12", ("div", num(5), num(2)), id="a mixed number"),
+        pytest.param("2 1/2", ("div", num(5), num(2)), id="a mixed number in plain text"),
         pytest.param(
             r"2\frac{x}{2}", ("mul", num(2), ("div", X, num(2))), id="no mixed number: a product"
         ),
