@@ -21,7 +21,8 @@ import verifiers.v1 as vf
 from pydantic import Field, model_validator
 
 from grpo_envs.env import SPLITS
-from grpo_envs.errors import GrpoEnvsError, require_one_of
+from grpo_envs.env.installed import ENVS, available
+from grpo_envs.errors import ConfigError, GrpoEnvsError, require_one_of
 from grpo_envs.interop.rows import (
     Episode,
     Graded,
@@ -40,6 +41,15 @@ _EARNED = "grpo_envs"
 
 class GraderFailed(GrpoEnvsError):
     """The grader failed: verifiers stores the error in the trace, whose reward stays None."""
+
+
+class NoEnvironment(ConfigError, SystemExit):
+    """The config names no environment. A command of verifiers ends with this line only."""
+
+    def __init__(self, line: str) -> None:
+        """Take the line."""
+        super().__init__(line)
+        self.code = line
 
 
 class GrpoData(vf.TaskData):
@@ -102,10 +112,12 @@ class GrpoTaskset(vf.Taskset[GrpoTask, GrpoTasksetConfig]):
         """Take the environment that the config names.
 
         Raises:
-            ConfigError: the config names none.
+            NoEnvironment: the config names none.
         """
         super().__init__(config)
-        environment_of(config.env, config.keywords)
+        if not config.env:
+            names = ", ".join(available(ENVS))
+            raise NoEnvironment(f"--env.taskset.env is missing. Allowed: {names}.")
 
     def load(self) -> Iterator[GrpoTask]:
         """Yield the tasks."""
