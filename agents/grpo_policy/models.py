@@ -252,8 +252,14 @@ def restore(
         own_code: Whether the model's own Python code may run (`model.trust_remote_code`).
 
     Raises:
-        ConfigError: the adapters of the checkpoint are not those of the policy.
+        ConfigError: the adapters or trained weights of the checkpoint are not those of the policy.
     """
+    if exact is not None and (other := sorted(exact.keys() ^ policy.trained_weights().keys())):
+        raise ConfigError(
+            f"{shown(folder)}: its trained weights are not those of the policy: {len(other)} have "
+            f"no counterpart ({', '.join(other[:2])}). Give the checkpoint of a run with the same "
+            "model, and the release of Transformers that it was written with."
+        )
     with policy.masters.in_place():
         if exact is not None:
             load_whole(policy.model, exact, strict=False)

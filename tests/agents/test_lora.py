@@ -322,6 +322,17 @@ def test_adapters_that_are_not_those_of_the_policy_are_refused(
     assert "\n" not in said
 
 
+def test_trained_weights_that_are_not_those_of_the_policy_are_refused(tmp_path: Path) -> None:
+    policy = load_policy(str(TINY))
+    before = weights(policy)
+    fewer = {name: value + 1 for name, value in policy.trained_weights().items()}
+    name, value = fewer.popitem()
+    for state, count in ((fewer, 1), ({**fewer, f"{name}.other": value}, 2)):
+        with pytest.raises(ConfigError, match=rf"are not those of the policy: {count} have no"):
+            restore(policy, tmp_path, state)
+    assert all(value.equal(before[name]) for name, value in weights(policy).items())
+
+
 def test_the_seed_of_the_run_decides_the_first_weights_of_the_adapters(tmp_path: Path) -> None:
     """The same seed repeats a run, whatever has drawn random numbers before; another differs."""
     made = []
