@@ -47,6 +47,7 @@ def test_the_first_error_is_raised_after_all_calls() -> None:
     made = []
 
     def call(number: int) -> None:
+        time.sleep(0.2 * (number == 2))
         made.append(number)
         if number:
             raise ValueError(number)
