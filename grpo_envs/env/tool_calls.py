@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from grpo_envs.env.tool_schema import (
 )
 from grpo_envs.env.tool_session import Answered, Episode
 from grpo_envs.errors import ConfigError, GrpoEnvsError, ToolFailed, nearest, require
+from grpo_envs.runtime.daemons import side_by_side
 from grpo_envs.types import Call, Tool
 
 _DAY_S = 86_400
@@ -191,9 +191,9 @@ def answer_calls(
                 raise ToolFailed(f"tool {calls[i].name} {values[i]}: its session is lost")
             _raise_failure(calls[i].name, values[i])
     elif jobs:
-        with ThreadPoolExecutor(len(jobs)) as threads:
-            made_now = threads.map(lambda job: in_time([job], limits.call_s)[0], jobs.values())
-            values.update(zip(jobs, made_now, strict=True))
+        alone = ([job] for job in jobs.values())
+        made_now = side_by_side(partial(in_time, seconds=limits.call_s), alone, most=len(jobs))
+        values.update({i: value for i, (value,) in zip(jobs, made_now, strict=True)})
     found = [
         _answered(call, values[i], limits) if i in values else _refused(call, answers[i])
         for i, call in enumerate(calls)
