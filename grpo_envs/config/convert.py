@@ -48,6 +48,7 @@ _LEAVES: Mapping[type[ValueNode], str] = {
     BooleanNode: "true or false",
     StringNode: "text",
 }
+"""The same of single values, by the type of OmegaConf's node."""
 
 
 def convert(
@@ -163,10 +164,10 @@ def _explain_key(error: Exception, cause: OmegaConfBaseException) -> ConfigError
     node = cause.parent_node
     if isinstance(cause, ValidationError):
         leaf = node._get_node(cause.key) if isinstance(node, DictConfig) else None
-        if allowed := next((text for kind, text in _LEAVES.items() if isinstance(leaf, kind)), ""):
-            null = ", or null" if leaf is not None and leaf._is_optional() else ""
-            return ConfigError(f"{said}. Allowed: {allowed}{null}.")
-        return ConfigError(f"{said}: {_first(cause)}.")
+        if not isinstance(leaf, ValueNode) or type(leaf) not in _LEAVES:
+            return ConfigError(f"{said}: {_first(cause)}.")
+        null = ", or null" if leaf._is_optional() else ""
+        return ConfigError(f"{said}. Allowed: {_LEAVES[type(leaf)]}{null}.")
     keys = [str(name) for name in node if name != "hydra"] if isinstance(node, DictConfig) else []
     return _no_key(said, keys, key.rpartition(".")[0])
 
